@@ -1,0 +1,1 @@
+"""A Pyro plugin for probabilistic models on manifolds."""

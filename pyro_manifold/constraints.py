@@ -1,0 +1,100 @@
+"""The constraint "a point of this manifold", understood by Pyro's parameters, guides and inference.
+
+``transform_to(on(manifold))`` and, where a global chart exists, ``biject_to(on(manifold))`` are registered by
+:mod:`pyro_manifold.transforms`.
+"""
+
+import geoopt
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints as torch_constraints
+
+from .geometry import Geometry, geometry
+from .ops.checks import check_all
+
+__all__ = ["check_point", "manifold_of", "on", "polar"]
+
+
+class on(torch_constraints.Constraint):
+    r"""Points of a manifold, :math:`\{x : x \in M\}`; :meth:`check` answers for each element of a batch.
+
+    :param geoopt.Manifold manifold: any manifold with a registered geometry.
+    :raises ValueError: for one without.
+
+    >>> import geoopt, torch
+    >>> on(geoopt.Sphere()).check(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    tensor([ True, False])
+    """
+
+    def __init__(self, manifold: geoopt.Manifold) -> None:
+        self.manifold = manifold
+        self.event_dim = self.geometry.event_dim
+        super().__init__()
+
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry, made anew so that the constraint pickles and follows learned curvature."""
+        return geometry(self.manifold)
+
+    def check(self, value: Tensor) -> Tensor:
+        return self.geometry.contains(value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, on) and self.manifold is other.manifold
+
+    def __hash__(self) -> int:
+        return hash((on, id(self.manifold)))
+
+    def __repr__(self) -> str:
+        return f"on({self.manifold.name})"
+
+
+class _Polar(torch_constraints.Constraint):
+    """A radius >= 0 followed by a unit direction, along the last axis."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value[..., 0] >= 0) & on(geoopt.Sphere()).check(value[..., 1:])
+
+    def __repr__(self) -> str:
+        return "polar"
+
+
+polar = _Polar()
+
+
+def manifold_of(constraint: torch_constraints.Constraint) -> geoopt.Manifold | None:
+    """The manifold that a site's support names, Pyro's own ``constraints.sphere`` included; ``None`` for ordinary ones.
+
+    >>> manifold_of(dist.constraints.sphere).name
+    'Sphere'
+    """
+    if isinstance(constraint, on):
+        return constraint.manifold
+    if isinstance(constraint, type(dist.constraints.sphere)):
+        return geoopt.Sphere()
+    return None
+
+
+def check_point(manifold: geoopt.Manifold, name: str, value: Tensor) -> torch.Size:
+    """Check that ``value`` is a batch of points and return its event shape.
+
+    :raises ValueError: for a missing event axis, a dimension the manifold cannot have, NaN, or a point off the manifold.
+    """
+    geo = geometry(manifold)
+    what = f"points of {manifold.name}"
+    if value.dim() < geo.event_dim:
+        raise ValueError(
+            f"{name}: got shape {tuple(value.shape)}, expected {what} with at least {geo.event_dim} trailing "
+            f"{'axis' if geo.event_dim == 1 else 'axes'}. Add the coordinate axis."
+        )
+    event_shape = value.shape[value.dim() - geo.event_dim :]
+    if geo.dim(event_shape) < 1:
+        raise ValueError(f"{name}: got event shape {tuple(event_shape)}, expected {what} of dimension at least 1.")
+    check_all(
+        geo.contains(value), name, value, what,
+        f"Project it first: pyro_manifold.geometry.geometry(manifold).project({name}).",
+    )  # fmt: skip
+    return event_shape

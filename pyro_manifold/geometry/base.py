@@ -1,0 +1,167 @@
+r"""The one place that knows a manifold's formulas: :class:`Geometry`, one subclass per manifold, found by :func:`geometry`.
+
+geoopt's manifolds carry no dimension, nor do we: a geometry reads it off the shape of the points it is given. Notation:
+``p, q, x`` points (manifold coordinates), ``u`` an ambient tangent vector, ``v`` its coordinates in the orthonormal frame
+of :math:`T_pM` (one trailing axis of size ``dim``, so :math:`|v|` is geodesic length).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import geoopt
+import torch
+from torch import Tensor
+
+__all__ = ["Geometry", "geometry", "register_geometry"]
+
+_REGISTRY: dict[type, Callable[[Any], "Geometry"]] = {}
+_G = TypeVar("_G", bound=Callable[[Any], "Geometry"])
+
+
+class Geometry(ABC):
+    """Exponential map, frames and volumes of one manifold, vectorised over leading batch axes.
+
+    Subclasses must give the abstract methods; the others have a default that is right when those are.
+
+    :param manifold: the geoopt manifold whose parameters (curvature, say) are read at each call, so they may be learned.
+    """
+
+    event_dim = 1  # rank of a point: 1 for vectors, 2 for matrices
+    has_chart = False  # is ``chart`` (exp at the origin) a bijection R^dim -> M?
+
+    def __init__(self, manifold: geoopt.Manifold) -> None:
+        self.manifold = manifold
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.manifold})"
+
+    # --- shapes and membership ---------------------------------------------------------------------------------------
+    @abstractmethod
+    def dim(self, event_shape: Sequence[int]) -> int:
+        """Dimension of the manifold whose points have ``event_shape``."""
+
+    @abstractmethod
+    def point_shape(self, dim: int) -> torch.Size:
+        """Event shape of the points of the ``dim``-dimensional member of the family."""
+
+    @abstractmethod
+    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
+        """For each point of the batch: is it finite and on the manifold, to ``atol`` (default sqrt(eps))? Bool, batch shape."""
+
+    @abstractmethod
+    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        """The base point, where the frame is the coordinate frame."""
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """A point of the manifold near the ambient ``x``."""
+
+    @abstractmethod
+    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        """Orthogonal projection of the ambient vector ``u`` on :math:`T_pM`."""
+
+    # --- metric ------------------------------------------------------------------------------------------------------
+    @abstractmethod
+    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        """Frame coordinates ``v`` -> ambient tangent vector at ``p``."""
+
+    @abstractmethod
+    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        """Ambient tangent vector ``u`` at ``p`` -> coordinates in the orthonormal frame."""
+
+    @abstractmethod
+    def exp(self, p: Tensor, u: Tensor) -> Tensor:
+        r"""Exponential map :math:`\exp_p(u)`."""
+
+    @abstractmethod
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        r"""Inverse of :meth:`exp` within the injectivity radius; at a cut point, one of the shortest vectors."""
+
+    @abstractmethod
+    def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        """Geodesic distance; its gradient at ``p = q``, which does not exist, is 0."""
+
+    @abstractmethod
+    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
+        r"""Log volume change :math:`\log|\det d\exp_p(v)|`: Lebesgue measure of the frame coordinates to Riemannian volume."""
+
+    @abstractmethod
+    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Position and velocity after time ``t`` of the geodesic that starts at ``p`` with velocity ``u``."""
+
+    def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
+        """:meth:`exp` of frame coordinates; overridden where going through ambient vectors would cost digits."""
+        return self.exp(p, self.to_tangent(p, v))
+
+    def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
+        """:meth:`log` in frame coordinates."""
+        return self.from_tangent(p, self.log(p, q))
+
+    def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
+        """All frame vectors with the same :meth:`exp` as ``v`` and length up to about ``radius``; stacked in front."""
+        return v.unsqueeze(0)
+
+    # --- globals -----------------------------------------------------------------------------------------------------
+    def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
+        """Radius within which :meth:`exp` is a diffeomorphism (infinite by default)."""
+        return math.inf
+
+    def log_volume(self, event_shape: Sequence[int]) -> Tensor | float:
+        """Log of the total Riemannian volume, where it is finite."""
+        raise NotImplementedError(
+            f"{self.manifold.name} has no finite volume; use WrappedNormal or RiemannianNormal instead of a uniform law."
+        )
+
+    def uniform_sample(
+        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        """Draws from the normalised Riemannian volume, of shape ``shape + event_shape``, where it is finite."""
+        raise NotImplementedError(
+            f"{self.manifold.name} has no finite volume; use WrappedNormal or RiemannianNormal instead of a uniform law."
+        )
+
+    def chart(self, v: Tensor) -> Tensor:
+        """The global chart R^dim -> M: exp at the origin. Only where :attr:`has_chart`."""
+        origin = self.origin(v.shape[-1], dtype=v.dtype, device=v.device)
+        return self.exp_frame(origin.expand(v.shape[:-1] + origin.shape), v)
+
+    def chart_inv(self, x: Tensor) -> Tensor:
+        """Inverse of :meth:`chart`."""
+        event_shape = x.shape[x.dim() - self.event_dim :]
+        origin = self.origin(self.dim(event_shape), dtype=x.dtype, device=x.device)
+        return self.log_frame(origin.expand_as(x), x)
+
+
+def register_geometry(manifold_type: type) -> Callable[[_G], _G]:
+    """Class decorator: make :func:`geometry` answer instances of ``manifold_type`` (and subclasses) with this class.
+
+    A factory may be registered as well as a class: anything that maps a manifold to its :class:`Geometry`.
+    """
+
+    def register(factory: _G) -> _G:
+        _REGISTRY[manifold_type] = factory
+        return factory
+
+    return register
+
+
+def geometry(manifold: geoopt.Manifold) -> Geometry:
+    """The :class:`Geometry` of a geoopt manifold.
+
+    :raises ValueError: for a manifold (or anything else) without a registered geometry.
+
+    >>> import geoopt
+    >>> geometry(geoopt.Sphere()).dim((3,))
+    2
+    """
+    for cls in type(manifold).__mro__:
+        if cls in _REGISTRY:
+            return _REGISTRY[cls](manifold)
+    known = ", ".join(sorted(cls.__name__ for cls in _REGISTRY))
+    seen = manifold.__name__ + " (the class itself)" if isinstance(manifold, type) else type(manifold).__name__
+    raise ValueError(
+        f"manifold: no geometry is registered for {seen}; expected an instance of one of {known}. "
+        "Pass e.g. geoopt.Sphere(), or register your own with pyro_manifold.geometry.register_geometry."
+    )

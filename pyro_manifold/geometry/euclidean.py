@@ -1,0 +1,77 @@
+r"""Flat space :math:`\mathbb R^d`: exp is addition, every Jacobian is 1."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..ops.numerics import norm
+from .base import Geometry, register_geometry
+
+__all__ = ["EuclideanGeometry"]
+
+
+@register_geometry(geoopt.Euclidean)
+class EuclideanGeometry(Geometry):
+    r"""Geometry of :math:`\mathbb R^d`, points of shape ``(d,)``; also the flat member of the stereographic family.
+
+    .. math:: \exp_p(u) = p + u, \qquad \log\det d\exp_p = 0
+
+    >>> import geoopt
+    >>> geo = EuclideanGeometry(geoopt.Euclidean(ndim=1))
+    >>> geo.dist(torch.zeros(2), torch.tensor([3.0, 4.0]))
+    tensor(5.)
+    """
+
+    has_chart = True
+
+    def __init__(self, manifold: geoopt.Manifold) -> None:
+        super().__init__(manifold)
+        if manifold.ndim not in (0, 1):
+            raise ValueError(
+                f"manifold: Euclidean(ndim={manifold.ndim}) has matrix points; expected ndim 0 or 1. "
+                "Use geoopt.Euclidean(ndim=1) with flattened points."
+            )
+
+    def dim(self, event_shape: Sequence[int]) -> int:
+        return event_shape[-1]
+
+    def point_shape(self, dim: int) -> torch.Size:
+        return torch.Size([dim])
+
+    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
+        return x.isfinite().all(-1)
+
+    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        return torch.zeros(dim, dtype=dtype, device=device)
+
+    def project(self, x: Tensor) -> Tensor:
+        return x
+
+    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return u
+
+    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        return v
+
+    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return u
+
+    def exp(self, p: Tensor, u: Tensor) -> Tensor:
+        return p + u
+
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        return q - p
+
+    def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        return norm(q - p)
+
+    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
+        return v.new_zeros(torch.broadcast_shapes(p.shape, v.shape)[:-1])
+
+    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
+        q = p + t * u
+        return q, u.expand_as(q)

@@ -1,0 +1,131 @@
+r"""Products :math:`M_1\times\dots\times M_m`, packed into one vector as :class:`geoopt.ProductManifold` does.
+
+.. math:: \log\det d\exp_p(v) = \sum_i \log\det d\exp_{p_i}(v_i), \qquad d(p,q)^2 = \sum_i d_i(p_i,q_i)^2
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..ops.numerics import norm
+from .base import Geometry, geometry, register_geometry
+
+__all__ = ["ProductGeometry"]
+
+
+@register_geometry(geoopt.ProductManifold)
+class ProductGeometry(Geometry):
+    r"""Geometry of a product: everything factor by factor; points of shape ``(manifold.n_elements,)``.
+
+    Frame coordinates are the factors' coordinates side by side, so a joint covariance couples the factors.
+
+    >>> import geoopt
+    >>> m = geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.PoincareBall(), 2))
+    >>> geometry(m).dim((5,))
+    4
+    """
+
+    def __init__(self, manifold: geoopt.ProductManifold) -> None:
+        super().__init__(manifold)
+        self.factors = [geometry(m) for m in manifold.manifolds]
+        self.shapes = [torch.Size(s) for s in manifold.shapes]
+        self.slices = manifold.slices
+        self.dims = [g.dim(s) for g, s in zip(self.factors, self.shapes, strict=True)]
+        self.has_chart = all(g.has_chart for g in self.factors)
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """The factors' points (or ambient vectors), each in its own shape."""
+        return [x[..., sl].reshape(x.shape[:-1] + s) for sl, s in zip(self.slices, self.shapes, strict=True)]
+
+    def split_coordinates(self, v: Tensor) -> list[Tensor]:
+        """The factors' frame coordinates."""
+        return list(v.split(self.dims, -1))
+
+    def _pack(self, parts: Sequence[Tensor]) -> Tensor:
+        flat = [x.reshape(x.shape[: x.dim() - len(s)] + (-1,)) for x, s in zip(parts, self.shapes, strict=True)]
+        return torch.cat(flat, -1)
+
+    def _each(self, f: Callable[..., Tensor], *args: Sequence[Any]) -> list[Tensor]:
+        return [f(g, *a) for g, *a in zip(self.factors, *args, strict=True)]
+
+    def dim(self, event_shape: Sequence[int]) -> int:
+        n = self.manifold.n_elements
+        if event_shape[-1] != n:
+            raise ValueError(f"points: this product packs {n} numbers, got a last axis of {event_shape[-1]}.")
+        return sum(self.dims)
+
+    def point_shape(self, dim: int) -> torch.Size:
+        if dim != sum(self.dims):
+            raise ValueError(f"dim: this product has dimension {sum(self.dims)}, got {dim}.")
+        return torch.Size([self.manifold.n_elements])
+
+    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
+        return torch.stack(self._each(lambda g, y: g.contains(y, atol), self.split(x))).all(0)
+
+    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        self.point_shape(dim)
+        return self._pack(self._each(lambda g, d: g.origin(d, dtype=dtype, device=device), self.dims))
+
+    def project(self, x: Tensor) -> Tensor:
+        return self._pack(self._each(lambda g, y: g.project(y), self.split(x)))
+
+    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return self._pack(self._each(lambda g, a, b: g.project_tangent(a, b), self.split(p), self.split(u)))
+
+    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        return self._pack(
+            self._each(lambda g, a, b: g.to_tangent(a, b), self.split(p), self.split_coordinates(v))
+        )
+
+    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return torch.cat(self._each(lambda g, a, b: g.from_tangent(a, b), self.split(p), self.split(u)), -1)
+
+    def exp(self, p: Tensor, u: Tensor) -> Tensor:
+        return self._pack(self._each(lambda g, a, b: g.exp(a, b), self.split(p), self.split(u)))
+
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        return self._pack(self._each(lambda g, a, b: g.log(a, b), self.split(p), self.split(q)))
+
+    def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
+        return self._pack(
+            self._each(lambda g, a, b: g.exp_frame(a, b), self.split(p), self.split_coordinates(v))
+        )
+
+    def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
+        return torch.cat(self._each(lambda g, a, b: g.log_frame(a, b), self.split(p), self.split(q)), -1)
+
+    def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        parts = self._each(lambda g, a, b: g.dist(a, b), self.split(p), self.split(q))
+        return norm(torch.stack(parts, -1))
+
+    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
+        parts = self._each(lambda g, a, b: g.log_det_exp(a, b), self.split(p), self.split_coordinates(v))
+        return torch.stack(parts).sum(0)
+
+    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        pairs = [g.geodesic(a, b, t) for g, a, b in zip(self.factors, self.split(p), self.split(u), strict=True)]
+        return self._pack([x for x, _ in pairs]), self._pack([y for _, y in pairs])
+
+    def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
+        """Every combination of the factors' preimages."""
+        parts = self._each(
+            lambda g, a, b: g.preimages(a, b, radius).unbind(0), self.split(p), self.split_coordinates(v)
+        )
+        return torch.stack([torch.cat(c, -1) for c in itertools.product(*parts)])
+
+    def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
+        return min(g.injectivity_radius(s) for g, s in zip(self.factors, self.shapes, strict=True))
+
+    def log_volume(self, event_shape: Sequence[int]) -> Tensor | float:
+        return sum(g.log_volume(s) for g, s in zip(self.factors, self.shapes, strict=True))
+
+    def uniform_sample(
+        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        return self._pack(
+            self._each(lambda g, s: g.uniform_sample(shape, s, dtype=dtype, device=device), self.shapes)
+        )

@@ -1,0 +1,146 @@
+r"""The unit sphere :math:`S^d \subset \mathbb R^{d+1}`, every distance from chords so that no digit is lost near 0 or π.
+
+.. math::
+    d(p,q) = 2\,\mathrm{atan2}(|p-q|, |p+q|), \qquad
+    \exp_p(u) = \cos|u|\,p + \tfrac{\sin|u|}{|u|}u, \qquad
+    \log\det d\exp_p(v) = (d-1)\log\Big|\tfrac{\sin|v|}{|v|}\Big|
+
+The frame at p is the coordinate frame at the origin :math:`o = e_1` transported along the geodesic.
+geoopt's ``dist`` and ``logmap`` clamp arccos (0.0141 at coinciding float32 points) and its ``expmap`` has a NaN gradient at
+u = 0; its transport is a projection. Hence the formulas here.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..ops.numerics import arctanc_sqrt, cos_sqrt, log_sinc_sqrt, norm, sinc_sqrt
+from .base import Geometry, register_geometry
+
+__all__ = ["SphereGeometry"]
+
+
+@register_geometry(geoopt.Sphere)
+class SphereGeometry(Geometry):
+    r"""Geometry of the unit sphere :math:`S^d`, points of shape ``(d + 1,)``, origin :math:`e_1`.
+
+    Injectivity radius π, volume :math:`2\pi^{(d+1)/2}/\Gamma((d+1)/2)`. At an antipode the shortest vector is not unique:
+    :meth:`log` returns one of them, of length π. At the antipode of the origin the transported frame has no limit: the
+    coordinate frame is used there.
+
+    :raises ValueError: for a sphere restricted to a subspace (``geoopt.Sphere(intersection=...)``).
+
+    >>> import geoopt
+    >>> geo = SphereGeometry(geoopt.Sphere())
+    >>> x = torch.tensor([1.0, 0.0, 0.0])
+    >>> geo.dist(x, -x)
+    tensor(3.1416)
+    """
+
+    def __init__(self, manifold: geoopt.Manifold) -> None:
+        super().__init__(manifold)
+        if getattr(manifold, "projector", None) is not None:
+            raise ValueError(
+                "manifold: a sphere restricted to a subspace has no geometry here; expected geoopt.Sphere(). "
+                "Choose an orthonormal basis of the subspace and use a sphere of lower dimension."
+            )
+
+    def dim(self, event_shape: Sequence[int]) -> int:
+        return event_shape[-1] - 1
+
+    def point_shape(self, dim: int) -> torch.Size:
+        return torch.Size([dim + 1])
+
+    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
+        atol = math.sqrt(torch.finfo(x.dtype).eps) if atol is None else atol
+        return (norm(x) - 1).abs() <= atol  # a NaN compares false
+
+    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        return torch.nn.functional.pad(torch.ones(1, dtype=dtype, device=device), (0, dim))
+
+    def project(self, x: Tensor) -> Tensor:
+        r = norm(x, keepdim=True)
+        zero = r == 0
+        o = self.origin(x.shape[-1] - 1, dtype=x.dtype, device=x.device)
+        return torch.where(zero, o, x / torch.where(zero, 1.0, r))
+
+    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return u - p * (p * u).sum(-1, keepdim=True)
+
+    def _tilt(self, p: Tensor, v: Tensor) -> Tensor:
+        """(p'.v) p' / (1 + p_1) with p' = (p_2, ...), without the 0/0 at p_1 = -1 (there the term is dropped)."""
+        first, rest = p[..., :1], p[..., 1:]
+        dot = (rest * v).sum(-1, keepdim=True)
+        south = first < 0
+        q = rest.square().sum(-1, keepdim=True)
+        q = torch.where(south & (q > 0), q, 1.0)
+        return rest * torch.where(south, dot / q * (1 - first), dot / torch.where(south, 1.0, 1 + first))
+
+    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        rest = p[..., 1:]
+        return torch.cat([-(rest * v).sum(-1, keepdim=True), v - self._tilt(p, v)], -1)
+
+    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return u[..., 1:] - self._tilt(p, u[..., 1:]) - p[..., 1:] * u[..., :1]
+
+    def exp(self, p: Tensor, u: Tensor) -> Tensor:
+        s = u.square().sum(-1, keepdim=True)
+        return cos_sqrt(s) * p + sinc_sqrt(s) * u
+
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        minus, plus = q - p, q + p
+        a, b = minus.square().sum(-1, keepdim=True), plus.square().sum(-1, keepdim=True)
+        far = a > b  # beyond a right angle: work from the antipode of p
+        w = self.project_tangent(p, torch.where(far, plus, minus))
+        # angle/sin(angle) with tau = tan(angle/2): 2 arctan(tau)/tau * (1 + tau^2)/2
+        tau2 = torch.where(far, 0.0, a / torch.where(far, 1.0, b))
+        near_factor = arctanc_sqrt(tau2) * (1 + tau2)
+        sin = norm(w, keepdim=True)
+        cut = far & (sin == 0)
+        far_factor = 2 * torch.atan2(a.clamp_min(1.0).sqrt(), norm(plus, keepdim=True))
+        far_factor = far_factor / torch.where(far & ~cut, sin, 1.0)
+        out = w * torch.where(far, far_factor, near_factor)
+        e = self.to_tangent(p, torch.ones_like(p[..., 1:]) / math.sqrt(p.shape[-1] - 1))
+        return torch.where(cut, math.pi * e, out)
+
+    def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        return 2 * torch.atan2(norm(q - p), norm(q + p))
+
+    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
+        return (v.shape[-1] - 1) * log_sinc_sqrt(v.square().sum(-1)).expand(
+            torch.broadcast_shapes(p.shape[:-1], v.shape[:-1])
+        )
+
+    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
+        speed2 = u.square().sum(-1, keepdim=True)
+        s = speed2 * t.square()
+        cos, sinc = cos_sqrt(s), sinc_sqrt(s)
+        return cos * p + (t * sinc) * u, cos * u - (speed2 * t * sinc) * p
+
+    def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
+        r"""The vectors :math:`(|v| + 2\pi k)\,v/|v|`; at v = 0, where the axis is free, the first frame axis is used."""
+        n = max(1, math.ceil((radius + math.pi) / (2 * math.pi)))
+        r = norm(v, keepdim=True)
+        zero = r == 0
+        e = self.origin(v.shape[-1] - 1, dtype=v.dtype, device=v.device)
+        axis = torch.where(zero, e, v / torch.where(zero, 1.0, r))
+        turns = [2 * math.pi * k for k in range(-n, n + 1) if k != 0]
+        shift = torch.as_tensor(turns, dtype=v.dtype, device=v.device).reshape((-1,) + (1,) * v.dim())
+        return torch.cat([v.unsqueeze(0), v + shift * axis])
+
+    def injectivity_radius(self, event_shape: Sequence[int]) -> float:
+        return math.pi
+
+    def log_volume(self, event_shape: Sequence[int]) -> float:
+        n = event_shape[-1]
+        return math.log(2) + n / 2 * math.log(math.pi) - math.lgamma(n / 2)
+
+    def uniform_sample(
+        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        return self.project(torch.randn(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device))

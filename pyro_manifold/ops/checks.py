@@ -1,0 +1,67 @@
+"""Argument checks that name the argument, what was seen, what was expected and the remedy."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["as_tensors", "broadcast_shapes", "check_all"]
+
+
+def as_tensors(**named: Any) -> list[Tensor]:
+    """Plain floating tensors of one dtype and one device; numbers take those of the tensors among the arguments.
+
+    Tensor subclasses (geoopt's ``ManifoldTensor``) are stripped, autograd history is kept; ``None`` stays ``None``.
+
+    :raises ValueError: for integer tensors, mixed dtypes or devices.
+    """
+    tensors = {k: x.as_subclass(Tensor) for k, x in named.items() if isinstance(x, Tensor)}
+    for name, x in tensors.items():
+        if not x.dtype.is_floating_point:
+            raise ValueError(f"{name}: got dtype {x.dtype}, expected a floating dtype; convert it with .float() or .double().")
+    first = next(iter(tensors.items()), None)
+    if first is not None:
+        for name, x in tensors.items():
+            for what in ("dtype", "device"):
+                a, b = getattr(first[1], what), getattr(x, what)
+                if a != b:
+                    raise ValueError(
+                        f"{name}: got {what} {b} but {first[0]} has {what} {a}; expected one {what}. "
+                        f"Move one of them with .to({what}=...)."
+                    )
+    like = first[1] if first is not None else torch.empty(())
+    out = []
+    for name, x in named.items():
+        if x is None:
+            out.append(None)
+            continue
+        try:
+            out.append(tensors[name] if name in tensors else torch.as_tensor(x, dtype=like.dtype, device=like.device))
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise ValueError(f"{name}: got {type(x).__name__}, expected a number or a tensor ({e}).") from None
+    return out  # type: ignore[return-value]
+
+
+def broadcast_shapes(**named: torch.Size) -> torch.Size:
+    """Broadcast shape of the named batch shapes.
+
+    :raises ValueError: naming the shapes where they do not broadcast.
+    """
+    try:
+        return torch.broadcast_shapes(*named.values())
+    except RuntimeError:
+        seen = ", ".join(f"{k} {tuple(s)}" for k, s in named.items())
+        raise ValueError(f"batch shapes do not broadcast: {seen}; expand or unsqueeze one of them.") from None
+
+
+def check_all(ok: Tensor, name: str, value: Tensor, expected: str, remedy: str) -> None:
+    """Raise a ``ValueError`` about the first element of ``value`` where ``ok`` (its leading axes) is false."""
+    if bool(ok.all()):
+        return
+    bad = value.expand(torch.broadcast_shapes(value.shape, ok.shape + (1,) * (value.dim() - ok.dim())))
+    index = tuple(int(i) for i in (~ok).nonzero()[0])
+    seen = bad[index].detach().flatten().tolist()
+    shown = ", ".join("nan" if math.isnan(s) else f"{s:.6g}" for s in seen[:6]) + (", ..." if len(seen) > 6 else "")
+    where = f" at index {index}" if index else ""
+    raise ValueError(f"{name}: got {shown}{where}, expected {expected}. {remedy}")

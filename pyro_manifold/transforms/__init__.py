@@ -1,0 +1,7 @@
+"""Fixed maps onto and between manifolds, as torch transforms with Riemannian volume changes."""
+
+from .exp_map import ExpMap
+from .polar_exp_map import PolarExpMap
+from .rotation import Rotation, Translation
+
+__all__ = ["ExpMap", "PolarExpMap", "Rotation", "Translation"]

@@ -1,0 +1,106 @@
+"""Isometries of one manifold onto itself."""
+
+import geoopt
+import torch
+from torch import Tensor
+from torch.distributions import Transform
+
+from ..constraints import on
+from ..ops.checks import as_tensors, check_all
+from .exp_map import ManifoldTransform
+
+__all__ = ["Rotation", "Translation"]
+
+
+class Translation(ManifoldTransform):
+    r"""The transvection that carries the origin to ``loc`` along the geodesic: left translation, Möbius addition, boost.
+
+    .. math:: T_\mu = \exp_\mu \circ \exp_o^{-1} \quad\text{(in transported frames)}, \qquad \log|\det| = 0
+
+    On the Poincaré ball it is :math:`x \mapsto \mu \oplus x`, on flat space addition, on the sphere the rotation from
+    :math:`e_1` to :math:`\mu`. It preserves Riemannian volume.
+
+    :param geoopt.Manifold manifold: a manifold of constant curvature, or a product of such.
+    :param Tensor loc: the image of the origin, shape ``batch + event``.
+    :raises ValueError: if ``loc`` is not on the manifold.
+
+    Reference: Ungar, Analytic Hyperbolic Geometry (2005), left gyrotranslations.
+
+    >>> import geoopt, torch
+    >>> Translation(geoopt.PoincareBall(), torch.tensor([0.5, 0.0]))(torch.tensor([-0.5, 0.0]))
+    tensor([0., 0.])
+    """
+
+    @property
+    def domain(self) -> on:  # type: ignore[override]
+        return on(self.manifold)
+
+    codomain = domain
+
+    def _frames(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        geo = self.geometry
+        event = x.shape[x.dim() - geo.event_dim :]
+        shape = self._broadcast(x.shape[: x.dim() - geo.event_dim]) + event
+        d = geo.dim(event)
+        o = geo.origin(d, dtype=x.dtype, device=x.device)
+        return o.expand(shape), self._base_point(d, x).expand(shape), x.expand(shape)
+
+    def _call(self, x: Tensor) -> Tensor:
+        o, p, x = self._frames(x)
+        return self.geometry.exp_frame(p, self.geometry.log_frame(o, x))
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        o, p, y = self._frames(y)
+        return self.geometry.exp_frame(o, self.geometry.log_frame(p, y))
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(self._broadcast(x.shape[: x.dim() - self.geometry.event_dim]))
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        cut = len(shape) - self.geometry.event_dim
+        return self._broadcast(torch.Size(shape[:cut])) + torch.Size(shape[cut:])
+
+    inverse_shape = forward_shape
+
+
+class Rotation(Transform):
+    r"""An orthogonal matrix acting on the unit sphere, :math:`x \mapsto Rx`; preserves surface area.
+
+    :param Tensor matrix: :math:`R`, shape ``batch + (n, n)``.
+    :raises ValueError: if ``matrix`` is not square or not orthogonal.
+
+    >>> import torch
+    >>> Rotation(torch.tensor([[0.0, -1.0], [1.0, 0.0]]))(torch.tensor([1.0, 0.0]))
+    tensor([0., 1.])
+    """
+
+    bijective = True
+    domain = on(geoopt.Sphere())
+    codomain = domain
+
+    def __init__(self, matrix: Tensor, *, cache_size: int = 0) -> None:
+        super().__init__(cache_size=cache_size)
+        (matrix,) = as_tensors(matrix=matrix)
+        if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2]:
+            raise ValueError(f"matrix: got shape {tuple(matrix.shape)}, expected (..., n, n). Give square matrices.")
+        gram = matrix.mT @ matrix - torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        ok = gram.abs().amax((-1, -2)) <= torch.finfo(matrix.dtype).eps ** 0.5
+        check_all(ok, "matrix", matrix, "an orthogonal matrix", "Orthogonalise it, e.g. torch.linalg.qr(matrix).Q.")
+        self.matrix = matrix
+
+    def with_cache(self, cache_size: int = 1) -> "Rotation":
+        return self if self._cache_size == cache_size else Rotation(self.matrix, cache_size=cache_size)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return (self.matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return (self.matrix.mT @ y.unsqueeze(-1)).squeeze(-1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(torch.broadcast_shapes(x.shape[:-1], self.matrix.shape[:-2]))
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.broadcast_shapes(shape, self.matrix.shape[:-1])
+
+    inverse_shape = forward_shape
