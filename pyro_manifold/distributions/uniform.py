@@ -1,0 +1,102 @@
+"""The uniform law of a manifold of finite volume."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import geoopt
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from ..constraints import on
+from ..geometry import geometry
+
+__all__ = ["ManifoldUniform"]
+
+
+class ManifoldUniform(TorchDistribution):
+    r"""Uniform law with respect to Riemannian volume (Haar measure on groups).
+
+    .. math:: p(x) = 1 / \mathrm{vol}(M)
+
+    No push-forward: the geometry samples it directly and there is no Jacobian to account for.
+
+    :param geoopt.Manifold manifold: a manifold of finite volume.
+    :param event_shape: shape of one point, e.g. ``(3,)`` on :math:`S^2`; may be omitted for products, which know theirs.
+    :param batch_shape: batch shape.
+    :param torch.dtype dtype: of the draws; torch's default if omitted.
+    :param device: of the draws.
+    :raises ValueError: if the volume is infinite or the event shape is not one of the manifold.
+
+    Base measure: Riemannian volume.
+
+    >>> import geoopt
+    >>> ManifoldUniform(geoopt.Sphere(), (3,)).log_prob(torch.tensor([0.0, 0.0, 1.0]))  # -log 4 pi
+    tensor(-2.5310)
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    has_rsample = True
+
+    def __init__(
+        self,
+        manifold: geoopt.Manifold,
+        event_shape: Sequence[int] | int | None = None,
+        batch_shape: Sequence[int] = (),
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.manifold = manifold
+        geo = geometry(manifold)
+        if event_shape is None:
+            event_shape = getattr(manifold, "n_elements", None)
+            if event_shape is None:
+                raise ValueError(
+                    f"event_shape: missing, and {manifold.name} has members of every dimension; "
+                    "give the shape of one point, e.g. (3,) for S^2."
+                )
+        event_shape = torch.Size([event_shape] if isinstance(event_shape, int) else event_shape)
+        if len(event_shape) != geo.event_dim or geo.dim(event_shape) < 1:
+            raise ValueError(
+                f"event_shape: got {tuple(event_shape)}, expected the shape of one point of {manifold.name} "
+                f"({geo.event_dim} axes, dimension at least 1)."
+            )
+        try:
+            log_volume = geo.log_volume(event_shape)
+        except NotImplementedError as e:
+            raise ValueError(f"manifold: {e}") from None
+        self.log_volume = torch.as_tensor(log_volume, dtype=dtype or torch.get_default_dtype(), device=device)
+        super().__init__(torch.Size(batch_shape), event_shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> on:  # type: ignore[override]
+        return on(self.manifold)
+
+    def expand(self, batch_shape: Sequence[int], _instance: "ManifoldUniform | None" = None) -> "ManifoldUniform":
+        new = self._get_checked_instance(ManifoldUniform, _instance)
+        new.manifold, new.log_volume = self.manifold, self.log_volume
+        super(ManifoldUniform, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @staticmethod
+    def infer_shapes(manifold: Any = (), event_shape: Any = (), batch_shape: Any = ()) -> tuple[torch.Size, torch.Size]:
+        event = (event_shape,) if isinstance(event_shape, int) else event_shape
+        return torch.Size(batch_shape), torch.Size(event)
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        shape = torch.Size(sample_shape) + self.batch_shape
+        like = self.log_volume
+        return geometry(self.manifold).uniform_sample(shape, self.event_shape, dtype=like.dtype, device=like.device)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        batch = value.shape[: value.dim() - len(self.event_shape)]
+        return (-self.log_volume).expand(torch.broadcast_shapes(batch, self.batch_shape))
+
+    def entropy(self) -> Tensor:
+        r""":math:`\log\mathrm{vol}(M)`."""
+        return self.log_volume.expand(self.batch_shape)
