@@ -30,6 +30,7 @@ class Geometry(ABC):
 
     event_dim = 1  # rank of a point: 1 for vectors, 2 for matrices
     has_chart = False  # is ``chart`` (exp at the origin) a bijection R^dim -> M?
+    in_linear_space = False  # are geodesics cos(sqrt(K) r) p + ... in the ambient space, so that ambient means make sense?
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
         self.manifold = manifold
@@ -102,6 +103,13 @@ class Geometry(ABC):
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         """All frame vectors with the same :meth:`exp` as ``v`` and length up to about ``radius``; stacked in front."""
         return v.unsqueeze(0)
+
+    def curvature(self, like: Tensor) -> Tensor:
+        """Sectional curvature K, where it is one number, as a scalar in the dtype and on the device of ``like``."""
+        raise NotImplementedError(
+            f"{self.manifold.name} has no constant curvature; laws that depend on distance alone (RiemannianNormal) need it. "
+            "Use WrappedNormal, or one site per factor of a product."
+        )
 
     # --- globals -----------------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:

@@ -26,6 +26,7 @@ class EuclideanGeometry(Geometry):
     """
 
     has_chart = True
+    in_linear_space = True
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
         super().__init__(manifold)
@@ -75,3 +76,6 @@ class EuclideanGeometry(Geometry):
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
         q = p + t * u
         return q, u.expand_as(q)
+
+    def curvature(self, like: Tensor) -> Tensor:
+        return like.new_zeros(())

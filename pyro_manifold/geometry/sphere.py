@@ -41,6 +41,8 @@ class SphereGeometry(Geometry):
     tensor(3.1416)
     """
 
+    in_linear_space = True
+
     def __init__(self, manifold: geoopt.Manifold) -> None:
         super().__init__(manifold)
         if getattr(manifold, "projector", None) is not None:
@@ -144,3 +146,6 @@ class SphereGeometry(Geometry):
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
     ) -> Tensor:
         return self.project(torch.randn(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device))
+
+    def curvature(self, like: Tensor) -> Tensor:
+        return like.new_ones(())
