@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..constraints import check_point, on
-from ..geometry import Geometry, geometry
+from ..geometry import EuclideanGeometry, Geometry, geometry
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
+from ..ops.chi import chi_expectation
+from ..ops.numerics import cos_sqrt, log_sinc_sqrt
 from ..transforms import ExpMap
 from .truncated import TruncatedTangentNormal
 
@@ -86,6 +88,7 @@ class WrappedNormal(dist.TransformedDistribution):
         else:
             base, scale = _matrix_base(scale_tril, covariance_matrix, loc_batch, dim, validate)
         self.truncated = truncated
+        self._isotropic = truncated or dim == 1 or (scale is not None and scale.shape[-1:] in ((), (1,)))
         self._radius = math.inf if self._injective or truncated else _winding_radius(base)
         transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
         super().__init__(base, [transform], validate_args=validate_args)
@@ -131,7 +134,7 @@ class WrappedNormal(dist.TransformedDistribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: "WrappedNormal | None" = None) -> "WrappedNormal":
         new = self._get_checked_instance(WrappedNormal, _instance)
-        for name in ("manifold", "truncated", "_injective", "_radius"):
+        for name in ("manifold", "truncated", "_injective", "_isotropic", "_radius"):
             setattr(new, name, getattr(self, name))
         return super().expand(batch_shape, _instance=new)
 
@@ -169,6 +172,51 @@ class WrappedNormal(dist.TransformedDistribution):
         if not self._injective:
             raise NotImplementedError("the Fréchet mean of a wrapped normal on a sphere need not be unique; use RiemannianNormal.")
         return self.loc
+
+    @property
+    def mean(self) -> Tensor:
+        r"""Ambient expectation :math:`\mathrm E[x] = \mathrm E[\cos(\sqrt K|v|)]\,\mu`, in flat space, on the sphere and the
+        hyperboloid (cosh there); isotropic ``scale`` unless flat. It lies off a curved manifold: see :attr:`frechet_mean`."""
+        geo = geometry(self.manifold)
+        if not geo.in_linear_space or self.truncated:
+            raise NotImplementedError("the ambient mean is known on flat space, spheres and the hyperboloid; use frechet_mean.")
+        k = geo.curvature(self.loc)
+        if self._flat:
+            return self.loc
+        growth = float((-k.detach()).clamp_min(0).sqrt())
+        factor = chi_expectation(lambda r: cos_sqrt(k * r * r), self._dim, self._isotropic_scale("mean"), growth)
+        return factor.unsqueeze(-1) * self.loc
+
+    def entropy(self) -> Tensor:
+        r""":math:`\mathrm H[\mathcal N(0,\Sigma)] + \mathrm E\log|\det d\exp_\mu(v)|`, by one-dimensional quadrature.
+
+        :raises NotImplementedError: on spheres (the windings overlap) and for an anisotropic scale on a curved manifold;
+            estimate it there by ``-d.log_prob(d.rsample((n,))).mean(0)``.
+        """
+        if not self._injective:
+            raise NotImplementedError("no closed form on spheres; estimate it by -d.log_prob(d.rsample((n,))).mean(0).")
+        normal = self.base_dist.entropy()
+        if self._flat:
+            return normal
+        k = geometry(self.manifold).curvature(self.loc)
+        scale = self._isotropic_scale("entropy")
+        return normal + (self._dim - 1) * chi_expectation(lambda r: log_sinc_sqrt(k * r * r), self._dim, scale)
+
+    @property
+    def _dim(self) -> int:
+        return self.base_dist.event_shape[0]
+
+    @property
+    def _flat(self) -> bool:
+        return isinstance(geometry(self.manifold), EuclideanGeometry)
+
+    def _isotropic_scale(self, what: str) -> Tensor:
+        if not self._isotropic:
+            raise NotImplementedError(
+                f"{what}: closed form for an isotropic scale only (a number or a last axis of size 1); "
+                "average over draws of rsample instead."
+            )
+        return self.scale[..., 0]
 
 
 def _check_scale(scale: Tensor, loc_batch: torch.Size, dim: int, validate: bool) -> tuple[Tensor, torch.Size]:
@@ -208,5 +256,6 @@ def _winding_radius(base: Any) -> float:
     """Tangent length beyond which the normal has less than 1e-9 of its mass in one direction; fixed when traced."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return 8 * math.pi
-    sd = base.stddev.detach()
+    full = isinstance(base, dist.MultivariateNormal)
+    sd = torch.linalg.matrix_norm(base.scale_tril.detach(), 2) if full else base.stddev.detach()
     return 6.0 * float(sd.max()) if sd.numel() else 0.0

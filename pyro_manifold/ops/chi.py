@@ -1,0 +1,35 @@
+r"""Expectations of functions of the length of a standard normal vector."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["chi_expectation"]
+
+_NODES = 200
+
+
+def chi_expectation(f: Callable[[Tensor], Tensor], dim: int, scale: Tensor, growth: float = 0.0) -> Tensor:
+    r"""Expectation of ``f(scale * z)``, z chi-distributed with ``dim`` degrees of freedom, by Gauss-Legendre quadrature.
+
+    .. math:: \mathrm E f(\sigma z) = \frac{2^{1-d/2}}{\Gamma(d/2)} \int_0^\infty f(\sigma z)\, z^{d-1} e^{-z^2/2}\,dz
+
+    :param f: elementwise on tensors of shape ``(nodes,) + scale.shape``.
+    :param scale: :math:`\sigma`, any shape; the result has this shape and is differentiable in it.
+    :param growth: f may grow like ``exp(growth * r)``; the window, mode plus or minus 9, is widened for it.
+    """
+    x, w = np.polynomial.legendre.leggauss(_NODES)
+    mode = math.sqrt(max(dim - 1, 0))
+    shift = growth * float(scale.detach().max()) if growth and scale.numel() else 0.0
+    low, high = max(0.0, mode - 9), mode + 9 + shift
+    z = (high - low) / 2 * (x + 1) + low
+    log_weight = np.log(w * (high - low) / 2) + (dim - 1) * np.log(z) - z**2 / 2 + (1 - dim / 2) * math.log(2)
+    shape = (-1,) + (1,) * scale.dim()
+    nodes, weights = (
+        torch.as_tensor(a, dtype=scale.dtype, device=scale.device).reshape(shape)
+        for a in (z, np.exp(log_weight - math.lgamma(dim / 2)))
+    )
+    return (weights * f(scale * nodes)).sum(0)
