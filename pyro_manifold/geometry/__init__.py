@@ -2,14 +2,18 @@
 
 from .base import Geometry, geometry, register_geometry
 from .euclidean import EuclideanGeometry
+from .hyperboloid import HyperboloidGeometry
 from .product import ProductGeometry
 from .sphere import SphereGeometry
+from .stereographic import StereographicGeometry
 
 __all__ = [
     "EuclideanGeometry",
     "Geometry",
+    "HyperboloidGeometry",
     "ProductGeometry",
     "SphereGeometry",
+    "StereographicGeometry",
     "geometry",
     "register_geometry",
 ]

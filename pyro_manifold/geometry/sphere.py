@@ -24,6 +24,18 @@ from .base import Geometry, register_geometry
 __all__ = ["SphereGeometry"]
 
 
+def windings(v: Tensor, radius: float, half_turn: Tensor | float) -> Tensor:
+    r"""The vectors :math:`(|v| + 2hk)\,v/|v|` of length up to about ``radius``, k = 0 first, where h is ``half_turn``."""
+    n = max(1, math.ceil((radius + float(half_turn)) / (2 * float(half_turn))))
+    r = norm(v, keepdim=True)
+    zero = r == 0
+    e = torch.nn.functional.pad(torch.ones_like(r), (0, v.shape[-1] - 1))
+    axis = torch.where(zero, e, v / torch.where(zero, 1.0, r))
+    turns = [2 * k for k in range(-n, n + 1) if k != 0]
+    shift = torch.as_tensor(turns, dtype=v.dtype, device=v.device).reshape((-1,) + (1,) * v.dim()) * half_turn
+    return torch.cat([v.unsqueeze(0), v + shift * axis])
+
+
 @register_geometry(geoopt.Sphere)
 class SphereGeometry(Geometry):
     r"""Geometry of the unit sphere :math:`S^d`, points of shape ``(d + 1,)``, origin :math:`e_1`.
@@ -126,14 +138,7 @@ class SphereGeometry(Geometry):
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         r"""The vectors :math:`(|v| + 2\pi k)\,v/|v|`; at v = 0, where the axis is free, the first frame axis is used."""
-        n = max(1, math.ceil((radius + math.pi) / (2 * math.pi)))
-        r = norm(v, keepdim=True)
-        zero = r == 0
-        e = self.origin(v.shape[-1] - 1, dtype=v.dtype, device=v.device)
-        axis = torch.where(zero, e, v / torch.where(zero, 1.0, r))
-        turns = [2 * math.pi * k for k in range(-n, n + 1) if k != 0]
-        shift = torch.as_tensor(turns, dtype=v.dtype, device=v.device).reshape((-1,) + (1,) * v.dim())
-        return torch.cat([v.unsqueeze(0), v + shift * axis])
+        return windings(v, radius, math.pi)
 
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
         return math.pi
