@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
 from ..geometry import geometry
+from .riemannian_normal import RiemannianNormal
+from .uniform import ManifoldUniform
 from .wrapped_normal import WrappedNormal
 
 __all__ = ["share_centre"]
 
 
-def share_centre(p: WrappedNormal, q: WrappedNormal) -> bool:
+def share_centre(p: WrappedNormal | RiemannianNormal, q: WrappedNormal | RiemannianNormal) -> bool:
     """Are the two laws on one manifold (same object, or same kind and curvature) with equal centres?"""
     a, b = geometry(p.manifold), geometry(q.manifold)
     if p.event_shape != q.event_shape or type(a) is not type(b):
@@ -43,3 +45,19 @@ def _kl_wrapped_wrapped(p: WrappedNormal, q: WrappedNormal) -> Tensor:
     eye = p.covariance_matrix  # at least one is full: compare both as full
     p0, q0 = (torch.distributions.MultivariateNormal(eye.new_zeros(eye.shape[-1]), d.covariance_matrix) for d in (p, q))
     return kl_divergence(p0, q0)
+
+
+@register_kl(RiemannianNormal, RiemannianNormal)
+def _kl_riemannian_riemannian(p: RiemannianNormal, q: RiemannianNormal) -> Tensor:
+    r"""With one centre: :math:`\log(Z_q/Z_p) + E_p[r^2]\,(\sigma_q^{-2} - \sigma_p^{-2})/2`."""
+    if not share_centre(p, q):
+        raise NotImplementedError("the KL of Riemannian normals has a closed form only if they share manifold and centre.")
+    log_z, square = p._log_z_and_square()
+    return q._log_z - log_z + square * (q.scale**-2 - p.scale**-2) / 2
+
+
+@register_kl(RiemannianNormal, ManifoldUniform)
+def _kl_riemannian_uniform(p: RiemannianNormal, q: ManifoldUniform) -> Tensor:
+    if type(geometry(p.manifold)) is not type(geometry(q.manifold)) or p.event_shape != q.event_shape:
+        raise NotImplementedError("the two laws live on different manifolds.")
+    return geometry(q.manifold).log_volume(q.event_shape) - p.entropy()

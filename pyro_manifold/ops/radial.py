@@ -8,7 +8,8 @@ On a d-dimensional space of constant curvature :math:`K` the distance :math:`r` 
     \mathrm{sn}_K(r) = \frac{\sin(\sqrt K r)}{\sqrt K}, \; r, \; \frac{\sinh(\sqrt{-K} r)}{\sqrt{-K}}
     \quad (K > 0, = 0, < 0), \qquad Z = |S^{d-1}| \int f
 
-:math:`\log f` is concave with :math:`(\log f)'' \le -1/w^2`, where :math:`1/w^2 = 1/\sigma^2 + (d-1)\max(K, 0)`. This one fact gives
+:math:`\log f` is concave with :math:`(\log f)'' \le -1/w^2`, where :math:`1/w^2 = 1/\sigma^2 + (d-1)\max(K, 0)`. This
+one fact gives
 
 * a window (mode ± 8.8 w) outside which nothing of f is left in double precision: Gauss-Legendre sums on it are exact;
 * an envelope, N(mode, w²), for exact rejection, whose acceptance is above 0.65 for every d, sigma and K;
@@ -68,7 +69,7 @@ class _Law(NamedTuple):
         return math.pi if self.sphere else math.inf
 
     def drop(self, delta: Tensor) -> Tensor:
-        """log f(mode + delta) - log f(mode) + delta^2 tau / 2, at most -(d-1) delta^2 / 2 on the sphere and 0 elsewhere."""
+        """log f(mode + delta) - log f(mode) + delta^2 tau / 2: at most -(d-1) delta^2 / 2 on the sphere, else 0."""
         n, m = self.dim - 1, self.mode
         if n == 0:
             return torch.zeros_like(delta)
@@ -144,7 +145,7 @@ def _quadrature(law: _Law) -> tuple[Tensor, Tensor, Tensor]:
     delta = (high - low) * x + (low - c.mode)
     p = (c.drop(delta) - delta.square() * c.tau / 2).exp_().mul_(w)
     total = p.sum(-1, keepdim=True)
-    log_z = (law.log_peak() + (total * (high - low) * c.unit).log().squeeze(-1))
+    log_z = law.log_peak() + (total * (high - low) * c.unit).log().squeeze(-1)
     return delta + c.mode, p / total, log_z
 
 
@@ -220,7 +221,7 @@ def log_normalizer(scale: Tensor, curvature: Tensor, dim: int) -> Tensor:
 
 
 def radius_moment(scale: Tensor, curvature: Tensor, dim: int, statistic: str = "square") -> tuple[Tensor, Tensor]:
-    r"""Log normaliser and :math:`E[r^2]` (``"square"``) or :math:`E[\cos(\sqrt K r)]` (``"cosine"``; cosh for K < 0)."""
+    r"""log Z and :math:`E[r^2]` (``"square"``) or :math:`E[\cos(\sqrt K r)]` (``"cosine"``, cosh for K < 0)."""
     return _moments(scale, curvature, dim, statistic)
 
 
@@ -297,7 +298,8 @@ def radius_gradients(
 ) -> tuple[Tensor, Tensor | None]:
     r"""Implicit derivatives of a draw ``r`` in sigma and in K, at a fixed value of the distribution function F:
 
-    .. math:: \frac{\partial r}{\partial\theta} = -\frac{1}{f(r)} \int_0^r \Big(\partial_\theta \log f - E[\partial_\theta \log f]\Big) f
+    .. math:: \frac{\partial r}{\partial\theta} =
+        -\frac{1}{f(r)} \int_0^r \Big(\partial_\theta \log f - E[\partial_\theta \log f]\Big) f
 
     The integral is taken on the side of r where the integrand has one sign, over the window that holds all of it.
     """
