@@ -1,0 +1,25 @@
+"""Checks for your own manifolds, transforms and distributions; the ones this package's tests run on everything it ships."""
+
+from .check_distribution import DISTRIBUTION_CHECKS, check_distribution, check_stress
+from .check_geometry import GEOMETRY_CHECKS, check_geometry
+from .check_transform import TRANSFORM_CHECKS, check_transform
+from .gof import energy_distance, pairwise_dist, two_sample_test
+from .quadrature import Rule, directions, manifold_rule, normalisation, random_rule
+
+__all__ = [
+    "DISTRIBUTION_CHECKS",
+    "GEOMETRY_CHECKS",
+    "TRANSFORM_CHECKS",
+    "Rule",
+    "check_distribution",
+    "check_geometry",
+    "check_stress",
+    "check_transform",
+    "directions",
+    "energy_distance",
+    "manifold_rule",
+    "normalisation",
+    "pairwise_dist",
+    "random_rule",
+    "two_sample_test",
+]

@@ -1,0 +1,114 @@
+"""What Pyro expects of any distribution: shapes, expand, mask, pickling, validation."""
+
+import copy
+import pickle
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ._tools import close, finite
+from ._types import Make, Params
+
+
+def batched(params: Params, *shape: int) -> Params:
+    """The parameters with leading axes added, as a user would give a batch."""
+    return {k: x.expand(torch.Size(shape) + x.shape) for k, x in params.items()}
+
+
+def shapes(make: Make, params: Params) -> None:
+    """Sample, log_prob, batch and event shapes; dtype; ``infer_shapes`` says the same without tensors."""
+    for batch in ((), (2,), (3, 2)):
+        p = batched(params, *batch)
+        d = make(**p)
+        assert d.batch_shape == torch.Size(batch), f"batch_shape {d.batch_shape} for parameters of batch {batch}"
+        assert isinstance(d.batch_shape, torch.Size) and isinstance(d.event_shape, torch.Size)
+        assert d.support.event_dim == d.event_dim
+        like = next(iter(params.values()), None)
+        for sample_shape in ((), (4,), (4, 1)):
+            x = d.sample(torch.Size(sample_shape))
+            assert x.shape == torch.Size(sample_shape) + d.batch_shape + d.event_shape
+            assert type(x) is Tensor and not x.requires_grad
+            assert like is None or (x.dtype == like.dtype and x.device == like.device)
+            lp = d.log_prob(x)
+            assert lp.shape == torch.Size(sample_shape) + d.batch_shape and lp.dtype == x.dtype
+            finite(lp, "log_prob of a draw")
+            assert bool(d.support.check(x).all()), "a draw lies outside the support"
+        inferred = type(d).infer_shapes(**{k: v.shape for k, v in p.items()}) if p else None
+        assert inferred is None or inferred == (d.batch_shape, d.event_shape), f"infer_shapes says {inferred}"
+
+
+def expansion(make: Make, params: Params) -> None:
+    """``expand`` keeps class, values and gradients; ``to_event``, ``mask`` and enumeration wrappers work on top."""
+    d = make(**params)
+    e = d.expand((2,)).expand((3, 2))
+    assert type(e) is type(d) and e.batch_shape == (3, 2) and e.event_shape == d.event_shape
+    x = e.sample()
+    assert x.shape == (3, 2) + d.event_shape
+    assert not torch.equal(x[0, 0], x[0, 1]), "an expanded distribution repeats its draws"
+    close(e.log_prob(x), d.log_prob(x), "log_prob after expand")
+    close(e.to_event(1).log_prob(x), d.log_prob(x).sum(-1), "to_event")
+    keep = torch.tensor([True, False], device=x.device)
+    close(e.mask(keep).log_prob(x), d.log_prob(x) * keep, "mask")
+    assert not e.mask(False).log_prob(x).any()
+    weights = torch.full((2,), 0.5, dtype=x.dtype, device=x.device)
+    mixture = dist.MixtureSameFamily(dist.Categorical(weights), d.expand((2,)))
+    close(mixture.log_prob(x[:, 0]), d.log_prob(x[:, 0]), "a mixture of two copies")
+
+
+def copies(make: Make, params: Params) -> None:
+    """Pickling and deep copies give the same law."""
+    d = make(**params)
+    x = d.sample((3,))
+    for other in (pickle.loads(pickle.dumps(d)), copy.deepcopy(d)):
+        assert type(other) is type(d) and other.batch_shape == d.batch_shape and repr(other)
+        close(other.log_prob(x), d.log_prob(x), "log_prob of a copy")
+
+
+def validation(make: Make, params: Params) -> None:
+    """Values outside the support, of a wrong shape, and NaN parameters are errors, not numbers."""
+    with pyro.validation_enabled(True):
+        d = make(**params)
+        x = d.sample()
+        for bad, what in ((torch.full_like(x, torch.nan), "NaN"), (x.new_zeros(()), "a scalar")):
+            try:
+                d.log_prob(bad)
+            except (ValueError, RuntimeError):
+                continue
+            raise AssertionError(f"log_prob accepts {what} as a value")
+        for name, value in params.items():
+            try:
+                make(**{**params, name: torch.full_like(value, torch.nan)})
+            except ValueError as e:
+                assert name in str(e), f"the error about a NaN {name} does not name it: {e}"
+            else:
+                raise AssertionError(f"{name} = NaN is accepted")
+
+
+def pyro_site(make: Make, params: Params) -> None:
+    """It is a sample site: plates, conditioning, tracing, provenance, Predictive."""
+
+    def model() -> Any:
+        with pyro.plate("n", 3):
+            return pyro.sample("x", make(**params))
+
+    trace = pyro.poutine.trace(model).get_trace()
+    trace.compute_log_prob()
+    x = trace.nodes["x"]["value"]
+    assert trace.nodes["x"]["log_prob"].shape == (3,)
+    close(pyro.condition(model, data={"x": x})(), x, "a conditioned site")
+    draws = pyro.infer.Predictive(model, num_samples=4, parallel=True)()["x"]
+    assert draws.shape == (4,) + x.shape
+    assert "x" in pyro.infer.inspect.get_model_relations(model)["sample_sample"]
+
+
+def compilation(make: Make, params: Params) -> None:
+    """``log_prob`` compiles in one graph with validation off, and gives the same values."""
+    with pyro.validation_enabled(False):
+        d = make(**params)
+        x = d.sample((5,))
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda y: d.log_prob(y), backend="eager", fullgraph=True)
+        close(compiled(x), d.log_prob(x), "compiled log_prob", 10)

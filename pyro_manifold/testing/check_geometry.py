@@ -1,0 +1,179 @@
+r"""Does a geometry keep its contract? Each check compares one method with another or with automatic differentiation."""
+
+import math
+from collections.abc import Callable
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..geometry import Geometry, geometry
+from ._tools import batch_jacobian, close, finite, random_points, random_tangent, tolerance
+from .quadrature import MAX_DIM, manifold_rule
+
+__all__ = ["GEOMETRY_CHECKS", "check_geometry"]
+
+_N = 16
+
+
+def _shapes_and_membership(geo: Geometry, dim: int, like: Tensor) -> None:
+    """Dimensions, dtypes, ``contains`` for each element of a batch, projections."""
+    shape = geo.point_shape(dim)
+    assert geo.dim(shape) == dim and len(shape) == geo.event_dim
+    origin = geo.origin(dim, dtype=like.dtype, device=like.device)
+    assert origin.shape == shape and origin.dtype == like.dtype and origin.device == like.device
+    p = random_points(geo, dim, _N, like)
+    assert p.dtype == like.dtype and type(p) is Tensor
+    assert bool(geo.contains(p).all()), "exp_frame left the manifold"
+    p2 = p.clone()
+    p2[1] = math.nan
+    assert geo.contains(p2).tolist() == [i != 1 for i in range(_N)], "contains must answer for each element, and reject NaN"
+    assert bool(geo.contains(geo.project(p + 0.1 * torch.randn_like(p))).all()), "project left the manifold"
+    close(geo.project(p), p, "project moves points of the manifold", 10)
+    u = geo.project_tangent(p, torch.randn_like(p))
+    close(geo.project_tangent(p, u), u, "project_tangent is not idempotent", 10)
+    close(geo.to_tangent(p, geo.from_tangent(p, u)), u, "to_tangent does not invert from_tangent", 100)
+
+
+def _exp_and_log(geo: Geometry, dim: int, like: Tensor) -> None:
+    """exp and log are inverse, |log| is the distance, the distance is a metric."""
+    p, v = random_points(geo, dim, _N, like), random_tangent(geo, dim, _N, like)
+    q = geo.exp_frame(p, v)
+    close(geo.exp(p, geo.to_tangent(p, v)), q, "exp and exp_frame differ", 10)
+    close(geo.log_frame(p, q), v, "log does not invert exp", 100)
+    close(geo.to_tangent(p, geo.log_frame(p, q)), geo.log(p, q), "log and log_frame differ", 100)
+    close(geo.dist(p, q), v.norm(dim=-1), "dist(p, exp_p v) is not |v|", 100)
+    close(geo.dist(q, p), geo.dist(p, q), "dist is not symmetric")
+    x = p.roll(1, 0)
+    slack = geo.dist(p, x) + geo.dist(x, q) - geo.dist(p, q)
+    assert bool((slack >= -tolerance(p, 10)).all()), "dist breaks the triangle inequality"
+    assert bool((geo.dist(p, p) <= tolerance(p)).all()), "dist(p, p) is not 0"
+
+
+def _frames(geo: Geometry, dim: int, like: Tensor) -> None:
+    """The frame is orthonormal (lengths and angles are geodesic ones) and is transported from the origin."""
+    p = random_points(geo, dim, _N, like)
+    v, w = (random_tangent(geo, dim, _N, like) for _ in range(2))
+    close(geo.from_tangent(p, geo.to_tangent(p, v)), v, "from_tangent does not invert to_tangent", 100)
+    # first variation: d/dt dist(exp_p(v), exp_p(t w)) at t = 0 is -<v, w>/|v|, so the frame's inner product is the metric's
+    t = torch.zeros(_N, 1, dtype=like.dtype, device=like.device, requires_grad=True)
+    v = v * (0.5 / v.norm(dim=-1, keepdim=True).clamp_min(0.5))
+    (slope,) = torch.autograd.grad(geo.dist(geo.exp_frame(p, v), geo.exp_frame(p, t * w)).sum(), t)
+    close(slope.squeeze(-1), -(v * w).sum(-1) / v.norm(dim=-1), "the frame is not orthonormal", 1000)
+    origin = geo.origin(dim, dtype=like.dtype, device=like.device).expand_as(p)
+    q, velocity = geo.geodesic(origin, geo.to_tangent(origin, v), 1.0)
+    close(geo.to_tangent(q, v), velocity, "the frame is not the origin's, transported along the geodesic", 100)
+
+
+def _geodesics(geo: Geometry, dim: int, like: Tensor) -> None:
+    """Geodesics agree with exp, keep their speed, can be continued and reversed."""
+    p, v = random_points(geo, dim, _N, like), random_tangent(geo, dim, _N, like)
+    u = geo.to_tangent(p, v)
+    q, w = geo.geodesic(p, u, 0.5)
+    close(q, geo.exp_frame(p, 0.5 * v), "geodesic and exp differ", 10)
+    close(geo.from_tangent(q, w).norm(dim=-1), v.norm(dim=-1), "a geodesic changes its speed", 100)
+    close(geo.project_tangent(q, w), w, "the velocity is not tangent", 100)
+    end, last = geo.geodesic(q, w, torch.full((_N,), 0.5, dtype=like.dtype, device=like.device))
+    close(end, geo.exp_frame(p, v), "two half steps are not one step", 100)
+    back, opposite = geo.geodesic(end, -last, 1.0)
+    close(back, p, "a reversed geodesic does not return", 1000)
+    close(opposite, -u, "a reversed geodesic does not return its velocity", 1000)
+
+
+def _volume_change(geo: Geometry, dim: int, like: Tensor) -> None:
+    """``log_det_exp`` is the log-determinant of the autodiff Jacobian of exp in orthonormal frames."""
+    p, v = random_points(geo, dim, _N, like), random_tangent(geo, dim, _N, like)
+    v[0] = 0.0
+    q = geo.exp_frame(p, v)
+    jacobian = batch_jacobian(lambda x: geo.exp_frame(p, x), v)
+    columns = torch.stack([geo.from_tangent(q, c.reshape(q.shape)) for c in jacobian.unbind(-1)], -1)
+    close(geo.log_det_exp(p, v), torch.linalg.slogdet(columns).logabsdet, "log_det_exp", 0.1 if like.dtype == torch.float64 else 30)
+
+
+def _coincidence(geo: Geometry, dim: int, like: Tensor) -> None:
+    """Values and gradients are finite at p = q and v = 0, and right there: exp'(0) = 1 and log' = -1."""
+    p = random_points(geo, dim, _N, like)
+    zero = torch.zeros(_N, dim, dtype=like.dtype, device=like.device)
+    eye = torch.eye(dim, dtype=like.dtype, device=like.device).expand(_N, dim, dim)
+    close(geo.exp_frame(p, zero), p, "exp_p(0) is not p", 10)
+    close(geo.log_frame(p, p), zero, "log_p(p) is not 0", 10)
+    to_and_fro = batch_jacobian(lambda x: geo.log_frame(p, geo.exp_frame(p, x)), zero)
+    close(to_and_fro, eye, "d(log_p exp_p) at 0 is not the identity", 1000)
+    for f in (geo.dist, lambda a, b: geo.log(a, b).flatten(1).sum(-1)):
+        a, b = p.clone().requires_grad_(), p.clone().requires_grad_()
+        for g in torch.autograd.grad(f(a, b).sum(), (a, b)):
+            finite(g, "gradient at coinciding points")
+
+
+def _global_chart(geo: Geometry, dim: int, like: Tensor) -> None:
+    """Where there is a chart it is a bijection; where there is none, no one claims so."""
+    if not geo.has_chart:
+        assert not math.isinf(float(geo.injectivity_radius(geo.point_shape(dim)))), "infinite injectivity radius but no chart"
+        return
+    v = random_tangent(geo, dim, _N, like, spread=2.0)
+    close(geo.chart_inv(geo.chart(v)), v, "chart_inv does not invert chart", 1000)
+
+
+def _volume(geo: Geometry, dim: int, like: Tensor) -> None:
+    """A finite volume is what quadrature says, and uniform draws have its moments (each wrong alarm < 1e-6)."""
+    shape = geo.point_shape(dim)
+    if geo.has_chart or dim > MAX_DIM:
+        return
+    origin = geo.origin(dim, dtype=like.dtype, device=like.device)
+    rule = manifold_rule(geo.manifold, origin, 10.0, 48, 32)
+    try:
+        log_volume = torch.as_tensor(geo.log_volume(shape), dtype=like.dtype, device=like.device)
+    except NotImplementedError:  # a product with a factor of infinite volume
+        return
+    close(rule.weights.sum().log(), log_volume, "log_volume", 10)
+    x = geo.uniform_sample((20_000,), shape, dtype=like.dtype, device=like.device)
+    assert x.shape == (20_000,) + shape and x.dtype == like.dtype and bool(geo.contains(x).all())
+    for p in (origin, random_points(geo, dim, 1, like)[0]):
+        mean = rule.integrate(geo.dist(p.expand_as(rule.points), rule.points)) / rule.weights.sum()
+        draws = geo.dist(p.expand_as(x), x)
+        error = float((draws.mean() - mean) / (draws.std() / math.sqrt(len(draws)) + tolerance(mean)))
+        assert abs(error) < 5, f"uniform_sample: the mean distance to {p.tolist()} is {error:.1f} standard errors off"
+
+
+def _preimages(geo: Geometry, dim: int, like: Tensor) -> None:
+    """All preimages map to one point, start with the vector given, and are distinct."""
+    p, v = random_points(geo, dim, _N, like), random_tangent(geo, dim, _N, like)
+    vs = geo.preimages(p, v, 8.0)
+    close(vs[0], v, "the first preimage is not the vector itself")
+    q = geo.exp_frame(p.expand(vs.shape[:2] + p.shape[1:]), vs)
+    close(q, geo.exp_frame(p, v).expand_as(q), "a preimage maps elsewhere", 1000)
+    gaps = torch.cdist(vs.transpose(0, 1), vs.transpose(0, 1))
+    eye = torch.eye(len(vs), dtype=torch.bool, device=like.device)
+    assert bool((gaps[:, ~eye] > 1e-3).all()), "a preimage is listed twice"
+
+
+GEOMETRY_CHECKS: dict[str, Callable[[Geometry, int, Tensor], None]] = {
+    f.__name__.strip("_"): f
+    for f in (
+        _shapes_and_membership,
+        _exp_and_log,
+        _frames,
+        _geodesics,
+        _volume_change,
+        _coincidence,
+        _global_chart,
+        _volume,
+        _preimages,
+    )
+}
+
+
+def check_geometry(
+    manifold: geoopt.Manifold, dim: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> None:
+    """Run every check of :data:`GEOMETRY_CHECKS` on one member of a family of manifolds.
+
+    :param geoopt.Manifold manifold: with a registered geometry.
+    :param int dim: dimension of the member.
+    :raises AssertionError: naming what does not hold and by how much.
+
+    >>> check_geometry(geoopt.Sphere(), dim=2)
+    """
+    like = torch.empty((), dtype=dtype, device=device)
+    for check in GEOMETRY_CHECKS.values():
+        check(geometry(manifold), dim, like)

@@ -1,0 +1,165 @@
+"""The one registry that every generic test walks. To test a new class on everything, add one line here.
+
+A case that a check cannot hold for names the check in ``skip`` with the reason.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+
+import pyro_manifold.distributions as mdist
+from pyro_manifold import transforms as mt
+
+
+@dataclass(frozen=True)
+class GeometryCase:
+    """``manifold()`` is a family, ``dim`` picks the member."""
+
+    name: str
+    manifold: Callable[[], geoopt.Manifold]
+    dim: int
+    skip: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TransformCase:
+    """``make`` takes the parameters as tensors; ``inputs`` are points of the domain, ``(n,) + event``."""
+
+    name: str
+    make: Callable[..., Any]
+    params: Mapping[str, Any]
+    inputs: Any
+    skip: Mapping[str, str] = field(default_factory=dict)
+
+    def build(self, **like: Any) -> tuple[Any, Tensor]:
+        return self.make(**tensors(self.params, **like)), torch.tensor(self.inputs, dtype=torch.float64).to(**like)
+
+
+@dataclass(frozen=True)
+class DistributionCase:
+    """``make`` takes the parameters as tensors, unbatched; ``stress`` lists parameters that replace some of them."""
+
+    name: str
+    make: Callable[..., Any]
+    params: Mapping[str, Any]
+    stress: tuple[Mapping[str, Any], ...] = ()
+    skip: Mapping[str, str] = field(default_factory=dict)
+
+
+def tensors(params: Mapping[str, Any], **like: Any) -> dict[str, Tensor]:
+    """Parameters as tensors, rounded once from float64."""
+    return {k: torch.as_tensor(x, dtype=torch.float64).to(**like) for k, x in params.items()}
+
+
+EUCLIDEAN, SPHERE = geoopt.Euclidean(ndim=1), geoopt.Sphere()
+BALL, BALL2 = geoopt.PoincareBall(c=1.0), geoopt.PoincareBall(c=2.0)
+LORENTZ = geoopt.Lorentz()
+S1_R2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.Euclidean(ndim=1), 2))
+S1_S2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.Sphere(), 3))
+S1_H2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.PoincareBall(), 2))
+
+GEOMETRIES = [
+    GeometryCase("R2", lambda: EUCLIDEAN, 2),
+    GeometryCase("S1", lambda: SPHERE, 1),
+    GeometryCase("S2", lambda: SPHERE, 2),
+    GeometryCase("S3", lambda: SPHERE, 3),
+    GeometryCase("S16", lambda: SPHERE, 16),
+    GeometryCase("ball-1", lambda: BALL, 1),
+    GeometryCase("ball-2", lambda: BALL, 2),
+    GeometryCase("ball-3-c2", lambda: BALL2, 3),
+    GeometryCase("lorentz-2", lambda: LORENTZ, 2),
+    GeometryCase("lorentz-3-k2", lambda: geoopt.Lorentz(k=2.0), 3),
+    GeometryCase("stereographic-positive", lambda: geoopt.Stereographic(k=1.0), 2),
+    GeometryCase("stereographic-flat", lambda: geoopt.Stereographic(k=0.0), 2),
+    GeometryCase("stereographic-negative", lambda: geoopt.Stereographic(k=-0.5), 3),
+    GeometryCase("S1xR2", lambda: S1_R2, 3),
+    GeometryCase("S1xS2", lambda: S1_S2, 3),
+    GeometryCase("S1xH2", lambda: S1_H2, 3),
+]
+
+_V2 = [[0.0, 0.0], [0.3, -0.4], [1.2, 0.5], [-0.7, 1.1]]
+_V1 = [[0.1], [-1.0], [2.0]]
+_S1 = [[1.0, 0.0], [0.6, 0.8], [-0.8, 0.6]]
+_S2 = [[1.0, 0.0, 0.0], [0.0, 0.6, 0.8], [0.48, -0.6, 0.64]]
+_X2 = [0.36, 0.48, 0.8]  # a point of S^2
+_B2 = [[0.0, 0.0], [0.3, -0.4], [-0.5, 0.6]]
+_H2 = [1.25**0.5, 0.3, -0.4]  # a point of the hyperboloid
+
+TRANSFORMS = [
+    TransformCase("exp-sphere", lambda loc: mt.ExpMap(SPHERE, loc), dict(loc=_X2), _V2),
+    TransformCase("exp-circle", lambda loc: mt.ExpMap(SPHERE, loc), dict(loc=[0.6, 0.8]), _V1),
+    TransformCase("exp-ball", lambda loc: mt.ExpMap(BALL2, loc), dict(loc=[0.3, -0.2]), _V2),
+    TransformCase("exp-ball-origin", lambda: mt.ExpMap(BALL), {}, _V2),
+    TransformCase("exp-lorentz", lambda loc: mt.ExpMap(LORENTZ, loc), dict(loc=_H2), _V2),
+    TransformCase("exp-product", lambda loc: mt.ExpMap(S1_H2, loc), dict(loc=[0.6, 0.8, 0.1, 0.2]), [[0.5, 1.0, -1.0], [1.0, 0.0, 0.3]]),
+    TransformCase(
+        "polar-sphere", lambda loc: mt.PolarExpMap(SPHERE, loc), dict(loc=_X2), [[0.5, 0.6, 0.8], [2.0, 0.0, -1.0]]
+    ),
+    TransformCase("polar-ball", lambda loc: mt.PolarExpMap(BALL, loc), dict(loc=[0.1, 0.2]), [[0.5, 0.6, 0.8], [2.0, 0.0, -1.0]]),
+    TransformCase("translation-ball", lambda loc: mt.Translation(BALL, loc), dict(loc=[0.3, -0.2]), _B2),
+    TransformCase("translation-sphere", lambda loc: mt.Translation(SPHERE, loc), dict(loc=_X2), _S2),
+    TransformCase("rotation", lambda matrix: mt.Rotation(matrix), dict(matrix=[[0.6, -0.8], [0.8, 0.6]]), _S1),
+]  # fmt: skip
+
+_TRIL = [[0.8, 0.0], [0.5, 0.6]]
+_TINY_AND_HUGE = (dict(scale=[1e-6]), dict(scale=[1e-3]), dict(scale=[2.0]))
+
+DISTRIBUTIONS = [
+    DistributionCase("uniform-S1", lambda: mdist.ManifoldUniform(SPHERE, (2,)), {}),
+    DistributionCase("uniform-S2", lambda: mdist.ManifoldUniform(SPHERE, (3,)), {}),
+    DistributionCase("uniform-S1xS2", lambda: mdist.ManifoldUniform(S1_S2), {}),
+    DistributionCase(
+        "wrapped-R2",
+        lambda loc, scale: mdist.WrappedNormal(EUCLIDEAN, loc, scale),
+        dict(loc=[0.3, -1.0], scale=[0.5, 2.0]),
+    ),
+    DistributionCase(
+        "wrapped-S1",
+        lambda loc, scale: mdist.WrappedNormal(SPHERE, loc, scale),
+        dict(loc=[0.6, 0.8], scale=[2.0]),
+        stress=_TINY_AND_HUGE,
+    ),
+    DistributionCase(
+        "wrapped-S2",
+        lambda loc, scale: mdist.WrappedNormal(SPHERE, loc, scale),
+        dict(loc=_X2, scale=[0.7, 0.4]),
+        stress=_TINY_AND_HUGE,
+    ),
+    DistributionCase(
+        "wrapped-S2-tril",
+        lambda loc, scale_tril: mdist.WrappedNormal(SPHERE, loc, scale_tril=scale_tril),
+        dict(loc=_X2, scale_tril=_TRIL),
+    ),
+    DistributionCase(
+        "wrapped-S2-truncated",
+        lambda loc, scale: mdist.WrappedNormal(SPHERE, loc, scale, truncated=True),
+        dict(loc=_X2, scale=[1.5]),
+        stress=_TINY_AND_HUGE,
+    ),
+    DistributionCase(
+        "wrapped-ball",
+        lambda loc, scale: mdist.WrappedNormal(BALL, loc, scale),
+        dict(loc=[0.3, -0.4], scale=[0.7]),
+        stress=_TINY_AND_HUGE,
+    ),
+    DistributionCase(
+        "wrapped-ball-tril",
+        lambda loc, scale_tril: mdist.WrappedNormal(BALL2, loc, scale_tril=scale_tril),
+        dict(loc=[0.3, -0.4], scale_tril=_TRIL),
+    ),
+    DistributionCase(
+        "wrapped-lorentz",
+        lambda loc, scale: mdist.WrappedNormal(LORENTZ, loc, scale),
+        dict(loc=_H2, scale=[0.7, 0.3]),
+        stress=_TINY_AND_HUGE,
+    ),
+    DistributionCase(
+        "wrapped-S1xH2",
+        lambda loc, scale: mdist.WrappedNormal(S1_H2, loc, scale),
+        dict(loc=[0.6, 0.8, 0.1, 0.2], scale=[0.7, 0.5, 0.9]),
+    ),
+]

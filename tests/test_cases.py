@@ -1,0 +1,61 @@
+"""Every check of ``pyro_manifold.testing`` on every case of the registry."""
+
+from typing import Any
+
+import pytest
+import torch
+from cases import DISTRIBUTIONS, GEOMETRIES, TRANSFORMS, DistributionCase, GeometryCase, TransformCase, tensors
+
+from pyro_manifold.geometry import geometry
+from pyro_manifold.testing import DISTRIBUTION_CHECKS, GEOMETRY_CHECKS, TRANSFORM_CHECKS, check_stress
+
+# These do not depend on accuracy beyond float32, so the default run repeats only the others in the second dtype.
+FLOAT32_CHECKS = ("shapes", "gradients_of_log_prob")
+
+
+def product(cases: list[Any], checks: Any) -> list[Any]:
+    """One test for each case and check; what a case cannot hold is marked with its reason, not left out."""
+    return [
+        pytest.param(case, check, id=f"{case.name}-{check}", marks=[pytest.mark.skip(reason=case.skip[check])] if check in case.skip else [])
+        for case in cases
+        for check in checks
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("case, check", product(GEOMETRIES, GEOMETRY_CHECKS))
+def test_geometry(case: GeometryCase, check: str, dtype: torch.dtype, device: torch.device) -> None:
+    GEOMETRY_CHECKS[check](geometry(case.manifold()), case.dim, torch.empty((), dtype=dtype, device=device))
+
+
+@pytest.mark.parametrize("case, check", product(GEOMETRIES, GEOMETRY_CHECKS))
+def test_geometry_float32(case: GeometryCase, check: str, device: torch.device) -> None:
+    GEOMETRY_CHECKS[check](geometry(case.manifold()), case.dim, torch.empty((), dtype=torch.float32, device=device))
+
+
+@pytest.mark.parametrize("case, check", product(TRANSFORMS, TRANSFORM_CHECKS))
+def test_transform(case: TransformCase, check: str, dtype: torch.dtype, device: torch.device) -> None:
+    TRANSFORM_CHECKS[check](*case.build(dtype=dtype, device=device))
+
+
+@pytest.mark.parametrize("case, check", product(TRANSFORMS, TRANSFORM_CHECKS))
+def test_transform_float32(case: TransformCase, check: str, device: torch.device) -> None:
+    TRANSFORM_CHECKS[check](*case.build(dtype=torch.float32, device=device))
+
+
+@pytest.mark.parametrize("case, check", product(DISTRIBUTIONS, DISTRIBUTION_CHECKS))
+def test_distribution(case: DistributionCase, check: str, dtype: torch.dtype, device: torch.device) -> None:
+    DISTRIBUTION_CHECKS[check](case.make, tensors(case.params, dtype=dtype, device=device))
+
+
+@pytest.mark.parametrize("case, check", product(DISTRIBUTIONS, FLOAT32_CHECKS))
+def test_distribution_float32(case: DistributionCase, check: str, device: torch.device) -> None:
+    DISTRIBUTION_CHECKS[check](case.make, tensors(case.params, dtype=torch.float32, device=device))
+
+
+@pytest.mark.parametrize("dtype_", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "case, changed",
+    [pytest.param(c, s, id=f"{c.name}-{i}") for c in DISTRIBUTIONS for i, s in enumerate(c.stress)],
+)
+def test_stress(case: DistributionCase, changed: dict[str, Any], dtype_: torch.dtype, device: torch.device) -> None:
+    check_stress(case.make, tensors({**case.params, **changed}, dtype=dtype_, device=device))
