@@ -142,10 +142,11 @@ class WrappedNormal(dist.TransformedDistribution):
     def infer_shapes(
         manifold: Any = (), loc: Any = (), scale: Any = (), scale_tril: Any = None, covariance_matrix: Any = None
     ) -> tuple[torch.Size, torch.Size]:
+        """Shapes from shapes; pass the manifold itself where its points are matrices."""
+        cut = len(loc) - (geometry(manifold).event_dim if isinstance(manifold, geoopt.Manifold) else 1)
         matrix = scale_tril if scale_tril is not None else covariance_matrix
         spread = torch.Size(matrix)[:-2] if matrix is not None else torch.Size(scale)[:-1]
-        loc = torch.Size(loc)
-        return torch.broadcast_shapes(loc[:-1], spread), loc[-1:]
+        return torch.broadcast_shapes(torch.Size(loc[:cut]), spread), torch.Size(loc[cut:])
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._injective or self.truncated:
