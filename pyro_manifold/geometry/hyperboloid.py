@@ -99,7 +99,7 @@ class HyperboloidGeometry(Geometry):
 
     def __init__(self, manifold: geoopt.Lorentz) -> None:
         super().__init__(manifold)
-        if manifold.k.numel() != 1 or not bool(manifold.k > 0):
+        if manifold.k.numel() != 1 or not (torch.compiler.is_compiling() or bool(manifold.k > 0)):
             raise ValueError(
                 f"manifold: Lorentz needs one positive k (the squared radius, curvature -1/k), got {manifold.k.tolist()}."
             )
@@ -211,5 +211,6 @@ def _half_chord(x: Tensor, y: Tensor, R: Tensor) -> Tensor:
     back = (2 * xy < -tt).squeeze(-1)
     xx = _sq(x)
     perp = delta - x * (_dot(x, delta) / torch.where(xx == 0, 1.0, xx))
-    near = torch.cat([delta, xx.sqrt() * perp], -1)
-    return torch.where(back, (0.5 * (tt - xy - 1)).squeeze(-1).clamp_min(0).sqrt(), norm(near) * (0.5 / (1 + tt + xy)).sqrt().squeeze(-1))
+    near = norm(torch.cat([delta, norm(x, keepdim=True) * perp], -1)) * (0.5 / (1 + tt + xy)).sqrt().squeeze(-1)
+    far = torch.where(back, 0.5 * (tt - xy - 1).squeeze(-1), 1.0)  # the root of 0 has no gradient, even where unused
+    return torch.where(back, far.sqrt(), near)

@@ -242,7 +242,7 @@ class StereographicGeometry(Geometry):
         if self.has_chart:
             return super().log_volume(event_shape)
         d = event_shape[-1]
-        return SphereGeometry(geoopt.Sphere()).log_volume((d + 1,)) - 0.5 * d * self.curvature().log()
+        return SphereGeometry(geoopt.Sphere()).log_volume((d + 1,)) - 0.5 * d * self.curvature(torch.float64).log()
 
     def uniform_sample(
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None

@@ -38,12 +38,13 @@ def ball_for(d: object) -> tuple[Tensor, Tensor]:
     return center, 2 * geo.dist(center.expand_as(x), x).max()
 
 
-def rule_for(d: object, n_radial: int = 96, n_angular: int = 64) -> Rule:
-    """A rule with all the mass of ``d``; coarser on products, whose rules multiply."""
+def rule_for(d: object) -> Rule:
+    """A rule with all the mass of ``d``: finer in the plane, where it is cheap; coarser on products, whose rules multiply."""
     geo = _geometry(d)
     assert geo is not None
+    n_radial, n_angular = (96, 160) if geo.dim(d.event_shape) == 2 else (96, 64)  # type: ignore[attr-defined]
     if len(getattr(geo, "factors", ())) > 1:
-        n_radial, n_angular = n_radial // 3, n_angular // 3
+        n_radial, n_angular = 32, 32
     return manifold_rule(geo.manifold, *ball_for(d), n_radial, n_angular)
 
 

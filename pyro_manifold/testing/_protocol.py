@@ -20,7 +20,7 @@ def batched(params: Params, *shape: int) -> Params:
 
 def shapes(make: Make, params: Params) -> None:
     """Sample, log_prob, batch and event shapes; dtype; ``infer_shapes`` says the same without tensors."""
-    for batch in ((), (2,), (3, 2)):
+    for batch in ((), (2,), (3, 2)) if params else ((),):
         p = batched(params, *batch)
         d = make(**p)
         assert d.batch_shape == torch.Size(batch), f"batch_shape {d.batch_shape} for parameters of batch {batch}"

@@ -48,9 +48,10 @@ def random_tangent(geo: Geometry, dim: int, n: int, like: Tensor, spread: float 
 
 
 def random_points(geo: Geometry, dim: int, n: int, like: Tensor, spread: float = 1.0) -> Tensor:
-    """Points at the tips of :func:`random_tangent` from the origin."""
+    """The origin, and points at the tips of :func:`random_tangent` from it."""
     origin = geo.origin(dim, dtype=like.dtype, device=like.device)
     v = random_tangent(geo, dim, n, like, spread)
+    v[0] = 0.0
     return geo.exp_frame(origin.expand((n,) + origin.shape), v)
 
 

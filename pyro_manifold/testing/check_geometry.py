@@ -128,7 +128,7 @@ def _volume(geo: Geometry, dim: int, like: Tensor) -> None:
     close(rule.weights.sum().log(), log_volume, "log_volume", 10)
     x = geo.uniform_sample((20_000,), shape, dtype=like.dtype, device=like.device)
     assert x.shape == (20_000,) + shape and x.dtype == like.dtype and bool(geo.contains(x).all())
-    for p in (origin, random_points(geo, dim, 1, like)[0]):
+    for p in (origin, random_points(geo, dim, 2, like)[1]):
         mean = rule.integrate(geo.dist(p.expand_as(rule.points), rule.points)) / rule.weights.sum()
         draws = geo.dist(p.expand_as(x), x)
         error = float((draws.mean() - mean) / (draws.std() / math.sqrt(len(draws)) + tolerance(mean)))

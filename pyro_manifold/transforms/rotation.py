@@ -91,6 +91,11 @@ class Rotation(Transform):
     def with_cache(self, cache_size: int = 1) -> "Rotation":
         return self if self._cache_size == cache_size else Rotation(self.matrix, cache_size=cache_size)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rotation) and torch.equal(self.matrix, other.matrix)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def _call(self, x: Tensor) -> Tensor:
         return (self.matrix @ x.unsqueeze(-1)).squeeze(-1)
 
