@@ -183,7 +183,7 @@ class RiemannianNormal(dist.TransformedDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""Ambient expectation :math:`E[\cos(\sqrt K r)]\,\mu` in flat space, on the sphere and on the hyperboloid (cosh).
+        r"""Ambient expectation :math:`E[\cos(\sqrt K r)]\,\mu` in flat space, on sphere and hyperboloid (cosh).
 
         :raises NotImplementedError: in stereographic coordinates (the ball), where it has no closed form.
         """

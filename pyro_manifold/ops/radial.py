@@ -44,7 +44,7 @@ _COT = [1 / 3, 1 / 45, 2 / 945, 1 / 4725, 2 / 93555, 1382 / 638512875, 4 / 18243
 @lru_cache
 def _legendre(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     x, w = np.polynomial.legendre.leggauss(n)
-    return torch.from_numpy((x + 1) / 2).to(device), torch.from_numpy(w / 2).to(device)
+    return torch.from_numpy((x + 1) / 2)[:, None].to(device), torch.from_numpy(w / 2)[:, None].to(device)
 
 
 class _Law(NamedTuple):
@@ -57,28 +57,28 @@ class _Law(NamedTuple):
     width: Tensor
     unit: Tensor  # 1 / sqrt|K|
 
-    def rows(self, index: Any) -> "_Law":
-        tau, mode, width, unit = (t[index] for t in self[2:])
-        return _Law(self.dim, self.sphere, tau, mode, width, unit)
-
-    def column(self) -> "_Law":
-        return self.rows((slice(None), None))
+    def map(self, f: Callable[[Tensor], Tensor]) -> "_Law":
+        return _Law(self.dim, self.sphere, *(f(t) for t in self[2:]))
 
     @property
     def end(self) -> float:
         return math.pi if self.sphere else math.inf
 
-    def drop(self, delta: Tensor) -> Tensor:
-        """log f(mode + delta) - log f(mode) + delta^2 tau / 2: at most -(d-1) delta^2 / 2 on the sphere, else 0."""
+    def rise(self, y: Tensor, e: Tensor) -> Tensor:
+        """(d-1) [log sn(y + e) - log sn(y) - e (log sn)'(mode)], without cancellation; at y = mode it is at most 0
+        (on the sphere at most -(d-1) e^2 / 2)."""
         n, m = self.dim - 1, self.mode
         if n == 0:
-            return torch.zeros_like(delta)
-        y = delta + m
+            return torch.zeros_like(e + y)
         if self.sphere:
-            return n * ((y.sin_() / m.sin()).log_() - delta / m.tan())
+            return (e + y).sin_().div_(y.sin()).log_().mul_(n).sub_(e * (n / m.tan()))
         a = torch.expm1(-2 * m)
-        # log(sinh y / sinh m) - delta coth m, with the common exponential taken out
-        return n * ((y.mul_(-2).expm1_() / a).log_() + delta * (2 * (1 + a) / a))
+        sinh = (e + y).mul_(-2).expm1_().div_(torch.expm1(-2 * y))  # of both arguments, the exponentials taken out
+        return sinh.log_().mul_(n).add_(e * (2 * n * (1 + a) / a))
+
+    def weight(self, y: Tensor, e: Tensor) -> Tensor:
+        """f(y + e) / f(y)."""
+        return self.rise(y, e).sub_((e / 2 + (y - self.mode)).mul_(e).mul_(self.tau)).exp_()
 
     def log_peak(self) -> Tensor:
         """log f(mode)."""
@@ -138,15 +138,14 @@ def _chunks(n: int, nodes: int) -> Iterator[slice]:
 
 
 def _quadrature(law: _Law) -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes y and probabilities p, both (lanes, nodes), and log of the integral of f over r."""
+    """Nodes y and probabilities p, both (nodes, lanes), and log of the integral of f over r."""
     x, w = _legendre(_NODES, law.unit.device)
-    c = law.column()
-    low, high = (c.mode - 8.8 * c.width).clamp_min(0), (c.mode + 8.8 * c.width).clamp_max(c.end)
-    delta = (high - low) * x + (low - c.mode)
-    p = (c.drop(delta) - delta.square() * c.tau / 2).exp_().mul_(w)
-    total = p.sum(-1, keepdim=True)
-    log_z = law.log_peak() + (total * (high - low) * c.unit).log().squeeze(-1)
-    return delta + c.mode, p / total, log_z
+    low, high = (law.mode - 8.8 * law.width).clamp_min(0), (law.mode + 8.8 * law.width).clamp_max(law.end)
+    delta = x * (high - low) + (low - law.mode)
+    p = law.weight(law.mode, delta).mul_(w)
+    total = p.sum(0)
+    log_z = law.log_peak() + (total * (high - low) * law.unit).log()
+    return delta.add_(law.mode), p.div_(total), log_z
 
 
 def _compact(t: Tensor) -> Tensor:
@@ -168,21 +167,21 @@ class _Moments(torch.autograd.Function):
         sigma = scale.detach().double().reshape(-1)
         out: list[list[Tensor]] = []
         for part in _chunks(len(sigma), _NODES):
-            rows = law.rows(part)
-            y, p, log_z = _quadrature(rows)
-            r2 = (y * rows.unit[:, None]).square()
-            score_s = r2 / sigma[part, None] ** 3
-            score_k = rows.column().curvature_score(y) if ctx.needs_input_grad[1] else torch.zeros_like(y)
-            mean_s, mean_k = (p * score_s).sum(-1), (p * score_k).sum(-1)
+            lanes = law.map(lambda t: t[part])  # noqa: B023
+            y, p, log_z = _quadrature(lanes)
+            r2 = (y * lanes.unit).square()
+            score_s = r2 / sigma[part] ** 3
+            score_k = lanes.curvature_score(y) if ctx.needs_input_grad[1] else torch.zeros_like(y)
+            mean_s, mean_k = (p * score_s).sum(0), (p * score_k).sum(0)
             if statistic is None:
                 out.append([log_z, mean_s, mean_k])
                 continue
             f = r2 if statistic == "square" else cos_sqrt(k * r2)
-            mean = (p * f).sum(-1)
-            q = p * (f - mean[:, None])
-            d_s, d_k = (q * (score_s - mean_s[:, None])).sum(-1), (q * (score_k - mean_k[:, None])).sum(-1)
+            mean = (p * f).sum(0)
+            q = p * (f - mean)
+            d_s, d_k = (q * (score_s - mean_s)).sum(0), (q * (score_k - mean_k)).sum(0)
             if statistic == "cosine":  # depends on K itself
-                d_k = d_k - (p * r2 * sinc_sqrt(k * r2)).sum(-1) / 2
+                d_k = d_k - (p * r2 * sinc_sqrt(k * r2)).sum(0) / 2
             out.append([log_z, mean_s, mean_k, mean, d_s, d_k])
         cols = [torch.cat(c).reshape(scale.shape) for c in zip(*out, strict=True)]
         log_z, *rest = cols
@@ -225,33 +224,36 @@ def radius_moment(scale: Tensor, curvature: Tensor, dim: int, statistic: str = "
     return _moments(scale, curvature, dim, statistic)
 
 
-def _propose(law: _Law) -> tuple[Tensor, Tensor]:
-    """One proposal per lane, and whether it is accepted."""
-    g = torch.randn_like(law.mode)
+def _propose(law: _Law, tries: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Proposals (tries, lanes), with randomness of the resolution of ``dtype``, and whether each is accepted."""
+    shape, device = (tries, *law.mode.shape), law.mode.device
+    u = torch.rand(shape, dtype=dtype, device=device)
     if law.dim == 1:  # a half normal, cut at the antipode: by inversion
-        u = torch.rand_like(law.mode)
         c = torch.erf(law.end * (law.tau / 2).sqrt())
         y = torch.where(law.tau > 1e-12, torch.erfinv(u * c) * (2 / law.tau).sqrt(), u * law.end)
-        return y, (y > 0) & (y < law.end) if law.sphere else y > 0
-    delta = g * law.width
-    y = law.mode + delta
+        return y, (y > 0) & (y < law.end)
+    delta = torch.randn(shape, dtype=dtype, device=device) * law.width
+    y = delta + law.mode
     inside = (y > 0) & (y < law.end)
     delta = torch.where(inside, delta, 0.0)
-    log_ratio = law.drop(delta)
+    log_ratio = law.rise(law.mode, delta)
     if law.sphere:
-        log_ratio = log_ratio + (law.dim - 1) / 2 * delta.square()
-    return y, inside & (torch.rand_like(y) < log_ratio.exp_())
+        log_ratio.add_(delta.square_(), alpha=(law.dim - 1) / 2)
+    return y, inside & (u < log_ratio.exp_())
 
 
-def _rejection(law: _Law) -> Tensor:
-    y, ok = _propose(law)
+def _rejection(law: _Law, dtype: torch.dtype) -> Tensor:
+    """One draw of y per lane. Only open lanes are redrawn, with several tries each once few are open."""
+    y, ok = (t.squeeze(0) for t in _propose(law, 1, dtype))
     todo = (~ok).nonzero().squeeze(-1)
     for _ in range(_MAX_ROUNDS):
         if todo.numel() == 0:
-            return y * law.unit
-        fresh, ok = _propose(law.rows(todo))
-        y[todo] = fresh
-        todo = todo[~ok]
+            return y
+        tries = max(1, min(16, 2048 // todo.numel()))
+        fresh, ok = _propose(law.map(lambda t: t[todo]), tries, dtype)  # noqa: B023
+        hit, first = ok.max(0)
+        y[todo] = fresh.gather(0, first[None]).squeeze(0)
+        todo = todo[~hit]
     raise RuntimeError(
         f"radius sampler: {todo.numel()} of {y.numel()} draws not accepted in {_MAX_ROUNDS} rounds at dim {law.dim}; "
         "expected finite positive scales. Check scale for NaN."
@@ -265,8 +267,8 @@ class _Sample(torch.autograd.Function):
     def forward(ctx: Any, scale: Tensor, curvature: Tensor, dim: int, shape: torch.Size) -> Tensor:
         small = _compact(scale)
         law = _law(small, curvature, dim)
-        tau, mode, width, unit = (t.expand(shape).reshape(-1) for t in law[2:])
-        r = _rejection(_Law(dim, law.sphere, tau, mode, width, unit)).reshape(shape)
+        law = law.map(lambda t: t.expand(shape).reshape(-1))
+        r = (_rejection(law, scale.dtype) * law.unit).reshape(shape)
         ctx.dim = dim
         ctx.save_for_backward(r, scale, curvature)
         return r.to(scale.dtype)
@@ -305,33 +307,35 @@ def radius_gradients(
     """
     small = _compact(scale)
     law = _law(small, curvature, dim)
-    moments: list[Tensor] = []
-    flat = _Law(dim, law.sphere, *(t.reshape(-1) for t in law[2:]))
+    means = torch.zeros(2, small.numel(), dtype=torch.float64, device=r.device)  # E y^2 and E of the curvature score
     for part in _chunks(small.numel(), _NODES):
-        y, p, _ = _quadrature(flat.rows(part))
-        k_mean = (p * flat.rows(part).column().curvature_score(y)).sum(-1) if with_curvature else p[:, 0]
-        moments.append(torch.stack([(p * y.square()).sum(-1), k_mean]))
-    mean_y2, mean_k = torch.cat(moments, -1).reshape(2, *small.shape)
-    lanes: Callable[[Tensor], Tensor] = lambda t: t.expand(r.shape).reshape(-1)  # noqa: E731
-    law = _Law(dim, law.sphere, *map(lanes, law[2:]))
-    mean_y2, mean_k, sigma = lanes(mean_y2), lanes(mean_k), lanes(scale.double())
+        lanes = law.map(lambda t: t.reshape(-1)[part])  # noqa: B023
+        y, p, _ = _quadrature(lanes)
+        means[0, part] = (p * y.square()).sum(0)
+        if with_curvature:
+            means[1, part] = (p * lanes.curvature_score(y)).sum(0)
+
+    def per_draw(t: Tensor) -> Tensor:
+        return t.reshape(small.shape).expand(r.shape).reshape(-1)
+
+    law, sigma = law.map(per_draw), scale.detach().double().expand(r.shape).reshape(-1)
+    mean_y2, mean_k = map(per_draw, means)
     y = r.double().reshape(-1) / law.unit
-    out_s, out_k = torch.empty_like(y), torch.empty_like(y)
+    out = torch.zeros(2, y.numel(), dtype=torch.float64, device=r.device)
     x, w = _legendre(_TAIL_NODES, y.device)
     for part in _chunks(y.numel(), _TAIL_NODES):
-        c, yc, m2 = law.rows(part).column(), y[part, None], mean_y2[part, None]
-        right = yc * yc > m2
-        b = c.slope(yc) * c.width
-        reach = c.width * (torch.where(right, b, -b) + (b * b + 80).sqrt())  # log f drops by 40 or more
-        side = torch.where(right, reach.minimum(c.end - yc), -reach.minimum(yc))
-        d0 = yc - c.mode
-        t = side * x + d0
-        f = c.drop(t) - c.drop(d0) - (t - d0) * (t + d0) * (c.tau / 2)
-        f = f.exp_().mul_(w).mul_(side)
-        node = t + c.mode
-        out_s[part] = (f * (node.square() - m2)).sum(-1)
+        lanes, yc, m2 = law.map(lambda t: t[part]), y[part], mean_y2[part]  # noqa: B023
+        right = (yc * yc > m2) & (dim > 1)
+        b = lanes.slope(yc) * lanes.width
+        reach = lanes.width * (torch.where(right, b, -b) + (b * b + 80).sqrt())  # log f drops by 40 or more
+        side = torch.where(right, reach.minimum(lanes.end - yc), -reach.minimum(yc))
+        e = x * side
+        f = lanes.weight(yc, e).mul_(w).mul_(side)
+        node = e.add_(yc)
         if with_curvature:
-            out_k[part] = (f * (c.curvature_score(node) - mean_k[part, None])).sum(-1)
-    # over [r, end] the integral has the opposite sign of the one over [0, r]; ``side`` is negative there: both agree
-    dr_ds = (out_s * law.unit * (law.unit / sigma) ** 2 / sigma).reshape(r.shape)
-    return dr_ds, (out_k * law.unit).reshape(r.shape) if with_curvature else None
+            out[1, part] = f.mul(lanes.curvature_score(node) - mean_k[part]).sum(0)
+        out[0, part] = f.mul_(node.square_().sub_(m2)).sum(0)
+    # the integral over [r, end] is minus the one over [0, r], where ``side`` is negative: no sign is left to choose
+    dr_ds, dr_dk = (out * law.unit).unbind()
+    dr_ds = dr_ds * (law.unit / sigma).square() / sigma
+    return dr_ds.reshape(r.shape), dr_dk.reshape(r.shape) if with_curvature else None
