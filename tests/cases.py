@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import pyro_manifold.distributions as mdist
+from pyro_manifold import models, nn
 from pyro_manifold import transforms as mt
 
 
@@ -47,6 +48,17 @@ class DistributionCase:
     make: Callable[..., Any]
     params: Mapping[str, Any]
     stress: tuple[Mapping[str, Any], ...] = ()
+    skip: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModuleCase:
+    """``make()`` is a fresh module; ``call`` is what to do with it and a batch of inputs."""
+
+    name: str
+    make: Callable[[], torch.nn.Module]
+    inputs: Any
+    call: Callable[[Any, Tensor], Any] = lambda module, x: module(x)
     skip: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -161,5 +173,48 @@ DISTRIBUTIONS = [
         "wrapped-S1xH2",
         lambda loc, scale: mdist.WrappedNormal(S1_H2, loc, scale),
         dict(loc=[0.6, 0.8, 0.1, 0.2], scale=[0.7, 0.5, 0.9]),
+    ),
+    DistributionCase(
+        "riemannian-S2",
+        lambda loc, scale: mdist.RiemannianNormal(SPHERE, loc, scale),
+        dict(loc=_X2, scale=0.7),
+        stress=(dict(scale=1e-3), dict(scale=1e3), dict(loc=[-1.0, 0.0, 0.0])),
+    ),
+    DistributionCase(
+        "riemannian-S1",
+        lambda loc, scale: mdist.RiemannianNormal(SPHERE, loc, scale),
+        dict(loc=[0.6, 0.8], scale=1.5),
+    ),
+    DistributionCase(
+        "riemannian-S3",
+        lambda loc, scale: mdist.RiemannianNormal(SPHERE, loc, scale),
+        dict(loc=[0.5, 0.5, -0.5, 0.5], scale=0.9),
+    ),
+    DistributionCase(
+        "riemannian-ball",
+        lambda loc, scale: mdist.RiemannianNormal(BALL, loc, scale),
+        dict(loc=[0.3, -0.4], scale=0.7),
+        stress=(dict(scale=1e-3), dict(scale=2.0)),
+    ),
+    DistributionCase(
+        "riemannian-lorentz-3",
+        lambda loc, scale: mdist.RiemannianNormal(LORENTZ, loc, scale),
+        dict(loc=[1.5, 1.0, -0.5, 0.0], scale=0.7),
+        stress=(dict(scale=1e-3), dict(scale=2.0)),
+    ),
+]
+
+MODULES = [
+    ModuleCase("exp-map-head", lambda: nn.ExpMapHead(geoopt.PoincareBall(), 3, 2), _S2),
+    ModuleCase("log-map", lambda: nn.LogMapLayer(geoopt.PoincareBall()), _B2),
+    ModuleCase("gyroplane", lambda: nn.GyroplaneLayer(geoopt.PoincareBall(), 2, 4), _B2),
+    ModuleCase("mobius", lambda: nn.MobiusLinear(geoopt.PoincareBall(), 2, 4), _B2),
+    ModuleCase("encoder", lambda: nn.ManifoldEncoder(geoopt.PoincareBall(), 3, 5, 2), _S2),
+    ModuleCase("decoder", lambda: nn.ManifoldDecoder(geoopt.PoincareBall(), 2, 5, 3), _B2),
+    ModuleCase(
+        "poincare-vae",
+        lambda: models.PoincareVAE(geoopt.PoincareBall(), dim=2, data_dim=3, hidden=5),
+        _S2,
+        call=lambda vae, x: (vae.decode(vae.encode(x).loc).mean, vae.encode(x).scale),
     ),
 ]

@@ -4,10 +4,20 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DISTRIBUTIONS, GEOMETRIES, TRANSFORMS, DistributionCase, GeometryCase, TransformCase, tensors
+from cases import (
+    DISTRIBUTIONS,
+    GEOMETRIES,
+    MODULES,
+    TRANSFORMS,
+    DistributionCase,
+    GeometryCase,
+    ModuleCase,
+    TransformCase,
+    tensors,
+)
 
 from pyro_manifold.geometry import geometry
-from pyro_manifold.testing import DISTRIBUTION_CHECKS, GEOMETRY_CHECKS, TRANSFORM_CHECKS, check_stress
+from pyro_manifold.testing import DISTRIBUTION_CHECKS, GEOMETRY_CHECKS, MODULE_CHECKS, TRANSFORM_CHECKS, check_stress
 
 # These do not depend on accuracy beyond float32, so the default run repeats only the others in the second dtype.
 FLOAT32_CHECKS = ("shapes", "gradients_of_log_prob")
@@ -59,3 +69,8 @@ def test_distribution_float32(case: DistributionCase, check: str, device: torch.
 )
 def test_stress(case: DistributionCase, changed: dict[str, Any], dtype_: torch.dtype, device: torch.device) -> None:
     check_stress(case.make, tensors({**case.params, **changed}, dtype=dtype_, device=device))
+
+
+@pytest.mark.parametrize("case, check", product(MODULES, MODULE_CHECKS))
+def test_module(case: ModuleCase, check: str, dtype: torch.dtype, device: torch.device) -> None:
+    MODULE_CHECKS[check](case.make, torch.tensor(case.inputs, dtype=dtype, device=device), case.call)

@@ -1,7 +1,8 @@
-"""Checks for your own manifolds, transforms and distributions; the ones this package's tests run on everything it ships."""
+"""Checks for your own manifolds, transforms, distributions and modules; the ones this package's tests run on everything it ships."""
 
 from .check_distribution import DISTRIBUTION_CHECKS, check_distribution, check_stress
 from .check_geometry import GEOMETRY_CHECKS, check_geometry
+from .check_module import MODULE_CHECKS, check_module
 from .check_transform import TRANSFORM_CHECKS, check_transform
 from .gof import energy_distance, pairwise_dist, two_sample_test
 from .quadrature import Rule, directions, manifold_rule, normalisation, random_rule
@@ -9,10 +10,12 @@ from .quadrature import Rule, directions, manifold_rule, normalisation, random_r
 __all__ = [
     "DISTRIBUTION_CHECKS",
     "GEOMETRY_CHECKS",
+    "MODULE_CHECKS",
     "TRANSFORM_CHECKS",
     "Rule",
     "check_distribution",
     "check_geometry",
+    "check_module",
     "check_stress",
     "check_transform",
     "directions",
