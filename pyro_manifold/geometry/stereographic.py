@@ -17,13 +17,14 @@ eqs. 4-12. [2] Bachmann, Bécigneul, Ganea, *Constant curvature graph convolutio
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.numerics import arcsinc_sqrt, cos_sqrt, log_sinc_sqrt, norm, sinc_sqrt
+from ..ops.numerics import arcsinc_sqrt, by_components, cos_sqrt, log_sinc_sqrt, may_hold, safe_sqrt, sinc_sqrt, sq
 from .base import Geometry, register_geometry
 from .sphere import SphereGeometry, windings
 
@@ -32,12 +33,11 @@ __all__ = ["StereographicGeometry"]
 _EXP_MAX = {torch.float32: 80.0, torch.float64: 600.0}  # sqrt(-K)|v| is cut here, far outside what the ball can hold
 
 
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y).sum(-1, keepdim=True)
-
-
-def _sq(x: Tensor) -> Tensor:
-    return x.square().sum(-1, keepdim=True)
+def _cross(K: Tensor, C: Tensor | float, p: Tensor, S: Tensor) -> Tensor:
+    r"""For K > 0, :math:`C^2 - 2KC\,p\cdot S + K^2|p|^2|S|^2` as a sum of squares, right where it vanishes (the antipode)."""
+    ss, ps = sq(S), (p * S).sum(0)
+    perp = p - S * (ps / torch.where(ss == 0, 1.0, ss))
+    return (C - K * ps).square() + K * K * ss * sq(perp)
 
 
 @register_geometry(geoopt.Stereographic)
@@ -71,21 +71,16 @@ class StereographicGeometry(Geometry):
                 "Use geoopt.ProductManifold for factors of different curvature."
             )
         # sign of K where the class fixes it: only the formulas of that sign are evaluated
-        self._sign = {True: -1, False: 0}[isinstance(manifold, geoopt.PoincareBall)]
-        if isinstance(manifold, geoopt.SphereProjection):
-            self._sign = 1
+        self._sign = isinstance(manifold, geoopt.SphereProjection) - isinstance(manifold, geoopt.PoincareBall)
 
-    def curvature(self, dtype: torch.dtype | None = None) -> Tensor:
-        """K, differentiable in the manifold's parameter, evaluated in ``dtype``."""
-        raw = next(self.manifold.parameters()).reshape(())
-        raw = raw if dtype is None else raw.to(dtype)
-        if self._sign == 0:
-            return raw
-        return self._sign * torch.nn.functional.softplus(raw)
+    def curvature(self, like: Tensor) -> Tensor:
+        """K, differentiable in the manifold's parameter, evaluated in the dtype of ``like``."""
+        raw = next(self.manifold.parameters()).reshape(()).to(like)
+        return self._sign * torch.nn.functional.softplus(raw) if self._sign else raw
 
     @property
     def has_chart(self) -> bool:  # type: ignore[override]
-        return self._sign < 0 or (self._sign == 0 and bool(self.curvature() <= 0))
+        return self._sign < 0 or (self._sign == 0 and bool(self.manifold.k <= 0))
 
     # --- shapes and membership ---------------------------------------------------------------------------------------
     def dim(self, event_shape: Sequence[int]) -> int:
@@ -97,146 +92,143 @@ class StereographicGeometry(Geometry):
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
         """Strictly inside; ``atol`` is not used, since every such vector is a point."""
         q = x.square().sum(-1)
-        return q.isfinite() & (1 + self.curvature(x.dtype) * q > 0)
+        return q.isfinite() & (1 + self.curvature(x) * q > 0)
 
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         return torch.zeros(dim, dtype=dtype, device=device)
 
     def project(self, x: Tensor) -> Tensor:
-        return self._inside(x, self.curvature(x.dtype))[0]
+        q = -self.curvature(x) * x.square().sum(-1, keepdim=True)
+        return x * ((1 - 4 * torch.finfo(x.dtype).eps) * q.clamp_min(1.0).rsqrt()).where(q >= 1, 1.0)
 
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return u
 
-    def _inside(self, x: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
-        """``x``, or for K < 0 and ``x`` not inside, the outermost representable point in its direction; and which."""
-        out = 1 + K * _sq(x) <= 0
-        edge = (1 - 2 * torch.finfo(x.dtype).eps) / (-K).clamp_min(torch.finfo(x.dtype).tiny).sqrt()
-        r = norm(x, keepdim=True)
-        return torch.where(out, x * (edge / torch.where(out, r, 1.0)), x), out
-
     # --- metric ------------------------------------------------------------------------------------------------------
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        return v * (0.5 * (1 + self.curvature(p.dtype) * _sq(p)))
+        return v * (0.5 * (1 + self.curvature(p) * p.square().sum(-1, keepdim=True)))
 
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return u * (2 / (1 + self.curvature(p.dtype) * _sq(p)))
-
-    def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        return self.exp_frame(p, self.from_tangent(p, u))
-
-    def log(self, p: Tensor, q: Tensor) -> Tensor:
-        return self.to_tangent(p, self.log_frame(p, q))
-
-    def _half_step(self, v: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
-        s = 0.25 * K * _sq(v)
-        if self._sign <= 0:
-            s = s.clamp_min(-0.25 * _EXP_MAX.get(v.dtype, 8.0) ** 2)
-        return cos_sqrt(s, self._sign), 0.5 * sinc_sqrt(s, self._sign) * v
+        return u * (2 / (1 + self.curvature(p) * p.square().sum(-1, keepdim=True)))
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
-        K = self.curvature(p.dtype)
-        C, S = self._half_step(v, K)
-        a = 1 + K * _sq(p)
-        A = C * p + S
-        D = a - K * _sq(A)
-        k_ss = K * _sq(S)
-        y = p + (a * (C * S - k_ss * p)) / D
-        if self._sign >= 0:
-            y = torch.where((K > 0) & ((2 * D < a) | (2 * k_ss > C * C)), self._far_exp(p, C, S, a, k_ss, K), y)
-        if self._sign <= 0:
-            y = self._checked(y, K)
-        return y
-
-    def _checked(self, y: Tensor, K: Tensor) -> Tensor:
-        out = 1 + K * _sq(y) <= 0
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self._inside(y, K)[0]
-        if not bool(out.any()):
-            return y
-        warnings.warn(
-            f"a point of {self.manifold.name} lies beyond the radius that {y.dtype} coordinates can hold (about "
-            f"{math.log(8 / torch.finfo(y.dtype).eps):.0f}/sqrt(-K)) and was placed on it: its density will be wrong. Use "
-            "geoopt.Lorentz (same law, other coordinates) or float64.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        return self._inside(y, K)[0]
-
-    @staticmethod
-    def _cross(C: Tensor | float, p: Tensor, S: Tensor, K: Tensor) -> Tensor:
-        r"""For K > 0, :math:`C^2 - 2KC\,p\cdot S + K^2|p|^2|S|^2` as a sum of squares: right near 0 (the antipode)."""
-        ss, ps = _sq(S), _dot(p, S)
-        perp = p - S * (ps / torch.where(ss == 0, 1.0, ss))
-        return (C - K * ps).square() + K * K * ss * _sq(perp)
-
-    def _far_exp(self, p: Tensor, C: Tensor, S: Tensor, a: Tensor, k_ss: Tensor, K: Tensor) -> Tensor:
-        """Long steps for K > 0, where the result may pass near the point at infinity."""
-        eps = torch.finfo(p.dtype).eps
-        D = self._cross(C, p, S, K)
-        lost = D < a * (eps / 8) ** 2
-        y = ((C * C - k_ss - 2 * K * C * _dot(p, S)) * p + a * C * S) / torch.where(lost, 1.0, D)
-        infinity = S / (eps * K.clamp_min(torch.finfo(p.dtype).tiny).sqrt() * torch.where(lost, norm(S, keepdim=True), 1.0))
-        return torch.where(lost, infinity, y)
-
-    def _chord(self, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
-        r"""K, a, δ, |δ|², ab, and the ratio of half the angle to its sine."""
-        K = self.curvature(p.dtype)
-        a, b, delta = 1 + K * _sq(p), 1 + K * _sq(q), q - p
-        n = _sq(delta)
-        ab = a * b
-        s = K * n / ab
-        if self._sign < 0:
-            return K, a, delta, n, ab, arcsinc_sqrt(s, -1)
-        far = s > 0.5
-        D = torch.where(far, self._cross(1.0, p, -q, K), 1.0) / ab
-        cut = D == 0
-        sin = torch.where(far, s, 1.0).sqrt()
-        angle = torch.where(cut, 0.5 * math.pi, torch.atan2(sin, torch.where(cut, 1.0, D).sqrt()))
-        return K, a, delta, n, ab, torch.where(far, angle / sin, arcsinc_sqrt(torch.where(far, 0.0, s), self._sign))
+        return by_components(partial(self._exp, self.curvature(p)), p, v)
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
-        K, a, delta, n, ab, f = self._chord(p, q)
-        D = ab - K * n
-        u = a * delta + K * n * p
-        if self._sign >= 0:
-            far = (K > 0) & (2 * K * n > ab)
-            D = torch.where(far, self._cross(1.0, p, -q, K), D)
-            u = torch.where(far, a * q - (1 + K * (2 * _dot(p, q) - _sq(q))) * p, u)
-            cut = D == 0
-            e = torch.nn.functional.pad(torch.ones_like(p[..., :1]), (0, p.shape[-1] - 1))
-            at_cut = e * (math.pi / torch.where(cut, K, 1.0).sqrt())
-            return torch.where(cut, at_cut, u * (2 * f / (ab * torch.where(cut, 1.0, D)).sqrt()))
-        return u * (2 * f / (ab * D).sqrt())
+        return by_components(partial(self._log, self.curvature(p)), p, q)
+
+    def exp(self, p: Tensor, u: Tensor) -> Tensor:
+        K = self.curvature(p)
+        return by_components(lambda p, u: self._exp(K, p, u * (2 / (1 + K * sq(p)))), p, u)
+
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        K = self.curvature(p)
+        return by_components(lambda p, q: self._log(K, p, q) * (0.5 * (1 + K * sq(p))), p, q)
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        K, a, delta, n, ab, f = self._chord(p, q)
-        return (2 * f * norm(delta, keepdim=True) / ab.sqrt()).squeeze(-1)
+        return by_components(partial(self._dist, self.curvature(p)), p, q)
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        out = (v.shape[-1] - 1) * log_sinc_sqrt(self.curvature(v.dtype) * v.square().sum(-1), self._sign)
+        out = (v.shape[-1] - 1) * log_sinc_sqrt(self.curvature(v) * v.square().sum(-1), self._sign)
         return out.expand(torch.broadcast_shapes(p.shape, v.shape)[:-1])
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
+        return by_components(partial(self._geodesic, self.curvature(p)), p, u, t)
+
+    # The same, with the component axis first (see ops.numerics.by_components).
+    def _half_step(self, K: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        s = 0.25 * K * sq(v)
+        if self._sign <= 0:
+            s = s.clamp_min(-0.25 * _EXP_MAX.get(v.dtype, 8.0) ** 2)
+        return cos_sqrt(s, self._sign), 0.5 * sinc_sqrt(s, self._sign)
+
+    def _exp(self, K: Tensor, p: Tensor, v: Tensor) -> Tensor:
+        C, sinc = self._half_step(K, v)
+        S = sinc * v
+        a, k_ss = 1 + K * sq(p), 1 - C * C if self._sign else K * sq(S)
+        step = a / (a - K * sq(C * p + S))
+        y = (1 - step * k_ss) * p + (step * C) * S
+        if self._sign >= 0:
+            far = (K > 0) & ((2 < step) | (2 * k_ss > C * C))
+            if may_hold(far):
+                y = torch.where(far, self._far_exp(K, p, C, S, a, k_ss), y)
+        return self._inside(K, y) if self._sign <= 0 else y
+
+    def _inside(self, K: Tensor, y: Tensor) -> Tensor:
+        """``y``, or where that is not inside, the outermost representable point in its direction, with a warning."""
+        q = K * sq(y)
+        out = ~(q > -1)
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if not traced:
+            if not bool(out.any()):
+                return y
+            warnings.warn(
+                f"a point of {self.manifold.name} lies beyond the radius that {y.dtype} coordinates can hold (about "
+                f"{math.log(8 / torch.finfo(y.dtype).eps):.0f}/sqrt(-K)) and was placed on it: its density will be wrong. "
+                "Use geoopt.Lorentz (the same law in other coordinates) or float64.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return torch.where(out, y * ((1 - 4 * torch.finfo(y.dtype).eps) * torch.where(out, -q, 1.0).rsqrt()), y)
+
+    @staticmethod
+    def _far_exp(K: Tensor, p: Tensor, C: Tensor, S: Tensor, a: Tensor, k_ss: Tensor) -> Tensor:
+        """Long steps for K > 0, where the result may pass near the point at infinity."""
+        eps = torch.finfo(p.dtype).eps
+        D = _cross(K, C, p, S)
+        lost = D < a * (eps / 8) ** 2
+        y = ((C * C - k_ss - 2 * K * C * (p * S).sum(0)) * p + a * C * S) / torch.where(lost, 1.0, D)
+        root = K.clamp_min(torch.finfo(K.dtype).tiny).sqrt()
+        return torch.where(lost, S / (eps * root * torch.where(lost, safe_sqrt(sq(S)), 1.0)), y)
+
+    def _chord(self, K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
+        r"""a, δ, |δ|², ab, whether q is beyond a right angle, and the ratio of half the angle to its sine."""
+        a, b, delta = 1 + K * sq(p), 1 + K * sq(q), q - p
+        n, ab = sq(delta), a * b
+        s = K * n / ab
+        far = s > 0.5
+        if self._sign < 0 or not may_hold(far):
+            return a, delta, n, ab, far, arcsinc_sqrt(s, self._sign)
+        sin = torch.where(far, s, 1.0).sqrt()
+        cos = safe_sqrt(torch.where(far, _cross(K, 1.0, p, -q) / ab, 1.0))
+        return a, delta, n, ab, far, torch.where(far, torch.atan2(cos, sin).neg().add(0.5 * math.pi) / sin,
+                                                 arcsinc_sqrt(torch.where(far, 0.0, s), self._sign))
+
+    def _log(self, K: Tensor, p: Tensor, q: Tensor) -> Tensor:
+        a, delta, n, ab, far, f = self._chord(K, p, q)
+        kn = K * n
+        scale = 2 * f * (ab * (ab - kn)).rsqrt() if self._sign < 0 else 2 * f * (ab * torch.where(far, ab, ab - kn)).rsqrt()
+        v = (scale * a) * delta + (scale * kn) * p
+        if self._sign < 0 or not may_hold(far):
+            return v
+        u = torch.where(far, a * q - (1 + K * (2 * (p * q).sum(0) - sq(q))) * p, 0.0)
+        length = safe_sqrt(sq(u))
+        cut = far & (length == 0)
+        u = torch.where(cut, torch.cat([torch.ones_like(p[:1]), torch.zeros_like(p[1:])]), u)
+        dist = 2 * f * (torch.where(far, n, 1.0) / ab).sqrt()
+        return torch.where(far, u * (dist / torch.where(far & ~cut, length, 1.0)), v)
+
+    def _dist(self, K: Tensor, p: Tensor, q: Tensor) -> Tensor:
+        _, _, n, ab, _, f = self._chord(K, p, q)
+        return 2 * f * safe_sqrt(n / ab)
+
+    def _geodesic(self, K: Tensor, p: Tensor, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         r"""With :math:`B = Cv - K(S\cdot v)p` the velocity is v mirrored in the line of B, over :math:`\lambda`."""
-        K = self.curvature(p.dtype)
-        v = self.from_tangent(p, u)
-        step = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1) * v
-        q = self.exp_frame(p, step)
-        C, S = self._half_step(step, K)
-        B = C * v - K * _dot(S, v) * p
-        bb = _sq(B)
-        w = torch.where(bb == 0, v, 2 * _dot(B, v) / torch.where(bb == 0, 1.0, bb) * B - v)
-        return q, self.to_tangent(q, w)
+        v = u * (2 / (1 + K * sq(p)))
+        y = self._exp(K, p, t * v)
+        C, sinc = self._half_step(K, t * v)
+        B = C * v - (K * sinc * t * sq(v)) * p
+        bb = sq(B)
+        w = (2 * (B * v).sum(0) / torch.where(bb == 0, 1.0, bb)) * B - v
+        return y, torch.where(bb == 0, v, w) * (0.5 * (1 + K * sq(y)))
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
-        if self.has_chart:
-            return v.unsqueeze(0)
-        return windings(v, radius, math.pi / self.curvature(v.dtype).sqrt())
+        return v.unsqueeze(0) if self.has_chart else windings(v, radius, math.pi / self.curvature(v).sqrt())
 
     # --- globals -----------------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
-        return math.inf if self.has_chart else math.pi / self.curvature().sqrt()
+        return math.inf if self.has_chart else math.pi / self.manifold.k.sqrt()
 
     def log_volume(self, event_shape: Sequence[int]) -> Tensor | float:
         if self.has_chart:
@@ -250,13 +242,13 @@ class StereographicGeometry(Geometry):
         if self.has_chart:
             return super().uniform_sample(shape, event_shape, dtype=dtype, device=device)
         z = SphereGeometry(geoopt.Sphere()).uniform_sample(shape, (event_shape[-1] + 1,), dtype=dtype, device=device)
-        return sphere_to_stereographic(z, self.curvature(z.dtype))
+        return sphere_to_stereographic(z, self.curvature(z))
 
 
 def sphere_to_stereographic(z: Tensor, K: Tensor) -> Tensor:
     r"""Chart of the unit sphere scaled to curvature K > 0: :math:`z_{2:}/(\sqrt K(1 + z_1))`, and the point at infinity held finite."""
     first, rest = z[..., :1], z[..., 1:]
-    q = _sq(rest)
+    q = rest.square().sum(-1, keepdim=True)
     south, lost = first < 0, q < torch.finfo(z.dtype).eps ** 2
     e = torch.nn.functional.pad(torch.ones_like(first), (0, rest.shape[-1] - 1)) * (1 / torch.finfo(z.dtype).eps)
     far = torch.where(lost, e, rest * ((1 - first) / torch.where(lost, 1.0, q)))
@@ -265,5 +257,5 @@ def sphere_to_stereographic(z: Tensor, K: Tensor) -> Tensor:
 
 def stereographic_to_sphere(x: Tensor, K: Tensor) -> Tensor:
     r"""Inverse of :func:`sphere_to_stereographic`: :math:`(1 - K|x|^2,\ 2\sqrt K x)/(1 + K|x|^2)`."""
-    q = K * _sq(x)
+    q = K * x.square().sum(-1, keepdim=True)
     return torch.cat([(1 - q) / (1 + q), 2 * K.sqrt() * x / (1 + q)], -1)

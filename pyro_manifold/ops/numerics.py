@@ -22,14 +22,19 @@ __all__ = [
     "arcsinc_sqrt",
     "arctanc_sqrt",
     "asinh",
+    "by_components",
     "cos_sqrt",
     "log_sinc_sqrt",
     "log_sinhc",
+    "may_hold",
     "norm",
+    "safe_sqrt",
     "sinc_sqrt",
+    "sq",
     "tanc_sqrt",
 ]
 
+_BLOCK = 16384  # rows
 _SERIES = 0.05  # below this |s| derivatives use the Taylor series; the slowest (arctanc, 13 terms) is then good to 1e-16
 
 
@@ -41,6 +46,45 @@ def norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     q = (x / scale).square().sum(dim, keepdim=True)
     r = torch.where(zero, torch.zeros_like(q), torch.where(zero, 1.0, q).sqrt() * scale)
     return r if keepdim else r.squeeze(dim)
+
+
+def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
+    r"""Call ``f`` with the last axis of each tensor moved to the front and their batches broadcast and flattened.
+
+    In that layout sums over components and products with scalars run at full width, several times faster than on short
+    last axes; large batches go through in blocks that fit the CPU's cache. ``f`` returns vectors ``(d, n)``, scalars
+    ``(n,)`` or a tuple of these; they come back as ``batch + (d,)`` and ``batch``.
+    """
+    batch = torch.broadcast_shapes(*(x.shape[:-1] for x in xs))
+    flat = [x.expand(batch + x.shape[-1:]).reshape(-1, x.shape[-1]) for x in xs]
+    n = flat[0].shape[0]
+    if flat[0].device.type == "cpu" and n > 2 * _BLOCK:
+        blocks = [f(*(x.t().contiguous() for x in part)) for part in zip(*(x.split(_BLOCK) for x in flat), strict=True)]
+    else:
+        blocks = [f(*(x.t().contiguous() for x in flat))]
+
+    def join(parts: Sequence[Tensor]) -> Tensor:
+        y = torch.cat([y.t() for y in parts])
+        return y.reshape(batch + y.shape[1:])
+
+    return tuple(map(join, zip(*blocks, strict=True))) if isinstance(blocks[0], tuple) else join(blocks)
+
+
+def may_hold(mask: Tensor) -> bool:
+    """Is ``mask`` true anywhere? Where asking would cost (a GPU, a trace) the answer is a cautious yes."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or mask.device.type != "cpu":
+        return True
+    return bool(mask.any())
+
+
+def sq(x: Tensor) -> Tensor:
+    """Sum of squares over the first axis, where :func:`by_components` puts the components."""
+    return x.square().sum(0)
+
+
+def safe_sqrt(s: Tensor) -> Tensor:
+    """Square root with gradient 0 (not infinite) at 0."""
+    return s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() * (s > 0)
 
 
 def asinh(x: Tensor) -> Tensor:
@@ -95,7 +139,7 @@ _BELOW: dict[str, Callable[[Tensor], Tensor]] = {
     "sinc": lambda r: r.sinh() / r,
     "tanc": lambda r: r.tanh() / r,
     "arctanc": lambda r: r.atanh() / r,
-    "arcsinc": lambda r: asinh(r) / r,
+    "arcsinc": lambda r: torch.log1p(r + r * (r / (1 + torch.sqrt(1 + r * r)))) / r,
     "log_sinc": lambda r: r + torch.log(-torch.expm1(-2 * r) / (2 * r)),
 }
 _TWO_S_SLOPE: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {  # 2 s f'(s), from s and f
@@ -112,11 +156,11 @@ def _slope(kind: str, s: Tensor, f: Tensor, sign: int) -> Tensor:
     if kind == "cos":
         return -0.5 * _even("sinc", s, sign)
     near = s.abs() < _SERIES
+    if not torch.is_grad_enabled():  # no graph, so what the mask discards may be infinite
+        return torch.where(near, _horner(_SLOPE[kind], s), _TWO_S_SLOPE[kind](s, f, sign) / (2 * s))
     series = _horner(_SLOPE[kind], torch.where(near, s, 0.0))
     s = torch.where(near, -0.5 if sign < 0 else 0.5, s)
-    if torch.is_grad_enabled():
-        f = _even(kind, s, sign)
-    return torch.where(near, series, _TWO_S_SLOPE[kind](s, f, sign) / (2 * s))
+    return torch.where(near, series, _TWO_S_SLOPE[kind](s, _even(kind, s, sign), sign) / (2 * s))
 
 
 class _Even(torch.autograd.Function):
