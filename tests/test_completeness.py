@@ -13,7 +13,7 @@ from pyro_manifold.geometry import geometry
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ["geometry", "constraints", "transforms", "distributions", "flows", "infer", "nn", "models", "datasets", "plotting", "testing"]
-PRESENT = [p for p in PACKAGES if (ROOT / "pyro_manifold" / p).is_dir() or (ROOT / "pyro_manifold" / f"{p}.py").exists()]
+PRESENT = [p for p in PACKAGES if any((ROOT / "pyro_manifold" / f).exists() for f in (f"{p}/__init__.py", f"{p}.py"))]
 NEEDS_CASE = {"geometry", "transforms", "distributions", "nn", "models"}
 
 
