@@ -1,0 +1,5 @@
+"""Models ready for ``pyro.infer.SVI``: modules with ``model`` and ``guide``."""
+
+from .poincare_vae import PoincareVAE
+
+__all__ = ["PoincareVAE"]

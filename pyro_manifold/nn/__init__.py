@@ -1,0 +1,9 @@
+"""Layers between feature vectors and points of a manifold."""
+
+from .charts import ExpMapHead, LogMapLayer
+from .decoder import ManifoldDecoder
+from .encoder import ManifoldEncoder
+from .gyroplane import GyroplaneLayer
+from .mobius import MobiusLinear
+
+__all__ = ["ExpMapHead", "GyroplaneLayer", "LogMapLayer", "ManifoldDecoder", "ManifoldEncoder", "MobiusLinear"]

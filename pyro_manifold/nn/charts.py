@@ -1,0 +1,90 @@
+"""The exponential map at the origin and its inverse, as layers."""
+
+import geoopt
+from torch import Tensor, nn
+
+from ..geometry import Geometry, geometry
+
+__all__ = ["ExpMapHead", "LogMapLayer", "chart_geometry", "check_last", "check_size"]
+
+
+def chart_geometry(manifold: geoopt.Manifold) -> Geometry:
+    """The geometry of ``manifold``, which must have a global chart.
+
+    :raises ValueError: where there is none (spheres).
+    """
+    geo = geometry(manifold)
+    if not geo.has_chart:
+        raise ValueError(
+            f"manifold: {manifold.name} has no global chart, so features cannot parametrise its points one to one; expected "
+            "Euclidean, PoincareBall, Lorentz or a product of these. On a sphere normalise the features instead."
+        )
+    return geo
+
+
+def check_size(name: str, size: int) -> int:
+    """A positive integer, or a ``ValueError``."""
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"{name}: got {size!r}; expected a positive integer.")
+    return size
+
+
+def check_last(name: str, x: Tensor, size: int) -> None:
+    """Raise a ``ValueError`` unless the last axis of ``x`` has ``size`` elements."""
+    if x.dim() == 0 or x.shape[-1] != size:
+        raise ValueError(f"{name}: got shape {tuple(x.shape)}; expected a last axis of size {size}.")
+
+
+class ExpMapHead(nn.Module):
+    r"""Features to a point: a linear layer, then the chart of the manifold.
+
+    .. math:: h \mapsto \exp_o(W h + b)
+
+    The linear layer's output is in the orthonormal frame at the origin o, so its length is geodesic distance from o.
+
+    :param manifold: a manifold with a global chart (Euclidean, hyperbolic, products).
+    :param in_features: size of h.
+    :param dim: dimension of the manifold.
+    :raises ValueError: for a manifold without a chart, or features of another size.
+
+    Reference: Mathieu et al., NeurIPS 2019, section 3.2 (encoder).
+
+    >>> import geoopt, torch
+    >>> head = ExpMapHead(geoopt.PoincareBall(), in_features=200, dim=2)
+    >>> head(torch.ones(5, 200)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, manifold: geoopt.Manifold, in_features: int, dim: int) -> None:
+        super().__init__()
+        chart_geometry(manifold).point_shape(dim)
+        self.manifold = manifold
+        self.linear = nn.Linear(check_size("in_features", in_features), check_size("dim", dim))
+
+    def forward(self, h: Tensor) -> Tensor:
+        check_last("h", h, self.linear.in_features)
+        return geometry(self.manifold).chart(self.linear(h))
+
+
+class LogMapLayer(nn.Module):
+    r"""A point to its coordinates in the chart, for any network to continue from.
+
+    .. math:: z \mapsto \log_o(z) \in \mathbb R^{d}
+
+    :param manifold: a manifold with a global chart.
+    :raises ValueError: for a manifold without a chart.
+
+    Reference: Mathieu et al., NeurIPS 2019, section 3.2 (the decoder without gyroplanes).
+
+    >>> import geoopt, torch
+    >>> LogMapLayer(geoopt.PoincareBall())(torch.tensor([0.7616, 0.0]))
+    tensor([2.0000, 0.0000])
+    """
+
+    def __init__(self, manifold: geoopt.Manifold) -> None:
+        super().__init__()
+        chart_geometry(manifold)
+        self.manifold = manifold
+
+    def forward(self, z: Tensor) -> Tensor:
+        return geometry(self.manifold).chart_inv(z)

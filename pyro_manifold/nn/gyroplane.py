@@ -1,0 +1,74 @@
+"""The hyperbolic counterpart of a linear layer: signed distances to gyroplanes."""
+
+import math
+
+import geoopt
+import torch
+from torch import Tensor, nn
+
+from ..geometry import geometry
+from ..ops.numerics import arcsinc_sqrt, asinh, cos_sqrt, norm, sinc_sqrt
+from .charts import check_last, check_size
+
+__all__ = ["GyroplaneLayer"]
+
+
+class GyroplaneLayer(nn.Module):
+    r"""Signed geodesic distances of a point to learned gyroplanes (totally geodesic hypersurfaces), times their norm.
+
+    .. math::
+        f_j(z) = \|a_j\|_{p_j}\, \mathrm{sign}\langle a_j, \log_{p_j} z\rangle_{p_j}\; d(z, H_{a_j, p_j}), \qquad
+        H_{a,p} = \exp_p(a^\perp)
+
+    Only the foot of the perpendicular from the origin o matters for H, so :math:`p_j = \exp_o(r_j w_j/|w_j|)` and
+    :math:`a_j` is :math:`w_j` transported from o to :math:`p_j`. Its *Riemannian* norm is :math:`|w_j|` in every curvature
+    K, and with :math:`s(t) = \sin(\sqrt K t)/\sqrt K`, :math:`c(t) = \cos(\sqrt K t)`, :math:`v = \log_o z`, :math:`n = w/|w|`
+
+    .. math:: f(z) = |w|\; s^{-1}\Big( c(r)\,\tfrac{s(|v|)}{|v|}\langle n, v\rangle - s(r)\, c(|v|) \Big)
+
+    which at K = 0 is the linear layer :math:`\langle w, z\rangle - |w| r`, with as many parameters as one. It costs one
+    matrix product; geoopt's ``dist2plane`` forms every point-plane difference and scales by the Euclidean norm of a.
+
+    :param manifold: a manifold of constant curvature (Euclidean, PoincareBall, Lorentz, Stereographic).
+    :param dim: its dimension.
+    :param out_features: number of gyroplanes.
+    :raises ValueError: for a manifold without constant curvature, or points of another size.
+
+    References: Ganea et al., NeurIPS 2018, eq. 24 to 26; Mathieu et al., NeurIPS 2019, eq. 10 (the norm);
+    Shimizu et al., ICLR 2021, eq. 6 (the foot on the normal).
+
+    >>> layer = GyroplaneLayer(geoopt.PoincareBall(), dim=2, out_features=200)
+    >>> layer(torch.zeros(5, 2)).shape
+    torch.Size([5, 200])
+    """
+
+    def __init__(self, manifold: geoopt.Manifold, dim: int, out_features: int) -> None:
+        super().__init__()
+        try:
+            geometry(manifold).curvature(torch.zeros(()))
+        except NotImplementedError:
+            raise ValueError(
+                f"manifold: {manifold.name} has no constant curvature, which gyroplanes need; expected Euclidean, "
+                "PoincareBall, Lorentz or Stereographic. Use LogMapLayer followed by torch.nn.Linear instead."
+            ) from None
+        self.manifold, self.dim = manifold, check_size("dim", dim)
+        self.weight = nn.Parameter(torch.empty(check_size("out_features", out_features), dim))
+        self.offset = nn.Parameter(torch.empty(out_features))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as torch.nn.Linear
+        nn.init.uniform_(self.offset, -1, 1)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, out_features={len(self.offset)}"
+
+    def forward(self, z: Tensor) -> Tensor:
+        geo = geometry(self.manifold)
+        check_last("z", z, geo.point_shape(self.dim)[-1])
+        curvature = geo.curvature(z)
+        v, length, r = geo.chart_inv(z), norm(self.weight), self.offset
+        kv, kr = curvature * v.square().sum(-1, keepdim=True), curvature * r.square()
+        normal = self.weight / length.clamp_min(torch.finfo(length.dtype).tiny).unsqueeze(-1)
+        side = (sinc_sqrt(kv) * v) @ (cos_sqrt(kr).unsqueeze(-1) * normal).mT - cos_sqrt(kv) * (r * sinc_sqrt(kr))
+        if isinstance(self.manifold, (geoopt.PoincareBall, geoopt.Lorentz)):  # K < 0 for certain
+            root = (-curvature).sqrt()
+            return length * (asinh(root * side) / root)
+        return length * side * arcsinc_sqrt(curvature * side.square())

@@ -1,0 +1,193 @@
+"""Pictures: the plane and the Poincaré disk with their geodesics, densities on the sphere, grids of images.
+
+Every function draws on the matplotlib axes it is given, or on new ones, and returns them. Matplotlib is imported when
+a function is first called; ``pip install matplotlib`` (or the extra ``pyro-manifold[tutorials]``) provides it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+
+from .geometry import Geometry, geometry
+
+__all__ = ["geodesic", "image_grid", "latent_axes", "latent_scatter", "sphere_density", "to_plane"]
+
+_COLORS = [  # ten classes, told apart also by lightness
+    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#ee8833", "#224466", "#77cc99",
+]  # fmt: skip
+
+
+def _axes(ax: Any, **kwargs: Any) -> Any:
+    if ax is not None:
+        return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("pyro_manifold.plotting draws with matplotlib: pip install matplotlib") from error
+    return plt.subplots(**kwargs)[1]
+
+
+def _curvature(geo: Geometry, z: Tensor) -> float:
+    try:
+        curvature = float(geo.curvature(z))
+    except NotImplementedError:
+        curvature = math.nan
+    if not geo.has_chart or not curvature <= 0:
+        raise ValueError(
+            f"manifold: {geo.manifold.name} cannot be drawn in the plane; expected a Euclidean or hyperbolic one. "
+            "Use sphere_density for a sphere."
+        )
+    return curvature
+
+
+def to_plane(manifold: geoopt.Manifold, z: Tensor) -> Tensor:
+    r"""Points of a 2-D flat or hyperbolic manifold to the plane, or to the *unit* Poincaré disk whatever model they are in.
+
+    .. math:: z \mapsto \tanh\big(\tfrac{\sqrt{c}\,|v|}{2}\big)\,\tfrac{v}{|v|}, \qquad v = \log_o z
+
+    :param manifold: Euclidean, PoincareBall, Lorentz or Stereographic with negative curvature :math:`-c`.
+    :param z: points, shape ``(..., event)``.
+    :raises ValueError: for another manifold or dimension.
+
+    >>> to_plane(geoopt.Lorentz(), torch.tensor([1.0, 0.0, 0.0]))
+    tensor([0., 0.])
+    """
+    geo = geometry(manifold)
+    curvature = _curvature(geo, z)
+    if geo.dim(z.shape[-1:]) != 2:
+        raise ValueError(f"z: got shape {tuple(z.shape)}; expected points of a 2-dimensional {manifold.name}.")
+    v = geo.chart_inv(z).detach()
+    if curvature == 0:
+        return v
+    r = v.norm(dim=-1, keepdim=True)
+    return torch.tanh(0.5 * math.sqrt(-curvature) * r) * v / r.clamp_min(torch.finfo(r.dtype).tiny)
+
+
+def latent_axes(manifold: geoopt.Manifold, ax: Any = None, *, spacing: float = 0.5, lines: int = 8) -> Any:
+    """Axes for a 2-D latent space with a grid of geodesics; on hyperbolic space the unit disk with its boundary.
+
+    The grid lines cross the two coordinate axes at right angles, ``spacing`` (geodesic length) apart.
+
+    :param manifold: as in :func:`to_plane`.
+    :param ax: matplotlib axes to draw on.
+    :param spacing: distance between neighbouring lines along the axis they cross.
+    :param lines: number of lines on each side of the origin.
+    """
+    if not (spacing > 0 and lines >= 0):
+        raise ValueError(f"spacing, lines: got {spacing} and {lines}; expected a positive number and a count.")
+    ax = _axes(ax, figsize=(6, 6))
+    geo = geometry(manifold)
+    like = torch.zeros((), dtype=torch.float64)
+    curvature = _curvature(geo, like)
+    reach = lines * spacing if curvature == 0 else 12 / math.sqrt(-curvature)
+    at = spacing * torch.arange(-lines, lines + 1, dtype=torch.float64)
+    along = torch.linspace(-reach, reach, 401, dtype=torch.float64)
+    for axis in (0, 1):
+        first, second = torch.eye(2, dtype=torch.float64)[[axis, 1 - axis]]
+        feet = geo.chart(at.unsqueeze(-1) * first)
+        curves = geo.exp_frame(feet.unsqueeze(1).expand(-1, len(along), -1), (along.unsqueeze(-1) * second).expand(len(at), -1, -1))
+        for curve in to_plane(manifold, curves):
+            ax.plot(*curve.T.numpy(), color="0.85", linewidth=0.7, zorder=0)
+    if curvature < 0:
+        import matplotlib.patches
+
+        ax.add_patch(matplotlib.patches.Circle((0, 0), 1, fill=False, color="0.25", linewidth=1.4, zorder=3))
+        ax.set(xlim=(-1.03, 1.03), ylim=(-1.03, 1.03))
+        ax.axis("off")
+    ax.set_aspect("equal")
+    return ax
+
+
+def geodesic(manifold: geoopt.Manifold, p: Tensor, q: Tensor, ax: Any = None, **style: Any) -> Any:
+    """The geodesic segment from ``p`` to ``q``; ``style`` goes to matplotlib's ``plot``."""
+    ax = latent_axes(manifold) if ax is None else ax
+    geo = geometry(manifold)
+    t = torch.linspace(0, 1, 101, dtype=p.dtype, device=p.device).unsqueeze(-1)
+    v = geo.log_frame(p, q).detach()
+    curve = to_plane(manifold, geo.exp_frame(p.detach().expand(101, -1), t * v))
+    ax.plot(*curve.T.cpu().numpy(), **{"color": "black", "linewidth": 1.5, **style})
+    return ax
+
+
+def latent_scatter(
+    manifold: geoopt.Manifold, z: Tensor, labels: Tensor | None = None, ax: Any = None, *, title: str = "class", **style: Any
+) -> Any:
+    """Points of a 2-D latent space, coloured by class with a legend.
+
+    :param z: points, shape (n,) + event.
+    :param labels: integer classes, shape (n,).
+    :param title: of the legend.
+    :param style: goes to matplotlib's ``scatter``.
+    """
+    if labels is not None and labels.shape != z.shape[:1]:
+        raise ValueError(f"labels: got shape {tuple(labels.shape)}; expected ({len(z)},), one class per point.")
+    ax = latent_axes(manifold) if ax is None else ax
+    xy = to_plane(manifold, z).cpu()
+    style = {"s": 14, "linewidths": 0, "alpha": 0.85, "zorder": 2, **style}
+    if labels is None:
+        ax.scatter(*xy.T.numpy(), color=_COLORS[0], **style)
+        return ax
+    labels = labels.cpu()
+    for i, label in enumerate(labels.unique().tolist()):
+        ax.scatter(*xy[labels == label].T.numpy(), color=_COLORS[i % len(_COLORS)], label=str(label), **style)
+    ax.legend(title=title, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=2)
+    return ax
+
+
+def sphere_density(
+    log_prob: Callable[[Tensor], Tensor], ax: Any = None, *, points: Tensor | None = None, resolution: int = 200
+) -> Any:
+    """A density on the sphere :math:`S^2` in Mollweide's equal-area projection, so that mass is what the eye sees.
+
+    The third axis points up, the first to the centre of the map.
+
+    :param log_prob: log density of points of shape (..., 3), for example a distribution's method.
+    :param points: points to mark, shape (n, 3).
+    :param resolution: cells from pole to pole.
+    :raises ValueError: for axes of another projection.
+    """
+    ax = _axes(ax, figsize=(8, 4.4), subplot_kw={"projection": "mollweide"}, layout="constrained")
+    if ax.name != "mollweide":
+        raise ValueError(f"ax: got a {ax.name} projection; expected plt.subplot(projection='mollweide').")
+    edge_lat = torch.linspace(-math.pi / 2, math.pi / 2, resolution + 1)
+    edge_lon = torch.linspace(-math.pi, math.pi, 2 * resolution + 1)
+    lat, lon = torch.meshgrid((edge_lat[1:] + edge_lat[:-1]) / 2, (edge_lon[1:] + edge_lon[:-1]) / 2, indexing="ij")
+    x = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], -1)
+    with torch.no_grad():
+        density = log_prob(x).exp()
+    mesh = ax.pcolormesh(edge_lon.numpy(), edge_lat.numpy(), density.numpy(), cmap="magma", rasterized=True)
+    ax.figure.colorbar(mesh, ax=ax, label="density per unit area", shrink=0.8)
+    if points is not None:
+        p = points.detach().cpu()
+        ax.scatter(torch.atan2(p[:, 1], p[:, 0]), p[:, 2].clamp(-1, 1).asin(), s=6, color="white", edgecolors="black", linewidths=0.3)
+    ax.grid(True, color="white", alpha=0.25, linewidth=0.5)
+    ax.set_xticklabels([])
+    ax.set_yticklabels([])
+    return ax
+
+
+def image_grid(images: Tensor, ax: Any = None, *, columns: int | None = None, title: str | None = None) -> Any:
+    """Grey images in [0, 1] side by side, dark ink on white.
+
+    :param images: shape (n, height, width).
+    :param columns: images per row; by default as square as possible.
+    """
+    if images.dim() != 3 or not len(images):
+        raise ValueError(f"images: got shape {tuple(images.shape)}; expected (n, height, width) with n > 0.")
+    n, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    tile = torch.nn.functional.pad(images.detach().cpu().float(), (1, 1, 1, 1), value=0.15)
+    tile = torch.cat([tile, tile.new_zeros(rows * columns - n, height + 2, width + 2)])
+    canvas = tile.reshape(rows, columns, height + 2, width + 2).transpose(1, 2).flatten(2).flatten(0, 1)
+    ax = _axes(ax, figsize=(0.6 * columns, 0.6 * rows + 0.3), layout="constrained")
+    ax.imshow(canvas, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.set_frame_on(False)
+    if title:
+        ax.set_title(title, fontsize=10, loc="left")
+    return ax
