@@ -4,6 +4,7 @@ from .base import Geometry, geometry, register_geometry
 from .euclidean import EuclideanGeometry
 from .hyperboloid import HyperboloidGeometry
 from .product import ProductGeometry
+from .spd import SPDGeometry
 from .sphere import SphereGeometry
 from .stereographic import StereographicGeometry
 
@@ -12,6 +13,7 @@ __all__ = [
     "Geometry",
     "HyperboloidGeometry",
     "ProductGeometry",
+    "SPDGeometry",
     "SphereGeometry",
     "StereographicGeometry",
     "geometry",
