@@ -3,7 +3,8 @@
 Peer, re-implemented here from its description: the sinh power expanded into d exponentials, so that the normaliser, the mean,
 the variance and the distribution function are alternating sums of erf terms (float64 inside, float32 outside); radii drawn by
 rejection under the hull of 20 tangents around the mean, redrawing the whole batch each round; implicit scale gradient
-from those sums. Both sides run in turn in this process, best of several repetitions.
+from those sums. Both sides run in turn in this process, one thread, best of several repetitions, in CPU time (so that a
+busy machine does not blur the ratios).
 
 Run: python tests/benchmarks/bench_riemannian_normal.py
 """
@@ -128,9 +129,9 @@ def best(f, repeats=7):
     f()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         f()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times) * 1e3
 
 
@@ -220,6 +221,7 @@ def many():
 
 if __name__ == "__main__":
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     accuracy()
     speed()
     agreement()
