@@ -25,7 +25,12 @@ MAX_DIM = 3  # beyond it a product rule has too many nodes to be useful
 
 
 class Rule(NamedTuple):
-    """Nodes, shape ``(N,) + batch + event``, and weights, shape ``(N,) + batch``: integral of f = ``(w * f(x)).sum(0)``."""
+    """Nodes, shape ``(N,) + batch + event``, and weights, shape ``(N,) + batch``: integral of f = ``(w * f(x)).sum(0)``.
+
+    >>> rule = Rule(torch.tensor([[0.0], [1.0]]), torch.tensor([0.5, 0.5]))  # the trapezoid
+    >>> rule.integrate(rule.points.squeeze(-1))
+    tensor(0.5000)
+    """
 
     points: Tensor
     weights: Tensor

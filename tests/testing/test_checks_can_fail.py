@@ -1,0 +1,140 @@
+"""Each check meets something it must reject: broken geometries, transforms, laws and modules."""
+
+from typing import Any
+
+import geoopt
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_manifold.distributions import WrappedNormal
+from pyro_manifold.geometry import SphereGeometry
+from pyro_manifold.testing import DISTRIBUTION_CHECKS, GEOMETRY_CHECKS, MODULE_CHECKS, TRANSFORM_CHECKS, check_stress
+from pyro_manifold.transforms import ExpMap
+
+SPHERE, BALL = geoopt.Sphere(), geoopt.PoincareBall()
+LIKE = torch.empty((), dtype=torch.float64)
+
+
+def broken(base: type, **methods: Any) -> Any:
+    return type("Broken", (base,), methods)
+
+
+def shortened(self: Any, p: Tensor, v: Tensor) -> Tensor:
+    return SphereGeometry.log_det_exp(self, p, v) * 0.99
+
+
+GEOMETRIES = {
+    "shapes_and_membership": dict(contains=lambda self, x, atol=None: torch.ones(x.shape[:-1], dtype=torch.bool)),
+    "exp_and_log": dict(dist=lambda self, p, q: (p - q).norm(dim=-1)),
+    "frames": dict(
+        to_tangent=lambda self, p, v: SphereGeometry.to_tangent(self, p, v) * 2,
+        from_tangent=lambda self, p, u: SphereGeometry.from_tangent(self, p, u) / 2,
+    ),
+    "geodesics": dict(geodesic=lambda self, p, u, t: (SphereGeometry.exp(self, p, t * u), u)),
+    "volume_change": dict(log_det_exp=shortened),
+    "coincidence": dict(dist=lambda self, p, q: (p * q).sum(-1).clamp(-1, 1).arccos()),
+    "global_chart": dict(has_chart=True, chart=lambda self, v: SphereGeometry.chart(self, 3 * v)),
+    "volume": dict(log_volume=lambda self, shape: 2.5),
+    "preimages": dict(preimages=lambda self, p, v, radius: torch.stack([v, v + 1])),
+}
+
+
+@pytest.mark.parametrize("check", GEOMETRY_CHECKS)
+def test_geometry(check: str) -> None:
+    GEOMETRY_CHECKS[check](SphereGeometry(SPHERE), 2, LIKE)
+    with pytest.raises(AssertionError):
+        GEOMETRY_CHECKS[check](broken(SphereGeometry, **GEOMETRIES[check])(SPHERE), 2, LIKE)
+
+
+def test_chart_is_demanded_where_there_is_one() -> None:
+    with pytest.raises(AssertionError, match="no chart"):
+        broke = broken(SphereGeometry, injectivity_radius=lambda self, shape: float("inf"))
+        GEOMETRY_CHECKS["global_chart"](broke(SPHERE), 2, LIKE)
+
+
+TRANSFORMS = {
+    "shapes": dict(forward_shape=lambda self, shape: torch.Size(shape)),
+    "inverse": dict(_inverse=lambda self, y: 2 * ExpMap._inverse(self, y)),
+    "volume_change": dict(log_abs_det_jacobian=lambda self, x, y: 0.99 * ExpMap.log_abs_det_jacobian(self, x, y)),
+    "gradients": dict(_call=lambda self, x: ExpMap._call(self, x - x.mean(0))),
+    "pickling": dict(__reduce__=lambda self: (ExpMap, (self.manifold, self.loc.roll(1)))),
+    "composition": dict(log_abs_det_jacobian=lambda self, x, y: torch.full_like(x[..., 0], torch.nan)),
+}
+
+
+@pytest.mark.parametrize("check", TRANSFORM_CHECKS)
+def test_transform(check: str) -> None:
+    loc, x = torch.eye(3).double()[0], torch.tensor([[0.3, 0.4], [-1.0, 0.2]]).double()
+    TRANSFORM_CHECKS[check](ExpMap(SPHERE, loc), x)
+    with pytest.raises((AssertionError, AttributeError)):
+        TRANSFORM_CHECKS[check](broken(ExpMap, **TRANSFORMS[check])(SPHERE, loc), x)
+
+
+class Law(WrappedNormal):
+    """A wrapped normal to be broken; ``expand`` must build the subclass."""
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return super().expand(batch_shape, self._get_checked_instance(type(self), _instance))
+
+
+def double_scale(self: Any, value: Tensor) -> Tensor:
+    """A density that is normalised, but not that of the draws."""
+    return WrappedNormal(self.manifold, self.loc, 1.3 * self.scale, validate_args=False).log_prob(value)
+
+
+def detached(self: Any, sample_shape: Any = torch.Size()) -> Tensor:
+    """Draws whose gradient is 20% too small."""
+    x = WrappedNormal.rsample(self, sample_shape)
+    return x.detach() + 0.8 * (x - x.detach())
+
+
+LAWS: dict[str, dict[str, Any]] = {
+    "shapes": dict(infer_shapes=staticmethod(lambda **shapes: (torch.Size(), torch.Size([3])))),
+    "expansion": dict(expand=lambda self, batch_shape, _instance=None: WrappedNormal(self.manifold, self.loc, self.scale).expand(batch_shape)),
+    "copies": dict(__reduce__=lambda self: (WrappedNormal, (self.manifold, self.loc, 2.0))),
+    "validation": dict(_validate_sample=lambda self, value: None),
+    "pyro_site": dict(expand=lambda self, batch_shape, _instance=None: self),
+    "compilation": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) if bool(x.sum() > 0) else WrappedNormal.log_prob(self, x)),
+    "total_mass": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + 1e-4),
+    "goodness_of_fit": dict(log_prob=double_scale),
+    "pushforward": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + 1e-6),
+    "gradients_of_log_prob": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + 0 * (x - self.loc).norm(dim=-1).sqrt()),
+    "pathwise_gradient": dict(rsample=detached),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", DISTRIBUTION_CHECKS)
+def test_distribution(check: str) -> None:
+    params = dict(loc=torch.tensor([0.3, -0.2]).double(), scale=torch.tensor([0.7]).double())
+    DISTRIBUTION_CHECKS[check](lambda loc, scale: Law(BALL, loc, scale), params)
+    law = broken(Law, **LAWS[check])
+    with pytest.raises((AssertionError, ValueError, torch._dynamo.exc.TorchDynamoException)):
+        DISTRIBUTION_CHECKS[check](lambda loc, scale: law(BALL, loc, scale), params)
+
+
+def test_stress() -> None:
+    law = broken(Law, rsample=lambda self, shape=torch.Size(): WrappedNormal.rsample(self, shape) / 0)
+    with pytest.raises(AssertionError, match="not finite"):
+        check_stress(lambda loc, scale: law(BALL, loc, scale), dict(loc=torch.zeros(2), scale=torch.ones(1)))
+
+
+class Bad(torch.nn.Module):
+    """A module with every fault the checks look for, one at a time."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault, self.weight, self.spare = fault, torch.nn.Parameter(torch.randn(2, 2)), torch.nn.Parameter(torch.zeros(1))
+        self.hidden = float(torch.randn(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight + (0 if self.fault == "gradients" else self.spare)
+        return y + {"batches": x.mean(0), "gradients": 0.0, "state": self.hidden, "": 0.0}[self.fault]
+
+
+@pytest.mark.parametrize("check", MODULE_CHECKS)
+def test_module(check: str) -> None:
+    x = torch.randn(4, 2)
+    MODULE_CHECKS[check](lambda: Bad(""), x, lambda m, x: m(x))
+    with pytest.raises(AssertionError):
+        MODULE_CHECKS[check](lambda: Bad(check), x, lambda m, x: m(x))
