@@ -84,7 +84,7 @@ def check_point(manifold: geoopt.Manifold, name: str, value: Tensor) -> torch.Si
     :raises ValueError: for a missing event axis, a dimension the manifold cannot have, NaN, or a point off the manifold.
     """
     geo = geometry(manifold)
-    what = f"points of {manifold.name}"
+    what = f"points of {manifold.name}" + (f" ({geo.membership})" if geo.membership else "")
     if value.dim() < geo.event_dim:
         raise ValueError(
             f"{name}: got shape {tuple(value.shape)}, expected {what} with at least {geo.event_dim} trailing "

@@ -151,14 +151,12 @@ class WrappedNormal(dist.TransformedDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._injective or self.truncated:
             return super().log_prob(value)
-        # Override on spheres: exp is not injective there, so the density is a sum over all tangent vectors that reach x.
+        # Override where exp is not injective (compact manifolds): the density is a sum over all tangent vectors that reach x.
         if self._validate_args:
             self._validate_sample(value)
         t = self.transforms[0]
         v = t.inv(value)
-        geo, loc = geometry(self.manifold), t.loc
-        vs = geo.preimages(loc, v, self._radius)
-        return torch.logsumexp(self.base_dist.log_prob(vs) - geo.log_det_exp(loc, vs), 0)
+        return geometry(self.manifold).log_wrapped(t.loc, v, self.base_dist, self._radius)
 
     @property
     def mode(self) -> Tensor:

@@ -4,9 +4,11 @@ from .base import Geometry, geometry, register_geometry
 from .euclidean import EuclideanGeometry
 from .hyperboloid import HyperboloidGeometry
 from .product import ProductGeometry
+from .rotations import SpecialOrthogonal, SpecialOrthogonalGeometry
 from .spd import SPDGeometry
 from .sphere import SphereGeometry
 from .stereographic import StereographicGeometry
+from .torus import Torus, TorusGeometry
 
 __all__ = [
     "EuclideanGeometry",
@@ -14,8 +16,12 @@ __all__ = [
     "HyperboloidGeometry",
     "ProductGeometry",
     "SPDGeometry",
+    "SpecialOrthogonal",
+    "SpecialOrthogonalGeometry",
     "SphereGeometry",
     "StereographicGeometry",
+    "Torus",
+    "TorusGeometry",
     "geometry",
     "register_geometry",
 ]

@@ -30,6 +30,7 @@ class Geometry(ABC):
 
     event_dim = 1  # rank of a point: 1 for vectors, 2 for matrices
     has_chart = False  # is ``chart`` (exp at the origin) a bijection R^dim -> M?
+    membership = ""  # what makes a point, in words, for error messages
     in_linear_space = False  # are geodesics cos(sqrt(K) r) p + ... in the ambient space, so that ambient means make sense?
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
@@ -92,6 +93,14 @@ class Geometry(ABC):
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """Position and velocity after time ``t`` of the geodesic that starts at ``p`` with velocity ``u``."""
 
+    def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        """The tangent vector with frame coordinates ``v`` as an element of one inner product space for all p, isometrically.
+
+        Samplers add and compare velocities at different points there. Default: the frame coordinates themselves; compact
+        manifolds embedded in Euclidean space give the ambient vector, which turns as the geodesic closes.
+        """
+        return v
+
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
         """:meth:`exp` of frame coordinates; overridden where going through ambient vectors would cost digits."""
         return self.exp(p, self.to_tangent(p, v))
@@ -103,6 +112,14 @@ class Geometry(ABC):
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         """All frame vectors with the same :meth:`exp` as ``v`` and length up to about ``radius``; stacked in front."""
         return v.unsqueeze(0)
+
+    def log_wrapped(self, p: Tensor, v: Tensor, base: Any, radius: float) -> Tensor:
+        r"""Log density at :math:`\exp_p(v)`, with respect to volume, of the normal law ``base`` of frame coordinates wrapped by exp.
+
+        A sum over :meth:`preimages` up to ``radius``; overridden where the sum factorises or has a shorter dual.
+        """
+        vs = self.preimages(p, v, radius)
+        return torch.logsumexp(base.log_prob(vs) - self.log_det_exp(p, vs), 0)
 
     def curvature(self, like: Tensor) -> Tensor:
         """Sectional curvature K, where it is one number, as a scalar in the dtype and on the device of ``like``."""

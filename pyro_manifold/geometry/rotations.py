@@ -1,0 +1,223 @@
+r"""Rotations :math:`SO(n)`, with the bi-invariant metric in which a rotation by an angle r in one plane has length r.
+
+.. math::
+    \langle u, w\rangle = \tfrac12\,\mathrm{tr}(u^\top w), \qquad \exp_R(R\hat v) = R\,e^{\hat v}, \qquad
+    \log\det d\exp(v) = \sum_{i<j} \log\Big|\mathrm{sinc}\,\frac{\lambda_i+\lambda_j}{2}\Big|
+    \;\overset{n=3}{=}\; 2\log\Big|\frac{\sin(r/2)}{r/2}\Big|
+
+with :math:`\pm i\lambda` the eigenvalues of :math:`\hat v`. On SO(3) the coordinates v are the rotation vector: axis times
+angle in radians, :math:`|v| = r`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..ops.numerics import log_sinc_sqrt, norm
+from ..ops.orthogonal import haar, hat, log_sphere_area, polar, rotation_exp3, rotation_log, rotation_log3, size_of, vee
+from .base import Geometry, register_geometry
+from .sphere import windings
+
+__all__ = ["SpecialOrthogonal", "SpecialOrthogonalGeometry"]
+
+
+def _expm(v: Tensor) -> Tensor:
+    return rotation_exp3(v) if v.shape[-1] == 3 else torch.linalg.matrix_exp(hat(v))
+
+
+def _logm(r: Tensor) -> Tensor:
+    return rotation_log3(r) if r.shape[-1] == 3 else vee(rotation_log(r))
+
+
+class SpecialOrthogonal(geoopt.Manifold):
+    r"""Rotations of :math:`\mathbb R^n` as a geoopt manifold: orthogonal (n, n) matrices of determinant 1.
+
+    Metric :math:`\tfrac12\mathrm{tr}(u^\top w)`: distance is the angle (radians) of the relative rotation on SO(3), the root
+    sum of squares of its plane angles in general. Works with ``geoopt.ManifoldParameter`` and the Riemannian optimisers.
+
+    :param int n: size of the matrices, at least 2.
+    :raises ValueError: for another ``n``.
+
+    >>> SpecialOrthogonal(3).dist(torch.eye(3), torch.diag(torch.tensor([-1.0, -1.0, 1.0])))  # half a turn
+    tensor(3.1416)
+    """
+
+    ndim = 2
+    reversible = True
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        if not isinstance(n, int) or n < 2:
+            raise ValueError(f"n: got {n!r}, expected an integer of at least 2, the size of the rotation matrices.")
+        self.n = n
+        self.name = f"SO({n})"
+
+    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
+        ok = tuple(shape[-2:]) == (self.n, self.n)
+        return ok, None if ok else f"`{name}` should have trailing shape ({self.n}, {self.n}), got {tuple(shape)}"
+
+    def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
+        ok = bool(SpecialOrthogonalGeometry(self).contains(x, atol).all())
+        return ok, None if ok else f"not orthogonal with determinant 1 (atol={atol})"
+
+    def _check_vector_on_tangent(
+        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
+        a = x.mT @ u
+        ok = bool(((a + a.mT).abs() <= atol).all())
+        return ok, None if ok else f"x^T u is not skew (atol={atol})"
+
+    def projx(self, x: Tensor) -> Tensor:
+        return polar(x, proper=True)
+
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        a = x.mT @ u
+        return x @ (a - a.mT) / 2
+
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+        return 2 * self.proju(x, u)
+
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
+        return x @ _expm(vee(x.mT @ u))
+
+    retr = expmap
+
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        return x @ hat(_logm(x.mT @ y))
+
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Left translation: an isometry of tangent spaces."""
+        return y @ (x.mT @ v)
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
+        return (u * (u if v is None else v)).sum([-1, -2], keepdim=keepdim) / 2
+
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
+        d = norm(_logm(x.mT @ y))
+        return d[..., None, None] if keepdim else d
+
+    def random(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        """Haar-uniform rotations as a ``ManifoldTensor``; ``size`` ends in (n, n), or is a batch shape."""
+        shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
+        batch = shape[:-2] if shape[-2:] == (self.n, self.n) else shape
+        x = SpecialOrthogonalGeometry(self).uniform_sample(batch, (self.n, self.n), dtype=dtype, device=device)
+        return geoopt.ManifoldTensor(x, manifold=self)
+
+    def origin(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42) -> Tensor:
+        shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size) or (self.n, self.n)
+        x = torch.eye(self.n, dtype=dtype, device=device).expand(shape).clone()
+        return geoopt.ManifoldTensor(x, manifold=self)
+
+
+@register_geometry(SpecialOrthogonal)
+class SpecialOrthogonalGeometry(Geometry):
+    r"""Geometry of :math:`SO(n)`, points of shape ``(n, n)``, origin I, left-invariant frame :math:`R\,\hat e_i`.
+
+    Injectivity radius π, volume :math:`\prod_{k=1}^{n-1}|S^k|` (:math:`8\pi^2` for n = 3). At an angle of π, :meth:`log`
+    returns one of the shortest vectors. Wrapped normals on SO(3) sum the windings :math:`(r + 2\pi k)v/|v|` about the axis.
+
+    >>> geo = SpecialOrthogonalGeometry(SpecialOrthogonal(3))
+    >>> geo.log_frame(torch.eye(3), geo.exp_frame(torch.eye(3), torch.tensor([0.0, 0.0, 1.5])))
+    tensor([0.0000, 0.0000, 1.5000])
+    """
+
+    event_dim = 2
+    membership = "orthogonal matrices of determinant +1"
+
+    def dim(self, event_shape: Sequence[int]) -> int:
+        n = self.manifold.n
+        if tuple(event_shape) != (n, n):
+            raise ValueError(f"points: got event shape {tuple(event_shape)}, expected ({n}, {n}), matrices of {self.manifold.name}.")
+        return n * (n - 1) // 2
+
+    def point_shape(self, dim: int) -> torch.Size:
+        n = size_of(dim)
+        self.dim((n, n))
+        return torch.Size([n, n])
+
+    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
+        atol = math.sqrt(torch.finfo(x.dtype).eps) if atol is None else atol
+        gram = x.mT @ x - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        return (gram.abs().amax((-1, -2)) <= atol) & (torch.linalg.det(x) > 0)  # a NaN compares false
+
+    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        return torch.eye(self.point_shape(dim)[0], dtype=dtype, device=device)
+
+    def project(self, x: Tensor) -> Tensor:
+        return polar(x, proper=True)
+
+    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return self.manifold.proju(p, u)
+
+    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        return p @ hat(v)
+
+    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return vee(p.mT @ u)
+
+    def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        return p @ hat(v) / math.sqrt(2)
+
+    def exp(self, p: Tensor, u: Tensor) -> Tensor:
+        return self.manifold.expmap(p, u)
+
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        return self.manifold.logmap(p, q)
+
+    def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
+        return p @ _expm(v)
+
+    def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
+        return _logm(p.mT @ q)
+
+    def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        return self.manifold.dist(p, q)
+
+    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
+        if v.shape[-1] <= 3:
+            out = 2 * log_sinc_sqrt(v.square().sum(-1) / 4, 1) if v.shape[-1] == 3 else v.new_zeros(v.shape[:-1])
+        else:
+            angle = torch.linalg.eigvalsh(1j * hat(v))
+            i, j = torch.tril_indices(angle.shape[-1], angle.shape[-1], -1, device=v.device)
+            out = log_sinc_sqrt((angle[..., i] + angle[..., j]).square() / 4, 1).sum(-1)
+        return out.expand(torch.broadcast_shapes(p.shape[:-2], v.shape[:-1]))
+
+    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        v = self.from_tangent(p, u)
+        t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
+        q = self.exp_frame(p, t * v)
+        return q, q @ hat(v)
+
+    def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
+        """Windings about the axis for n <= 3; beyond, ``v`` alone, which is all there is within ``radius`` or an error.
+
+        :raises NotImplementedError: for n > 3 where vectors about as long as ``radius`` reach past the cut locus.
+        """
+        n = self.manifold.n
+        if n <= 3:
+            return windings(v, radius, math.pi)
+        widest = radius * (1 + math.sqrt(n) / 3)  # largest angle of a skew normal matrix: 2 sd sqrt(n), and 6 sd on top
+        if widest > math.pi:
+            raise NotImplementedError(
+                f"{self.manifold.name}: a normal this wide (6 sd = {radius:.3g}) wraps around, and its windings are summed for n <= 3 "
+                f"only; use a scale below {math.pi / (6 + 2 * math.sqrt(n)):.2g}, or truncated=True with an isotropic scale."
+            )
+        return v.unsqueeze(0)
+
+    def injectivity_radius(self, event_shape: Sequence[int]) -> float:
+        return math.pi
+
+    def log_volume(self, event_shape: Sequence[int]) -> float:
+        self.dim(event_shape)
+        return sum(log_sphere_area(k) for k in range(1, self.manifold.n))
+
+    def uniform_sample(
+        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        self.dim(event_shape)
+        q = haar(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device)
+        return torch.cat([q[..., :-1], q[..., -1:] * torch.linalg.det(q)[..., None, None].sign()], -1)

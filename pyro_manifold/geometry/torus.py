@@ -1,0 +1,198 @@
+r"""The flat torus :math:`T^d = (\mathbb R/2\pi)^d`, points given by their angles.
+
+.. math::
+    \exp_p(u) = \mathrm{wrap}(p + u), \qquad \log_p(q) = \mathrm{wrap}(q - p), \qquad \log\det d\exp = 0,
+    \qquad \mathrm{vol}(T^d) = (2\pi)^d
+
+``wrap`` takes every angle to :math:`[-\pi,\pi)`: angles outside are accepted everywhere and mean the same point.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+
+from ..ops.circular import log_wrapped_normal, wrap
+from ..ops.numerics import norm
+from .base import Geometry, register_geometry
+
+__all__ = ["Torus", "TorusGeometry"]
+
+_MAX_TERMS = 200_000
+
+
+class Torus(geoopt.Manifold):
+    r"""Flat torus of any dimension as a geoopt manifold: points are vectors of d angles (radians), metric :math:`\sum d\theta_i^2`.
+
+    Works with ``geoopt.ManifoldParameter`` and the Riemannian optimisers. Angles outside :math:`[-\pi,\pi)` are points too.
+
+    >>> Torus().dist(torch.tensor([3.0]), torch.tensor([-3.0]))  # across the seam
+    tensor(0.2832)
+    """
+
+    name = "Torus"
+    ndim = 1
+    reversible = True
+
+    def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
+        ok = bool(x.isfinite().all())
+        return ok, None if ok else "angles must be finite"
+
+    def _check_vector_on_tangent(
+        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
+        return True, None
+
+    def projx(self, x: Tensor) -> Tensor:
+        return wrap(x)
+
+    def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        return u.expand(torch.broadcast_shapes(x.shape, u.shape))
+
+    egrad2rgrad = proju
+
+    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
+        return wrap(x + u)
+
+    retr = expmap
+
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        return wrap(y - x)
+
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return v.expand(torch.broadcast_shapes(x.shape, y.shape, v.shape))
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
+        return (u * (u if v is None else v)).sum(-1, keepdim=keepdim)
+
+    def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
+        return u * (u if v is None else v)
+
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
+        return norm(wrap(y - x), keepdim=keepdim)
+
+    def random(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        """Uniform angles, wrapped as a ``ManifoldTensor``."""
+        shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+        angles = (2 * torch.rand(*shape, dtype=dtype, device=device) - 1) * math.pi
+        return geoopt.ManifoldTensor(angles, manifold=self)
+
+    def origin(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42) -> Tensor:
+        shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+        return geoopt.ManifoldTensor(torch.zeros(*shape, dtype=dtype, device=device), manifold=self)
+
+
+@register_geometry(Torus)
+class TorusGeometry(Geometry):
+    r"""Geometry of the flat torus :math:`T^d`, points of shape ``(d,)``, origin 0, injectivity radius π.
+
+    The preimages of a point are a lattice, :math:`v + 2\pi\mathbb Z^d`. A wrapped normal with a diagonal covariance is a
+    product over the axes, each by its short sum; a full one sums the joint lattice or, if that is shorter, its dual
+    :math:`(2\pi)^{-d}\sum_{n\in\mathbb Z^d} e^{-n^\top\Sigma n/2}\cos(n\cdot v)`.
+
+    >>> geo = TorusGeometry(Torus())
+    >>> geo.exp(torch.tensor([3.0, 0.0]), torch.tensor([1.0, 1.0]))
+    tensor([-2.2832,  1.0000])
+    """
+
+    def dim(self, event_shape: Sequence[int]) -> int:
+        return event_shape[-1]
+
+    def point_shape(self, dim: int) -> torch.Size:
+        return torch.Size([dim])
+
+    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
+        return x.isfinite().all(-1)
+
+    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        return torch.zeros(dim, dtype=dtype, device=device)
+
+    def project(self, x: Tensor) -> Tensor:
+        return wrap(x)
+
+    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return u
+
+    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        return v
+
+    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return u
+
+    def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        return torch.cat([-p.sin() * v, p.cos() * v], -1)
+
+    def exp(self, p: Tensor, u: Tensor) -> Tensor:
+        return wrap(p + u)
+
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        return wrap(q - p)
+
+    def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        return norm(wrap(q - p))
+
+    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
+        return v.new_zeros(torch.broadcast_shapes(p.shape, v.shape)[:-1])
+
+    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
+        q = wrap(p + t * u)
+        return q, u.expand_as(q)
+
+    def curvature(self, like: Tensor) -> Tensor:
+        raise NotImplementedError(
+            "Torus: flat, but distance is not radial beyond pi; use WrappedNormal, which sums the windings."
+        )
+
+    def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
+        k = max(1, math.ceil((radius + math.pi) / (2 * math.pi)))
+        return v + 2 * math.pi * _lattice([k] * v.shape[-1], v).reshape((-1,) + (1,) * (v.dim() - 1) + v.shape[-1:])
+
+    def log_wrapped(self, p: Tensor, v: Tensor, base: Any, radius: float) -> Tensor:
+        """Axis by axis for independent coordinates, else by the shorter of the lattice sum and its dual."""
+        if isinstance(base, torch.distributions.Independent):
+            return log_wrapped_normal(v, base.stddev).sum(-1)
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+            return super().log_wrapped(p, v, base, radius)  # the number of terms may not depend on the values
+        d, tril = v.shape[-1], base.scale_tril.detach()
+        sd = base.stddev.detach().reshape(-1, d).amax(0).tolist()
+        counts = [max(1, math.ceil((8 * s + math.pi) / (2 * math.pi))) for s in sd]
+        terms = math.prod(2.0 * k + 1 for k in counts)
+        low = float(torch.linalg.svdvals(tril)[..., -1].min())
+        top = int(8.9 / low)  # exp(-(8.9)^2 / 2) < 1e-17
+        if low > 1 and (2.0 * top + 1) ** d < terms:  # below that the dual's terms cancel where the density is small
+            n = _lattice([top] * d, v)[1:]
+            n = n[(n.norm(dim=-1) <= 8.9 / low)]
+            phase = v @ n.mT
+            decay = (base.scale_tril.mT.unsqueeze(-3) @ n.unsqueeze(-1)).squeeze(-1).square().sum(-1)
+            return torch.log1p((torch.exp(-0.5 * decay) * phase.cos()).sum(-1)) - d * math.log(2 * math.pi)
+        vs = v + 2 * math.pi * _lattice(counts, v).reshape((-1,) + (1,) * (v.dim() - 1) + (d,))
+        return torch.logsumexp(base.log_prob(vs), 0)
+
+    def injectivity_radius(self, event_shape: Sequence[int]) -> float:
+        return math.pi
+
+    def log_volume(self, event_shape: Sequence[int]) -> float:
+        return event_shape[-1] * math.log(2 * math.pi)
+
+    def uniform_sample(
+        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        u = torch.rand(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device)
+        return (2 * u - 1) * math.pi
+
+
+def _lattice(counts: Sequence[int], like: Tensor) -> Tensor:
+    """All integer vectors with ``|n_i| <= counts[i]``, zero first."""
+    terms = math.prod(2 * k + 1 for k in counts)
+    if terms > _MAX_TERMS:
+        raise ValueError(
+            f"covariance: a full covariance in {len(counts)} dimensions as wide as this needs {terms:.1e} windings, at most "
+            f"{_MAX_TERMS} are summed; give a diagonal scale (the cost is then linear in the dimension) or a narrower one."
+        )
+    axes = [sorted(range(-k, k + 1), key=abs) for k in counts]
+    return torch.tensor(list(itertools.product(*axes)), dtype=like.dtype, device=like.device).reshape(-1, len(counts))

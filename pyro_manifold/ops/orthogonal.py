@@ -1,0 +1,195 @@
+r"""Rotation and frame matrices: hat and vee, nearest orthonormal matrix, logarithm of a rotation in any dimension.
+
+.. math::
+    \mathrm{polar}(X) = X (X^\top X)^{-1/2}, \qquad
+    \frac{1 - e^{-\mathrm{ad}_L}}{\mathrm{ad}_L}(dL) = R^\top dR \quad\text{at } R = e^L
+
+Values come from symmetric eigenproblems, gradients from these identities, whose coefficients stay bounded at repeated
+singular values and equal rotation angles, where differentiating an eigendecomposition gives NaN.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .numerics import arctanc_sqrt, norm, sinc_sqrt
+
+__all__ = ["haar", "hat", "log_sphere_area", "polar", "rotation_exp3", "rotation_log", "rotation_log3", "size_of", "vee"]
+
+
+def size_of(dim: int) -> int:
+    """n of the rotations whose dimension n(n-1)/2 is ``dim``."""
+    n = (1 + math.isqrt(1 + 8 * dim)) // 2
+    if n * (n - 1) // 2 != dim:
+        raise ValueError(f"dim: got {dim}, expected n(n-1)/2 for an integer n (1, 3, 6, 10, ...), the dimension of rotations.")
+    return n
+
+
+def hat(v: Tensor) -> Tensor:
+    r"""Coordinates to skew matrices, :math:`|\hat v|_F^2 = 2|v|^2`: entries below the diagonal, row by row.
+
+    For n = 3 the customary axis vector instead, :math:`\hat w x = w \times x`.
+    """
+    n = size_of(v.shape[-1])
+    if n == 3:
+        a, b, c = v.unbind(-1)
+        o = torch.zeros_like(a)
+        return torch.stack([o, -c, b, c, o, -a, -b, a, o], -1).reshape(v.shape[:-1] + (3, 3))
+    i, j = torch.tril_indices(n, n, -1, device=v.device)
+    out = v.new_zeros(v.shape[:-1] + (n * n,)).index_copy(-1, i * n + j, v).reshape(v.shape[:-1] + (n, n))
+    return out - out.mT
+
+
+def vee(a: Tensor) -> Tensor:
+    """Inverse of :func:`hat`, on the skew part of a matrix."""
+    a, n = (a - a.mT) / 2, a.shape[-1]
+    if n == 3:
+        return torch.stack([a[..., 2, 1], a[..., 0, 2], a[..., 1, 0]], -1)
+    i, j = torch.tril_indices(n, n, -1, device=a.device)
+    return a[..., i, j]
+
+
+class _Polar(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, proper: bool) -> Tensor:
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        if proper:  # flip the direction of the smallest singular value where the determinant would be -1
+            flip = torch.linalg.det(u @ vh) < 0
+            u, s = u.clone(), s.clone()
+            u[..., -1] = torch.where(flip.unsqueeze(-1), -u[..., -1], u[..., -1])
+            s[..., -1] = torch.where(flip, -s[..., -1], s[..., -1])
+        ctx.save_for_backward(u, s, vh)
+        return u @ vh
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        u, s, vh = ctx.saved_tensors
+        g = grad @ vh.mT
+        h = u.mT @ g
+        total = s.unsqueeze(-1) + s.unsqueeze(-2)
+        core = (h - h.mT) / torch.where(total == 0, torch.inf, total)
+        outside = (g - u @ h) / torch.where(s == 0, torch.inf, s).unsqueeze(-2)
+        return (u @ core + outside) @ vh, None
+
+
+def polar(x: Tensor, proper: bool = False) -> Tensor:
+    """Nearest matrix with orthonormal columns, or (``proper``) nearest rotation; first derivatives only."""
+    return _Polar.apply(x, proper)
+
+
+# --- three dimensions, closed form -----------------------------------------------------------------------------------
+def rotation_exp3(w: Tensor) -> Tensor:
+    r"""Rodrigues: :math:`I + \frac{\sin r}{r}\hat w + \frac{1-\cos r}{r^2}\hat w^2`, smooth at r = 0."""
+    s = w.square().sum(-1)[..., None, None]
+    k = hat(w)
+    eye = torch.eye(3, dtype=w.dtype, device=w.device)
+    return eye + sinc_sqrt(s, 1) * k + 0.5 * sinc_sqrt(s / 4, 1) ** 2 * (k @ k)
+
+
+def _quaternion(r: Tensor) -> Tensor:
+    """Unit quaternion (real part first, not negative) of a rotation, from the largest of its four components."""
+    d = r.diagonal(dim1=-2, dim2=-1)
+    tr = d.sum(-1, keepdim=True)
+    real, twice = torch.cat([1 + tr, 1 - tr + 2 * d], -1), 2 * vee(r)
+    x, y, z = twice.unbind(-1)
+    xy, xz, yz = (r[..., i, j] + r[..., j, i] for i, j in ((0, 1), (0, 2), (1, 2)))
+    a, b, c, e = real.unbind(-1)
+    table = torch.stack([a, x, y, z, x, b, xy, xz, y, xy, c, yz, z, xz, yz, e], -1).reshape(r.shape[:-2] + (4, 4))
+    largest = real.argmax(-1)[..., None, None]
+    row = table.gather(-2, largest.expand(largest.shape[:-1] + (4,))).squeeze(-2)
+    q = row / norm(row, keepdim=True)
+    return torch.where(q[..., :1] < 0, -q, q)
+
+
+def rotation_log3(r: Tensor) -> Tensor:
+    """Axis times angle in [0, pi] of a 3x3 rotation; at angle pi one of the two axes, with the gradient on its side."""
+    q = _quaternion(r)
+    c, v = q[..., :1], q[..., 1:]
+    s = v.square().sum(-1, keepdim=True)
+    far = c * c < s  # angle above pi/2
+    cos, sin = torch.where(far, 1.0, c), torch.where(far, s, 1.0).sqrt()
+    near_factor = arctanc_sqrt(torch.where(far, 0.0, s / (cos * cos)), 1) / cos
+    far_factor = torch.atan2(sin, torch.where(far, c, 1.0)) / sin
+    return 2 * v * torch.where(far, far_factor, near_factor)
+
+
+# --- any dimension ---------------------------------------------------------------------------------------------------
+def _planes(r: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthogonal W whose columns 2k, 2k+1 span the planes of a rotation, and the angles there (real Schur form)."""
+    sym, skew, n = (r + r.mT) / 2, (r - r.mT) / 2, r.shape[-1]
+    c, w = torch.linalg.eigh(sym)  # ascending cosines: they come in pairs, and a last 1 if n is odd
+    eps = torch.finfo(r.dtype).eps
+    together = (c.unsqueeze(-1) - c.unsqueeze(-2)).abs() < 10 * math.sqrt(eps)
+    t = (w.mT @ skew @ w) * together  # symmetric and skew part commute: no entries between different cosines
+    for k in range(0, n - 2, 2):  # Householder within equal cosines, until each plane is a pair of neighbours
+        x = t[..., k + 1 :, k]
+        length = x.norm(dim=-1, keepdim=True)
+        e = torch.zeros_like(x)
+        e[..., 0] = torch.where(x[..., 0] < 0, -1.0, 1.0)
+        y = torch.where(length > 10 * n * eps, x, 0.0) + length * e
+        y = y / torch.where(length > 10 * n * eps, y.norm(dim=-1, keepdim=True), torch.inf)
+        y = torch.nn.functional.pad(y, (k + 1, 0)).unsqueeze(-1)
+        t = t - 2 * y @ (y.mT @ t)
+        t = t - 2 * (t @ y) @ y.mT
+        w = w - 2 * (w @ y) @ y.mT
+    first = slice(0, n - 1, 2)
+    sin = t.diagonal(-1, -2, -1)[..., first]
+    d = (w.mT @ sym @ w).diagonal(dim1=-2, dim2=-1)
+    return w, torch.atan2(sin, (d[..., first] + d[..., 1::2]) / 2)
+
+
+def _inverse_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
+    """Solve (1 - e^{-ad_L})/ad_L (dL) = w at the skew L = x, in the unitary eigenbasis of L."""
+    angle, v = torch.linalg.eigh(1j * x)  # x = -i angle
+    mu = -1j * (angle.unsqueeze(-1) - angle.unsqueeze(-2))
+    half = (mu.imag / 2)[..., None]
+    phi = sinc_sqrt(half.squeeze(-1) ** 2, 1) * torch.exp(-mu / 2)
+    conjugate = (angle.unsqueeze(-1) + angle.unsqueeze(-2)).abs() < 1e-8  # a skew w has no entries there
+    singular = (phi.abs() < 1e-8) | (conjugate & (phi.abs() < 1e-3))
+    phi = torch.where(singular, 1.0, phi.conj() if adjoint else phi)
+    z = torch.where(singular, 0.0, v.mH @ w.to(v.dtype) @ v) / phi
+    out = (v @ z @ v.mH).real
+    return (out - out.mT) / 2
+
+
+class _RotationLog(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, r: Tensor) -> Tensor:
+        w, angle = _planes(r)
+        n = r.shape[-1]
+        block = torch.nn.functional.pad(torch.stack([angle, torch.zeros_like(angle)], -1).flatten(-2), (0, n % 2))
+        a = torch.diag_embed(block[..., : n - 1], -1)
+        out = w @ (a - a.mT) @ w.mT
+        for _ in range(2):  # Newton steps: polish what near-equal angles cost
+            rest = torch.linalg.matrix_exp(-out) @ r
+            step = _inverse_dexp(out, (rest - rest.mT) / 2)
+            size = torch.linalg.matrix_norm(step)[..., None, None]
+            out = out + torch.where(size < 1e-2, step, 0.0)
+        ctx.save_for_backward(r, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        r, out = ctx.saved_tensors
+        return r @ _inverse_dexp(out, (grad - grad.mT) / 2, adjoint=True)
+
+
+def rotation_log(r: Tensor) -> Tensor:
+    """Principal logarithm (skew, angles in [-pi, pi]) of rotations of any size; first derivatives only."""
+    return _RotationLog.apply(r)
+
+
+def haar(shape: torch.Size, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+    """Uniform matrices with orthonormal columns, shape ``batch + (n, p)``: QR of normals, with the diagonal of R positive."""
+    q, r = torch.linalg.qr(torch.randn(shape, dtype=dtype, device=device))
+    return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
+
+
+def log_sphere_area(d: int) -> float:
+    r"""Log of the area :math:`2\pi^{(d+1)/2}/\Gamma((d+1)/2)` of the unit sphere :math:`S^d`."""
+    return math.log(2) + (d + 1) / 2 * math.log(math.pi) - math.lgamma((d + 1) / 2)
