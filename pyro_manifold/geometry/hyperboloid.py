@@ -17,24 +17,27 @@ No Minkowski product of large terms is ever formed (geoopt's distance is negativ
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.numerics import arcsinc_sqrt, asinh, cos_sqrt, log_sinc_sqrt, norm, sinc_sqrt
+from ..ops.numerics import (
+    arcsinc_sqrt,
+    asinh,
+    by_components,
+    cos_sinc_sqrt,
+    log_sinc_sqrt,
+    may_hold,
+    safe_sqrt,
+    sinc_sqrt,
+    sq,
+)
 from .base import Geometry, register_geometry
 
 __all__ = ["HyperboloidGeometry"]
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y).sum(-1, keepdim=True)
-
-
-def _sq(x: Tensor) -> Tensor:
-    return x.square().sum(-1, keepdim=True)
 
 
 class _Boost(torch.autograd.Function):
@@ -44,25 +47,24 @@ class _Boost(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, w: Tensor) -> Tensor:
-        xx, ww, xw = _sq(x), _sq(w), _dot(x, w)
+        xx, ww, xw = sq(x), sq(w), (x * w).sum(0)
         tx, tw = (1 + xx).sqrt(), (1 + ww).sqrt()
-        sigma = x + w  # small when w undoes x; B_x w = sigma + x gamma
-        xs = _dot(x, sigma)
-        # x.w >= 0: all terms positive
-        gamma = ww / (1 + tw) + xw / (1 + tx)
-        # x.w < 0, x short
-        opposite = xw < 0
-        ratio = xs / xx.clamp_min(torch.finfo(x.dtype).tiny)
-        perp2 = _sq(sigma - ratio * x)
-        ss = perp2 + ratio * xs
-        near = (((ww - xx) / (tx + tw) - 2) * xs + (1 + tx) * ss) / ((1 + tx) * (tx + tw))
-        # x.w < 0, x long: y_par = (w_par^2 - |x|^2 (1 + |w_perp|^2)) / (w_par t_x - |x| t_w)
-        r = xx.sqrt().clamp_min(torch.finfo(x.dtype).tiny)
+        sigma = x + w  # small where w undoes x; B_x w = sigma + x gamma
+        plain = ww / (1 + tw) + xw / (1 + tx)  # for x.w >= 0, all terms positive
+        back = xw < 0
+        if not may_hold(back):
+            return sigma + x * plain
+        tiny = torch.finfo(x.dtype).tiny
+        xs = (x * sigma).sum(0)
+        ratio = xs / xx.clamp_min(tiny)
+        perp2 = sq(sigma - ratio * x)
+        # |x| <= 1: multiplied out in sigma
+        near = (((ww - xx) / (tx + tw) - 2) * xs + (1 + tx) * (perp2 + ratio * xs)) / ((1 + tx) * (tx + tw))
+        # |x| > 1: y_par = (w_par^2 - |x|^2 (1 + |w_perp|^2)) / (w_par t_x - |x| t_w)
+        r = xx.sqrt().clamp_min(tiny)
         w_par = xw / r
-        y_par = (ratio * (r - w_par) + perp2 * r) / (tw - w_par * (tx / r))
-        far = (y_par - ratio * r) / r
-        gamma = torch.where(opposite, torch.where(xx > 1, far, near), gamma)
-        return sigma + x * gamma
+        far = (ratio * (r - w_par) + perp2 * r) / (tw - w_par * (tx / r)) / r - ratio
+        return sigma + x * torch.where(back, torch.where(xx > 1, far, near), plain)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -71,12 +73,10 @@ class _Boost(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         x, w = ctx.saved_tensors
-        tx, tw = (1 + _sq(x)).sqrt(), (1 + _sq(w)).sqrt()
-        c = _dot(x, w) / (1 + tx)
-        gx = _dot(x, g)
-        dx = g * (tw + c) + (w - x * (c / tx)) * (gx / (1 + tx))
-        dw = g + w * (gx / tw) + x * (gx / (1 + tx))
-        return dx.sum_to_size(x.shape), dw.sum_to_size(w.shape)
+        tx, tw = (1 + sq(x)).sqrt(), (1 + sq(w)).sqrt()
+        c, gx = (x * w).sum(0) / (1 + tx), (x * g).sum(0)
+        h = gx / (1 + tx)
+        return (tw + c) * g + h * w - (h * c / tx) * x, g + (gx / tw) * w + h * x
 
 
 @register_geometry(geoopt.Lorentz)
@@ -96,6 +96,7 @@ class HyperboloidGeometry(Geometry):
     """
 
     has_chart = True
+    in_linear_space = True
 
     def __init__(self, manifold: geoopt.Lorentz) -> None:
         super().__init__(manifold)
@@ -104,16 +105,12 @@ class HyperboloidGeometry(Geometry):
                 f"manifold: Lorentz needs one positive k (the squared radius, curvature -1/k), got {manifold.k.tolist()}."
             )
 
-    def curvature(self, dtype: torch.dtype | None = None) -> Tensor:
-        """-1/k, differentiable in k."""
-        return -1 / self._k(dtype)
+    def _k(self, like: Tensor) -> Tensor:
+        return self.manifold.k.reshape(()).to(like)
 
-    def _k(self, dtype: torch.dtype | None) -> Tensor:
-        k = self.manifold.k.reshape(())
-        return k if dtype is None else k.to(dtype)
-
-    def _lift(self, x: Tensor, k: Tensor) -> Tensor:
-        return torch.cat([(k + _sq(x)).sqrt(), x], -1)
+    def curvature(self, like: Tensor) -> Tensor:
+        """-1/k, differentiable in k, in the dtype of ``like``."""
+        return -1 / self._k(like)
 
     # --- shapes and membership ---------------------------------------------------------------------------------------
     def dim(self, event_shape: Sequence[int]) -> int:
@@ -126,91 +123,144 @@ class HyperboloidGeometry(Geometry):
         """``atol`` is relative to the time coordinate, which grows as cosh of the radius."""
         atol = math.sqrt(torch.finfo(x.dtype).eps) if atol is None else atol
         t = x[..., 0]
-        want = (self._k(x.dtype) + x[..., 1:].square().sum(-1)).sqrt()
+        want = (self._k(x) + x[..., 1:].square().sum(-1)).sqrt()
         return ((t - want).abs() <= atol * want) & want.isfinite()
 
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        k = self._k(dtype).to(device) if device is not None else self._k(dtype)
-        return torch.nn.functional.pad(k.sqrt().reshape(1), (0, dim))
+        return torch.nn.functional.pad(self._k(torch.empty(0, dtype=dtype, device=device)).sqrt().reshape(1), (0, dim))
 
     def project(self, x: Tensor) -> Tensor:
-        return self._lift(x[..., 1:], self._k(x.dtype))
+        y = x[..., 1:]
+        return torch.cat([(self._k(x) + y.square().sum(-1, keepdim=True)).sqrt(), y], -1)
 
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        k, x, w = self._k(p.dtype), p[..., 1:], u[..., 1:]
-        t = (k + _sq(x)).sqrt()
-        w = w + x * ((_dot(x, w) - t * u[..., :1]) / k)
-        return torch.cat([_dot(x, w) / t, w], -1)
+        return by_components(partial(self._project_tangent, self._k(p)), p, u)
 
     # --- metric ------------------------------------------------------------------------------------------------------
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        k, x = self._k(p.dtype), p[..., 1:]
-        R, xv = k.sqrt(), _dot(x, v)
-        return torch.cat([xv / R, v + x * (xv / (R * (R + (k + _sq(x)).sqrt())))], -1)
+        return by_components(partial(self._to_tangent, self._k(p)), p, v)
 
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        k, x, w = self._k(p.dtype), p[..., 1:], u[..., 1:]
-        t = (k + _sq(x)).sqrt()
-        return w - x * (_dot(x, w) / (t * (k.sqrt() + t)))
+        return by_components(partial(self._from_tangent, self._k(p)), p, u)
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
-        k = self._k(p.dtype)
-        R = k.sqrt()
-        w = v * (sinc_sqrt(_sq(v) / -k, -1) / R)
-        return self._lift(R * _Boost.apply(p[..., 1:] / R, w), k)
+        return by_components(partial(self._exp, self._k(p)), p, v)
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
-        R = self._k(p.dtype).sqrt()
-        w = _Boost.apply(p[..., 1:] / -R, q[..., 1:] / R)
-        return w * (R * arcsinc_sqrt(-_sq(w), -1))
+        return by_components(partial(self._log, self._k(p)), p, q)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        return self.exp_frame(p, self.from_tangent(p, u))
+        k = self._k(p)
+        return by_components(lambda p, u: self._exp(k, p, self._from_tangent(k, p, u)), p, u)
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
-        return self.to_tangent(p, self.log_frame(p, q))
+        k = self._k(p)
+        return by_components(lambda p, q: self._to_tangent(k, p, self._log(k, p, q)), p, q)
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        R = self._k(p.dtype).sqrt()
-        return 2 * R * asinh(_half_chord(p[..., 1:], q[..., 1:], R))
+        return by_components(partial(_dist, self._k(p)), p, q)
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        out = (v.shape[-1] - 1) * log_sinc_sqrt(v.square().sum(-1) / -self._k(v.dtype), -1)
+        out = (v.shape[-1] - 1) * log_sinc_sqrt(v.square().sum(-1) / -self._k(v), -1)
         return out.expand(torch.broadcast_shapes(p.shape[:-1], v.shape[:-1]))
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        k, x = self._k(p.dtype), p[..., 1:]
-        R = k.sqrt()
-        v = self.from_tangent(p, u)
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
-        q = self.exp_frame(p, t * v)
-        # velocity B_x (cosh v, sinh |v|): spatial part cosh v + x c, where for x.v < 0 the terms of c are multiplied out
-        x, vv = x / R, _sq(v)
-        s = vv * t.square() / -k
-        cosh, sinh = cos_sqrt(s, -1), t * sinc_sqrt(s, -1) / R  # sinh is over |v|
-        xx, xv = _sq(x), _dot(x, v)
+        return by_components(partial(self._geodesic, self._k(p)), p, u, t)
+
+    # The same, with the component axis first (see ops.numerics.by_components); x, y are spatial parts.
+    @staticmethod
+    def _lift(k: Tensor, x: Tensor) -> Tensor:
+        return torch.cat([(k + sq(x)).sqrt().unsqueeze(0), x])
+
+    @staticmethod
+    def _project_tangent(k: Tensor, p: Tensor, u: Tensor) -> Tensor:
+        x, w = p[1:], u[1:]
+        t = (k + sq(x)).sqrt()
+        w = w + (((x * w).sum(0) - t * u[0]) / k) * x
+        return torch.cat([((x * w).sum(0) / t).unsqueeze(0), w])
+
+    @staticmethod
+    def _to_tangent(k: Tensor, p: Tensor, v: Tensor) -> Tensor:
+        x, R = p[1:], k.sqrt()
+        c = (x * v).sum(0) / R
+        return torch.cat([c.unsqueeze(0), v + (c / (R + (k + sq(x)).sqrt())) * x])
+
+    @staticmethod
+    def _from_tangent(k: Tensor, p: Tensor, u: Tensor) -> Tensor:
+        x, w = p[1:], u[1:]
+        t = (k + sq(x)).sqrt()
+        return w - ((x * w).sum(0) / (t * (k.sqrt() + t))) * x
+
+    def _exp(self, k: Tensor, p: Tensor, v: Tensor) -> Tensor:
+        R = k.sqrt()
+        return self._lift(k, R * _Boost.apply(p[1:] / R, (sinc_sqrt(sq(v) / -k, -1) / R) * v))
+
+    def _log(self, k: Tensor, p: Tensor, q: Tensor) -> Tensor:
+        R = k.sqrt()
+        w = _Boost.apply(p[1:] / -R, q[1:] / R)
+        return (R * arcsinc_sqrt(-sq(w), -1)) * w
+
+    def _geodesic(self, k: Tensor, p: Tensor, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        R, v = k.sqrt(), self._from_tangent(k, p, u)
+        q = self._exp(k, p, t * v)
+        # velocity B_x (cosh v, sinh |v|): spatial part cosh v + c x, where for x.v < 0 the terms of c are multiplied out
+        x, vv, t = p[1:] / R, sq(v), t[0]
+        cosh, sinh = cos_sinc_sqrt(vv * t * t / -k, -1)
+        sinh = sinh * (t / R)  # over |v|
+        xx, xv = sq(x), (x * v).sum(0)
         tx = (1 + xx).sqrt()
-        c = sinh * vv + cosh * xv / (1 + tx)
+        push, pull = sinh * vv, cosh * xv / (1 + tx)
         back = (xv * t < 0) & (xx > 1)
         par = xv / torch.where(back, xx, 1.0)
-        par2 = par * xv
-        num = sinh.square() * vv * _sq(v - par * x) + (2 * cosh.square() / (1 + tx) - 1) * par2
-        den = sinh * vv - cosh * xv / (1 + tx)
-        c = torch.where(back, num / torch.where(back, den, 1.0), c)
-        w = cosh * v + x * c
-        y = q[..., 1:]
-        return q, torch.cat([_dot(y, w) / q[..., :1], w], -1)
+        num = sinh * push * sq(v - par * x) + (2 * cosh * cosh / (1 + tx) - 1) * (par * xv)
+        w = cosh * v + torch.where(back, num / torch.where(back, push - pull, 1.0), push + pull) * x
+        return q, torch.cat([((q[1:] * w).sum(0) / q[0]).unsqueeze(0), w])
 
 
-def _half_chord(x: Tensor, y: Tensor, R: Tensor) -> Tensor:
-    r"""L/2 = sinh(d/2R): gradient of the plain formula, value free of cancellation (float64 and error-free products)."""
-    x, y = x / R, y / R
-    delta = y - x
-    xy, tt = _dot(x, y), ((1 + _sq(x)) * (1 + _sq(y))).sqrt()
-    back = (2 * xy < -tt).squeeze(-1)
-    xx = _sq(x)
-    perp = delta - x * (_dot(x, delta) / torch.where(xx == 0, 1.0, xx))
-    near = norm(torch.cat([delta, norm(x, keepdim=True) * perp], -1)) * (0.5 / (1 + tt + xy)).sqrt().squeeze(-1)
-    far = torch.where(back, 0.5 * (tt - xy - 1).squeeze(-1), 1.0)  # the root of 0 has no gradient, even where unused
-    return torch.where(back, far.sqrt(), near)
+def _dist(k: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    """Gradient of the plain formula; value in float64 with error-free products, so right to rounding at every radius."""
+    x, y = p[1:], q[1:]
+    s = _half_chord2(k, x, y, (sq(y - x), _across2(x, y - x)))
+    with torch.no_grad():
+        exact = _half_chord2(k.double(), x.double(), y.double(), _error_free(x.double(), y.double()))
+    s = s + (exact.to(s) - s).detach()
+    return 2 * k.sqrt() * asinh(safe_sqrt(s))
+
+
+def _half_chord2(k: Tensor, x: Tensor, y: Tensor, parts: tuple[Tensor, Tensor]) -> Tensor:
+    """(L/2)^2 = sinh^2(d / 2 sqrt k)."""
+    dd, across2 = parts
+    xy, tt = (x * y).sum(0), ((k + sq(x)) * (k + sq(y))).sqrt()
+    back = 2 * xy < -tt
+    near = (k * dd + across2) / (2 * k * (k + tt + torch.where(back, 0.0, xy)))
+    return torch.where(back, (tt - xy - k) / (2 * k), near)
+
+
+def _across2(x: Tensor, r: Tensor) -> Tensor:
+    """|x ^ r|^2."""
+    xx = sq(x)
+    return xx * sq(r - ((x * r).sum(0) / torch.where(xx == 0, 1.0, xx)) * x)
+
+
+def _split(a: Tensor) -> tuple[Tensor, Tensor]:
+    c = 134217729.0 * a  # 2^27 + 1
+    high = c - (c - a)
+    return high, a - high
+
+
+def _error_free(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    r"""|y - x|^2 and |x ^ (y - x)|^2 with the errors of the difference and of the first projection carried along.
+
+    Two points at radius r may differ by e^r more along x than across it, both counting alike in the distance. [1] Dekker,
+    *A floating-point technique for extending the available precision*, 1971.
+    """
+    d = y - x
+    z = d + x
+    low = (y - z) + (x - (z - d))  # d + low = y - x exactly
+    xx = sq(x)
+    a = ((x * d).sum(0) / torch.where(xx == 0, 1.0, xx)).expand_as(x)
+    ax = a * x
+    (ah, al), (xh, xl) = _split(a), _split(x)
+    error = ((ah * xh - ax) + ah * xl + al * xh) + al * xl  # ax + error = a x exactly
+    return sq(d), _across2(x, ((d - ax) - error) + low)

@@ -24,7 +24,7 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.numerics import arcsinc_sqrt, by_components, cos_sqrt, log_sinc_sqrt, may_hold, safe_sqrt, sinc_sqrt, sq
+from ..ops.numerics import arcsinc_sqrt, by_components, cos_sinc_sqrt, log_sinc_sqrt, may_hold, safe_sqrt, sq
 from .base import Geometry, register_geometry
 from .sphere import SphereGeometry, windings
 
@@ -141,7 +141,8 @@ class StereographicGeometry(Geometry):
         s = 0.25 * K * sq(v)
         if self._sign <= 0:
             s = s.clamp_min(-0.25 * _EXP_MAX.get(v.dtype, 8.0) ** 2)
-        return cos_sqrt(s, self._sign), 0.5 * sinc_sqrt(s, self._sign)
+        C, sinc = cos_sinc_sqrt(s, self._sign)
+        return C, 0.5 * sinc
 
     def _exp(self, K: Tensor, p: Tensor, v: Tensor) -> Tensor:
         C, sinc = self._half_step(K, v)
@@ -158,10 +159,8 @@ class StereographicGeometry(Geometry):
     def _inside(self, K: Tensor, y: Tensor) -> Tensor:
         """``y``, or where that is not inside, the outermost representable point in its direction, with a warning."""
         q = K * sq(y)
-        out = ~(q > -1)
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if not traced:
-            if not bool(out.any()):
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            if y.numel() == 0 or not bool(q.detach().amin() <= -1):
                 return y
             warnings.warn(
                 f"a point of {self.manifold.name} lies beyond the radius that {y.dtype} coordinates can hold (about "
@@ -170,6 +169,7 @@ class StereographicGeometry(Geometry):
                 RuntimeWarning,
                 stacklevel=2,
             )
+        out = q <= -1
         return torch.where(out, y * ((1 - 4 * torch.finfo(y.dtype).eps) * torch.where(out, -q, 1.0).rsqrt()), y)
 
     @staticmethod
@@ -246,7 +246,7 @@ class StereographicGeometry(Geometry):
 
 
 def sphere_to_stereographic(z: Tensor, K: Tensor) -> Tensor:
-    r"""Chart of the unit sphere scaled to curvature K > 0: :math:`z_{2:}/(\sqrt K(1 + z_1))`, and the point at infinity held finite."""
+    r"""Chart of the unit sphere scaled to curvature K > 0: :math:`z_{2:}/(\sqrt K(1 + z_1))`, infinity held finite."""
     first, rest = z[..., :1], z[..., 1:]
     q = rest.square().sum(-1, keepdim=True)
     south, lost = first < 0, q < torch.finfo(z.dtype).eps ** 2

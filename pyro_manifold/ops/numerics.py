@@ -23,6 +23,7 @@ __all__ = [
     "arctanc_sqrt",
     "asinh",
     "by_components",
+    "cos_sinc_sqrt",
     "cos_sqrt",
     "log_sinc_sqrt",
     "log_sinhc",
@@ -58,16 +59,22 @@ def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
     batch = torch.broadcast_shapes(*(x.shape[:-1] for x in xs))
     flat = [x.expand(batch + x.shape[-1:]).reshape(-1, x.shape[-1]) for x in xs]
     n = flat[0].shape[0]
-    if flat[0].device.type == "cpu" and n > 2 * _BLOCK:
-        blocks = [f(*(x.t().contiguous() for x in part)) for part in zip(*(x.split(_BLOCK) for x in flat), strict=True)]
-    else:
-        blocks = [f(*(x.t().contiguous() for x in flat))]
+    size = _BLOCK if flat[0].device.type == "cpu" and n > 2 * _BLOCK else max(n, 1)
+    blocks = [f(*map(_front, part)) for part in zip(*(x.split(size) for x in flat), strict=True)]
 
     def join(parts: Sequence[Tensor]) -> Tensor:
-        y = torch.cat([y.t() for y in parts])
+        y = torch.cat([_back(y) for y in parts]) if len(parts) > 1 else _back(parts[0]).contiguous()
         return y.reshape(batch + y.shape[1:])
 
     return tuple(map(join, zip(*blocks, strict=True))) if isinstance(blocks[0], tuple) else join(blocks)
+
+
+def _front(x: Tensor) -> Tensor:  # copies by component are faster than a general transposition when there are few
+    return torch.stack(x.unbind(-1)) if x.shape[-1] <= 16 else x.t().contiguous()
+
+
+def _back(x: Tensor) -> Tensor:
+    return torch.stack(x.unbind(0), -1) if x.dim() == 2 and x.shape[0] <= 4 else x.t()
 
 
 def may_hold(mask: Tensor) -> bool:
@@ -79,7 +86,7 @@ def may_hold(mask: Tensor) -> bool:
 
 def sq(x: Tensor) -> Tensor:
     """Sum of squares over the first axis, where :func:`by_components` puts the components."""
-    return x.square().sum(0)
+    return (x * x).sum(0)
 
 
 def safe_sqrt(s: Tensor) -> Tensor:
@@ -194,6 +201,50 @@ class _Even(torch.autograd.Function):
 
 def _even(kind: str, s: Tensor, sign: int) -> Tensor:
     return _Even.apply(s, kind, sign)
+
+
+class _CosSinc(torch.autograd.Function):
+    """cos sqrt(s) and sinc sqrt(s) together, from one expm1 where the sign is known to be negative."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(s: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+        r = s.abs().clamp_min(torch.finfo(s.dtype).tiny).sqrt()
+        if sign < 0:
+            e = torch.expm1(r)
+            f = e / (e + 1)
+            return 1 + 0.5 * e * f, 0.5 * (e + f) / r
+        cos, sinc = r.cos(), r.sin() / r
+        return (cos, sinc) if sign else (torch.where(s > 0, cos, r.cosh()), torch.where(s > 0, sinc, r.sinh() / r))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+        s, ctx.sign = inputs
+        ctx.save_for_backward(s, *output)
+        ctx.save_for_forward(s, *output)
+
+    @staticmethod
+    def _slopes(s: Tensor, cos: Tensor, sinc: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            return _slope("cos", s, cos, sign), _slope("sinc", s, sinc, sign)
+        near = s.abs() < _SERIES
+        return -0.5 * sinc, torch.where(near, _horner(_SLOPE["sinc"], s), (cos - sinc) / (2 * s))
+
+    @staticmethod
+    def backward(ctx: Any, g_cos: Tensor, g_sinc: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        a, b = _CosSinc._slopes(*ctx.saved_tensors, ctx.sign)
+        return g_cos * a + g_sinc * b, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        a, b = _CosSinc._slopes(*ctx.saved_tensors, ctx.sign)
+        return tangent * a, tangent * b
+
+
+def cos_sinc_sqrt(s: Tensor, sign: int = 0) -> tuple[Tensor, Tensor]:
+    """:func:`cos_sqrt` and :func:`sinc_sqrt` of the same argument."""
+    return _CosSinc.apply(s, sign)
 
 
 def cos_sqrt(s: Tensor, sign: int = 0) -> Tensor:
