@@ -18,7 +18,16 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.numerics import arctanc_sqrt, cos_sqrt, log_sinc_sqrt, norm, sinc_sqrt
+from ..ops.numerics import (
+    arcsinc_sqrt,
+    by_components,
+    cos_sinc_sqrt,
+    log_sinc_sqrt,
+    may_hold,
+    norm,
+    safe_sqrt,
+    sq,
+)
 from .base import Geometry, register_geometry
 
 __all__ = ["SphereGeometry"]
@@ -85,55 +94,39 @@ class SphereGeometry(Geometry):
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return u - p * (p * u).sum(-1, keepdim=True)
 
-    def _tilt(self, p: Tensor, v: Tensor) -> Tensor:
-        """(p'.v) p' / (1 + p_1) with p' = (p_2, ...), without the 0/0 at p_1 = -1 (there the term is dropped)."""
-        first, rest = p[..., :1], p[..., 1:]
-        dot = (rest * v).sum(-1, keepdim=True)
-        south = first < 0
-        q = rest.square().sum(-1, keepdim=True)
-        q = torch.where(south & (q > 0), q, 1.0)
-        return rest * torch.where(south, dot / q * (1 - first), dot / torch.where(south, 1.0, 1 + first))
-
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        rest = p[..., 1:]
-        return torch.cat([-(rest * v).sum(-1, keepdim=True), v - self._tilt(p, v)], -1)
+        return by_components(_to_tangent, p, v)
 
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return u[..., 1:] - self._tilt(p, u[..., 1:]) - p[..., 1:] * u[..., :1]
+        return by_components(_from_tangent, p, u)
+
+    def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        return self.to_tangent(p, v)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        s = u.square().sum(-1, keepdim=True)
-        return cos_sqrt(s) * p + sinc_sqrt(s) * u
+        return by_components(_exp, p, u)
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
-        minus, plus = q - p, q + p
-        a, b = minus.square().sum(-1, keepdim=True), plus.square().sum(-1, keepdim=True)
-        far = a > b  # beyond a right angle: work from the antipode of p
-        w = self.project_tangent(p, torch.where(far, plus, minus))
-        # angle/sin(angle) with tau = tan(angle/2): 2 arctan(tau)/tau * (1 + tau^2)/2
-        tau2 = torch.where(far, 0.0, a / torch.where(far, 1.0, b))
-        near_factor = arctanc_sqrt(tau2) * (1 + tau2)
-        sin = norm(w, keepdim=True)
-        cut = far & (sin == 0)
-        far_factor = 2 * torch.atan2(a.clamp_min(1.0).sqrt(), norm(plus, keepdim=True))
-        far_factor = far_factor / torch.where(far & ~cut, sin, 1.0)
-        out = w * torch.where(far, far_factor, near_factor)
-        e = self.to_tangent(p, torch.ones_like(p[..., 1:]) / math.sqrt(p.shape[-1] - 1))
-        return torch.where(cut, math.pi * e, out)
+        return by_components(_log, p, q)
+
+    def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
+        return by_components(lambda p, v: _exp(p, _to_tangent(p, v)), p, v)
+
+    def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
+        return by_components(lambda p, q: _from_tangent(p, _log(p, q)), p, q)
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        return 2 * torch.atan2(norm(q - p), norm(q + p))
+        return by_components(lambda p, q: 2 * torch.atan2(safe_sqrt(sq(q - p)), safe_sqrt(sq(q + p))), p, q)
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        return (v.shape[-1] - 1) * log_sinc_sqrt(v.square().sum(-1)).expand(
+        return (v.shape[-1] - 1) * log_sinc_sqrt(v.square().sum(-1), 1).expand(
             torch.broadcast_shapes(p.shape[:-1], v.shape[:-1])
         )
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
         speed2 = u.square().sum(-1, keepdim=True)
-        s = speed2 * t.square()
-        cos, sinc = cos_sqrt(s), sinc_sqrt(s)
+        cos, sinc = cos_sinc_sqrt(speed2 * t.square(), 1)
         return cos * p + (t * sinc) * u, cos * u - (speed2 * t * sinc) * p
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
@@ -154,3 +147,50 @@ class SphereGeometry(Geometry):
 
     def curvature(self, like: Tensor) -> Tensor:
         return like.new_ones(())
+
+
+# Component axis first (see ops.numerics.by_components).
+def _turn(p: Tensor) -> Tensor:
+    """1 / (1 + p_1), from |(p_2, ...)| on the far side, and 0 at -e_1, where the transported frame has no limit."""
+    first, rest2 = p[0], sq(p[1:])
+    south = first < 0
+    if not may_hold(south):
+        return 1 / (1 + first)
+    pole = south & (rest2 == 0)
+    far = torch.where(pole, 0.0, (1 - first) / torch.where(south & ~pole, rest2, 1.0))
+    return torch.where(south, far, 1 / torch.where(south, 1.0, 1 + first))
+
+
+def _to_tangent(p: Tensor, v: Tensor) -> Tensor:
+    rest = p[1:]
+    c = (rest * v).sum(0)
+    return torch.cat([-c.unsqueeze(0), v - (c * _turn(p)) * rest])
+
+
+def _from_tangent(p: Tensor, u: Tensor) -> Tensor:
+    rest, w = p[1:], u[1:]
+    return w - ((rest * w).sum(0) * _turn(p) + u[0]) * rest
+
+
+def _exp(p: Tensor, u: Tensor) -> Tensor:
+    cos, sinc = cos_sinc_sqrt(sq(u), 1)
+    return cos * p + sinc * u
+
+
+def _log(p: Tensor, q: Tensor) -> Tensor:
+    side = 1 - 2 * ((p * q).sum(0) < 0).to(p)  # beyond a right angle: measure from -p
+    e = q - side * p
+    h = 0.25 * sq(e)  # sin^2 of half the angle from side * p
+    w = e - (p * e).sum(0) * p
+    f = arcsinc_sqrt(h, 1)
+    near = f * (1 - h).rsqrt()
+    far = side < 0
+    if not may_hold(far):
+        return near * w
+    sin = safe_sqrt(torch.where(far, sq(w), 1.0))
+    cut = sin == 0
+    scale = torch.where(far, (math.pi - 2 * f * safe_sqrt(h)) / torch.where(cut, 1.0, sin), near)
+    if may_hold(cut):
+        axis = torch.cat([torch.ones_like(p[:1]), torch.zeros_like(p[2:])])
+        w = torch.where(cut, _to_tangent(p, axis), w)
+    return scale * w
