@@ -14,6 +14,7 @@ from torch import Tensor
 import pyro_manifold.distributions as mdist
 from pyro_manifold import models, nn
 from pyro_manifold import transforms as mt
+from pyro_manifold.geometry import SpecialOrthogonal, Torus
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def tensors(params: Mapping[str, Any], **like: Any) -> dict[str, Tensor]:
 EUCLIDEAN, SPHERE = geoopt.Euclidean(ndim=1), geoopt.Sphere()
 BALL, BALL2 = geoopt.PoincareBall(c=1.0), geoopt.PoincareBall(c=2.0)
 LORENTZ = geoopt.Lorentz()
+SO3, SPD, TORUS = SpecialOrthogonal(3), geoopt.SymmetricPositiveDefinite(), Torus()
 S1_R2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.Euclidean(ndim=1), 2))
 S1_S2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.Sphere(), 3))
 S1_H2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.PoincareBall(), 2))
@@ -88,25 +90,39 @@ GEOMETRIES = [
     GeometryCase("stereographic-positive", lambda: geoopt.Stereographic(k=1.0), 2),
     GeometryCase("stereographic-flat", lambda: geoopt.Stereographic(k=0.0), 2),
     GeometryCase("stereographic-negative", lambda: geoopt.Stereographic(k=-0.5), 3),
+    GeometryCase("SO2", lambda: SpecialOrthogonal(2), 1),
+    GeometryCase("SO3", lambda: SO3, 3),
+    GeometryCase("SPD2", lambda: SPD, 3),
+    GeometryCase("SPD3-log-euclidean", lambda: geoopt.SymmetricPositiveDefinite("LEM"), 6),
+    GeometryCase("torus-1", lambda: TORUS, 1),
+    GeometryCase("torus-3", lambda: TORUS, 3),
     GeometryCase("S1xR2", lambda: S1_R2, 3),
     GeometryCase("S1xS2", lambda: S1_S2, 3),
     GeometryCase("S1xH2", lambda: S1_H2, 3),
 ]
 
 _V2 = [[0.0, 0.0], [0.3, -0.4], [1.2, 0.5], [-0.7, 1.1]]
+_V3 = [[0.0, 0.0, 0.0], [0.5, -0.3, 0.2], [1.0, 1.2, -0.7]]
 _V1 = [[0.1], [-1.0], [2.0]]
 _S1 = [[1.0, 0.0], [0.6, 0.8], [-0.8, 0.6]]
 _S2 = [[1.0, 0.0, 0.0], [0.0, 0.6, 0.8], [0.48, -0.6, 0.64]]
 _X2 = [0.36, 0.48, 0.8]  # a point of S^2
 _B2 = [[0.0, 0.0], [0.3, -0.4], [-0.5, 0.6]]
 _H2 = [1.25**0.5, 0.3, -0.4]  # a point of the hyperboloid
+_R3 = [[0.6, -0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]  # a rotation
 
 TRANSFORMS = [
+    TransformCase("ball-to-hyperboloid", lambda: mt.BallToHyperboloid(BALL, LORENTZ), {}, [[0.0, 0.0], [0.3, -0.4], [-0.8, 0.5]]),
+    TransformCase("sphere-to-stereographic", lambda: mt.SphereToStereographic(SPHERE, geoopt.SphereProjection(k=0.5)), {},
+                  [[1.0, 0.0, 0.0], [0.6, 0.0, -0.8], [-0.28, 0.96, 0.0]]),
     TransformCase("exp-sphere", lambda loc: mt.ExpMap(SPHERE, loc), dict(loc=_X2), _V2),
     TransformCase("exp-circle", lambda loc: mt.ExpMap(SPHERE, loc), dict(loc=[0.6, 0.8]), _V1),
     TransformCase("exp-ball", lambda loc: mt.ExpMap(BALL2, loc), dict(loc=[0.3, -0.2]), _V2),
     TransformCase("exp-ball-origin", lambda: mt.ExpMap(BALL), {}, _V2),
     TransformCase("exp-lorentz", lambda loc: mt.ExpMap(LORENTZ, loc), dict(loc=_H2), _V2),
+    TransformCase("exp-SO3", lambda loc: mt.ExpMap(SO3, loc), dict(loc=_R3), _V3),
+    TransformCase("exp-SPD2", lambda loc: mt.ExpMap(SPD, loc), dict(loc=[[1.5, 0.3], [0.3, 0.7]]), _V3),
+    TransformCase("exp-torus", lambda loc: mt.ExpMap(TORUS, loc), dict(loc=[3.0, -1.0]), _V2),
     TransformCase("exp-product", lambda loc: mt.ExpMap(S1_H2, loc), dict(loc=[0.6, 0.8, 0.1, 0.2]), [[0.5, 1.0, -1.0], [1.0, 0.0, 0.3]]),
     TransformCase(
         "polar-sphere", lambda loc: mt.PolarExpMap(SPHERE, loc), dict(loc=_X2), [[0.5, 0.6, 0.8], [2.0, 0.0, -1.0]]
@@ -174,6 +190,26 @@ DISTRIBUTIONS = [
         lambda loc, scale: mdist.WrappedNormal(S1_H2, loc, scale),
         dict(loc=[0.6, 0.8, 0.1, 0.2], scale=[0.7, 0.5, 0.9]),
     ),
+    DistributionCase(
+        "wrapped-SO3",
+        lambda loc, scale: mdist.WrappedNormal(SO3, loc, scale),
+        dict(loc=_R3, scale=[0.8]),
+        stress=_TINY_AND_HUGE,
+    ),
+    DistributionCase(
+        "wrapped-torus",
+        lambda loc, scale: mdist.WrappedNormal(TORUS, loc, scale),
+        dict(loc=[3.0, -1.0], scale=[1.2, 0.7]),
+        stress=_TINY_AND_HUGE,
+    ),
+    DistributionCase(
+        "wrapped-SPD2",
+        lambda loc, scale: mdist.WrappedNormal(SPD, loc, scale),
+        dict(loc=[[1.5, 0.3], [0.3, 0.7]], scale=[0.5]),
+        stress=_TINY_AND_HUGE,
+    ),
+    DistributionCase("uniform-SO3", lambda: mdist.ManifoldUniform(SO3, (3, 3)), {}),
+    DistributionCase("uniform-torus", lambda: mdist.ManifoldUniform(TORUS, (2,)), {}),
     DistributionCase(
         "riemannian-S2",
         lambda loc, scale: mdist.RiemannianNormal(SPHERE, loc, scale),
