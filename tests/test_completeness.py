@@ -25,7 +25,8 @@ def exported(package: str) -> list[tuple[str, object]]:
 def covered() -> set[type]:
     """Classes met by building every case; a case covers its class, not the class's bases."""
     like = dict(dtype=torch.float64, device=torch.device("cpu"))
-    built: list[object] = [geometry(c.manifold()) for c in GEOMETRIES]
+    manifolds = [c.manifold() for c in GEOMETRIES]
+    built: list[object] = [*manifolds, *(geometry(m) for m in manifolds)]
     built += [c.build(**like)[0] for c in TRANSFORMS]
     built += [c.make(**tensors(c.params, **like)) for c in DISTRIBUTIONS]
     built += [m for c in MODULES for m in c.make().modules()]

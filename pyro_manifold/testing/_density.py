@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..constraints import manifold_of
-from ..geometry import Geometry, geometry
+from ..geometry import Geometry, TorusGeometry, geometry
 from ._tools import close, finite, log_volume_change
 from ._types import Make, Params
 from .gof import two_sample_test
@@ -23,6 +23,11 @@ def _geometry(d: object) -> Geometry | None:
 def _small(d: object) -> bool:
     geo = _geometry(d)
     return geo is not None and geo.dim(d.event_shape) <= MAX_DIM  # type: ignore[attr-defined]
+
+
+def _features(geo: Geometry, x: Tensor) -> Tensor:
+    """Smooth functions on the manifold: coordinates, or of angles their cosines and sines."""
+    return torch.cat([x.cos(), x.sin()], -1) if isinstance(geo, TorusGeometry) else x.flatten(x.dim() - geo.event_dim)
 
 
 def ball_for(d: object) -> tuple[Tensor, Tensor]:
@@ -78,7 +83,7 @@ def goodness_of_fit(make: Make, params: Params) -> None:
     x = d.sample((50_000,))
     mass = d.log_prob(rule.points).exp()
     pole = x[0]
-    moments = {"coordinates": lambda y: y.flatten(1), "distance": lambda y: geo.dist(pole.expand_as(y), y).unsqueeze(-1)}
+    moments = {"coordinates": lambda y: _features(geo, y), "distance": lambda y: geo.dist(pole.expand_as(y), y).unsqueeze(-1)}
     for name, f in moments.items():
         expected, draws = rule.integrate(mass.unsqueeze(-1) * f(rule.points)), f(x)
         error = (draws.mean(0) - expected).abs() / (draws.std(0) / math.sqrt(len(x)) + 1e-6)
@@ -122,7 +127,8 @@ def pathwise_gradient(make: Make, params: Params) -> None:
         return
     geo, n = _geometry(d), 20_000
     assert geo is not None
-    direction = torch.linspace(1.0, 2.0, d.event_shape.numel(), dtype=d.sample().dtype, device=d.sample().device)
+    some = _features(geo, d.sample())
+    direction = torch.linspace(1.0, 2.0, some.shape[-1], dtype=some.dtype, device=some.device)
 
     def tangent(p: Params, steps: Params) -> Params:
         """A point moves along the manifold, anything else in its own space."""
@@ -136,11 +142,11 @@ def pathwise_gradient(make: Make, params: Params) -> None:
     steps = {k: z.expand((n,) + z.shape).clone().requires_grad_() for k, z in zero.items()}
     x = make(**tangent(params, steps)).rsample()
     assert x.requires_grad, "rsample does not depend on the parameters"
-    draws = torch.autograd.grad((x.flatten(1) @ direction).sum(), list(steps.values()), allow_unused=True)
+    draws = torch.autograd.grad((_features(geo, x) @ direction).sum(), list(steps.values()), allow_unused=True)
     rule = rule_for(d)
     leaves = {k: z.clone().requires_grad_() for k, z in zero.items()}
     lp = make(**tangent(params, leaves)).log_prob(rule.points)
-    moment = rule.integrate(lp.exp() * (rule.points.flatten(1) @ direction))
+    moment = rule.integrate(lp.exp() * (_features(geo, rule.points) @ direction))
     for name, g, expected in zip(
         zero, draws, torch.autograd.grad(moment, list(leaves.values()), allow_unused=True), strict=True
     ):

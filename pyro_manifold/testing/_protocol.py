@@ -19,7 +19,7 @@ def batched(params: Params, *shape: int) -> Params:
 
 
 def shapes(make: Make, params: Params) -> None:
-    """Sample, log_prob, batch and event shapes; dtype; ``infer_shapes`` says the same without tensors."""
+    """Sample, log_prob, batch and event shapes; dtype, device, support."""
     for batch in ((), (2,), (3, 2)) if params else ((),):
         p = batched(params, *batch)
         d = make(**p)
@@ -36,8 +36,17 @@ def shapes(make: Make, params: Params) -> None:
             assert lp.shape == torch.Size(sample_shape) + d.batch_shape and lp.dtype == x.dtype
             finite(lp, "log_prob of a draw")
             assert bool(d.support.check(x).all()), "a draw lies outside the support"
-        inferred = type(d).infer_shapes(**{k: v.shape for k, v in p.items()}) if p else None
-        assert inferred is None or inferred == (d.batch_shape, d.event_shape), f"infer_shapes says {inferred}"
+
+
+def infer_shapes(make: Make, params: Params) -> None:
+    """``infer_shapes`` says of the parameters' shapes what the distribution made of them has."""
+    if not params:
+        return
+    for batch in ((), (2,), (3, 2)):
+        p = batched(params, *batch)
+        d = make(**p)
+        inferred = type(d).infer_shapes(**{k: v.shape for k, v in p.items()})
+        assert inferred == (d.batch_shape, d.event_shape), f"infer_shapes says {inferred}"
 
 
 def expansion(make: Make, params: Params) -> None:
@@ -96,10 +105,10 @@ def pyro_site(make: Make, params: Params) -> None:
 
     trace = pyro.poutine.trace(model).get_trace()
     trace.compute_log_prob()
-    x = trace.nodes["x"]["value"]
+    x: Any = trace.nodes["x"]["value"]
     assert trace.nodes["x"]["log_prob"].shape == (3,)
     close(pyro.condition(model, data={"x": x})(), x, "a conditioned site")
-    draws = pyro.infer.Predictive(model, num_samples=4, parallel=True)()["x"]
+    draws: Any = pyro.infer.Predictive(model, num_samples=4, parallel=True)()["x"]
     assert draws.shape == (4,) + x.shape
     assert "x" in pyro.infer.inspect.get_model_relations(model)["sample_sample"]
 

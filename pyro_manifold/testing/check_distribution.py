@@ -14,6 +14,7 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
     f.__name__: f
     for f in (
         _protocol.shapes,
+        _protocol.infer_shapes,
         _protocol.expansion,
         _protocol.copies,
         _protocol.validation,

@@ -4,7 +4,7 @@ r"""Integrals over manifolds of low dimension, in geodesic polar coordinates.
     \int_M f\,d\mathrm{vol} = \int_{S^{d-1}}\int_0^R f(\exp_p(r w))\,|\det d\exp_p(rw)|\,r^{d-1}\,dr\,dw
 
 Only the geometry's ``exp_frame`` and ``log_det_exp`` are used, so one rule serves every manifold on which a geodesic ball
-covers all but a null set. A product takes the product of its factors' rules, since no ball covers a product of spheres.
+covers all but a null set. A product takes the product of its factors' rules, and the flat torus its angles, since no ball covers them.
 """
 
 import math
@@ -17,7 +17,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ..geometry import Geometry, ProductGeometry, geometry
+from ..geometry import Geometry, ProductGeometry, TorusGeometry, geometry
+from ..ops.circular import wrap
 
 __all__ = ["Rule", "directions", "manifold_rule", "normalisation", "random_rule"]
 
@@ -95,6 +96,9 @@ def manifold_rule(
         rules = [manifold_rule(g.manifold, c, radius, n_radial, n_angular) for g, c in pairs]
         index = torch.meshgrid(*(torch.arange(len(r.weights), device=center.device) for r in rules), indexing="ij")
         return _side_by_side(Rule(*(x[i.flatten()] for x in r)) for r, i in zip(rules, index, strict=True))
+    if isinstance(geo, TorusGeometry):
+        angles = torch.arange(n_angular, dtype=center.dtype, device=center.device) / n_angular
+        return _cell_rule(torch.cartesian_prod(*[angles] * _dim(geo, center)).reshape(n_angular ** _dim(geo, center), -1), center)
     w, area = directions(_dim(geo, center), n_angular)
     t, dt = _legendre(n_radial, 0.0, 1.0)
     t, dt = t.repeat_interleave(len(w)), dt.repeat_interleave(len(w))
@@ -113,6 +117,8 @@ def random_rule(manifold: geoopt.Manifold, center: Tensor, radius: Tensor | floa
     if isinstance(geo, ProductGeometry):
         pairs = zip(geo.factors, geo.split(center), strict=True)
         return _side_by_side(random_rule(g.manifold, c, radius, n) for g, c in pairs)
+    if isinstance(geo, TorusGeometry):
+        return _cell_rule(torch.rand(n, _dim(geo, center), dtype=center.dtype, device=center.device), center)
     w = torch.randn(n, _dim(geo, center), dtype=torch.float64)
     area = 2 * math.pi ** (w.shape[-1] / 2) / math.gamma(w.shape[-1] / 2)
     t = torch.rand(n, dtype=torch.float64)
@@ -129,6 +135,14 @@ def _dim(geo: Geometry, center: Tensor) -> int:
 def _side_by_side(rules: Iterable[Rule]) -> Rule:
     points, weights = zip(*rules, strict=True)
     return Rule(torch.cat(points, -1), torch.stack(weights).prod(0))
+
+
+def _cell_rule(t: Tensor, center: Tensor) -> Rule:
+    """Angles spread evenly over the torus; equally spaced ones integrate smooth functions to exponential accuracy."""
+    shift = 2 * math.pi * t.reshape(t.shape[:1] + (1,) * (center.dim() - 1) + t.shape[1:]) - math.pi
+    points = wrap(center + shift)
+    volume = (2 * math.pi) ** t.shape[-1]
+    return Rule(points, points.new_full(points.shape[:-1], volume / len(t)))
 
 
 def _polar_rule(geo: Geometry, center: Tensor, radius: Tensor | float, t: Tensor, weight: Tensor, w: Tensor) -> Rule:

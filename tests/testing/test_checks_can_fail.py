@@ -90,7 +90,8 @@ def detached(self: Any, sample_shape: Any = torch.Size()) -> Tensor:
 
 
 LAWS: dict[str, dict[str, Any]] = {
-    "shapes": dict(infer_shapes=staticmethod(lambda **shapes: (torch.Size(), torch.Size([3])))),
+    "shapes": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x).sum()),
+    "infer_shapes": dict(infer_shapes=staticmethod(lambda **shapes: (torch.Size(), torch.Size([3])))),
     "expansion": dict(expand=lambda self, batch_shape, _instance=None: WrappedNormal(self.manifold, self.loc, self.scale).expand(batch_shape)),
     "copies": dict(__reduce__=lambda self: (WrappedNormal, (self.manifold, self.loc, 2.0))),
     "validation": dict(_validate_sample=lambda self, value: None),
