@@ -1,0 +1,99 @@
+r"""Exact draws from Kent's law :math:`p(x)\propto e^{\kappa x_1 + \sum_{j\ge2}\beta_jx_j^2}`, :math:`2\max\beta\le\kappa`.
+
+With :math:`x = (1-2r^2, 2y\sqrt{1-r^2})`, :math:`r = |y| < 1`, and :math:`q_\pm` the positive and negative parts of
+:math:`\sum\beta_jy_j^2`, the log density with respect to dy is, up to constants,
+
+.. math:: -2\kappa r^2 + 4(1-r^2)(q_+-q_-) + \tfrac{d-3}2\log(1-r^2)
+          \;\le\; -(2\kappa + \tfrac{d-3}2) r^2 + 4(1-2\rho)q_+ + 4\rho^2\max\beta
+
+for any :math:`\rho\ge0`, because :math:`r^2\ge q_+/\max\beta` and :math:`r^2q_-\le q_-`: a Gaussian, however flat the ridge
+becomes as :math:`2\beta\to\kappa`. Rows of small concentration, where the ball r < 1 matters, take the angular Gaussian bound
+of :mod:`.bingham_sampler`; each row takes the one with the greater acceptance. On the two-sphere the bound is that of Kent &
+Hamelryck, in Gaussian rather than exponential form.
+
+Reference: Kent & Hamelryck, in Quantitative Biology, Shape Analysis and Wavelets (Leeds, 2005), p. 57-60.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import bingham_sampler
+from .fisher_bingham import log_normalizer
+from .rejection import rejection
+
+__all__ = ["acceptance", "sample"]
+
+
+def _coefficients(beta: Tensor) -> Tensor:
+    return torch.nn.functional.pad(-beta, (1, 0))
+
+
+def _gaussian(kappa: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For float64 rows: precisions (B, d - 1), rho (B, 1), log integral of the bound (B,)."""
+    d, top = beta.shape[-1] + 1, beta.amax(-1, keepdim=True).clamp_min(0)
+    rho = torch.cat([beta.new_zeros(1), torch.logspace(-4, 0, 33, dtype=beta.dtype, device=beta.device)])
+    precision = 4 * kappa[:, None, None] + (d - 3) - 8 * beta.clamp_min(0).unsqueeze(-2) * (1 - 2 * rho.unsqueeze(-1))
+    proper = (precision > 0).all(-1)
+    volume = 0.5 * (2 * math.pi / torch.where(precision > 0, precision, 1.0)).log().sum(-1)
+    log_mass = kappa.unsqueeze(-1) + (d - 1) * math.log(2) + 4 * rho * rho * top + volume
+    log_mass = torch.where(proper, log_mass, math.inf)
+    i, row = log_mass.argmin(-1), torch.arange(len(beta), device=beta.device)
+    return precision[row, i], rho[i].unsqueeze(-1), log_mass[row, i]
+
+
+def acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
+    """Probability that one proposal of :func:`sample` is accepted, from the exact normaliser; shape ``batch``.
+
+    >>> acceptance(torch.tensor(100.0), torch.tensor([40.0, -40.0])) > 0.5
+    tensor(True)
+    """
+    beta, kappa = beta.double(), kappa.double().expand(beta.shape[:-1])
+    l = _coefficients(beta)
+    log_c = log_normalizer(l, torch.nn.functional.pad(kappa.unsqueeze(-1), (0, beta.shape[-1])))
+    gaussian = _gaussian(kappa.reshape(-1), beta.reshape(-1, beta.shape[-1]))[2].reshape(kappa.shape)
+    return (log_c - torch.minimum(gaussian, bingham_sampler.log_envelope_mass(l, kappa))).exp()
+
+
+@torch.no_grad()
+def sample(kappa: Tensor, beta: Tensor, n: int) -> Tensor:
+    """``n`` draws in the frame of the law (mean axis first) for each row, shape ``(n,) + batch + (d,)``.
+
+    :param Tensor kappa: concentration, shape ``batch``.
+    :param Tensor beta: ovalness along the other axes, shape ``batch + (d - 1,)``, at most ``kappa / 2``.
+    :raises RuntimeError: if some draw is not accepted within a bounded number of rounds.
+    """
+    d, batch = beta.shape[-1] + 1, beta.shape[:-1]
+    b = beta.double().reshape(-1, d - 1)
+    k = kappa.double().expand(batch).reshape(-1)
+    precision, rho, log_mass = _gaussian(k, b)
+    l = _coefficients(b)
+    angular = log_mass >= bingham_sampler.log_envelope_mass(l, k)
+    out = beta.new_empty((n, len(b), d))
+    if bool(angular.any()):
+        out[:, angular] = bingham_sampler.sample(l[angular].to(beta.dtype), k[angular].to(beta.dtype), n)
+    rest = ~angular
+    if bool(rest.any()):
+        spread, b, rho = (x[rest].to(beta.dtype) for x in (precision.rsqrt(), b, rho))
+        out[:, rest] = _from_gaussian(spread, b, rho, n)
+    return out.reshape((n,) + batch + (d,))
+
+
+def _from_gaussian(spread: Tensor, beta: Tensor, rho: Tensor, n: int) -> Tensor:
+    d = beta.shape[-1] + 1
+    plus, minus = beta.clamp_min(0), (-beta).clamp_min(0)
+    offset = (4 * rho * rho * plus.amax(-1, keepdim=True)).squeeze(-1)
+    rho = rho.squeeze(-1)
+
+    def propose(row: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.randn(len(row), d - 1, dtype=beta.dtype, device=beta.device) * spread[row]
+        y2 = y * y
+        r2, q_plus, q_minus = y2.sum(-1), (plus[row] * y2).sum(-1), (minus[row] * y2).sum(-1)
+        rest = (1 - r2).clamp_min(torch.finfo(y.dtype).tiny)
+        log_accept = 8 * rho[row] * q_plus - 4 * r2 * q_plus - 4 * rest * q_minus - offset[row]
+        log_accept = log_accept + 0.5 * (d - 3) * (rest.log() + r2)
+        log_accept = torch.where(r2 < 1, log_accept, -math.inf)
+        return torch.cat([1 - 2 * r2.unsqueeze(-1), 2 * y * rest.sqrt().unsqueeze(-1)], -1), log_accept
+
+    return rejection(propose, n, len(beta), d, beta)
