@@ -35,7 +35,8 @@ __all__ = ["SphereGeometry"]
 
 def windings(v: Tensor, radius: float, half_turn: Tensor | float) -> Tensor:
     r"""The vectors :math:`(|v| + 2hk)\,v/|v|` of length up to about ``radius``, k = 0 first, where h is ``half_turn``."""
-    n = max(1, math.ceil((radius + float(half_turn)) / (2 * float(half_turn))))
+    half = half_turn.item() if isinstance(half_turn, Tensor) else half_turn
+    n = max(1, math.ceil((radius + half) / (2 * half)))
     r = norm(v, keepdim=True)
     zero = r == 0
     e = torch.nn.functional.pad(torch.ones_like(r), (0, v.shape[-1] - 1))

@@ -30,7 +30,7 @@ from .sphere import SphereGeometry, windings
 
 __all__ = ["StereographicGeometry"]
 
-_EXP_MAX = {torch.float32: 80.0, torch.float64: 600.0}  # sqrt(-K)|v| is cut here, far outside what the ball can hold
+_EXP_MAX = {torch.float32: 60.0, torch.float64: 600.0}  # sqrt(-K)|v| is cut here, far outside what the ball can hold
 
 
 def _cross(K: Tensor, C: Tensor | float, p: Tensor, S: Tensor) -> Tensor:
@@ -74,9 +74,9 @@ class StereographicGeometry(Geometry):
         self._sign = isinstance(manifold, geoopt.SphereProjection) - isinstance(manifold, geoopt.PoincareBall)
 
     def curvature(self, like: Tensor) -> Tensor:
-        """K, differentiable in the manifold's parameter, evaluated in the dtype of ``like``."""
-        raw = next(self.manifold.parameters()).reshape(()).to(like)
-        return self._sign * torch.nn.functional.softplus(raw) if self._sign else raw
+        """K, differentiable in the manifold's parameter; in that parameter's dtype first, so that it is geoopt's own number."""
+        raw = next(self.manifold.parameters()).reshape(())
+        return (self._sign * torch.nn.functional.softplus(raw) if self._sign else raw).to(like)
 
     @property
     def has_chart(self) -> bool:  # type: ignore[override]
@@ -138,15 +138,19 @@ class StereographicGeometry(Geometry):
 
     # The same, with the component axis first (see ops.numerics.by_components).
     def _half_step(self, K: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """C and S."""
         s = 0.25 * K * sq(v)
         if self._sign <= 0:
-            s = s.clamp_min(-0.25 * _EXP_MAX.get(v.dtype, 8.0) ** 2)
+            floor = -0.25 * _EXP_MAX.get(v.dtype, 8.0) ** 2
+            over = s < floor
+            if may_hold(over):
+                v = v * torch.where(over, floor / torch.where(over, s, 1.0), 1.0).sqrt()
+                s = s.clamp_min(floor)
         C, sinc = cos_sinc_sqrt(s, self._sign)
-        return C, 0.5 * sinc
+        return C, 0.5 * sinc * v
 
     def _exp(self, K: Tensor, p: Tensor, v: Tensor) -> Tensor:
-        C, sinc = self._half_step(K, v)
-        S = sinc * v
+        C, S = self._half_step(K, v)
         a, k_ss = 1 + K * sq(p), 1 - C * C if self._sign else K * sq(S)
         step = a / (a - K * sq(C * p + S))
         y = (1 - step * k_ss) * p + (step * C) * S
@@ -217,8 +221,8 @@ class StereographicGeometry(Geometry):
         r"""With :math:`B = Cv - K(S\cdot v)p` the velocity is v mirrored in the line of B, over :math:`\lambda`."""
         v = u * (2 / (1 + K * sq(p)))
         y = self._exp(K, p, t * v)
-        C, sinc = self._half_step(K, t * v)
-        B = C * v - (K * sinc * t * sq(v)) * p
+        C, S = self._half_step(K, t * v)
+        B = C * v - (K * (S * v).sum(0)) * p
         bb = sq(B)
         w = (2 * (B * v).sum(0) / torch.where(bb == 0, 1.0, bb)) * B - v
         return y, torch.where(bb == 0, v, w) * (0.5 * (1 + K * sq(y)))
@@ -227,8 +231,8 @@ class StereographicGeometry(Geometry):
         return v.unsqueeze(0) if self.has_chart else windings(v, radius, math.pi / self.curvature(v).sqrt())
 
     # --- globals -----------------------------------------------------------------------------------------------------
-    def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
-        return math.inf if self.has_chart else math.pi / self.manifold.k.sqrt()
+    def injectivity_radius(self, event_shape: Sequence[int]) -> float:
+        return math.inf if self.has_chart else math.pi / math.sqrt(self.manifold.k.item())
 
     def log_volume(self, event_shape: Sequence[int]) -> Tensor | float:
         if self.has_chart:

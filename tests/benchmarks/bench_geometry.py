@@ -1,0 +1,132 @@
+"""exp + log of ours and of geoopt, in turn in one process, and the errors of both distances against mpmath.
+
+``python tests/benchmarks/bench_geometry.py`` (``--help`` for options). Times are the least CPU time of several repetitions,
+one thread, ambient tangent vectors on both sides; the backward pass differentiates exp in both arguments and log in both.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+
+import geoopt
+import mpmath as mp
+import torch
+from torch import Tensor
+
+from pyro_manifold.geometry import geometry
+from pyro_manifold.transforms import BallToHyperboloid
+
+mp.mp.dps = 60
+
+
+def least(runs: list[Callable[[], object]], repeat: int) -> list[float]:
+    """Least CPU time in ms of each, taken in turn."""
+    best = [math.inf] * len(runs)
+    for i in range(repeat + 1):
+        for j, f in enumerate(runs):
+            t = time.process_time()
+            f()
+            if i:  # the first round warms up
+                best[j] = min(best[j], 1e3 * (time.process_time() - t))
+    return best
+
+
+def speed(n: int, repeat: int) -> None:
+    print(f"exp + log of {n} points, CPU ms of one thread\n")
+    print("| manifold | d | dtype | forward: geoopt | ours | ratio | forward + backward: geoopt | ours | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for make in (geoopt.PoincareBall, geoopt.Lorentz, geoopt.Sphere):
+        for d in (2, 10):
+            for dtype in (torch.float32, torch.float64):
+                torch.manual_seed(0)
+                manifold = make().to(dtype)
+                geo = geometry(manifold)
+                o = geo.origin(d, dtype=dtype)
+                p = geo.exp_frame(o.expand(n, -1), 0.5 * torch.randn(n, d, dtype=dtype))
+                u = geo.to_tangent(p, 0.3 * torch.randn(n, d, dtype=dtype))
+
+                def forward(exp: Callable[..., Tensor], log: Callable[..., Tensor], p: Tensor = p, u: Tensor = u) -> None:
+                    with torch.no_grad():
+                        log(p, exp(p, u))
+
+                def both(exp: Callable[..., Tensor], log: Callable[..., Tensor], p: Tensor = p, u: Tensor = u) -> None:
+                    a, b = p.detach().requires_grad_(), u.detach().requires_grad_()
+                    q = exp(a, b)
+                    log(a, q).sum().backward()
+
+                runs = [
+                    lambda f=f, x=x: f(*x)
+                    for f in (forward, both)
+                    for x in ((manifold.expmap, manifold.logmap), (geo.exp, geo.log))
+                ]
+                a, b, c, e = least(runs, repeat)
+                name = f"{manifold.name} | {d} | {str(dtype).removeprefix('torch.')}"
+                print(f"| {name} | {a:.1f} | {b:.1f} | {a / b:.1f} | {c:.1f} | {e:.1f} | {c / e:.1f} |", flush=True)
+
+
+def exact(x: Tensor, y: Tensor) -> Tensor:
+    """Distance on the hyperboloid k = 1 of points given by spatial coordinates as rounded."""
+    out = []
+    for a, b in zip(x.double().tolist(), y.double().tolist(), strict=True):
+        a, b = [mp.mpf(t) for t in a], [mp.mpf(t) for t in b]
+        ta, tb = (mp.sqrt(1 + sum(t * t for t in z)) for z in (a, b))
+        out.append(float(mp.acosh(ta * tb - sum(s * t for s, t in zip(a, b, strict=True)))))
+    return torch.tensor(out, dtype=torch.float64)
+
+
+def accuracy(n: int) -> None:
+    """Pairs at distance about 1 at each radius; the ball's points are the hyperboloid's, rounded again in the chart."""
+    print("\nlargest relative error of the distance between points one unit apart, same rounded coordinates\n")
+    print("| radius | dtype | Lorentz: geoopt | ours | ball: geoopt | ours |\n|---|---|---|---|---|---|")
+    lorentz, ball = geoopt.Lorentz(), geoopt.Stereographic(k=-1.0)
+    f = BallToHyperboloid(ball, lorentz)
+    for radius in (1, 5, 8, 12, 16, 20):
+        for dtype in (torch.float32, torch.float64):
+            torch.manual_seed(radius)
+            u, v = torch.randn(n, 3, dtype=torch.float64), torch.randn(n, 3, dtype=torch.float64)
+            geo = geometry(lorentz)
+            p = geo.exp_frame(geo.origin(3, dtype=torch.float64), radius * u / u.norm(dim=-1, keepdim=True))
+            q = geo.project(geo.exp_frame(p, v / v.norm(dim=-1, keepdim=True)).to(dtype))
+            p = geo.project(p.to(dtype))
+            want = exact(p[:, 1:], q[:, 1:])
+            cells = [((d.double() - want) / want).abs() for d in (lorentz.to(dtype).dist(p, q), geo.dist(p, q))]
+            x, y = (f.inv(z.double()).to(dtype) for z in (p, q))
+            inside = bool((x.square().sum(-1) < 1).all() and (y.square().sum(-1) < 1).all())
+            if inside:
+                a = [[mp.mpf(t) for t in z] for z in x.double().tolist()], [[mp.mpf(t) for t in z] for z in y.double().tolist()]
+                sq = [sum((s - t) ** 2 for s, t in zip(i, j, strict=True)) for i, j in zip(*a, strict=True)]
+                den = [(1 - sum(s * s for s in i)) * (1 - sum(t * t for t in j)) for i, j in zip(*a, strict=True)]
+                want = torch.tensor([float(2 * mp.asinh(mp.sqrt(s / t))) for s, t in zip(sq, den, strict=True)], dtype=torch.float64)
+                known = want > 0
+                for d in (ball.to(dtype).dist(x, y), geometry(ball).dist(x, y)):
+                    cells.append(((d.double() - want) / want).abs()[known])
+            shown = [f"{float(c.max()):.0e}" if len(c) else "-" for c in cells] + ["-"] * (4 - len(cells))
+            print(f"| {radius} | {str(dtype).removeprefix('torch.')} | " + " | ".join(shown) + " |")
+    print("\n| sphere, angle | dtype | geoopt | ours |\n|---|---|---|---|")
+    sphere = geoopt.Sphere()
+    for angle in (1e-6, 1e-3, 1.0, 3.0, math.pi - 1e-3):
+        for dtype in (torch.float32, torch.float64):
+            torch.manual_seed(0)
+            p = geometry(sphere).uniform_sample((n,), (4,), dtype=torch.float64)
+            u = geometry(sphere).project(geometry(sphere).project_tangent(p, torch.randn_like(p)))
+            p, q = p.to(dtype), (math.cos(angle) * p + math.sin(angle) * u).to(dtype)
+            want = torch.tensor(
+                [
+                    float(2 * mp.atan2(*(mp.sqrt(sum((mp.mpf(s) + g * mp.mpf(t)) ** 2 for s, t in zip(a, b, strict=True))) for g in (-1, 1))))
+                    for a, b in zip(p.tolist(), q.tolist(), strict=True)
+                ],
+                dtype=torch.float64,
+            )
+            errors = [((d.double() - want) / want).abs().max().item() for d in (sphere.dist(p, q), geometry(sphere).dist(p, q))]
+            print(f"| {angle:.6g} | {str(dtype).removeprefix('torch.')} | {errors[0]:.0e} | {errors[1]:.0e} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=100_000, help="points in the timing")
+    parser.add_argument("--repeat", type=int, default=15)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    speed(args.n, args.repeat)
+    accuracy(200)
