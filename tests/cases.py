@@ -144,6 +144,7 @@ TRANSFORMS = [
 
 _RANK = {"infer_shapes": "shapes alone do not tell a batch of vectors from a matrix; points are taken for vectors"}
 _TRIL = [[0.8, 0.0], [0.5, 0.6]]
+_CONCENTRATIONS = tuple(dict(concentration=k) for k in (0.0, 1e-6, 1e3, 1e6))
 _TINY_AND_HUGE = (dict(scale=[1e-6]), dict(scale=[1e-3]), dict(scale=[2.0]))
 
 DISTRIBUTIONS = [
@@ -249,6 +250,47 @@ DISTRIBUTIONS = [
         lambda loc, scale: mdist.RiemannianNormal(LORENTZ, loc, scale),
         dict(loc=[1.5, 1.0, -0.5, 0.0], scale=0.7),
         stress=(dict(scale=1e-3), dict(scale=2.0)),
+    ),
+    DistributionCase(
+        "vmf-S1",
+        lambda loc, concentration: mdist.VonMisesFisher(loc, concentration),
+        dict(loc=[0.6, 0.8], concentration=2.0),
+        stress=_CONCENTRATIONS,
+    ),
+    DistributionCase(
+        "vmf-S2",
+        lambda loc, concentration: mdist.VonMisesFisher(loc, concentration),
+        dict(loc=_X2, concentration=5.0),
+        stress=_CONCENTRATIONS + (dict(loc=[1.0, 0.0, 0.0]), dict(loc=[-1.0, 0.0, 0.0])),
+    ),
+    DistributionCase(
+        "vmf-S3",
+        lambda loc, concentration: mdist.VonMisesFisher(loc, concentration),
+        dict(loc=[0.0, *_X2], concentration=3.0),
+        stress=_CONCENTRATIONS,
+    ),
+    DistributionCase(
+        "power-spherical-S1",
+        lambda loc, concentration: mdist.PowerSpherical(loc, concentration),
+        dict(loc=[0.6, 0.8], concentration=2.0),
+        stress=_CONCENTRATIONS,
+    ),
+    DistributionCase(
+        "power-spherical-S3",
+        lambda loc, concentration: mdist.PowerSpherical(loc, concentration),
+        dict(loc=[0.0, *_X2], concentration=3.0),
+        stress=_CONCENTRATIONS,
+    ),
+    DistributionCase(
+        "projected-normal-S2",
+        lambda concentration: mdist.ProjectedNormal(concentration),
+        dict(concentration=[0.6, 0.8, -1.0]),
+        stress=(dict(concentration=[0.0, 0.0, 0.0]), dict(concentration=[100.0, 0.0, 0.0])),
+    ),
+    DistributionCase(
+        "projected-normal-S3",
+        lambda concentration: mdist.ProjectedNormal(concentration),
+        dict(concentration=[0.6, 0.8, -1.0, 1.0]),
     ),
 ]
 

@@ -1,12 +1,18 @@
 """Laws on manifolds, every density with respect to Riemannian volume."""
 
 from . import kl as kl  # registers the divergences
+from .power_spherical import PowerSpherical
+from .projected_normal import ProjectedNormal
 from .riemannian_normal import RiemannianNormal
 from .uniform import ManifoldUniform
+from .von_mises_fisher import VonMisesFisher
 from .wrapped_normal import WrappedNormal
 
 __all__ = [
     "ManifoldUniform",
+    "PowerSpherical",
+    "ProjectedNormal",
     "RiemannianNormal",
+    "VonMisesFisher",
     "WrappedNormal",
 ]

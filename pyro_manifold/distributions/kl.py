@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
 from ..geometry import geometry
+from ..ops.special import bessel_ratio, log_bessel
+from .power_spherical import PowerSpherical
 from .riemannian_normal import RiemannianNormal
 from .uniform import ManifoldUniform
+from .von_mises_fisher import VonMisesFisher
 from .wrapped_normal import WrappedNormal
 
 __all__ = ["share_centre"]
@@ -61,3 +64,29 @@ def _kl_riemannian_uniform(p: RiemannianNormal, q: ManifoldUniform) -> Tensor:
     if type(geometry(p.manifold)) is not type(geometry(q.manifold)) or p.event_shape != q.event_shape:
         raise NotImplementedError("the two laws live on different manifolds.")
     return geometry(q.manifold).log_volume(q.event_shape) - p.entropy()
+
+
+@register_kl(VonMisesFisher, VonMisesFisher)
+def _kl_vmf_vmf(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
+    r""":math:`(\kappa_p-\kappa_q)A_p + \kappa_q A_p |\mu_p-\mu_q|^2/2 - G_p + G_q`, a Bregman divergence of G."""
+    _same_sphere(p, q)
+    kp, kq = p.concentration, q.concentration
+    ratio, complement, _ = bessel_ratio(kp, p._order)
+    turn = kq * ratio * (p.loc - q.loc).square().sum(-1) / 2
+    small = (kp - kq) * ratio - log_bessel(kp, p._order) + log_bessel(kq, p._order)
+    # the same with G - k in place of G, which stays small for large k
+    large = (kq - kp) * complement - log_bessel(kp, p._order, scaled=True) + log_bessel(kq, p._order, scaled=True)
+    return turn + torch.where(torch.maximum(kp, kq) < p._order + 1, small, large)
+
+
+@register_kl(VonMisesFisher, ManifoldUniform)
+@register_kl(PowerSpherical, ManifoldUniform)
+def _kl_rotation_uniform(p: VonMisesFisher | PowerSpherical, q: ManifoldUniform) -> Tensor:
+    r""":math:`\log|S^{n-1}| - \mathrm H[p]`, in a form without cancellation."""
+    _same_sphere(p, q)
+    return p._divergence_from_uniform().expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+
+
+def _same_sphere(p: VonMisesFisher | PowerSpherical, q: VonMisesFisher | ManifoldUniform) -> None:
+    if type(geometry(p.manifold)) is not type(geometry(q.manifold)) or p.event_shape != q.event_shape:
+        raise NotImplementedError("the two laws live on different manifolds.")

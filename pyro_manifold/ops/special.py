@@ -54,6 +54,7 @@ def _debye_slopes() -> list[list[Fraction]]:
     return out
 
 
+@torch.compiler.assume_constant_result  # compilers must not trace the exact arithmetic
 @lru_cache(maxsize=256)
 def _debye(order: float) -> tuple[list[float], list[float]]:
     """Coefficients, lowest power first, of T = p sum D_k'/V^k and Q = sum (D_k(p) - D_k(1)) / (p - 1) / V^k at order V."""

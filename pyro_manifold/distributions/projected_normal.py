@@ -1,0 +1,112 @@
+"""The direction of a normal vector."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import geoopt
+import numpy as np
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from pyro.ops.tensor_utils import safe_normalize
+from torch import Tensor
+
+from ..constraints import on
+from ..ops.checks import as_tensors, check_all
+from ..ops.numerics import norm
+from ..ops.projected import log_radial_integral
+
+__all__ = ["ProjectedNormal"]
+
+_SPHERE = geoopt.Sphere()
+
+
+class ProjectedNormal(dist.ProjectedNormal):
+    r"""Direction :math:`x = y/|y|` of a normal vector :math:`y \sim \mathcal N(\mu, I_n)`, in any dimension.
+
+    .. math::
+        p(x) = (2\pi)^{-n/2}\, e^{-|\mu|^2/2} \int_0^\infty r^{n-1} e^{ar - r^2/2}\,dr
+             = (2\pi)^{-n/2}\, e^{-|\mu - a^+ x|^2/2 + F_n(a)}, \qquad a = \mu\cdot x
+
+    Pyro's law of this name, whose ``log_prob`` ends at n = 4 and loses all digits far from the mean, with the radial integral
+    at machine precision (:mod:`pyro_manifold.ops.projected`) for every n, concentration and x. It is a subclass, so that
+    :class:`~pyro.infer.reparam.ProjectedNormalReparam` (which HMC and autoguides use) accepts it. Draws are
+    reparametrised; ``log_prob`` is twice differentiable.
+
+    :param Tensor concentration: :math:`\mu`, shape ``batch + (n,)``: its direction is the mode, its length the concentration
+        (0 is the uniform law). Dimensionless.
+    :raises ValueError: for n < 2, or a ``concentration`` that is not finite.
+
+    Base measure: surface area. Batch shape: ``batch``; event shape: ``(n,)``.
+
+    References: Mardia & Jupp, Directional Statistics (2000), sec. 9.3.3; Hernandez-Stumpfhauser, Breidt & van der Woerd,
+    Bayesian Anal. 12 (2017), eq. 1.
+
+    >>> d = ProjectedNormal(torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0]))
+    >>> d.log_prob(torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0]))
+    tensor(-7.3085)
+    """
+
+    # No TransformedDistribution: the map y -> y/|y| is not injective, and the density integrates over the fibre.
+
+    arg_constraints: dict[str, Any] = {"concentration": constraints.real_vector}
+    support = on(_SPHERE)
+    manifold = _SPHERE
+
+    def __init__(self, concentration: Tensor, *, validate_args: bool | None = None) -> None:
+        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        (concentration,) = as_tensors(concentration=concentration)
+        if concentration.dim() < 1 or concentration.shape[-1] < 2:
+            raise ValueError(
+                f"concentration: got shape {tuple(concentration.shape)}, expected batch + (n,) with n >= 2, a vector whose "
+                "direction is the mode. Add the coordinate axis."
+            )
+        if validate:
+            ok = concentration.isfinite().all(-1)
+            check_all(ok, "concentration", concentration, "finite vectors", "Check what produced it.")
+        super().__init__(concentration, validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: "ProjectedNormal | None" = None) -> "ProjectedNormal":
+        return super().expand(batch_shape, _instance=self._get_checked_instance(ProjectedNormal, _instance))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        n = self.event_shape[0]
+        mu, x = self.concentration.double(), value.double()
+        a = (mu * x).sum(-1)
+        rest = mu - a.clamp_min(0).unsqueeze(-1) * x
+        out = log_radial_integral(a, n) - rest.square().sum(-1) / 2 - n / 2 * math.log(2 * math.pi)
+        return out.to(value.dtype)
+
+    @property
+    def loc(self) -> Tensor:
+        """Direction of the concentration vector (the first axis for a zero vector)."""
+        return safe_normalize(self.concentration)
+
+    @property
+    def mode(self) -> Tensor:
+        """The direction of ``concentration`` (where it is zero every point is one; the first axis is returned)."""
+        return self.loc
+
+    @property
+    def frechet_mean(self) -> Tensor:
+        """The direction of ``concentration``, about which the density decreases with distance."""
+        return self.loc
+
+    @property
+    def mean(self) -> Tensor:
+        r"""Ambient expectation, inside the ball (Pyro's property of this name is our :attr:`frechet_mean`):
+
+        .. math:: \mathrm E[x] = \mu\,\mathrm E[1/\chi_{n+2}(|\mu|)]
+                  = \mu \sqrt{\tfrac2\pi} \int_0^{\pi/2} \cos^n\!\varphi\; e^{-|\mu|^2\sin^2\!\varphi/2}\,d\varphi
+        """
+        n, mu = self.event_shape[0], self.concentration.double()
+        k2 = norm(mu).square()
+        nodes, weights = (torch.from_numpy(t).to(mu.device) for t in np.polynomial.legendre.leggauss(64))
+        half = (9 / (k2 + n).sqrt()).clamp_max(math.pi / 2).unsqueeze(-1) / 2  # beyond it nothing is left of the integrand
+        phi = half * (nodes + 1)
+        log_f = n * phi.cos().log() - k2.unsqueeze(-1) * phi.sin().square() / 2
+        factor = math.sqrt(2 / math.pi) * (weights * half * log_f.exp()).sum(-1)
+        return (factor.unsqueeze(-1) * mu).to(self.concentration.dtype)

@@ -1,0 +1,162 @@
+"""What the laws on the sphere that are symmetric about an axis share."""
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import geoopt
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from ..constraints import on
+from ..geometry import geometry
+from ..ops.checks import as_tensors, broadcast_shapes, check_all
+from ..ops.heights import Profile, around_axis, sample_height
+from ..ops.numerics import log_sinc_sqrt, norm
+from ..ops.radial import log_area
+from ..transforms import ExpMap
+
+__all__ = ["RotationallySymmetric"]
+
+_SPHERE = geoopt.Sphere()
+
+
+class _Tangent(dist.TorchDistribution):
+    r"""The isotropic law of the tangent vector: density :math:`p(x)\,(\sin|v|/|v|)^{n-2}`, zero where :math:`|v| \ge \pi`."""
+
+    arg_constraints = {"concentration": constraints.nonnegative}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, law: "type[RotationallySymmetric]", concentration: Tensor, dim: int) -> None:
+        self.law, self.concentration = law, concentration
+        super().__init__(concentration.shape, torch.Size([dim]), validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "_Tangent":
+        return _Tangent(self.law, self.concentration.expand(torch.Size(batch_shape)), self.event_shape[0])
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        shape, k = self._extended_shape(torch.Size(sample_shape)), self.concentration
+        s = sample_height(k, shape[-1] + 1, self.law._profile, shape[:-1])
+        r = 2 * torch.asin((s / 2).clamp(torch.finfo(s.dtype).tiny, 1 - torch.finfo(s.dtype).eps).sqrt())
+        u = torch.randn(shape, dtype=k.dtype, device=k.device)
+        return r.unsqueeze(-1) * (u / norm(u, keepdim=True))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r = norm(value)
+        # the profile depends on chords alone: two coordinates are enough
+        x = torch.stack([r.cos(), r.sin()], -1)
+        pole = torch.nn.functional.pad(torch.ones_like(x[..., :1]), (0, 1))
+        out = self.law._log_density(x, pole, self.concentration, value.shape[-1] + 1)
+        out = out + (value.shape[-1] - 1) * log_sinc_sqrt(r.square())
+        return torch.where(r < math.pi, out, -math.inf)
+
+
+class RotationallySymmetric(dist.TransformedDistribution):
+    r"""Base class: a density :math:`p(x) = e^{g(1 - \mu\cdot x;\,\kappa)}/Z(\kappa)` on :math:`S^{n-1} \subset \mathbb R^n`.
+
+    Subclasses give ``_profile`` (how to draw :math:`1 - \mu\cdot x`), ``_log_density`` and ``_moments``.
+    """
+
+    arg_constraints: dict[str, Any] = {"loc": on(_SPHERE), "concentration": constraints.nonnegative}
+    support = on(_SPHERE)
+    has_rsample = True
+    manifold = _SPHERE
+    _profile: ClassVar[Profile]
+
+    def __init__(self, loc: Tensor, concentration: Tensor | float, *, validate_args: bool | None = None) -> None:
+        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        loc, k = as_tensors(loc=loc, concentration=concentration)
+        if loc.dim() < 1 or loc.shape[-1] < 2:
+            raise ValueError(
+                f"loc: got shape {tuple(loc.shape)}, expected batch + (n,) with n >= 2, points of the unit sphere in R^n. "
+                "Add the coordinate axis."
+            )
+        if validate:
+            ok = geometry(_SPHERE).contains(loc)
+            check_all(ok, "loc", loc, "unit vectors", "Normalise it: torch.nn.functional.normalize(loc, dim=-1).")
+            check_all(
+                (k >= 0) & (k < math.inf), "concentration", k, "finite numbers, zero or positive",
+                "Use a positive constraint such as softplus; for the opposite direction negate loc.",
+            )  # fmt: skip
+            if loc.dim() == k.dim() > 1 and k.shape == loc.shape[:-1] + (1,) and k.shape[-2] > 1:
+                warnings.warn(
+                    f"concentration: got shape {tuple(k.shape)} for loc of shape {tuple(loc.shape)}; its shape is that of the "
+                    "batch, without a coordinate axis, so these broadcast to a larger batch. Use concentration.squeeze(-1).",
+                    stacklevel=3,
+                )
+        batch = broadcast_shapes(loc=loc.shape[:-1], concentration=k.shape)
+        base = _Tangent(type(self), k.expand(batch), loc.shape[-1] - 1)
+        super().__init__(base, [ExpMap(_SPHERE, loc, validate_args=False)], validate_args=validate_args)
+
+    @staticmethod
+    @abstractmethod
+    def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:
+        """log p on the sphere in R^n, from vectors (of any length of the last axis) with the right chords."""
+
+    @abstractmethod
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        r"""With :math:`t = \mu\cdot x`: the mean and the variance of t, and :math:`(1 - \mathrm E t^2)/(n-1)`."""
+
+    @staticmethod
+    def infer_shapes(loc: Any, concentration: Any = ()) -> tuple[torch.Size, torch.Size]:
+        loc = torch.Size(loc)
+        return torch.broadcast_shapes(loc[:-1], torch.Size(concentration)), loc[-1:]
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
+        return super().expand(batch_shape, _instance=self._get_checked_instance(type(self), _instance))
+
+    @property
+    def loc(self) -> Tensor:
+        r""":math:`\mu`, expanded to ``batch_shape + event_shape``."""
+        return self.transforms[0].loc.expand(self.batch_shape + self.event_shape)
+
+    @property
+    def concentration(self) -> Tensor:
+        r""":math:`\kappa`, expanded to ``batch_shape``."""
+        return self.base_dist.concentration
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        # Override: through exp the draw would turn with the transported frame, which is singular at -e_1 and moves more
+        # than it must. The minimal rotation of the axis has no singularity and gradients of smaller variance.
+        shape = self._extended_shape(torch.Size(sample_shape))
+        s = sample_height(self.concentration, shape[-1], self._profile, shape[:-1])
+        return around_axis(self.transforms[0].loc, s)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        # Override: the tangent density and the Jacobian of exp cancel; chords keep every digit near the axis.
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._log_density(value, self.transforms[0].loc, self.concentration, self.event_shape[0])
+
+    @property
+    def mean(self) -> Tensor:
+        r"""Ambient expectation :math:`\mathrm E[\mu\cdot x]\,\mu`, inside the ball; see :attr:`frechet_mean`."""
+        return self._moments()[0].unsqueeze(-1) * self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """Diagonal of :attr:`covariance_matrix`."""
+        _, along, across = (m.unsqueeze(-1) for m in self._moments())
+        return across + (along - across) * self.loc**2
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        r"""Ambient covariance :math:`\mathrm{Var}(t)\,\mu\mu^T + \frac{1 - \mathrm E t^2}{n-1}(I - \mu\mu^T)`, :math:`t=\mu\cdot x`."""
+        _, along, across = (m[..., None, None] for m in self._moments())
+        outer = self.loc.unsqueeze(-1) * self.loc.unsqueeze(-2)
+        return across * torch.eye(self.event_shape[0], dtype=outer.dtype, device=outer.device) + (along - across) * outer
+
+    @property
+    def mode(self) -> Tensor:
+        """``loc`` (at concentration 0, where every point is one, the limit)."""
+        return self.loc
+
+    @property
+    def frechet_mean(self) -> Tensor:
+        """``loc`` (at concentration 0, where every point is one, the limit)."""
+        return self.loc

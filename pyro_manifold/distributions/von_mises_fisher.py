@@ -1,0 +1,68 @@
+"""The von Mises-Fisher law."""
+
+import torch
+from torch import Tensor
+
+from ..ops.heights import EXPONENTIAL
+from ..ops.radial import log_area
+from ..ops.special import bessel_ratio, log_bessel
+from .rotationally_symmetric import RotationallySymmetric
+
+__all__ = ["VonMisesFisher"]
+
+
+class VonMisesFisher(RotationallySymmetric):
+    r"""The normal law of directions: of all laws on the sphere with a given ambient mean, the one of greatest entropy.
+
+    .. math::
+        p(x) = \frac{\kappa^{v}}{(2\pi)^{n/2} I_{v}(\kappa)}\, e^{\kappa\,\mu\cdot x}, \qquad v = n/2 - 1
+
+    on :math:`S^{n-1} \subset \mathbb R^n` for every n >= 2 and concentration from 0 (uniform) to 1e6 and beyond, in pure
+    torch. The density is evaluated as :math:`-\kappa|x-\mu|^2/2 - (G_v(\kappa) - \kappa) - \log|S^{n-1}|`
+    (:mod:`pyro_manifold.ops.special`): no branch, no cancellation. Draws are exact and their gradient in ``concentration`` is
+    unbiased (:mod:`pyro_manifold.ops.heights`), of first order. ``log_prob`` is twice differentiable in ``concentration``.
+
+    For large concentration the law is close to a normal of variance :math:`1/\kappa` in the tangent space at :math:`\mu`.
+
+    :param Tensor loc: :math:`\mu`, unit vectors, shape ``batch + (n,)``.
+    :param Tensor concentration: :math:`\kappa \ge 0`, a number or shape ``batch`` (no coordinate axis); dimensionless.
+    :raises ValueError: for a ``loc`` that is not a unit vector, a ``concentration`` that is negative or not finite.
+
+    Base measure: surface area. Batch shape: broadcast of the parameters'; event shape: that of ``loc``, ``(n,)``.
+
+    References: Mardia & Jupp, Directional Statistics (2000), eq. 9.3.4 and sec. 9.3.2; Ulrich, Appl. Statist. 33 (1984);
+    Wood, Commun. Stat. Simul. Comput. 23 (1994); implicit gradients: Figurnov et al., NeurIPS 2018, eq. 5.
+
+    >>> d = VonMisesFisher(torch.tensor([0.0, 0.0, 1.0]), 2.0)
+    >>> d.log_prob(torch.tensor([0.0, 0.0, 1.0]))  # log(2 / (2 pi (1 - exp(-4))))
+    tensor(-1.1262)
+    >>> d.mean  # coth 2 - 1/2, along loc
+    tensor([0.0000, 0.0000, 0.5373])
+    """
+
+    _profile = EXPONENTIAL
+
+    @staticmethod
+    def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:
+        chord = (x - mu).square().sum(-1)
+        return -(k / 2) * chord - (log_bessel(k, n / 2 - 1, scaled=True) + log_area(n))
+
+    @property
+    def _order(self) -> float:
+        return self.event_shape[0] / 2 - 1
+
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        ratio, complement, slope = bessel_ratio(self.concentration, self._order)
+        # A/k, without its 0/0: A' = 1 - A^2 - (n - 1) A/k
+        return ratio, slope, (complement * (1 + ratio) - slope) / (self.event_shape[0] - 1)
+
+    def _divergence_from_uniform(self) -> Tensor:
+        r""":math:`\kappa A - G` or, the same without cancellation at large concentration, :math:`-(G - \kappa) - \kappa(1 - A)`."""
+        k, v = self.concentration, self._order
+        ratio, complement, _ = bessel_ratio(k, v)
+        small = k * ratio - log_bessel(k, v)
+        return torch.where(k < v + 1, small, -log_bessel(k, v, scaled=True) - k * complement)
+
+    def entropy(self) -> Tensor:
+        r""":math:`\log|S^{n-1}| + G_v(\kappa) - \kappa A_v(\kappa)`."""
+        return log_area(self.event_shape[0]) - self._divergence_from_uniform()
