@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .numerics import cos_sqrt, sinc_sqrt
 
@@ -180,51 +179,68 @@ def log_area(dim: int) -> float:
     return math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
 
 
-class _Moments(torch.autograd.Function):
-    """(log integral of f, E of one statistic); derivatives are the means and covariances of the scores."""
+def _first_order_only() -> None:
+    """In a backward pass, grad mode is on just if a graph of it was asked for."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the radial normaliser and sampler have first derivatives only, in scale and curvature; a backward pass with "
+            "create_graph=True would drop terms. Detach scale and curvature there, or differentiate numerically."
+        )
 
-    @staticmethod
-    def forward(ctx: Any, scale: Tensor, curvature: Tensor, dim: int, statistic: str | None) -> tuple[Tensor, Tensor]:
-        k, law = curvature.detach().double(), _law(scale.reshape(-1), curvature, dim)
-        sigma = scale.detach().double().reshape(-1)
-        nodes, window, _, _ = _rule(scale.dtype)
-        out: list[list[Tensor]] = []
-        for part in _chunks(len(sigma), nodes):
-            lanes = law.map(lambda t: t[part])  # noqa: B023
-            y, p, log_z = _quadrature(lanes, nodes, window)
-            r2 = (y * lanes.unit).square()
-            score_s = r2 / sigma[part] ** 3
-            score_k = lanes.curvature_score(y) if ctx.needs_input_grad[1] else torch.zeros_like(y)
-            mean_s, mean_k = (p * score_s).sum(0), (p * score_k).sum(0)
-            if statistic is None:
-                out.append([log_z, mean_s, mean_k])
-                continue
+
+@torch.library.custom_op("pyro_manifold::radial_moments", mutates_args=())
+def _moments_op(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) -> list[Tensor]:
+    """log of the integral of f, E of one statistic, and the derivatives of both in scale and, if ``curved``, in curvature.
+
+    An operator of its own, so that compilers and tracers see one node: the sign of the curvature picks the formulas, and
+    is not to become a constant of the traced program.
+    """
+    sigma, k = scale.double().reshape(-1), curvature.double()
+    law = _law(sigma, k, dim)
+    nodes, window, _, _ = _rule(scale.dtype)
+    out: list[list[Tensor]] = []
+    for part in _chunks(len(sigma), nodes):
+        lanes = law.map(lambda t: t[part])  # noqa: B023
+        y, p, log_z = _quadrature(lanes, nodes, window)
+        r2 = (y * lanes.unit).square()
+        scores = [r2 / sigma[part] ** 3]  # of f, in scale and curvature
+        if curved:
+            scores.append(lanes.curvature_score(y))
+        d_log_z = [(p * score).sum(0) for score in scores]
+        mean, d_mean = torch.zeros_like(log_z), [torch.zeros_like(log_z)] * len(scores)
+        if statistic:
             f = r2 if statistic == "square" else cos_sqrt(k * r2)
             mean = (p * f).sum(0)
-            q = p * (f - mean)
-            d_s, d_k = (q * (score_s - mean_s)).sum(0), (q * (score_k - mean_k)).sum(0)
-            if statistic == "cosine":  # depends on K itself
-                d_k = d_k - (p * r2 * sinc_sqrt(k * r2)).sum(0) / 2
-            out.append([log_z, mean_s, mean_k, mean, d_s, d_k])
-        cols = [torch.cat(c).reshape(scale.shape) for c in zip(*out, strict=True)]
-        log_z, *rest = cols
-        value = rest[2] if statistic else torch.zeros_like(log_z)
-        ctx.has_statistic = statistic is not None
-        ctx.save_for_backward(curvature, *rest[:2], *rest[3:])
-        return log_z.to(scale.dtype), value.to(scale.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_log_z: Tensor, grad_mean: Tensor) -> tuple[Tensor | None, ...]:
-        curvature, *d = ctx.saved_tensors
-        g_s, g_k = grad_log_z * d[0], grad_log_z * d[1]
-        if ctx.has_statistic:
-            g_s, g_k = g_s + grad_mean * d[2], g_k + grad_mean * d[3]
-        return g_s.to(grad_log_z.dtype), g_k.sum().to(curvature.dtype), None, None
+            d_mean = [(p * (f - mean) * (score - d)).sum(0) for score, d in zip(scores, d_log_z, strict=True)]
+            if statistic == "cosine" and curved:  # it depends on K itself
+                d_mean[1] = d_mean[1] - (p * r2 * sinc_sqrt(k * r2)).sum(0) / 2
+        out.append([log_z, mean, *d_log_z, *d_mean])
+    return [torch.cat(c).reshape(scale.shape).to(scale.dtype) for c in zip(*out, strict=True)]
 
 
-def _moments(scale: Tensor, curvature: Tensor, dim: int, statistic: str | None) -> tuple[Tensor, Tensor]:
-    log_z, mean = _Moments.apply(_compact(scale), curvature, dim, statistic)
+@_moments_op.register_fake
+def _(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) -> list[Tensor]:
+    return [scale.new_empty(scale.shape) for _ in range(6 if curved else 4)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    ctx.like = inputs[1]
+    ctx.save_for_backward(*output[2:])
+
+
+def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor | None, ...]:
+    _first_order_only()
+    d = ctx.saved_tensors
+    half = len(d) // 2
+    g = [grads[0] * a + grads[1] * b for a, b in zip(d[:half], d[half:], strict=True)]
+    return g[0], g[1].sum().to(ctx.like.dtype) if half > 1 else None, None, None, None
+
+
+_moments_op.register_autograd(_backward, setup_context=_save)
+
+
+def _moments(scale: Tensor, curvature: Tensor, dim: int, statistic: str) -> tuple[Tensor, Tensor]:
+    log_z, mean = _moments_op(_compact(scale), curvature, int(dim), statistic, curvature.requires_grad)[:2]
     return (log_z + log_area(dim)).expand(scale.shape), mean.expand(scale.shape)
 
 
@@ -239,7 +255,7 @@ def log_normalizer(scale: Tensor, curvature: Tensor, dim: int) -> Tensor:
     >>> bool(torch.isclose(z, torch.tensor(4 * torch.pi).log()))
     True
     """
-    return _moments(scale, curvature, dim, None)[0]
+    return _moments(scale, curvature, dim, "")[0]
 
 
 def radius_moment(scale: Tensor, curvature: Tensor, dim: int, statistic: str = "square") -> tuple[Tensor, Tensor]:
@@ -287,7 +303,7 @@ class _Sample(torch.autograd.Function):
     """Draws inside the node, so that a traced program draws anew at each call."""
 
     @staticmethod
-    def forward(ctx: Any, scale: Tensor, curvature: Tensor, dim: int, shape: torch.Size) -> Tensor:
+    def forward(ctx: Any, scale: Tensor, curvature: Tensor, dim: int, shape: tuple[int, ...]) -> Tensor:
         small = _compact(scale)
         law = _law(small, curvature, dim)
         law = law.map(lambda t: t.expand(shape).reshape(-1))
@@ -297,14 +313,15 @@ class _Sample(torch.autograd.Function):
         return r.to(scale.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        _first_order_only()
         r, scale, curvature = ctx.saved_tensors
         dr_ds, dr_dk = radius_gradients(r, scale, curvature, ctx.dim, with_curvature=ctx.needs_input_grad[1])
         g_k = (grad * dr_dk).sum().to(curvature.dtype) if dr_dk is not None else None
         return (grad * dr_ds).sum_to_size(scale.shape).to(scale.dtype), g_k, None, None
 
 
+@torch.compiler.disable
 def sample_radius(scale: Tensor, curvature: Tensor, dim: int, shape: Sequence[int] | None = None) -> Tensor:
     r"""Exact draws of the radius, differentiable (first order) in ``scale`` and ``curvature``.
 
@@ -314,7 +331,7 @@ def sample_radius(scale: Tensor, curvature: Tensor, dim: int, shape: Sequence[in
     >>> sample_radius(torch.ones(3), torch.tensor(-1.0), 2).shape
     torch.Size([3])
     """
-    return _Sample.apply(scale, curvature, dim, torch.Size(scale.shape if shape is None else shape))
+    return _Sample.apply(scale, curvature, dim, tuple(int(n) for n in (scale.shape if shape is None else shape)))
 
 
 @torch.no_grad()
