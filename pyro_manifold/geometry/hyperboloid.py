@@ -256,7 +256,7 @@ def _error_free(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """
     d = y - x
     z = d + x
-    low = (y - z) + (x - (z - d))  # d + low = y - x exactly
+    low = (y - z) + ((z - d) - x)  # d + low = y - x exactly
     xx = sq(x)
     a = ((x * d).sum(0) / torch.where(xx == 0, 1.0, xx)).expand_as(x)
     ax = a * x

@@ -22,6 +22,7 @@ __all__ = [
     "arcsinc_sqrt",
     "arctanc_sqrt",
     "asinh",
+    "concrete",
     "by_components",
     "cos_sinc_sqrt",
     "cos_sqrt",
@@ -77,11 +78,15 @@ def _back(x: Tensor) -> Tensor:
     return torch.stack(x.unbind(0), -1) if x.dim() == 2 and x.shape[0] <= 4 else x.t()
 
 
+def concrete(x: Tensor) -> bool:
+    """May Python branch on the values of ``x``? Not while they are traced, compiled or mapped over."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return not (wrapped or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
 def may_hold(mask: Tensor) -> bool:
     """Is ``mask`` true anywhere? Where asking would cost (a GPU, a trace) the answer is a cautious yes."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or mask.device.type != "cpu":
-        return True
-    return bool(mask.any())
+    return mask.device.type != "cpu" or not concrete(mask) or bool(mask.any())
 
 
 def sq(x: Tensor) -> Tensor:
@@ -233,12 +238,14 @@ class _CosSinc(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g_cos: Tensor, g_sinc: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        a, b = _CosSinc._slopes(*ctx.saved_tensors, ctx.sign)
+        s, cos, sinc = ctx.saved_tensors
+        a, b = _CosSinc._slopes(s, cos, sinc, ctx.sign)
         return g_cos * a + g_sinc * b, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        a, b = _CosSinc._slopes(*ctx.saved_tensors, ctx.sign)
+        s, cos, sinc = ctx.saved_tensors
+        a, b = _CosSinc._slopes(s, cos, sinc, ctx.sign)
         return tangent * a, tangent * b
 
 

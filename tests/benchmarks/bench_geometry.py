@@ -65,6 +65,14 @@ def speed(n: int, repeat: int) -> None:
                 print(f"| {name} | {a:.1f} | {b:.1f} | {a / b:.1f} | {c:.1f} | {e:.1f} | {c / e:.1f} |", flush=True)
 
 
+def high(x: Tensor) -> list[list[mp.mpf]]:
+    return [[mp.mpf(t) for t in row] for row in x.tolist()]
+
+
+def norm(x: list[mp.mpf]) -> mp.mpf:
+    return mp.sqrt(sum(t * t for t in x))
+
+
 def exact(x: Tensor, y: Tensor) -> Tensor:
     """Distance on the hyperboloid k = 1 of points given by spatial coordinates as rounded."""
     out = []
@@ -94,10 +102,11 @@ def accuracy(n: int) -> None:
             x, y = (f.inv(z.double()).to(dtype) for z in (p, q))
             inside = bool((x.square().sum(-1) < 1).all() and (y.square().sum(-1) < 1).all())
             if inside:
-                a = [[mp.mpf(t) for t in z] for z in x.double().tolist()], [[mp.mpf(t) for t in z] for z in y.double().tolist()]
-                sq = [sum((s - t) ** 2 for s, t in zip(i, j, strict=True)) for i, j in zip(*a, strict=True)]
-                den = [(1 - sum(s * s for s in i)) * (1 - sum(t * t for t in j)) for i, j in zip(*a, strict=True)]
-                want = torch.tensor([float(2 * mp.asinh(mp.sqrt(s / t))) for s, t in zip(sq, den, strict=True)], dtype=torch.float64)
+                pairs = list(zip(high(x), high(y), strict=True))
+                chord = [norm([s - t for s, t in zip(i, j, strict=True)]) for i, j in pairs]
+                den = [(1 - norm(i) ** 2) * (1 - norm(j) ** 2) for i, j in pairs]
+                ratios = [s / mp.sqrt(t) for s, t in zip(chord, den, strict=True)]
+                want = torch.tensor([float(2 * mp.asinh(s)) for s in ratios], dtype=torch.float64)
                 known = want > 0
                 for d in (ball.to(dtype).dist(x, y), geometry(ball).dist(x, y)):
                     cells.append(((d.double() - want) / want).abs()[known])
@@ -111,13 +120,8 @@ def accuracy(n: int) -> None:
             p = geometry(sphere).uniform_sample((n,), (4,), dtype=torch.float64)
             u = geometry(sphere).project(geometry(sphere).project_tangent(p, torch.randn_like(p)))
             p, q = p.to(dtype), (math.cos(angle) * p + math.sin(angle) * u).to(dtype)
-            want = torch.tensor(
-                [
-                    float(2 * mp.atan2(*(mp.sqrt(sum((mp.mpf(s) + g * mp.mpf(t)) ** 2 for s, t in zip(a, b, strict=True))) for g in (-1, 1))))
-                    for a, b in zip(p.tolist(), q.tolist(), strict=True)
-                ],
-                dtype=torch.float64,
-            )
+            chords = [[norm([s + g * t for s, t in zip(a, b, strict=True)]) for g in (-1, 1)] for a, b in zip(high(p), high(q), strict=True)]
+            want = torch.tensor([float(2 * mp.atan2(*c)) for c in chords], dtype=torch.float64)
             errors = [((d.double() - want) / want).abs().max().item() for d in (sphere.dist(p, q), geometry(sphere).dist(p, q))]
             print(f"| {angle:.6g} | {str(dtype).removeprefix('torch.')} | {errors[0]:.0e} | {errors[1]:.0e} |")
 

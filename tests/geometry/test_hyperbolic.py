@@ -41,6 +41,9 @@ def steps(radius: float, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     pairs += [(x, x * (1 + 2.0**-k)) for k in (2, 10)]
     pairs += [(x, x + s * u) for s in (1e-3, 1.0, 1e-3 * math.sinh(radius))]
     pairs += [(x, x * 1.5 + s * u) for s in (1e-3, 1.0)]  # radial and transversal parts count alike
+    v = torch.randn(12, 3, dtype=F64)  # a unit step in a random direction: no subtraction of coordinates is exact
+    q = geometry(geoopt.Lorentz()).exp_frame(lift(x.double()), v / v.norm(dim=-1, keepdim=True))
+    pairs.append((x, q[:, 1:].to(dtype)))
     return [(a, b) for a, b in pairs if bool((a != b).any(-1).all())]
 
 

@@ -46,7 +46,8 @@ def test_against_mpmath(name: str, n: int, tol: float) -> None:
         (y,) = torch.autograd.grad(y.sum(), s, create_graph=True)
     want = torch.tensor([reference(name, p, n) for p in points], dtype=torch.float64)
     # conditioning of the argument itself, where the function is steep (cos, tan and log|sin| near their zeros and poles)
-    steep = torch.tensor([abs(p * reference(name, p, n + 1)) if abs(p) > 1 and n < 2 else 0.0 for p in points], dtype=torch.float64)
+    slopes = [abs(p * reference(name, p, n + 1)) if abs(p) > 1 and n < 2 else 0.0 for p in points]
+    steep = torch.tensor(slopes, dtype=torch.float64)
     error = (y - want).abs() / (want.abs() + steep).clamp_min(1.0 if n == 0 else 1e-3)
     assert error.max() <= tol, f"s = {points[int(error.argmax())]}: {float(error.max())}"
 
