@@ -120,7 +120,8 @@ def accuracy(n: int) -> None:
             p = geometry(sphere).uniform_sample((n,), (4,), dtype=torch.float64)
             u = geometry(sphere).project(geometry(sphere).project_tangent(p, torch.randn_like(p)))
             p, q = p.to(dtype), (math.cos(angle) * p + math.sin(angle) * u).to(dtype)
-            chords = [[norm([s + g * t for s, t in zip(a, b, strict=True)]) for g in (-1, 1)] for a, b in zip(high(p), high(q), strict=True)]
+            pairs = zip(high(p), high(q), strict=True)
+            chords = [[norm([s + g * t for s, t in zip(a, b, strict=True)]) for g in (-1, 1)] for a, b in pairs]
             want = torch.tensor([float(2 * mp.atan2(*c)) for c in chords], dtype=torch.float64)
             errors = [((d.double() - want) / want).abs().max().item() for d in (sphere.dist(p, q), geometry(sphere).dist(p, q))]
             print(f"| {angle:.6g} | {str(dtype).removeprefix('torch.')} | {errors[0]:.0e} | {errors[1]:.0e} |")
