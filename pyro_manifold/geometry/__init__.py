@@ -8,6 +8,7 @@ from .rotations import SpecialOrthogonal, SpecialOrthogonalGeometry
 from .spd import SPDGeometry
 from .sphere import SphereGeometry
 from .stereographic import StereographicGeometry
+from .stiefel import StiefelGeometry
 from .torus import Torus, TorusGeometry
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "SpecialOrthogonalGeometry",
     "SphereGeometry",
     "StereographicGeometry",
+    "StiefelGeometry",
     "Torus",
     "TorusGeometry",
     "geometry",

@@ -56,6 +56,10 @@ class Geometry(ABC):
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         """The base point, where the frame is the coordinate frame."""
 
+    def base_point(self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        """The origin of the member whose points have ``event_shape``."""
+        return self.origin(self.dim(event_shape), dtype=dtype, device=device)
+
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
         """A point of the manifold near the ambient ``x``."""
@@ -114,7 +118,7 @@ class Geometry(ABC):
         return v.unsqueeze(0)
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any, radius: float) -> Tensor:
-        r"""Log density at :math:`\exp_p(v)`, with respect to volume, of the normal law ``base`` of frame coordinates wrapped by exp.
+        r"""Log density at :math:`\exp_p(v)`, w.r.t. volume, of the normal law ``base`` of frame coordinates wrapped by exp.
 
         A sum over :meth:`preimages` up to ``radius``; overridden where the sum factorises or has a shorter dual.
         """

@@ -35,7 +35,10 @@ class ProductGeometry(Geometry):
         self.shapes = [torch.Size(s) for s in manifold.shapes]
         self.slices = manifold.slices
         self.dims = [g.dim(s) for g, s in zip(self.factors, self.shapes, strict=True)]
-        self.has_chart = all(g.has_chart for g in self.factors)
+
+    @property
+    def has_chart(self) -> bool:  # type: ignore[override]
+        return all(g.has_chart for g in self.factors)
 
     def split(self, x: Tensor) -> list[Tensor]:
         """The factors' points (or ambient vectors), each in its own shape."""
@@ -68,7 +71,7 @@ class ProductGeometry(Geometry):
 
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         self.point_shape(dim)
-        return self._pack(self._each(lambda g, d: g.origin(d, dtype=dtype, device=device), self.dims))
+        return self._pack(self._each(lambda g, s: g.base_point(s, dtype=dtype, device=device), self.shapes))
 
     def project(self, x: Tensor) -> Tensor:
         return self._pack(self._each(lambda g, y: g.project(y), self.split(x)))

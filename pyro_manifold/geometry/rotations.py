@@ -131,7 +131,7 @@ class SpecialOrthogonalGeometry(Geometry):
     def dim(self, event_shape: Sequence[int]) -> int:
         n = self.manifold.n
         if tuple(event_shape) != (n, n):
-            raise ValueError(f"points: got event shape {tuple(event_shape)}, expected ({n}, {n}), matrices of {self.manifold.name}.")
+            raise ValueError(f"points: got event shape {tuple(event_shape)}, expected ({n}, {n}).")
         return n * (n - 1) // 2
 
     def point_shape(self, dim: int) -> torch.Size:
@@ -203,8 +203,8 @@ class SpecialOrthogonalGeometry(Geometry):
         widest = radius * (1 + math.sqrt(n) / 3)  # largest angle of a skew normal matrix: 2 sd sqrt(n), and 6 sd on top
         if widest > math.pi:
             raise NotImplementedError(
-                f"{self.manifold.name}: a normal this wide (6 sd = {radius:.3g}) wraps around, and its windings are summed for n <= 3 "
-                f"only; use a scale below {math.pi / (6 + 2 * math.sqrt(n)):.2g}, or truncated=True with an isotropic scale."
+                f"{self.manifold.name}: a normal this wide (6 sd = {radius:.3g}) wraps around, and its windings are summed "
+                f"for n <= 3 only; use a scale below {math.pi / (6 + 2 * math.sqrt(n)):.2g}, or truncated=True with an isotropic scale."
             )
         return v.unsqueeze(0)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..ops.circular import log_wrapped_normal, wrap
-from ..ops.numerics import norm
+from ..ops.numerics import concrete, norm
 from .base import Geometry, register_geometry
 
 __all__ = ["Torus", "TorusGeometry"]
@@ -26,7 +26,7 @@ _MAX_TERMS = 200_000
 
 
 class Torus(geoopt.Manifold):
-    r"""Flat torus of any dimension as a geoopt manifold: points are vectors of d angles (radians), metric :math:`\sum d\theta_i^2`.
+    r"""Flat torus of any dimension as a geoopt manifold: points are d angles in radians, metric :math:`\sum d\theta_i^2`.
 
     Works with ``geoopt.ManifoldParameter`` and the Riemannian optimisers. Angles outside :math:`[-\pi,\pi)` are points too.
 
@@ -156,7 +156,7 @@ class TorusGeometry(Geometry):
         """Axis by axis for independent coordinates, else by the shorter of the lattice sum and its dual."""
         if isinstance(base, torch.distributions.Independent):
             return log_wrapped_normal(v, base.stddev).sum(-1)
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        if not concrete(base.scale_tril):
             return super().log_wrapped(p, v, base, radius)  # the number of terms may not depend on the values
         d, tril = v.shape[-1], base.scale_tril.detach()
         sd = base.stddev.detach().reshape(-1, d).amax(0).tolist()

@@ -1,0 +1,267 @@
+r"""Orthonormal p-frames in :math:`\mathbb R^n`, the Stiefel manifold :math:`V_{n,p}`, in both metrics that geoopt has.
+
+A tangent vector is :math:`u = XA + X_\perp B` with A skew. Its coordinates are the entries of A below the diagonal and
+those of B; for the Euclidean metric the former times :math:`\sqrt2`:
+
+.. math::
+    |u|^2_{\rm canonical} = \tfrac12|A|^2 + |B|^2, \qquad |u|^2_{\rm Euclidean} = |A|^2 + |B|^2
+
+Geodesics, with :math:`A = X^\top u,\ S = u^\top u` [1, eq. 2.41 and 2.42 without the QR step]:
+
+.. math::
+    \gamma_c(t) = [X, u]\,e^{tW_c}\!\begin{bmatrix} I\\0\end{bmatrix},\; W_c = \begin{bmatrix} 0 & -(S + A^2)\\ I & A\end{bmatrix},
+    \quad
+    \gamma_e(t) = [X, u]\,e^{tW_e}\!\begin{bmatrix} I\\0\end{bmatrix} e^{-tA},\; W_e = \begin{bmatrix} A & -S\\ I & A\end{bmatrix}
+
+References: [1] Edelman, Arias & Smith, SIAM J. Matrix Anal. 20 (1998); [2] Zimmermann & Hueper, SIAM J. Matrix Anal. 43
+(2022), shooting for the logarithm; [3] Rentmeesters (2013), thesis, ch. 5, and Zimmermann & Stoye (2024), injectivity radii.
+geoopt's ``expmap`` for the canonical metric is a Cayley retraction, and its ``proju`` there is no projection.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..ops.numerics import norm
+from ..ops.orthogonal import haar, hat, log_sphere_area, polar, vee
+from .base import Geometry, register_geometry
+
+__all__ = ["StiefelGeometry"]
+
+_ATTEMPTS, _STAGES, _NEWTON = 4, 4, 12
+
+
+def _signs(x: Tensor) -> Tensor:
+    """D of :meth:`StiefelGeometry.complement`, shape ``batch + (p,)``."""
+    p = x.shape[-1]
+    s, signs = x[..., :p, :], []
+    eye = torch.eye(p, dtype=x.dtype, device=x.device)
+    inner = torch.linalg.solve_ex(eye + s.mT, x[..., p:, :].mT).result  # tangents of half the angles to E
+    good = inner.abs().amax((-1, -2)).unsqueeze(-1) < 100
+    for _ in range(p):
+        pivot = s[..., 0, 0]
+        signs.append(torch.where(pivot < 0, -1.0, 1.0).to(x.dtype))
+        s = s[..., 1:, 1:] - s[..., 1:, :1] * s[..., :1, 1:] / (pivot + signs[-1])[..., None, None]
+    return torch.where(good, 1.0, torch.stack(signs, -1))
+
+
+class _Log(torch.autograd.Function):
+    """Frame coordinates of log_p(q), found by shooting; the derivative is that of the implicit equation exp_p(v) = q."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, q: Tensor, geo: "StiefelGeometry") -> Tensor:
+        v = geo._shoot(p, q)
+        ctx.save_for_backward(p, q, v)
+        ctx.geo = geo
+        return v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        p, q, v = ctx.saved_tensors
+        geo = ctx.geo
+        force = torch.linalg.solve(geo._jacobian(p, v).mT, grad.unsqueeze(-1)).squeeze(-1)
+        with torch.enable_grad():
+            p_, q_ = p.detach().requires_grad_(), q.detach().requires_grad_()
+            miss = geo.from_tangent(q, q_ - geo.exp_frame(p_, v))
+            gp, gq = torch.autograd.grad(miss, (p_, q_), force)
+        return gp, gq, None
+
+
+@register_geometry(geoopt.Stiefel)
+class StiefelGeometry(Geometry):
+    r"""Geometry of :math:`V_{n,p}`, points of shape ``(n, p)``; ``geoopt.Stiefel(canonical=True)`` or ``False`` picks the metric.
+
+    The volume is :math:`\prod_{k=n-p}^{n-1} |S^k|` (canonical), times :math:`2^{p(p-1)/4}` (Euclidean). :meth:`log` shoots:
+    Newton's method along a path from p to q, right within the injectivity radius, beyond it a geodesic that need not be
+    the shortest, or an error. :meth:`log_det_exp` is the log-determinant of the automatic Jacobian. The frame is smooth
+    wherever :math:`I + X_{1:p}` is well conditioned.
+
+    :raises ValueError: for p > n; in :meth:`log`, if no geodesic is found.
+
+    >>> import geoopt
+    >>> geo = StiefelGeometry(geoopt.Stiefel())
+    >>> geo.dim((4, 2))
+    5
+    """
+
+    event_dim = 2
+    membership = "matrices with orthonormal columns"
+
+    def __init__(self, manifold: geoopt.Manifold) -> None:
+        super().__init__(manifold)
+        self.canonical = isinstance(manifold, geoopt.CanonicalStiefel)
+        self._weight = 1.0 if self.canonical else math.sqrt(2)  # coordinates of A are its entries times this
+
+    def dim(self, event_shape: Sequence[int]) -> int:
+        n, p = event_shape
+        if p > n:
+            raise ValueError(f"points: got event shape {tuple(event_shape)}, expected (n, p) with p <= n; transpose the matrix.")
+        return n * p - p * (p + 1) // 2
+
+    def point_shape(self, dim: int) -> torch.Size:
+        raise ValueError(
+            f"dim: frames of different shapes have dimension {dim}, which says too little; give a base point (loc), or fix the "
+            "shape: geoopt.ProductManifold((geoopt.Stiefel(), (n, p)))."
+        )
+
+    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
+        atol = math.sqrt(torch.finfo(x.dtype).eps) if atol is None else atol
+        gram = x.mT @ x - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        return gram.abs().amax((-1, -2)) <= atol  # a NaN compares false
+
+    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        return self.base_point(self.point_shape(dim), dtype=dtype, device=device)
+
+    def base_point(self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        return torch.eye(*event_shape, dtype=dtype, device=device)
+
+    def project(self, x: Tensor) -> Tensor:
+        return polar(x)
+
+    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        a = p.mT @ u
+        return u - p @ (a + a.mT) / 2
+
+    # --- frames ------------------------------------------------------------------------------------------------------
+    @staticmethod
+    def complement(x: Tensor) -> Tensor:
+        r"""Orthonormal :math:`X_\perp = E_\perp - (XD + E)(I + DX_1^\top)^{-1} D X_2^\top`, rational in X.
+
+        The signs D are 1 unless that would be badly conditioned; then those of a stable elimination without pivoting.
+        """
+        n, p = x.shape[-2:]
+        eye = torch.eye(n, dtype=x.dtype, device=x.device)
+        if n == p:
+            return x[..., :0]
+        y = x * _signs(x.detach()).unsqueeze(-2)
+        inner = torch.linalg.solve(eye[:p, :p] + y[..., :p, :].mT, y[..., p:, :].mT)
+        return eye[:, p:] - (y + eye[:, :p]) @ inner
+
+    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        n, k = p.shape[-2:]
+        da = k * (k - 1) // 2
+        u = self.complement(p) @ v[..., da:].reshape(v.shape[:-1] + (n - k, k))
+        return u + p @ hat(v[..., :da] / self._weight) if da else u
+
+    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        b = (self.complement(p).mT @ u).flatten(-2)
+        return torch.cat([vee(p.mT @ u) * self._weight, b], -1) if p.shape[-1] > 1 else b
+
+    # --- geodesics ---------------------------------------------------------------------------------------------------
+    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        t = torch.as_tensor(t, dtype=p.dtype, device=p.device)[..., None, None]
+        u = t * u
+        k = p.shape[-1]
+        a, s = p.mT @ u, u.mT @ u
+        a = (a - a.mT) / 2
+        # [X, u/c] instead of [X, u] balances W; c cancels, so it carries no gradient
+        c = torch.linalg.matrix_norm(u.detach())[..., None, None]
+        c = torch.where(c == 0, 1.0, c)
+        eye = torch.eye(k, dtype=p.dtype, device=p.device).expand_as(a)
+        corner = (s + a @ a) / c if self.canonical else s / c
+        top = torch.cat([torch.zeros_like(a) if self.canonical else a, -corner], -1)
+        flow = torch.cat([p.expand_as(u), u / c], -1) @ torch.linalg.matrix_exp(torch.cat([top, torch.cat([c * eye, a], -1)], -2))
+        q, w = flow[..., :k], flow[..., k:] * c
+        if not self.canonical:
+            turn = torch.linalg.matrix_exp(-a)
+            q, w = q @ turn, w @ turn
+        return q, w / torch.where(t == 0, 1.0, t)
+
+    def exp(self, p: Tensor, u: Tensor) -> Tensor:
+        return self.geodesic(p, u, 1.0)[0]
+
+    def _jacobian(self, p: Tensor, v: Tensor) -> Tensor:
+        """d exp_p at v in the frames at p and at exp_p(v), ``batch + (dim, dim)``."""
+        d = v.shape[-1]
+        batch = torch.broadcast_shapes(p.shape[:-2], v.shape[:-1])
+        p, v = p.expand(batch + p.shape[-2:]), v.expand(batch + (d,))
+        basis = torch.eye(d, dtype=v.dtype, device=v.device).reshape((d,) + (1,) * len(batch) + (d,)).repeat((1,) + batch + (1,))
+        q, dq = torch.func.jvp(lambda x: self.exp_frame(p, x), (v.repeat((d,) + (1,) * v.dim()),), (basis,))
+        return self.from_tangent(q[0], dq).movedim(0, -1)
+
+    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
+        return torch.linalg.slogdet(self._jacobian(p, v)).logabsdet
+
+    @torch.no_grad()
+    def _shoot(self, p: Tensor, q: Tensor) -> Tensor:
+        """Newton along the projected chord from p to q; pairs that fail try again along chords bent to one side."""
+        batch, eps = p.shape[:-2], torch.finfo(p.dtype).eps
+        p, q = p.reshape((-1,) + p.shape[-2:]), q.reshape((-1,) + q.shape[-2:])
+        out, todo = torch.zeros_like(self.from_tangent(p, q)), torch.arange(len(p), device=p.device)
+        ripple = torch.arange(p[0].numel(), dtype=p.dtype, device=p.device).reshape(p.shape[-2:])
+        for attempt in range(_ATTEMPTS):
+            a, b, stages = p[todo], q[todo], _STAGES * min(attempt + 1, 2)
+            bend = self.project_tangent(a, 0.5 * attempt * torch.cos((1 + 2 * attempt) * ripple))
+            v = torch.zeros_like(out[todo])
+            for stage in range(1, stages):
+                t = stage / stages
+                v = self._newton(a, v, polar(a + t * (b - a) + math.sin(math.pi * t) * bend), 3, 0.01)
+            v = self._newton(a, v, b, _NEWTON, 10 * p.shape[-2] * eps)
+            out[todo] = v
+            miss = (self.exp_frame(a, v) - b).abs().amax((-1, -2))
+            todo = todo[~(miss <= 1e3 * p.shape[-2] * eps)]
+            if not todo.numel():
+                return out.reshape(batch + out.shape[1:])
+        raise ValueError(
+            f"q: no geodesic found from p for {todo.numel()} of {len(p)} pairs; the logarithm is computed within about the "
+            f"injectivity radius ({self.injectivity_radius(p.shape[-2:]):.3f}). For laws without it use ManifoldUniform."
+        )
+
+    def _newton(self, p: Tensor, v: Tensor, target: Tensor, steps: int, tolerance: float) -> Tensor:
+        for _ in range(steps):
+            x = self.exp_frame(p, v)
+            if bool(((target - x).abs() <= tolerance).all()):
+                break
+            miss = self.from_tangent(x, self.project_tangent(x, target - x))
+            step = torch.linalg.solve_ex(self._jacobian(p, v), miss.unsqueeze(-1)).result.squeeze(-1)
+            v = v + step / norm(step, keepdim=True).clamp_min(1.0)
+        return v
+
+    def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
+        p, q = torch.broadcast_tensors(p, q)
+        return _Log.apply(p, q, self)
+
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        return self.to_tangent(p, self.log_frame(p, q))
+
+    def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        return norm(self.log_frame(p, q))
+
+    def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
+        """``v`` alone, which is all there is for a normal that stays within the injectivity radius.
+
+        :raises NotImplementedError: for a wider one.
+        """
+        reach = self.injectivity_radius(p.shape[-2:])
+        if radius * (1 + math.sqrt(v.shape[-1]) / 6) > reach:
+            raise NotImplementedError(
+                f"{self.manifold.name}: a normal this wide (6 sd = {radius:.3g}) wraps around, and its windings are not known; use "
+                f"a scale below {reach / (6 + math.sqrt(v.shape[-1])):.2g}, or truncated=True with an isotropic scale."
+            )
+        return v.unsqueeze(0)
+
+    def injectivity_radius(self, event_shape: Sequence[int]) -> float:
+        """π (Euclidean, spheres, rotations), at least :math:`\\sqrt{4/5}\\,\\pi` (canonical) [3]."""
+        n, p = event_shape
+        if not self.canonical:
+            return math.sqrt(2) * math.pi if n == p else math.pi
+        return math.pi if p == 1 or p >= n - 1 else math.sqrt(0.8) * math.pi
+
+    def log_volume(self, event_shape: Sequence[int]) -> float:
+        n, p = event_shape
+        return sum(log_sphere_area(k) for k in range(n - p, n)) + p * (p - 1) / 2 * math.log(self._weight)
+
+    def uniform_sample(
+        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        return haar(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device)
+
+    def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        u = self.to_tangent(p, v)
+        return u + (math.sqrt(0.5) - 1) * p @ (p.mT @ u) if self.canonical else u
