@@ -1,6 +1,10 @@
 """Laws on manifolds, every density with respect to Riemannian volume."""
 
 from . import kl as kl  # registers the divergences
+from .angular_central_gaussian import AngularCentralGaussian
+from .bingham import Bingham
+from .kent import Kent
+from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
 from .projected_normal import ProjectedNormal
 from .riemannian_normal import RiemannianNormal
@@ -9,7 +13,11 @@ from .von_mises_fisher import VonMisesFisher
 from .wrapped_normal import WrappedNormal
 
 __all__ = [
+    "AngularCentralGaussian",
+    "Bingham",
+    "Kent",
     "ManifoldUniform",
+    "MatrixFisher",
     "PowerSpherical",
     "ProjectedNormal",
     "RiemannianNormal",

@@ -7,11 +7,15 @@ to Riemannian volume, so the difference is right.
 """
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
 from ..geometry import geometry
 from ..ops.special import bessel_ratio, log_bessel
+from .angular_central_gaussian import AngularCentralGaussian
+from .fisher_bingham import FisherBingham
+from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
 from .riemannian_normal import RiemannianNormal
 from .uniform import ManifoldUniform
@@ -87,6 +91,59 @@ def _kl_rotation_uniform(p: VonMisesFisher | PowerSpherical, q: ManifoldUniform)
     return p._divergence_from_uniform().expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 
 
-def _same_sphere(p: VonMisesFisher | PowerSpherical, q: VonMisesFisher | ManifoldUniform) -> None:
-    if type(geometry(p.manifold)) is not type(geometry(q.manifold)) or p.event_shape != q.event_shape:
+def _same_sphere(p: TorchDistribution, q: TorchDistribution) -> None:
+    a, b = (geometry(d.support.manifold) for d in (p, q))
+    if type(a) is not type(b) or p.event_shape != q.event_shape:
         raise NotImplementedError("the two laws live on different manifolds.")
+
+
+@register_kl(FisherBingham, FisherBingham)
+def _kl_quadratic_quadratic(p: FisherBingham, q: FisherBingham) -> Tensor:
+    r"""Bingham and Kent in any pairing: :math:`\log(C_q/C_p) + (h_p-h_q)\cdot E_p x + \mathrm{tr}((B_p-B_q)E_p xx^\top)`."""
+    _same_sphere(p, q)
+    log_c, mean, second = p._moments()
+    (hp, bp), (hq, bq) = p._natural(), q._natural()
+    out = ((hp - hq) * mean).sum(-1) + ((bp - bq) * second).sum((-1, -2)) - log_c + q._log_c()
+    return out.to(p._dtype).expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+
+
+@register_kl(FisherBingham, VonMisesFisher)
+def _kl_quadratic_vmf(p: FisherBingham, q: VonMisesFisher) -> Tensor:
+    r"""The log density of q is linear in x: :math:`-\mathrm H[p] - \mathrm E_p\log q`."""
+    _same_sphere(p, q)
+    log_c = log_bessel(q.concentration, q._order) + geometry(q.manifold).log_volume(q.event_shape)
+    return log_c - q.concentration * (q.loc * p.mean).sum(-1) - p.entropy()
+
+
+@register_kl(VonMisesFisher, FisherBingham)
+def _kl_vmf_quadratic(p: VonMisesFisher, q: FisherBingham) -> Tensor:
+    _same_sphere(p, q)
+    h, b = q._natural()
+    mean, covariance = p.mean.double(), p.covariance_matrix.double()
+    linear = ((h + (b @ mean.unsqueeze(-1)).squeeze(-1)) * mean).sum(-1) + (b * covariance).sum((-1, -2))
+    return -p.entropy() - (linear - q._log_c()).to(q._dtype)
+
+
+@register_kl(MatrixFisher, MatrixFisher)
+def _kl_matrix_fisher(p: MatrixFisher, q: MatrixFisher) -> Tensor:
+    r"""That of the laws of the quaternions; the factor 4 of the volumes cancels."""
+    out = kl_divergence(p._quaternion, q._quaternion)
+    return out.to(p.matrix.dtype).expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+
+
+@register_kl(AngularCentralGaussian, AngularCentralGaussian)
+def _kl_angular(p: AngularCentralGaussian, q: AngularCentralGaussian) -> Tensor:
+    r""":math:`\tfrac d2\,\mathrm E\log(w^\top Kw/w^\top w)` with K the first matrix seen from the second, of determinant 1."""
+    _same_sphere(p, q)
+    out = p._divergence(q._tril.double())
+    return out.to(p._tril.dtype).expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+
+
+@register_kl(AngularCentralGaussian, ManifoldUniform)
+@register_kl(FisherBingham, ManifoldUniform)
+@register_kl(MatrixFisher, ManifoldUniform)
+def _kl_directional_uniform(p: AngularCentralGaussian | FisherBingham | MatrixFisher, q: ManifoldUniform) -> Tensor:
+    r""":math:`\log\mathrm{vol}(M) - \mathrm H[p]`."""
+    _same_sphere(p, q)
+    out = geometry(q.manifold).log_volume(q.event_shape) - p.entropy()
+    return out.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))

@@ -40,12 +40,12 @@ def _log_cosh(t: Tensor) -> Tensor:
     return t + torch.log1p(torch.exp(-2 * t)) - math.log(2)
 
 
-def _envelope(l: Tensor, kappa: Tensor) -> _Envelope:
-    """The best bound for each row of ``l``, (B, d), and ``kappa``, (B,), both float64; nonnegative kappa."""
-    d, k = l.shape[-1], kappa.unsqueeze(-1)
-    c = torch.logspace(0, -4, 25, base=10, dtype=l.dtype, device=l.device)
+def _envelope(coef: Tensor, kappa: Tensor) -> _Envelope:
+    """The best bound for each row of ``coef``, (B, d), and ``kappa``, (B,), both float64; nonnegative kappa."""
+    d, k = coef.shape[-1], kappa.unsqueeze(-1)
+    c = torch.logspace(0, -4, 25, base=10, dtype=coef.dtype, device=coef.device)
     tau = k * torch.tanh(k * c) / (2 * c)
-    lam = torch.cat([l[:, None, :1] - tau.unsqueeze(-1), l[:, None, 1:].expand(-1, len(c), -1)], -1)
+    lam = torch.cat([coef[:, None, :1] - tau.unsqueeze(-1), coef[:, None, 1:].expand(-1, len(c), -1)], -1)
     least = lam.amin(-1, keepdim=True)
     lam = lam - least
     b = torch.ones_like(least)
@@ -59,50 +59,50 @@ def _envelope(l: Tensor, kappa: Tensor) -> _Envelope:
     area = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
     log_mass = bound - 0.5 * weights.log().sum(-1) + area
     best = log_mass.argmin(-1, keepdim=True)
-    row = torch.arange(len(l), device=l.device)
+    row = torch.arange(len(coef), device=coef.device)
     i = best.squeeze(-1)
     return _Envelope(weights[row, i], b[row, i], c[best], tau[row, i].unsqueeze(-1), log_mass[row, i])
 
 
-def log_envelope_mass(l: Tensor, kappa: Tensor) -> Tensor:
+def log_envelope_mass(coef: Tensor, kappa: Tensor) -> Tensor:
     """Log integral of the bound, ``batch``; it exceeds ``log_normalizer`` by minus the log of the acceptance."""
-    l, kappa = l.double(), kappa.double().expand(l.shape[:-1])
-    return _envelope(l.reshape(-1, l.shape[-1]), kappa.reshape(-1)).log_mass.reshape(kappa.shape)
+    coef, kappa = coef.double(), kappa.double().expand(coef.shape[:-1])
+    return _envelope(coef.reshape(-1, coef.shape[-1]), kappa.reshape(-1)).log_mass.reshape(kappa.shape)
 
 
-def acceptance(l: Tensor, kappa: Tensor) -> Tensor:
+def acceptance(coef: Tensor, kappa: Tensor) -> Tensor:
     """Probability that one proposal of :func:`sample` is accepted, from the exact normaliser; shape ``batch``.
 
     >>> acceptance(torch.zeros(3), torch.tensor(0.0))
     tensor(1., dtype=torch.float64)
     """
-    l, kappa = l.double(), kappa.double()
-    log_c = log_normalizer(l, torch.nn.functional.pad(kappa.unsqueeze(-1), (0, l.shape[-1] - 1)))
-    return (log_c - log_envelope_mass(l, kappa)).exp()
+    coef, kappa = coef.double(), kappa.double()
+    log_c = log_normalizer(coef, torch.nn.functional.pad(kappa.unsqueeze(-1), (0, coef.shape[-1] - 1)))
+    return (log_c - log_envelope_mass(coef, kappa)).exp()
 
 
 @torch.no_grad()
-def sample(l: Tensor, kappa: Tensor | None, n: int) -> Tensor:
-    """``n`` draws for each row, shape ``(n,) + l.shape``, in the dtype of ``l``.
+def sample(coef: Tensor, kappa: Tensor | None, n: int) -> Tensor:
+    """``n`` draws for each row, shape ``(n,) + coef.shape``, in the dtype of ``coef``.
 
-    :param Tensor l: quadratic coefficients, shape ``batch + (d,)``.
+    :param Tensor coef: quadratic coefficients, shape ``batch + (d,)``.
     :param Tensor kappa: nonnegative linear coefficient of the first coordinate, shape ``batch``; 0 if omitted.
     :raises RuntimeError: if some draw is not accepted within a bounded number of rounds.
 
     >>> sample(torch.zeros(3), None, 2).shape
     torch.Size([2, 3])
     """
-    d = l.shape[-1]
-    rows = l.double().reshape(-1, d)
-    k = rows.new_zeros(len(rows)) if kappa is None else kappa.double().expand(l.shape[:-1]).reshape(-1)
+    d = coef.shape[-1]
+    rows = coef.double().reshape(-1, d)
+    k = rows.new_zeros(len(rows)) if kappa is None else kappa.double().expand(coef.shape[:-1]).reshape(-1)
     env = _envelope(rows, k)
-    b, c, tau, k = (x.to(l.dtype) for x in (env.b, env.c, env.tau, k.unsqueeze(-1)))
-    half_u = (env.weights - 1).to(l.dtype)  # 2 lambda / b
-    spread = env.weights.rsqrt().to(l.dtype)
-    peak = ((d - env.b) / 2 - d / 2 * (d / env.b).log()).to(l.dtype)
+    b, c, tau, k = (x.to(coef.dtype) for x in (env.b, env.c, env.tau, k.unsqueeze(-1)))
+    half_u = (env.weights - 1).to(coef.dtype)  # 2 lambda / b
+    spread = env.weights.rsqrt().to(coef.dtype)
+    peak = ((d - env.b) / 2 - d / 2 * (d / env.b).log()).to(coef.dtype)
 
     def propose(row: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.randn(len(row), d, dtype=l.dtype, device=l.device) * spread[row]
+        x = torch.randn(len(row), d, dtype=coef.dtype, device=coef.device) * spread[row]
         x = x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         q = (half_u[row] * x * x).sum(-1, keepdim=True)
         log_accept = -0.5 * b[row] * q + d / 2 * torch.log1p(q) + peak[row]
@@ -112,4 +112,4 @@ def sample(l: Tensor, kappa: Tensor | None, n: int) -> Tensor:
             x = torch.where(torch.rand_like(first) > torch.sigmoid(2 * kr * first), -x, x)
         return x, log_accept.squeeze(-1)
 
-    return rejection(propose, n, len(rows), d, l).reshape((n,) + l.shape)
+    return rejection(propose, n, len(rows), d, coef).reshape((n,) + coef.shape)

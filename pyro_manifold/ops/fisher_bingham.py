@@ -30,33 +30,33 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["log_normalizer", "normalizer_and_moments", "square_products"]
 
-_NODES = 64  # worst error on random and adversarial (l, g), |l|, |g| <= 1e4: 5e-12; 48 nodes: 2e-9
+_NODES = 64  # worst error on random and adversarial (lam, g), |lam|, |g| <= 1e4: 5e-12; 48 nodes: 2e-9
 _CHUNK = 2**17  # rows x nodes x d at a time: smaller ones pay for the calls, larger ones for page faults
 _DROP = 38.0  # the integrand is followed until it has fallen by exp(-38)
 
 
-def _saddle(l: Tensor, g2: Tensor) -> Tensor:
+def _saddle(lam: Tensor, g2: Tensor) -> Tensor:
     r"""Root t of :math:`h(t)=\sum_i \tfrac12(l_i+t)^{-1}+\tfrac14 g_i^2(l_i+t)^{-2}=1`.
 
     :math:`h^{-1/2}` is increasing and concave, so Newton's method from a lower bound climbs to the root monotonically."""
-    t = ((1 + (1 + 4 * g2).sqrt()) / 4 - l).amax(-1, keepdim=True)
+    t = ((1 + (1 + 4 * g2).sqrt()) / 4 - lam).amax(-1, keepdim=True)
     for _ in range(12):
-        v = 1 / (l + t)
+        v = 1 / (lam + t)
         h = (v * (0.5 + 0.25 * g2 * v)).sum(-1, keepdim=True)
         slope = (v * v * (0.5 + 0.5 * g2 * v)).sum(-1, keepdim=True)
         t = t + 2 * h * (h.sqrt() - 1) / slope
     return t
 
 
-def _contour(l: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _contour(lam: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """For rows of float64 parameters: log C, complex weights ``(rows, n)`` whose real parts add up to 1, 1/(l_i + s)."""
-    shift = l.amin(-1, keepdim=True)
-    l = l - shift
-    g2 = torch.zeros_like(l) if g is None else g * g
-    t = _saddle(l, g2)
-    v = 1 / (l + t)
+    shift = lam.amin(-1, keepdim=True)
+    lam = lam - shift
+    g2 = torch.zeros_like(lam) if g is None else g * g
+    t = _saddle(lam, g2)
+    v = 1 / (lam + t)
     b = 0.25 * g2 * v
-    # exponent less its value at t: with z = (s - t) / (l + t), linear * (s - t) + sum(b z^2 / (1 + z) - log(1 + z) / 2)
+    # exponent less its value at t: with z = (s - t) / (lam + t), linear * (s - t) + sum(b z^2 / (1 + z) - log(1 + z) / 2)
     linear = 1 - (b * v).sum(-1, keepdim=True)
     sigma = (v * v * (0.5 + 2 * b)).sum(-1, keepdim=True).rsqrt()
     a = torch.minimum(sigma, sigma**4 * (v**3 * (1 + 6 * b)).sum(-1, keepdim=True) * (5 / 12))
@@ -69,7 +69,7 @@ def _contour(l: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         fall = fall - (b * ((x * x - y * y) * (1 - x) - 2 * x * y * y) / m).sum(-1, keepdim=True)
         low, high = torch.where(fall < _DROP, w, low), torch.where(fall < _DROP, high, w)
     h = high / _NODES
-    w = h * torch.arange(_NODES + 1, dtype=l.dtype, device=l.device)
+    w = h * torch.arange(_NODES + 1, dtype=lam.dtype, device=lam.device)
     x, y = -2 * a * torch.sinh(w / 2).square(), sigma * torch.sinh(w)
     ds, v = torch.complex(x, y), v.unsqueeze(-2)
     re, im = 1 + x.unsqueeze(-1) * v, y.unsqueeze(-1) * v  # 1 + z; in real parts, for a complex log costs twenty real ones
@@ -82,7 +82,7 @@ def _contour(l: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     f = exponent.exp() * torch.complex(sigma * torch.cosh(w), a * torch.sinh(w))
     f = torch.cat([0.5 * f[..., :1], f[..., 1:]], -1)
     total = f.real.sum(-1, keepdim=True)
-    d = l.shape[-1]
+    d = lam.shape[-1]
     log_c = t + (b + 0.5 * v.squeeze(-2).log()).sum(-1, keepdim=True) + (h * total).log() - shift
     return log_c.squeeze(-1) + math.log(2) + (d / 2 - 1) * math.log(math.pi), f / total, u
 
@@ -100,21 +100,21 @@ def _chunked(f: Callable[..., tuple[Tensor, ...]], rows: Tensor, *others: Tensor
     return tuple(torch.cat(p) for p in zip(*parts, strict=True))
 
 
-def _values(l: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
-    return (_contour(l, g)[0],)
+def _values(lam: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
+    return (_contour(lam, g)[0],)
 
 
-def _values_and_moments(l: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
-    log_c, weights, u = _contour(l, g)
+def _values_and_moments(lam: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
+    log_c, weights, u = _contour(lam, g)
     first = _mean(weights, u)
     if g is None:
-        return log_c, 0.5 * first, torch.zeros_like(l)
+        return log_c, 0.5 * first, torch.zeros_like(lam)
     return log_c, 0.5 * first + 0.25 * g * g * _mean(weights, u * u), 0.5 * g * first
 
 
-def _curvature(l: Tensor, g: Tensor | None, c2: Tensor, c1: Tensor) -> tuple[Tensor, ...]:
+def _curvature(lam: Tensor, g: Tensor | None, c2: Tensor, c1: Tensor) -> tuple[Tensor, ...]:
     """Gradient in (l, g) of ``c2.E[x^2] + c1.E[x]``: derivatives of the nodes' moments, and of their weights."""
-    _, weights, u = _contour(l, g)
+    _, weights, u = _contour(lam, g)
     c2, c1 = c2.unsqueeze(-2), c1.unsqueeze(-2)
     gg = torch.zeros_like(c2) if g is None else g.unsqueeze(-2)
     first, second = 0.5 * gg * u, 0.5 * u * (1 + 0.5 * gg * gg * u)
@@ -129,19 +129,19 @@ class _Moments(torch.autograd.Function):
     """(l, g) -> (log C, E[x^2], E[x]); the gradient of the first is made of the other two."""
 
     @staticmethod
-    def forward(ctx: Any, l: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
-        log_c, second, first = _chunked(_values_and_moments, l, g)
-        ctx.save_for_backward(l, g, second, first)
+    def forward(ctx: Any, lam: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
+        log_c, second, first = _chunked(_values_and_moments, lam, g)
+        ctx.save_for_backward(lam, g, second, first)
         ctx.set_materialize_grads(False)
         return log_c, second, first
 
     @staticmethod
     def backward(ctx: Any, c0: Tensor | None, c2: Tensor | None, c1: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        l, g, second, first = ctx.saved_tensors
-        in_l, in_g = torch.zeros_like(l), torch.zeros_like(l)
+        lam, g, second, first = ctx.saved_tensors
+        in_l, in_g = torch.zeros_like(lam), torch.zeros_like(lam)
         if c2 is not None or c1 is not None:
-            zero = torch.zeros_like(l)
-            in_l, in_g = _Curvature.apply(l, g, zero if c2 is None else c2, zero if c1 is None else c1)
+            zero = torch.zeros_like(lam)
+            in_l, in_g = _Curvature.apply(lam, g, zero if c2 is None else c2, zero if c1 is None else c1)
         if c0 is not None:
             in_l, in_g = in_l - c0.unsqueeze(-1) * second, in_g + c0.unsqueeze(-1) * first
         return in_l, None if g is None else in_g
@@ -149,8 +149,8 @@ class _Moments(torch.autograd.Function):
 
 class _Curvature(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, l: Tensor, g: Tensor | None, c2: Tensor, c1: Tensor) -> tuple[Tensor, ...]:
-        return _chunked(_curvature, l, g, c2, c1)
+    def forward(ctx: Any, lam: Tensor, g: Tensor | None, c2: Tensor, c1: Tensor) -> tuple[Tensor, ...]:
+        return _chunked(_curvature, lam, g, c2, c1)
 
     @staticmethod
     @once_differentiable
@@ -158,48 +158,48 @@ class _Curvature(torch.autograd.Function):
         raise NotImplementedError("log C of a Fisher-Bingham law has derivatives up to the second order here, no third.")
 
 
-def _rows(l: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
-    shape = l.shape if g is None else torch.broadcast_shapes(l.shape, g.shape)
+def _rows(lam: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
+    shape = lam.shape if g is None else torch.broadcast_shapes(lam.shape, g.shape)
     if not shape or shape[-1] < 2:
-        raise ValueError(f"l: got shape {tuple(l.shape)}, expected (..., d) with d >= 2, the ambient dimension of the sphere.")
-    l, g = (None if x is None else x.double().expand(shape).reshape(-1, shape[-1]) for x in (l, g))  # type: ignore[assignment]
-    return l, g, shape
+        raise ValueError(f"lam: got shape {tuple(lam.shape)}, expected (..., d), d >= 2 the ambient dimension.")
+    lam, g = (None if x is None else x.double().expand(shape).reshape(-1, shape[-1]) for x in (lam, g))  # type: ignore[assignment]
+    return lam, g, shape
 
 
-def normalizer_and_moments(l: Tensor, g: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    r""":math:`\log C(l, g)`, :math:`E[x_i^2]` and :math:`E[x_i]`, in the dtype of ``l`` (float64 inside).
+def normalizer_and_moments(lam: Tensor, g: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    r""":math:`\log C(l, g)`, :math:`E[x_i^2]` and :math:`E[x_i]`, in the dtype of ``lam`` (float64 inside).
 
-    :param Tensor l: quadratic coefficients, shape ``batch + (d,)``, of either sign.
+    :param Tensor lam: quadratic coefficients, shape ``batch + (d,)``, of either sign.
     :param Tensor g: linear coefficients, same shape; 0 if omitted.
 
     >>> log_c, second, first = normalizer_and_moments(torch.zeros(3))
     >>> log_c, second  # log 4 pi
     (tensor(2.5310), tensor([0.3333, 0.3333, 0.3333]))
     """
-    rows, linear, shape = _rows(l, g)
+    rows, linear, shape = _rows(lam, g)
     log_c, second, first = _Moments.apply(rows, linear)
-    return log_c.reshape(shape[:-1]).to(l.dtype), second.reshape(shape).to(l.dtype), first.reshape(shape).to(l.dtype)
+    return log_c.reshape(shape[:-1]).to(lam.dtype), second.reshape(shape).to(lam.dtype), first.reshape(shape).to(lam.dtype)
 
 
-def log_normalizer(l: Tensor, g: Tensor | None = None) -> Tensor:
+def log_normalizer(lam: Tensor, g: Tensor | None = None) -> Tensor:
     r""":math:`\log C(l, g)`, differentiable twice; half the work of :func:`normalizer_and_moments` where no gradient is due.
 
     >>> log_normalizer(torch.zeros(4))  # log 2 pi^2
     tensor(2.9826)
     """
-    if torch.is_grad_enabled() and (l.requires_grad or (g is not None and g.requires_grad)):
-        return normalizer_and_moments(l, g)[0]
-    rows, linear, shape = _rows(l, g)
-    return _chunked(_values, rows, linear)[0].reshape(shape[:-1]).to(l.dtype)
+    if torch.is_grad_enabled() and (lam.requires_grad or (g is not None and g.requires_grad)):
+        return normalizer_and_moments(lam, g)[0]
+    rows, linear, shape = _rows(lam, g)
+    return _chunked(_values, rows, linear)[0].reshape(shape[:-1]).to(lam.dtype)
 
 
-def square_products(l: Tensor) -> Tensor:
-    r""":math:`N_{ij} = E[x_i^2x_j^2]` (a third of it where i = j) under :math:`e^{-\sum l_ix_i^2}`, ``batch + (d, d)``; no gradient."""
+def square_products(lam: Tensor) -> Tensor:
+    r""":math:`E[x_i^2x_j^2]` (a third of it where i = j) under :math:`e^{-\sum l_ix_i^2}`, ``batch + (d, d)``; no gradient."""
 
     def products(rows: Tensor) -> tuple[Tensor, ...]:
         _, weights, u = _contour(rows, None)
         return ((0.25 * (weights.unsqueeze(-1) * u).mT @ u).real,)
 
     with torch.no_grad():
-        rows, _, shape = _rows(l, None)
-        return _chunked(products, rows)[0].reshape(shape + shape[-1:]).to(l.dtype)
+        rows, _, shape = _rows(lam, None)
+        return _chunked(products, rows)[0].reshape(shape + shape[-1:]).to(lam.dtype)

@@ -50,10 +50,10 @@ def acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
     tensor(True)
     """
     beta, kappa = beta.double(), kappa.double().expand(beta.shape[:-1])
-    l = _coefficients(beta)
-    log_c = log_normalizer(l, torch.nn.functional.pad(kappa.unsqueeze(-1), (0, beta.shape[-1])))
+    coef = _coefficients(beta)
+    log_c = log_normalizer(coef, torch.nn.functional.pad(kappa.unsqueeze(-1), (0, beta.shape[-1])))
     gaussian = _gaussian(kappa.reshape(-1), beta.reshape(-1, beta.shape[-1]))[2].reshape(kappa.shape)
-    return (log_c - torch.minimum(gaussian, bingham_sampler.log_envelope_mass(l, kappa))).exp()
+    return (log_c - torch.minimum(gaussian, bingham_sampler.log_envelope_mass(coef, kappa))).exp()
 
 
 @torch.no_grad()
@@ -68,11 +68,11 @@ def sample(kappa: Tensor, beta: Tensor, n: int) -> Tensor:
     b = beta.double().reshape(-1, d - 1)
     k = kappa.double().expand(batch).reshape(-1)
     precision, rho, log_mass = _gaussian(k, b)
-    l = _coefficients(b)
-    angular = log_mass >= bingham_sampler.log_envelope_mass(l, k)
+    coef = _coefficients(b)
+    angular = log_mass >= bingham_sampler.log_envelope_mass(coef, k)
     out = beta.new_empty((n, len(b), d))
     if bool(angular.any()):
-        out[:, angular] = bingham_sampler.sample(l[angular].to(beta.dtype), k[angular].to(beta.dtype), n)
+        out[:, angular] = bingham_sampler.sample(coef[angular].to(beta.dtype), k[angular].to(beta.dtype), n)
     rest = ~angular
     if bool(rest.any()):
         spread, b, rho = (x[rest].to(beta.dtype) for x in (precision.rsqrt(), b, rho))

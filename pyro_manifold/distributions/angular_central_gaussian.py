@@ -1,0 +1,155 @@
+"""The angular central Gaussian law."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import geoopt
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor
+
+from ..constraints import on
+from ..ops.checks import as_tensors, check_all
+from ..ops.numerics import norm
+from ..ops.quadratic_form import expected_log_ratio, expected_projector
+from ..ops.radial import log_area
+from .bingham import check_symmetric
+
+__all__ = ["AngularCentralGaussian"]
+
+
+class AngularCentralGaussian(TorchDistribution):
+    r"""The direction of a centred normal vector: :math:`x = z/|z|`, :math:`z\sim\mathcal N(0,\Sigma)`.
+
+    .. math:: p(x) = |S^{d-1}|^{-1}\, |\Sigma|^{-1/2}\, (x^\top\Sigma^{-1}x)^{-d/2}
+
+    on :math:`S^{d-1}`, d >= 2. Like :class:`Bingham`'s a law of axes (p(x) = p(-x)), with heavier tails, in closed form, and
+    with reparametrised draws. :math:`\Sigma` and :math:`c\Sigma` give the same law. The map z to x forgets a dimension, so the
+    law is no ``TransformedDistribution``.
+
+    :param Tensor scale_tril: Cholesky factor of :math:`\Sigma`, shape ``batch + (d, d)``.
+    :param Tensor covariance_matrix: :math:`\Sigma` itself, that of z. Give exactly one of the two.
+    :raises ValueError: for a ``scale_tril`` that is not lower triangular with a positive diagonal, a
+        ``covariance_matrix`` that is not symmetric and positive definite, or not exactly one of them.
+
+    Base measure: surface area. Batch shape: that of the parameter; event shape ``(d,)``.
+
+    References: Tyler, Biometrika 74 (1987), eq. 1; Mardia & Jupp, Directional Statistics (2000), sec. 9.4.4.
+
+    >>> d = AngularCentralGaussian(torch.eye(3))
+    >>> d.log_prob(torch.tensor([0.0, 0.0, 1.0]))  # -log 4 pi
+    tensor(-2.5310)
+    """
+
+    arg_constraints: dict[str, Any] = {"scale_tril": constraints.independent(constraints.real, 2)}  # the rest in __init__
+    has_rsample = True
+
+    def __init__(
+        self,
+        scale_tril: Tensor | None = None,
+        *,
+        covariance_matrix: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if (scale_tril is None) == (covariance_matrix is None):
+            seen = "neither" if scale_tril is None else "both"
+            raise ValueError(f"scale_tril: got {seen} of scale_tril and covariance_matrix; expected exactly one.")
+        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        tril, cov = as_tensors(scale_tril=scale_tril, covariance_matrix=covariance_matrix)
+        name, matrix = ("scale_tril", tril) if cov is None else ("covariance_matrix", cov)
+        if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.shape[-1] < 2:
+            raise ValueError(f"{name}: got shape {tuple(matrix.shape)}, expected (..., d, d) with d >= 2. Give square matrices.")
+        if cov is None:
+            if validate:
+                ok = (matrix.diagonal(dim1=-2, dim2=-1) > 0).all(-1) & (matrix.triu(1) == 0).all(-1).all(-1)
+                ok = ok & matrix.isfinite().all(-1).all(-1)
+                check_all(ok, name, matrix, "lower triangular with a positive diagonal", "Use torch.linalg.cholesky.")
+        else:
+            if validate:
+                check_symmetric(name, cov)
+            tril, info = torch.linalg.cholesky_ex(cov)
+            if validate:
+                check_all(info == 0, name, cov, "a positive definite matrix", "Add a jitter to its diagonal.")
+        self._tril = tril
+        super().__init__(tril.shape[:-2], tril.shape[-1:], validate_args=False)
+        self._validate_args = validate
+
+    @property
+    def support(self) -> on:  # type: ignore[override]
+        return on(geoopt.Sphere())
+
+    @property
+    def scale_tril(self) -> Tensor:
+        r"""Cholesky factor of :math:`\Sigma`, expanded to ``batch_shape + (d, d)``."""
+        return self._tril.expand(self.batch_shape + self._tril.shape[-2:])
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        r""":math:`\Sigma`, the covariance of the normal vector z, not of x (which is :attr:`second_moment`)."""
+        return self.scale_tril @ self.scale_tril.mT
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "AngularCentralGaussian":
+        new = self._get_checked_instance(AngularCentralGaussian, _instance)
+        new._tril = self._tril
+        super(AngularCentralGaussian, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @staticmethod
+    def infer_shapes(scale_tril: Any = None, covariance_matrix: Any = None) -> tuple[torch.Size, torch.Size]:
+        shape = torch.Size(covariance_matrix if scale_tril is None else scale_tril)
+        return shape[:-2], shape[-1:]
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        w = torch.randn(shape, dtype=self._tril.dtype, device=self._tril.device)
+        z = (self._tril @ w.unsqueeze(-1)).squeeze(-1)
+        return z / norm(z, keepdim=True)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        d, x, tril = self.event_shape[0], value.double(), self._tril.double()
+        batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        w = torch.linalg.solve_triangular(tril, x.unsqueeze(-1), upper=False).squeeze(-1)
+        half_log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        # |x| is 1 up to rounding; with it the formula has degree 0 and does not feel that rounding
+        out = -log_area(d) - half_log_det - d / 2 * (w.square().sum(-1) / x.square().sum(-1)).log()
+        return out.to(value.dtype).expand(batch)
+
+    def _out(self, x: Tensor, rank: int) -> Tensor:
+        return x.to(self._tril.dtype).expand(self.batch_shape + x.shape[x.dim() - rank :])
+
+    @property
+    def mean(self) -> Tensor:
+        """0, by symmetry."""
+        return self._tril.new_zeros(self.batch_shape + self.event_shape)
+
+    @property
+    def second_moment(self) -> Tensor:
+        r""":math:`\mathrm E[xx^\top]`, the covariance of x, by one-dimensional quadrature; ``batch_shape + (d, d)``, trace 1."""
+        tril = self._tril.double()
+        return self._out(expected_projector(tril @ tril.mT), 2)
+
+    @property
+    def variance(self) -> Tensor:
+        """Diagonal of :attr:`second_moment`."""
+        return self.second_moment.diagonal(dim1=-2, dim2=-1)
+
+    @property
+    def mode(self) -> Tensor:
+        r"""The eigenvector of the greatest eigenvalue of :math:`\Sigma`: one of the two modes, or of many where repeated."""
+        tril = self._tril.detach().double()
+        return self._out(torch.linalg.eigh(tril @ tril.mT)[1][..., -1], 1)
+
+    def _divergence(self, precision_factor: Tensor | None) -> Tensor:
+        r"""KL to the law of Cholesky factor M (uniform if ``None``): :math:`\tfrac d2\mathrm E\log(w^\top Kw/w^\top w)`,
+        with :math:`K = L^\top M^{-\top}M^{-1}L` scaled to determinant 1."""
+        tril = self._tril.double()
+        if precision_factor is not None:
+            tril = torch.linalg.solve_triangular(precision_factor, tril, upper=False)
+        return self.event_shape[0] / 2 * expected_log_ratio(torch.linalg.eigvalsh(tril.mT @ tril))
+
+    def entropy(self) -> Tensor:
+        r""":math:`\log|S^{d-1}| - \tfrac d2\mathrm E\log(w^\top\Sigma w/w^\top w)`, w standard normal, :math:`|\Sigma|=1`."""
+        return self._out(log_area(self.event_shape[0]) - self._divergence(None), 0)

@@ -1,0 +1,163 @@
+"""Kent's law of directions, in any dimension."""
+
+from typing import Any
+
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from ..ops import kent_sampler
+from ..ops.checks import as_tensors, broadcast_shapes, check_all
+from ..ops.fisher_bingham import log_normalizer, normalizer_and_moments
+from .fisher_bingham import FisherBingham
+
+__all__ = ["Kent"]
+
+
+class Kent(FisherBingham):
+    r"""The normal law of directions with elliptical contours (the FB5 law on :math:`S^2`), and its general form.
+
+    .. math::
+        p(x) = C^{-1} \exp\Big\{\kappa\,\gamma_1\cdot x + \sum_{j=2}^d \beta_j (\gamma_j\cdot x)^2\Big\},
+        \qquad \sum_j\beta_j = 0,\; 2\beta_j\le\kappa
+
+    On :math:`S^2`, :math:`\beta_2 = \beta = -\beta_3`. :math:`\gamma_1` is the mean direction and the only mode,
+    :math:`\gamma_2` the major axis; :math:`\beta = 0` is the von Mises-Fisher law. For large concentration it is normal in the
+    tangent space with variances :math:`1/(\kappa - 2\beta_j)`. The condition :math:`2\beta_j\le\kappa` keeps one mode: to
+    learn it, write :math:`\beta = \tfrac\kappa2\,\mathrm{sigmoid}(\cdot)`. Draws are exact, by rejection, without ``rsample``.
+
+    :param Tensor frame: orthonormal axes :math:`(\gamma_1, \dots, \gamma_d)` in its columns, shape ``batch + (d, d)``, d >= 3.
+    :param Tensor concentration: :math:`\kappa\ge0`, a number or shape ``batch``; dimensionless.
+    :param Tensor ovalness: :math:`\beta\in[0,\kappa/2]`, a number or shape ``batch``: :math:`\beta_2 = \beta`,
+        :math:`\beta_d = -\beta`, and 0 along the axes between.
+    :param Tensor axis_ovalness: all of :math:`\beta_2, \dots, \beta_d`, shape ``batch + (d - 1,)``. Give one of the two.
+    :raises ValueError: for a ``frame`` that is not orthonormal, a negative ``concentration``, an ovalness above half of it,
+        or an ``axis_ovalness`` that does not add up to 0.
+
+    Base measure: surface area. Batch shape: broadcast of the parameters'; event shape ``(d,)``.
+
+    References: Kent, J. R. Stat. Soc. B 44 (1982), eq. 1.2; Mardia & Jupp, Directional Statistics (2000), sec. 9.3.3.
+
+    >>> d = Kent(torch.eye(3), 10.0, 4.0)
+    >>> d.mean
+    tensor([0.8483, 0.0000, 0.0000])
+    """
+
+    arg_constraints: dict[str, Any] = {
+        "frame": constraints.independent(constraints.real, 2),  # and orthonormal
+        "concentration": constraints.nonnegative,
+    }
+    _event_ranks = {"frame": 2, "concentration": 0, "axis_ovalness": 1}
+
+    def __init__(
+        self,
+        frame: Tensor,
+        concentration: Tensor | float,
+        ovalness: Tensor | float | None = None,
+        *,
+        axis_ovalness: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if (ovalness is None) == (axis_ovalness is None):
+            seen = "neither" if ovalness is None else "both"
+            raise ValueError(f"ovalness: got {seen} of ovalness and axis_ovalness; expected exactly one. Give one of them.")
+        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        frame, k, beta, betas = as_tensors(
+            frame=frame, concentration=concentration, ovalness=ovalness, axis_ovalness=axis_ovalness
+        )
+        d = frame.shape[-1] if frame.dim() else 0
+        if frame.dim() < 2 or frame.shape[-2] != d or d < 3:
+            raise ValueError(f"frame: got shape {tuple(frame.shape)}, expected (..., d, d) with d >= 3, the axes in columns.")
+        if betas is not None and (betas.dim() < 1 or betas.shape[-1] != d - 1):
+            raise ValueError(f"axis_ovalness: got shape {tuple(betas.shape)}, expected (..., {d - 1}): every axis but the first.")
+        if validate:
+            _check(frame, k, beta, betas)
+        if betas is None:
+            betas = torch.cat([beta.unsqueeze(-1), beta.new_zeros(beta.shape + (d - 3,)), -beta.unsqueeze(-1)], -1)
+        batch = broadcast_shapes(frame=frame.shape[:-2], concentration=k.shape, ovalness=betas.shape[:-1])
+        super().__init__(dict(frame=frame, concentration=k, axis_ovalness=betas), batch, d)
+        self._validate_args = validate
+
+    @property
+    def frame(self) -> Tensor:
+        """The axes, expanded to ``batch_shape + (d, d)``."""
+        return self._parameter("frame")
+
+    @property
+    def concentration(self) -> Tensor:
+        """Kappa, expanded to ``batch_shape``."""
+        return self._parameter("concentration")
+
+    @property
+    def axis_ovalness(self) -> Tensor:
+        """The betas of axes 2 to d, expanded to ``batch_shape + (d - 1,)``."""
+        return self._parameter("axis_ovalness")
+
+    @staticmethod
+    def infer_shapes(
+        frame: Any, concentration: Any = (), ovalness: Any = (), axis_ovalness: Any = None
+    ) -> tuple[torch.Size, torch.Size]:
+        spread = torch.Size(ovalness) if axis_ovalness is None else torch.Size(axis_ovalness)[:-1]
+        return torch.broadcast_shapes(torch.Size(frame)[:-2], torch.Size(concentration), spread), torch.Size(frame)[-1:]
+
+    def _axes(self) -> Tensor:
+        """The frame in float64, one Newton step nearer to orthonormal: rounded to float32 it is off by 1e-7."""
+        f = self._given["frame"].double()
+        return 1.5 * f - 0.5 * f @ (f.mT @ f)
+
+    def _coefficients(self) -> tuple[Tensor, Tensor]:
+        k, betas = self._given["concentration"].double(), self._given["axis_ovalness"].double()
+        pad = torch.nn.functional.pad
+        return pad(-betas, (1, 0)), pad(k.unsqueeze(-1), (0, self.event_shape[0] - 1))
+
+    def _natural(self) -> tuple[Tensor, Tensor]:
+        axes, (coef, g) = self._axes(), self._coefficients()
+        return g[..., :1] * axes[..., 0], (axes * -coef.unsqueeze(-2)) @ axes.mT
+
+    def _log_c(self) -> Tensor:
+        return log_normalizer(*self._coefficients())
+
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        log_c, second, first = normalizer_and_moments(*self._coefficients())
+        axes = self._axes()
+        return log_c, first[..., :1] * axes[..., 0], (axes * second.unsqueeze(-2)) @ axes.mT
+
+    def _draw(self, batch: torch.Size, n: int) -> Tensor:
+        axes, k, betas = self._axes().to(self._dtype), self._given["concentration"], self._given["axis_ovalness"]
+        d = axes.shape[-1]
+        if batch:
+            axes, k, betas = axes.expand(batch + (d, d)), k.expand(batch), betas.expand(batch + (d - 1,))
+        else:
+            axes, k, betas = axes.reshape(d, d), k.reshape(()), betas.reshape(d - 1)
+        return (axes @ kent_sampler.sample(k, betas, n).unsqueeze(-1)).squeeze(-1)
+
+    @property
+    def mode(self) -> Tensor:
+        r""":math:`\gamma_1`."""
+        return self.frame[..., 0]
+
+
+def _check(frame: Tensor, k: Tensor, beta: Tensor | None, betas: Tensor | None) -> None:
+    eps = torch.finfo(frame.dtype).eps ** 0.5
+    gram = frame.mT @ frame - torch.eye(frame.shape[-1], dtype=frame.dtype, device=frame.device)
+    check_all(
+        gram.abs().amax((-1, -2)) <= eps, "frame", frame, "orthonormal columns",
+        "Orthonormalise it: torch.linalg.qr(frame).Q, or learn it as a point of SpecialOrthogonal(d).",
+    )  # fmt: skip
+    check_all((k >= 0) & k.isfinite(), "concentration", k, "nonnegative numbers", "Negate the first axis instead.")
+    if beta is not None:
+        _check_oval("ovalness", beta, beta, k, eps)
+        check_all(beta >= 0, "ovalness", beta, "nonnegative numbers", "Swap the second and the last axis instead.")
+    else:
+        assert betas is not None
+        ok = betas.sum(-1).abs() <= 10 * eps * (1 + betas.abs().amax(-1))
+        check_all(ok, "axis_ovalness", betas, "numbers that add up to 0", "Subtract their mean: b - b.mean(-1, keepdim=True).")
+        _check_oval("axis_ovalness", betas, betas.amax(-1), k, eps)
+
+
+def _check_oval(name: str, value: Tensor, largest: Tensor, k: Tensor, eps: float) -> None:
+    broadcast_shapes(concentration=k.shape, **{name: largest.shape})
+    check_all(
+        2 * largest <= k * (1 + eps) + eps, name, value, "at most half of concentration",
+        "Write it as concentration / 2 * sigmoid(...); for two modes use Bingham.",
+    )  # fmt: skip
