@@ -132,7 +132,8 @@ TRANSFORMS = [
     TransformCase("exp-SO3", lambda loc: mt.ExpMap(SO3, loc), dict(loc=_R3), _V3),
     TransformCase("exp-SPD2", lambda loc: mt.ExpMap(SPD, loc), dict(loc=[[1.5, 0.3], [0.3, 0.7]]), _V3),
     TransformCase("exp-torus", lambda loc: mt.ExpMap(TORUS, loc), dict(loc=[3.0, -1.0]), _V2),
-    TransformCase("exp-product", lambda loc: mt.ExpMap(S1_H2, loc), dict(loc=[0.6, 0.8, 0.1, 0.2]), [[0.5, 1.0, -1.0], [1.0, 0.0, 0.3]]),
+    TransformCase("exp-product", lambda loc: mt.ExpMap(S1_H2, loc), dict(loc=[0.6, 0.8, 0.1, 0.2]),
+                  [[0.5, 1.0, -1.0], [1.0, 0.0, 0.3]]),
     TransformCase(
         "polar-sphere", lambda loc: mt.PolarExpMap(SPHERE, loc), dict(loc=_X2), [[0.5, 0.6, 0.8], [2.0, 0.0, -1.0]]
     ),

@@ -26,10 +26,15 @@ FLOAT32_CHECKS = ("shapes", "gradients_of_log_prob")
 def product(cases: list[Any], checks: Any) -> list[Any]:
     """One test for each case and check; what a case cannot hold is marked with its reason, not left out."""
     return [
-        pytest.param(case, check, id=f"{case.name}-{check}", marks=[pytest.mark.skip(reason=case.skip[check])] if check in case.skip else [])
+        pytest.param(
+            case,
+            check,
+            id=f"{case.name}-{check}",
+            marks=[pytest.mark.skip(reason=case.skip[check])] if check in case.skip else [],
+        )
         for case in cases
         for check in checks
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("case, check", product(GEOMETRIES, GEOMETRY_CHECKS))

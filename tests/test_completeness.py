@@ -12,7 +12,8 @@ from cases import DISTRIBUTIONS, GEOMETRIES, MODULES, TRANSFORMS, tensors
 from pyro_manifold.geometry import geometry
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ["geometry", "constraints", "transforms", "distributions", "flows", "infer", "nn", "models", "datasets", "plotting", "testing"]
+LAYERS = ["geometry", "constraints", "transforms", "distributions", "flows", "infer", "nn", "models"]
+PACKAGES = [*LAYERS, "datasets", "plotting", "testing"]
 PRESENT = [p for p in PACKAGES if any((ROOT / "pyro_manifold" / f).exists() for f in (f"{p}/__init__.py", f"{p}.py"))]
 NEEDS_CASE = {"geometry", "transforms", "distributions", "nn", "models"}
 
@@ -38,7 +39,10 @@ CLASSES = [(p, name, x) for p, name, x in PUBLIC if inspect.isclass(x) and not i
 ids = [f"{p}.{name}" for p, name, _ in CLASSES]
 
 
-@pytest.mark.parametrize("package, name, cls", [c for c in CLASSES if c[0] in NEEDS_CASE], ids=[i for i in ids if i.split(".")[0] in NEEDS_CASE])
+CASED = [c for c in CLASSES if c[0] in NEEDS_CASE]
+
+
+@pytest.mark.parametrize("package, name, cls", CASED, ids=[f"{p}.{name}" for p, name, _ in CASED])
 def test_has_case(package: str, name: str, cls: type) -> None:
     assert cls in covered(), f"{package}.{name} has no case: add one to tests/cases.py"
 

@@ -31,7 +31,7 @@ def as_tensors(**named: Any) -> list[Tensor]:
                         f"Move one of them with .to({what}=...)."
                     )
     like = first[1] if first is not None else torch.empty(())
-    out = []
+    out: list[Any] = []
     for name, x in named.items():
         if x is None:
             out.append(None)
@@ -40,7 +40,7 @@ def as_tensors(**named: Any) -> list[Tensor]:
             out.append(tensors[name] if name in tensors else torch.as_tensor(x, dtype=like.dtype, device=like.device))
         except (TypeError, ValueError, RuntimeError) as e:
             raise ValueError(f"{name}: got {type(x).__name__}, expected a number or a tensor ({e}).") from None
-    return out  # type: ignore[return-value]
+    return out
 
 
 def broadcast_shapes(**named: torch.Size) -> torch.Size:

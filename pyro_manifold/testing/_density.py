@@ -31,7 +31,7 @@ def _features(geo: Geometry, x: Tensor) -> Tensor:
 
 
 def ball_for(d: object) -> tuple[Tensor, Tensor]:
-    """Centre and radius of a ball that holds all the mass: ``loc`` (else the medoid of some draws), twice the farthest of 4096."""
+    """A ball that holds all the mass: around ``loc`` (else the medoid of some draws), twice as far as the farthest of 4096."""
     geo = _geometry(d)
     assert geo is not None
     x = d.sample((4096,))  # type: ignore[attr-defined]

@@ -113,11 +113,20 @@ def pyro_site(make: Make, params: Params) -> None:
     assert "x" in pyro.infer.inspect.get_model_relations(model)["sample_sample"]
 
 
-def compilation(make: Make, params: Params) -> None:
-    """``log_prob`` compiles in one graph with validation off, and gives the same values."""
+def _compiled(make: Make, params: Params, fullgraph: bool) -> None:
     with pyro.validation_enabled(False):
         d = make(**params)
         x = d.sample((5,))
         torch._dynamo.reset()
-        compiled = torch.compile(lambda y: d.log_prob(y), backend="eager", fullgraph=True)
+        compiled = torch.compile(lambda y: d.log_prob(y), backend="eager", fullgraph=fullgraph)
         close(compiled(x), d.log_prob(x), "compiled log_prob", 10)
+
+
+def compilation(make: Make, params: Params) -> None:
+    """``log_prob`` compiles with validation off, and gives the same values."""
+    _compiled(make, params, fullgraph=False)
+
+
+def one_graph(make: Make, params: Params) -> None:
+    """It compiles without a graph break."""
+    _compiled(make, params, fullgraph=True)

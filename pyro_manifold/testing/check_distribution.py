@@ -20,6 +20,7 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
         _protocol.validation,
         _protocol.pyro_site,
         _protocol.compilation,
+        _protocol.one_graph,
         _density.total_mass,
         _density.goodness_of_fit,
         _density.pushforward,

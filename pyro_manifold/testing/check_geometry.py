@@ -87,7 +87,8 @@ def _volume_change(geo: Geometry, dim: int, like: Tensor) -> None:
     q = geo.exp_frame(p, v)
     jacobian = batch_jacobian(lambda x: geo.exp_frame(p, x), v)
     columns = torch.stack([geo.from_tangent(q, c.reshape(q.shape)) for c in jacobian.unbind(-1)], -1)
-    close(geo.log_det_exp(p, v), torch.linalg.slogdet(columns).logabsdet, "log_det_exp", 0.1 if like.dtype == torch.float64 else 30)
+    factor = 0.1 if like.dtype == torch.float64 else 30
+    close(geo.log_det_exp(p, v), torch.linalg.slogdet(columns).logabsdet, "log_det_exp", factor)
 
 
 def _coincidence(geo: Geometry, dim: int, like: Tensor) -> None:

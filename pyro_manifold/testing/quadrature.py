@@ -4,7 +4,8 @@ r"""Integrals over manifolds of low dimension, in geodesic polar coordinates.
     \int_M f\,d\mathrm{vol} = \int_{S^{d-1}}\int_0^R f(\exp_p(r w))\,|\det d\exp_p(rw)|\,r^{d-1}\,dr\,dw
 
 Only the geometry's ``exp_frame`` and ``log_det_exp`` are used, so one rule serves every manifold on which a geodesic ball
-covers all but a null set. A product takes the product of its factors' rules, and the flat torus its angles, since no ball covers them.
+covers all but a null set. A product takes the product of its factors' rules, and the flat torus its angles, since no ball covers
+them.
 """
 
 import math
@@ -149,7 +150,8 @@ def _polar_rule(geo: Geometry, center: Tensor, radius: Tensor | float, t: Tensor
     """Nodes ``exp(t R w)`` for t in (0, 1) and unit ``w``; ``weight`` is that of the measure dt dw."""
     cut = center.dim() - geo.event_dim
     batch, event_shape = center.shape[:cut], center.shape[cut:]
-    radius, reach = (torch.as_tensor(r, dtype=center.dtype, device=center.device) for r in (radius, geo.injectivity_radius(event_shape)))
+    radius = torch.as_tensor(radius, dtype=center.dtype, device=center.device)
+    reach = torch.as_tensor(geo.injectivity_radius(event_shape), dtype=center.dtype, device=center.device)
     radius = torch.minimum(radius, reach).expand(batch)
     t, weight = (x.to(center).reshape((-1,) + (1,) * len(batch)) for x in (t, weight))
     r, w = t * radius, w.to(center).reshape((-1,) + (1,) * len(batch) + w.shape[-1:])

@@ -83,7 +83,7 @@ def double_scale(self: Any, value: Tensor) -> Tensor:
     return WrappedNormal(self.manifold, self.loc, 1.3 * self.scale, validate_args=False).log_prob(value)
 
 
-def detached(self: Any, sample_shape: Any = torch.Size()) -> Tensor:
+def detached(self: Any, sample_shape: Any = ()) -> Tensor:
     """Draws whose gradient is 20% too small."""
     x = WrappedNormal.rsample(self, sample_shape)
     return x.detach() + 0.8 * (x - x.detach())
@@ -92,15 +92,22 @@ def detached(self: Any, sample_shape: Any = torch.Size()) -> Tensor:
 LAWS: dict[str, dict[str, Any]] = {
     "shapes": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x).sum()),
     "infer_shapes": dict(infer_shapes=staticmethod(lambda **shapes: (torch.Size(), torch.Size([3])))),
-    "expansion": dict(expand=lambda self, batch_shape, _instance=None: WrappedNormal(self.manifold, self.loc, self.scale).expand(batch_shape)),
+    "expansion": dict(
+        expand=lambda self, batch_shape, _instance=None: WrappedNormal(self.manifold, self.loc, self.scale).expand(batch_shape)
+    ),
     "copies": dict(__reduce__=lambda self: (WrappedNormal, (self.manifold, self.loc, 2.0))),
     "validation": dict(_validate_sample=lambda self, value: None),
     "pyro_site": dict(expand=lambda self, batch_shape, _instance=None: self),
-    "compilation": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) if bool(x.sum() > 0) else WrappedNormal.log_prob(self, x)),
+    "compilation": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + float(torch.compiler.is_compiling())),
+    "one_graph": dict(
+        log_prob=lambda self, x: WrappedNormal.log_prob(self, x) if bool(x.sum() > 0) else WrappedNormal.log_prob(self, x)
+    ),
     "total_mass": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + 1e-4),
     "goodness_of_fit": dict(log_prob=double_scale),
     "pushforward": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + 1e-6),
-    "gradients_of_log_prob": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + 0 * (x - self.loc).norm(dim=-1).sqrt()),
+    "gradients_of_log_prob": dict(
+        log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + 0 * (x - self.loc).norm(dim=-1).sqrt()
+    ),
     "pathwise_gradient": dict(rsample=detached),
 }  # fmt: skip
 
@@ -115,7 +122,7 @@ def test_distribution(check: str) -> None:
 
 
 def test_stress() -> None:
-    law = broken(Law, rsample=lambda self, shape=torch.Size(): WrappedNormal.rsample(self, shape) / 0)
+    law = broken(Law, rsample=lambda self, shape=(): WrappedNormal.rsample(self, shape) / 0)
     with pytest.raises(AssertionError, match="not finite"):
         check_stress(lambda loc, scale: law(BALL, loc, scale), dict(loc=torch.zeros(2), scale=torch.ones(1)))
 
