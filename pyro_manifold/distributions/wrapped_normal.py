@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..constraints import check_point, on
-from ..geometry import EuclideanGeometry, Geometry, geometry
+from ..geometry import EuclideanGeometry, Geometry, TorusGeometry, geometry
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.chi import chi_expectation
-from ..ops.numerics import cos_sqrt, log_sinc_sqrt
+from ..ops.numerics import concrete, cos_sqrt, log_sinc_sqrt
 from ..transforms import ExpMap
 from .truncated import TruncatedTangentNormal
 
@@ -160,16 +160,17 @@ class WrappedNormal(dist.TransformedDistribution):
 
     @property
     def mode(self) -> Tensor:
-        """``loc``, where the density has no poles (flat and hyperbolic factors): it decreases along every ray from there."""
-        if not self._injective:
-            raise NotImplementedError("a wrapped normal on a sphere has poles and no mode; use RiemannianNormal.")
+        """``loc``, where the density has no poles: on flat and hyperbolic space it decreases along every ray from there, on
+        the torus its dual sum of cosines is largest there."""
+        if not self._injective and not isinstance(geometry(self.manifold), TorusGeometry):
+            raise NotImplementedError("a wrapped normal on spheres and rotations has poles and no mode; use RiemannianNormal on spheres.")
         return self.loc
 
     @property
     def frechet_mean(self) -> Tensor:
         """``loc`` on flat and hyperbolic space: the law is symmetric about it and the Fréchet mean is unique there."""
         if not self._injective:
-            raise NotImplementedError("the Fréchet mean of a wrapped normal on a sphere need not be unique; use RiemannianNormal.")
+            raise NotImplementedError("the Fréchet mean of a wrapped normal on a compact manifold need not be unique; use RiemannianNormal.")
         return self.loc
 
     @property
@@ -253,7 +254,7 @@ def _matrix_base(
 
 def _winding_radius(base: Any) -> float:
     """Tangent length beyond which the normal has less than 1e-9 of its mass in one direction; fixed when traced."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+    if not concrete(base.scale_tril if isinstance(base, dist.MultivariateNormal) else base.stddev):
         return 8 * math.pi
     full = isinstance(base, dist.MultivariateNormal)
     sd = torch.linalg.matrix_norm(base.scale_tril.detach(), 2) if full else base.stddev.detach()

@@ -24,7 +24,7 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.numerics import arcsinc_sqrt, by_components, cos_sinc_sqrt, log_sinc_sqrt, may_hold, safe_sqrt, sq
+from ..ops.numerics import arcsinc_sqrt, by_components, concrete, cos_sinc_sqrt, log_sinc_sqrt, may_hold, safe_sqrt, sq
 from .base import Geometry, register_geometry
 from .sphere import SphereGeometry, windings
 
@@ -163,7 +163,7 @@ class StereographicGeometry(Geometry):
     def _inside(self, K: Tensor, y: Tensor) -> Tensor:
         """``y``, or where that is not inside, the outermost representable point in its direction, with a warning."""
         q = K * sq(y)
-        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        if concrete(y):
             if y.numel() == 0 or not bool(q.detach().amin() <= -1):
                 return y
             warnings.warn(
@@ -238,7 +238,7 @@ class StereographicGeometry(Geometry):
         if self.has_chart:
             return super().log_volume(event_shape)
         d = event_shape[-1]
-        return SphereGeometry(geoopt.Sphere()).log_volume((d + 1,)) - 0.5 * d * self.curvature(torch.float64).log()
+        return SphereGeometry(geoopt.Sphere()).log_volume((d + 1,)) - 0.5 * d * self.curvature(next(self.manifold.parameters()).double()).log()
 
     def uniform_sample(
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
