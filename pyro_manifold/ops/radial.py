@@ -12,7 +12,7 @@ On a d-dimensional space of constant curvature :math:`K` the distance :math:`r` 
 one fact gives
 
 * a window (mode ± 8.8 w) outside which nothing of f is left in double precision: Gauss-Legendre sums on it are exact;
-* an envelope, N(mode, w²), for exact rejection, whose acceptance is above 0.65 for every d, sigma and K;
+* an envelope, N(mode, w²), for exact rejection, whose acceptance is at least 0.65 for every d > 1, sigma and K;
 * one-signed tail integrals for the implicit gradients :math:`\partial r/\partial\theta = -\partial_\theta F(r)/f(r)`.
 
 All arithmetic is float64 in the unit :math:`1/\sqrt{|K|}` (``y = r sqrt|K|``, ``s = sigma sqrt|K|``); the exponent is

@@ -271,7 +271,8 @@ def test_svi_learns_scale(elbo):
         with pyro.plate("n", 64):
             pyro.sample("z", RiemannianNormal(ball, torch.zeros(2), s))
 
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), elbo(**({"ignore_jit_warnings": True} if elbo is JitTrace_ELBO else {})))
+    options = {"ignore_jit_warnings": True} if elbo is JitTrace_ELBO else {}
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), elbo(**options))
     for _ in range(40):
         svi.step()
     assert pyro.param("s").item() == pytest.approx(0.5, abs=0.1)

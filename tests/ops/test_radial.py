@@ -78,7 +78,10 @@ def check_normalizer(k, sigma, dim):
     assert abs(g_k.item() - float(d_k)) <= 1e-10 * abs(float(d_k))
 
 
-@pytest.mark.parametrize("k, sigma, dim", [(-1.0, 1e-3, 10), (-1.4, 5.0, 100), (0.0, 0.7, 3), (1.0, 1e-3, 2), (1.0, 1.0, 100), (1.0, 1e3, 10)])
+@pytest.mark.parametrize(
+    "k, sigma, dim",
+    [(-1.0, 1e-3, 10), (-1.4, 5.0, 100), (0.0, 0.7, 3), (1.0, 1e-3, 2), (1.0, 1.0, 100), (1.0, 1e3, 10)],
+)
 def test_normalizer_and_gradients(k, sigma, dim):
     check_normalizer(k, sigma, dim)
 
