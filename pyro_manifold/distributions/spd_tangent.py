@@ -1,0 +1,83 @@
+"""The tangent law of the Riemannian normal on positive definite matrices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from ..ops.linalg import sym_eigenvalues, vec_to_sym
+from ..ops.numerics import log_sinhc
+from ..ops.spd_normal import log_normalizer, normalizer_table, sample_tangent
+
+__all__ = ["SPDTangentNormal"]
+
+
+class SPDTangentNormal(dist.TorchDistribution):
+    r"""Symmetric n x n matrices W, as coordinates v in the orthonormal basis, isotropic but for the volume change of exp.
+
+    .. math:: p(v) = \frac1{Z(\sigma)} e^{-|v|^2/2\sigma^2} \prod_{i<j}
+        \frac{\sinh((\lambda_i-\lambda_j)/2)}{(\lambda_i-\lambda_j)/2}, \qquad \lambda = \mathrm{eig}\,W
+
+    Draws have no pathwise derivative in sigma (they are accepted or rejected): ``has_rsample`` is false, and ``rsample``
+    raises, while ``scale`` requires a gradient; otherwise a draw is a constant, which is the right derivative.
+
+    :param Tensor scale: :math:`\sigma > 0`, shape ``batch``.
+    :param int n: size of the matrices, at most 20.
+    :raises ValueError: for a larger n; from ``sample`` where exact sampling is hopeless
+        (:func:`pyro_manifold.ops.spd_normal.sample_tangent`).
+
+    Base measure: Lebesgue measure of v.
+
+    >>> SPDTangentNormal(torch.tensor(1.0), 2).log_prob(torch.zeros(3))
+    tensor(-2.9262)
+    """
+
+    arg_constraints = {"scale": constraints.positive}
+    support = constraints.real_vector
+
+    def __init__(self, scale: Tensor, n: int) -> None:
+        self.scale, self.n = scale, n
+        self._table = normalizer_table(n, scale.device)
+        super().__init__(scale.shape, torch.Size([n * (n + 1) // 2]), validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "SPDTangentNormal":
+        return SPDTangentNormal(self.scale.expand(torch.Size(batch_shape)), self.n)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return not self.scale.requires_grad
+
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return sample_tangent(self.scale, self.n, self._extended_shape(torch.Size(sample_shape))[:-1])
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        if not self.has_rsample:
+            raise NotImplementedError(
+                "scale: requires a gradient, and draws on SPD matrices have no pathwise derivative in it. Use sample() and "
+                "the score function (Pyro's ELBOs do), detach scale, or use WrappedNormal, which is differentiable in both."
+            )
+        return self.sample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        out = -value.square().sum(-1) / (2 * self.scale**2) - self.log_z()
+        if self.n == 1:
+            return out
+        x = sym_eigenvalues(vec_to_sym(value, self.n))
+        i, j = torch.triu_indices(self.n, self.n, 1, device=x.device)
+        return out + log_sinhc((x[..., j] - x[..., i]) / 2).sum(-1)
+
+    def log_z(self) -> Tensor:
+        r""":math:`\log Z(\sigma)`."""
+        return log_normalizer(self.scale, self._table, self.n)
+
+    def log_z_and_square(self) -> tuple[Tensor, Tensor]:
+        r""":math:`\log Z` and :math:`E|v|^2 = \sigma^3\, d\log Z/d\sigma`."""
+        learned = self.scale.requires_grad and torch.is_grad_enabled()
+        with torch.enable_grad():
+            s = self.scale if learned else self.scale.detach().requires_grad_()
+            log_z = log_normalizer(s, self._table, self.n)
+            (slope,) = torch.autograd.grad(log_z.sum(), s, create_graph=learned)
+        return log_z if learned else log_z.detach(), self.scale**3 * slope
