@@ -30,7 +30,7 @@ from .models import PoincareVAE
 __all__ = ["main"]
 
 MODELS = ("N-VAE", "P-VAE")
-BATCH, LEARNING_RATE, HIDDEN = 128, 2e-3, 200
+BATCH, LEARNING_RATE, HIDDEN = 128, 5e-3, 200
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -64,7 +64,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=_count(1), default=80, help="passes over the training digits (default 80)")
     parser.add_argument("--curvature", type=_positive, default=1.0, help="c > 0 of the Poincaré ball (default 1)")
     parser.add_argument("--splits", type=_count(2), default=5, help="random splits, at least 2 (default 5)")
-    parser.add_argument("--samples", type=_count(1), default=500, help="K of the IWAE bound (default 500)")
+    parser.add_argument("--samples", type=_count(1), default=300, help="K of the IWAE bound (default 300)")
     parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder to write to (default demo_output)")
     parser.add_argument("--quiet", "--no-progress", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
@@ -168,16 +168,16 @@ class Run:
     def table(self) -> str:
         flat, hyperbolic = (self.scores[name] for name in MODELS)
         gain = [p - n for n, p in zip(flat, hyperbolic, strict=True)]
-        rows = [*zip(range(1, len(gain) + 1), flat, hyperbolic, gain, strict=True)]
-        rows += [("mean", *map(statistics.fmean, (flat, hyperbolic, gain)))]
+        means = [statistics.fmean(scores) for scores in (flat, hyperbolic, gain)]
+        rows = [*zip(map(str, range(1, len(gain) + 1)), flat, hyperbolic, gain, strict=True), ("mean", *means)]
         lines = ["| split |   N-VAE |   P-VAE | P - N |", "|-------|---------|---------|-------|"]
-        lines += [f"| {a!s:>5} | {n:7.2f} | {p:7.2f} | {g:+5.2f} |" for a, n, p, g in rows]
+        lines += [f"| {a:>5} | {n:7.2f} | {p:7.2f} | {g:+5.2f} |" for a, n, p, g in rows]
         error = statistics.stdev(gain) / math.sqrt(len(gain))
         test = len(self.data(0)[0][1])
         return (
             f"Test log-likelihood of {test} digits, nats per image (IWAE, K = {self.args.samples}; higher is better)\n"
             + "\n".join(lines)
-            + f"\nP-VAE (c = {self.args.curvature:g}) minus N-VAE: {rows[-1][-1]:+.2f} +- {error:.2f} nats "
+            + f"\nP-VAE (c = {self.args.curvature:g}) minus N-VAE: {means[-1]:+.2f} +- {error:.2f} nats "
             f"(standard error over {len(gain)} paired splits)"
         )
 
@@ -200,10 +200,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         run = Run(args)
         run.load()
-        run.finish()
+        with pyro.validation_enabled(False):  # a sixth of the time, and the tests run it validated
+            run.finish()
         print(run.table())
         (args.out / "results.json").write_text(json.dumps({**run.settings, "scores": run.scores}, indent=1) + "\n")
-        for path in demo_pictures.draw(run.models(), *run.data(0), args.out, args.curvature, args.seed):
+        (_, x), (_, label) = run.data(0)
+        for path in demo_pictures.draw(run.models(), x, label, args.out, args.curvature, args.seed):
             print(f"wrote {path}")
         run.path.unlink()
         print(f"{time.monotonic() - start:.0f} s")

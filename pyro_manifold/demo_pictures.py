@@ -20,11 +20,10 @@ __all__ = ["draw"]
 
 @torch.no_grad()
 def draw(
-    models: dict[str, PoincareVAE], pixels: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor], out: Path, curvature: float, seed: int
+    models: dict[str, PoincareVAE], x: Tensor, label: Tensor, out: Path, curvature: float, seed: int
 ) -> list[Path]:
-    """Latent spaces of the test digits, samples from the prior, and a walk along a geodesic; returns the files."""
+    """Latent spaces of the test digits ``x``, samples from the prior, and a walk along a geodesic; returns the files."""
     pyro.set_rng_seed(seed)
-    x, label = pixels[1], labels[1]
     ends = torch.stack([(label == digit).nonzero()[0, 0] for digit in (0, 7)])
     titles = {"N-VAE": "N-VAE: the plane", "P-VAE": f"P-VAE: the Poincaré disk, curvature $-{curvature:g}$"}
 
@@ -43,7 +42,7 @@ def draw(
         geodesic(vae.manifold, p, q, ax, linewidth=2, zorder=4, marker="o", markevery=[0, 100], markersize=6)
         ax.set_title(f"{titles[name]}\n(black: the geodesic of interpolation.png)", fontsize=11)
         if name == "N-VAE":
-            ax.get_legend().remove()
+            ax.get_legend().remove()  # type: ignore[union-attr]
             reach = 1.05 * to_plane(vae.manifold, z).abs().max().item()
             ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
         image_grid(_images(vae.decode(vae.prior.sample((64,))).mean), panels[i + 1], title=f"{name}: means at prior draws")
@@ -51,8 +50,9 @@ def draw(
         path = geo.exp_frame(p.expand(13, -1), t * geo.log_frame(p, q))
         length = float(geo.dist(p, q))
         image_grid(
-            _images(vae.decode(path).mean), walks.add_subplot(2, 1, i + 1), columns=13, title=f"{name}: along a geodesic of length {length:.1f}"
-        )
+            _images(vae.decode(path).mean), walks.add_subplot(2, 1, i + 1), columns=13,
+            title=f"{name}: along a geodesic of length {length:.1f}",
+        )  # fmt: skip
     files = {"latent.png": latent, "samples.png": samples, "interpolation.png": walks}
     for file, figure in files.items():
         figure.savefig(out / file, dpi=120)

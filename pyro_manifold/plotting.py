@@ -89,7 +89,8 @@ def latent_axes(manifold: geoopt.Manifold, ax: Any = None, *, spacing: float = 0
     for axis in (0, 1):
         first, second = torch.eye(2, dtype=torch.float64)[[axis, 1 - axis]]
         feet = geo.chart(at.unsqueeze(-1) * first)
-        curves = geo.exp_frame(feet.unsqueeze(1).expand(-1, len(along), -1), (along.unsqueeze(-1) * second).expand(len(at), -1, -1))
+        across = (along.unsqueeze(-1) * second).expand(len(at), -1, -1)
+        curves = geo.exp_frame(feet.unsqueeze(1).expand(-1, len(along), -1), across)
         for curve in to_plane(manifold, curves):
             ax.plot(*curve.T.numpy(), color="0.85", linewidth=0.7, zorder=0)
     if curvature < 0:
@@ -163,7 +164,8 @@ def sphere_density(
     ax.figure.colorbar(mesh, ax=ax, label="density per unit area", shrink=0.8)
     if points is not None:
         p = points.detach().cpu()
-        ax.scatter(torch.atan2(p[:, 1], p[:, 0]), p[:, 2].clamp(-1, 1).asin(), s=6, color="white", edgecolors="black", linewidths=0.3)
+        at = torch.stack([torch.atan2(p[:, 1], p[:, 0]), p[:, 2].clamp(-1, 1).asin()])
+        ax.scatter(*at.numpy(), s=6, color="white", edgecolors="black", linewidths=0.3)
     ax.grid(True, color="white", alpha=0.25, linewidth=0.5)
     ax.set_xticklabels([])
     ax.set_yticklabels([])
@@ -185,7 +187,7 @@ def image_grid(images: Tensor, ax: Any = None, *, columns: int | None = None, ti
     tile = torch.cat([tile, tile.new_zeros(rows * columns - n, height + 2, width + 2)])
     canvas = tile.reshape(rows, columns, height + 2, width + 2).transpose(1, 2).flatten(2).flatten(0, 1)
     ax = _axes(ax, figsize=(0.6 * columns, 0.6 * rows + 0.3), layout="constrained")
-    ax.imshow(canvas, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(canvas.numpy(), cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.set_frame_on(False)
     if title:

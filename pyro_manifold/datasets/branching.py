@@ -51,6 +51,8 @@ def branching_diffusion(
     for name, value in (("variance", variance), ("noise_factor", noise_factor)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name}: got {value!r}; expected a positive finite number.")
+    if standardize and depth == 0 and copies == 1:
+        raise ValueError("standardize: a single row has no standard deviation; expected more copies, or standardize=False.")
     gen = torch.Generator().manual_seed(seed)
 
     def noise(rows: int, var: float) -> Tensor:

@@ -67,8 +67,10 @@ class GyroplaneLayer(nn.Module):
         v, length, r = geo.chart_inv(z), norm(self.weight), self.offset
         kv, kr = curvature * v.square().sum(-1, keepdim=True), curvature * r.square()
         normal = self.weight / length.clamp_min(torch.finfo(length.dtype).tiny).unsqueeze(-1)
-        side = (sinc_sqrt(kv) * v) @ (cos_sqrt(kr).unsqueeze(-1) * normal).mT - cos_sqrt(kv) * (r * sinc_sqrt(kr))
+        lift = sinc_sqrt(kv) * v, cos_sqrt(kv)
+        planes = cos_sqrt(kr).unsqueeze(-1) * normal, r * sinc_sqrt(kr)
         if isinstance(self.manifold, (geoopt.PoincareBall, geoopt.Lorentz)):  # K < 0 for certain
             root = (-curvature).sqrt()
-            return length * (asinh(root * side) / root)
+            return asinh(lift[0] @ (root * planes[0]).mT - lift[1] * (root * planes[1])) * (length / root)
+        side = lift[0] @ planes[0].mT - lift[1] * planes[1]
         return length * side * arcsinc_sqrt(curvature * side.square())

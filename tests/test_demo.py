@@ -1,0 +1,141 @@
+"""The demo as a user meets it: in a process of its own, killed and resumed, and given nonsense."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_manifold import demo
+
+SMALL = ["--epochs", "2", "--splits", "2", "--samples", "3", "--quiet"]
+
+
+def run(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pyro_manifold.demo", *args]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, **kwargs)
+
+
+def test_table_pictures_and_resumption_after_a_kill(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert demo.main([*SMALL, "--out", str(whole)]) == 0
+    for name in ("latent.png", "samples.png", "interpolation.png"):
+        assert (whole / name).read_bytes().startswith(b"\x89PNG") and (whole / name).stat().st_size > 10_000
+    assert not (whole / "checkpoint.pt").exists() and not (whole / "checkpoint.tmp").exists()
+    results = json.loads((whole / "results.json").read_text())
+    assert [len(v) for v in results["scores"].values()] == [2, 2]
+    assert all(-64 * 0.694 < s < -10 for v in results["scores"].values() for s in v)  # better than fair coins
+
+    # kill it at the third checkpoint it writes, in the middle of a model, as abruptly as can be
+    script = (
+        "import os, signal, pyro_manifold.demo as d\n"
+        "save, count = d.Run.save, []\n"
+        "def dying(self):\n"
+        "    save(self); count.append(1)\n"
+        "    if len(count) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "d.Run.save = dying\n"
+        "d.time.monotonic = lambda t=[0.0]: t.__setitem__(0, t[0] + 9.0) or t[0]\n"  # a checkpoint after every epoch
+        f"d.main({[*SMALL, '--out', str(broken)]!r})\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL and (broken / "checkpoint.pt").exists()
+    state = torch.load(broken / "checkpoint.pt", weights_only=True)
+    assert state["scores"] != {} and not (broken / "results.json").exists()
+    resumed = run(*SMALL, "--out", str(broken))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resuming from" in resumed.stdout and "standard error over 2 paired splits" in resumed.stdout
+    assert json.loads((broken / "results.json").read_text()) == results  # to the last bit
+
+
+def test_resumes_in_the_middle_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = demo._arguments(["--epochs", "3", "--splits", "2", "--samples", "2", "--out", str(tmp_path)])
+    torch.set_default_dtype(torch.float64)
+    try:
+        run = demo.Run(args)
+        (x, _), _ = run.data(0)
+        whole = run.train(0, "P-VAE", x, _Bar()).state_dict()
+
+        def save_and_die(self: demo.Run) -> None:
+            torch.save(self.current, tmp_path / "current.pt")
+            raise InterruptedError
+
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(demo.Run, "save", save_and_die)
+            run.saved = -1e9  # so it saves after the first epoch
+            run.train(0, "P-VAE", x, _Bar())
+        run = demo.Run(args)
+        run.current = torch.load(tmp_path / "current.pt", weights_only=True)
+        assert run.current["epoch"] == 1
+        resumed = run.train(0, "P-VAE", x, _Bar()).state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole if k != "_extra_state")
+
+
+class _Bar:
+    def update(self, n: int = 1) -> None: ...
+    def set_postfix_str(self, text: str) -> None: ...
+
+
+def test_checkpoint_of_other_settings_or_in_pieces_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = demo.Run(demo._arguments([*SMALL, "--out", str(tmp_path)]))
+    run.scores["N-VAE"] = [-20.0]
+    run.save()
+    again = demo.Run(demo._arguments([*SMALL, "--out", str(tmp_path)]))
+    again.load()
+    assert again.scores["N-VAE"] == [-20.0]
+    other = demo.Run(demo._arguments([*SMALL, "--seed", "1", "--out", str(tmp_path)]))
+    other.load()
+    assert other.scores["N-VAE"] == [] and "other settings" in capsys.readouterr().out
+    (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
+    other.load()
+    assert other.scores["N-VAE"] == [] and "cannot be read" in capsys.readouterr().out
+
+
+def test_both_models_have_the_same_number_of_weights() -> None:
+    x = torch.ones(10, 64)
+    counts = [sum(p.numel() for p in demo.build(n, 1.0, x).parameters() if p.requires_grad) for n in demo.MODELS]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--epochs", "0"],
+        ["--epochs", "ten"],
+        ["--seed", "-1"],
+        ["--curvature", "-1"],
+        ["--curvature", "nan"],
+        ["--splits", "1"],
+        ["--samples", "1.5"],
+        ["--colour", "red"],
+        ["--out", "/dev/null/demo"],
+    ],
+)
+def test_bad_arguments_get_one_line_and_exit_code_2(arguments, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    if "--out" not in arguments:
+        arguments = [*arguments, "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as exit_:
+        demo.main(arguments)
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.count("\n") == 1 and error.startswith("pyro-manifold-demo: error: ")
+    assert arguments[0] in error
+
+
+def test_help_and_interrupt(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        demo.main(["--help"])
+    text = capsys.readouterr().out
+    assert exit_.value.code == 0 and all(f"--{o}" in text for o in ("seed", "epochs", "curvature", "out", "quiet"))
+
+    def interrupt(self: demo.Run) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo.Run, "finish", interrupt)
+    assert demo.main([*SMALL, "--out", str(tmp_path)]) == 130
+    assert "resumes" in capsys.readouterr().err

@@ -1,0 +1,103 @@
+import math
+import sys
+
+import geoopt
+import pytest
+import torch
+
+import pyro_manifold.plotting as plotting
+from pyro_manifold.geometry import geometry
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+D = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def test_ball_and_hyperboloid_land_on_the_same_disk() -> None:
+    v = torch.randn(20, 2, dtype=D)
+    ball = geoopt.PoincareBall(torch.tensor(2.0, dtype=D))
+    lorentz = geoopt.Lorentz(torch.tensor(0.5, dtype=D))
+    a, b = (plotting.to_plane(m, geometry(m).chart(v)) for m in (ball, lorentz))
+    assert torch.allclose(a, b, atol=1e-12) and torch.allclose(a, math.sqrt(2) * geometry(ball).chart(v), atol=1e-12)
+    flat = geoopt.Euclidean(1)
+    assert torch.equal(plotting.to_plane(flat, v), v)
+
+
+def test_geodesic_of_the_disk_is_a_circular_arc_orthogonal_to_the_boundary() -> None:
+    ball = geoopt.PoincareBall(torch.tensor(1.0, dtype=D))
+    p, q = torch.tensor([0.6, 0.1], dtype=D), torch.tensor([-0.2, 0.7], dtype=D)
+    ax = Figure().subplots()
+    plotting.geodesic(ball, p, q, ax, color="red")
+    x, y = ax.lines[-1].get_data()
+    xy = torch.tensor([list(x), list(y)], dtype=D).T
+    assert torch.allclose(xy[0], p, atol=1e-12) and torch.allclose(xy[-1], q, atol=1e-12)
+    # |x|^2 - 2 c.x + 1 = 0 is the circle about c that meets the unit circle at right angles
+    c = torch.linalg.lstsq(2 * xy, (xy.square().sum(-1) + 1).unsqueeze(-1))
+    residual = (2 * xy @ c.solution - (xy.square().sum(-1) + 1).unsqueeze(-1)).abs().max()
+    assert residual < 1e-10
+
+
+def test_latent_axes_grid_and_scatter() -> None:
+    ball = geoopt.PoincareBall(torch.tensor(1.0, dtype=D))
+    z = geometry(ball).chart(torch.randn(30, 2, dtype=D))
+    ax = plotting.latent_axes(ball, spacing=0.5, lines=3)
+    assert len(ax.lines) == 14 and len(ax.patches) == 1
+    for line in ax.lines:
+        assert max(x * x + y * y for x, y in zip(*line.get_data(), strict=True)) <= 1 + 1e-12
+    plotting.latent_scatter(ball, z, torch.arange(30) % 3, ax, title="digit")
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["0", "1", "2"]
+    assert sum(len(c.get_offsets()) for c in ax.collections) == 30
+    assert len(plotting.latent_scatter(geoopt.Euclidean(1), z).collections) == 1
+
+
+def test_sphere_density_is_drawn_in_equal_areas() -> None:
+    def log_prob(x: torch.Tensor) -> torch.Tensor:
+        return torch.full(x.shape[:-1], -math.log(4 * math.pi))
+
+    ax = plotting.sphere_density(log_prob, points=torch.tensor([[0.0, 0.0, 1.0]]), resolution=20)
+    assert ax.name == "mollweide"
+    mesh = ax.collections[0]
+    assert mesh.get_array().size == 20 * 40
+    assert float(mesh.get_array().max()) == pytest.approx(1 / (4 * math.pi), rel=1e-6)
+    with pytest.raises(ValueError, match="ax: got a rectilinear projection"):
+        plotting.sphere_density(log_prob, Figure().subplots())
+
+
+def test_image_grid_places_every_image() -> None:
+    images = torch.arange(5.0).reshape(5, 1, 1).expand(5, 4, 3) / 5
+    canvas = plotting.image_grid(images, columns=3, title="five").images[0].get_array()
+    assert canvas.shape == (2 * 6, 3 * 5)
+    assert [float(canvas[6 * (i // 3) + 2, 5 * (i % 3) + 2]) for i in range(5)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
+@pytest.mark.parametrize(
+    "call, match",
+    [
+        (lambda: plotting.latent_axes(geoopt.Sphere()), "manifold: .* cannot be drawn in the plane"),
+        (lambda: plotting.to_plane(geoopt.PoincareBall(), torch.zeros(4, 3)), r"z: got shape \(4, 3\)"),
+        (lambda: plotting.latent_axes(geoopt.PoincareBall(), spacing=-1.0), "spacing, lines: got -1.0"),
+        (lambda: plotting.image_grid(torch.zeros(3, 4)), r"images: got shape \(3, 4\)"),
+        (
+            lambda: plotting.latent_scatter(geoopt.PoincareBall(), torch.zeros(4, 2), torch.zeros(3)),
+            r"labels: got shape \(3,\)",
+        ),
+    ],
+)
+def test_bad_input(call, match) -> None:
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        plotting.image_grid(torch.zeros(1, 2, 2))
