@@ -11,8 +11,9 @@ class VectorizedMCMC(MCMC):
     """Pyro's driver for a kernel with ``chains > 1``: the chains become the chains of samples, summary and diagnostics.
 
     :param kernel: a :class:`~pyro_manifold.infer.GeodesicHMC` or ``GeodesicNUTS`` with its ``chains``.
-    Other parameters: :class:`pyro.infer.MCMC`, without ``num_chains``.
     :raises ValueError: if ``num_chains`` is given, or the kernel has no ``chains``.
+
+    Other parameters: :class:`pyro.infer.MCMC`, without ``num_chains``.
 
     >>> import geoopt
     >>> import pyro_manifold.distributions as mdist

@@ -294,6 +294,7 @@ class GeodesicNUTS(GeodesicHMC):
     checks, which closed geodesics need.
 
     :param int max_tree_depth: at most ``2 ** max_tree_depth`` leapfrog steps a draw.
+
     Other parameters, errors and references: :class:`GeodesicHMC`; Betancourt 2017, app. A.
 
     >>> import geoopt
