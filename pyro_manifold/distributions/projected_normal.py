@@ -45,7 +45,7 @@ class ProjectedNormal(dist.ProjectedNormal):
 
     >>> d = ProjectedNormal(torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0]))
     >>> d.log_prob(torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0]))
-    tensor(-7.3085)
+    tensor(-8.7244)
     """
 
     # No TransformedDistribution: the map y -> y/|y| is not injective, and the density integrates over the fibre.

@@ -17,7 +17,6 @@ from ..geometry import geometry
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.heights import Profile, around_axis, sample_height
 from ..ops.numerics import log_sinc_sqrt, norm
-from ..ops.radial import log_area
 from ..transforms import ExpMap
 
 __all__ = ["RotationallySymmetric"]
@@ -146,7 +145,7 @@ class RotationallySymmetric(dist.TransformedDistribution):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        r"""Ambient covariance :math:`\mathrm{Var}(t)\,\mu\mu^T + \frac{1 - \mathrm E t^2}{n-1}(I - \mu\mu^T)`, :math:`t=\mu\cdot x`."""
+        r"""Ambient covariance :math:`\mathrm{Var}(t)\,\mu\mu^T + (I - \mu\mu^T)(1 - \mathrm E t^2)/(n-1)`, :math:`t=\mu\cdot x`."""
         _, along, across = (m[..., None, None] for m in self._moments())
         outer = self.loc.unsqueeze(-1) * self.loc.unsqueeze(-2)
         return across * torch.eye(self.event_shape[0], dtype=outer.dtype, device=outer.device) + (along - across) * outer

@@ -57,7 +57,7 @@ class VonMisesFisher(RotationallySymmetric):
         return ratio, slope, (complement * (1 + ratio) - slope) / (self.event_shape[0] - 1)
 
     def _divergence_from_uniform(self) -> Tensor:
-        r""":math:`\kappa A - G` or, the same without cancellation at large concentration, :math:`-(G - \kappa) - \kappa(1 - A)`."""
+        r""":math:`\kappa A - G`, at large concentration without cancellation as :math:`-(G - \kappa) - \kappa(1 - A)`."""
         k, v = self.concentration, self._order
         ratio, complement, _ = bessel_ratio(k, v)
         small = k * ratio - log_bessel(k, v)

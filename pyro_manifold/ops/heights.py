@@ -24,10 +24,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .radial import _compact, _legendre
-from .special import bessel_ratio, log_gamma_ratio
+from .special import bessel_ratio, digamma_difference, first_order
 
 __all__ = ["EXPONENTIAL", "POWER", "Profile", "around_axis", "height_gradient", "sample_height"]
 
@@ -129,10 +128,7 @@ EXPONENTIAL, POWER = _Exponential(), _Power()
 def mean_log_power(k: Tensor, n: int) -> Tensor:
     r""":math:`\mathrm E\log(1-s/2) = \psi(\kappa+\beta) - \psi(\kappa+2\beta)`, :math:`\beta = (n-1)/2`: the power profile."""
     b = (n - 1) / 2
-    with torch.enable_grad():
-        x = k if k.requires_grad else k.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(log_gamma_ratio(x + b, b).sum(), x, create_graph=k.requires_grad)
-    return -slope
+    return -digamma_difference(k + b, b)
 
 
 def _slices(n: int, width: int) -> Iterator[slice]:
@@ -188,10 +184,10 @@ class _Height(torch.autograd.Function):
         return s
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         s, k = ctx.saved_tensors
-        return (grad * height_gradient(s, k, ctx.n, ctx.profile).to(s.dtype)).sum_to_size(k.shape), None, None, None
+        g = (grad * height_gradient(s, k, ctx.n, ctx.profile).to(s.dtype)).sum_to_size(k.shape)
+        return first_order(g, k, grad), None, None, None
 
 
 def sample_height(k: Tensor, n: int, profile: Profile, shape: Sequence[int] | None = None) -> Tensor:
@@ -223,7 +219,8 @@ def height_gradient(s: Tensor, k: Tensor, n: int, profile: Profile) -> Tensor:
     out = torch.empty_like(flat[0])
     x, weight = _legendre(_NODES, s.device)
     for part in _slices(len(out), _NODES):
-        out[part] = _tail(*(t[part] for t in flat), n, profile, x, weight)
+        ss, kk, mean = (t[part] for t in flat)
+        out[part] = _tail(ss, kk, mean, n, profile, x, weight)
     return out.reshape(s.shape)
 
 
@@ -283,7 +280,6 @@ class _AroundAxis(torch.autograd.Function):
         return x
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor]:
         # with cos v = x - t mu over sin: grad mu = t g - sin (mu.g) v, grad s = (t/sin) g.v - g.mu
         x, mu, s = ctx.saved_tensors
@@ -293,9 +289,9 @@ class _AroundAxis(torch.autograd.Function):
         g_s = (t * (g * x).sum(-1) - along) / torch.where(sin2 > 0, sin2, 1.0)
         g_s = torch.where(sin2 > 0, g_s, 0.0)  # at the poles ds/dk = 0
         if not ctx.needs_input_grad[0]:
-            return None, g_s
+            return None, first_order(g_s, s, g)
         g_mu = t.unsqueeze(-1) * g - along.unsqueeze(-1) * (x - t.unsqueeze(-1) * mu)
-        return g_mu.sum_to_size(mu.shape), g_s
+        return first_order(g_mu.sum_to_size(mu.shape), mu, s, g), first_order(g_s, mu, s, g)
 
 
 def around_axis(mu: Tensor, s: Tensor) -> Tensor:

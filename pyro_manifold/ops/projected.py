@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .special import first_order
 
 __all__ = ["log_radial_integral"]
 
@@ -32,7 +33,6 @@ def _multiply(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
     return out
 
 
-@torch.compiler.assume_constant_result  # compilers must not trace the exact arithmetic
 @lru_cache
 def _series() -> tuple[list[list[float]], list[list[float]]]:
     r"""Coefficients of :math:`Y_j`, and of :math:`W_j = \int_0^p Y_j (1-q^2)^{j-2} dq` (j >= 2), lowest power of p first.
@@ -59,6 +59,11 @@ def _series() -> tuple[list[list[float]], list[list[float]]]:
     return [[float(x) for x in y] for y in ys], [[float(x) for x in w] for w in ws]
 
 
+@torch.compiler.assume_constant_result  # compilers must not trace the exact arithmetic
+def _coefficients() -> tuple[list[list[float]], list[list[float]]]:
+    return _series()
+
+
 def _horner(coefficients: list[float], p: Tensor) -> Tensor:
     out = torch.full_like(p, coefficients[-1])
     for c in reversed(coefficients[:-1]):
@@ -68,12 +73,12 @@ def _horner(coefficients: list[float], p: Tensor) -> Tensor:
 
 def _asymptotic(a: Tensor, k: int) -> tuple[Tensor, Tensor]:
     r""":math:`\log M_k - \max(a,0)^2/2` and :math:`M_{k+1}/M_k - \max(a,0)`, for large k."""
-    ys, ws = _series()
+    ys, ws = _coefficients()
     mu = k + 0.5
     s = (a * a + 4 * mu).sqrt()
     p = a / s
-    log_m = math.lgamma((k + 1) / 2) + (k - 1) / 2 * math.log(2)  # at a = 0
-    log_m = log_m + a * mu / (s + a.abs()) + mu * torch.asinh(a / (2 * math.sqrt(mu))) + torch.log(4 * mu / (s * s)) / 4
+    at_zero = math.lgamma((k + 1) / 2) + (k - 1) / 2 * math.log(2)
+    log_m = at_zero + a * mu / (s + a.abs()) + mu * torch.asinh(a / (2 * math.sqrt(mu))) + torch.log(4 * mu / (s * s)) / 4
     for j, w in enumerate(ws, 2):
         log_m = log_m + _horner(w, p) * ((4 * mu) ** (1 - j) / 2)
     correction = torch.zeros_like(a)
@@ -122,11 +127,11 @@ class _Slope(torch.autograd.Function):
         ctx.save_for_backward(a, output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         a, slope = ctx.saved_tensors
         top = a.clamp_min(0)  # slope = R - top
-        return grad * (ctx.n - (slope + top) * (slope + (top - a)) - (a > 0).to(a.dtype)), None
+        second = ctx.n - (slope + top) * (slope + (top - a)) - (a > 0).to(a.dtype)
+        return first_order(grad * second, a, grad), None
 
 
 class _LogRadialIntegral(torch.autograd.Function):

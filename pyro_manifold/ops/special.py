@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-__all__ = ["bessel_ratio", "log_bessel", "log_gamma_ratio"]
+__all__ = ["bessel_ratio", "digamma_difference", "first_order", "log_bessel", "log_gamma_ratio"]
 
 _V0, _TERMS = 16, 14  # truncation error of 14 terms at order 16: below 1e-16
 _CHUNK = 1 << 13  # elements worked on together: they and their temporaries stay in the cache
@@ -54,7 +53,6 @@ def _debye_slopes() -> list[list[Fraction]]:
     return out
 
 
-@torch.compiler.assume_constant_result  # compilers must not trace the exact arithmetic
 @lru_cache(maxsize=256)
 def _debye(order: float) -> tuple[list[float], list[float]]:
     """Coefficients, lowest power first, of T = p sum D_k'/V^k and Q = sum (D_k(p) - D_k(1)) / (p - 1) / V^k at order V."""
@@ -73,6 +71,11 @@ def _debye(order: float) -> tuple[list[float], list[float]]:
     for m in range(len(q) - 1, 0, -1):
         q[m - 1] += q[m]
     return [0.0, *map(float, total)], [*map(float, q)]
+
+
+@torch.compiler.assume_constant_result  # compilers must not trace the exact arithmetic
+def _coefficients(order: float) -> tuple[list[float], list[float]]:
+    return _debye(order)
 
 
 def _polynomial(coefficients: list[float], p: Tensor) -> Tensor:
@@ -98,7 +101,7 @@ def _bessel(k: Tensor, order: float, scaled: bool = False, value: bool = True, s
     k2 = k * k
     s = (k2 + top**2).sqrt_()
     p = top / s
-    t_coefficients, q_coefficients = _debye(top)
+    t_coefficients, q_coefficients = _coefficients(top)
     t = _polynomial(t_coefficients, p).add_(0.5)
     reciprocal = 1 / (s + top)
     c = k / s
@@ -145,6 +148,27 @@ def _chunks(k: Tensor) -> Iterator[Tensor]:
     return iter(k.detach().double().reshape(-1).split(_CHUNK))
 
 
+class _FirstOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(value: Tensor, *depends: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None: ...
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> Any:
+        raise NotImplementedError("this derivative is of the last order implemented; detach its arguments to use it as a number.")
+
+
+def first_order(value: Tensor, *depends: Tensor) -> Tensor:
+    """``value``, the result of a backward pass, such that differentiating it again in what it depends on raises.
+
+    torch's ``once_differentiable`` does not do: ``torch.autograd.grad(..., inputs)`` prunes its error and is silently wrong.
+    """
+    return _FirstOrder.apply(value.detach(), *depends) if torch.is_grad_enabled() else value
+
+
 class _Ratio(torch.autograd.Function):
     """A, 1 - A and the slope A'; the first two have a derivative, once."""
 
@@ -156,11 +180,10 @@ class _Ratio(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(output[2])
+        ctx.save_for_backward(inputs[0], output[2])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g_ratio: Tensor | None, g_complement: Tensor | None, g_slope: Tensor | None) -> Any:
         if g_slope is not None:
             raise NotImplementedError("the second derivative of a Bessel ratio is not implemented; detach the concentration.")
@@ -168,7 +191,8 @@ class _Ratio(torch.autograd.Function):
             g = g_ratio if g_complement is None else -g_complement
         else:
             g = g_ratio - g_complement
-        return None if g is None else g * ctx.saved_tensors[0], None
+        k, slope = ctx.saved_tensors
+        return None if g is None else first_order(g * slope, k, g), None
 
 
 class _LogBessel(torch.autograd.Function):
@@ -243,3 +267,19 @@ def log_gamma_ratio(x: Tensor, b: float) -> Tensor:
         out = out + c * (z ** -(2 * m + 1) - y ** -(2 * m + 1))
     small = torch.where(large, 1.0, x)
     return torch.where(large, out, torch.lgamma(small + b) - torch.lgamma(small))
+
+
+def digamma_difference(x: Tensor, b: float) -> Tensor:
+    r""":math:`\psi(x+b) - \psi(x)`, the derivative of :func:`log_gamma_ratio`, likewise.
+
+    >>> digamma_difference(torch.tensor(1e6), 1.0)  # 1/x
+    tensor(1.0000e-06)
+    """
+    large = x >= 10
+    y = torch.where(large, x, 10.0)
+    z = y + b
+    out = torch.log1p(b / y) + b / (2 * y * z)
+    for m, c in enumerate(_STIRLING):
+        out = out - (2 * m + 1) * c * (z ** -(2 * m + 2) - y ** -(2 * m + 2))
+    small = torch.where(large, 1.0, x)
+    return torch.where(large, out, torch.digamma(small + b) - torch.digamma(small))
