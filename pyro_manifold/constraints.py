@@ -13,7 +13,7 @@ from torch.distributions import constraints as torch_constraints
 from .geometry import Geometry, geometry
 from .ops.checks import check_all
 
-__all__ = ["check_point", "manifold_of", "on", "polar"]
+__all__ = ["check_point", "circular", "manifold_of", "on", "polar"]
 
 
 class on(torch_constraints.Constraint):
@@ -63,6 +63,21 @@ class _Polar(torch_constraints.Constraint):
 
 
 polar = _Polar()
+
+
+class _Circular(torch_constraints.Constraint):
+    r"""Angles in radians; those outside :math:`[-\pi,\pi)` mean the same points and are accepted, NaN and infinity are not."""
+
+    event_dim = 0
+
+    def check(self, value: Tensor) -> Tensor:
+        return value.isfinite()
+
+    def __repr__(self) -> str:
+        return "circular"
+
+
+circular = _Circular()
 
 
 def manifold_of(constraint: torch_constraints.Constraint) -> geoopt.Manifold | None:

@@ -204,7 +204,7 @@ class SpecialOrthogonalGeometry(Geometry):
         if widest > math.pi:
             raise NotImplementedError(
                 f"{self.manifold.name}: a normal this wide (6 sd = {radius:.3g}) wraps around, and its windings are summed "
-                f"for n <= 3 only; use a scale below {math.pi / (6 + 2 * math.sqrt(n)):.2g}, or truncated=True with an isotropic scale."
+                f"for n <= 3 only; use a scale below {math.pi / (6 + 2 * math.sqrt(n)):.2g}, or truncated=True (isotropic)."
             )
         return v.unsqueeze(0)
 

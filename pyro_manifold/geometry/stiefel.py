@@ -9,7 +9,8 @@ those of B; for the Euclidean metric the former times :math:`\sqrt2`:
 Geodesics, with :math:`A = X^\top u,\ S = u^\top u` [1, eq. 2.41 and 2.42 without the QR step]:
 
 .. math::
-    \gamma_c(t) = [X, u]\,e^{tW_c}\!\begin{bmatrix} I\\0\end{bmatrix},\; W_c = \begin{bmatrix} 0 & -(S + A^2)\\ I & A\end{bmatrix},
+    \gamma_c(t) = [X, u]\,e^{tW_c}\!\begin{bmatrix} I\\0\end{bmatrix},\;
+    W_c = \begin{bmatrix} 0 & -(S + A^2)\\ I & A\end{bmatrix},
     \quad
     \gamma_e(t) = [X, u]\,e^{tW_e}\!\begin{bmatrix} I\\0\end{bmatrix} e^{-tA},\; W_e = \begin{bmatrix} A & -S\\ I & A\end{bmatrix}
 
@@ -241,8 +242,8 @@ class StiefelGeometry(Geometry):
         reach = self.injectivity_radius(p.shape[-2:])
         if radius * (1 + math.sqrt(v.shape[-1]) / 6) > reach:
             raise NotImplementedError(
-                f"{self.manifold.name}: a normal this wide (6 sd = {radius:.3g}) wraps around, and its windings are not known; use "
-                f"a scale below {reach / (6 + math.sqrt(v.shape[-1])):.2g}, or truncated=True with an isotropic scale."
+                f"{self.manifold.name}: a normal this wide (6 sd = {radius:.3g}) wraps around, and its windings are not known; "
+                f"use a scale below {reach / (6 + math.sqrt(v.shape[-1])):.2g}, or truncated=True with an isotropic scale."
             )
         return v.unsqueeze(0)
 

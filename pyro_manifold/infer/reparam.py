@@ -4,7 +4,6 @@ import math
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro.infer.reparam.reparam import Reparam, ReparamMessage, ReparamResult
 from torch import Tensor
 
@@ -52,23 +51,21 @@ class CircularReparam(Reparam):
         fn, value, name = msg["fn"], msg["value"], msg["name"]
         base, _ = self._unwrap(fn)
         manifold = manifold_of(base.support)
-        if not (isinstance(base, _PYROS_OWN) or base.support is circular or isinstance(manifold, Torus)):
+        if not (isinstance(base, _PYROS_OWN) or isinstance(base.support, type(circular)) or isinstance(manifold, Torus)):
             raise ValueError(
                 f"{name}: got {type(base).__name__} with support {base.support}, expected a law of angles (VonMises, WrappedCauchy, "
                 "support circular or on(Torus())). Take this site out of the config."
             )
         if msg["is_observed"]:
             return {"fn": fn, "value": value, "is_observed": True}
-        like = self._like(fn)
-        unwrapped = dist.Normal(like, torch.full_like(like, self.scale)).to_event(fn.event_dim)
+        zero = _parameter(base).new_zeros(fn.shape())
+        unwrapped = dist.Normal(zero, zero + self.scale).to_event(fn.event_dim)
         y = pyro.sample(f"{name}_unwrapped", unwrapped, obs=value, infer={"is_observed": False})
         angle = wrap(y) if value is None else value
-        density = fn.log_prob(angle) + math.log(2 * math.pi) * math.prod(fn.event_shape)
+        density = fn.log_prob(angle) + math.log(2 * math.pi) * fn.event_shape.numel()
         return {"fn": dist.Delta(angle, density, event_dim=fn.event_dim), "value": angle, "is_observed": True}
 
-    @staticmethod
-    def _like(fn: dist.TorchDistribution) -> Tensor:
-        """Zeros of the site's shape, in the dtype and on the device of its draws."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            draw = fn.sample()
-        return torch.zeros_like(draw)
+
+def _parameter(law: dist.TorchDistribution) -> Tensor:
+    """Some tensor of the law, for its dtype and device."""
+    return next(x for x in (getattr(law, "loc", None), *vars(law).values()) if isinstance(x, Tensor))

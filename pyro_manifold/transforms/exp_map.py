@@ -9,9 +9,10 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import Transform, biject_to, transform_to
 
-from ..constraints import check_point, on
+from ..constraints import check_point, circular, on
 from ..geometry import Geometry, geometry
 from ..ops.checks import as_tensors
+from ..ops.circular import wrap
 
 __all__ = ["ExpMap", "ManifoldTransform"]
 
@@ -73,6 +74,10 @@ class ManifoldTransform(Transform):
             return batch
         return torch.broadcast_shapes(batch, self.loc.shape[: self.loc.dim() - self.geometry.event_dim])
 
+    def _event_shape(self, dim: int) -> torch.Size:
+        """Of the points: that of ``loc``; its dimension alone need not tell (frames)."""
+        return self.geometry.point_shape(dim) if self.loc is None else self.loc.shape[self.loc.dim() - self.geometry.event_dim :]
+
 
 class ExpMap(ManifoldTransform):
     r"""Tangent coordinates in the orthonormal frame at ``loc`` to the manifold.
@@ -106,7 +111,7 @@ class ExpMap(ManifoldTransform):
         loc = self._base_point(x.shape[-1], x)
         batch = self._broadcast(x.shape[:-1])
         geo = self.geometry
-        return geo.exp_frame(loc.expand(batch + geo.point_shape(x.shape[-1])), x.expand(batch + x.shape[-1:]))
+        return geo.exp_frame(loc.expand(batch + self._event_shape(x.shape[-1])), x.expand(batch + x.shape[-1:]))
 
     def _inverse(self, y: Tensor) -> Tensor:
         geo = self.geometry
@@ -118,7 +123,7 @@ class ExpMap(ManifoldTransform):
         return self.geometry.log_det_exp(self._base_point(x.shape[-1], x), x)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
-        return self._broadcast(torch.Size(shape[:-1])) + self.geometry.point_shape(shape[-1])
+        return self._broadcast(torch.Size(shape[:-1])) + self._event_shape(shape[-1])
 
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         geo = self.geometry
@@ -163,7 +168,7 @@ def _biject(constraint: on) -> Transform:
         raise NotImplementedError(
             f"{constraint} has no global chart, so no bijection from R^dim. For SVI write the guide with a distribution on "
             "the manifold (WrappedNormal, VonMisesFisher); for HMC sample an ambient normal and normalise it "
-            "(pyro's ProjectedNormal with ProjectedNormalReparam on spheres)."
+            "(pyro's ProjectedNormal with ProjectedNormalReparam on spheres), or unwrap angles (CircularReparam)."
         )
     return ExpMap(constraint.manifold)
 
@@ -172,6 +177,34 @@ def _transform(constraint: on) -> Transform:
     return ExpMap(constraint.manifold) if constraint.geometry.has_chart else _Project(constraint.manifold)
 
 
+class _Wrap(Transform):
+    """The line onto the circle of angles: whole turns are dropped, not injective."""
+
+    bijective = False
+    domain = constraints.real
+    codomain = circular
+
+    def _call(self, x: Tensor) -> Tensor:
+        return wrap(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Wrap)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _biject_circular(constraint: Any) -> Transform:
+    raise NotImplementedError(
+        "circular: no bijection from the line to the circle. Unwrap the site: poutine.reparam(model, config={name: CircularReparam()}) "
+        "from pyro_manifold.infer; then autoguides and NUTS cross the seam."
+    )
+
+
 _register: Callable[[Any, Any], Any] = biject_to.register
 _register(on, _biject)
+_register(circular, _biject_circular)
 transform_to.register(on, _transform)
+transform_to.register(circular, lambda constraint: _Wrap())
