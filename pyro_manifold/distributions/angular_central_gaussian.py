@@ -96,7 +96,7 @@ class AngularCentralGaussian(TorchDistribution):
         return new
 
     @staticmethod
-    def infer_shapes(scale_tril: Any = None, covariance_matrix: Any = None) -> tuple[torch.Size, torch.Size]:
+    def infer_shapes(scale_tril: Any = None, covariance_matrix: Any = None) -> tuple[torch.Size, torch.Size]:  # type: ignore[override]
         shape = torch.Size(covariance_matrix if scale_tril is None else scale_tril)
         return shape[:-2], shape[-1:]
 

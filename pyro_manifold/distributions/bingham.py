@@ -66,7 +66,7 @@ class Bingham(FisherBingham):
         return self._parameter("matrix")
 
     @staticmethod
-    def infer_shapes(matrix: Any) -> tuple[torch.Size, torch.Size]:
+    def infer_shapes(matrix: Any) -> tuple[torch.Size, torch.Size]:  # type: ignore[override]
         return torch.Size(matrix)[:-2], torch.Size(matrix)[-1:]
 
     def _natural(self) -> tuple[Tensor, Tensor]:

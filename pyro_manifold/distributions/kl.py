@@ -92,7 +92,7 @@ def _kl_rotation_uniform(p: VonMisesFisher | PowerSpherical, q: ManifoldUniform)
 
 
 def _same_sphere(p: TorchDistribution, q: TorchDistribution) -> None:
-    a, b = (geometry(d.support.manifold) for d in (p, q))
+    a, b = (geometry(d.support.manifold) for d in (p, q))  # type: ignore[union-attr]
     if type(a) is not type(b) or p.event_shape != q.event_shape:
         raise NotImplementedError("the two laws live on different manifolds.")
 

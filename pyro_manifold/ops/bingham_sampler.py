@@ -73,8 +73,8 @@ def log_envelope_mass(coef: Tensor, kappa: Tensor) -> Tensor:
 def acceptance(coef: Tensor, kappa: Tensor) -> Tensor:
     """Probability that one proposal of :func:`sample` is accepted, from the exact normaliser; shape ``batch``.
 
-    >>> acceptance(torch.zeros(3), torch.tensor(0.0))
-    tensor(1., dtype=torch.float64)
+    >>> acceptance(torch.zeros(3), torch.tensor(0.0))  # the uniform law
+    tensor(1.0000, dtype=torch.float64)
     """
     coef, kappa = coef.double(), kappa.double()
     log_c = log_normalizer(coef, torch.nn.functional.pad(kappa.unsqueeze(-1), (0, coef.shape[-1] - 1)))
