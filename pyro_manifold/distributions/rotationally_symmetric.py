@@ -145,7 +145,7 @@ class RotationallySymmetric(dist.TransformedDistribution):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        r"""Ambient covariance :math:`\mathrm{Var}(t)\,\mu\mu^T + (I - \mu\mu^T)(1 - \mathrm E t^2)/(n-1)`, :math:`t=\mu\cdot x`."""
+        r"""Covariance :math:`\mathrm{Var}(t)\,\mu\mu^T + (I - \mu\mu^T)(1 - \mathrm E t^2)/(n-1)`, :math:`t=\mu\cdot x`."""
         _, along, across = (m[..., None, None] for m in self._moments())
         outer = self.loc.unsqueeze(-1) * self.loc.unsqueeze(-2)
         return across * torch.eye(self.event_shape[0], dtype=outer.dtype, device=outer.device) + (along - across) * outer
