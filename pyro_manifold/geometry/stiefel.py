@@ -26,10 +26,10 @@ from typing import Any
 import geoopt
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, log_sphere_area, polar, vee
+from ..ops.special import first_order
 from .base import Geometry, register_geometry
 
 __all__ = ["StiefelGeometry"]
@@ -62,16 +62,16 @@ class _Log(torch.autograd.Function):
         return v
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        p, q, v = ctx.saved_tensors
+        p, q, v = (x.detach() for x in ctx.saved_tensors)
         geo = ctx.geo
-        force = torch.linalg.solve(geo._jacobian(p, v).mT, grad.unsqueeze(-1)).squeeze(-1)
+        force = torch.linalg.solve(geo._jacobian(p, v).mT, grad.detach().unsqueeze(-1)).squeeze(-1)
         with torch.enable_grad():
-            p_, q_ = p.detach().requires_grad_(), q.detach().requires_grad_()
+            p_, q_ = p.clone().requires_grad_(), q.clone().requires_grad_()
             miss = geo.from_tangent(q, q_ - geo.exp_frame(p_, v))
             gp, gq = torch.autograd.grad(miss, (p_, q_), force)
-        return gp, gq, None
+        depends = (*ctx.saved_tensors[:2], grad)
+        return first_order(gp, *depends), first_order(gq, *depends), None
 
 
 @register_geometry(geoopt.Stiefel)

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .numerics import arctanc_sqrt, norm, sinc_sqrt
+from .special import first_order
 
 __all__ = ["haar", "hat", "log_sphere_area", "polar", "rotation_exp3", "rotation_log", "rotation_log3", "size_of", "vee"]
 
@@ -61,19 +61,18 @@ class _Polar(torch.autograd.Function):
             u, s = u.clone(), s.clone()
             u[..., -1] = torch.where(flip.unsqueeze(-1), -u[..., -1], u[..., -1])
             s[..., -1] = torch.where(flip, -s[..., -1], s[..., -1])
-        ctx.save_for_backward(u, s, vh)
+        ctx.save_for_backward(x, u, s, vh)
         return u @ vh
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        u, s, vh = ctx.saved_tensors
+        x, u, s, vh = ctx.saved_tensors
         g = grad @ vh.mT
         h = u.mT @ g
         total = s.unsqueeze(-1) + s.unsqueeze(-2)
         core = (h - h.mT) / torch.where(total == 0, torch.inf, total)
         outside = (g - u @ h) / torch.where(s == 0, torch.inf, s).unsqueeze(-2)
-        return (u @ core + outside) @ vh, None
+        return first_order((u @ core + outside) @ vh, x, grad), None
 
 
 def polar(x: Tensor, proper: bool = False) -> Tensor:
@@ -173,10 +172,9 @@ class _RotationLog(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         r, out = ctx.saved_tensors
-        return r @ _inverse_dexp(out, (grad - grad.mT) / 2, adjoint=True)
+        return first_order(r @ _inverse_dexp(out, (grad - grad.mT) / 2, adjoint=True), r, grad)
 
 
 def rotation_log(r: Tensor) -> Tensor:
