@@ -48,8 +48,9 @@ def _saddle(lam: Tensor, g2: Tensor) -> Tensor:
     return t
 
 
-def _contour(lam: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """For rows of float64 parameters: log C, complex weights ``(rows, n)`` whose real parts add up to 1, 1/(l_i + s)."""
+def _contour(lam: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """For rows of float64 parameters: log C; complex weights ``(rows, n)`` whose real parts add up to 1; 1/(l_i + s) in
+    two real parts ``(d, rows, n)``, with d in front because sums over a short last axis are slow."""
     shift = lam.amin(-1, keepdim=True)
     lam = lam - shift
     g2 = torch.zeros_like(lam) if g is None else g * g
@@ -69,26 +70,30 @@ def _contour(lam: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         fall = fall - (b * ((x * x - y * y) * (1 - x) - 2 * x * y * y) / m).sum(-1, keepdim=True)
         low, high = torch.where(fall < _DROP, w, low), torch.where(fall < _DROP, high, w)
     h = high / _NODES
-    w = h * torch.arange(_NODES + 1, dtype=lam.dtype, device=lam.device)
-    x, y = -2 * a * torch.sinh(w / 2).square(), sigma * torch.sinh(w)
-    ds, v = torch.complex(x, y), v.unsqueeze(-2)
-    re, im = 1 + x.unsqueeze(-1) * v, y.unsqueeze(-1) * v  # 1 + z; in real parts, for a complex log costs twenty real ones
+    e = (0.5 * h * torch.arange(_NODES + 1, dtype=lam.dtype, device=lam.device)).exp()
+    half_sinh, half_cosh = 0.5 * (e - 1 / e), 0.5 * (e + 1 / e)
+    drop, sinh = 2 * half_sinh.square(), 2 * half_sinh * half_cosh  # cosh(w) - 1 and sinh(w)
+    x, y, vs = -a * drop, sigma * sinh, v.mT.unsqueeze(-1)
+    re, im = 1 + x * vs, y * vs  # 1 + z, shape (d, rows, n); in real parts, for a complex log costs twenty real ones
     m = re * re + im * im
-    exponent = ds * linear - 0.5 * torch.complex(0.5 * m.log().sum(-1), torch.atan2(im, re).sum(-1))
-    u = torch.complex(v * re / m, -v * im / m)
+    ds = torch.complex(x, y)
+    exponent = ds * linear - 0.5 * torch.complex(0.5 * m.log().sum(0), torch.atan2(im, re).sum(0))
+    vs = vs / m
+    u = (vs * re, -vs * im)
     if g is not None:
-        bv = b.unsqueeze(-2) * v
-        exponent = exponent + ds.square() * torch.complex((bv * u.real).sum(-1), (bv * u.imag).sum(-1))
-    f = exponent.exp() * torch.complex(sigma * torch.cosh(w), a * torch.sinh(w))
+        bv = (b * v).mT.unsqueeze(-1)
+        exponent = exponent + ds.square() * torch.complex((bv * u[0]).sum(0), (bv * u[1]).sum(0))
+    f = torch.polar(exponent.real.exp(), exponent.imag) * torch.complex(sigma * (1 + drop), a * sinh)
     f = torch.cat([0.5 * f[..., :1], f[..., 1:]], -1)
     total = f.real.sum(-1, keepdim=True)
     d = lam.shape[-1]
-    log_c = t + (b + 0.5 * v.squeeze(-2).log()).sum(-1, keepdim=True) + (h * total).log() - shift
+    log_c = t + (b + 0.5 * v.log()).sum(-1, keepdim=True) + (h * total).log() - shift
     return log_c.squeeze(-1) + math.log(2) + (d / 2 - 1) * math.log(math.pi), f / total, u
 
 
 def _mean(weights: Tensor, f: Tensor) -> Tensor:
-    return (weights.unsqueeze(-1) * f).sum(-2).real
+    """Averages over the nodes, ``(rows, d)``, of ``f``, ``(d, rows, n)``."""
+    return (weights * f).sum(-1).real.mT
 
 
 def _chunked(f: Callable[..., tuple[Tensor, ...]], rows: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
@@ -105,7 +110,8 @@ def _values(lam: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def _values_and_moments(lam: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
-    log_c, weights, u = _contour(lam, g)
+    log_c, weights, parts = _contour(lam, g)
+    u = torch.complex(*parts)
     first = _mean(weights, u)
     if g is None:
         return log_c, 0.5 * first, torch.zeros_like(lam)
@@ -114,12 +120,13 @@ def _values_and_moments(lam: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
 
 def _curvature(lam: Tensor, g: Tensor | None, c2: Tensor, c1: Tensor) -> tuple[Tensor, ...]:
     """Gradient in (l, g) of ``c2.E[x^2] + c1.E[x]``: derivatives of the nodes' moments, and of their weights."""
-    _, weights, u = _contour(lam, g)
-    c2, c1 = c2.unsqueeze(-2), c1.unsqueeze(-2)
-    gg = torch.zeros_like(c2) if g is None else g.unsqueeze(-2)
+    _, weights, parts = _contour(lam, g)
+    u = torch.complex(*parts)
+    c2, c1 = c2.mT.unsqueeze(-1), c1.mT.unsqueeze(-1)
+    gg = torch.zeros_like(c2) if g is None else g.mT.unsqueeze(-1)
     first, second = 0.5 * gg * u, 0.5 * u * (1 + 0.5 * gg * gg * u)
-    q = (c2 * second + c1 * first).sum(-1, keepdim=True)
-    q = q - (weights.unsqueeze(-1) * q).sum(-2, keepdim=True).real
+    q = (c2 * second + c1 * first).sum(0)
+    q = q - (weights * q).sum(-1, keepdim=True).real
     in_l = -0.5 * u * u * (c2 * (1 + gg * gg * u) + c1 * gg) - q * second
     in_g = 0.5 * u * (c2 * gg * u + c1) + q * first
     return _mean(weights, in_l), _mean(weights, in_g)
@@ -197,8 +204,9 @@ def square_products(lam: Tensor) -> Tensor:
     r""":math:`E[x_i^2x_j^2]` (a third of it where i = j) under :math:`e^{-\sum l_ix_i^2}`, ``batch + (d, d)``; no gradient."""
 
     def products(rows: Tensor) -> tuple[Tensor, ...]:
-        _, weights, u = _contour(rows, None)
-        return ((0.25 * (weights.unsqueeze(-1) * u).mT @ u).real,)
+        _, weights, parts = _contour(rows, None)
+        u = torch.complex(*parts).movedim(0, 1)
+        return ((0.25 * (weights.unsqueeze(-2) * u) @ u.mT).real,)
 
     with torch.no_grad():
         rows, _, shape = _rows(lam, None)

@@ -59,8 +59,8 @@ def test_scale_does_not_matter() -> None:
 
 def test_gradients_at_repeated_eigenvalues() -> None:
     tril = torch.eye(3, dtype=torch.float64).requires_grad_()
-    for f in (lambda d: d.entropy(), lambda d: d.second_moment, lambda d: kl_divergence(d, mdist.AngularCentralGaussian(random))):
-        random = random_tril(3)
+    other = mdist.AngularCentralGaussian(random_tril(3))
+    for f in (lambda d: d.entropy(), lambda d: d.second_moment, lambda d: kl_divergence(d, other)):
         assert torch.autograd.gradcheck(lambda t, f=f: f(mdist.AngularCentralGaussian(t.tril())), tril)
 
 

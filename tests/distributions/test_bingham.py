@@ -71,8 +71,8 @@ def test_float32_is_insensitive_to_norms() -> None:
     exact = mdist.Bingham(a.double())
     x = exact.sample((1000,))
     y = x.float()
-    error = (mdist.Bingham(a).log_prob(y).double() - exact.log_prob(y.double() / y.double().norm(dim=-1, keepdim=True))).abs().max()
-    assert float(error) < 5e-6
+    expected = exact.log_prob(y.double() / y.double().norm(dim=-1, keepdim=True))
+    assert float((mdist.Bingham(a).log_prob(y).double() - expected).abs().max()) < 5e-6
 
 
 def test_gradients_at_repeated_eigenvalues() -> None:
@@ -132,8 +132,8 @@ def test_svi_recovers_the_matrix() -> None:
         with pyro.plate("n", len(x)):
             pyro.sample("x", mdist.Bingham((a + a.mT) / 2), obs=x)
 
-    svi = pyro.infer.SVI(model, lambda: None, pyro.optim.Adam({"lr": 0.2}), pyro.infer.Trace_ELBO())
-    for _ in range(200):
+    svi = pyro.infer.SVI(model, lambda: None, pyro.optim.Adam({"lr": 0.3}), pyro.infer.Trace_ELBO())
+    for _ in range(120):
         svi.step()
     a = pyro.param("a").detach()
     torch.testing.assert_close(mdist.Bingham((a + a.mT) / 2).second_moment, x.T @ x / len(x), rtol=0, atol=2e-3)
