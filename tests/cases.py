@@ -263,6 +263,13 @@ DISTRIBUTIONS = [
         stress=(dict(scale=1e-3), dict(scale=2.0)),
     ),
     DistributionCase(
+        "riemannian-SPD2",
+        lambda loc, scale: mdist.RiemannianNormal(SPD, loc, scale),
+        dict(loc=[[1.5, 0.3], [0.3, 0.7]], scale=0.7),
+        skip={**_RANK, "pathwise_gradient": "draws have no pathwise derivative in scale; that in loc is in test_spd_laws.py"},
+        stress=(dict(scale=1e-3), dict(scale=1.0)),
+    ),
+    DistributionCase(
         "vmf-S1",
         lambda loc, concentration: mdist.VonMisesFisher(loc, concentration),
         dict(loc=[0.6, 0.8], concentration=2.0),
