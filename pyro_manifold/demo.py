@@ -61,7 +61,7 @@ def _positive(text: str) -> float:
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="pyro-manifold-demo", description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=_count(0), default=0, help="seed of splits, weights and noise (default 0)")
-    parser.add_argument("--epochs", type=_count(1), default=80, help="passes over the training digits (default 80)")
+    parser.add_argument("--epochs", type=_count(1), default=60, help="passes over the training digits (default 60)")
     parser.add_argument("--curvature", type=_positive, default=1.0, help="c > 0 of the Poincaré ball (default 1)")
     parser.add_argument("--splits", type=_count(2), default=5, help="random splits, at least 2 (default 5)")
     parser.add_argument("--samples", type=_count(1), default=300, help="K of the IWAE bound (default 300)")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pyro_manifold.datasets import branching_diffusion, train_test_split
 from pyro_manifold.models import PoincareVAE
+from pyro_manifold.plotting import geodesic, latent_axes, to_plane
 
 
 class StackedLinear(nn.Module):
@@ -88,6 +89,31 @@ def train(vae: PoincareVAE, x: Tensor, epochs: int, batch: int = 64) -> None:
             svi.step(x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1])))
 
 
+@torch.no_grad()
+def draw(models: dict[str, PoincareVAE], path: Path) -> None:
+    """The tree of seed 0 in the latent space of each model: nodes at their encoded mean, edges as geodesics."""
+    from matplotlib.figure import Figure
+
+    x, node = branching_diffusion(seed=0)
+    means = torch.zeros(127, x.shape[1]).index_add(0, node, x) / 5
+    depth = torch.arange(1, 128).log2().floor()
+    figure = Figure(figsize=(6.2 * len(models), 6), layout="constrained")
+    for i, (title, vae) in enumerate(models.items()):
+        z = vae.encode(means.expand(vae.encoder.loc.linear.weight.shape[0], -1, -1)).loc[0]
+        ax = latent_axes(vae.manifold, figure.add_subplot(1, len(models), i + 1))
+        for child in range(1, 127):
+            shade = {"color": "0.45", "linewidth": 1.6 - 0.2 * float(depth[child]), "zorder": 1}
+            geodesic(vae.manifold, z[(child - 1) // 2], z[child], ax, **shade)
+        xy = to_plane(vae.manifold, z)
+        dots = ax.scatter(*xy.T.numpy(), c=depth.numpy(), s=90 - 11 * depth.numpy(), cmap="viridis", zorder=2)
+        if isinstance(vae.manifold, geoopt.Euclidean):
+            reach = 1.1 * float(xy.abs().max())
+            ax.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        ax.set_title(title)
+    figure.colorbar(dots, ax=figure.axes, label="depth in the tree", shrink=0.6)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, default=8, help="number of paired trees (default 8)")
@@ -98,6 +124,7 @@ def main() -> None:
     parser.add_argument("--diagonal", action="store_true", help="one posterior scale per coordinate (wrapped family only)")
     parser.add_argument("--samples", type=int, default=5000, help="K of the IWAE bound (default 5000)")
     parser.add_argument("--out", type=Path, help="append one JSON line per model to this file")
+    parser.add_argument("--figure", type=Path, help="draw the first tree in the latent spaces trained last to this file")
     parser.add_argument("--smoke", action="store_true", help="2 seeds, 3 epochs, K = 10, one curvature")
     args = parser.parse_args()
     if args.smoke:
@@ -113,11 +140,13 @@ def main() -> None:
     for prior_scale in args.prior_scales:
         for family in args.families:
             baseline: Tensor | None = None
+            trained: dict[str, PoincareVAE] = {}
             for curvature in [0.0, *args.curvatures]:
                 start = time.time()
                 pyro.set_rng_seed(0)
                 vae = make(curvature, prior_scale, family, not args.diagonal, args.seeds)
                 train(vae, train_x, args.epochs)
+                trained[f"P-VAE, curvature $-{curvature:g}$" if curvature else "N-VAE"] = vae
                 score = -vae.iwae(test_x, args.samples).mean(-1)  # one number per seed; every test row counts
                 baseline = score if baseline is None else baseline
                 gain, root = baseline - score, math.sqrt(args.seeds)
@@ -132,6 +161,8 @@ def main() -> None:
                     row |= dict(epochs=args.epochs, k=args.samples, score=score.tolist())
                     with args.out.open("a") as f:
                         f.write(json.dumps(row) + "\n")
+    if args.figure:
+        draw(trained, args.figure)
 
 
 if __name__ == "__main__":
