@@ -92,7 +92,8 @@ def test_init_state_and_predictive(tmp_path):
 def test_errors():
     with pytest.raises(ValueError, match="family: got .'normal'.*'wrapped'"):
         AutoManifoldNormal(directions, family="normal")
-    ball = AutoManifoldNormal(lambda: pyro.sample("z", WrappedNormal(geoopt.PoincareBall(), torch.zeros(2), 1.0)), family="von_mises_fisher")
+    law = WrappedNormal(geoopt.PoincareBall(), torch.zeros(2), 1.0)
+    ball = AutoManifoldNormal(lambda: pyro.sample("z", law), family="von_mises_fisher")
     with pytest.raises(ValueError, match="'von_mises_fisher' lives on spheres, got a site on PoincareBall"):
         ball()
 

@@ -64,7 +64,7 @@ def test_two_modes_mix_with_the_antipode():
         signs[bool(isometries)] = float(x[..., 0].sign().mean())
     assert (
         signs[False] == 1.0 and abs(signs[True]) < 4 / 1600**0.5
-    )  # jumps are always accepted: draws of the sign are independent
+    )  # every jump is accepted: draws of the sign are independent
 
 
 def test_wrapped_normal_on_the_hyperboloid():
