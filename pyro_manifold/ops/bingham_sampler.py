@@ -101,8 +101,8 @@ def sample(coef: Tensor, kappa: Tensor | None, n: int) -> Tensor:
     spread = env.weights.rsqrt().to(coef.dtype)
     peak = ((d - env.b) / 2 - d / 2 * (d / env.b).log()).to(coef.dtype)
 
-    def propose(row: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.randn(len(row), d, dtype=coef.dtype, device=coef.device) * spread[row]
+    def propose(k_draws: int, row: Tensor | slice) -> tuple[Tensor, Tensor]:
+        x = torch.randn(k_draws, d, dtype=coef.dtype, device=coef.device) * spread[row]
         x = x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         q = (half_u[row] * x * x).sum(-1, keepdim=True)
         log_accept = -0.5 * b[row] * q + d / 2 * torch.log1p(q) + peak[row]

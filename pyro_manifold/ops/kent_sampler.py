@@ -86,8 +86,8 @@ def _from_gaussian(spread: Tensor, beta: Tensor, rho: Tensor, n: int) -> Tensor:
     offset = (4 * rho * rho * plus.amax(-1, keepdim=True)).squeeze(-1)
     rho = rho.squeeze(-1)
 
-    def propose(row: Tensor) -> tuple[Tensor, Tensor]:
-        y = torch.randn(len(row), d - 1, dtype=beta.dtype, device=beta.device) * spread[row]
+    def propose(k_draws: int, row: Tensor | slice) -> tuple[Tensor, Tensor]:
+        y = torch.randn(k_draws, d - 1, dtype=beta.dtype, device=beta.device) * spread[row]
         y2 = y * y
         r2, q_plus, q_minus = y2.sum(-1), (plus[row] * y2).sum(-1), (minus[row] * y2).sum(-1)
         rest = (1 - r2).clamp_min(torch.finfo(y.dtype).tiny)

@@ -10,11 +10,14 @@ __all__ = ["rejection"]
 _MAX_ROUNDS = 10_000  # at an acceptance of 0.01 a draw is still missing after them with probability 1e-43
 
 
-def rejection(propose: Callable[[Tensor], tuple[Tensor, Tensor]], n: int, rows: int, dim: int, like: Tensor) -> Tensor:
+Propose = Callable[[int, Tensor | slice], tuple[Tensor, Tensor]]
+
+
+def rejection(propose: Propose, n: int, rows: int, dim: int, like: Tensor) -> Tensor:
     """Draws of shape ``(n, rows, dim)`` in the dtype and on the device of ``like``.
 
-    :param propose: takes row numbers, shape ``(k,)``, and returns proposals ``(k, dim)`` for these rows with the log
-        probabilities ``(k,)`` of accepting them. With one row it is given ``k`` zeros.
+    :param propose: takes a number k and an index of k rows of the parameters (with a single row, the whole slice, so that
+        it broadcasts); returns k proposals, ``(k, dim)``, and the log probabilities ``(k,)`` of accepting them.
     :raises RuntimeError: if some draw was not accepted within a fixed number of rounds.
     """
     out = torch.empty(n * rows, dim, dtype=like.dtype, device=like.device)
@@ -22,7 +25,7 @@ def rejection(propose: Callable[[Tensor], tuple[Tensor, Tensor]], n: int, rows: 
     for _ in range(_MAX_ROUNDS):
         if not todo.numel():
             return out.reshape(n, rows, dim)
-        x, log_accept = propose(todo % rows)
+        x, log_accept = propose(len(todo), todo % rows if rows > 1 else slice(None))
         keep = torch.rand_like(log_accept).log() < log_accept
         out[todo[keep]] = x[keep]
         todo = todo[~keep]
