@@ -85,6 +85,13 @@ def log_euclidean() -> geoopt.Manifold:
         return geoopt.SymmetricPositiveDefinite("LEM")
 
 
+def frames(canonical: bool) -> geoopt.Manifold:
+    return geoopt.ProductManifold((geoopt.Stiefel(canonical=canonical), (4, 2)))
+
+
+_NO_WINDINGS = {"preimages": "windings are known on SO(2) and SO(3) only; preimages raises for a wide law"}
+_FRAMES = {**_NO_WINDINGS, "frames": "a frame that depends on the point alone is not transported; test_stiefel holds it to the metric"}
+
 GEOMETRIES = [
     GeometryCase("R2", lambda: EUCLIDEAN, 2),
     GeometryCase("S1", lambda: SPHERE, 1),
@@ -101,6 +108,9 @@ GEOMETRIES = [
     GeometryCase("stereographic-negative", lambda: geoopt.Stereographic(k=-0.5), 3),
     GeometryCase("SO2", lambda: SpecialOrthogonal(2), 1),
     GeometryCase("SO3", lambda: SO3, 3),
+    GeometryCase("SO4", lambda: SpecialOrthogonal(4), 6, skip=_NO_WINDINGS),
+    GeometryCase("stiefel-4-2-canonical", lambda: frames(True), 5, skip=_FRAMES),
+    GeometryCase("stiefel-4-2-euclidean", lambda: frames(False), 5, skip=_FRAMES),
     GeometryCase("SPD2", lambda: SPD, 3),
     GeometryCase("SPD3-log-euclidean", log_euclidean, 6),
     GeometryCase("torus-1", lambda: TORUS, 1),
@@ -150,6 +160,7 @@ _CONCENTRATIONS = tuple(dict(concentration=k) for k in (0.0, 1e-6, 1e3, 1e6))
 _TINY_AND_HUGE = (dict(scale=[1e-6]), dict(scale=[1e-3]), dict(scale=[2.0]))
 
 _SYMMETRIC = [[1.0, 0.5, -0.2], [0.5, -2.0, 0.3], [-0.2, 0.3, 0.7]]
+_R4 = [[0.5, 0.5, 0.5, -0.5], [0.5, 0.5, -0.5, 0.5], [0.5, -0.5, 0.5, 0.5], [0.5, -0.5, -0.5, -0.5]]
 _FRAME4 = [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, -0.5, -0.5], [0.5, -0.5, 0.5, -0.5], [0.5, -0.5, -0.5, 0.5]]
 _FRAME = [[0.36, 0.48, 0.8], [0.48, 0.64, -0.6], [-0.8, 0.6, 0.0]]
 
@@ -228,6 +239,25 @@ DISTRIBUTIONS = [
         skip=_RANK,
     ),
     DistributionCase("uniform-SO3", lambda: mdist.ManifoldUniform(SO3, (3, 3)), {}),
+    DistributionCase("uniform-SO4", lambda: mdist.ManifoldUniform(SpecialOrthogonal(4), (4, 4)), {}),
+    DistributionCase("uniform-stiefel", lambda: mdist.ManifoldUniform(geoopt.Stiefel(), (3, 2)), {}),
+    DistributionCase(
+        "wrapped-torus-tril",
+        lambda loc, scale_tril: mdist.WrappedNormal(TORUS, loc, scale_tril=scale_tril),
+        dict(loc=[3.0, -1.0], scale_tril=_TRIL),
+    ),
+    DistributionCase(
+        "wrapped-SO4-truncated",
+        lambda loc, scale: mdist.WrappedNormal(SpecialOrthogonal(4), loc, scale, truncated=True),
+        dict(loc=_R4, scale=[0.7]),
+        skip=_RANK,
+    ),
+    DistributionCase(
+        "wrapped-cauchy",
+        lambda loc, concentration: mdist.WrappedCauchy(loc, concentration),
+        dict(loc=3.0, concentration=0.6),
+        stress=(dict(concentration=0.0), dict(concentration=0.999999)),
+    ),
     DistributionCase("uniform-torus", lambda: mdist.ManifoldUniform(TORUS, (2,)), {}),
     DistributionCase(
         "riemannian-S2",

@@ -27,7 +27,8 @@ def covered() -> set[type]:
     """Classes met by building every case; a case covers its class, not the class's bases."""
     like = dict(dtype=torch.float64, device=torch.device("cpu"))
     manifolds = [c.manifold() for c in GEOMETRIES]
-    built: list[object] = [*manifolds, *(geometry(m) for m in manifolds)]
+    geometries = [geometry(m) for m in manifolds]
+    built: list[object] = [*manifolds, *geometries, *(f for g in geometries for f in getattr(g, "factors", ()))]
     built += [c.build(**like)[0] for c in TRANSFORMS]
     built += [c.make(**tensors(c.params, **like)) for c in DISTRIBUTIONS]
     built += [m for c in MODULES for m in c.make().modules()]

@@ -10,6 +10,7 @@ from .projected_normal import ProjectedNormal
 from .riemannian_normal import RiemannianNormal
 from .uniform import ManifoldUniform
 from .von_mises_fisher import VonMisesFisher
+from .wrapped_cauchy import WrappedCauchy
 from .wrapped_normal import WrappedNormal
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "ProjectedNormal",
     "RiemannianNormal",
     "VonMisesFisher",
+    "WrappedCauchy",
     "WrappedNormal",
 ]

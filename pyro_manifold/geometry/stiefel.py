@@ -43,7 +43,7 @@ def _signs(x: Tensor) -> Tensor:
     s, signs = x[..., :p, :], []
     eye = torch.eye(p, dtype=x.dtype, device=x.device)
     inner = torch.linalg.solve_ex(eye + s.mT, x[..., p:, :].mT).result  # tangents of half the angles to E
-    good = inner.abs().amax((-1, -2)).unsqueeze(-1) < 100
+    good = inner.abs().amax((-1, -2)).unsqueeze(-1) < 20
     for _ in range(p):
         pivot = s[..., 0, 0]
         signs.append(torch.where(pivot < 0, -1.0, 1.0).to(x.dtype))
