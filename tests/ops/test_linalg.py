@@ -11,6 +11,8 @@ from pyro_manifold.ops.linalg import (
     LOG1P,
     SQRT,
     Spectral,
+    _jacobi,
+    sym,
     sym_derivative,
     sym_eigenvalues,
     sym_function,
@@ -137,3 +139,40 @@ def test_functorch():
     jacobian = torch.func.jacrev(lambda x: sym_function(x, SQRT))(a[0])
     expected = torch.autograd.functional.jacobian(lambda x: sym_function(x, SQRT), a[0])
     torch.testing.assert_close(jacobian, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("spectrum", ["distinct", "repeated", "nearly", "graded", "huge", "zero"])
+def test_rotations_of_a_large_batch_agree_with_lapack(n, spectrum, dtype):
+    """To 20 eps of the largest eigenvalue: values, reconstruction and orthogonality."""
+    count, eps = 1000, torch.finfo(dtype).eps
+    x = {
+        "distinct": torch.randn(count, 3, dtype=torch.float64),
+        "repeated": torch.tensor([1.0, 1.0, 5.0], dtype=torch.float64),
+        "nearly": 1 + 1e-9 * torch.randn(count, 3, dtype=torch.float64),
+        "graded": torch.tensor([1e-12, 1e-6, 1.0], dtype=torch.float64),
+        "huge": 1e30 * torch.randn(count, 3, dtype=torch.float64),
+        "zero": torch.zeros(3, dtype=torch.float64),
+    }[spectrum].expand(count, 3)[:, 3 - n :]
+    q = torch.linalg.qr(torch.randn(count, n, n, dtype=torch.float64)).Q
+    a = sym((q * x.unsqueeze(-2)) @ q.mT).to(dtype)
+    values, u = _jacobi(a)
+    expected = torch.linalg.eigvalsh(a.double())
+    tol = 20 * eps * expected.abs().amax(-1, keepdim=True)
+    assert bool(((values.double().sort(-1).values - expected).abs() <= tol).all())
+    assert bool((((u * values.unsqueeze(-2)) @ u.mT - a).double().abs() <= tol.unsqueeze(-1)).all())
+    torch.testing.assert_close(u.mT @ u, torch.eye(n, dtype=dtype).expand(count, n, n), rtol=0, atol=20 * eps)
+
+
+def test_large_batches_take_the_same_derivatives():
+    """The path by rotations, at distinct and repeated eigenvalues and with a bad matrix, against single matrices."""
+    a = torch.stack([matrix(s) for s in ([0.3, 1.0, 2.5], [1.3, 1.3, 1.3], [0.7, 0.7, 2.0])] * 700).requires_grad_()
+    weight = torch.randn(3, 3, dtype=torch.float64)
+    (many,) = torch.autograd.grad((sym_function(a, LOG) * weight).sum(), a)
+    for x, expected in zip(a[:3].detach(), many, strict=False):
+        (one,) = torch.autograd.grad((sym_function(x.requires_grad_(), LOG) * weight).sum(), x)
+        torch.testing.assert_close(one, expected, rtol=1e-12, atol=1e-12)
+    bad = a.detach().clone()
+    bad[7] = torch.inf
+    assert sym_function(bad, LOG).isfinite().all(-1).all(-1).logical_not().nonzero().tolist() == [[7]]
