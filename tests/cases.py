@@ -90,7 +90,7 @@ def frames(canonical: bool) -> geoopt.Manifold:
 
 
 _NO_WINDINGS = {"preimages": "windings are known on SO(2) and SO(3) only; preimages raises for a wide law"}
-_FRAMES = {**_NO_WINDINGS, "frames": "a frame that depends on the point alone is not transported; test_stiefel holds it to the metric"}
+_FRAMES = {**_NO_WINDINGS, "frames": "no frame is parallel along every geodesic; test_stiefel holds it to the metric"}
 
 GEOMETRIES = [
     GeometryCase("R2", lambda: EUCLIDEAN, 2),
@@ -240,7 +240,7 @@ DISTRIBUTIONS = [
     ),
     DistributionCase("uniform-SO3", lambda: mdist.ManifoldUniform(SO3, (3, 3)), {}),
     DistributionCase("uniform-SO4", lambda: mdist.ManifoldUniform(SpecialOrthogonal(4), (4, 4)), {}),
-    DistributionCase("uniform-stiefel", lambda: mdist.ManifoldUniform(geoopt.Stiefel(), (3, 2)), {}),
+    DistributionCase("uniform-stiefel", lambda: mdist.ManifoldUniform(geoopt.Stiefel(), (4, 2)), {}),
     DistributionCase(
         "wrapped-torus-tril",
         lambda loc, scale_tril: mdist.WrappedNormal(TORUS, loc, scale_tril=scale_tril),

@@ -23,7 +23,8 @@ class WrappedCauchy(TorchDistribution):
         p(x) = \frac{1}{2\pi}\,\frac{1 - \rho^2}{(1-\rho)^2 + 4\rho\sin^2\frac{x-\mu}{2}}, \qquad
         x = \mu + 2\arctan\Big(\frac{1-\rho}{1+\rho}\tan\frac{u}{2}\Big), \quad u \sim \mathrm U(-\pi,\pi)
 
-    Heavier tails than :class:`~pyro.distributions.VonMises`; every moment is closed, :math:`\mathrm E e^{ikx} = \rho^{|k|}e^{ik\mu}`.
+    Heavier tails than :class:`~pyro.distributions.VonMises`; its moments are closed,
+    :math:`\mathrm E e^{ikx} = \rho^{|k|}e^{ik\mu}`.
     Reparametrised in both parameters.
 
     :param Tensor loc: mean direction :math:`\mu`, any shape, radians; whole turns do not matter.

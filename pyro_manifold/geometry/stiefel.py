@@ -183,8 +183,8 @@ class StiefelGeometry(Geometry):
         batch = torch.broadcast_shapes(p.shape[:-2], v.shape[:-1])
         p, v = p.expand(batch + p.shape[-2:]), v.expand(batch + (d,))
         basis = torch.eye(d, dtype=v.dtype, device=v.device).reshape((d,) + (1,) * len(batch) + (d,)).repeat((1,) + batch + (1,))
-        q, dq = torch.func.jvp(lambda x: self.exp_frame(p, x), (v.repeat((d,) + (1,) * v.dim()),), (basis,))
-        return self.from_tangent(q[0], dq).movedim(0, -1)
+        out = torch.func.jvp(lambda x: self.exp_frame(p, x), (v.repeat((d,) + (1,) * v.dim()),), (basis,))
+        return self.from_tangent(out[0][0], out[1]).movedim(0, -1)
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         return torch.linalg.slogdet(self._jacobian(p, v)).logabsdet

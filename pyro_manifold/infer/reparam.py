@@ -24,12 +24,13 @@ class CircularReparam(Reparam):
         \text{and the factor } 2\pi\,p(\theta)
 
     Wrapped, the normal is uniform (to :math:`2e^{-s^2/2} \approx 10^{-17}` at s = 9), so the joint law of the angle is p exactly,
-    proper on the line (an autoguide's entropy cannot run away) and smooth across :math:`\pm\pi` (NUTS walks through). It repeats
-    every turn with slowly falling weight: a unimodal guide covers one copy, and its ELBO is lower by about
-    :math:`\log(s/\sqrt{2\pi})` in return; use a larger ``scale`` if chains must not feel the slope of the envelope, 1/s^2 per radian.
+    proper on the line (an autoguide's entropy cannot run away) and smooth across :math:`\pm\pi` (NUTS walks through).
+    It repeats every turn with slowly falling weight: a unimodal guide covers one copy, and its ELBO is lower by about
+    :math:`\log(s/\sqrt{2\pi})`; a larger ``scale`` flattens the envelope, whose slope at y is :math:`-y/s^2`.
 
-    Works on Pyro's ``VonMises``, ``SineBivariateVonMises`` and ``SineSkewed``, on :class:`~pyro_manifold.distributions.WrappedCauchy`
-    and on any law whose support is ``circular`` or a :class:`~pyro_manifold.geometry.Torus`. Observed sites are left alone.
+    Works on Pyro's ``VonMises``, ``SineBivariateVonMises`` and ``SineSkewed``, on
+    :class:`~pyro_manifold.distributions.WrappedCauchy` and on any law whose support is
+    ``circular`` or a :class:`~pyro_manifold.geometry.Torus`. Observed sites are left alone.
 
     :param float scale: s, in radians, at least 9.
     :raises ValueError: for a smaller scale, or a site that is not an angle.
@@ -53,8 +54,8 @@ class CircularReparam(Reparam):
         manifold = manifold_of(base.support)
         if not (isinstance(base, _PYROS_OWN) or isinstance(base.support, type(circular)) or isinstance(manifold, Torus)):
             raise ValueError(
-                f"{name}: got {type(base).__name__} with support {base.support}, expected a law of angles (VonMises, WrappedCauchy, "
-                "support circular or on(Torus())). Take this site out of the config."
+                f"{name}: got {type(base).__name__} with support {base.support}, expected a law of angles (VonMises, "
+                "WrappedCauchy, support circular or on(Torus())). Take this site out of the config."
             )
         if msg["is_observed"]:
             return {"fn": fn, "value": value, "is_observed": True}

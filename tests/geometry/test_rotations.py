@@ -1,4 +1,4 @@
-"""Rotations: angles near 0 and pi, any n, Haar law by the trace, wrapped normals on SO(3) against quadrature, optimisers, errors."""
+"""Rotations: angles near 0 and pi, any n, Haar law, wrapped normals on SO(3) against quadrature, optimisers, errors."""
 
 import copy
 import math
@@ -158,8 +158,9 @@ TRIL = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.7, 0.0], [-0.4, 0.2, 0.6]], dtype=
 
 @pytest.mark.parametrize(
     "spread",
-    [{"scale": 0.3}, {"scale": 1.0}, {"scale": 2.0}, {"scale_tril": TRIL}, {"scale_tril": 2 * TRIL}, {"scale": 2.0, "truncated": True}],
-)
+    [{"scale": 0.3}, {"scale": 1.0}, {"scale": 2.0}, {"scale_tril": TRIL}, {"scale_tril": 2 * TRIL},
+     {"scale": 2.0, "truncated": True}],
+)  # fmt: skip
 def test_mass_on_so3_is_one(spread):
     """Radial x spherical quadrature, to 1e-8; 96 angles around, as the narrowest axis has sd 0.45."""
     d = WrappedNormal(SO3, LOC, **spread)
@@ -190,7 +191,7 @@ def test_finite_at_the_centre_and_at_half_turns(dtype, scale):
 
 
 def test_larger_rotations_truncated_or_narrow():
-    """On SO(4) the truncated law integrates to 1 against Haar draws (5 standard errors); a narrow one is the plain push-forward."""
+    """On SO(4) the truncated law integrates to 1 against Haar draws (5 standard errors); a narrow one is a push-forward."""
     torch.manual_seed(0)
     m = SpecialOrthogonal(4)
     geo, loc = geometry(m), rotation(4, (1.0, 2.0))[0]

@@ -115,7 +115,8 @@ def test_mode_and_uniform_limit():
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_gradients_are_finite_at_the_cut_and_the_centre(dtype):
     for x in (0.0, PI, -PI):
-        for spread in ({"scale": torch.full((2,), 0.3)}, {"scale_tril": 0.3 * torch.eye(2)}, {"scale_tril": 3 * torch.eye(2)}):
+        eye = torch.eye(2)
+        for spread in ({"scale": torch.full((2,), 0.3)}, {"scale_tril": 0.3 * eye}, {"scale_tril": 3 * eye}):
             value = torch.full((2,), x, dtype=dtype, requires_grad=True)
             d = WrappedNormal(T, torch.zeros(2, dtype=dtype), **{k: v.to(dtype) for k, v in spread.items()})
             d.log_prob(value).backward()
@@ -142,4 +143,5 @@ def test_constraint():
         biject_to(c)
     p = pyro.param("angles", torch.tensor([4.0, 1.0]), constraint=c)
     p.sum().backward()
-    assert p.detach().tolist() == pytest.approx([4 - 2 * PI, 1.0]) and pyro.param("angles").unconstrained().grad.tolist() == [1, 1]
+    assert p.detach().tolist() == pytest.approx([4 - 2 * PI, 1.0])
+    assert pyro.param("angles").unconstrained().grad.tolist() == [1, 1]
