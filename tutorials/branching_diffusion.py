@@ -89,6 +89,11 @@ def train(vae: PoincareVAE, x: Tensor, epochs: int, batch: int = 64) -> None:
             svi.step(x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1])))
 
 
+def standard_error(x: Tensor) -> str:
+    """Of the mean over seeds; one seed has none."""
+    return f"{x.std() / math.sqrt(len(x)):.2f}" if len(x) > 1 else "-"
+
+
 @torch.no_grad()
 def draw(models: dict[str, PoincareVAE], path: Path) -> None:
     """The tree of seed 0 in the latent space of each model: nodes at their encoded mean, edges as geodesics."""
@@ -149,10 +154,10 @@ def main() -> None:
                 trained[f"P-VAE, curvature $-{curvature:g}$" if curvature else "N-VAE"] = vae
                 score = -vae.iwae(test_x, args.samples).mean(-1)  # one number per seed; every test row counts
                 baseline = score if baseline is None else baseline
-                gain, root = baseline - score, math.sqrt(args.seeds)
+                gain, name = baseline - score, f"P {curvature}" if curvature else "N"
                 print(
-                    f"| {prior_scale} | {family} | {f'P {curvature}' if curvature else 'N'} "
-                    f"| {score.mean():.2f} | {score.std() / root:.2f} | {gain.mean():+.2f} | {gain.std() / root:.2f} "
+                    f"| {prior_scale} | {family} | {name} | {score.mean():.2f} | {standard_error(score)} "
+                    f"| {gain.mean():+.2f} | {standard_error(gain)} "
                     f"| {(time.time() - start) / 60:.1f} |",
                     flush=True,
                 )
