@@ -188,7 +188,7 @@ class TorusGeometry(Geometry):
 
 def _lattice(counts: Sequence[int], like: Tensor) -> Tensor:
     """All integer vectors with ``|n_i| <= counts[i]``, zero first."""
-    terms = math.prod(2 * k + 1 for k in counts)
+    terms = math.prod([2 * k + 1 for k in counts])
     if terms > _MAX_TERMS:
         raise ValueError(
             f"covariance: a full covariance in {len(counts)} dimensions as wide as this needs {terms:.1e} windings, at most "

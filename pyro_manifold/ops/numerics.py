@@ -19,24 +19,28 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "arcsinc_slope",
     "arcsinc_sqrt",
     "arctanc_sqrt",
     "asinh",
-    "concrete",
     "by_components",
+    "concrete",
     "cos_sinc_sqrt",
     "cos_sqrt",
+    "dot",
+    "fused",
     "log_sinc_sqrt",
     "log_sinhc",
     "may_hold",
     "norm",
+    "patch",
     "safe_sqrt",
+    "sinc_slope",
     "sinc_sqrt",
     "sq",
     "tanc_sqrt",
 ]
 
-_BLOCK = 16384  # rows
 _SERIES = 0.05  # below this |s| derivatives use the Taylor series; the slowest (arctanc, 13 terms) is then good to 1e-16
 
 
@@ -54,39 +58,74 @@ def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
     r"""Call ``f`` with the last axis of each tensor moved to the front and their batches broadcast and flattened.
 
     In that layout sums over components and products with scalars run at full width, several times faster than on short
-    last axes; large batches go through in blocks that fit the CPU's cache. ``f`` returns vectors ``(d, n)``, scalars
-    ``(n,)`` or a tuple of these; they come back as ``batch + (d,)`` and ``batch``.
+    last axes. ``f`` returns vectors ``(d, n)``, scalars ``(n,)`` or a tuple of these; they come back as ``batch + (d,)`` and
+    ``batch``, vectors as transposed views: what the next call does with them is as fast, and needs no copy.
     """
     batch = torch.broadcast_shapes(*(x.shape[:-1] for x in xs))
-    flat = [x.expand(batch + x.shape[-1:]).reshape(-1, x.shape[-1]) for x in xs]
-    n = flat[0].shape[0]
-    size = _BLOCK if flat[0].device.type == "cpu" and n > 2 * _BLOCK else max(n, 1)
-    blocks = [f(*map(_front, part)) for part in zip(*(x.split(size) for x in flat), strict=True)]
+    out = f(*(_front(x.expand(batch + x.shape[-1:]).reshape(-1, x.shape[-1])) for x in xs))
 
-    def join(parts: Sequence[Tensor]) -> Tensor:
-        y = torch.cat([_back(y) for y in parts]) if len(parts) > 1 else _back(parts[0]).contiguous()
-        return y.reshape(batch + y.shape[1:])
+    def back(y: Tensor) -> Tensor:
+        return (y.t() if y.dim() == 2 else y).reshape(batch + y.shape[:-1])
 
-    return tuple(map(join, zip(*blocks, strict=True))) if isinstance(blocks[0], tuple) else join(blocks)
+    return tuple(map(back, out)) if isinstance(out, tuple) else back(out)
 
 
 def _front(x: Tensor) -> Tensor:  # copies by component are faster than a general transposition when there are few
-    return torch.stack(x.unbind(-1)) if x.shape[-1] <= 16 else x.t().contiguous()
+    if x.stride(0) == 1 or x.shape[-1] > 16:
+        return x.t().contiguous()
+    return torch.stack(x.unbind(-1))
 
 
-def _back(x: Tensor) -> Tensor:
-    return torch.stack(x.unbind(0), -1) if x.dim() == 2 and x.shape[0] <= 4 else x.t()
+def fused(value: Callable[..., Tensor], pull: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Tensor]:
+    """One autograd operator of a scalar ``k`` and two tensors.
+
+    ``pull(k, x, z, out, grad, needs_k)`` gives their gradients as differentiable functions of its arguments, so that
+    derivatives of every order are right.
+    """
+
+    class Fused(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(k: Tensor, x: Tensor, z: Tensor) -> Tensor:
+            return value(k, x, z)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            ctx.save_for_backward(*inputs, output)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+            return pull(*ctx.saved_tensors, grad, ctx.needs_input_grad[0])
+
+    return Fused.apply
 
 
 def concrete(x: Tensor) -> bool:
     """May Python branch on the values of ``x``? Not while they are traced, compiled or mapped over."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
-    return not (wrapped or torch.compiler.is_compiling() or torch.jit.is_tracing())
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def may_hold(mask: Tensor) -> bool:
     """Is ``mask`` true anywhere? Where asking would cost (a GPU, a trace) the answer is a cautious yes."""
     return mask.device.type != "cpu" or not concrete(mask) or bool(mask.any())
+
+
+def patch(mask: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    """``y``, but ``f(*xs)`` in the lanes (last axis) where ``mask`` holds: evaluated there alone where that is cheap to find."""
+    if mask.device.type != "cpu" or not concrete(mask):
+        return torch.where(mask, f(*xs), y)
+    lanes = mask.nonzero().squeeze(-1)
+    if lanes.numel() == 0:
+        return y
+    return y.index_copy(-1, lanes, f(*(x.index_select(-1, lanes) for x in xs)))
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Inner product over the first axis, where :func:`by_components` puts the components."""
+    return (x * y).sum(0)
 
 
 def sq(x: Tensor) -> Tensor:
@@ -277,6 +316,18 @@ def arctanc_sqrt(s: Tensor, sign: int = 0) -> Tensor:
 def arcsinc_sqrt(s: Tensor, sign: int = 0) -> Tensor:
     r"""``arcsin(r)/r`` at ``r = sqrt(s)`` (< 1), that is ``arsinh(r)/r`` at ``r = sqrt(-s)`` for negative ``s``."""
     return _even("arcsinc", s, sign)
+
+
+def sinc_slope(s: Tensor, cos: Tensor, sinc: Tensor) -> Tensor:
+    """Derivative in s of :func:`sinc_sqrt`, from the values of both."""
+    if torch.is_grad_enabled():
+        return _slope("sinc", s, sinc, 0)
+    return torch.where(s.abs() < _SERIES, _horner(_SLOPE["sinc"], s), (cos - sinc) / (2 * s))
+
+
+def arcsinc_slope(s: Tensor, f: Tensor) -> Tensor:
+    """Derivative in s of :func:`arcsinc_sqrt`, from its value ``f``."""
+    return _slope("arcsinc", s, f, -1)
 
 
 def log_sinc_sqrt(s: Tensor, sign: int = 0) -> Tensor:

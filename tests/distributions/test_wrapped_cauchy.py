@@ -81,6 +81,8 @@ def test_finite_everywhere(dtype, rho):
 def test_errors():
     with pytest.raises(ValueError, match=r"concentration: got 1, expected a number in \[0, 1\)"):
         WrappedCauchy(0.0, 1.0)
+    with pytest.raises(ValueError, match="concentration: got nan"):
+        WrappedCauchy(0.0, math.nan)
     with pytest.raises(ValueError, match="loc: got nan"):
         WrappedCauchy(math.nan, 0.5)
     with pytest.raises(ValueError, match="do not broadcast"):
