@@ -25,8 +25,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .autograd import first_order
 from .radial import _compact, _legendre
-from .special import bessel_ratio, digamma_difference, first_order
+from .special import digamma_difference, ratio_complement
 
 __all__ = ["EXPONENTIAL", "POWER", "Profile", "around_axis", "height_gradient", "sample_height"]
 
@@ -76,7 +77,7 @@ class _Exponential:
         return -s
 
     def mean_score(self, k: Tensor, n: int) -> Tensor:
-        return -bessel_ratio(k, n / 2 - 1)[1]
+        return -ratio_complement(k, n / 2 - 1)
 
     def invert(self, u: Tensor, k: Tensor) -> Tensor:
         k = k.clamp_min(1e-30)  # the limit 2u at k = 0, to rounding

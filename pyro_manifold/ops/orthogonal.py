@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .autograd import first_order
 from .numerics import arctanc_sqrt, norm, sinc_sqrt
-from .special import first_order
 
 __all__ = ["haar", "hat", "log_sphere_area", "polar", "rotation_exp3", "rotation_log", "rotation_log3", "size_of", "vee"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .special import first_order
+from .autograd import first_order
 
 __all__ = ["log_radial_integral"]
 

@@ -6,7 +6,8 @@ r"""Modified Bessel functions of real order :math:`v \ge 0` at machine precision
 
 :math:`G` is the log-normaliser of the von Mises-Fisher law less its value at ``k = 0``, which is so a regular point, and
 :math:`A` its mean resultant length. At order :math:`V \ge 16` both follow from Debye's expansion in powers of
-:math:`1/V`, polynomials in :math:`p = V/\sqrt{V^2+k^2}`; the downward recurrences
+:math:`1/V`, polynomials in :math:`p = V/\sqrt{V^2+k^2}` (economised; :math:`V \ge 10` and fewer terms for float32); the
+downward recurrences
 
 .. math:: G_v = G_{v+1} + \log\Big(1 + \frac{\rho_{v+1}}{2(v+1)}\Big), \qquad
           \rho_v = k A_v = \frac{k^2}{2(v+1) + \rho_{v+1}}, \qquad
@@ -17,18 +18,23 @@ float64. References: DLMF 10.41.3 (Debye), 10.29.1 (recurrence), 5.11.1 (log gam
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["bessel_ratio", "digamma_difference", "first_order", "log_bessel", "log_gamma_ratio"]
+from .autograd import first_order
 
-_V0, _TERMS = 16, 14  # truncation error of 14 terms at order 16: below 1e-16
-_CHUNK = 1 << 13  # elements worked on together: they and their temporaries stay in the cache
+__all__ = ["bessel_ratio", "digamma_difference", "log_bessel", "log_gamma_ratio", "ratio_complement"]
+
+_RULES = {False: (16, 14, 5e-16), True: (10, 8, 1e-8)}  # for float64 and float32 results: lowest V, terms, tolerance
+_TERMS = 14
+_DEGREE = 32
+_CHUNK = 1 << 14  # elements worked on together: they and their temporaries stay in the cache
 
 
 @lru_cache
@@ -53,89 +59,113 @@ def _debye_slopes() -> list[list[Fraction]]:
     return out
 
 
+def _economise(coefficients: list[float], tolerance: float) -> list[float]:
+    """A polynomial in p on [0, 1], as one of least degree in z = 2p - 1 (powers, lowest first), by its Chebyshev series."""
+    f = np.polynomial.Polynomial(coefficients)
+    series = np.polynomial.chebyshev.chebinterpolate(lambda z: f((z + 1) / 2), _DEGREE)
+    return np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebtrim(series, tolerance)).tolist()
+
+
 @lru_cache(maxsize=256)
-def _debye(order: float) -> tuple[list[float], list[float]]:
-    """Coefficients, lowest power first, of T = p sum D_k'/V^k and Q = sum (D_k(p) - D_k(1)) / (p - 1) / V^k at order V."""
-    slopes = _debye_slopes()
+def _debye(order: float, single: bool) -> tuple[list[float], list[float]]:
+    """T = 1/2 + p sum D_k'/V^k and Q = sum (D_k(p) - D_k(1)) / (p - 1) / V^k at order V, in powers of 2p - 1."""
+    _, terms, tolerance = _RULES[single]
     total = [Fraction(0)] * (3 * _TERMS)
     scale = Fraction(1)
-    for d in slopes:
+    for d in _debye_slopes()[:terms]:
         scale /= Fraction(order)
         if scale * max(map(abs, d)) < 1e-19:  # large orders need few terms
             break
         for m, x in enumerate(d):
             total[m] += scale * x
-    while total[-1] == 0:
-        total.pop()
     q = [x / (m + 1) for m, x in enumerate(total)]
     for m in range(len(q) - 1, 0, -1):
         q[m - 1] += q[m]
-    return [0.0, *map(float, total)], [*map(float, q)]
+    return _economise([0.5, *map(float, total)], tolerance), _economise([*map(float, q)], tolerance)
 
 
 @torch.compiler.assume_constant_result  # compilers must not trace the exact arithmetic
-def _coefficients(order: float) -> tuple[list[float], list[float]]:
-    return _debye(order)
+def _coefficients(order: float, single: bool) -> tuple[list[float], list[float]]:
+    return _debye(order, single)
 
 
-def _polynomial(coefficients: list[float], p: Tensor) -> Tensor:
-    out = torch.full_like(p, coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        out = out.mul_(p).add_(c)
-    return out
+def _polynomial(coefficients: list[float], z: Tensor) -> Tensor:
+    if len(coefficients) == 1:
+        return torch.full_like(z, coefficients[0])
+    out = z * coefficients[-1]
+    for c in reversed(coefficients[1:-1]):
+        out = out.add_(c).mul_(z)
+    return out.add_(coefficients[0])
 
 
 class _Bessel(NamedTuple):
     """At one order: G (or G - k), A, 1 - A and A'; what was not asked for is None."""
 
     g: Tensor | None
-    ratio: Tensor
-    complement: Tensor
+    ratio: Tensor | None
+    complement: Tensor | None
     slope: Tensor | None
 
 
-def _bessel(k: Tensor, order: float, scaled: bool = False, value: bool = True, slope: bool = False) -> _Bessel:
-    """The module's algorithm on one chunk of float64 arguments."""
-    steps = max(1, math.ceil(_V0 - order))  # the last step divides by k without a 0/0
+def _bessel(k: Tensor, order: float, single: bool, value: str = "", slope: bool = False) -> _Bessel:
+    """The module's algorithm on one chunk of float64 arguments.
+
+    :param single: the precision of float32 is enough.
+    :param value: "G" (with A), "G - k" (with 1 - A) or nothing (with both).
+    :param slope: with A'.
+    """
+    steps = max(1, math.ceil(_RULES[single][0] - order))  # the last step divides by k without a 0/0
     top = order + steps
     k2 = k * k
     s = (k2 + top**2).sqrt_()
-    p = top / s
-    t_coefficients, q_coefficients = _coefficients(top)
-    t = _polynomial(t_coefficients, p).add_(0.5)
-    reciprocal = 1 / (s + top)
-    c = k / s
-    g = product = None
+    p = s.reciprocal().mul_(top)
+    z = p * 2
+    z -= 1
+    t_coefficients, q_coefficients = _coefficients(top, single)
+    t = _polynomial(t_coefficients, z)
+    r = (s + top).reciprocal_()
+    g = product = tau = d_tau = ratio = complement = dratio = None
     if value:
-        w = k2 * reciprocal / top
-        rate = -2 * top * k / (s + top + k) if scaled else w * top
-        g = rate - top * torch.log1p(w / 2) - torch.log1p(w) / 2 - w * p * _polynomial(q_coefficients, p)
-        product = torch.zeros_like(k)
-    rho = k2 * reciprocal - c * c * t
-    h = top + top**2 / (s + k)
-    tau = k * h * reciprocal + c * c * t
-    d_tau = None
+        g = _polynomial(q_coefficients, z).mul_(p)
+        w = (k2 * r).mul_(1 / top)
+        g.mul_(w).neg_()
+        if value == "G":
+            g.add_(w, alpha=top)
+        else:
+            g.addcdiv_(k, (s + k).add_(top), value=-2 * top)
+        g.sub_((w / 2).log1p_(), alpha=top)
+        g.sub_(w.log1p_(), alpha=0.5)
+    if value != "G":
+        h = (s + k).reciprocal_().mul_(top**2).add_(top)
+        c2t = (k / s).square_().mul_(t)
+        tau = (k * h).mul_(r).add_(c2t)
     if slope:
-        dt = _polynomial([m * x for m, x in enumerate(t_coefficients)][1:], p)
-        d_tau = (h * top * (1 + p) * reciprocal - k * top**2 * (1 + c) / (s + k) ** 2) * reciprocal
+        c = k / s
+        dt = _polynomial([2 * m * x for m, x in enumerate(t_coefficients)][1:] or [0.0], z)
+        d_tau = (h * top * (1 + p) * r - k * top**2 * (1 + c) / (s + k) ** 2) * r
         d_tau = d_tau + (2 * p * p * c * t - c * c * c * p * dt) / s
+    rho = t.mul_(p).mul_(p).mul_(-1 / top**2).add_(r).mul_(k2)
     for i in reversed(range(steps)):
         b = 2.0 * (order + i + 1)
-        if product is not None:
-            product.addcmul_(rho, product + 1, value=1 / b)
-        inverse = 1 / (rho + b)
-        left = b - tau
+        if value:
+            product = rho / b if product is None else product.addcmul_(rho, product + 1, value=1 / b)
+        inverse = (rho + b).reciprocal_()
+        if tau is not None:
+            left = b - tau
         if i == 0:
             break
-        new = k * left * inverse
+        if tau is not None:
+            tau = (k * left).mul_(inverse)
         if d_tau is not None:
-            d_tau = (left - new - (k - new) * d_tau) * inverse
-        rho, tau = k2 * inverse, new
-    ratio, complement = k * inverse, left * inverse
+            d_tau = (left - tau - (k - tau) * d_tau) * inverse
+        rho = torch.mul(k2, inverse, out=rho)
     if g is not None and product is not None:
-        g = g + torch.log1p(product)
-    dratio = None
-    if d_tau is not None:
+        g += product.log1p_()
+    if tau is not None:
+        complement = left * inverse
+    if value != "G - k":
+        ratio = k * inverse
+    if d_tau is not None and ratio is not None and complement is not None:
         # A' = tau/k^2 - tau'/k loses digits for small k, A (1/k + A_{v+1} - A_v) for large k
         small = k < order + 1
         safe = torch.where(small, order + 1.0, k)
@@ -144,29 +174,15 @@ def _bessel(k: Tensor, order: float, scaled: bool = False, value: bool = True, s
     return _Bessel(g, ratio, complement, dratio)
 
 
-def _chunks(k: Tensor) -> Iterator[Tensor]:
-    return iter(k.detach().double().reshape(-1).split(_CHUNK))
-
-
-class _FirstOrder(torch.autograd.Function):
-    @staticmethod
-    def forward(value: Tensor, *depends: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None: ...
-
-    @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> Any:
-        raise NotImplementedError("this derivative is of the last order implemented; detach its arguments to use it as a number.")
-
-
-def first_order(value: Tensor, *depends: Tensor) -> Tensor:
-    """``value``, the result of a backward pass, such that differentiating it again in what it depends on raises.
-
-    torch's ``once_differentiable`` does not do: ``torch.autograd.grad(..., inputs)`` prunes its error and is silently wrong.
-    """
-    return _FirstOrder.apply(value.detach(), *depends) if torch.is_grad_enabled() else value
+def _columns(k: Tensor, order: float, fields: Sequence[str], value: str = "", slope: bool = False) -> tuple[Tensor, ...]:
+    """Some fields of :class:`_Bessel` for any shape and dtype, chunk by chunk."""
+    flat = k.detach().reshape(-1)
+    out = tuple(torch.empty_like(flat) for _ in fields)
+    for i in range(0, len(flat), _CHUNK):
+        part = _bessel(flat[i : i + _CHUNK].double(), order, k.dtype != torch.float64, value, slope)
+        for column, name in zip(out, fields, strict=True):
+            column[i : i + _CHUNK] = getattr(part, name)
+    return tuple(column.view(k.shape) for column in out)
 
 
 class _Ratio(torch.autograd.Function):
@@ -174,9 +190,7 @@ class _Ratio(torch.autograd.Function):
 
     @staticmethod
     def forward(k: Tensor, order: float) -> tuple[Tensor, ...]:
-        parts = [_bessel(x, order, value=False, slope=True) for x in _chunks(k)]
-        columns = ([b.ratio for b in parts], [b.complement for b in parts], [b.slope for b in parts])
-        return tuple(torch.cat(x).reshape(k.shape).to(k.dtype) for x in columns)  # type: ignore[arg-type]
+        return _columns(k, order, ("ratio", "complement", "slope"), slope=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, ...]) -> None:
@@ -200,10 +214,11 @@ class _LogBessel(torch.autograd.Function):
 
     @staticmethod
     def forward(k: Tensor, order: float, scaled: bool) -> tuple[Tensor, Tensor]:
-        parts = [_bessel(x, order, scaled) for x in _chunks(k)]
-        slope = [-b.complement if scaled else b.ratio for b in parts]
-        value: list[Any] = [b.g for b in parts]
-        return torch.cat(value).reshape(k.shape).to(k.dtype), torch.cat(slope).reshape(k.shape).to(k.dtype)
+        if scaled:
+            g, complement = _columns(k, order, ("g", "complement"), "G - k")
+            return g, complement.neg_()
+        g, ratio = _columns(k, order, ("g", "ratio"), "G")
+        return g, ratio
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float, bool], output: tuple[Tensor, Tensor]) -> None:
@@ -246,6 +261,11 @@ def bessel_ratio(k: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
     (tensor(0.), tensor(1.), tensor(0.3333))
     """
     return _Ratio.apply(k, order)
+
+
+def ratio_complement(k: Tensor, order: float) -> Tensor:
+    """1 - A alone, without a derivative."""
+    return _columns(k, order, ("complement",))[0]
 
 
 _STIRLING = [1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400]
