@@ -97,7 +97,7 @@ def test_circular_constraint():
     assert torch.allclose(transform_to(circular)(x), torch.tensor([0.0, 7.0 - 2 * math.pi, -20.0 + 6 * math.pi]))
     with pytest.raises(NotImplementedError, match="CircularReparam"):
         biject_to(circular)
-    assert float(pyro.param("angle", torch.tensor(4.0), constraint=circular)) == pytest.approx(4.0 - 2 * math.pi)
+    assert pyro.param("angle", torch.tensor(4.0), constraint=circular).item() == pytest.approx(4.0 - 2 * math.pi)
 
 
 def test_nuts_refuses_the_raw_site_and_names_the_remedy():
