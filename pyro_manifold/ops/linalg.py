@@ -128,7 +128,8 @@ def _jacobi(a: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (in no order) and vectors of a large batch of 2 x 2 or 3 x 3 matrices by cyclic Jacobi rotations.
 
     One rotation is exact for n = 2; for n = 3 convergence is quadratic and six sweeps leave nothing above rounding. Each
-    step works on the whole batch, where LAPACK is called once for each matrix: at 10000 matrices 20 times (n = 2) and twice (n = 3) as fast.
+    step works on the whole batch, where LAPACK is called once for each matrix: at 10000 matrices about 20 times (n = 2) and
+    twice (n = 3) as fast.
     """
     n = a.shape[-1]
     m = {(i, j): a[..., i, j] for i in range(n) for j in range(i, n)}
@@ -156,7 +157,8 @@ def _eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     a = sym(a)
     ok = a.isfinite().all(-1).all(-1)
     a = torch.where(ok[..., None, None], a, torch.zeros_like(a))
-    x, u = _jacobi(a) if a.shape[:-2].numel() >= _MANY.get(a.shape[-1], math.inf) else torch.linalg.eigh(a)
+    many = math.prod(a.shape[:-2]) >= _MANY.get(a.shape[-1], math.inf)
+    x, u = _jacobi(a) if many else torch.linalg.eigh(a)
     return torch.where(ok[..., None], x, math.nan), u
 
 
