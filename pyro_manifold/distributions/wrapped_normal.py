@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..constraints import check_point, on
-from ..geometry import EuclideanGeometry, Geometry, TorusGeometry, geometry
-from ..ops.checks import as_tensors, broadcast_shapes, check_all
+from ..geometry import EuclideanGeometry, TorusGeometry, geometry
+from ..ops.checks import as_tensors
 from ..ops.chi import chi_expectation
-from ..ops.numerics import concrete, cos_sqrt, log_sinc_sqrt
+from ..ops.numerics import cos_sqrt, log_sinc_sqrt
 from ..transforms import ExpMap
-from .truncated import TruncatedTangentNormal
+from .tangent_normal import tangent_normal, winding_radius
 
 __all__ = ["WrappedNormal"]
 
@@ -65,9 +65,6 @@ class WrappedNormal(dist.TransformedDistribution):
         truncated: bool = False,
         validate_args: bool | None = None,
     ) -> None:
-        given = [k for k, x in dict(scale=scale, scale_tril=scale_tril, covariance_matrix=covariance_matrix).items() if x is not None]
-        if len(given) != 1:
-            raise ValueError(f"scale: got {given or 'nothing'}; expected exactly one of scale, scale_tril, covariance_matrix.")
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         loc, scale, scale_tril, covariance_matrix = as_tensors(
             loc=loc, scale=scale, scale_tril=scale_tril, covariance_matrix=covariance_matrix
@@ -75,39 +72,16 @@ class WrappedNormal(dist.TransformedDistribution):
         geo = geometry(manifold)
         if validate:
             check_point(manifold, "loc", loc)
-        event_shape = loc.shape[loc.dim() - geo.event_dim :]
-        loc_batch = loc.shape[: loc.dim() - geo.event_dim]
-        dim = geo.dim(event_shape)
-        self.manifold, self._injective = manifold, geo.injectivity_radius(event_shape) == math.inf
-        base: Any
-        if truncated:
-            base = self._truncated_base(geo, event_shape, scale, loc_batch, validate)
-        elif scale is not None:
-            scale, batch = _check_scale(scale, loc_batch, dim, validate)
-            base = dist.Normal(scale.new_zeros(()), scale.expand(batch + (dim,)), validate_args=False).to_event(1)
-        else:
-            base, scale = _matrix_base(scale_tril, covariance_matrix, loc_batch, dim, validate)
-        self.truncated = truncated
-        self._isotropic = truncated or dim == 1 or (scale is not None and scale.shape[-1:] in ((), (1,)))
-        self._radius = math.inf if self._injective or truncated else _winding_radius(base)
+        cut = loc.dim() - geo.event_dim
+        base = tangent_normal(
+            geo, loc.shape[cut:], loc.shape[:cut], scale, scale_tril, covariance_matrix, truncated=truncated, validate=validate
+        )
+        self.manifold, self.truncated = manifold, truncated
+        self._injective = geo.injectivity_radius(loc.shape[cut:]) == math.inf
+        self._isotropic = base.event_shape[0] == 1 or (scale is not None and scale.shape[-1:] in ((), (1,)))
+        self._radius = math.inf if self._injective or truncated else winding_radius(base)
         transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
         super().__init__(base, [transform], validate_args=validate_args)
-
-    @staticmethod
-    def _truncated_base(geo: Geometry, event_shape: torch.Size, scale: Tensor | None, loc_batch: torch.Size, validate: bool) -> Any:
-        radius = geo.injectivity_radius(event_shape)
-        if not isinstance(radius, Tensor) and radius == math.inf:
-            raise ValueError(
-                f"truncated: {geo.manifold.name} has an infinite injectivity radius, nothing to truncate; leave it False."
-            )
-        if scale is None or (scale.dim() > 0 and scale.shape[-1] != 1):
-            seen = "a matrix" if scale is None else f"scale of shape {tuple(scale.shape)}"
-            raise ValueError(f"scale: got {seen}, expected an isotropic scale (a number, or a trailing axis of size 1) with truncated=True.")
-        if validate:
-            check_all(scale > 0, "scale", scale, "positive numbers", "Use a positive constraint such as softplus.")
-        scale = scale if scale.dim() == 0 else scale.squeeze(-1)
-        batch = broadcast_shapes(loc=loc_batch, scale=scale.shape)
-        return TruncatedTangentNormal(scale.expand(batch), radius, geo.dim(event_shape))
 
     @property
     def support(self) -> on:  # type: ignore[override]
@@ -163,14 +137,14 @@ class WrappedNormal(dist.TransformedDistribution):
         """``loc``, where the density has no poles: on flat and hyperbolic space it decreases along every ray from there, on
         the torus its dual sum of cosines is largest there."""
         if not self._injective and not isinstance(geometry(self.manifold), TorusGeometry):
-            raise NotImplementedError("a wrapped normal on spheres and rotations has poles and no mode; use RiemannianNormal on spheres.")
+            raise NotImplementedError("on spheres and rotations a wrapped normal has poles and no mode; use RiemannianNormal.")
         return self.loc
 
     @property
     def frechet_mean(self) -> Tensor:
         """``loc`` on flat and hyperbolic space: the law is symmetric about it and the Fréchet mean is unique there."""
         if not self._injective:
-            raise NotImplementedError("the Fréchet mean of a wrapped normal on a compact manifold need not be unique; use RiemannianNormal.")
+            raise NotImplementedError("on a compact manifold the Fréchet mean need not be unique; use RiemannianNormal.")
         return self.loc
 
     @property
@@ -218,44 +192,3 @@ class WrappedNormal(dist.TransformedDistribution):
             )
         return self.scale[..., 0]
 
-
-def _check_scale(scale: Tensor, loc_batch: torch.Size, dim: int, validate: bool) -> tuple[Tensor, torch.Size]:
-    if scale.dim() > 0 and scale.shape[-1] not in (1, dim):
-        raise ValueError(
-            f"scale: got shape {tuple(scale.shape)}, expected a number or a last axis of size 1 or dim = {dim} "
-            "(tangent coordinates). For one isotropic scale per batch element give scale.unsqueeze(-1)."
-        )
-    if validate:
-        check_all(scale > 0, "scale", scale, "positive numbers", "Use a positive constraint such as softplus.")
-    return scale, broadcast_shapes(loc=loc_batch, scale=scale.shape[:-1])
-
-
-def _matrix_base(
-    scale_tril: Tensor | None, covariance_matrix: Tensor | None, loc_batch: torch.Size, dim: int, validate: bool
-) -> tuple[dist.MultivariateNormal, None]:
-    name, matrix = ("scale_tril", scale_tril) if scale_tril is not None else ("covariance_matrix", covariance_matrix)
-    assert matrix is not None
-    if matrix.dim() < 2 or matrix.shape[-2:] != (dim, dim):
-        raise ValueError(f"{name}: got shape {tuple(matrix.shape)}, expected (..., {dim}, {dim}), the manifold's dimension.")
-    if covariance_matrix is not None:
-        if validate:
-            ok = (matrix - matrix.mT).abs().amax((-1, -2)) <= 1e-5 * matrix.abs().amax((-1, -2))
-            check_all(ok, name, matrix, "a symmetric matrix", "Symmetrise it: (S + S.mT) / 2.")
-        matrix, info = torch.linalg.cholesky_ex(matrix)
-        if validate:
-            check_all(info == 0, name, covariance_matrix, "a positive definite matrix", "Add a jitter to its diagonal.")
-    elif validate:
-        ok = (matrix.diagonal(dim1=-2, dim2=-1) > 0).all(-1) & (matrix.triu(1) == 0).all(-1).all(-1)
-        check_all(ok, name, matrix, "lower triangular with a positive diagonal", "Use torch.linalg.cholesky.")
-    batch = broadcast_shapes(loc=loc_batch, scale=matrix.shape[:-2])
-    base = dist.MultivariateNormal(matrix.new_zeros(dim), scale_tril=matrix.expand(batch + (dim, dim)), validate_args=False)
-    return base, None
-
-
-def _winding_radius(base: Any) -> float:
-    """Tangent length beyond which the normal has less than 1e-9 of its mass in one direction; fixed when traced."""
-    if not concrete(base.scale_tril if isinstance(base, dist.MultivariateNormal) else base.stddev):
-        return 8 * math.pi
-    full = isinstance(base, dist.MultivariateNormal)
-    sd = torch.linalg.matrix_norm(base.scale_tril.detach(), 2) if full else base.stddev.detach()
-    return 6.0 * float(sd.max()) if sd.numel() else 0.0

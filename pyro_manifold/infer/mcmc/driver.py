@@ -25,6 +25,9 @@ class VectorizedMCMC(MCMC):
     torch.Size([4, 10, 3])
     """
 
+    _samples: Any
+    _diagnostics: Any
+
     def __init__(self, kernel: Any, num_samples: int, *args: Any, **kwargs: Any) -> None:
         if not hasattr(kernel, "chains"):
             raise ValueError(f"kernel: {type(kernel).__name__} has no chains; use pyro.infer.MCMC for it.")

@@ -70,6 +70,9 @@ class GeodesicHMC(HMC):
     torch.Size([20, 3])
     """
 
+    transforms: Any
+    _initial_params: Any
+
     def __init__(
         self,
         model: Callable[..., Any] | None = None,

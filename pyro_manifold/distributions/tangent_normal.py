@@ -1,0 +1,107 @@
+"""The normal law of a tangent space that :class:`WrappedNormal` pushes to the manifold, from any of its parametrisations."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ..geometry import Geometry
+from ..ops.checks import broadcast_shapes, check_all
+from ..ops.numerics import concrete
+from .truncated import TruncatedTangentNormal
+
+__all__ = ["tangent_normal", "winding_radius"]
+
+
+def tangent_normal(
+    geo: Geometry,
+    event_shape: Sequence[int],
+    loc_batch: torch.Size,
+    scale: Tensor | None,
+    scale_tril: Tensor | None,
+    covariance_matrix: Tensor | None,
+    *,
+    truncated: bool,
+    validate: bool,
+) -> Any:
+    """Normal law of frame coordinates about 0, its batch shape broadcast with that of the centre.
+
+    :raises ValueError: unless exactly one of the three spreads is given, and it is one.
+    """
+    given = {"scale": scale, "scale_tril": scale_tril, "covariance_matrix": covariance_matrix}
+    names = [k for k, x in given.items() if x is not None]
+    if len(names) != 1:
+        raise ValueError(f"scale: got {names or 'nothing'}; expected exactly one of scale, scale_tril, covariance_matrix.")
+    if truncated:
+        return _truncated(geo, event_shape, loc_batch, scale, validate)
+    dim = geo.dim(event_shape)
+    if scale is not None:
+        return _diagonal(dim, loc_batch, scale, validate)
+    return _full(dim, loc_batch, names[0], given[names[0]], validate)  # type: ignore[arg-type]
+
+
+def _positive(scale: Tensor) -> None:
+    check_all(scale > 0, "scale", scale, "positive numbers", "Use a positive constraint such as softplus.")
+
+
+def _diagonal(dim: int, loc_batch: torch.Size, scale: Tensor, validate: bool) -> Any:
+    if scale.dim() > 0 and scale.shape[-1] not in (1, dim):
+        raise ValueError(
+            f"scale: got shape {tuple(scale.shape)}, expected a number or a last axis of size 1 or dim = {dim} "
+            "(tangent coordinates). For one isotropic scale per batch element give scale.unsqueeze(-1)."
+        )
+    if validate:
+        _positive(scale)
+    batch = broadcast_shapes(loc=loc_batch, scale=scale.shape[:-1])
+    return dist.Normal(scale.new_zeros(()), scale.expand(batch + (dim,)), validate_args=False).to_event(1)
+
+
+def _truncated(
+    geo: Geometry, event_shape: Sequence[int], loc_batch: torch.Size, scale: Tensor | None, validate: bool
+) -> TruncatedTangentNormal:
+    radius = geo.injectivity_radius(event_shape)
+    if not isinstance(radius, Tensor) and radius == math.inf:
+        raise ValueError(
+            f"truncated: {geo.manifold.name} has an infinite injectivity radius, nothing to truncate; leave it False."
+        )
+    if scale is None or (scale.dim() > 0 and scale.shape[-1] != 1):
+        seen = "a matrix" if scale is None else f"shape {tuple(scale.shape)}"
+        raise ValueError(
+            f"scale: got {seen}, expected an isotropic scale (a number, or a trailing axis of size 1) with truncated=True."
+        )
+    if validate:
+        _positive(scale)
+    scale = scale if scale.dim() == 0 else scale.squeeze(-1)
+    batch = broadcast_shapes(loc=loc_batch, scale=scale.shape)
+    return TruncatedTangentNormal(scale.expand(batch), radius, geo.dim(event_shape))
+
+
+def _full(dim: int, loc_batch: torch.Size, name: str, matrix: Tensor, validate: bool) -> Any:
+    if matrix.dim() < 2 or matrix.shape[-2:] != (dim, dim):
+        raise ValueError(f"{name}: got shape {tuple(matrix.shape)}, expected (..., {dim}, {dim}), the manifold's dimension.")
+    tril = matrix
+    if name == "covariance_matrix":
+        if validate:
+            ok = (matrix - matrix.mT).abs().amax((-1, -2)) <= 1e-5 * matrix.abs().amax((-1, -2))
+            check_all(ok, name, matrix, "a symmetric matrix", "Symmetrise it: (S + S.mT) / 2.")
+        tril, info = torch.linalg.cholesky_ex(matrix)
+        if validate:
+            check_all(info == 0, name, matrix, "a positive definite matrix", "Add a jitter to its diagonal.")
+    elif validate:
+        ok = (matrix.diagonal(dim1=-2, dim2=-1) > 0).all(-1) & (matrix.triu(1) == 0).all(-1).all(-1)
+        check_all(ok, name, matrix, "lower triangular with a positive diagonal", "Use torch.linalg.cholesky.")
+    batch = broadcast_shapes(loc=loc_batch, scale=tril.shape[:-2])
+    return dist.MultivariateNormal(tril.new_zeros(dim), scale_tril=tril.expand(batch + (dim, dim)), validate_args=False)
+
+
+def winding_radius(base: Any) -> float:
+    """Tangent length beyond which the normal has less than 1e-8 of its mass in any direction; a constant when traced."""
+    full = isinstance(base, dist.MultivariateNormal)
+    spread = (base.scale_tril if full else base.stddev).detach()
+    if not concrete(spread):
+        return 8 * math.pi
+    sd = torch.linalg.matrix_norm(spread, 2) if full else spread
+    return 6.0 * float(sd.max()) if sd.numel() else 0.0
