@@ -9,6 +9,8 @@ __all__ = ["first_order"]
 
 
 class _FirstOrder(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(value: Tensor, *depends: Tensor) -> Tensor:
         return value.clone()

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .fisher_bingham import normalizer_and_moments, square_products
 
@@ -54,7 +53,6 @@ class _MomentGradient(torch.autograd.Function):
         return v @ (2 * n * g + torch.diag_embed(diagonal)) @ v.mT
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         raise NotImplementedError("log C of a Bingham law has derivatives up to the second order here, no third.")
 

@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["log_normalizer", "normalizer_and_moments", "square_products"]
 
@@ -160,7 +159,6 @@ class _Curvature(torch.autograd.Function):
         return _chunked(_curvature, lam, g, c2, c1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         raise NotImplementedError("log C of a Fisher-Bingham law has derivatives up to the second order here, no third.")
 

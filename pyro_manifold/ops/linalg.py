@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .autograd import first_order
+
 __all__ = [
     "EXP",
     "INV_SQRT",
@@ -162,28 +164,6 @@ def _eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(ok[..., None], x, math.nan), u
 
 
-class _Stop(torch.autograd.Function):
-    """The first argument, as a function of the others whose derivative raises. ``once_differentiable`` would not do: it
-    hangs its error on a leaf of its own, which ``torch.autograd.grad(y, x)`` never visits."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(out: Tensor, *inputs: Tensor) -> Tensor:
-        return out.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        raise RuntimeError(
-            "derivatives of functions of a symmetric matrix end here (the second, or the first of its eigenvalues); "
-            "take lower ones, or use finite differences."
-        )
-
-
 class _Derivative(torch.autograd.Function):
     """Df(A)[H], given the eigen-decomposition of A. Self-adjoint in H; its derivative in A is the second one of f."""
 
@@ -209,7 +189,7 @@ class _Derivative(torch.autograd.Function):
                 g, k = u.mT @ sym(grad) @ u, u.mT @ sym(h) @ u
                 half = torch.einsum("...ikj,...ik,...kj->...ij", _second(ctx.spec, x), g, k)
                 in_a = u @ (half + half.mT) @ u.mT
-            in_a = _Stop.apply(in_a, a, h, grad)
+            in_a = first_order(in_a, a, h, grad)
         return in_a, in_h, None, None, None
 
 
@@ -264,7 +244,7 @@ class _Eigenvalues(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:  # type: ignore[override]
         a, u = ctx.saved_tensors
-        return _Stop.apply(((u * grad.unsqueeze(-2)) @ u.mT).detach(), a, grad)
+        return first_order((u * grad.unsqueeze(-2)) @ u.mT, a, grad)
 
 
 def sym_eigenvalues(a: Tensor) -> Tensor:
