@@ -167,6 +167,7 @@ def test_product_couples_factors():
         ({"covariance_matrix": FULL + torch.tensor([[0, 1], [0, 0]])}, "symmetric"),
         ({"scale": torch.ones(2, dtype=torch.float32)}, "dtype torch.float32 but loc"),
         ({"scale": torch.ones(2, dtype=torch.int64)}, "expected a floating dtype"),
+        ({"scale": torch.ones(2, dtype=F64, device="meta")}, "scale: got device meta but loc has device cpu"),
         ({"scale": "wide"}, "scale: got str"),
         ({"scale": torch.ones(2, dtype=F64), "truncated": True}, "isotropic"),
         ({"loc": 2 * MU["sphere"], "scale": 1.0}, "loc: got 1.2, 0, 1.6, expected points of Sphere. Project"),
