@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..ops.axis import squared_chord
 from ..ops.heights import POWER, mean_log_power
 from ..ops.radial import log_area
 from ..ops.special import log_gamma_ratio
@@ -43,7 +44,7 @@ class PowerSpherical(RotationallySymmetric):
 
     @staticmethod
     def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:
-        near, far = (x - mu).square().sum(-1), (x + mu).square().sum(-1)
+        near, far = squared_chord(x, mu), squared_chord(x, -mu)
         close = near < far
         # log((1 + t)/2) from the shorter chord, which has the digits
         log = torch.where(close, torch.log1p(-torch.where(close, near, 0.0) / 4), torch.log(torch.where(close, 4.0, far) / 4))

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..constraints import on
 from ..geometry import geometry
+from ..ops.axis import around_axis
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
-from ..ops.heights import Profile, around_axis, sample_height
+from ..ops.heights import Profile, sample_height
 from ..ops.numerics import log_sinc_sqrt, norm
 from ..transforms import ExpMap
 
@@ -125,6 +126,10 @@ class RotationallySymmetric(dist.TransformedDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         s = sample_height(self.concentration, shape[-1], self._profile, shape[:-1])
         return around_axis(self.transforms[0].loc, s)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         # Override: the tangent density and the Jacobian of exp cancel; chords keep every digit near the axis.

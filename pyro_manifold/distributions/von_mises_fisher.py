@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..ops.axis import squared_chord
 from ..ops.heights import EXPONENTIAL
 from ..ops.radial import log_area
 from ..ops.special import bessel_ratio, log_bessel
@@ -44,8 +45,7 @@ class VonMisesFisher(RotationallySymmetric):
 
     @staticmethod
     def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:
-        chord = (x - mu).square().sum(-1)
-        return -(k / 2) * chord - (log_bessel(k, n / 2 - 1, scaled=True) + log_area(n))
+        return -(k / 2) * squared_chord(x, mu) - (log_bessel(k, n / 2 - 1, scaled=True) + log_area(n))
 
     @property
     def _order(self) -> float:

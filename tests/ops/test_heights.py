@@ -6,7 +6,8 @@ import mpmath
 import pytest
 import torch
 
-from pyro_manifold.ops.heights import EXPONENTIAL, POWER, Profile, around_axis, height_gradient, sample_height
+from pyro_manifold.ops.axis import around_axis, squared_chord
+from pyro_manifold.ops.heights import EXPONENTIAL, POWER, Profile, height_gradient, sample_height
 from pyro_manifold.ops.special import bessel_ratio, digamma_difference
 
 PROFILES = {"exponential": EXPONENTIAL, "power": POWER}
