@@ -14,7 +14,8 @@ from ..constraints import check_point, on
 from ..geometry import Geometry, SPDGeometry, geometry
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.numerics import log_sinc_sqrt, norm
-from ..ops.radial import log_normalizer, radius_moment, sample_radius
+from ..ops.radial import log_normalizer, radius_moment
+from ..ops.radial_sample import sample_radius
 from ..transforms import ExpMap
 from .spd_tangent import SPDTangentNormal
 

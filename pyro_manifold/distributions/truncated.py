@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..ops.autograd import first_order
 from ..ops.numerics import norm
 
 __all__ = ["TruncatedTangentNormal"]
@@ -34,7 +34,6 @@ class _ImplicitRadius(torch.autograd.Function):
         return r.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
         r, scale, bound = ctx.saved_tensors
         a = torch.as_tensor(ctx.a, dtype=r.dtype, device=r.device)
@@ -44,7 +43,8 @@ class _ImplicitRadius(torch.autograd.Function):
         inner = torch.where(tiny, 1 / a, torch.special.gammainc(a, y) / (y * _log_pdf(ctx.a, y).exp()))
         h = top * _log_pdf(ctx.a, top).exp() / torch.special.gammainc(a, top) * inner
         ds, db = grad * (r / scale) * (1 - h), grad * (r / bound) * h
-        return None, ds.sum_to_size(scale.shape), db.sum_to_size(bound.shape), None
+        depends = r, scale, bound, grad
+        return None, first_order(ds.sum_to_size(scale.shape), *depends), first_order(db.sum_to_size(bound.shape), *depends), None
 
 
 class TruncatedTangentNormal(TorchDistribution):
@@ -53,7 +53,8 @@ class TruncatedTangentNormal(TorchDistribution):
     .. math:: p(v) = \frac{\exp(-|v|^2/2\sigma^2)}{(2\pi\sigma^2)^{d/2}\,P(d/2, R^2/2\sigma^2)}, \quad |v| < R
 
     Base measure: Lebesgue. Sampled exactly: the radius by rejection, from a chi law or (where R is short of
-    :math:`\sigma\sqrt d`) from the power law tangent to the log-concave density of log r at R. Reparametrised in ``scale`` and ``radius`` by implicit differentiation of the cdf.
+    :math:`\sigma\sqrt d`) from the power law tangent to the log-concave density of log r at R. Reparametrised in
+    ``scale`` and ``radius`` by implicit differentiation of the cdf.
     """
 
     arg_constraints: dict[str, Any] = {}

@@ -135,7 +135,7 @@ def _propose(k: Tensor, n: int, profile: Profile) -> tuple[Tensor, Tensor]:
         y.mul_(torch.rand_like(k).log_().mul_(2 / (n - 2)).expm1_().neg_().sqrt_())
     s0 = profile.fixed_point(k, n)
     q = (1 - s0).mul_(y)
-    s = y.neg_().add_(1).mul_(s0).div_(q + 1)
+    s = y.neg_().add_(1).mul_(s0).div_(q + 1).clamp_max_(2)  # it may round up
     # the ratio of target to proposal, over its value at s0
     log_ratio = profile.score(s).sub_(profile.score(s0)).mul_(k).sub_(q.log1p_(), alpha=n - 1)
     return s, torch.rand_like(k).log_() <= log_ratio

@@ -21,17 +21,17 @@ second derivative raises.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .autograd import first_order
 from .numerics import cos_sqrt, sinc_sqrt
+from .quadrature import compact, legendre
 
-__all__ = ["log_normalizer", "radius_gradients", "radius_moment", "sample_radius"]
+__all__ = ["log_area", "log_normalizer", "radius_moment"]
 
 # Gauss-Legendre nodes and half-width of the window (in w), and nodes and fall of log f for one-sided tails, by dtype of
 # the result; measured errors: log Z 1e-14 and 4e-10, its derivatives 2e-13 and 6e-10, tails 1e-10 and 2e-7
@@ -39,17 +39,10 @@ _RULE = {torch.float64: (48, 8.8, 16, 25.0)}
 _RULE_SINGLE = (32, 6.5, 12, 22.0)
 _FLAT = 1e-9  # below this s the space is flat to rounding (relative deviation d^2 s^2): s is floored, K = 0 is regular
 _CHUNK = 1 << 16  # elements of a node x batch temporary; larger ones cost more in page faults than in arithmetic
-_MAX_ROUNDS = 200  # of rejection; at acceptance 0.65 the chance to need them all is 1e-91 per draw
 _COT = [1 / 3, 1 / 45, 2 / 945, 1 / 4725, 2 / 93555, 1382 / 638512875, 4 / 18243225, 3617 / 162820783125]
 
 
-@lru_cache
-def _legendre(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    x, w = np.polynomial.legendre.leggauss(n)
-    return torch.from_numpy((x + 1) / 2)[:, None].to(device), torch.from_numpy(w / 2)[:, None].to(device)
-
-
-class _Law(NamedTuple):
+class Law(NamedTuple):
     """The law in curvature units: one entry per lane; ``sphere`` is the sign of the curvature, shared by all lanes."""
 
     dim: int
@@ -59,8 +52,8 @@ class _Law(NamedTuple):
     width: Tensor
     unit: Tensor  # 1 / sqrt|K|
 
-    def map(self, f: Callable[[Tensor], Tensor]) -> "_Law":
-        return _Law(self.dim, self.sphere, *(f(t) for t in self[2:]))
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Law":
+        return Law(self.dim, self.sphere, *(f(t) for t in self[2:]))
 
     @property
     def end(self) -> float:
@@ -124,7 +117,7 @@ class _Law(NamedTuple):
         return (-(self.dim - 1) / 2) * self.unit**2 * torch.where(near, x * series, far)
 
 
-def _law(scale: Tensor, curvature: Tensor, dim: int) -> _Law:
+def law_of(scale: Tensor, curvature: Tensor, dim: int) -> Law:
     """Mode by Newton steps: y tanh y = s^2 (d-1) (hyperbolic), y tan y = s^2 (d-1) (sphere)."""
     scale, k = scale.detach().double(), curvature.detach().double()
     sphere = bool(k > 0)
@@ -132,35 +125,35 @@ def _law(scale: Tensor, curvature: Tensor, dim: int) -> _Law:
     unit = torch.where(s > _FLAT, 1 / k.abs().sqrt(), scale / s)  # an infinite scale has no s-scaled unit, but K > 0
     tau, n = 1 / s.square(), dim - 1
     if n == 0:
-        return _Law(dim, sphere, tau, torch.zeros_like(s), s, unit)
+        return Law(dim, sphere, tau, torch.zeros_like(s), s, unit)
     if not sphere:
         a = n * s.square()
         y = (a * (1 + a)).sqrt()
         for _ in range(6):
             t = y.tanh()
             y = y - (y * t - a) / (t + y * (1 - t * t))
-        return _Law(dim, sphere, tau, y, s, unit)
+        return Law(dim, sphere, tau, y, s, unit)
     precision = tau + n
     alpha, beta = n / precision, tau / precision
     y = (alpha / (beta + alpha * (4 / math.pi**2))).sqrt()
     for _ in range(5):
         sin, cos = y.sin(), y.cos()
         y = y + (alpha * cos - beta * y * sin) / (alpha * sin + beta * (sin + y * cos))
-    return _Law(dim, sphere, tau, y, precision.rsqrt(), unit)
+    return Law(dim, sphere, tau, y, precision.rsqrt(), unit)
 
 
-def _rule(dtype: torch.dtype) -> tuple[int, float, int, float]:
+def rule(dtype: torch.dtype) -> tuple[int, float, int, float]:
     return _RULE.get(dtype, _RULE_SINGLE)
 
 
-def _chunks(n: int, nodes: int) -> Iterator[slice]:
+def chunks(n: int, nodes: int) -> Iterator[slice]:
     step = max(1, _CHUNK // nodes)
     return (slice(i, i + step) for i in range(0, n, step))
 
 
-def _quadrature(law: _Law, nodes: int, window: float) -> tuple[Tensor, Tensor, Tensor]:
+def quadrature(law: Law, nodes: int, window: float) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes y and probabilities p, both (nodes, lanes), and log of the integral of f over r."""
-    x, w = _legendre(nodes, law.unit.device)
+    x, w = legendre(nodes, law.unit.device)
     low, high = (law.mode - window * law.width).clamp_min(0), (law.mode + window * law.width).clamp_max(law.end)
     delta = x * (high - low) + (low - law.mode)
     p = law.weight(law.mode, delta).mul_(w)
@@ -169,23 +162,9 @@ def _quadrature(law: _Law, nodes: int, window: float) -> tuple[Tensor, Tensor, T
     return delta.add_(law.mode), p.div_(total), log_z
 
 
-def _compact(t: Tensor) -> Tensor:
-    """The tensor without the copies that ``expand`` made: equal parameters are integrated once."""
-    return t[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in t.stride())]
-
-
 def log_area(dim: int) -> float:
     r"""Log area of the unit sphere :math:`S^{d-1}` in :math:`\mathbb R^d`."""
     return math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
-
-
-def _first_order_only() -> None:
-    """In a backward pass, grad mode is on just if a graph of it was asked for."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "the radial normaliser and sampler have first derivatives only, in scale and curvature; a backward pass with "
-            "create_graph=True would drop terms. Detach scale and curvature there, or differentiate numerically."
-        )
 
 
 @torch.library.custom_op("pyro_manifold::radial_moments", mutates_args=())
@@ -196,12 +175,12 @@ def _moments_op(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curv
     is not to become a constant of the traced program.
     """
     sigma, k = scale.double().reshape(-1), curvature.double()
-    law = _law(sigma, k, dim)
-    nodes, window, _, _ = _rule(scale.dtype)
+    law = law_of(sigma, k, dim)
+    nodes, window, _, _ = rule(scale.dtype)
     out: list[list[Tensor]] = []
-    for part in _chunks(len(sigma), nodes):
+    for part in chunks(len(sigma), nodes):
         lanes = law.map(lambda t: t[part])  # noqa: B023
-        y, p, log_z = _quadrature(lanes, nodes, window)
+        y, p, log_z = quadrature(lanes, nodes, window)
         r2 = (y * lanes.unit).square()
         scores = [r2 / sigma[part] ** 3]  # of f, in scale and curvature
         if curved:
@@ -224,23 +203,23 @@ def _(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) 
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    ctx.like = inputs[1]
-    ctx.save_for_backward(*output[2:])
+    ctx.save_for_backward(*inputs[:2], *output[2:])
 
 
 def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor | None, ...]:
-    _first_order_only()
-    d = ctx.saved_tensors
+    scale, curvature, *d = ctx.saved_tensors
+    depends = scale, curvature, *grads[:2]
     half = len(d) // 2
     g = [grads[0] * a + grads[1] * b for a, b in zip(d[:half], d[half:], strict=True)]
-    return g[0], g[1].sum().to(ctx.like.dtype) if half > 1 else None, None, None, None
+    g_k = first_order(g[1].sum().to(curvature.dtype), *depends) if half > 1 else None
+    return first_order(g[0], *depends), g_k, None, None, None
 
 
 _moments_op.register_autograd(_backward, setup_context=_save)
 
 
 def _moments(scale: Tensor, curvature: Tensor, dim: int, statistic: str) -> tuple[Tensor, Tensor]:
-    log_z, mean = _moments_op(_compact(scale), curvature, int(dim), statistic, curvature.requires_grad)[:2]
+    log_z, mean = _moments_op(compact(scale), curvature, int(dim), statistic, curvature.requires_grad)[:2]
     return (log_z + log_area(dim)).expand(scale.shape), mean.expand(scale.shape)
 
 
@@ -261,121 +240,3 @@ def log_normalizer(scale: Tensor, curvature: Tensor, dim: int) -> Tensor:
 def radius_moment(scale: Tensor, curvature: Tensor, dim: int, statistic: str = "square") -> tuple[Tensor, Tensor]:
     r"""log Z and :math:`E[r^2]` (``"square"``) or :math:`E[\cos(\sqrt K r)]` (``"cosine"``, cosh for K < 0)."""
     return _moments(scale, curvature, dim, statistic)
-
-
-def _propose(law: _Law, tries: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Proposals (tries, lanes), with randomness of the resolution of ``dtype``, and whether each is accepted."""
-    shape, device = (tries, *law.mode.shape), law.mode.device
-    u = torch.rand(shape, dtype=dtype, device=device)
-    if law.dim == 1:  # a half normal, cut at the antipode: by inversion
-        c = torch.erf(law.end * (law.tau / 2).sqrt())
-        y = torch.where(law.tau > 1e-12, torch.erfinv(u * c) * (2 / law.tau).sqrt(), u * law.end)
-        return y, (y > 0) & (y < law.end)
-    delta = torch.randn(shape, dtype=dtype, device=device) * law.width
-    y = delta + law.mode
-    inside = (y > 0) & (y < law.end)
-    delta = torch.where(inside, delta, 0.0)
-    log_ratio = law.rise(law.mode, delta)
-    if law.sphere:
-        log_ratio.add_(delta.square_(), alpha=(law.dim - 1) / 2)
-    return y, inside & (u < log_ratio.exp_())
-
-
-def _rejection(law: _Law, dtype: torch.dtype) -> Tensor:
-    """One draw of y per lane. Only open lanes are redrawn, with several tries each once few are open."""
-    y, ok = (t.squeeze(0) for t in _propose(law, 1, dtype))
-    todo = (~ok).nonzero().squeeze(-1)
-    for _ in range(_MAX_ROUNDS):
-        if todo.numel() == 0:
-            return y
-        tries = max(1, min(16, 2048 // todo.numel()))
-        fresh, ok = _propose(law.map(lambda t: t[todo]), tries, dtype)  # noqa: B023
-        hit, first = ok.max(0)
-        y[todo] = fresh.gather(0, first[None]).squeeze(0)
-        todo = todo[~hit]
-    raise RuntimeError(
-        f"radius sampler: {todo.numel()} of {y.numel()} draws not accepted in {_MAX_ROUNDS} rounds at dim {law.dim}; "
-        "expected finite positive scales. Check scale for NaN."
-    )
-
-
-class _Sample(torch.autograd.Function):
-    """Draws inside the node, so that a traced program draws anew at each call."""
-
-    @staticmethod
-    def forward(ctx: Any, scale: Tensor, curvature: Tensor, dim: int, shape: tuple[int, ...]) -> Tensor:
-        small = _compact(scale)
-        law = _law(small, curvature, dim)
-        law = law.map(lambda t: t.expand(shape).reshape(-1))
-        r = (_rejection(law, scale.dtype) * law.unit).reshape(shape)
-        ctx.dim = dim
-        ctx.save_for_backward(r, scale, curvature)
-        return r.to(scale.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        _first_order_only()
-        r, scale, curvature = ctx.saved_tensors
-        dr_ds, dr_dk = radius_gradients(r, scale, curvature, ctx.dim, with_curvature=ctx.needs_input_grad[1])
-        g_k = (grad * dr_dk).sum().to(curvature.dtype) if dr_dk is not None else None
-        return (grad * dr_ds).sum_to_size(scale.shape).to(scale.dtype), g_k, None, None
-
-
-@torch.compiler.disable
-def sample_radius(scale: Tensor, curvature: Tensor, dim: int, shape: Sequence[int] | None = None) -> Tensor:
-    r"""Exact draws of the radius, differentiable (first order) in ``scale`` and ``curvature``.
-
-    :param scale: :math:`\sigma`, broadcastable to ``shape`` (its own shape if None).
-    :raises RuntimeError: when a draw is not accepted in a bounded number of rounds (scale is NaN).
-
-    >>> sample_radius(torch.ones(3), torch.tensor(-1.0), 2).shape
-    torch.Size([3])
-    """
-    return _Sample.apply(scale, curvature, dim, tuple(int(n) for n in (scale.shape if shape is None else shape)))
-
-
-@torch.no_grad()
-def radius_gradients(
-    r: Tensor, scale: Tensor, curvature: Tensor, dim: int, with_curvature: bool = True
-) -> tuple[Tensor, Tensor | None]:
-    r"""Implicit derivatives of a draw ``r`` in sigma and in K, at a fixed value of the distribution function F:
-
-    .. math:: \frac{\partial r}{\partial\theta} =
-        -\frac{1}{f(r)} \int_0^r \Big(\partial_\theta \log f - E[\partial_\theta \log f]\Big) f
-
-    The integral is taken on the side of r where the integrand has one sign, over the window that holds all of it.
-    """
-    small = _compact(scale)
-    law = _law(small, curvature, dim)
-    means = torch.zeros(2, small.numel(), dtype=torch.float64, device=r.device)  # E y^2 and E of the curvature score
-    nodes, window, tail_nodes, drop = _rule(scale.dtype)
-    for part in _chunks(small.numel(), nodes):
-        lanes = law.map(lambda t: t.reshape(-1)[part])  # noqa: B023
-        y, p, _ = _quadrature(lanes, nodes, window)
-        means[0, part] = (p * y.square()).sum(0)
-        if with_curvature:
-            means[1, part] = (p * lanes.curvature_score(y)).sum(0)
-
-    def per_draw(t: Tensor) -> Tensor:
-        return t.reshape(small.shape).expand(r.shape).reshape(-1)
-
-    law, sigma = law.map(per_draw), scale.detach().double().expand(r.shape).reshape(-1)
-    mean_y2, mean_k = map(per_draw, means)
-    y = r.double().reshape(-1) / law.unit
-    out = torch.zeros(2, y.numel(), dtype=torch.float64, device=r.device)
-    x, w = _legendre(tail_nodes, y.device)
-    for part in _chunks(y.numel(), tail_nodes):
-        lanes, yc, m2 = law.map(lambda t: t[part]), y[part], mean_y2[part]  # noqa: B023
-        right = (yc * yc > m2) & (dim > 1)
-        reach = lanes.reach(yc, right, drop)
-        side = torch.where(right, reach.minimum(lanes.end - yc), -reach.minimum(yc))
-        e = x * side
-        f = lanes.weight(yc, e).mul_(w).mul_(side)
-        node = e.add_(yc)
-        if with_curvature:
-            out[1, part] = f.mul(lanes.curvature_score(node) - mean_k[part]).sum(0)
-        out[0, part] = f.mul_(node.square_().sub_(m2)).sum(0)
-    # the integral over [r, end] is minus the one over [0, r], where ``side`` is negative: no sign is left to choose
-    dr_ds, dr_dk = (out * law.unit).unbind()
-    dr_ds = dr_ds * (law.unit / sigma).square() / sigma
-    return dr_ds.reshape(r.shape), dr_dk.reshape(r.shape) if with_curvature else None

@@ -62,7 +62,7 @@ def _debye_slopes() -> list[list[Fraction]]:
 def _economise(coefficients: list[float], tolerance: float) -> list[float]:
     """A polynomial in p on [0, 1], as one of least degree in z = 2p - 1 (powers, lowest first), by its Chebyshev series."""
     f = np.polynomial.Polynomial(coefficients)
-    series = np.polynomial.chebyshev.chebinterpolate(lambda z: f((z + 1) / 2), _DEGREE)
+    series: Any = np.polynomial.chebyshev.chebinterpolate(lambda z: f((z + 1) / 2), _DEGREE)  # type: ignore[type-var]
     return np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebtrim(series, tolerance)).tolist()
 
 
@@ -156,8 +156,8 @@ def _bessel(k: Tensor, order: float, single: bool, value: str = "", slope: bool 
             break
         if tau is not None:
             tau = (k * left).mul_(inverse)
-        if d_tau is not None:
-            d_tau = (left - tau - (k - tau) * d_tau) * inverse
+            if d_tau is not None:
+                d_tau = (left - tau - (k - tau) * d_tau) * inverse
         rho = torch.mul(k2, inverse, out=rho)
     if g is not None and product is not None:
         g += product.log1p_()

@@ -16,7 +16,8 @@ import time
 import mpmath
 import torch
 
-from pyro_manifold.ops.radial import log_area, log_normalizer, radius_gradients, sample_radius
+from pyro_manifold.ops.radial import log_area, log_normalizer
+from pyro_manifold.ops.radial_sample import radius_gradients, sample_radius
 
 
 class Peer:

@@ -74,6 +74,16 @@ def test_truncated_radius_law(dim, scale):
     assert stats.kstest(r, lambda x: stats.chi(dim).cdf(x / scale) / top).pvalue > 1e-3
 
 
+def test_truncated_second_derivative_raises():
+    """Also where the scale is reached by a second path, whose derivative alone would be silently wrong."""
+    s, bound = torch.tensor([0.5, 2.0], requires_grad=True), torch.tensor(math.pi, requires_grad=True)
+    r = TruncatedTangentNormal(s, bound, 3).rsample().norm(dim=-1)
+    for x in (s, bound):
+        (d,) = torch.autograd.grad((x**2 * r).sum(), x, create_graph=True, retain_graph=True)
+        with pytest.raises(NotImplementedError, match="last order"):
+            torch.autograd.grad(d.sum(), x, retain_graph=True)
+
+
 def test_truncated_gradient_against_quadrature():
     def mean(s, bound):
         num = integrate.quad(lambda r: r**3 * math.exp(-r * r / 2 / s / s), 0, bound)[0]

@@ -114,6 +114,21 @@ def test_around_axis(n: int) -> None:
     torch.testing.assert_close(ds, -p.detach() + (1 - s.detach()) / (v @ v) * v)
 
 
+@pytest.mark.parametrize("n", [2, 3, 10, 300])
+def test_squared_chord(n: int) -> None:
+    """Value and derivatives to second order, with broadcasting on either side and over more than one piece."""
+    x, y = torch.randn(5, 1, n, dtype=torch.float64, requires_grad=True), torch.randn(4, n, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(squared_chord(x, y), (x - y).square().sum(-1))
+    if n < 100:
+        assert torch.autograd.gradcheck(squared_chord, (x, y))
+        assert torch.autograd.gradgradcheck(squared_chord, (x, y))
+    x, y = torch.randn(70_000, 3), torch.randn(3, requires_grad=True)
+    out = squared_chord(x, y)
+    torch.testing.assert_close(out, (x - y).square().sum(-1))
+    (g,) = torch.autograd.grad(out.mean(), y)
+    torch.testing.assert_close(g, 2 * (y - x.mean(0)), atol=1e-4, rtol=1e-4)
+
+
 def test_profiles_are_profiles() -> None:
     """digamma difference as mean score: E log(1 - s/2) by draws, five standard errors (false alarm 6e-7)."""
     profile: Profile = POWER
