@@ -2,10 +2,8 @@ r"""The hyperboloid :math:`t^2 - |x|^2 = k` of curvature :math:`-1/k` (geoopt's 
 
 Every point (t, x) is read through its spatial coordinates x alone; :math:`t = \sqrt{k + |x|^2}`. With k = 1 for short, the
 boost that takes the origin to x acts on spatial coordinates w (of time :math:`t_w`) as
-
-.. math:: B_x w = w + x\Big(t_w + \frac{x\cdot w}{1+t_x}\Big)
-
-and everything follows from it in the frame transported from the origin:
+:math:`B_x w = w + x(t_w + x\cdot w/(1+t_x))`, and everything follows from it in the frame transported from the origin
+(:mod:`pyro_manifold.ops.hyperbolic` has the arrangement that keeps all digits, and the gradients):
 
 .. math:: \exp_x(v) = B_x\big(\mathrm{sinhc}|v|\,v\big), \qquad \log_x(y) = \frac{\operatorname{arsinh}|w|}{|w|}w,\ w = B_{-x}y
 
@@ -16,7 +14,7 @@ No Minkowski product of large terms is ever formed (geoopt's distance is negativ
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,59 +22,11 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.numerics import (
-    arcsinc_sqrt,
-    asinh,
-    by_components,
-    cos_sinc_sqrt,
-    log_sinc_sqrt,
-    may_hold,
-    safe_sqrt,
-    sinc_sqrt,
-    sq,
-)
+from ..ops.hyperbolic import hyperboloid_exp, hyperboloid_log
+from ..ops.numerics import asinh, by_components, cos_sinc_sqrt, log_sinc_sqrt, safe_sqrt, sq
 from .base import Geometry, register_geometry
 
 __all__ = ["HyperboloidGeometry"]
-
-
-class _Boost(torch.autograd.Function):
-    """B_x w, arranged by the sign of x.w so that nothing larger than the inputs' own rounding is lost."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, w: Tensor) -> Tensor:
-        xx, ww, xw = sq(x), sq(w), (x * w).sum(0)
-        tx, tw = (1 + xx).sqrt(), (1 + ww).sqrt()
-        sigma = x + w  # small where w undoes x; B_x w = sigma + x gamma
-        plain = ww / (1 + tw) + xw / (1 + tx)  # for x.w >= 0, all terms positive
-        back = xw < 0
-        if not may_hold(back):
-            return sigma + x * plain
-        tiny = torch.finfo(x.dtype).tiny
-        xs = (x * sigma).sum(0)
-        ratio = xs / xx.clamp_min(tiny)
-        perp2 = sq(sigma - ratio * x)
-        # |x| <= 1: multiplied out in sigma
-        near = (((ww - xx) / (tx + tw) - 2) * xs + (1 + tx) * (perp2 + ratio * xs)) / ((1 + tx) * (tx + tw))
-        # |x| > 1: y_par = (w_par^2 - |x|^2 (1 + |w_perp|^2)) / (w_par t_x - |x| t_w)
-        r = xx.sqrt().clamp_min(tiny)
-        w_par = xw / r
-        far = (ratio * (r - w_par) + perp2 * r) / (tw - w_par * (tx / r)) / r - ratio
-        return sigma + x * torch.where(back, torch.where(xx > 1, far, near), plain)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        x, w = ctx.saved_tensors
-        tx, tw = (1 + sq(x)).sqrt(), (1 + sq(w)).sqrt()
-        c, gx = (x * w).sum(0) / (1 + tx), (x * g).sum(0)
-        h = gx / (1 + tx)
-        return (tw + c) * g + h * w - (h * c / tx) * x, g + (gx / tw) * w + h * x
 
 
 @register_geometry(geoopt.Lorentz)
@@ -144,18 +94,21 @@ class HyperboloidGeometry(Geometry):
         return by_components(partial(self._from_tangent, self._k(p)), p, u)
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
-        return by_components(partial(self._exp, self._k(p)), p, v)
+        return self._map(hyperboloid_exp, p, v, True)
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
-        return by_components(partial(self._log, self._k(p)), p, q)
+        return self._map(hyperboloid_log, p, q, True)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        k = self._k(p)
-        return by_components(lambda p, u: self._exp(k, p, self._from_tangent(k, p, u)), p, u)
+        return self._map(hyperboloid_exp, p, u, False)
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
+        return self._map(hyperboloid_log, p, q, False)
+
+    def _map(self, f: Callable[..., Tensor], p: Tensor, z: Tensor, frame: bool) -> Tensor:
         k = self._k(p)
-        return by_components(lambda p, q: self._to_tangent(k, p, self._log(k, p, q)), p, q)
+        x = p[..., 1:]
+        return by_components(lambda x, z: f(k, x, z, frame), x, z[..., z.shape[-1] - x.shape[-1] :])
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
         return by_components(partial(_dist, self._k(p)), p, q)
@@ -169,10 +122,6 @@ class HyperboloidGeometry(Geometry):
         return by_components(partial(self._geodesic, self._k(p)), p, u, t)
 
     # The same, with the component axis first (see ops.numerics.by_components); x, y are spatial parts.
-    @staticmethod
-    def _lift(k: Tensor, x: Tensor) -> Tensor:
-        return torch.cat([(k + sq(x)).sqrt().unsqueeze(0), x])
-
     @staticmethod
     def _project_tangent(k: Tensor, p: Tensor, u: Tensor) -> Tensor:
         x, w = p[1:], u[1:]
@@ -192,18 +141,9 @@ class HyperboloidGeometry(Geometry):
         t = (k + sq(x)).sqrt()
         return w - ((x * w).sum(0) / (t * (k.sqrt() + t))) * x
 
-    def _exp(self, k: Tensor, p: Tensor, v: Tensor) -> Tensor:
-        R = k.sqrt()
-        return self._lift(k, R * _Boost.apply(p[1:] / R, (sinc_sqrt(sq(v) / -k, -1) / R) * v))
-
-    def _log(self, k: Tensor, p: Tensor, q: Tensor) -> Tensor:
-        R = k.sqrt()
-        w = _Boost.apply(p[1:] / -R, q[1:] / R)
-        return (R * arcsinc_sqrt(-sq(w), -1)) * w
-
     def _geodesic(self, k: Tensor, p: Tensor, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         R, v = k.sqrt(), self._from_tangent(k, p, u)
-        q = self._exp(k, p, t * v)
+        q = hyperboloid_exp(k, p[1:], t * v, True)
         # velocity B_x (cosh v, sinh |v|): spatial part cosh v + c x, where for x.v < 0 the terms of c are multiplied out
         x, vv, t = p[1:] / R, sq(v), t[0]
         cosh, sinh = cos_sinc_sqrt(vv * t * t / -k, -1)

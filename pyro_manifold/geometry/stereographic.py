@@ -24,6 +24,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.hyperbolic import ball_exp, ball_log
 from ..ops.numerics import arcsinc_sqrt, by_components, concrete, cos_sinc_sqrt, log_sinc_sqrt, may_hold, safe_sqrt, sq
 from .base import Geometry, register_geometry
 from .sphere import SphereGeometry, windings
@@ -139,17 +140,25 @@ class StereographicGeometry(Geometry):
     # The same, with the component axis first (see ops.numerics.by_components).
     def _half_step(self, K: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """C and S."""
-        s = 0.25 * K * sq(v)
-        if self._sign <= 0:
-            floor = -0.25 * _EXP_MAX.get(v.dtype, 8.0) ** 2
-            over = s < floor
-            if may_hold(over):
-                v = v * torch.where(over, floor / torch.where(over, s, 1.0), 1.0).sqrt()
-                s = s.clamp_min(floor)
-        C, sinc = cos_sinc_sqrt(s, self._sign)
+        v = self._shorten(K, v)
+        C, sinc = cos_sinc_sqrt(0.25 * K * sq(v), self._sign)
         return C, 0.5 * sinc * v
 
+    def _shorten(self, K: Tensor, v: Tensor) -> Tensor:
+        """Cut what would overflow."""
+        if self._sign > 0:
+            return v
+        floor, s = -(_EXP_MAX.get(v.dtype, 8.0) ** 2), K * sq(v)
+        over = s < floor
+        return v * torch.where(over, floor / torch.where(over, s, 1.0), 1.0).sqrt() if may_hold(over) else v
+
+    def _hyperbolic(self, K: Tensor) -> bool:
+        """Is K < 0 known without asking a GPU or a trace?"""
+        return self._sign < 0 or (self._sign == 0 and K.device.type == "cpu" and concrete(K) and bool(K < 0))
+
     def _exp(self, K: Tensor, p: Tensor, v: Tensor) -> Tensor:
+        if self._hyperbolic(K):
+            return self._inside(K, ball_exp(K, p, self._shorten(K, v)))
         C, S = self._half_step(K, v)
         a, k_ss = 1 + K * sq(p), 1 - C * C if self._sign else K * sq(S)
         step = a / (a - K * sq(C * p + S))
@@ -162,9 +171,10 @@ class StereographicGeometry(Geometry):
 
     def _inside(self, K: Tensor, y: Tensor) -> Tensor:
         """``y``, or where that is not inside, the outermost representable point in its direction, with a warning."""
-        q = K * sq(y)
+        eps = torch.finfo(y.dtype).eps
+        q, rim = K * sq(y.detach()), 2 * eps - 1  # this close, y may be the rounding of anything beyond
         if concrete(y):
-            if y.numel() == 0 or not bool(q.detach().amin() <= -1):
+            if y.numel() == 0 or not bool(q.amin() <= rim):
                 return y
             warnings.warn(
                 f"a point of {self.manifold.name} lies beyond the radius that {y.dtype} coordinates can hold (about "
@@ -173,8 +183,8 @@ class StereographicGeometry(Geometry):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        out = q <= -1
-        return torch.where(out, y * ((1 - 4 * torch.finfo(y.dtype).eps) * torch.where(out, -q, 1.0).rsqrt()), y)
+        out = q <= rim
+        return torch.where(out, y * ((1 - 4 * eps) * torch.where(out, -q, 1.0).rsqrt()), y)
 
     @staticmethod
     def _far_exp(K: Tensor, p: Tensor, C: Tensor, S: Tensor, a: Tensor, k_ss: Tensor) -> Tensor:
@@ -200,11 +210,13 @@ class StereographicGeometry(Geometry):
                                                  arcsinc_sqrt(torch.where(far, 0.0, s), self._sign))
 
     def _log(self, K: Tensor, p: Tensor, q: Tensor) -> Tensor:
+        if self._hyperbolic(K):
+            return ball_log(K, p, q)
         a, delta, n, ab, far, f = self._chord(K, p, q)
         kn = K * n
-        scale = 2 * f * (ab * (ab - kn)).rsqrt() if self._sign < 0 else 2 * f * (ab * torch.where(far, ab, ab - kn)).rsqrt()
+        scale = 2 * f * (ab * torch.where(far, ab, ab - kn)).rsqrt()
         v = (scale * a) * delta + (scale * kn) * p
-        if self._sign < 0 or not may_hold(far):
+        if not may_hold(far):
             return v
         u = torch.where(far, a * q - (1 + K * (2 * (p * q).sum(0) - sq(q))) * p, 0.0)
         length = safe_sqrt(sq(u))

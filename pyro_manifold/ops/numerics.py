@@ -24,6 +24,7 @@ __all__ = [
     "arctanc_sqrt",
     "asinh",
     "by_components",
+    "combine",
     "concrete",
     "cos_sinc_sqrt",
     "cos_sqrt",
@@ -41,6 +42,7 @@ __all__ = [
     "tanc_sqrt",
 ]
 
+_BLOCK = 2**18  # numbers in one vector operand
 _SERIES = 0.05  # below this |s| derivatives use the Taylor series; the slowest (arctanc, 13 terms) is then good to 1e-16
 
 
@@ -71,9 +73,19 @@ def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
 
 
 def _front(x: Tensor) -> Tensor:  # copies by component are faster than a general transposition when there are few
-    if x.stride(0) == 1 or x.shape[-1] > 16:
-        return x.t().contiguous()
-    return torch.stack(x.unbind(-1))
+    return torch.stack(x.unbind(-1)) if x.is_contiguous() and x.shape[-1] <= 16 else x.t().contiguous()
+
+
+def _blocks(*xs: Tensor) -> Sequence[tuple[Tensor, ...]]:
+    """The tensors, or slices along the last axis with temporaries that fit a CPU's cache and its allocator's free lists."""
+    size = max(1, _BLOCK // xs[0].shape[0])
+    if xs[0].device.type != "cpu" or not concrete(xs[0]) or xs[0].shape[-1] <= size:
+        return [xs]
+    return list(zip(*(x.split(size, -1) for x in xs), strict=True))
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
 
 def fused(value: Callable[..., Tensor], pull: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Tensor]:
@@ -88,7 +100,7 @@ def fused(value: Callable[..., Tensor], pull: Callable[..., tuple[Tensor | None,
 
         @staticmethod
         def forward(k: Tensor, x: Tensor, z: Tensor) -> Tensor:
-            return value(k, x, z)
+            return _join([value(k, a, b) for a, b in _blocks(x, z)])
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -96,7 +108,9 @@ def fused(value: Callable[..., Tensor], pull: Callable[..., tuple[Tensor | None,
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-            return pull(*ctx.saved_tensors, grad, ctx.needs_input_grad[0])
+            k, *xs = ctx.saved_tensors
+            gk, gx, gz = zip(*(pull(k, *block, ctx.needs_input_grad[0]) for block in _blocks(*xs, grad)), strict=True)
+            return sum(gk) if ctx.needs_input_grad[0] else None, _join(gx), _join(gz)
 
     return Fused.apply
 
@@ -113,24 +127,35 @@ def may_hold(mask: Tensor) -> bool:
     return mask.device.type != "cpu" or not concrete(mask) or bool(mask.any())
 
 
-def patch(mask: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
-    """``y``, but ``f(*xs)`` in the lanes (last axis) where ``mask`` holds: evaluated there alone where that is cheap to find."""
-    if mask.device.type != "cpu" or not concrete(mask):
-        return torch.where(mask, f(*xs), y)
-    lanes = mask.nonzero().squeeze(-1)
-    if lanes.numel() == 0:
+def patch(sign: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    """``y``, but ``f(*xs)`` in the lanes (last axis) where ``sign`` < 0: evaluated there alone where that is cheap to find."""
+    if sign.device.type != "cpu" or not concrete(sign):
+        return torch.where(sign < 0, f(*xs), y)
+    if sign.numel() == 0 or not bool(sign.detach().amin() < 0):
         return y
+    lanes = (sign < 0).nonzero().squeeze(-1)
     return y.index_copy(-1, lanes, f(*(x.index_select(-1, lanes) for x in xs)))
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """Inner product over the first axis, where :func:`by_components` puts the components."""
-    return (x * y).sum(0)
+    out = x[0] * y[0]
+    for a, b in zip(x[1:].unbind(0), y[1:].unbind(0), strict=True):
+        out = torch.addcmul(out, a, b)
+    return out
+
+
+def combine(a: Tensor | float, x: Tensor, *more: Tensor) -> Tensor:
+    """a x + b y + ... of scalars and vectors in turn."""
+    out = a * x
+    for b, y in zip(more[::2], more[1::2], strict=True):
+        out = torch.addcmul(out, b, y)
+    return out
 
 
 def sq(x: Tensor) -> Tensor:
     """Sum of squares over the first axis, where :func:`by_components` puts the components."""
-    return (x * x).sum(0)
+    return dot(x, x)
 
 
 def safe_sqrt(s: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ def speed(n: int, repeat: int) -> None:
                 manifold = make().to(dtype)
                 geo = geometry(manifold)
                 o = geo.origin(d, dtype=dtype)
-                p = geo.exp_frame(o.expand(n, -1), 0.5 * torch.randn(n, d, dtype=dtype))
-                u = geo.to_tangent(p, 0.3 * torch.randn(n, d, dtype=dtype))
+                p = geo.exp_frame(o.expand(n, -1), 0.5 * torch.randn(n, d, dtype=dtype)).contiguous()
+                u = geo.to_tangent(p, 0.3 * torch.randn(n, d, dtype=dtype)).contiguous()
 
                 def forward(exp: Callable[..., Tensor], log: Callable[..., Tensor], p: Tensor = p, u: Tensor = u) -> None:
                     with torch.no_grad():
