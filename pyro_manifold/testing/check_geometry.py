@@ -58,7 +58,9 @@ def _frames(geo: Geometry, dim: int, like: Tensor) -> None:
     # first variation: d/dt dist(exp_p(v), exp_p(t w)) at t = 0 is -<v, w>/|v|, so the frame's inner product is the metric's
     t = torch.zeros(_N, 1, dtype=like.dtype, device=like.device, requires_grad=True)
     v = v * (0.5 / v.norm(dim=-1, keepdim=True).clamp_min(0.5))
-    (slope,) = torch.autograd.grad(geo.dist(geo.exp_frame(p, v), geo.exp_frame(p, t * w)).sum(), t)
+    q = geo.exp(p, geo.to_tangent(p, v))  # through the ambient vector, so that its length counts too
+    (slope,) = torch.autograd.grad(geo.dist(q, geo.exp_frame(p, t * w)).sum(), t)
+    close(q, geo.exp_frame(p, v), "exp of the ambient vector and exp_frame differ", 100)
     close(slope.squeeze(-1), -(v * w).sum(-1) / v.norm(dim=-1), "the frame is not orthonormal", 1000)
     origin = geo.origin(dim, dtype=like.dtype, device=like.device).expand_as(p)
     q, velocity = geo.geodesic(origin, geo.to_tangent(origin, v), 1.0)

@@ -198,8 +198,9 @@ class _Wrap(Transform):
 
 def _biject_circular(constraint: Any) -> Transform:
     raise NotImplementedError(
-        "circular: no bijection from the line to the circle. Unwrap the site: poutine.reparam(model, config={name: CircularReparam()}) "
-        "from pyro_manifold.infer; then autoguides and NUTS cross the seam."
+        "circular: no bijection from the line to the circle. Unwrap the site: "
+        "poutine.reparam(model, config={name: CircularReparam()}), from pyro_manifold.infer; then autoguides and NUTS "
+        "cross the seam."
     )
 
 

@@ -149,24 +149,37 @@ class GeodesicHMC(HMC):
                     f"site {name!r}: its support {node['fn'].support} is neither a manifold nor has it a bijection from R^n; "
                     "use a reparametriser (poutine.reparam) or pyro_manifold.constraints.on(manifold)."
                 ) from None
-        given, self._initial_params = self._initial_params, None
-        try:
-            start, enumerated, _, _ = initialize_model(
-                self.model, args, kwargs, transforms=self.transforms, max_plate_nesting=nesting,
-                num_chains=self.chains, init_strategy=self._init_strategy, initial_params=given,
-            )  # fmt: skip
-        except ValueError as e:
-            if "valid initial params" not in str(e):
-                raise
-            raise InvalidStartError(
-                "no start with a finite log density and gradient was found in 100 tries per chain; check the model, or "
-                "give init_strategy=pyro.infer.autoguide.init_to_value(values=...)."
-            ) from None
-        self._initial_params = start
-        if discrete:
+        if discrete:  # Pyro's own potential sums the enumerated sites out
             self.vectorize = "loop" if self.vectorize == "auto" else self.vectorize
-            return enumerated
-        return ModelPotential(self.model, args, kwargs, self.transforms, nesting)  # type: ignore[arg-type]
+            _, potential, _, _ = initialize_model(
+                self.model, args, kwargs, transforms=self.transforms, max_plate_nesting=nesting, initial_params={}
+            )
+        else:
+            potential = ModelPotential(self.model, args, kwargs, self.transforms, nesting)  # type: ignore[arg-type]
+        if not self._initial_params:
+            self._initial_params = self._find_start(potential, model, args, kwargs)
+        return potential
+
+    def _find_start(self, potential: Any, model: Any, args: tuple, kwargs: dict) -> dict[str, Tensor]:
+        """Draws of the initialisation strategy at which potential and gradient are finite, one per chain."""
+        found: list[dict[str, Tensor]] = []
+        geometries = {k: geometry(m) for k, m in self.manifolds.items()}
+        for _ in range(100 * self.chains):
+            with poutine.block(), pyro.validation_enabled(False):
+                trace = poutine.trace(InitMessenger(self._init_strategy)(model)).get_trace(*args, **kwargs)
+                z = {k: t(trace.nodes[k]["value"].detach()).unsqueeze(0) for k, t in self.transforms.items()}
+                if not z:
+                    break
+                system = System(ChainBatch(potential, z), geometries, {k: v.shape[1:] for k, v in z.items()})
+                u, grad = system.evaluate(z)
+            if bool(u.isfinite().all()) and bool(grad.isfinite().all()):
+                found.append({k: v[0] for k, v in z.items()})
+            if len(found) == self.chains:
+                return found[0] if self.chains == 1 else {k: torch.stack([f[k] for f in found]) for k in found[0]}
+        raise InvalidStartError(
+            "no start with a finite log density and gradient was found in 100 tries per chain; check the model, or "
+            "give init_strategy=pyro.infer.autoguide.init_to_value(values=...)."
+        )
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         self._warmup_steps = warmup_steps
