@@ -27,9 +27,9 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.autograd import first_order
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, log_sphere_area, polar, vee
-from ..ops.special import first_order
 from .base import Geometry, register_geometry
 
 __all__ = ["StiefelGeometry"]
