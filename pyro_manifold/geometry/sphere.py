@@ -21,11 +21,15 @@ from torch import Tensor
 from ..ops.numerics import (
     arcsinc_sqrt,
     by_components,
+    combine,
     cos_sinc_sqrt,
+    dot,
+    fused,
     log_sinc_sqrt,
     may_hold,
     norm,
     safe_sqrt,
+    sinc_slope,
     sq,
 )
 from .base import Geometry, register_geometry
@@ -173,9 +177,23 @@ def _from_tangent(p: Tensor, u: Tensor) -> Tensor:
     return w - ((rest * w).sum(0) * _turn(p) + u[0]) * rest
 
 
-def _exp(p: Tensor, u: Tensor) -> Tensor:
+def _exp_value(_: Tensor, p: Tensor, u: Tensor) -> Tensor:
     cos, sinc = cos_sinc_sqrt(sq(u), 1)
-    return cos * p + sinc * u
+    return combine(cos, p, sinc, u)
+
+
+def _exp_pull(_: Tensor, p: Tensor, u: Tensor, y: Tensor, g: Tensor, needs: bool) -> tuple[Tensor | None, ...]:
+    s = sq(u)
+    cos, sinc = cos_sinc_sqrt(s, 1)
+    e = 2 * dot(g, u) * sinc_slope(s, cos, sinc) - dot(g, p) * sinc
+    return None, cos * g, combine(sinc, g, e, u)
+
+
+_fused_exp = fused(_exp_value, _exp_pull)
+
+
+def _exp(p: Tensor, u: Tensor) -> Tensor:
+    return _fused_exp(p.new_ones(()), p, u)
 
 
 def _log(p: Tensor, q: Tensor) -> Tensor:

@@ -250,7 +250,8 @@ class StereographicGeometry(Geometry):
         if self.has_chart:
             return super().log_volume(event_shape)
         d = event_shape[-1]
-        return SphereGeometry(geoopt.Sphere()).log_volume((d + 1,)) - 0.5 * d * self.curvature(next(self.manifold.parameters()).double()).log()
+        K = self.curvature(next(self.manifold.parameters()).double())
+        return SphereGeometry(geoopt.Sphere()).log_volume((d + 1,)) - 0.5 * d * K.log()
 
     def uniform_sample(
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None

@@ -42,7 +42,6 @@ __all__ = [
     "tanc_sqrt",
 ]
 
-_BLOCK = 2**18  # numbers in one vector operand
 _SERIES = 0.05  # below this |s| derivatives use the Taylor series; the slowest (arctanc, 13 terms) is then good to 1e-16
 
 
@@ -76,18 +75,6 @@ def _front(x: Tensor) -> Tensor:  # copies by component are faster than a genera
     return torch.stack(x.unbind(-1)) if x.is_contiguous() and x.shape[-1] <= 16 else x.t().contiguous()
 
 
-def _blocks(*xs: Tensor) -> Sequence[tuple[Tensor, ...]]:
-    """The tensors, or slices along the last axis with temporaries that fit a CPU's cache and its allocator's free lists."""
-    size = max(1, _BLOCK // xs[0].shape[0])
-    if xs[0].device.type != "cpu" or not concrete(xs[0]) or xs[0].shape[-1] <= size:
-        return [xs]
-    return list(zip(*(x.split(size, -1) for x in xs), strict=True))
-
-
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-
-
 def fused(value: Callable[..., Tensor], pull: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Tensor]:
     """One autograd operator of a scalar ``k`` and two tensors.
 
@@ -100,7 +87,7 @@ def fused(value: Callable[..., Tensor], pull: Callable[..., tuple[Tensor | None,
 
         @staticmethod
         def forward(k: Tensor, x: Tensor, z: Tensor) -> Tensor:
-            return _join([value(k, a, b) for a, b in _blocks(x, z)])
+            return value(k, x, z)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -108,9 +95,7 @@ def fused(value: Callable[..., Tensor], pull: Callable[..., tuple[Tensor | None,
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-            k, *xs = ctx.saved_tensors
-            gk, gx, gz = zip(*(pull(k, *block, ctx.needs_input_grad[0]) for block in _blocks(*xs, grad)), strict=True)
-            return sum(gk) if ctx.needs_input_grad[0] else None, _join(gx), _join(gz)
+            return pull(*ctx.saved_tensors, grad, ctx.needs_input_grad[0])
 
     return Fused.apply
 

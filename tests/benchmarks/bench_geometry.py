@@ -1,7 +1,8 @@
 """exp + log of ours and of geoopt, in turn in one process, and the errors of both distances against mpmath.
 
 ``python tests/benchmarks/bench_geometry.py`` (``--help`` for options). Times are the least CPU time of several repetitions,
-one thread, ambient tangent vectors on both sides; the backward pass differentiates exp in both arguments and log in both.
+one thread, of ambient tangent vectors and of coordinates in the frame transported from the origin (geoopt: transp0, transp0back);
+the backward pass differentiates exp in both arguments and log in both.
 """
 
 import argparse
@@ -55,14 +56,23 @@ def speed(n: int, repeat: int) -> None:
                     q = exp(a, b)
                     log(a, q).sum().backward()
 
-                runs = [
-                    lambda f=f, x=x: f(*x)
-                    for f in (forward, both)
-                    for x in ((manifold.expmap, manifold.logmap), (geo.exp, geo.log))
-                ]
-                a, b, c, e = least(runs, repeat)
-                name = f"{manifold.name} | {d} | {str(dtype).removeprefix('torch.')}"
-                print(f"| {name} | {a:.1f} | {b:.1f} | {a / b:.1f} | {c:.1f} | {e:.1f} | {c / e:.1f} |", flush=True)
+                def there(p: Tensor, v: Tensor) -> Tensor:
+                    return manifold.expmap(p, manifold.transp0(p, v))  # noqa: B023
+
+                def back(p: Tensor, q: Tensor) -> Tensor:
+                    return manifold.transp0back(p, manifold.logmap(p, q))  # noqa: B023
+
+                rows = [("ambient", (manifold.expmap, manifold.logmap), u, (geo.exp, geo.log), u)]
+                if hasattr(manifold, "transp0back"):  # geoopt has no transport from the origin on the sphere
+                    v = geo.from_tangent(p, u).contiguous()
+                    at_origin = geo.to_tangent(o.expand(n, -1), v).contiguous()
+                    rows.append(("frame", (there, back), at_origin, (geo.exp_frame, geo.log_frame), v))
+                for kind, theirs, z, ours, w in rows:
+                    sides = ((theirs, z), (ours, w))
+                    runs = [lambda f=f, x=x, y=y: f(*x, u=y) for f in (forward, both) for x, y in sides]
+                    a, b, c, e = least(runs, repeat)
+                    name = f"{manifold.name}, {kind} | {d} | {str(dtype).removeprefix('torch.')}"
+                    print(f"| {name} | {a:.1f} | {b:.1f} | {a / b:.1f} | {c:.1f} | {e:.1f} | {c / e:.1f} |", flush=True)
 
 
 def high(x: Tensor) -> list[list[mp.mpf]]:
