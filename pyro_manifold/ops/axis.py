@@ -53,9 +53,17 @@ class _SquaredChord(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, y = ctx.saved_tensors
-        g = (x - y).mul(2 * grad.unsqueeze(-1))  # differentiable
-        g_x = g.sum_to_size(x.shape) if ctx.needs_input_grad[0] else None
-        return g_x, g.neg().sum_to_size(y.shape) if ctx.needs_input_grad[1] else None
+        to_x, to_y = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            g = (y - x) * (2 * grad.unsqueeze(-1))
+        else:
+            shape = torch.broadcast_shapes(x.shape, y.shape)
+            (a, one), (b, other) = _rows(x, shape), _rows(y, shape)
+            g, height = x.new_empty(math.prod(shape[:-1]), shape[-1]), grad.reshape(-1, 1)
+            for part in _slices(len(g), shape[-1]):
+                torch.sub(b if other else b[part], a if one else a[part], out=g[part]).mul_(2 * height[part])
+            g = g.view(shape)
+        return g.neg().sum_to_size(x.shape) if to_x else None, g.sum_to_size(y.shape) if to_y else None
 
 
 def squared_chord(x: Tensor, y: Tensor) -> Tensor:

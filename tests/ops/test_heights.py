@@ -117,7 +117,7 @@ def test_around_axis(n: int) -> None:
 @pytest.mark.parametrize("n", [2, 3, 10, 300])
 def test_squared_chord(n: int) -> None:
     """Value and derivatives to second order, with broadcasting on either side and over more than one piece."""
-    x, y = torch.randn(5, 1, n, dtype=torch.float64, requires_grad=True), torch.randn(4, n, dtype=torch.float64, requires_grad=True)
+    x, y = (torch.randn(*shape, n, dtype=torch.float64, requires_grad=True) for shape in ((5, 1), (4,)))
     torch.testing.assert_close(squared_chord(x, y), (x - y).square().sum(-1))
     if n < 100:
         assert torch.autograd.gradcheck(squared_chord, (x, y))
