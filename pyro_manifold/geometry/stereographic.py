@@ -50,8 +50,8 @@ class StereographicGeometry(Geometry):
     dtype keeps an inverse softplus of c in float32; in float64 that is c = 1 - 3.8e-8, and no rounding recovers what
     was meant. Build it under ``torch.set_default_dtype(torch.float64)``, or use ``Stereographic(k=-1.0)``, which is exact.
 
-    For K < 0 the chart itself cannot hold points beyond geodesic radius :math:`\log(8/\epsilon)/\sqrt{-K}`: 18 (float32) or
-    38 (float64) in units of :math:`1/\sqrt{-K}`, and knows a point at radius r only to :math:`\epsilon e^r/4`.
+    For K < 0 the chart itself cannot hold points beyond geodesic radius :math:`\log(2/\epsilon)/\sqrt{-K}`: 16 (float32) or
+    36 (float64) in units of :math:`1/\sqrt{-K}`, and knows a point at radius r only to :math:`\epsilon e^r/4`.
     :meth:`exp` does not clip within that range; a result beyond it is placed on the outermost representable radius
     with a ``RuntimeWarning``. Use ``geoopt.Lorentz`` or float64 for such radii. For K > 0, where the antipode of
     the origin is the point at infinity, it is held at :math:`|x| = 1/(\epsilon\sqrt K)`, right to rounding; K > 0 has
@@ -178,7 +178,7 @@ class StereographicGeometry(Geometry):
                 return y
             warnings.warn(
                 f"a point of {self.manifold.name} lies beyond the radius that {y.dtype} coordinates can hold (about "
-                f"{math.log(8 / torch.finfo(y.dtype).eps):.0f}/sqrt(-K)) and was placed on it: its density will be wrong. "
+                f"{math.log(2 / torch.finfo(y.dtype).eps):.1f}/sqrt(-K)) and was placed on it: its density will be wrong. "
                 "Use geoopt.Lorentz (the same law in other coordinates) or float64.",
                 RuntimeWarning,
                 stacklevel=2,
