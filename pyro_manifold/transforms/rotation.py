@@ -27,8 +27,8 @@ class Translation(ManifoldTransform):
     Reference: Ungar, Analytic Hyperbolic Geometry (2005), left gyrotranslations.
 
     >>> import geoopt, torch
-    >>> Translation(geoopt.PoincareBall(), torch.tensor([0.5, 0.0]))(torch.tensor([-0.5, 0.0]))
-    tensor([0., 0.])
+    >>> Translation(geoopt.PoincareBall(), torch.tensor([0.5, 0.0]))(torch.tensor([0.0, 0.0]))
+    tensor([0.5000, 0.0000])
     """
 
     @property
