@@ -10,13 +10,14 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from ..constraints import check_point, on
+from ..constraints import check_point
 from ..geometry import Geometry, SPDGeometry, geometry
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.numerics import log_sinc_sqrt, norm
 from ..ops.radial import log_normalizer, radius_moment
 from ..ops.radial_sample import sample_radius
 from ..transforms import ExpMap
+from .exp_map_law import ExpMapLaw
 from .spd_tangent import SPDTangentNormal
 
 __all__ = ["RiemannianNormal"]
@@ -80,7 +81,7 @@ def _is_spd(geo: Geometry) -> bool:
 
 
 
-class RiemannianNormal(dist.TransformedDistribution):
+class RiemannianNormal(ExpMapLaw):
     r"""Normal law in geodesic distance on hyperbolic space, the sphere, flat space or positive definite matrices.
 
     .. math::
@@ -119,6 +120,7 @@ class RiemannianNormal(dist.TransformedDistribution):
     tensor(-2.5310)
     """
 
+    _kept = ("manifold",)
     arg_constraints: dict[str, Any] = {"scale": constraints.positive}  # and loc on the manifold: checked in __init__
 
     def __init__(
@@ -154,23 +156,9 @@ class RiemannianNormal(dist.TransformedDistribution):
         super().__init__(base, [transform], validate_args=validate_args)
 
     @property
-    def support(self) -> on:  # type: ignore[override]
-        return on(self.manifold)
-
-    @property
-    def loc(self) -> Tensor:
-        """The centre, expanded to ``batch_shape + event_shape``."""
-        return self.transforms[0].loc.expand(self.batch_shape + self.event_shape)
-
-    @property
     def scale(self) -> Tensor:
         """Sigma, expanded to ``batch_shape``."""
         return self.base_dist.scale
-
-    def expand(self, batch_shape: Sequence[int], _instance: "RiemannianNormal | None" = None) -> "RiemannianNormal":
-        new = self._get_checked_instance(RiemannianNormal, _instance)
-        new.manifold = self.manifold
-        return super().expand(batch_shape, _instance=new)
 
     @staticmethod
     def infer_shapes(manifold: Any = (), loc: Any = (), scale: Any = ()) -> tuple[torch.Size, torch.Size]:

@@ -1,7 +1,6 @@
 """The normal law of a tangent space, wrapped on the manifold by the exponential map."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import geoopt
@@ -9,18 +8,19 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..constraints import check_point, on
+from ..constraints import check_point
 from ..geometry import EuclideanGeometry, TorusGeometry, geometry
 from ..ops.checks import as_tensors
 from ..ops.chi import chi_expectation
 from ..ops.numerics import cos_sqrt, log_sinc_sqrt
 from ..transforms import ExpMap
+from .exp_map_law import ExpMapLaw
 from .tangent_normal import tangent_normal, winding_radius
 
 __all__ = ["WrappedNormal"]
 
 
-class WrappedNormal(dist.TransformedDistribution):
+class WrappedNormal(ExpMapLaw):
     r"""Normal law in the tangent space at ``loc``, pushed to the manifold by the exponential map.
 
     .. math::
@@ -52,6 +52,7 @@ class WrappedNormal(dist.TransformedDistribution):
     tensor(-1.8379)
     """
 
+    _kept = ("manifold", "truncated", "_injective", "_isotropic", "_radius")
     arg_constraints: dict[str, Any] = {}  # checked in __init__: they depend on the manifold
 
     def __init__(
@@ -84,15 +85,6 @@ class WrappedNormal(dist.TransformedDistribution):
         super().__init__(base, [transform], validate_args=validate_args)
 
     @property
-    def support(self) -> on:  # type: ignore[override]
-        return on(self.manifold)
-
-    @property
-    def loc(self) -> Tensor:
-        """The centre, expanded to ``batch_shape + event_shape``."""
-        return self.transforms[0].loc.expand(self.batch_shape + self.event_shape)
-
-    @property
     def scale(self) -> Tensor:
         """Standard deviations along the frame axes, ``batch_shape + (dim,)``; the marginal ones for a full covariance."""
         return self.base_dist.stddev
@@ -105,12 +97,6 @@ class WrappedNormal(dist.TransformedDistribution):
     @property
     def _diagonal(self) -> bool:
         return not isinstance(self.base_dist, dist.MultivariateNormal)
-
-    def expand(self, batch_shape: Sequence[int], _instance: "WrappedNormal | None" = None) -> "WrappedNormal":
-        new = self._get_checked_instance(WrappedNormal, _instance)
-        for name in ("manifold", "truncated", "_injective", "_isotropic", "_radius"):
-            setattr(new, name, getattr(self, name))
-        return super().expand(batch_shape, _instance=new)
 
     @staticmethod
     def infer_shapes(

@@ -10,11 +10,61 @@ from torch import Tensor
 from ..ops.numerics import norm
 from .base import Geometry, register_geometry
 
-__all__ = ["EuclideanGeometry"]
+__all__ = ["EuclideanGeometry", "FlatGeometry"]
+
+
+class FlatGeometry(Geometry):
+    """Vectors under addition, up to :meth:`reduce`: flat space itself, and its quotients by a lattice."""
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The representative of ``x``; flat space needs none."""
+        return x
+
+    def dim(self, event_shape: Sequence[int]) -> int:
+        return event_shape[-1]
+
+    def point_shape(self, dim: int) -> torch.Size:
+        return torch.Size([dim])
+
+    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
+        return x.isfinite().all(-1)
+
+    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        return torch.zeros(dim, dtype=dtype, device=device)
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.reduce(x)
+
+    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return u
+
+    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        return v
+
+    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
+        return u
+
+    def exp(self, p: Tensor, u: Tensor) -> Tensor:
+        return self.reduce(p + u)
+
+    def log(self, p: Tensor, q: Tensor) -> Tensor:
+        return self.reduce(q - p)
+
+    def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        return norm(self.log(p, q))
+
+    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
+        return v.new_zeros(torch.broadcast_shapes(p.shape, v.shape)[:-1])
+
+    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
+        q = self.reduce(p + t * u)
+        return q, u.expand_as(q)
+
 
 
 @register_geometry(geoopt.Euclidean)
-class EuclideanGeometry(Geometry):
+class EuclideanGeometry(FlatGeometry):
     r"""Geometry of :math:`\mathbb R^d`, points of shape ``(d,)``; also the flat member of the stereographic family.
 
     .. math:: \exp_p(u) = p + u, \qquad \log\det d\exp_p = 0
@@ -35,47 +85,6 @@ class EuclideanGeometry(Geometry):
                 f"manifold: Euclidean(ndim={manifold.ndim}) has matrix points; expected ndim 0 or 1. "
                 "Use geoopt.Euclidean(ndim=1) with flattened points."
             )
-
-    def dim(self, event_shape: Sequence[int]) -> int:
-        return event_shape[-1]
-
-    def point_shape(self, dim: int) -> torch.Size:
-        return torch.Size([dim])
-
-    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
-        return x.isfinite().all(-1)
-
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return torch.zeros(dim, dtype=dtype, device=device)
-
-    def project(self, x: Tensor) -> Tensor:
-        return x
-
-    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return u
-
-    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        return v
-
-    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return u
-
-    def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        return p + u
-
-    def log(self, p: Tensor, q: Tensor) -> Tensor:
-        return q - p
-
-    def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        return norm(q - p)
-
-    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        return v.new_zeros(torch.broadcast_shapes(p.shape, v.shape)[:-1])
-
-    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
-        q = p + t * u
-        return q, u.expand_as(q)
 
     def curvature(self, like: Tensor) -> Tensor:
         return like.new_zeros(())

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..ops.circular import log_wrapped_normal, wrap
 from ..ops.numerics import concrete, norm
-from .base import Geometry, register_geometry
+from .base import register_geometry
+from .euclidean import FlatGeometry
 
 __all__ = ["Torus", "TorusGeometry"]
 
@@ -87,7 +88,7 @@ class Torus(geoopt.Manifold):
 
 
 @register_geometry(Torus)
-class TorusGeometry(Geometry):
+class TorusGeometry(FlatGeometry):
     r"""Geometry of the flat torus :math:`T^d`, points of shape ``(d,)``, origin 0, injectivity radius π.
 
     The preimages of a point are a lattice, :math:`v + 2\pi\mathbb Z^d`. A wrapped normal with a diagonal covariance is a
@@ -99,49 +100,11 @@ class TorusGeometry(Geometry):
     tensor([-2.2832,  1.0000])
     """
 
-    def dim(self, event_shape: Sequence[int]) -> int:
-        return event_shape[-1]
-
-    def point_shape(self, dim: int) -> torch.Size:
-        return torch.Size([dim])
-
-    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
-        return x.isfinite().all(-1)
-
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return torch.zeros(dim, dtype=dtype, device=device)
-
-    def project(self, x: Tensor) -> Tensor:
+    def reduce(self, x: Tensor) -> Tensor:
         return wrap(x)
-
-    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return u
-
-    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        return v
-
-    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return u
 
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return torch.cat([-p.sin() * v, p.cos() * v], -1)
-
-    def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        return wrap(p + u)
-
-    def log(self, p: Tensor, q: Tensor) -> Tensor:
-        return wrap(q - p)
-
-    def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        return norm(wrap(q - p))
-
-    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        return v.new_zeros(torch.broadcast_shapes(p.shape, v.shape)[:-1])
-
-    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
-        q = wrap(p + t * u)
-        return q, u.expand_as(q)
 
     def curvature(self, like: Tensor) -> Tensor:
         raise NotImplementedError(

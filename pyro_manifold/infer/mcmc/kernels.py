@@ -206,7 +206,6 @@ class GeodesicHMC(HMC):
                 f"the log density or its gradient is not finite at the start of chain {int(bad.nonzero()[0])}; "
                 "start elsewhere (init_strategy or initial_params) or check the model there."
             )
-        self._potential_energy_last = self._state.potential
         adapter = self._adapter.mass_matrix_adapter
         adapter.system = self._system
         self._adapter.configure(warmup_steps, mass_matrix_shape={}, find_reasonable_step_size_fn=self._find_reasonable_step_size)
