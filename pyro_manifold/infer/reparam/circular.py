@@ -2,21 +2,20 @@
 
 import math
 
-import pyro
 import pyro.distributions as dist
-from pyro.infer.reparam.reparam import Reparam, ReparamMessage, ReparamResult
 from torch import Tensor
 
-from ..constraints import circular, manifold_of
-from ..geometry import Torus
-from ..ops.circular import wrap
+from ...constraints import circular, manifold_of
+from ...geometry import Torus
+from ...ops.circular import wrap
+from ._base import LatentReparam, innermost, like_of
 
-__all__ = ["CircularReparam"]
+__all__ = ["CircularReparam", "is_angle"]
 
 _PYROS_OWN = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)  # angles whose support says "real"
 
 
-class CircularReparam(Reparam):
+class CircularReparam(LatentReparam):
     r"""Replaces a site of angles by one on the line, ``{name}_unwrapped``, wrapped to :math:`[-\pi,\pi)`.
 
     .. math::
@@ -43,30 +42,31 @@ class CircularReparam(Reparam):
     ['angle_unwrapped']
     """
 
+    suffix = "unwrapped"
+
     def __init__(self, scale: float = 9.0) -> None:
         if not scale >= 9:
             raise ValueError(f"scale: got {scale}, expected at least 9: a narrower normal does not wrap to the uniform law.")
         self.scale = float(scale)
 
-    def apply(self, msg: ReparamMessage) -> ReparamResult:
-        fn, value, name = msg["fn"], msg["value"], msg["name"]
-        base, _ = self._unwrap(fn)
-        manifold = manifold_of(base.support)
-        if not (isinstance(base, _PYROS_OWN) or isinstance(base.support, type(circular)) or isinstance(manifold, Torus)):
+    def draw(self, name: str, fn: dist.TorchDistribution, value: Tensor | None) -> tuple[dist.TorchDistribution, Tensor | None]:
+        law = innermost(fn)
+        if not is_angle(law):
             raise ValueError(
-                f"{name}: got {type(base).__name__} with support {base.support}, expected a law of angles (VonMises, "
+                f"{name}: got {type(law).__name__} with support {law.support}, expected a law of angles (VonMises, "
                 "WrappedCauchy, support circular or on(Torus())). Take this site out of the config."
             )
-        if msg["is_observed"]:
-            return {"fn": fn, "value": value, "is_observed": True}
-        zero = _parameter(base).new_zeros(fn.shape())
-        unwrapped = dist.Normal(zero, zero + self.scale).to_event(fn.event_dim)
-        y = pyro.sample(f"{name}_unwrapped", unwrapped, obs=value, infer={"is_observed": False})
-        angle = wrap(y) if value is None else value
-        density = fn.log_prob(angle) + math.log(2 * math.pi) * fn.event_shape.numel()
-        return {"fn": dist.Delta(angle, density, event_dim=fn.event_dim), "value": angle, "is_observed": True}
+        zero = like_of(law).new_zeros(fn.shape())
+        return dist.Normal(zero, zero + self.scale).to_event(fn.event_dim), value
+
+    def push(self, fn: dist.TorchDistribution, noise: Tensor) -> Tensor:
+        return wrap(noise)
+
+    def factor(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor:
+        return fn.log_prob(value) + math.log(2 * math.pi) * fn.event_shape.numel()
 
 
-def _parameter(law: dist.TorchDistribution) -> Tensor:
-    """Some tensor of the law, for its dtype and device."""
-    return next(x for x in (getattr(law, "loc", None), *vars(law).values()) if isinstance(x, Tensor))
+def is_angle(law: dist.TorchDistribution) -> bool:
+    """Whether it is a law of angles, Pyro's own included, whose support is the line."""
+    circle = isinstance(law.support, type(circular)) or isinstance(manifold_of(law.support), Torus)
+    return circle or isinstance(law, _PYROS_OWN)
