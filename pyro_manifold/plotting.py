@@ -1,4 +1,4 @@
-"""Pictures: the plane and the Poincaré disk with their geodesics, densities on the sphere, grids of images.
+"""Pictures: the plane and the Poincaré disk with their geodesics, maps of the sphere, grids of images.
 
 Every function draws on the matplotlib axes it is given, or on new ones, and returns them. Matplotlib is imported when
 a function is first called; ``pip install matplotlib`` (or the extra ``pyro-manifold[tutorials]``) provides it.
@@ -14,7 +14,17 @@ from torch import Tensor
 
 from .geometry import Geometry, geometry
 
-__all__ = ["geodesic", "image_grid", "latent_axes", "latent_scatter", "sphere_density", "to_plane"]
+__all__ = [
+    "geodesic",
+    "image_grid",
+    "latent_axes",
+    "latent_scatter",
+    "lon_lat",
+    "sphere_density",
+    "sphere_points",
+    "to_plane",
+    "world_axes",
+]
 
 _COLORS = [  # ten classes, told apart also by lightness
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", "#ee8833", "#224466", "#77cc99",
@@ -139,36 +149,105 @@ def latent_scatter(
     return ax
 
 
+def lon_lat(x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Longitude in [-pi, pi], east of the first axis, and latitude in [-pi/2, pi/2] of points of :math:`S^2`, in radians.
+
+    .. math:: \lambda = \mathrm{atan2}(x_2, x_1), \qquad \varphi = \mathrm{atan2}\big(x_3, \sqrt{x_1^2 + x_2^2}\big)
+
+    :param x: points, shape (..., 3).
+    :raises ValueError: for another last axis.
+
+    >>> lon_lat(torch.tensor([0.0, 1.0, 0.0]))
+    (tensor(1.5708), tensor(0.))
+    """
+    if x.dim() < 1 or x.shape[-1] != 3:
+        raise ValueError(f"x: got shape {tuple(x.shape)}; expected points of the sphere S^2, shape (..., 3).")
+    return torch.atan2(x[..., 1], x[..., 0]), torch.atan2(x[..., 2], torch.hypot(x[..., 0], x[..., 1]))
+
+
+def world_axes(ax: Any = None, *, projection: str = "mollweide", spacing: float = 30.0, labels: bool = True) -> Any:
+    """Axes for :math:`S^2` in an equal-area projection, with a graticule: area on paper is area on the sphere.
+
+    The third axis points up (north), the first to the centre (0 E); matplotlib's coordinates there are those of
+    :func:`lon_lat`. No coastlines: those are data of their own.
+
+    :param ax: matplotlib axes of projection "mollweide" or "hammer"; made anew if omitted.
+    :param projection: of new axes.
+    :param spacing: degrees between meridians and between parallels.
+    :param labels: write the degrees at the graticule.
+    :raises ValueError: for another projection, which would not keep areas, or a spacing outside (0, 90].
+    """
+    name = projection if ax is None else ax.name
+    if name not in ("mollweide", "hammer"):
+        what = "ax" if ax is not None else "projection"
+        raise ValueError(
+            f"{what}: got a {name} projection; expected one that keeps areas, 'mollweide' or 'hammer', "
+            "e.g. plt.subplot(projection='mollweide')."
+        )
+    if not 0 < spacing <= 90:
+        raise ValueError(f"spacing: got {spacing}; expected degrees in (0, 90], e.g. 30.")
+    ax = _axes(ax, figsize=(8, 4.4), subplot_kw={"projection": projection}, layout="constrained")
+    ax.set_longitude_grid(spacing)
+    ax.set_latitude_grid(spacing)
+    ax.grid(True, color="0.6", alpha=0.45, linewidth=0.5)
+    ax.tick_params(labelsize=6, colors="0.45")
+    if not labels:
+        ax.set_xticklabels([])
+        ax.set_yticklabels([])
+    return ax
+
+
+def sphere_points(x: Tensor, ax: Any = None, **style: Any) -> Any:
+    """Points of :math:`S^2` on a map; ``style`` goes to matplotlib's ``scatter``.
+
+    :param x: points, shape (n, 3).
+    :param ax: axes of :func:`world_axes`, made anew if omitted.
+    """
+    lon, lat = (t.detach().cpu().numpy() for t in lon_lat(x))
+    ax = world_axes() if ax is None else ax
+    ax.scatter(lon, lat, **{"s": 6, "color": _COLORS[0], "linewidths": 0, "zorder": 3, **style})
+    return ax
+
+
 def sphere_density(
-    log_prob: Callable[[Tensor], Tensor], ax: Any = None, *, points: Tensor | None = None, resolution: int = 200
+    log_prob: Callable[[Tensor], Tensor],
+    ax: Any = None,
+    *,
+    points: Tensor | None = None,
+    resolution: int = 200,
+    decades: float | None = None,
+    projection: str = "mollweide",
 ) -> Any:
-    """A density on the sphere :math:`S^2` in Mollweide's equal-area projection, so that mass is what the eye sees.
+    """A density on the sphere :math:`S^2` in an equal-area projection, so that mass is what the eye sees.
 
     The third axis points up, the first to the centre of the map.
 
     :param log_prob: log density of points of shape (..., 3), for example a distribution's method.
     :param points: points to mark, shape (n, 3).
     :param resolution: cells from pole to pole.
+    :param decades: colours on a logarithmic scale over this many powers of ten below the largest density; linear if omitted.
+    :param projection: "mollweide" or "hammer", for new axes.
     :raises ValueError: for axes of another projection.
     """
-    ax = _axes(ax, figsize=(8, 4.4), subplot_kw={"projection": "mollweide"}, layout="constrained")
-    if ax.name != "mollweide":
-        raise ValueError(f"ax: got a {ax.name} projection; expected plt.subplot(projection='mollweide').")
+    ax = world_axes(ax, projection=projection, labels=False)
     edge_lat = torch.linspace(-math.pi / 2, math.pi / 2, resolution + 1)
     edge_lon = torch.linspace(-math.pi, math.pi, 2 * resolution + 1)
     lat, lon = torch.meshgrid((edge_lat[1:] + edge_lat[:-1]) / 2, (edge_lon[1:] + edge_lon[:-1]) / 2, indexing="ij")
     x = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], -1)
     with torch.no_grad():
         density = log_prob(x).exp()
-    mesh = ax.pcolormesh(edge_lon.numpy(), edge_lat.numpy(), density.numpy(), cmap="magma", rasterized=True)
+    scale: dict[str, Any] = {}
+    if decades is not None:
+        import matplotlib.colors
+
+        top = float(density.max())
+        scale = {"norm": matplotlib.colors.LogNorm(top * 10.0**-decades, top)}
+        density = density.clamp_min(top * 10.0**-decades)
+    mesh = ax.pcolormesh(edge_lon.numpy(), edge_lat.numpy(), density.numpy(), cmap="magma", rasterized=True, **scale)
     ax.figure.colorbar(mesh, ax=ax, label="density per unit area", shrink=0.8)
     if points is not None:
-        p = points.detach().cpu()
-        at = torch.stack([torch.atan2(p[:, 1], p[:, 0]), p[:, 2].clamp(-1, 1).asin()])
-        ax.scatter(*at.numpy(), s=6, color="white", edgecolors="black", linewidths=0.3)
+        sphere_points(points, ax, color="white", edgecolors="black", linewidths=0.3)
     ax.grid(True, color="white", alpha=0.25, linewidth=0.5)
-    ax.set_xticklabels([])
-    ax.set_yticklabels([])
     return ax
 
 

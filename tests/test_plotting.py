@@ -5,6 +5,7 @@ import geoopt
 import pytest
 import torch
 
+import pyro_manifold.distributions as mdist
 import pyro_manifold.plotting as plotting
 from pyro_manifold.geometry import geometry
 
@@ -72,6 +73,36 @@ def test_sphere_density_is_drawn_in_equal_areas() -> None:
         plotting.sphere_density(log_prob, Figure().subplots())
 
 
+@pytest.mark.parametrize("projection", ["mollweide", "hammer"])
+def test_world_axes_keep_areas_and_put_places_where_they_are(projection: str) -> None:
+    ax = plotting.world_axes(projection=projection, spacing=45)
+    assert ax.name == projection and len(ax.get_xticks()) == 7 and len(ax.get_yticks()) == 3
+    # cells of the graticule: the area on paper over the area on the sphere, to the 1e-3 of matplotlib's own Newton steps
+    side = torch.linspace(0, 0.5, 200, dtype=D)
+    ratios = []
+    for lon, lat in [(0.0, 0.0), (1.0, 0.4), (-3.0, -0.9), (2.6, 1.0)]:
+        east, north = torch.full_like(side, lon + 0.5), torch.full_like(side, lat + 0.5)
+        outline = [(lon + side, 0 * side + lat), (east, lat + side), (lon + side.flip(0), north), (0 * side + lon, lat + side.flip(0))]
+        x, y = ax.transProjection.transform(torch.cat([torch.stack(s, -1) for s in outline]).numpy()).T
+        area = 0.5 * abs(float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum()))
+        ratios.append(area / (0.5 * (math.sin(lat + 0.5) - math.sin(lat))))
+    assert ratios == pytest.approx([1.0] * 4, rel=5e-3)
+    places = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, -1.0], [0.0, -0.6, 0.8]], dtype=D)
+    plotting.sphere_points(places, ax)
+    drawn = torch.as_tensor(ax.collections[-1].get_offsets().data)
+    expected = [[0, 0], [math.pi / 2, 0], [0, -math.pi / 2], [-math.pi / 2, math.asin(0.8)]]
+    assert torch.allclose(drawn, torch.tensor(expected, dtype=D), atol=1e-12)
+
+
+def test_density_on_a_logarithmic_scale() -> None:
+    law = mdist.VonMisesFisher(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(50.0))
+    ax = plotting.sphere_density(law.log_prob, resolution=20, decades=3, projection="hammer")
+    values = ax.collections[0].get_array()
+    assert ax.name == "hammer" and float(values.max() / values.min()) == pytest.approx(1000, rel=1e-4)
+    rows = values.reshape(20, 40)
+    assert float(rows[-1].min()) == float(values.max()) and float(rows[0].max()) == float(values.min())  # north is up
+
+
 def test_image_grid_places_every_image() -> None:
     images = torch.arange(5.0).reshape(5, 1, 1).expand(5, 4, 3) / 5
     canvas = plotting.image_grid(images, columns=3, title="five").images[0].get_array()
@@ -86,6 +117,9 @@ def test_image_grid_places_every_image() -> None:
         (lambda: plotting.to_plane(geoopt.PoincareBall(), torch.zeros(4, 3)), r"z: got shape \(4, 3\)"),
         (lambda: plotting.latent_axes(geoopt.PoincareBall(), spacing=-1.0), "spacing, lines: got -1.0"),
         (lambda: plotting.image_grid(torch.zeros(3, 4)), r"images: got shape \(3, 4\)"),
+        (lambda: plotting.world_axes(projection="lambert"), "projection: got a lambert projection"),
+        (lambda: plotting.world_axes(spacing=0.0), "spacing: got 0.0"),
+        (lambda: plotting.lon_lat(torch.zeros(4, 2)), r"x: got shape \(4, 2\)"),
         (
             lambda: plotting.latent_scatter(geoopt.PoincareBall(), torch.zeros(4, 2), torch.zeros(3)),
             r"labels: got shape \(3,\)",
