@@ -1,7 +1,8 @@
 """Geometric Monte Carlo: systems (what the dynamics are), integrators (how to step), transitions, kernels, errors."""
 
+from . import constrained  # noqa: F401  (registers a motion)
 from .driver import VectorizedMCMC
-from .errors import ConvergenceError, InvalidStartError, NonReversibleStepError
+from .errors import ConvergenceError, InvalidStartError, NonReversibleStepError, StepSizeError
 from .kernels import GeodesicHMC, GeodesicNUTS
 
 __all__ = [
@@ -10,5 +11,6 @@ __all__ = [
     "GeodesicNUTS",
     "InvalidStartError",
     "NonReversibleStepError",
+    "StepSizeError",
     "VectorizedMCMC",
 ]

@@ -37,7 +37,11 @@ class VectorizedMCMC(MCMC):
 
     def run(self, *args: Any, **kwargs: Any) -> None:
         self.num_chains = 1  # what the sampler underneath sees
-        super().run(*args, **kwargs)
+        try:
+            super().run(*args, **kwargs)
+        except BaseException:  # Ctrl-C too: the kernel lets go of what it holds, and can be run again
+            self.kernel.cleanup()
+            raise
         chains = self.kernel.chains
         if chains > 1:  # (1, draws, chains, ...) -> (chains, draws, ...)
             self._samples = {k: v[0].transpose(0, 1) for k, v in self._samples.items()}

@@ -1,14 +1,16 @@
 """What can go wrong in a geometric sampler, as types."""
 
-__all__ = ["ConvergenceError", "InvalidStartError", "NonReversibleStepError"]
+from ...ops.newton import ConvergenceError
+
+__all__ = ["ConvergenceError", "InvalidStartError", "NonReversibleStepError", "StepSizeError"]
 
 
 class InvalidStartError(ValueError):
     """The chain cannot start: an initial value off the manifold, or a potential or gradient that is not finite there."""
 
 
-class ConvergenceError(RuntimeError):
-    """An iterative projection on the manifold did not converge within its bound."""
+class StepSizeError(RuntimeError):
+    """No step size works: every trajectory diverges."""
 
 
 class NonReversibleStepError(RuntimeError):

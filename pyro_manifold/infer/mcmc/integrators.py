@@ -11,13 +11,12 @@ __all__ = ["geodesic_leapfrog"]
 def geodesic_leapfrog(system: System, state: State, step: Tensor) -> State:
     r"""Strang splitting :math:`\Phi_1(\epsilon/2)\,\Phi_2(\epsilon)\,\Phi_1(\epsilon/2)`: symplectic, reversible, of order 2.
 
-    :param step: signed step sizes, shape ``(chains, 1)``. The given state is not changed.
+    :param step: signed step sizes, shape ``(chains, 1)``. The given state is not changed; the new one has an infinite
+        potential where anything is not finite.
     """
-    w = system.kick(state, 0.5 * step)
-    z, w = system.drift(state.z, w, step)
+    half = 0.5 * step
+    z, w = system.drift(state.z, system.kick(state.w, state.grad, half), step)
     u, grad = system.evaluate(z)
-    new = State(z, w, u, grad)
-    new.w = system.kick(new, 0.5 * step)
-    bad = ~(new.potential.isfinite() & new.w.isfinite().all(-1))
-    new.potential = torch.where(bad, torch.inf, new.potential)
-    return new
+    w = system.kick(w, grad, half)
+    u = torch.where((u + 0 * w.sum(-1)).isfinite(), u, torch.inf)
+    return system.pack(z, w, u, grad)

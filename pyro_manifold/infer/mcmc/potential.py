@@ -22,15 +22,20 @@ class ModelPotential:
 
     :param transforms: from each site's support to the space that is sampled (Pyro's convention).
     :param nesting: maximal number of nested plates.
+    :param ranks: number of batch axes of each site.
     """
 
     def __init__(
-        self, model: Callable[..., Any], args: tuple, kwargs: dict, transforms: Mapping[str, Transform], nesting: int
+        self,
+        model: Callable[..., Any],
+        args: tuple,
+        kwargs: dict,
+        transforms: Mapping[str, Transform],
+        nesting: int,
+        ranks: Mapping[str, int],
     ) -> None:
         self.model, self.args, self.kwargs, self.transforms, self.nesting = model, args, kwargs, transforms, nesting
-        with poutine.block():
-            prototype = poutine.trace(model).get_trace(*args, **kwargs)
-        self._batch_rank = {name: len(prototype.nodes[name]["fn"].batch_shape) for name in transforms}
+        self._batch_rank = ranks
 
     def __call__(self, z: Positions) -> Tensor:
         """One chain: shapes as the model has them; a scalar."""

@@ -1,4 +1,4 @@
-r"""What the dynamics are: positions on a product of manifolds, momenta in orthonormal frames.
+r"""What the dynamics are: positions on a product of manifolds, momenta whose length is Euclidean.
 
 With U the potential and :math:`s_i` the scale of site i, the Hamiltonian and its two exact flows are
 
@@ -7,18 +7,20 @@ With U the potential and :math:`s_i` the scale of site i, the Hamiltonian and it
     \Phi_1(\epsilon): w \leftarrow w - \epsilon\, s \nabla U(z), \qquad
     \Phi_2(\epsilon): \text{geodesic from } z \text{ with velocity } s\,w \text{ for time } \epsilon,
 
-where :math:`w \in \mathbb R^D` holds frame coordinates of every site side by side, so :math:`w \sim \mathcal N(0, I)`
-whatever the metric. A scalar scale per manifold site only rescales its time and keeps the flow exact; the Euclidean sites
-share a diagonal or dense block. [1] Byrne & Girolami, *Geodesic Monte Carlo on embedded manifolds*, 2013, alg. 1.
+where w holds the momenta of every site side by side (:mod:`.motion`), so :math:`w \sim \mathcal N(0, I)` on the tangent
+space whatever the metric. A scalar scale per manifold site only rescales its time and keeps the flow exact; the Euclidean
+sites share a diagonal or dense block. [1] Byrne & Girolami, *Geodesic Monte Carlo on embedded manifolds*, 2013, alg. 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from pyro.ops.integrator import _EXCEPTION_HANDLERS
 from torch import Tensor
 
 from ...geometry import Geometry
+from .motion import Motion, motion
 
 __all__ = ["Site", "State", "System"]
 
@@ -27,13 +29,16 @@ Positions = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Site:
-    """One latent: its geometry (``None``: an unconstrained Euclidean array), its shape and its slice of the momentum."""
+    """One latent: its geometry (``None``: an unconstrained Euclidean array), its shape and where its numbers are."""
 
     name: str
     geometry: Geometry | None
+    motion: Motion | None
     shape: torch.Size  # of one chain's value
-    start: int
+    at: int  # first column of its value in a row of positions
+    start: int  # first column of its momentum
     size: int  # number of momentum coordinates
+    dim: int  # number of degrees of freedom
 
     @property
     def slice(self) -> slice:
@@ -46,32 +51,46 @@ class Site:
         return self.shape[: len(self.shape) - self.geometry.event_dim]
 
 
-@dataclass
 class State:
-    """Positions, momenta, potential and its gradient in frame coordinates (unscaled); the leading axis is the chains."""
+    """One row per chain: position, momentum, gradient in momentum coordinates (unscaled), potential; side by side in a table."""
 
-    z: Positions
-    w: Tensor
-    potential: Tensor
-    grad: Tensor
+    def __init__(self, system: "System", table: Tensor) -> None:
+        self.system, self.table = system, table
+
+    @property
+    def z(self) -> Positions:
+        n = self.table.shape[0]
+        return {s.name: self.table[:, s.at : s.at + s.shape.numel()].reshape((n,) + s.shape) for s in self.system.sites}
+
+    @property
+    def w(self) -> Tensor:
+        a = self.system.width
+        return self.table[:, a : a + self.system.size]
+
+    @property
+    def grad(self) -> Tensor:
+        return self.table[:, self.system.width + self.system.size : -1]
+
+    @property
+    def potential(self) -> Tensor:
+        return self.table[:, -1]
 
     def energy(self) -> Tensor:
-        h = self.potential + 0.5 * self.w.square().sum(-1)
-        return torch.where(h.isnan(), torch.inf, h)
+        return self.potential + 0.5 * self.w.square().sum(-1)
+
+    def with_momentum(self, w: Tensor) -> "State":
+        a = self.system.width
+        return State(self.system, torch.cat([self.table[:, :a], w, self.table[:, a + self.system.size :]], -1))
 
     def take(self, index: Tensor) -> "State":
-        return State({k: v[index] for k, v in self.z.items()}, self.w[index], self.potential[index], self.grad[index])
+        return State(self.system, self.table[index])
 
-    def put(self, index: Tensor, other: "State", mask: Tensor | None = None) -> None:
-        """Write the rows of ``other`` (those in ``mask``) at ``index``."""
-        if mask is not None:
-            index, other = index[mask], other.take(mask)
-        for k, v in self.z.items():
-            v[index] = other.z[k]
-        self.w[index], self.potential[index], self.grad[index] = other.w, other.potential, other.grad
+    def where(self, mask: Tensor, other: "State") -> "State":
+        """Rows of this state where ``mask``, else the other's."""
+        return State(self.system, torch.where(mask.unsqueeze(-1), self.table, other.table))
 
     def clone(self) -> "State":
-        return State({k: v.clone() for k, v in self.z.items()}, self.w.clone(), self.potential.clone(), self.grad.clone())
+        return State(self.system, self.table.clone())
 
 
 class System:
@@ -83,96 +102,134 @@ class System:
     """
 
     def __init__(
-        self, potential: Callable[[Positions], Tensor], geometries: dict[str, Geometry], shapes: dict[str, torch.Size]
+        self, potential: Callable[[Positions], Tensor], geometries: Mapping[str, Geometry], shapes: Mapping[str, torch.Size]
     ) -> None:
         self.potential = potential
         self.sites: list[Site] = []
-        at = 0
+        at = start = 0
         for name in sorted(shapes, key=lambda k: (k not in geometries, k)):  # manifold sites first, then one flat block
             geo, shape = geometries.get(name), torch.Size(shapes[name])
-            if geo is None:
-                size = shape.numel()
-            else:
-                cut = len(shape) - geo.event_dim
-                size = shape[:cut].numel() * geo.dim(shape[cut:])
-            self.sites.append(Site(name, geo, shape, at, size))
-            at += size
-        self.dim = at
+            move, size = None, shape.numel()
+            dim = size
+            if geo is not None:
+                move, cut = motion(geo), len(shape) - geo.event_dim
+                dim = shape[:cut].numel() * geo.dim(shape[cut:])
+                size = shape[:cut].numel() * move.size(shape[cut:])
+            self.sites.append(Site(name, geo, move, shape, at, start, size, dim))
+            at, start = at + shape.numel(), start + size
+        self.width, self.size = at, start  # numbers in a row of positions, of momenta
         self.flat = sum(s.size for s in self.sites if s.geometry is None)  # the last ``flat`` coordinates
-        self.scale: dict[str, Tensor | float] = {s.name: 1.0 for s in self.sites if s.geometry is not None}
+        self.scale: dict[str, float] = {s.name: 1.0 for s in self.sites if s.geometry is not None}
         self.flat_scale: Tensor | None = None  # None, a vector of standard deviations, or a Cholesky factor of a covariance
+        self._factors: Tensor | None = None
 
-    # --- linear algebra of the scales --------------------------------------------------------------------------------
+    # --- scales ------------------------------------------------------------------------------------------------------
+    def rescale(self, scale: Mapping[str, float], flat_scale: Tensor | None = None) -> None:
+        self.scale.update({k: float(v) for k, v in scale.items()})
+        self.flat_scale = self.flat_scale if flat_scale is None else flat_scale
+        self._factors = None
+
     def scaled(self, x: Tensor, transpose: bool = False) -> Tensor:
         """``s x``: momentum to velocity; with ``transpose`` gradient to force."""
-        parts = [x[..., s.slice] * self.scale[s.name] for s in self.sites if s.geometry is not None]
-        if self.flat:
-            y = x[..., self.dim - self.flat :]
-            if self.flat_scale is not None and self.flat_scale.dim() == 2:
-                y = y @ (self.flat_scale if transpose else self.flat_scale.mT)
-            elif self.flat_scale is not None:
-                y = y * self.flat_scale
-            parts.append(y)
-        return torch.cat(parts, -1)
+        if self._factors is None or self._factors.dtype != x.dtype or self._factors.device != x.device:
+            parts = [x.new_full((s.size,), self.scale[s.name]) for s in self.sites if s.geometry is not None]
+            diagonal = self.flat_scale is not None and self.flat_scale.dim() == 1
+            parts.append(self.flat_scale.to(x) if diagonal else x.new_ones(self.flat))  # type: ignore[union-attr]
+            self._factors = torch.cat(parts)
+        x = x * self._factors
+        if self.flat_scale is not None and self.flat_scale.dim() == 2:
+            cut, factor = self.size - self.flat, self.flat_scale
+            x = torch.cat([x[:, :cut], x[:, cut:] @ (factor if transpose else factor.mT)], -1)
+        return x
 
     # --- potential and flows -----------------------------------------------------------------------------------------
-    def _move(self, z: Positions, v: Tensor, step: Callable[[Geometry, Tensor, Tensor], Tensor]) -> Positions:
-        """Each site's value after ``step`` along the frame coordinates ``v`` (addition for Euclidean sites)."""
-        out = {}
-        for s in self.sites:
-            x, d = z[s.name], v[..., s.slice]
-            if s.geometry is None:
-                out[s.name] = x + d.reshape(x.shape)
-            else:
-                out[s.name] = step(s.geometry, x, d.reshape(x.shape[:1] + s.points + (-1,)))
-        return out
+    def _points(self, s: Site, c: Tensor) -> Tensor:
+        """Momentum coordinates of one site with the axes of its plates."""
+        return c.reshape((c.shape[0],) + s.points + (-1,)) if s.points else c
 
     def evaluate(self, z: Positions) -> tuple[Tensor, Tensor]:
-        """Potential and its gradient in frame coordinates, by autodiff through a first-order retraction at zero."""
+        """Potential and its gradient in momentum coordinates. A chain whose matrices do not factorise gets an infinite potential."""
+        try:
+            return self._evaluate(z)
+        except (RuntimeError, ValueError) as error:
+            if not isinstance(error, torch.linalg.LinAlgError) and not any(h(error) for h in _EXCEPTION_HANDLERS.values()):
+                raise
         like = next(iter(z.values()))
-        v = like.new_zeros(like.shape[0], self.dim, requires_grad=True)
+        n = like.shape[0]
+        if n == 1:
+            return like.new_full((1,), torch.inf), like.new_zeros(1, self.size)
+        rows = [self.evaluate({k: v[i : i + 1] for k, v in z.items()}) for i in range(n)]
+        return torch.cat([u for u, _ in rows]), torch.cat([g for _, g in rows])
+
+    def _evaluate(self, z: Positions) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            moved = self._move(z, v, lambda g, x, d: x + g.to_tangent(x, d))
-            u = self.potential(moved)
-            (grad,) = torch.autograd.grad(u.sum() + 0.0 * v.sum(), v)
-        return u.detach(), grad
+            leaves = [z[s.name].detach().requires_grad_() for s in self.sites]
+            u = self.potential({s.name: x for s, x in zip(self.sites, leaves, strict=True)})
+            if u.requires_grad:
+                grads = torch.autograd.grad(u.sum(), leaves, allow_unused=True)
+            else:  # constant, as uniform laws are
+                grads = (None,) * len(leaves)
+        parts, n = [], leaves[0].shape[0]
+        for s, x, g in zip(self.sites, leaves, grads, strict=True):
+            if g is None:
+                parts.append(x.new_zeros(n, s.size))
+            else:
+                parts.append((g if s.motion is None else s.motion.force(x.detach(), g)).reshape(n, s.size))
+        return u.detach(), parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def state(self, z: Positions, w: Tensor) -> State:
-        return State(z, w, *self.evaluate(z))
+    def pack(self, z: Positions, w: Tensor, potential: Tensor, grad: Tensor) -> State:
+        n = w.shape[0]
+        parts = [z[s.name].reshape(n, -1) for s in self.sites]
+        return State(self, torch.cat([*parts, w, grad, potential.reshape(n, 1)], -1))
 
-    def kick(self, state: State, step: Tensor | float) -> Tensor:
+    def state(self, z: Positions, w: Tensor | None = None) -> State:
+        """The state at ``z``, by default at rest."""
+        u, grad = self.evaluate(z)
+        return self.pack(z, torch.zeros_like(grad) if w is None else w, u, grad)
+
+    def draw(self, z: Positions, noise: Tensor | None = None) -> Tensor:
+        """Standard normal momenta at ``z``."""
+        like = next(iter(z.values()))
+        noise = torch.randn(like.shape[0], self.size, dtype=like.dtype, device=like.device) if noise is None else noise
+        parts = []
+        for s in self.sites:
+            c = noise[:, s.slice]
+            parts.append(c if s.motion is None else s.motion.draw(z[s.name], self._points(s, c)).reshape(c.shape))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def kick(self, w: Tensor, grad: Tensor, step: Tensor | float) -> Tensor:
         """Momentum after the potential's flow."""
-        return state.w - step * self.scaled(state.grad, transpose=True)
+        return w - step * self.scaled(grad, transpose=True)
 
     @torch.no_grad()
     def drift(self, z: Positions, w: Tensor, step: Tensor) -> tuple[Positions, Tensor]:
         """Exact geodesic flow for time ``step`` (shape ``(chains, 1)``): new positions, transported momenta."""
-        velocity, out, parts = self.scaled(w), {}, []
+        out, parts, flat = {}, [], None
         for s in self.sites:
-            x, d = z[s.name], velocity[..., s.slice]
-            if s.geometry is None:
-                out[s.name] = x + (step * d).reshape(x.shape)
-                continue
-            d = d.reshape(x.shape[:1] + s.points + (-1,))
-            t = step.reshape((-1,) + (1,) * len(s.points)) * torch.ones(s.points, dtype=x.dtype, device=x.device)
-            q, u = s.geometry.geodesic(x, s.geometry.to_tangent(x, d), t)
-            out[s.name] = q
-            parts.append(s.geometry.from_tangent(q, u).reshape(x.shape[0], -1) / self.scale[s.name])
-        if self.flat:
-            parts.append(w[..., self.dim - self.flat :])
-        return out, torch.cat(parts, -1)
+            x, c = z[s.name], w[:, s.slice]
+            if s.motion is None:
+                if flat is None:
+                    flat = step * self.scaled(w)
+                out[s.name] = x + flat[:, s.slice].reshape(x.shape)
+            else:
+                t = (step * self.scale[s.name]).reshape((-1,) + (1,) * (len(s.points) + 1))
+                p = self._points(s, c)
+                if s.points:
+                    t = t.expand(p.shape[:-1] + (1,))
+                out[s.name], c = s.motion.flow(x, p, t)
+                c = c.reshape(x.shape[0], -1)
+            parts.append(c)
+        return out, parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def direction(self, state: State) -> Tensor:
         """Momenta as vectors of one fixed space, so that those at different points can be added and compared."""
-        parts = []
+        z, w, parts = state.z, state.w, []
         for s in self.sites:
-            d = state.w[..., s.slice]
-            if s.geometry is not None:
-                x = state.z[s.name]
-                u = s.geometry.embed_tangent(x, d.reshape(x.shape[:1] + s.points + (-1,)))
-                d = u.reshape(x.shape[0], -1)
-            parts.append(d)
-        return torch.cat(parts, -1)
+            c = w[:, s.slice]
+            if s.motion is not None:
+                c = s.motion.direction(z[s.name], self._points(s, c)).reshape(c.shape[0], -1)
+            parts.append(c)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def project(self, z: Positions) -> Positions:
         """Positions with rounding drift removed, after long runs."""
@@ -183,8 +240,8 @@ class System:
         """Largest step at which a typical momentum stays within 2/3 of every injectivity radius."""
         caps = [float("inf")]
         for s in self.sites:
-            if s.geometry is not None:
-                r = float(s.geometry.injectivity_radius(s.shape[len(s.shape) - s.geometry.event_dim :]))
-                d = s.size / max(1, s.points.numel())
-                caps.append(2 / 3 * r / (d**0.5 + 2) / float(self.scale[s.name]))
+            if s.geometry is not None and s.motion is not None:
+                r = s.motion.radius(s.shape[len(s.shape) - s.geometry.event_dim :])
+                d = s.dim / max(1, s.points.numel())
+                caps.append(2 / 3 * r / (d**0.5 + 2) / self.scale[s.name])
         return min(caps)

@@ -2,11 +2,13 @@ r"""Moves that leave :math:`e^{-H}` invariant, for all chains in lockstep.
 
 :func:`nuts` is multinomial NUTS [1] with Stan's additional sub-tree checks: on a closed geodesic the two ends alone can
 point the same way after a full turn. Trees are built leaf by leaf (no recursion), so that every gradient evaluation serves
-all chains whose trees still grow; chains that have stopped are left out of the batch.
+all chains whose trees still grow; chains that have stopped are left out of the batch. Of a sub-tree only the ends of
+its open blocks are kept, so memory grows with its depth, not its leaves [2].
 
-[1] Betancourt, *A conceptual introduction to Hamiltonian Monte Carlo*, 2017, app. A. [2] Phan & Pradhan, iterative NUTS, 2019.
+[1] Betancourt, *A conceptual introduction to Hamiltonian Monte Carlo*, 2017, app. A. [2] Phan & Pradhan, *Iterative NUTS*, 2019.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from .integrators import geodesic_leapfrog
 from .systems import State, System
 
-__all__ = ["Outcome", "hmc", "nuts"]
+__all__ = ["Outcome", "hmc", "isometry_jump", "nuts"]
 
 MAX_ENERGY_ERROR = 1000.0
 
@@ -30,125 +32,162 @@ class Outcome:
     steps: Tensor
 
 
-def _turning(rho: Tensor, left: Tensor, right: Tensor) -> Tensor:
+def _refused(state: State) -> Tensor:
+    """Chains whose step a constrained motion refused: rejected, but no divergence."""
+    return state.w.isnan().any(-1) & state.grad.isfinite().all(-1)
+
+
+def _turning(rho: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """Would going on at either end bring the ends together? (rho: sum of the directions between them, ends included)"""
-    mid = rho - 0.5 * (left + right)
-    return ((left * mid).sum(-1) <= 0) | ((right * mid).sum(-1) <= 0)
+    mid = rho - 0.5 * (first + last)
+    return torch.minimum((first * mid).sum(-1), (last * mid).sum(-1)) <= 0
 
 
-class _Path:
-    """Directions along one half of a trajectory, their running sums, and the U-turn checks of every aligned block."""
+def _joined_turning(sum1: Tensor, a: Tensor, b: Tensor, sum2: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """Is a path made of two parts, with ends a, b and c, d, turning, as a whole or across its joint?"""
+    rho = torch.stack([sum1 + sum2, sum1 + c, sum2 + b])
+    return _turning(rho, torch.stack([a, a, b]), torch.stack([d, c, d])).any(0)
 
-    def __init__(self, leaves: int, like: Tensor) -> None:
-        self.e = like.new_empty((leaves,) + like.shape)
-        self.sum = like.new_zeros((leaves + 1,) + like.shape)
 
-    def add(self, i: int, index: Tensor, e: Tensor) -> None:
-        self.e[i, index] = e
-        self.sum[i + 1, index] = self.sum[i, index] + e
+class _Blocks:
+    """The open aligned blocks of a sub-tree: direction and running sum at their starts, direction at the end of first halves."""
 
-    def block_turns(self, start: int, stop: int, index: Tensor) -> Tensor:
-        """Is the block of leaves [start, stop) turning, as a whole or across its middle?"""
-        e, s = self.e, self.sum
-        mid = (start + stop) // 2
-        a, b, c, d = e[start, index], e[mid - 1, index], e[mid, index], e[stop - 1, index]
-        first, second = s[mid, index] - s[start, index], s[stop, index] - s[mid, index]
-        return _turning(first + second, a, d) | _turning(first + c, a, c) | _turning(second + b, b, d)
+    def __init__(self, depth: int) -> None:
+        self.start: list[Tensor] = [torch.empty(0)] * (depth + 1)
+        self.before: list[Tensor] = [torch.empty(0)] * (depth + 1)
+        self.end: list[Tensor] = [torch.empty(0)] * (depth + 1)
+
+    def add(self, i: int, e: Tensor, total: Tensor) -> Tensor | None:
+        """Leaf ``i`` with direction ``e``, after which the directions sum to ``total``; which chains have turned?"""
+        level, turned = 0, None
+        while level < len(self.start) and i % (1 << level) == 0:
+            self.start[level], self.before[level] = e, total - e
+            level += 1
+        level = 0
+        while level < len(self.start) and (i + 1) % (1 << level) == 0:
+            if level:
+                mid = self.before[level - 1]
+                turn = _joined_turning(
+                    mid - self.before[level], self.start[level], self.end[level - 1], total - mid, self.start[level - 1], e
+                )
+                turned = turn if turned is None else turned | turn
+            if ((i + 1) >> level) % 2:
+                self.end[level] = e
+            level += 1
+        return turned
+
+    def keep(self, rows: Tensor) -> None:
+        for part in (self.start, self.before, self.end):
+            part[:] = [x[rows] if x.numel() else x for x in part]
 
 
 def nuts(system: System, state: State, step_size: float, max_depth: int = 10) -> Outcome:
-    """One multinomial NUTS transition for every chain; ``state.w`` is drawn anew."""
-    n, dev = state.w.shape[0], state.w.device
-    state = state.clone()
-    state.w = torch.randn_like(state.w)
-    h0 = state.energy()
-    left, right, chosen = state.clone(), state.clone(), state.clone()
-    e0 = system.direction(state)
-    e_left, e_right, rho = e0.clone(), e0.clone(), e0.clone()
+    """One multinomial NUTS transition for every chain; the momenta are drawn anew."""
+    state = state.with_momentum(system.draw(state.z))
+    h = h0 = state.energy()  # h: of the chains still growing
+    n, device = len(h0), h0.device
+    out = state.table.clone()
+    left = right = state
+    e_left = e_right = rho = system.direction(state)
     weight = torch.zeros_like(h0)  # log of the trajectory's total weight relative to the start
-    growing = torch.ones(n, dtype=torch.bool, device=dev)
-    diverging = torch.zeros_like(growing)
-    accept, steps = torch.zeros_like(h0), torch.zeros(n, dtype=torch.long, device=dev)
+    rows = torch.arange(n, device=device)  # chains whose trees grow
+    diverging = torch.zeros(n, dtype=torch.bool, device=device)
+    accept, steps = torch.zeros_like(h0), torch.zeros(n, dtype=torch.long, device=device)
 
     for depth in range(max_depth):
-        if not bool(growing.any()):
-            break
-        leaves = 2**depth
-        forward = torch.rand(n, device=dev) < 0.5
-        path = _Path(leaves, e0)
-        sub_weight = torch.full_like(h0, -torch.inf)
-        sub_chosen = state.clone()
-        edge = _where(forward, right, left)
-        ok = growing.clone()  # sub-tree complete so far, without turn or divergence
-        for i in range(leaves):
-            index = ok.nonzero().squeeze(-1)
-            if not len(index):
-                break
-            sign = torch.where(forward[index], step_size, -step_size).to(h0.dtype).unsqueeze(-1)
-            leaf = geodesic_leapfrog(system, edge.take(index), sign)
-            edge.put(index, leaf)
-            error = leaf.energy() - h0[index]
+        # a sub-tree of 2**depth leaves; ``live``: indices into ``rows`` of the chains that neither turned nor diverged in it
+        forward = torch.rand(len(rows), device=device) < 0.5
+        live, edge, sign = torch.arange(len(rows), device=device), right.where(forward, left), 2.0 * forward.to(h0) - 1.0
+        step = (step_size * sign).unsqueeze(-1)
+        blocks, sub_weight, chosen = _Blocks(depth), torch.full_like(h, -torch.inf), edge
+        total, first, e = torch.zeros_like(rho), rho, rho
+        ids, energy = rows, h
+        for i in range(2**depth):
+            edge = geodesic_leapfrog(system, edge, step)
+            error = edge.energy() - energy
             bad = ~(error <= MAX_ENERGY_ERROR)
-            diverging[index] |= bad
-            accept[index] += (-error).exp().clamp(max=1.0).nan_to_num(0.0)
-            steps[index] += 1
+            accept.index_add_(0, ids, (-error).exp().clamp(max=1.0).nan_to_num(0.0))
+            steps.index_add_(0, ids, torch.ones_like(ids))
             # multinomial choice within the sub-tree
-            new = torch.where(bad, -torch.inf, -error)
-            total = torch.logaddexp(sub_weight[index], new)
-            take = torch.rand_like(new).log() < new - total
-            sub_chosen.put(index, leaf, take & ~bad)
-            sub_weight[index] = total
-            path.add(i, index, system.direction(leaf))
-            turn = bad
-            size = 2
-            while (i + 1) % size == 0 and size <= leaves:
-                turn = turn | path.block_turns(i + 1 - size, i + 1, index)
-                size *= 2
-            ok[index] = ~turn
+            lighter = torch.where(bad, -torch.inf, -error)
+            sub_weight = torch.logaddexp(sub_weight, lighter)
+            chosen = edge.where(torch.rand_like(error).log() < lighter - sub_weight, chosen)
+            e = system.direction(edge)
+            total = total + e
+            first = e if i == 0 else first
+            turned = blocks.add(i, e, total)
+            stop = bad if turned is None else bad | turned
+            if bool(stop.any()):
+                diverging[ids[bad & ~_refused(edge)]] = True
+                keep = (~stop).nonzero().squeeze(-1)
+                if not len(keep):
+                    live = live[keep]
+                    break
+                blocks.keep(keep)
+                live, edge, chosen, step = live[keep], edge.take(keep), chosen.take(keep), step[keep]
+                total, first, e, sub_weight, ids, energy = (x[keep] for x in (total, first, e, sub_weight, ids, energy))
+        if not len(live):
+            break
         # a whole sub-tree joins the trajectory; its choice replaces the old one with the ratio of the weights
-        done = ok.nonzero().squeeze(-1)
-        swap = torch.rand(len(done), device=dev, dtype=h0.dtype).log() < sub_weight[done] - weight[done]
-        chosen.put(done, sub_chosen.take(done), swap)
-        weight[done] = torch.logaddexp(weight[done], sub_weight[done])
-        fwd = forward[done]
-        right.put(done, edge.take(done), fwd)
-        left.put(done, edge.take(done), ~fwd)
-        # U-turn of the whole and across the joint, oriented from left to right
-        old, new_sum = rho[done], path.sum[leaves, done]
-        first, last = path.e[0, done], path.e[leaves - 1, done]
-        near, far = torch.where(fwd[:, None], e_right[done], e_left[done]), torch.where(fwd[:, None], e_left[done], e_right[done])
-        turn = _turning(old + new_sum, far, last) | _turning(old + first, far, first) | _turning(new_sum + near, near, last)
-        rho[done] = old + new_sum
-        e_right[done] = torch.where(fwd[:, None], last, e_right[done])
-        e_left[done] = torch.where(fwd[:, None], e_left[done], last)
-        growing = torch.zeros_like(growing)
-        growing[done] = ~turn
-    chosen.w = state.w
-    return Outcome(chosen, accept / steps.clamp(min=1), diverging, steps)
+        if len(live) < len(rows):
+            left, right = left.take(live), right.take(live)
+            e_left, e_right, rho, weight, forward, rows, h = (
+                x[live] for x in (e_left, e_right, rho, weight, forward, rows, h)
+            )
+        swap = torch.rand_like(weight).log() < sub_weight - weight
+        out[rows] = torch.where(swap.unsqueeze(-1), chosen.table, out[rows])
+        weight = torch.logaddexp(weight, sub_weight)
+        ahead = forward.unsqueeze(-1)
+        far, near = torch.where(ahead, e_left, e_right), torch.where(ahead, e_right, e_left)
+        turn = _joined_turning(rho, far, near, total, first, e)
+        right, left = edge.where(forward, right), left.where(forward, edge)
+        e_right, e_left, rho = torch.where(ahead, e, e_right), torch.where(ahead, e_left, e), rho + total
+        if bool(turn.any()):
+            keep = (~turn).nonzero().squeeze(-1)
+            if not len(keep):
+                break
+            left, right = left.take(keep), right.take(keep)
+            e_left, e_right, rho, weight, rows, h = (x[keep] for x in (e_left, e_right, rho, weight, rows, h))
+    return Outcome(State(system, out), accept / steps.clamp(min=1), diverging, steps)
 
 
-def _where(mask: Tensor, a: State, b: State) -> State:
-    out = b.clone()
-    out.put(mask.nonzero().squeeze(-1), a.take(mask.nonzero().squeeze(-1)))
-    return out
-
-
-def hmc(system: System, state: State, step_size: float, length: float, jitter: float = 0.5, max_steps: int = 1024) -> Outcome:
-    r"""A trajectory of length uniform on :math:`[1-j, 1+j]` times ``length`` (one draw for all chains), then Metropolis."""
-    n, dev = state.w.shape[0], state.w.device
-    state = state.clone()
-    state.w = torch.randn_like(state.w)
+def hmc(
+    system: System, state: State, step_size: float, count: int, record: Callable[[int, State, Tensor], None] | None = None
+) -> Outcome:
+    """A trajectory of ``count`` steps, all chains alike, then Metropolis; ``record(i, state, error)`` sees every step."""
+    state = state.with_momentum(system.draw(state.z))
     h0 = state.energy()
-    factor = 1 + jitter * (2 * float(torch.rand(())) - 1)
-    count = max(1, min(max_steps, round(factor * length / step_size)))
-    step = torch.full((n, 1), step_size, dtype=state.w.dtype, device=dev)
-    step = step * (1 - 2 * (torch.rand(n, 1, device=dev) < 0.5))
-    new = state
-    for _ in range(count):
+    if record is not None:
+        record(0, state, torch.zeros_like(h0))
+    step, new, lost = torch.full_like(state.w[:, :1], step_size), state, torch.zeros_like(h0, dtype=torch.bool)
+    diverging = lost
+    for i in range(count):
         new = geodesic_leapfrog(system, new, step)
-    error = new.energy() - h0
-    prob = (-error).exp().clamp(max=1.0).nan_to_num(0.0)
-    accepted = torch.rand_like(prob) < prob
-    index = torch.arange(n, device=dev)
-    state.put(index, new, accepted)
-    return Outcome(state, prob, ~(error <= MAX_ENERGY_ERROR), torch.full((n,), count, device=dev))
+        error = new.energy() - h0
+        bad = ~(error <= MAX_ENERGY_ERROR)
+        if bool(bad.any()):  # such a chain stays where it was, and what it computes from there is not used
+            lost, diverging = lost | bad, diverging | (bad & ~lost & ~_refused(new))
+            new = state.where(lost, new)
+        error = torch.where(lost, torch.inf, error)
+        if record is not None:
+            record(i + 1, new, error)
+        if bool(lost.all()):
+            break
+    prob = (-error).exp().clamp(max=1.0)
+    state = new.where(torch.rand_like(prob) < prob, state)
+    return Outcome(state, prob, diverging, torch.full_like(h0, i + 1, dtype=torch.long))
+
+
+def isometry_jump(system: System, state: State, name: str, isometry: Callable[[Tensor], Tensor]) -> State:
+    """Metropolis with an isometry that is its own inverse; of a site with several points, one drawn at random is moved."""
+    z = state.z
+    site = next(s for s in system.sites if s.name == name)
+    moved = isometry(z[name])
+    if site.points.numel() > 1:
+        n, device = len(moved), moved.device
+        pick = torch.randint(site.points.numel(), (n, 1), device=device) == torch.arange(site.points.numel(), device=device)
+        pick = pick.reshape((n,) + site.points + (1,) * (moved.dim() - 1 - len(site.points)))
+        moved = torch.where(pick, moved, z[name])
+    new = system.state({**z, name: moved})
+    log_ratio = (state.potential - new.potential).nan_to_num(-torch.inf, neginf=-torch.inf)
+    return new.where(torch.rand_like(log_ratio).log() < log_ratio, state)

@@ -1,0 +1,183 @@
+"""From a Pyro model to a potential, the transforms of its sites, and a point to start from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import geoopt
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import config_enumerate
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.infer.mcmc.util import _guess_max_plate_nesting, initialize_model
+from torch import Tensor
+from torch.distributions import Transform, biject_to, identity_transform
+
+from ...constraints import circular, manifold_of, on, polar
+from ...geometry import Geometry, SubmanifoldGeometry, geometry
+from .errors import InvalidStartError
+from .potential import ChainBatch, ModelPotential
+from .systems import System
+
+__all__ = ["Prepared", "check_start", "find_start", "prepare"]
+
+Positions = dict[str, Tensor]
+
+
+class _Init:
+    """A strategy that also serves manifold sites whose law has no sampler (Pyro's ``VonMises3D``): uniform there."""
+
+    def __init__(self, strategy: Callable[..., Any]) -> None:
+        self.strategy = strategy
+
+    def __call__(self, site: dict[str, Any] | None = None) -> Any:
+        if site is None:
+            return self
+        manifold = manifold_of(site["fn"].support)
+        if manifold is None:
+            return self.strategy(site)
+        try:
+            return self.strategy(site)
+        except NotImplementedError:
+            fn = site["fn"]
+            known = [v for v in (*vars(fn).values(), *manifold.state_dict().values()) if torch.is_tensor(v)]
+            return _anywhere(geometry(manifold), fn.batch_shape, fn.event_shape, next(iter(known), torch.empty(0)))
+
+
+def _anywhere(geo: Geometry, batch: torch.Size, event: torch.Size, like: Tensor) -> Tensor:
+    """Points to start from: uniform where there is such a law, scattered about the origin elsewhere."""
+    try:
+        return geo.uniform_sample(batch, event, dtype=like.dtype, device=like.device)
+    except NotImplementedError:
+        origin = geo.base_point(event, dtype=like.dtype, device=like.device).expand(batch + event)
+    if isinstance(geo, SubmanifoldGeometry):
+        return geo.wander(origin)
+    return geo.exp_frame(origin, torch.randn(batch + (geo.dim(event),), dtype=like.dtype, device=like.device))
+
+
+@dataclass
+class Prepared:
+    """What a kernel needs to know about a model."""
+
+    potential: Callable[[Positions], Tensor]
+    model: Callable[..., Any]  # with its latent sites set by the initialisation strategy
+    enumerated: bool
+    transforms: dict[str, Transform] = field(default_factory=dict)
+    manifolds: dict[str, geoopt.Manifold] = field(default_factory=dict)
+
+
+def _bijection(name: str, fn: Any) -> Transform:
+    support = fn.support
+    try:
+        return biject_to(support).inv
+    except NotImplementedError:
+        base = support
+        while hasattr(base, "base_constraint"):
+            base = base.base_constraint
+        if base is circular:
+            remedy = f"poutine.reparam(model, {{{name!r}: CircularReparam()}}) lifts it to the line"
+        elif base is polar:
+            remedy = "sample the radius and the direction as two sites"
+        elif getattr(support, "is_discrete", False):
+            remedy = "sum it out (a site with enumerate_support is enumerated for you), or sample it by another method"
+        else:
+            remedy = "use poutine.reparam with a reparametriser, or a law on pyro_manifold.constraints.on(manifold)"
+        raise ValueError(
+            f"site {name!r} ({type(fn).__name__}): its support {support} is neither a manifold nor has it a bijection from "
+            f"R^n; {remedy}."
+        ) from None
+
+
+def prepare(model: Callable[..., Any], args: tuple, kwargs: dict, strategy: Callable[..., Any], nesting: int | None) -> Prepared:
+    """Trace the model once; manifold sites keep their points, the others go through ``biject_to``."""
+    started = InitMessenger(_Init(strategy))(model)
+    if nesting is None:
+        nesting = _guess_max_plate_nesting(started, args, kwargs)
+    with poutine.block():  # discrete sites are enumerated, not initialised
+        enumerated = poutine.enum(config_enumerate(model), first_available_dim=-1 - nesting)
+        started = InitMessenger(_Init(strategy))(enumerated)
+        trace = poutine.trace(started).get_trace(*args, **kwargs)
+    out = Prepared(None, started, False)  # type: ignore[arg-type]
+    ranks = {}
+    for name, node in trace.iter_stochastic_nodes():
+        fn = node["fn"]
+        if type(fn).__name__ == "_Subsample":
+            continue
+        if fn.has_enumerate_support:
+            out.enumerated = True
+            continue
+        manifold = manifold_of(fn.support)
+        if manifold is not None:
+            out.manifolds[name] = manifold
+        out.transforms[name] = _bijection(name, fn) if manifold is None else identity_transform
+        ranks[name] = len(fn.batch_shape)
+    if out.enumerated:  # Pyro's own potential sums the enumerated sites out
+        _, out.potential, _, _ = initialize_model(
+            model, args, kwargs, transforms=out.transforms, max_plate_nesting=nesting, initial_params={}
+        )
+    else:
+        out.potential = ModelPotential(model, args, kwargs, out.transforms, nesting, ranks)
+    return out
+
+
+def find_start(made: Prepared, chains: int, args: tuple, kwargs: dict) -> Positions:
+    """Draws of the initialisation strategy at which potential and gradient are finite, one per chain."""
+    found: list[Positions] = []
+    geometries = {k: geometry(m) for k, m in made.manifolds.items()}
+    for _ in range(100 * chains):
+        with poutine.block(), pyro.validation_enabled(False):
+            trace = poutine.trace(made.model).get_trace(*args, **kwargs)
+            z = {k: t(trace.nodes[k]["value"].detach()).unsqueeze(0) for k, t in made.transforms.items()}
+            if not z:
+                raise InvalidStartError("model: it has no continuous latent site, so there is nothing to sample.")
+            system = System(ChainBatch(made.potential, z), geometries, {k: v.shape[1:] for k, v in z.items()})
+            u, grad = system.evaluate(z)
+        if bool(u.isfinite().all()) and bool(grad.isfinite().all()):
+            found.append({k: v[0] for k, v in z.items()})
+        if len(found) == chains:
+            return found[0] if chains == 1 else {k: torch.stack([f[k] for f in found]) for k in found[0]}
+    raise InvalidStartError(
+        "no start with a finite log density and gradient was found in 100 tries per chain; check the model, or "
+        "give init_strategy=pyro.infer.autoguide.init_to_value(values=...)."
+    )
+
+
+def check_start(z: Positions, chains: int, manifolds: dict[str, geoopt.Manifold], isometries: dict[str, Any]) -> None:
+    """:raises ValueError: for names that are not sites, a wrong number of rows, points off their manifold, a map that is not an
+    isometry or not its own inverse."""
+    for name in [*manifolds, *isometries]:
+        if name not in z:
+            raise ValueError(f"manifolds, isometries: {name!r} is not a continuous latent site; those are {sorted(z)}.")
+    for k, v in z.items():
+        if v.dim() == 0 or v.shape[0] != chains:
+            rows = v.shape[0] if v.dim() else "no"
+            raise InvalidStartError(f"initial_params: {k!r} has {rows} rows, expected one per chain ({chains}).")
+        if k in manifolds and not bool(on(manifolds[k]).check(v).all()):
+            raise InvalidStartError(
+                f"initial_params: {k!r} is not on {manifolds[k].name}; project it first with "
+                "pyro_manifold.geometry.geometry(manifold).project(value)."
+            )
+    for k, f in isometries.items():
+        if k not in manifolds:
+            raise ValueError(f"isometries: {k!r} is not a manifold site; those are {sorted(manifolds)}.")
+        _check_isometry(k, f, z[k], manifolds[k])
+
+
+def _check_isometry(name: str, f: Callable[[Tensor], Tensor], x: Tensor, manifold: geoopt.Manifold) -> None:
+    geo, tol = geometry(manifold), torch.finfo(x.dtype).eps ** 0.4
+    y = f(x)
+    if y.shape != x.shape or not bool(on(manifold).check(y).all()):
+        raise ValueError(
+            f"isometries: the map of {name!r} leaves {manifold.name}. The antipode is an isometry of spheres; name another map."
+        )
+    if not bool(((f(y) - x).abs() <= tol * (1 + x.abs())).all()):
+        raise ValueError(f"isometries: the map of {name!r} is not its own inverse, as a symmetric proposal must be.")
+    c = torch.randn(x.shape[: x.dim() - geo.event_dim] + (geo.dim(x.shape[x.dim() - geo.event_dim :]),)).to(x)
+    near = geo.exp(x, geo.to_tangent(x, 0.1 * c / c.norm(dim=-1, keepdim=True)))
+    try:
+        moved = geo.dist(y, f(near))
+    except NotImplementedError:  # a chord
+        moved = (f(near) - y).flatten(x.dim() - geo.event_dim).norm(dim=-1)
+    if not bool(((moved - 0.1).abs() < 0.01).all()):
+        raise ValueError(f"isometries: the map of {name!r} changes distances; it must be an isometry of {manifold.name}.")

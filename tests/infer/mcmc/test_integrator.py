@@ -1,0 +1,158 @@
+"""The integrator as Mici tests its own: reversible, of order 2, volume preserving, on the manifold, without side effects."""
+
+import geoopt
+import pytest
+import torch
+
+from pyro_manifold.geometry import SpecialOrthogonal, geometry
+from pyro_manifold.infer.mcmc.integrators import geodesic_leapfrog
+from pyro_manifold.infer.mcmc.systems import System
+
+F64 = torch.float64
+MANIFOLDS = {
+    "sphere": (lambda: geoopt.Sphere(), 2),
+    "sphere9": (lambda: geoopt.Sphere(), 9),
+    "ball": (lambda: geoopt.PoincareBall(c=torch.tensor(0.7, dtype=F64)), 2),
+    "hyperboloid": (lambda: geoopt.Lorentz(k=torch.tensor(1.3, dtype=F64)), 3),
+    "spd": (lambda: geoopt.SymmetricPositiveDefinite(), 3),
+    "rotations": (lambda: SpecialOrthogonal(3), 3),
+    "rotations4": (lambda: SpecialOrthogonal(4), 6),
+    "stiefel": (lambda: geoopt.Stiefel(), (4, 2)),
+    "stiefel euclidean": (lambda: geoopt.Stiefel(canonical=False), (4, 2)),
+    "torus": (lambda: geoopt.Torus() if hasattr(geoopt, "Torus") else geoopt.Sphere(), 2),
+    "product": (lambda: geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.PoincareBall(), 2)), 4),
+}
+
+
+def make(name, chains=5, plate=2):
+    """A system with a manifold site in a plate, a Euclidean site, unequal scales; and a start with momentum."""
+    make_manifold, dim = MANIFOLDS[name]
+    manifold = make_manifold()
+    geo = geometry(manifold)
+    torch.manual_seed(0)
+    shape = torch.Size(dim) if isinstance(dim, tuple) else geo.point_shape(dim)
+    dim = geo.dim(shape)
+    origin = geo.base_point(shape, dtype=F64).expand((chains, plate) + shape)
+    x = geo.exp_frame(origin, 0.4 * torch.randn(chains, plate, dim, dtype=F64))
+    centre = geo.exp_frame(origin[0, 0], 0.3 * torch.ones(dim, dtype=F64))
+
+    def potential(z):
+        d2 = 2 * (z["x"] - centre).square().reshape(len(z["x"]), -1).sum(-1)
+        return d2 * (1 + 0.3 * z["y"][:, 0]).square() + 0.5 * z["y"].square().sum(-1) + (z["y"][:, 0] * z["y"][:, 1])
+
+    system = System(potential, {"x": geo}, {"x": x.shape[1:], "y": torch.Size([3])})
+    factor = torch.linalg.cholesky(torch.tensor([[1.0, 0.3, 0], [0.3, 2.0, 0], [0, 0, 0.5]], dtype=F64))
+    system.rescale({"x": 0.7}, factor)
+    z = {"x": x, "y": torch.randn(chains, 3, dtype=F64)}
+    return system, system.state(z, system.draw(z)), geo
+
+
+def basis(system, z):
+    """For each chain the embedding of an orthonormal frame of momenta, shape (chains, degrees of freedom, numbers)."""
+    site, x = system.sites[0], z["x"]
+    n, d = len(x), site.dim // site.points.numel()
+    rows = []
+    for point in range(site.points.numel()):
+        for i in range(d):
+            v = x.new_zeros(x.shape[:2] + (d,))
+            v[:, point, i] = 1
+            ambient = site.motion.size(x.shape[2:]) == x.shape[2:].numel() != d
+            c = site.geometry.embed_tangent(x, v) if ambient else v
+            rows.append(torch.cat([c.reshape(n, -1), x.new_zeros(n, 3)], -1))
+    eye = torch.eye(3, dtype=F64).expand(n, 3, 3)
+    return torch.cat([torch.stack(rows, 1), torch.cat([x.new_zeros(n, 3, site.size), eye], -1)], 1)
+
+
+def run(system, state, size, steps):
+    step = torch.full((state.w.shape[0], 1), size, dtype=F64)
+    for _ in range(steps):
+        state = geodesic_leapfrog(system, state, step)
+    return state
+
+
+@pytest.mark.parametrize("name", MANIFOLDS)
+class TestLeapfrog:
+    def test_reversibility(self, name):
+        system, start, _ = make(name)
+        end = run(system, start, 0.1, 20)
+        back = run(system, end.with_momentum(-end.w), 0.1, 20)
+        for k in start.z:
+            assert (back.z[k] - start.z[k]).abs().max() < 1e-10
+        assert (back.w + start.w).abs().max() < 1e-10
+
+    def test_energy_error_is_of_order_two(self, name):
+        system, start, _ = make(name)
+        h = start.energy()
+        errors = [float((run(system, start, 0.4 / n, n).energy() - h).abs().max()) for n in (4, 8, 16)]
+        assert errors[0] > 1e-9  # the test would be empty if the dynamics were trivial
+        for coarse, fine in zip(errors, errors[1:], strict=False):
+            assert 3 < coarse / fine < 5.5
+
+    def test_volume_preservation(self, name):
+        """Determinant 1 of one step in frame coordinates at start and end, by central differences."""
+        system, start, geo = make(name, chains=1, plate=1)
+        n = system.sites[0].dim + 3
+        d = n - 3  # tangent coordinates of x
+
+        def step(y):  # (2n,) -> end state; momenta ride along the geodesic: their frame is transported to first order
+            z = {"x": geo.exp_frame(start.z["x"], y[:d].reshape(1, 1, d)), "y": start.z["y"] + y[d:n]}
+            w = torch.einsum("bij,i->bj", basis(system, z), y[n:])
+            return geodesic_leapfrog(system, system.state(z, w), torch.full((1, 1), 0.2, dtype=F64))
+
+        y0 = torch.cat([torch.zeros(n, dtype=F64), torch.einsum("bij,bj->i", basis(system, start.z), start.w)])
+        end = step(y0)
+
+        def coordinates(s):
+            move = [geo.log_frame(end.z["x"], s.z["x"]).flatten(), s.z["y"].flatten() - end.z["y"].flatten()]
+            return torch.cat([*move, torch.einsum("bij,bj->i", basis(system, s.z), s.w)])
+
+        eps = 1e-5
+        jac = torch.stack(
+            [
+                (coordinates(step(y0 + eps * e)) - coordinates(step(y0 - eps * e))) / (2 * eps)
+                for e in torch.eye(2 * n, dtype=F64)
+            ],
+            1,
+        )
+        assert float(torch.linalg.det(jac)) == pytest.approx(1.0, abs=1e-6)
+
+    def test_position_stays_on_the_manifold_and_speed_is_kept(self, name):
+        system, start, geo = make(name)
+        end = run(system, start, 0.2, 50)
+        assert geo.contains(end.z["x"], 1e-9).all()
+        z, w = system.drift(start.z, start.w, torch.full((5, 1), 0.3, dtype=F64))
+        assert (w.norm(dim=-1) - start.w.norm(dim=-1)).abs().max() < 1e-10
+
+    def test_no_mutation(self, name):
+        system, start, _ = make(name)
+        before = start.clone()
+        run(system, start, 0.3, 3)
+        assert all(torch.equal(before.z[k], start.z[k]) for k in start.z)
+        assert torch.equal(before.w, start.w) and torch.equal(before.grad, start.grad)
+
+    def test_gradient_against_differences_along_geodesics(self, name):
+        system, start, _ = make(name)
+        frame, rest = basis(system, start.z), torch.zeros_like(start.w)
+        for i in range(frame.shape[1]):
+            ends = []
+            for sign in (1, -1):  # the flow multiplies by the scales, which the gradient does not know
+                v = rest + sign * frame[:, i]
+                w = torch.linalg.solve(system.flat_scale, v[:, -3:].mT).mT
+                v = torch.cat([v[:, :-3] / 0.7, w], -1)
+                ends.append(system.potential(system.drift(start.z, v, torch.full((5, 1), 1e-5, dtype=F64))[0]))
+            diff = (ends[0] - ends[1]) / 2e-5
+            assert (diff - (frame[:, i] * start.grad).sum(-1)).abs().max() < 1e-6
+
+    def test_momenta_are_tangent_and_standard_normal(self, name):
+        """Drawn momenta lie in the span of the frame (as do transported ones), with the identity as covariance there.
+
+        False-alarm rate: at most 55 entries at 5 standard errors, 4e-5 a manifold; the seed is fixed."""
+        system, start, _ = make(name)
+        end = run(system, start, 0.2, 10)
+        frame = basis(system, end.z)
+        assert (torch.einsum("bij,bkj->bik", frame, frame) - torch.eye(frame.shape[1], dtype=F64)).abs().max() < 1e-9
+        back = torch.einsum("bij,bi->bj", frame, torch.einsum("bij,bj->bi", frame, end.w))
+        assert (back - end.w).abs().max() < 1e-9
+        z = {k: v[:1].expand((4000,) + v.shape[1:]) for k, v in end.z.items()}
+        u = torch.einsum("ij,bj->bi", frame[0], system.draw(z))
+        assert ((u.T @ u / 4000 - torch.eye(u.shape[1], dtype=F64)).abs() < 5 * (2 / 4000) ** 0.5).all()
