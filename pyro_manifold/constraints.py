@@ -4,6 +4,9 @@
 :mod:`pyro_manifold.transforms`.
 """
 
+import math
+from typing import Any
+
 import geoopt
 import pyro.distributions as dist
 import torch
@@ -13,7 +16,7 @@ from torch.distributions import constraints as torch_constraints
 from .geometry import Geometry, geometry
 from .ops.checks import check_all
 
-__all__ = ["check_point", "circular", "manifold_of", "on", "polar"]
+__all__ = ["check_point", "circular", "image", "manifold_of", "on", "polar"]
 
 
 class on(torch_constraints.Constraint):
@@ -78,6 +81,36 @@ class _Circular(torch_constraints.Constraint):
 
 
 circular = _Circular()
+
+
+class image(torch_constraints.Constraint):
+    r"""Points of the image of an injective map: those that its ``project`` moves by at most ``atol`` (1 + their length).
+
+    :param InjectiveTransform transform: the map.
+    :param float atol: the square root of the machine precision if omitted.
+
+    >>> from pyro_manifold.transforms import Pad
+    >>> image(Pad(1, 2)).check(torch.tensor([[3.0, 0.0], [3.0, 0.1]]))
+    tensor([ True, False])
+    """
+
+    event_dim = 1
+
+    def __init__(self, transform: Any, atol: float | None = None) -> None:
+        self.transform, self.atol = transform, atol
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        if value.shape[-1] != self.transform.codomain_dim:
+            return torch.zeros(value.shape[:-1], dtype=torch.bool, device=value.device)
+        if self.atol == math.inf:
+            return value.isfinite().all(-1)
+        atol = torch.finfo(value.dtype).eps ** 0.5 if self.atol is None else self.atol
+        with torch.no_grad():
+            return self.transform.reconstruction_error(value) <= atol * (1 + torch.linalg.vector_norm(value, dim=-1))
+
+    def __repr__(self) -> str:
+        return f"image({self.transform})"
 
 
 def manifold_of(constraint: torch_constraints.Constraint) -> geoopt.Manifold | None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import geoopt
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 import pyro_manifold.distributions as mdist
-from pyro_manifold import models, nn
+from pyro_manifold import flows, models, nn
 from pyro_manifold import transforms as mt
 from pyro_manifold.geometry import SpecialOrthogonal, Torus
 
@@ -39,7 +40,10 @@ class TransformCase:
     skip: Mapping[str, str] = field(default_factory=dict)
 
     def build(self, **like: Any) -> tuple[Any, Tensor]:
-        return self.make(**tensors(self.params, **like)), torch.tensor(self.inputs, dtype=torch.float64).to(**like)
+        transform = self.make(**tensors(self.params, **like))
+        if isinstance(transform, torch.nn.Module):
+            transform.to(**like)
+        return transform, torch.tensor(self.inputs, dtype=torch.float64).to(**like)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ def tensors(params: Mapping[str, Any], **like: Any) -> dict[str, Tensor]:
 EUCLIDEAN, SPHERE = geoopt.Euclidean(ndim=1), geoopt.Sphere()
 BALL, BALL2 = geoopt.PoincareBall(c=1.0), geoopt.PoincareBall(c=2.0)
 LORENTZ = geoopt.Lorentz()
+BALL_HALF = geoopt.Scaled(BALL, 0.5)
+SPHERE_R2 = geoopt.Scaled(SPHERE, 2.0)  # of radius 2
 SO3, SPD, TORUS = SpecialOrthogonal(3), geoopt.SymmetricPositiveDefinite(), Torus()
 S1_R2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.Euclidean(ndim=1), 2))
 S1_S2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.Sphere(), 3))
@@ -115,10 +121,45 @@ GEOMETRIES = [
     GeometryCase("SPD3-log-euclidean", log_euclidean, 6),
     GeometryCase("torus-1", lambda: TORUS, 1),
     GeometryCase("torus-3", lambda: TORUS, 3),
+    GeometryCase("scaled-S2", lambda: SPHERE_R2, 2),
+    GeometryCase("scaled-ball", lambda: BALL_HALF, 2),
+    GeometryCase("scaled-torus", lambda: geoopt.Scaled(TORUS, 1.5), 2),
+    GeometryCase("scaled-SPD2", lambda: geoopt.Scaled(SPD, 2.0), 3),
+    GeometryCase("scaled-SO3", lambda: geoopt.Scaled(SO3, 3.0), 3),
+    GeometryCase("scaled-stiefel-4-2", lambda: geoopt.Scaled(frames(True), 2.0), 5, skip=_FRAMES),
+    GeometryCase("scaled-S1xH2", lambda: geoopt.Scaled(S1_H2, 2.0), 3),
+    GeometryCase("S1xscaled-S2", lambda: geoopt.ProductManifold((SPHERE, 2), (SPHERE_R2, 3)), 3),
     GeometryCase("S1xR2", lambda: S1_R2, 3),
     GeometryCase("S1xS2", lambda: S1_S2, 3),
     GeometryCase("S1xH2", lambda: S1_H2, 3),
 ]
+
+
+def learned(module: Any, size: float = 0.5) -> Any:
+    """As after some training: parameters moved at random, the same way at each call."""
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(size * torch.randn(p.shape, generator=draws) / max(1, p.shape[-1] if p.dim() > 1 else 1) ** 0.5)
+    return module
+
+
+def circle() -> mt.Chart:
+    return mt.Chart(_wind, _unwind, 1, 2)
+
+
+def _wind(u: Tensor) -> Tensor:
+    return torch.cat([u.cos(), u.sin()], -1)
+
+
+def _unwind(x: Tensor) -> Tensor:
+    return torch.atan2(x[..., 1:], x[..., :1])
+
+
+def injective_flow() -> flows.InjectiveFlow:
+    layers = [flows.Coupling(3, [2]), flows.LULinear(3), flows.Coupling(3, [0, 1], kind="affine")]
+    return learned(flows.InjectiveFlow(mt.Pad(2, 3), layers))
+
 
 _V2 = [[0.0, 0.0], [0.3, -0.4], [1.2, 0.5], [-0.7, 1.1]]
 _V3 = [[0.0, 0.0, 0.0], [0.5, -0.3, 0.2], [1.0, 1.2, -0.7]]
@@ -142,6 +183,7 @@ TRANSFORMS = [
     TransformCase("exp-SO3", lambda loc: mt.ExpMap(SO3, loc), dict(loc=_R3), _V3),
     TransformCase("exp-SPD2", lambda loc: mt.ExpMap(SPD, loc), dict(loc=[[1.5, 0.3], [0.3, 0.7]]), _V3),
     TransformCase("exp-torus", lambda loc: mt.ExpMap(TORUS, loc), dict(loc=[3.0, -1.0]), _V2),
+    TransformCase("exp-scaled", lambda loc: mt.ExpMap(SPHERE_R2, loc), dict(loc=_X2), _V2),
     TransformCase("exp-product", lambda loc: mt.ExpMap(S1_H2, loc), dict(loc=[0.6, 0.8, 0.1, 0.2]),
                   [[0.5, 1.0, -1.0], [1.0, 0.0, 0.3]]),
     TransformCase(
@@ -150,6 +192,14 @@ TRANSFORMS = [
     TransformCase("polar-ball", lambda loc: mt.PolarExpMap(BALL, loc), dict(loc=[0.1, 0.2]), [[0.5, 0.6, 0.8], [2.0, 0.0, -1.0]]),
     TransformCase("translation-ball", lambda loc: mt.Translation(BALL, loc), dict(loc=[0.3, -0.2]), _B2),
     TransformCase("translation-sphere", lambda loc: mt.Translation(SPHERE, loc), dict(loc=_X2), _S2),
+    TransformCase("pad", lambda: mt.Pad(2, 4), {}, _V2),
+    TransformCase("linear-embedding", lambda matrix: mt.LinearEmbedding(matrix, matrix[:, 0]),
+                  dict(matrix=[[1.0, 0.5], [0.3, -2.0], [0.7, 0.0]]), _V2),
+    TransformCase("chart-circle", circle, {}, _V1),
+    TransformCase("coupling-spline", lambda: learned(flows.Coupling(3, [0, 2])), {}, _V3),
+    TransformCase("coupling-affine", lambda: learned(flows.Coupling(3, [1], kind="affine")), {}, _V3),
+    TransformCase("lu-linear", lambda: learned(flows.LULinear(3)), {}, _V3),
+    TransformCase("injective-flow", injective_flow, {}, _V2),
     TransformCase("rotation", lambda matrix: mt.Rotation(matrix), dict(matrix=[[0.6, -0.8], [0.8, 0.6]]), _S1),
 ]  # fmt: skip
 
@@ -167,6 +217,20 @@ _FRAME = [[0.36, 0.48, 0.8], [0.48, 0.64, -0.6], [-0.8, 0.6, 0.0]]
 DISTRIBUTIONS = [
     DistributionCase("uniform-S1", lambda: mdist.ManifoldUniform(SPHERE, (2,)), {}),
     DistributionCase("uniform-S2", lambda: mdist.ManifoldUniform(SPHERE, (3,)), {}),
+    DistributionCase("uniform-scaled-S2", lambda: mdist.ManifoldUniform(SPHERE_R2, (3,)), {}),
+    DistributionCase(
+        "wrapped-scaled-S2",
+        lambda loc, scale: mdist.WrappedNormal(SPHERE_R2, loc, scale),
+        dict(loc=_X2, scale=[1.4, 0.8]),
+        stress=_TINY_AND_HUGE,
+    ),
+    DistributionCase(
+        "riemannian-scaled-ball",
+        lambda loc, scale: mdist.RiemannianNormal(BALL_HALF, loc, scale),
+        dict(loc=[0.3, -0.4], scale=0.4),
+        skip=_BREAK,
+        stress=(dict(scale=1e-3), dict(scale=1.0)),
+    ),
     DistributionCase("uniform-S1xS2", lambda: mdist.ManifoldUniform(S1_S2), {}),
     DistributionCase(
         "wrapped-R2",
@@ -374,6 +438,12 @@ DISTRIBUTIONS = [
         stress=(dict(scale_tril=[[1.0, 0.0, 0.0], [0.0, 1e-4, 0.0], [0.0, 0.0, 1e4]]),),
     ),
     DistributionCase(
+        "pushforward-flow",
+        lambda loc, scale: mdist.Pushforward(dist.Normal(loc, scale.unsqueeze(-1)).to_event(1), injective_flow().to(loc)),
+        dict(loc=[0.3, -0.2], scale=0.5),
+        skip={"infer_shapes": "its arguments are a law and a map, not tensors"},
+    ),
+    DistributionCase(
         "matrix-fisher",
         lambda matrix: mdist.MatrixFisher(matrix),
         dict(matrix=[[1.0, 0.3, 0.0], [-0.5, 0.7, 0.2], [0.1, 0.0, -0.4]]),
@@ -381,7 +451,27 @@ DISTRIBUTIONS = [
     ),
 ]
 
+
+def conditional_pushforward() -> mdist.ConditionalPushforward:
+    normal = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+    layer = flows.ConditionalCoupling(1, [0], context_dim=3, hidden=(8,))
+    return mdist.ConditionalPushforward(dist.ConditionalTransformedDistribution(normal, [layer]), circle())
+
+
 MODULES = [
+    ModuleCase("perceptron", lambda: learned(flows.Perceptron(2, 3, (5,))), _B2),
+    ModuleCase(
+        "conditional-coupling", lambda: learned(flows.ConditionalCoupling(3, [0, 1, 2], context_dim=3)), _S2,
+        call=lambda m, c: m.condition(c)(c.flip(-1)),
+    ),
+    ModuleCase(
+        "conditional-lu-linear", lambda: learned(flows.ConditionalLULinear(3, context_dim=3)), _S2,
+        call=lambda m, c: m.condition(c)(c.flip(-1)),
+    ),
+    ModuleCase(
+        "conditional-pushforward", lambda: learned(conditional_pushforward()), _S2,
+        call=lambda m, c: m.condition(c).log_prob(c[:, :2]).unsqueeze(-1),
+    ),
     ModuleCase("exp-map-head", lambda: nn.ExpMapHead(geoopt.PoincareBall(), 3, 2), _S2),
     ModuleCase("log-map", lambda: nn.LogMapLayer(geoopt.PoincareBall()), _B2),
     ModuleCase("gyroplane", lambda: nn.GyroplaneLayer(geoopt.PoincareBall(), 2, 4), _B2),

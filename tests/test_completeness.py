@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = ["geometry", "constraints", "transforms", "distributions", "flows", "infer", "nn", "models"]
 PACKAGES = [*LAYERS, "datasets", "plotting", "testing"]
 PRESENT = [p for p in PACKAGES if any((ROOT / "pyro_manifold" / f).exists() for f in (f"{p}/__init__.py", f"{p}.py"))]
-NEEDS_CASE = {"geometry", "transforms", "distributions", "nn", "models"}
+NEEDS_CASE = {"geometry", "transforms", "distributions", "flows", "nn", "models"}
 
 
 def exported(package: str) -> list[tuple[str, object]]:

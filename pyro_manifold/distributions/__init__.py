@@ -7,6 +7,7 @@ from .kent import Kent
 from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
 from .projected_normal import ProjectedNormal
+from .pushforward import ConditionalPushforward, Pushforward
 from .riemannian_normal import RiemannianNormal
 from .uniform import ManifoldUniform
 from .von_mises_fisher import VonMisesFisher
@@ -16,11 +17,13 @@ from .wrapped_normal import WrappedNormal
 __all__ = [
     "AngularCentralGaussian",
     "Bingham",
+    "ConditionalPushforward",
     "Kent",
     "ManifoldUniform",
     "MatrixFisher",
     "PowerSpherical",
     "ProjectedNormal",
+    "Pushforward",
     "RiemannianNormal",
     "VonMisesFisher",
     "WrappedCauchy",

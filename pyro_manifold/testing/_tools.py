@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from ..constraints import manifold_of, polar
+from ..constraints import image, manifold_of, polar
 from ..geometry import Geometry, geometry
 
 
@@ -85,6 +85,6 @@ def log_volume_change(f: Callable[[Tensor], Tensor], domain: Any, codomain: Any,
     """Log of the Riemannian volume change of ``f`` at each ``x``, by automatic differentiation."""
     jacobian = batch_jacobian(f, x) @ frame(domain, x).mT
     y = f(x).detach()
-    if codomain is None:  # an image in Euclidean space
+    if codomain is None or isinstance(codomain, image):  # in Euclidean space
         return 0.5 * torch.logdet(jacobian.mT @ jacobian)
     return torch.linalg.slogdet(to_frame(codomain, y, jacobian)).logabsdet

@@ -1,13 +1,18 @@
 """Fixed maps onto and between manifolds, as torch transforms with Riemannian volume changes."""
 
 from .exp_map import ExpMap
+from .injective import Chart, InjectiveTransform, LinearEmbedding, Pad
 from .isometries import BallToHyperboloid, SphereToStereographic
 from .polar_exp_map import PolarExpMap
 from .rotation import Rotation, Translation
 
 __all__ = [
     "BallToHyperboloid",
+    "Chart",
     "ExpMap",
+    "InjectiveTransform",
+    "LinearEmbedding",
+    "Pad",
     "PolarExpMap",
     "Rotation",
     "SphereToStereographic",

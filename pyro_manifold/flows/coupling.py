@@ -1,0 +1,157 @@
+r"""Coupling layers: some coordinates are changed by monotone functions whose parameters are computed from the others.
+
+.. math::
+    y_a = x_a, \qquad y_b = s\big(x_b;\, \phi(x_a, c)\big), \qquad
+    \log|\det J| = \sum_b \log s'(x_b), \qquad
+    \dot y_b = s'\,\dot x_b + \frac{\partial s}{\partial\phi}\,D\phi\,\dot x_a
+
+The last is the push of a tangent, in which :math:`\partial s/\partial\phi` comes of one elementwise backward pass whatever the
+number of tangents. References: [1] Dinh et al., *Density estimation using Real NVP*, ICLR 2017, eqs. 4-8. [2] Durkan et al.,
+*Neural spline flows*, NeurIPS 2019, sec. 3.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions.conditional import ConditionalTransformModule
+from torch import Tensor
+
+from ..ops.numerics import concrete
+from ..ops.splines import rational_quadratic, spline_size
+from ..transforms.module import ModuleTransform
+from ..transforms.push import forward_push
+from .perceptron import Perceptron
+
+__all__ = ["ConditionalCoupling", "Coupling"]
+
+_LOG_SCALE = 3.0  # log scales of an affine coupling stay within +- this: e^3 a layer, as a soft bound
+
+
+class Coupling(ModuleTransform):
+    r"""Affine or rational-quadratic coupling of the coordinates ``changed``, given the others.
+
+    :param int dim: size of x.
+    :param Sequence[int] changed: indices of :math:`x_b`, some but not all of them unless there is a context.
+    :param str kind: ``"affine"``, :math:`s = x e^{3\tanh(\alpha/3)} + \beta`, or ``"spline"``: the identity beyond ``bound``.
+    :param tuple hidden: units of the hidden layers of :math:`\phi`.
+    :param int bins: bins of a spline.
+    :param float bound: a spline acts on [-bound, bound].
+    :raises ValueError: for indices that are not those of some coordinates, an unknown kind, or sizes that are not positive.
+
+    A new layer is the identity. The twin with a context is :class:`ConditionalCoupling`.
+
+    >>> layer = Coupling(3, changed=[2])
+    >>> x = torch.tensor([0.5, 1.0, -1.0])
+    >>> layer(x), layer.log_abs_det_jacobian(x, layer(x))
+    (tensor([ 0.5000,  1.0000, -1.0000], grad_fn=...), tensor(0., grad_fn=...))
+    """
+
+    def __init__(
+        self, dim: int, changed: Sequence[int], *, kind: str = "spline", hidden: tuple[int, ...] = (64, 64), bins: int = 8,
+        bound: float = 5.0, context_dim: int = 0, cache_size: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(cache_size=cache_size)
+        changed = sorted(int(i) for i in changed)
+        kept = [i for i in range(dim) if i not in changed]
+        if not changed or len(set(changed)) < len(changed) or changed[0] < 0 or changed[-1] >= dim or not (kept or context_dim):
+            raise ValueError(
+                f"changed: got {changed} of {dim} coordinates; expected distinct indices of some of them, not all unless "
+                "there is a context."
+            )
+        if kind not in ("affine", "spline"):
+            raise ValueError(f"kind: got {kind!r}; expected 'affine' or 'spline'.")
+        if bins < 2 or not bound > 0:
+            raise ValueError(f"bins, bound: got {bins}, {bound}; expected at least 2 bins and a positive bound.")
+        self.dim = self.codomain_dim = dim
+        self.kind, self.bound = kind, float(bound)
+        self.size = 2 if kind == "affine" else spline_size(bins)
+        self.net = Perceptron(len(kept), len(changed) * self.size, hidden, context_dim)
+        self.context: Tensor | None = None
+        self.register_buffer("kept", torch.tensor(kept, dtype=torch.long))
+        self.register_buffer("changed", torch.tensor(changed, dtype=torch.long))
+        self.register_buffer("order", torch.tensor(kept + changed).argsort())
+
+    # --- the elementwise map ------------------------------------------------------------------------------------------
+    def _map(self, x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        if self.kind == "spline":
+            return rational_quadratic(x, raw, self.bound, inverse=inverse)
+        log_scale = _LOG_SCALE * (raw[..., 0] / _LOG_SCALE).tanh()
+        if inverse:
+            return (x - raw[..., 1]) * (-log_scale).exp(), -log_scale
+        return x * log_scale.exp() + raw[..., 1], log_scale
+
+    def _run(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        a, b = x.index_select(-1, self.kept), x.index_select(-1, self.changed)
+        raw = self.net(a, self.context).unflatten(-1, (-1, self.size))
+        b, log_slope = self._map(b.expand(raw.shape[:-1]), raw, inverse)
+        a = a.expand(b.shape[:-1] + a.shape[-1:])
+        return torch.cat([a, b], -1).index_select(-1, self.order), log_slope.sum(-1)
+
+    # --- torch's transform --------------------------------------------------------------------------------------------
+    def _call(self, x: Tensor) -> Tensor:
+        return self._run(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self._run(y, inverse=True)[0]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._run(x)[1]
+
+    def inverse_with_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse at ``y`` and the log-determinant *of the inverse*, in one pass."""
+        return self._run(y, inverse=True)
+
+    def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
+        if not concrete(x):
+            return forward_push(self._call, x, tangents)
+        a, b = x.index_select(-1, self.kept), x.index_select(-1, self.changed)
+        tangents = tangents.expand(x.shape[:-1] + tangents.shape[-2:])
+        ta, tb = tangents.index_select(-1, self.kept), tangents.index_select(-1, self.changed)
+        raw, hidden = self.net.push(a, ta, self.context)
+        raw = raw.unflatten(-1, (-1, self.size))
+        b = b.expand(raw.shape[:-1])
+        graph = torch.is_grad_enabled() and (b.requires_grad or raw.requires_grad)
+        with torch.enable_grad():
+            b, raw = (v if v.requires_grad else v.detach().requires_grad_() for v in (b, raw))
+            yb, log_slope = self._map(b, raw)
+            (in_raw,) = torch.autograd.grad(yb.sum(), raw, create_graph=graph, retain_graph=graph)
+        if not graph:
+            yb, log_slope = yb.detach(), log_slope.detach()
+        weight = self.net.last.weight.unflatten(0, (-1, self.size))  # (b, size, units)
+        if tangents.shape[-2] * self.size > weight.shape[-1]:  # more numbers than units: contract with the layer first
+            moved = hidden @ torch.einsum("...bs,bsh->...hb", in_raw, weight)
+        else:
+            moved = torch.einsum("...bs,...kbs->...kb", in_raw, torch.einsum("bsh,...kh->...kbs", weight, hidden))
+        tb = log_slope.exp().unsqueeze(-2) * tb + moved
+        a, ta = a.expand(yb.shape[:-1] + a.shape[-1:]), ta.expand(tb.shape[:-2] + ta.shape[-2:])
+        return torch.cat([a, yb], -1).index_select(-1, self.order), torch.cat([ta, tb], -1).index_select(-1, self.order)
+
+
+class ConditionalCoupling(ConditionalTransformModule):
+    r"""A :class:`Coupling` whose parameters depend on a context c too, for Pyro's ``ConditionalTransformedDistribution``.
+
+    :param int dim: size of x.
+    :param Sequence[int] changed: indices of :math:`x_b`; all of them are allowed here.
+    :param int context_dim: size of c.
+    :raises ValueError: as :class:`Coupling`, and for a context of another size.
+
+    >>> layer = ConditionalCoupling(2, [0], context_dim=3)
+    >>> layer.condition(torch.zeros(3))(torch.ones(2)).shape
+    torch.Size([2])
+    """
+
+    def __init__(self, dim: int, changed: Sequence[int], context_dim: int, **kwargs: Any) -> None:
+        super().__init__()
+        self.layer = Coupling(dim, changed, context_dim=context_dim, **kwargs)
+
+    def condition(self, context: Tensor) -> Coupling:
+        return given(self.layer, context, self.layer.net.context_dim)
+
+
+def given(layer: Any, context: Tensor, size: int) -> Any:
+    """``layer`` with ``context`` set, sharing its parameters."""
+    if context.dim() < 1 or context.shape[-1] != size:
+        raise ValueError(f"context: got shape {tuple(context.shape)}; expected size {size} on the last axis.")
+    return layer._sharing(context=context)

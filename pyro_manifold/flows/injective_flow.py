@@ -1,0 +1,68 @@
+r"""A chain of learned bijections after an embedding: the manifold of an M-flow.
+
+.. math:: g = f_k \circ \dots \circ f_1 \circ e, \qquad J_g(u) = J_{f_k} \cdots J_{f_1} J_e
+
+Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS 2020, eq. 6.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from ..transforms.injective import InjectiveTransform
+from ..transforms.push import push
+
+__all__ = ["InjectiveFlow"]
+
+
+class InjectiveFlow(InjectiveTransform):
+    r"""An embedding of :math:`\mathbb R^n` followed by bijections of :math:`\mathbb R^d`.
+
+    The n columns of :math:`J_g` are pushed through the layers one after the other, never a d x d matrix.
+
+    :param InjectiveTransform embedding: e, such as :class:`~pyro_manifold.transforms.Pad`.
+    :param layers: the :math:`f_i`: transforms of vectors of size d, ours or any of torch and Pyro.
+    :raises ValueError: if a layer does not fit; where the derivative loses rank (by ``log_volume``).
+
+    >>> from pyro_manifold.flows import Coupling
+    >>> from pyro_manifold.transforms import Pad
+    >>> g = InjectiveFlow(Pad(1, 2), [Coupling(2, [1])])
+    >>> x = g(torch.tensor([0.5]))
+    >>> g.reconstruction_error(x).item(), g.log_volume(g.inv(x)).item()
+    (0.0, 0.0)
+    """
+
+    def __init__(self, embedding: InjectiveTransform, layers: Sequence[Transform], *, cache_size: int = 0) -> None:
+        super().__init__(embedding.dim, embedding.codomain_dim, cache_size=cache_size)
+        shape = torch.Size([self.codomain_dim])
+        for i, layer in enumerate(layers):
+            try:
+                fits = isinstance(layer, Transform) and layer.domain.event_dim <= 1 and layer.forward_shape(shape) == shape
+            except ValueError:
+                fits = False
+            if not fits:
+                raise ValueError(
+                    f"layers: number {i} is {layer!r}; expected a transform of vectors of size {self.codomain_dim} onto such "
+                    "vectors. Give a context to conditional layers first, by .condition(context)."
+                )
+        self.embedding = embedding
+        self.layers = list(layers)
+        self._learned = nn.ModuleList(layer for layer in layers if isinstance(layer, nn.Module))
+
+    def _call(self, u: Tensor) -> Tensor:
+        x = self.embedding._call(u)
+        for layer in self.layers:
+            x = layer._call(x)
+        return x
+
+    def _inverse(self, x: Tensor) -> Tensor:
+        for layer in reversed(self.layers):
+            x = layer._inverse(x)
+        return self.embedding._inverse(x)
+
+    def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        for part in (self.embedding, *self.layers):
+            u, tangents = push(part, u, tangents)
+        return u, tangents

@@ -1,0 +1,134 @@
+r"""Invertible linear layers by their LU decomposition.
+
+.. math::
+    y = PLUx + b, \qquad \log|\det J| = \sum_i \log|U_{ii}|
+
+with L unit lower triangular, U upper triangular and P a fixed permutation. Reference: Kingma and Dhariwal, *Glow*, NeurIPS 2018,
+sec. 3.2.
+"""
+
+from typing import Any
+
+import torch
+from pyro.distributions.conditional import ConditionalTransformModule
+from torch import Tensor, nn
+
+from ..ops.checks import as_tensors
+from ..transforms.injective import principal_axes
+from ..transforms.module import ModuleTransform
+from .coupling import given
+from .perceptron import Perceptron
+
+__all__ = ["ConditionalLULinear", "LULinear"]
+
+
+class LULinear(ModuleTransform):
+    r"""A learned invertible matrix and shift; the identity at first, or what ``matrix`` and ``loc`` say.
+
+    :param int dim: size of x.
+    :param Tensor matrix: initial invertible matrix, shape ``(dim, dim)``.
+    :param Tensor loc: initial b, shape ``(dim,)``.
+    :raises ValueError: for a singular matrix or shapes that do not fit.
+
+    >>> layer = LULinear(2, matrix=torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
+    >>> layer(torch.tensor([1.0, 1.0]))
+    tensor([2., 1.], grad_fn=...)
+    """
+
+    def __init__(
+        self, dim: int, matrix: Tensor | None = None, loc: Tensor | None = None, *, context_dim: int = 0, cache_size: int = 0
+    ) -> None:
+        super().__init__(cache_size=cache_size)
+        if not (isinstance(dim, int) and dim >= 1):
+            raise ValueError(f"dim: got {dim!r}; expected a positive integer.")
+        matrix = torch.eye(dim) if matrix is None else as_tensors(matrix=matrix)[0].detach()
+        loc = matrix.new_zeros(dim) if loc is None else as_tensors(matrix=matrix, loc=loc)[1].detach()
+        if matrix.shape != (dim, dim) or loc.shape != (dim,):
+            raise ValueError(
+                f"matrix, loc: got shapes {tuple(matrix.shape)}, {tuple(loc.shape)}; expected ({dim}, {dim}) and ({dim},)."
+            )
+        P, L, U = torch.linalg.lu(matrix)
+        diagonal = U.diagonal()
+        if not bool((diagonal.abs() > torch.finfo(matrix.dtype).eps * matrix.abs().amax()).all()):
+            raise ValueError("matrix: got a singular matrix, expected an invertible one. LinearEmbedding has lower dimensions.")
+        self.dim = self.codomain_dim = dim
+        self.register_buffer("permutation", P)
+        self.register_buffer("signs", diagonal.sign())
+        self.register_buffer("free", ~torch.eye(dim, dtype=torch.bool))
+        self.loc = nn.Parameter(loc.clone())
+        self.log_diagonal = nn.Parameter(diagonal.abs().log())
+        self.lu = nn.Parameter(torch.where(self.free, L.tril(-1) + U.triu(1), 0.0)[self.free])
+        self.context: Tensor | None = None
+        self.net = Perceptron(context_dim, dim * (dim + 1), (64,)) if context_dim else None
+
+    @classmethod
+    def from_pca(cls, x: Tensor) -> "LULinear":
+        """The layer that gives standard normal vectors mean and covariance of the rows of ``x``, first coordinates along the axes
+        of most variance; axes of no variance get a thousandth of the least other scale."""
+        loc, axes, scale = principal_axes(x)
+        floor = scale[scale > 0].amin() * 1e-3 if bool((scale > 0).any()) else scale.new_ones(())
+        return cls(x.shape[1], axes * torch.where(scale > 0, scale, floor), loc)
+
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """L, U, log of its diagonal, b."""
+        lu, log_diagonal, loc = self.lu, self.log_diagonal, self.loc
+        if self.net is not None and self.context is not None:
+            extra = self.net(self.context)
+            lu = lu + extra[..., : -2 * self.dim]
+            log_diagonal, loc = log_diagonal + extra[..., -2 * self.dim : -self.dim], loc + extra[..., -self.dim :]
+        full = lu.new_zeros(lu.shape[:-1] + (self.dim, self.dim))
+        full = full.masked_scatter(self.free.expand(full.shape), lu)
+        eye = torch.eye(self.dim, dtype=lu.dtype, device=lu.device)
+        return full.tril(-1) + eye, full.triu(1) + torch.diag_embed(self.signs * log_diagonal.exp()), log_diagonal, loc
+
+    def _matrix(self) -> tuple[Tensor, Tensor]:
+        L, U, _, loc = self._factors()
+        return self.permutation @ (L @ U), loc
+
+    def _call(self, x: Tensor) -> Tensor:
+        matrix, loc = self._matrix()
+        return (matrix @ x.unsqueeze(-1)).squeeze(-1) + loc if matrix.dim() > 2 else x @ matrix.mT + loc
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        L, U, _, loc = self._factors()
+        z = ((y - loc) @ self.permutation).unsqueeze(-1)
+        batch = torch.broadcast_shapes(z.shape[:-2], L.shape[:-2])
+        if L.dim() == 2:  # one matrix: the batch as columns
+            z = z.reshape(-1, self.dim).mT
+        z = torch.linalg.solve_triangular(L, z, upper=False, unitriangular=True)
+        z = torch.linalg.solve_triangular(U, z, upper=True)
+        return (z.mT if L.dim() == 2 else z).reshape(batch + (self.dim,))
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        log_det = self._factors()[2].sum(-1)
+        return log_det.expand(torch.broadcast_shapes(log_det.shape, x.shape[:-1]))
+
+    def inverse_with_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse at ``y`` and the log-determinant of the inverse."""
+        x = self._inverse(y)
+        return x, -self.log_abs_det_jacobian(x, y)
+
+    def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
+        return self._call(x), tangents @ self._matrix()[0].mT
+
+
+class ConditionalLULinear(ConditionalTransformModule):
+    r"""An :class:`LULinear` whose entries depend on a context through a perceptron.
+
+    :param int dim: size of x.
+    :param int context_dim: size of the context.
+    :raises ValueError: for a context of another size.
+
+    >>> layer = ConditionalLULinear(2, context_dim=1)
+    >>> layer.condition(torch.ones(5, 1))(torch.ones(5, 2)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, dim: int, context_dim: int, **kwargs: Any) -> None:
+        super().__init__()
+        self.layer = LULinear(dim, context_dim=context_dim, **kwargs)
+
+    def condition(self, context: Tensor) -> LULinear:
+        assert self.layer.net is not None
+        return given(self.layer, context, self.layer.net.in_dim)

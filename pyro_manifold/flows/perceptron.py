@@ -1,0 +1,60 @@
+r"""A perceptron whose derivative is pushed along with its value.
+
+.. math::
+    h_0 = (x, c), \quad h_l = \phi(W_l h_{l-1} + b_l), \quad y = W h_L + b, \qquad
+    \dot h_l = \phi'(\cdot) \circ W_l \dot h_{l-1}, \quad \phi(z) = z\,\sigma(z)
+"""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Perceptron"]
+
+
+class Perceptron(nn.Module):
+    r"""Layers of SiLU units, then a linear one that starts at zero.
+
+    :param int in_dim: size of x.
+    :param int out_dim: size of y.
+    :param tuple hidden: units of the hidden layers.
+    :param int context_dim: size of the context c, appended to x; 0 for none.
+
+    >>> net = Perceptron(2, 3, (8,))
+    >>> net(torch.ones(5, 2)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, hidden: tuple[int, ...] = (64, 64), context_dim: int = 0) -> None:
+        super().__init__()
+        sizes = (in_dim + context_dim, *hidden)
+        self.in_dim, self.context_dim = in_dim, context_dim
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.last = nn.Linear(sizes[-1], out_dim)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def _join(self, x: Tensor, context: Tensor | None) -> Tensor:
+        if context is None:
+            return x
+        batch = torch.broadcast_shapes(x.shape[:-1], context.shape[:-1])
+        return torch.cat([x.expand(batch + x.shape[-1:]), context.expand(batch + context.shape[-1:])], -1)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self._join(x, context)
+        for layer in self.layers:
+            h = nn.functional.silu(layer(h))
+        return self.last(h)
+
+    def push(self, x: Tensor, tangents: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """y and the derivative of the *last hidden layer* along ``tangents``, ``batch + (k, in_dim)``; that of y follows by
+        ``last.weight``, with which the caller may do something cheaper first."""
+        h = self._join(x, context)
+        for i, layer in enumerate(self.layers):
+            z = layer(h)
+            gate = z.sigmoid()
+            slope = gate * (1 + z * (1 - gate))
+            weight: Tensor = layer.weight  # type: ignore[assignment]
+            weight = weight[:, : self.in_dim] if i == 0 else weight
+            tangents = slope.unsqueeze(-2) * (tangents @ weight.mT)
+            h = z * gate
+        return self.last(h), tangents
