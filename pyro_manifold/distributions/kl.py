@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
-from ..geometry import geometry
+from ..geometry import ScaledGeometry, geometry
 from ..ops.special import bessel_ratio, log_bessel
 from .angular_central_gaussian import AngularCentralGaussian
 from .fisher_bingham import FisherBingham
@@ -25,18 +25,22 @@ from .wrapped_normal import WrappedNormal
 __all__ = ["share_centre"]
 
 
-def share_centre(p: WrappedNormal | RiemannianNormal, q: WrappedNormal | RiemannianNormal) -> bool:
-    """Are the two laws on one manifold (same object, or same kind and curvature) with equal centres?"""
-    a, b = geometry(p.manifold), geometry(q.manifold)
+def share_manifold(p: TorchDistribution, q: TorchDistribution, like: Tensor) -> bool:
+    """Are the two laws on one manifold, hence of one measure: same object, or same kind and curvature, neither scaled?"""
+    a, b = (geometry(d.support.manifold) for d in (p, q))  # type: ignore[union-attr]
     if p.event_shape != q.event_shape or type(a) is not type(b):
         return False
-    if p.manifold is not q.manifold:
-        try:
-            if not torch.equal(a.curvature(p.loc), b.curvature(p.loc)):
-                return False
-        except NotImplementedError:
-            return False
-    return torch.equal(*torch.broadcast_tensors(p.loc, q.loc))
+    if a.manifold is b.manifold:
+        return True
+    try:
+        return not isinstance(a, ScaledGeometry) and torch.equal(a.curvature(like), b.curvature(like))
+    except NotImplementedError:
+        return False
+
+
+def share_centre(p: WrappedNormal | RiemannianNormal, q: WrappedNormal | RiemannianNormal) -> bool:
+    """Are the two laws on one manifold with equal centres?"""
+    return share_manifold(p, q, p.loc) and torch.equal(*torch.broadcast_tensors(p.loc, q.loc))
 
 
 @register_kl(WrappedNormal, WrappedNormal)
@@ -65,7 +69,7 @@ def _kl_riemannian_riemannian(p: RiemannianNormal, q: RiemannianNormal) -> Tenso
 
 @register_kl(RiemannianNormal, ManifoldUniform)
 def _kl_riemannian_uniform(p: RiemannianNormal, q: ManifoldUniform) -> Tensor:
-    if type(geometry(p.manifold)) is not type(geometry(q.manifold)) or p.event_shape != q.event_shape:
+    if not share_manifold(p, q, p.loc):
         raise NotImplementedError("the two laws live on different manifolds.")
     return geometry(q.manifold).log_volume(q.event_shape) - p.entropy()
 

@@ -11,7 +11,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from ..constraints import check_point
-from ..geometry import Geometry, SPDGeometry, geometry
+from ..geometry import Geometry, ScaledGeometry, SPDGeometry, geometry
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.numerics import log_sinc_sqrt, norm
 from ..ops.radial import log_normalizer, radius_moment
@@ -77,7 +77,18 @@ def _curvature(geo: Geometry, loc: Tensor) -> Tensor:
 
 
 def _is_spd(geo: Geometry) -> bool:
+    """Affine-invariant, scaled or not."""
+    while isinstance(geo, ScaledGeometry):
+        geo = geo.base
     return isinstance(geo, SPDGeometry) and not geo.flat
+
+
+def _unit(geo: Geometry, like: Tensor) -> Tensor:
+    """What lengths are multiplied by."""
+    s = like.new_ones(())
+    while isinstance(geo, ScaledGeometry):
+        s, geo = s * geo.scale(like), geo.base
+    return s
 
 
 
@@ -97,13 +108,14 @@ class RiemannianNormal(ExpMapLaw):
     :math:`\sigma` is not the root mean squared distance: draws concentrate at distance :math:`\sigma\sqrt d` in flat space
     and near :math:`(d-1)\sigma^2\sqrt{-K}` in hyperbolic space at large sigma.
 
-    On ``SymmetricPositiveDefinite`` Z is a Pfaffian (:mod:`pyro_manifold.ops.spd_normal`), for matrices up to 20 x 20, with
-    gradients in ``scale`` of any order. Draws are exact up to 12 x 12 (beyond, at scales far from 1 only: else a
-    ``ValueError``), and differentiable in ``loc`` alone: ``has_rsample`` is false while ``scale`` requires a gradient, and
+    On ``SymmetricPositiveDefinite`` Z is a Pfaffian (:mod:`pyro_manifold.ops.spd_normal`), for matrices up to 32 x 32, with
+    gradients in ``scale`` of any order. Draws are exact up to 12 x 12, and beyond at scales far from 1; in between their
+    eigenvalues are ends of Markov chains that forget their start to rounding (:mod:`pyro_manifold.ops.spd_chain`; cost and
+    checks there). They are differentiable in ``loc`` alone: ``has_rsample`` is false while ``scale`` requires a gradient, and
     Pyro's ELBOs then use the score function. For reparametrised SVI prefer :class:`WrappedNormal` there.
 
     :param geoopt.Manifold manifold: ``Sphere``, ``PoincareBall``, ``Lorentz``, ``Stereographic``, ``Euclidean`` or
-        ``SymmetricPositiveDefinite``.
+        ``SymmetricPositiveDefinite``, or ``Scaled`` of one of them.
     :param Tensor loc: centre :math:`\mu`, shape ``batch + event``.
     :param Tensor scale: :math:`\sigma > 0`, a number or shape ``batch`` (isotropic), geodesic length.
     :raises ValueError: for a manifold whose curvature is not constant (use :class:`WrappedNormal`, or one site for each
@@ -149,7 +161,7 @@ class RiemannianNormal(ExpMapLaw):
         self.manifold = manifold
         base: Any
         if _is_spd(geo):
-            base = SPDTangentNormal(scale.expand(batch), event_shape[-1])
+            base = SPDTangentNormal(scale.expand(batch), event_shape[-1], _unit(geo, scale))
         else:
             base = _RadialNormal(manifold, scale.expand(batch), dim)
         transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)

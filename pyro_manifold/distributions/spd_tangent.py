@@ -19,15 +19,15 @@ class SPDTangentNormal(dist.TorchDistribution):
     r"""Symmetric n x n matrices W, as coordinates v in the orthonormal basis, isotropic but for the volume change of exp.
 
     .. math:: p(v) = \frac1{Z(\sigma)} e^{-|v|^2/2\sigma^2} \prod_{i<j}
-        \frac{\sinh((\lambda_i-\lambda_j)/2)}{(\lambda_i-\lambda_j)/2}, \qquad \lambda = \mathrm{eig}\,W
+        \frac{\sinh((\lambda_i-\lambda_j)/2)}{(\lambda_i-\lambda_j)/2}, \qquad \lambda = \mathrm{eig}\,W/s
 
     Draws have no pathwise derivative in sigma (they are accepted or rejected): ``has_rsample`` is false, and ``rsample``
-    raises, while ``scale`` requires a gradient; otherwise a draw is a constant, which is the right derivative.
+    raises, while ``scale`` or s requires a gradient; otherwise a draw is a constant, which is the right derivative.
 
     :param Tensor scale: :math:`\sigma > 0`, shape ``batch``.
-    :param int n: size of the matrices, at most 20.
-    :raises ValueError: for a larger n; from ``sample`` where exact sampling is hopeless
-        (:func:`pyro_manifold.ops.spd_normal.sample_tangent`).
+    :param int n: size of the matrices, at most 32.
+    :param Tensor unit: s, a number: lengths on the manifold are s times those of the affine-invariant metric.
+    :raises ValueError: for a larger n.
 
     Base measure: Lebesgue measure of v.
 
@@ -38,20 +38,22 @@ class SPDTangentNormal(dist.TorchDistribution):
     arg_constraints = {"scale": constraints.positive}
     support = constraints.real_vector
 
-    def __init__(self, scale: Tensor, n: int) -> None:
+    def __init__(self, scale: Tensor, n: int, unit: Tensor | None = None) -> None:
         self.scale, self.n = scale, n
+        self.unit = scale.new_ones(()) if unit is None else unit
         self._table = normalizer_table(n, scale.device)
         super().__init__(scale.shape, torch.Size([n * (n + 1) // 2]), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "SPDTangentNormal":
-        return SPDTangentNormal(self.scale.expand(torch.Size(batch_shape)), self.n)
+        return SPDTangentNormal(self.scale.expand(torch.Size(batch_shape)), self.n, self.unit)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        return not self.scale.requires_grad
+        return not (self.scale.requires_grad or self.unit.requires_grad)
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        return sample_tangent(self.scale, self.n, self._extended_shape(torch.Size(sample_shape))[:-1])
+        shape, unit = self._extended_shape(torch.Size(sample_shape))[:-1], self.unit.detach()
+        return unit * sample_tangent((self.scale / unit).detach(), self.n, shape)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         if not self.has_rsample:
@@ -65,19 +67,22 @@ class SPDTangentNormal(dist.TorchDistribution):
         out = -value.square().sum(-1) / (2 * self.scale**2) - self.log_z()
         if self.n == 1:
             return out
-        x = sym_eigenvalues(vec_to_sym(value, self.n))
+        x = sym_eigenvalues(vec_to_sym(value / self.unit, self.n))
         i, j = torch.triu_indices(self.n, self.n, 1, device=x.device)
         return out + log_sinhc((x[..., j] - x[..., i]) / 2).sum(-1)
 
     def log_z(self) -> Tensor:
         r""":math:`\log Z(\sigma)`."""
-        return log_normalizer(self.scale, self._table, self.n)
+        return self._log_z(self.scale)
+
+    def _log_z(self, scale: Tensor) -> Tensor:
+        return log_normalizer(scale / self.unit, self._table, self.n) + self.event_shape[0] * self.unit.log()
 
     def log_z_and_square(self) -> tuple[Tensor, Tensor]:
         r""":math:`\log Z` and :math:`E|v|^2 = \sigma^3\, d\log Z/d\sigma`."""
-        learned = self.scale.requires_grad and torch.is_grad_enabled()
+        learned = not self.has_rsample and torch.is_grad_enabled()
         with torch.enable_grad():
-            s = self.scale if learned else self.scale.detach().requires_grad_()
-            log_z = log_normalizer(s, self._table, self.n)
+            s = self.scale if self.scale.requires_grad else self.scale.detach().requires_grad_()
+            log_z = self._log_z(s)
             (slope,) = torch.autograd.grad(log_z.sum(), s, create_graph=learned)
         return log_z if learned else log_z.detach(), self.scale**3 * slope

@@ -3,25 +3,33 @@
 from .base import Geometry, geometry, register_geometry
 from .euclidean import EuclideanGeometry
 from .hyperboloid import HyperboloidGeometry
+from .implicit import ImplicitGeometry, ImplicitManifold
 from .product import ProductGeometry
 from .rotations import SpecialOrthogonal, SpecialOrthogonalGeometry
+from .scaled import ScaledGeometry
 from .spd import SPDGeometry
 from .sphere import SphereGeometry
 from .stereographic import StereographicGeometry
 from .stiefel import StiefelGeometry
+from .submanifold import Submanifold, SubmanifoldGeometry
 from .torus import Torus, TorusGeometry
 
 __all__ = [
     "EuclideanGeometry",
     "Geometry",
     "HyperboloidGeometry",
+    "ImplicitGeometry",
+    "ImplicitManifold",
     "ProductGeometry",
     "SPDGeometry",
+    "ScaledGeometry",
     "SpecialOrthogonal",
     "SpecialOrthogonalGeometry",
     "SphereGeometry",
     "StereographicGeometry",
     "StiefelGeometry",
+    "Submanifold",
+    "SubmanifoldGeometry",
     "Torus",
     "TorusGeometry",
     "geometry",

@@ -1,4 +1,4 @@
-r"""The isotropic normal on positive definite n x n matrices: exact normaliser and exact draws.
+r"""The isotropic normal on positive definite n x n matrices: exact normaliser, and draws that are exact up to n = 12.
 
 In tangent coordinates at the centre (a symmetric matrix W with eigenvalues :math:`\lambda`) its density is
 :math:`e^{-|W|^2/2\sigma^2}\prod_{i<j} \mathrm{sinhc}((\lambda_i-\lambda_j)/2)/Z`, and de Bruijn's formula gives
@@ -8,18 +8,19 @@ In tangent coordinates at the centre (a symmetric matrix W with eigenvalues :mat
     M_{jk} = \mathrm{erf}(\sigma(k-j)/2), \quad 0 \le j,k < n
 
 (n odd: bordered by ones), :math:`c_n = (2\pi)^{n(n+1)/4-n/2}\prod_j \Gamma(3/2)/\Gamma(1+j/2)`. M is singular to rounding
-for small sigma (n = 10: all digits are lost below 0.3), so log Pf M is interpolated from values of hundreds of digits: a
-table that is made when an n is first used (0.02 to 0.3 s for n <= 10, 3 s for 20) and holds for every sigma > 0 to 1e-13.
+for small sigma (n = 10: all digits are lost below 0.3), so log Pf M is interpolated from values of 25 digits: a
+table that is made when an n is first used (0.02 to 0.2 s for n <= 10, 2 s for 32) and holds for every sigma > 0 to 1e-13.
 
-Draws are exact, by rejection from the better of two envelopes for each sigma; both touch at a point that maximises their
-acceptance, which is known beforehand from Z:
+Where it accepts at least one proposal in 2000, draws are exact, by rejection from the better of two envelopes for each sigma;
+both touch at a point that maximises their acceptance, which is known beforehand from Z:
 
 * :math:`\log\mathrm{sinhc}\,x` is concave in :math:`x^2`, so its tangent there leaves a *Gaussian matrix* (no eigenvectors
   to draw) with a larger variance of the traceless part: acceptance near 1 for small sigma;
 * :math:`\log\sinh` is concave, so its tangent plane at the mode leaves independent normal eigenvalues, kept when they come
   in order, and a Haar rotation: acceptance near 1 for large sigma.
 
-The least acceptance over sigma is 0.89 (n = 2), 0.69 (3), 0.46 (4), 0.28 (5), 0.032 (8), 0.0056 (10), 0.0007 (12).
+The least acceptance over sigma is 0.89 (n = 2), 0.69 (3), 0.46 (4), 0.28 (5), 0.032 (8), 0.0056 (10), 0.0007 (12). Where it
+would be below 0.0005 (n > 12 and sigma near 1) eigenvalues come from :mod:`~pyro_manifold.ops.spd_chain` instead.
 
 References: de Bruijn, J. Indian Math. Soc. 19 (1955); Santilli & Tierz, J. Stat. Mech. (2021), arXiv:2011.13680 (for this Z);
 Said et al., IEEE Trans. Inf. Theory 63 (2017), eq. 37 (n = 2).
@@ -37,49 +38,52 @@ from torch import Tensor
 
 from .linalg import sym_eigenvalues, sym_to_vec, vec_to_sym
 from .numerics import log_sinhc
+from .spd_chain import draw, gaps
 
 __all__ = ["acceptance", "log_normalizer", "normalizer_table", "sample_tangent"]
 
 _EDGES = (0.0, 1.0, 3.5, 12.0)  # pieces of the table: in sigma^2 up to 1, then in log sigma; beyond 12, Pf M is 1 to rounding
-_NODES = 36
 _CHUNK = 1 << 18  # elements of a temporary
+_LEAST = 5e-4  # below this acceptance draws come from Markov chains
 
 
 def _log_pfaffian(n: int, sigma: float) -> Any:
-    """log Pf M by elimination of two rows at a time, in as many digits as cancel (no pivoting: leading Pfaffians are > 0)."""
-    lost = n * n * (0.35 - 0.55 * min(math.log10(sigma), 0.0))
-    with mpmath.workdps(30 + int(lost)):
-        s = mpmath.mpf(sigma) / 2
-        entry = [mpmath.erf(s * k) for k in range(n)]
-        m = n + n % 2
-        rows = [[mpmath.mpf(1) if k == n else entry[k - j] for k in range(j + 1, m)] for j in range(m)]  # row j: columns > j
-        out = mpmath.mpf(1)
-        while rows:
-            first, second, *rows = rows
-            pivot, *a = first
-            out *= pivot
-            a = [x / pivot for x in a]
-            rows = [
-                [x - a[j] * c + b * second[j] for x, b, c in zip(row, a[j + 1 :], second[j + 1 :], strict=True)]
-                for j, row in enumerate(rows)
-            ]
-        return mpmath.log(out)
+    """log Pf M. M is skew and Toeplitz, so it maps vectors that are symmetric under reversal to antisymmetric ones and back:
+    Pf M is, up to sign, the determinant of one block of half the size, found by elimination without pivoting. The working
+    precision is doubled until the least pivot has 25 digits to spare."""
+    m, digits = n // 2, 50
+    while True:
+        with mpmath.workdps(digits):
+            f = [mpmath.erf(mpmath.mpf(sigma) / 2 * k) for k in range(n)]
+            one = [mpmath.mpf(1)] * (n % 2)  # the border
+            rows = [[f[n - 1 - j - k] + (f[j - k] if j > k else -f[k - j]) for k in range(m)] + one for j in range(m)]
+            if n % 2:
+                rows.append([2 * f[m - k] for k in range(m)] + one)
+            pivots = []
+            while rows:
+                (pivot, *a), *rows = rows
+                pivots.append(abs(pivot))
+                rows = [[x - c * y for x, y in zip(row, a, strict=True)] for c, row in ((r[0] / pivot, r[1:]) for r in rows)]
+            if min(pivots) > mpmath.mpf(10) ** (25 - digits):
+                return mpmath.fsum(mpmath.log(p) for p in pivots)
+        digits *= 2
 
 
 @lru_cache
 def _coefficients(n: int) -> Tensor:
     """Chebyshev coefficients of log Pf M - n(n-1)/2 log min(sigma, 1), one row for each piece."""
+    nodes = max(36, 2 * n)
     if n == 1:
-        return torch.zeros(len(_EDGES) - 1, _NODES, dtype=torch.float64)
-    x = np.cos((np.arange(_NODES) + 0.5) * (math.pi / _NODES))
+        return torch.zeros(len(_EDGES) - 1, nodes, dtype=torch.float64)
+    x = np.cos((np.arange(nodes) + 0.5) * (math.pi / nodes))
     rows = []
     for low, high in zip(_EDGES, _EDGES[1:], strict=False):
         sigmas = low * (high / low) ** ((x + 1) / 2) if low else np.sqrt((x + 1) / 2) * high
         pairs = [(s, _log_pfaffian(n, s)) for s in sigmas.tolist()]
         with mpmath.workdps(30):
             rows.append([float(y - mpmath.mpf(n * (n - 1)) / 2 * mpmath.log(min(s, 1.0))) for s, y in pairs])
-    cos = np.cos(np.outer(np.arange(_NODES), np.arange(_NODES) + 0.5) * (math.pi / _NODES))
-    c = np.array(rows) @ cos.T * (2 / _NODES)
+    cos = np.cos(np.outer(np.arange(nodes), np.arange(nodes) + 0.5) * (math.pi / nodes))
+    c = np.array(rows) @ cos.T * (2 / nodes)
     c[:, 0] /= 2
     return torch.from_numpy(c)
 
@@ -87,10 +91,10 @@ def _coefficients(n: int) -> Tensor:
 def normalizer_table(n: int, device: Any = None) -> Tensor:
     """What :func:`log_normalizer` needs for one n; made once for each n, then kept.
 
-    :raises ValueError: for n above 20, where the table would take minutes.
+    :raises ValueError: for n above 32, for which nothing here has been checked.
     """
-    if n > 20:
-        raise ValueError(f"loc: got matrices of size {n}; the normaliser's table is for n <= 20. Use WrappedNormal.")
+    if n > 32:
+        raise ValueError(f"loc: got matrices of size {n}; the normaliser's table is for n <= 32. Use WrappedNormal.")
     return _coefficients(n).to(device)
 
 
@@ -112,9 +116,10 @@ def log_normalizer(scale: Tensor, table: Tensor, n: int) -> Tensor:
     middle, width = math.log(second), math.log(end / second)  # the first edge is 1
     x = torch.where(piece == 2, 2 * (inside - middle) / width - 1, 2 * inside / middle - 1)
     x = torch.where(piece == 0, 2 * small.square() - 1, x)
-    c = table.index_select(0, piece.reshape(-1)).reshape(s.shape + (_NODES,))
+    nodes = table.shape[-1]
+    c = table.index_select(0, piece.reshape(-1)).reshape(s.shape + (nodes,))
     b1, b2 = torch.zeros_like(x), torch.zeros_like(x)
-    for k in range(_NODES - 1, 0, -1):
+    for k in range(nodes - 1, 0, -1):
         b1, b2 = 2 * x * b1 - b2 + c[..., k], b1
     log_pfaffian = n * (n - 1) / 2 * small.log() + torch.where(s > end, 0.0, x * b1 - b2 + c[..., 0])
     const = _log_c(n) + math.lgamma(n + 1) + n / 2 * math.log(2 * math.pi)
@@ -244,12 +249,20 @@ def _reject(propose: Callable[[_Envelopes, int], tuple[Tensor, Tensor]], e: _Env
     raise RuntimeError(f"sampler of the normal on SPD({n}): {len(todo)} draws not accepted in a bounded number of rounds.")
 
 
+def _chain(e: _Envelopes, index: Tensor, n: int) -> Tensor:
+    """Eigenvalues for the lanes ``index`` by :mod:`~pyro_manifold.ops.spd_chain`; lanes of one sigma share its matrices."""
+    which, lane = index.unique(return_inverse=True)
+    mode, precision = e.mode[which], e.sigma[which].square().reciprocal()
+    eye = torch.eye(n, dtype=mode.dtype, device=mode.device)
+    g = gaps(e.sigma[which], mode, _repulsion(mode)[1] + precision[:, None, None] * eye)
+    return draw(g.take(lane), len(index))
+
+
 @torch.no_grad()
 def sample_tangent(scale: Tensor, n: int, shape: Sequence[int]) -> Tensor:
-    r"""Exact draws of the tangent coordinates, ``shape + (n(n+1)/2,)``; no gradient.
+    r"""Draws of the tangent coordinates, ``shape + (n(n+1)/2,)``; no gradient.
 
     :param scale: :math:`\sigma`, broadcastable to ``shape``.
-    :raises ValueError: where less than one proposal in 2000 would be accepted (n above 12 and sigma near 1).
 
     >>> sample_tangent(torch.tensor(0.5), 3, (4,)).shape
     torch.Size([4, 6])
@@ -259,25 +272,19 @@ def sample_tangent(scale: Tensor, n: int, shape: Sequence[int]) -> Tensor:
     if n == 1:
         return scale[..., None] * torch.randn(shape + (1,), dtype=scale.dtype, device=scale.device)
     e = _envelopes(small.double(), n)
-    ok = e.rate > 5e-4
-    if not bool(ok.all()):
-        seen, rate = float(e.sigma[~ok][0]), float(e.rate[~ok][0])
-        raise ValueError(
-            f"scale: got {seen:.4g} for matrices of size {n}, where exact sampling would accept {rate:.1e} of its proposals; "
-            "expected a smaller or larger scale, or n <= 12. Use WrappedNormal, or MCMC on log_prob."
-        )
     batch = e.sigma.shape
-    lanes = _Envelopes(*(t.expand(shape + t.shape[len(batch) :]).reshape((-1,) + t.shape[len(batch) :]) for t in e))
-    v = lanes.sigma.new_empty(len(lanes.sigma), n * (n + 1) // 2)
+    index = torch.arange(e.sigma.numel(), device=e.sigma.device).reshape(batch).expand(shape).reshape(-1)  # lane -> sigma
+    e = _Envelopes(*(t.reshape((-1,) + t.shape[len(batch) :]) for t in e))
+    v = e.sigma.new_empty(len(index), n * (n + 1) // 2)
     step = max(1, _CHUNK // (n * n))
-    for kind in (True, False):
-        index = (lanes.matrix == kind).nonzero().squeeze(-1)
-        for some in index.split(step) if len(index) else ():
-            rows = _Envelopes(*(t[some] for t in lanes))
-            if kind:
+    for kind, chosen in enumerate((e.matrix & (e.rate > _LEAST), ~e.matrix & (e.rate > _LEAST), e.rate <= _LEAST)):
+        lanes = chosen[index].nonzero().squeeze(-1)
+        for some in lanes.split(step) if len(lanes) else ():
+            rows = _Envelopes(*(t[index[some]] for t in e))
+            if kind == 0:
                 v[some] = _reject(_propose_matrix, rows, n)
                 continue
-            y = _reject(_propose_eigenvalues, rows, n)
+            y = _reject(_propose_eigenvalues, rows, n) if kind == 1 else _chain(e, index[some], n)
             q = torch.linalg.qr(torch.randn(len(y), n, n, dtype=y.dtype, device=y.device)).Q  # Haar but for signs, which cancel
             v[some] = sym_to_vec((q * y.unsqueeze(-2)) @ q.mT)
     return v.reshape(shape + v.shape[-1:]).to(scale.dtype)

@@ -18,7 +18,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ..geometry import Geometry, ProductGeometry, TorusGeometry, geometry
+from ..geometry import Geometry, ProductGeometry, ScaledGeometry, TorusGeometry, geometry
 from ..ops.circular import wrap
 
 __all__ = ["Rule", "directions", "manifold_rule", "normalisation", "random_rule"]
@@ -92,6 +92,9 @@ def manifold_rule(
     tensor(12.5664)
     """
     geo = geometry(manifold)
+    if isinstance(geo, ScaledGeometry):
+        s = geo.scale(center)
+        return _magnified(manifold_rule(geo.base.manifold, center, radius / s, n_radial, n_angular), s, _dim(geo, center))
     if isinstance(geo, ProductGeometry):
         pairs = zip(geo.factors, geo.split(center), strict=True)
         rules = [manifold_rule(g.manifold, c, radius, n_radial, n_angular) for g, c in pairs]
@@ -115,6 +118,9 @@ def random_rule(manifold: geoopt.Manifold, center: Tensor, radius: Tensor | floa
     torch.Size([1000, 3])
     """
     geo = geometry(manifold)
+    if isinstance(geo, ScaledGeometry):
+        s = geo.scale(center)
+        return _magnified(random_rule(geo.base.manifold, center, radius / s, n), s, _dim(geo, center))
     if isinstance(geo, ProductGeometry):
         pairs = zip(geo.factors, geo.split(center), strict=True)
         return _side_by_side(random_rule(g.manifold, c, radius, n) for g, c in pairs)
@@ -131,6 +137,11 @@ def _dim(geo: Geometry, center: Tensor) -> int:
     if dim > MAX_DIM:
         raise ValueError(f"center: got a manifold of dimension {dim}, quadrature is for at most {MAX_DIM}; use draws.")
     return dim
+
+
+def _magnified(rule: Rule, s: Tensor, dim: int) -> Rule:
+    """The rule of a manifold whose lengths are s times as large."""
+    return Rule(rule.points, rule.weights * s**dim)
 
 
 def _side_by_side(rules: Iterable[Rule]) -> Rule:
