@@ -1,5 +1,7 @@
 """Guides that know the manifold."""
 
+from .delta import AutoManifoldDelta
 from .manifold_normal import AutoManifoldNormal
+from .multivariate_normal import AutoManifoldMultivariateNormal
 
-__all__ = ["AutoManifoldNormal"]
+__all__ = ["AutoManifoldDelta", "AutoManifoldMultivariateNormal", "AutoManifoldNormal"]

@@ -8,18 +8,15 @@ import geoopt
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
-from pyro.distributions import constraints
-from pyro.distributions.util import sum_rightmost
 from pyro.infer.autoguide.guides import AutoGuide, AutoNormal
-from pyro.infer.autoguide.utils import deep_setattr, helpful_support_errors
+from pyro.infer.autoguide.utils import deep_setattr
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import biject_to
 
-from ...constraints import manifold_of, on
 from ...distributions import RiemannianNormal, VonMisesFisher, WrappedNormal
 from ...geometry import geometry
+from ._sites import all_rows, sample_ordinary, start_of
 
 __all__ = ["AutoManifoldNormal"]
 
@@ -52,6 +49,7 @@ class AutoManifoldNormal(AutoNormal):
 
     The centres :math:`\mu_i` are parameters on their manifolds and every :math:`\sigma_i` is a geodesic length, so no chart is
     chosen and nothing is torn at a date line. Ordinary sites are treated as by :class:`pyro.infer.autoguide.AutoNormal`.
+    For posterior correlations see :class:`AutoManifoldMultivariateNormal`.
 
     :param model: a Pyro model; enumerated sites must be hidden with ``poutine.block``, as for Pyro's guides.
     :param family: ``"wrapped"`` (one scale per tangent coordinate), ``"riemannian"`` or ``"von_mises_fisher"`` (one scale per
@@ -59,7 +57,7 @@ class AutoManifoldNormal(AutoNormal):
     :param init_loc_fn: per-site initialisation, as in Pyro.
     :param float init_scale: initial scale of every coordinate.
     :param create_plates: as in Pyro, for data subsampling.
-    :raises ValueError: for an unknown family, or one that does not exist on a site's manifold.
+    :raises ValueError: for an unknown family, or one that does not exist on a site's manifold; for a latent ``VonMises``.
 
     References: Kucukelbir et al., JMLR 2017 (ADVI); the laws' own pages.
 
@@ -95,28 +93,16 @@ class AutoManifoldNormal(AutoNormal):
         self._manifolds: dict[str, geoopt.Manifold] = {}
         self.locs, self.scales = PyroModule(), PyroModule()
         for name, site in self.prototype_trace.iter_stochastic_nodes():
-            manifold, value = manifold_of(site["fn"].support), site["value"].detach()
-            if manifold is None:
-                with helpful_support_errors(site):
-                    value = biject_to(site["fn"].support).inv(value).detach()
-                loc_constraint, event_dim = constraints.real, site["fn"].event_dim + value.dim() - site["value"].dim()
-            else:
-                self._manifolds[name] = manifold
-                loc_constraint, event_dim = on(manifold), geometry(manifold).event_dim
-            self._event_dims[name] = event_dim
-            for frame in site["cond_indep_stack"]:  # with subsampling, one parameter for each row of the full data
-                full = getattr(frame, "full_size", frame.size)
-                if full != frame.size:
-                    axis = value.dim() + frame.dim - event_dim
-                    index = torch.arange(full, device=value.device) % value.shape[axis]
-                    value = value.index_select(axis, index)
+            manifold, value, constraint, event_dim = start_of(name, site)
+            value, self._event_dims[name] = all_rows(site, value, event_dim), event_dim
             if manifold is None:
                 scale, scale_dim = torch.full_like(value, self._init_scale), event_dim
             else:
+                self._manifolds[name] = manifold
                 cut = value.dim() - event_dim
                 size = geometry(manifold).dim(value.shape[cut:]) if self._family(name) == "wrapped" else 1
                 scale, scale_dim = value.new_full(value.shape[:cut] + (size,), self._init_scale), 1
-            deep_setattr(self.locs, name, PyroParam(value.clone(), loc_constraint, event_dim))
+            deep_setattr(self.locs, name, PyroParam(value.clone(), constraint, event_dim))
             deep_setattr(self.scales, name, PyroParam(scale, self.scale_constraint, scale_dim))
 
     def _law(self, name: str) -> Any:
@@ -134,7 +120,8 @@ class AutoManifoldNormal(AutoNormal):
                     if frame.vectorized:
                         stack.enter_context(plates[frame.name])
                 if name in self._manifolds:
-                    result[name] = pyro.sample(name, self._law(name))
+                    law = self._law(name)
+                    result[name] = pyro.sample(name, law.to_event(site["fn"].event_dim - law.event_dim))
                     continue
                 loc, scale = self._get_loc_and_scale(name)
                 hidden = pyro.sample(
@@ -142,13 +129,7 @@ class AutoManifoldNormal(AutoNormal):
                     dist.Normal(loc, scale).to_event(self._event_dims[name]),
                     infer={"is_auxiliary": True},
                 )
-                transform = biject_to(site["fn"].support)
-                value = transform(hidden)
-                density: Any = 0.0
-                if poutine.get_mask() is not False:
-                    density = transform.inv.log_abs_det_jacobian(value, hidden)
-                    density = sum_rightmost(density, density.dim() - value.dim() + site["fn"].event_dim)
-                result[name] = pyro.sample(name, dist.Delta(value, log_density=density, event_dim=site["fn"].event_dim))
+                result[name] = sample_ordinary(name, site, hidden)
         return result
 
     @torch.no_grad()

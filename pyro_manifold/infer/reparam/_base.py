@@ -1,12 +1,17 @@
 """What the reparametrisers of this package share."""
 
+from typing import Any
+
+import geoopt
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer.reparam.reparam import Reparam, ReparamMessage, ReparamResult
 from torch import Tensor
 
-__all__ = ["LatentReparam", "innermost", "like_of", "standard_normal", "unwrapped"]
+from ...constraints import manifold_of
+
+__all__ = ["LatentReparam", "innermost", "like_of", "manifold_within", "standard_normal", "unwrapped"]
 
 
 class LatentReparam(Reparam):
@@ -55,6 +60,13 @@ def innermost(fn: dist.TorchDistribution) -> dist.TorchDistribution:
     return fn
 
 
+def manifold_within(constraint: Any) -> geoopt.Manifold | None:
+    """The manifold of a support, also of several points that are one event (``to_event``)."""
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    return manifold_of(constraint)
+
+
 def standard_normal(like: Tensor, shape: torch.Size, event_dim: int) -> dist.TorchDistribution:
     """Independent standard normals, their last ``event_dim`` axes one event."""
     zero = like.new_zeros(shape)
@@ -62,8 +74,11 @@ def standard_normal(like: Tensor, shape: torch.Size, event_dim: int) -> dist.Tor
 
 
 def like_of(law: dist.TorchDistribution) -> Tensor:
-    """Some tensor of the law, for its dtype and device."""
+    """Some tensor of the law, for its dtype and device (torch's defaults for a law without parameters or draws)."""
     for x in (getattr(law, "loc", None), *vars(law).values(), *(getattr(law, name, None) for name in law.arg_constraints)):
         if isinstance(x, Tensor):
             return x
-    return law.sample()
+    try:
+        return law.sample()
+    except NotImplementedError:
+        return torch.empty(())

@@ -10,7 +10,7 @@ from ...geometry import Torus
 from ...ops.circular import wrap
 from ._base import LatentReparam, innermost, like_of
 
-__all__ = ["CircularReparam", "is_angle"]
+__all__ = ["CircularReparam", "is_angle", "is_unmarked_angle"]
 
 _PYROS_OWN = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)  # angles whose support says "real"
 
@@ -67,6 +67,11 @@ class CircularReparam(LatentReparam):
 
 
 def is_angle(law: dist.TorchDistribution) -> bool:
-    """Whether it is a law of angles, Pyro's own included, whose support is the line."""
+    """Whether it is a law of angles, Pyro's own included."""
     circle = isinstance(law.support, type(circular)) or isinstance(manifold_of(law.support), Torus)
-    return circle or isinstance(law, _PYROS_OWN)
+    return circle or is_unmarked_angle(law)
+
+
+def is_unmarked_angle(law: dist.TorchDistribution) -> bool:
+    """Whether it is one of Pyro's laws of angles, whose support is the line."""
+    return isinstance(innermost(law), _PYROS_OWN)

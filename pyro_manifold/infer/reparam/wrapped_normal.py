@@ -39,13 +39,15 @@ class WrappedNormalReparam(LatentReparam):
         law = unwrapped(fn)
         if not isinstance(law, WrappedNormal) or law.truncated:
             kind = "a truncated WrappedNormal" if isinstance(law, WrappedNormal) else type(law).__name__
-            raise ValueError(f"{name}: got {kind}, expected a WrappedNormal, not truncated. Use AmbientReparam or ManifoldReparam.")
+            raise ValueError(f"{name}: got {kind}, expected a WrappedNormal, not truncated. Use AmbientReparam there.")
         extra = fn.event_dim - geometry(law.manifold).event_dim
         normal = standard_normal(law.loc, law.batch_shape + law.base_dist.event_shape, extra + 1)
         if value is None:
             return normal, None
         v = law.transforms[0].inv(value)
-        return normal, v / law.scale if law._diagonal else torch.linalg.solve_triangular(law.base_dist.scale_tril, v[..., None], upper=False)[..., 0]
+        if law._diagonal:
+            return normal, v / law.scale
+        return normal, torch.linalg.solve_triangular(law.base_dist.scale_tril, v[..., None], upper=False)[..., 0]
 
     def push(self, fn: dist.TorchDistribution, noise: Tensor) -> Tensor:
         law = unwrapped(fn)
