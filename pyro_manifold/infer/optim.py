@@ -113,8 +113,8 @@ def RiemannianSGD(optim_args: dict | Callable[..., dict], clip_args: dict | Call
 
     .. math:: x_{t+1} = R_{x_t}(-\eta\,\mathrm{grad}\,L(x_t))
 
-    The rest is as for :func:`RiemannianAdam`. For the mean squared distance :math:`\frac1{2n}\sum d(x, x_i)^2` and ``lr = 1`` this is Karcher's iteration for the
-    Fréchet mean.
+    The rest is as for :func:`RiemannianAdam`. For half the mean squared distance, :math:`\frac1{2n}\sum d(x, x_i)^2`, and
+    ``lr = 1`` this is Karcher's iteration for the Fréchet mean.
 
     :param optim_args: keywords of ``geoopt.optim.RiemannianSGD`` (``lr``, ``momentum``, ``dampening``, ``weight_decay``,
         ``nesterov``, ``stabilize``), or a function of the parameter's name that returns them.

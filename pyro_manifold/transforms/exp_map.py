@@ -166,9 +166,9 @@ class _Project(Transform):
 def _biject(constraint: on) -> Transform:
     if not constraint.geometry.has_chart:
         raise NotImplementedError(
-            f"{constraint} has no global chart, so no bijection from R^dim. For SVI write the guide with a distribution on "
-            "the manifold (WrappedNormal, VonMisesFisher); for HMC sample an ambient normal and normalise it "
-            "(pyro's ProjectedNormal with ProjectedNormalReparam on spheres), or unwrap angles (CircularReparam)."
+            f"{constraint} has no global chart, so no bijection from R^dim. From pyro_manifold.infer use GeodesicNUTS, or "
+            "AutoManifoldNormal (WrappedNormal, VonMisesFisher) for SVI, or make the model fit for plain HMC and autoguides with "
+            "ManifoldReparam()(model), which picks AmbientReparam, ProjectedNormalReparam or CircularReparam for each site."
         )
     return ExpMap(constraint.manifold)
 

@@ -182,7 +182,8 @@ def test_family_per_site():
     guide()
     kinds = {name: type(guide._law(name)) for name in LAWS}
     assert kinds == {
-        "sphere": mdist.VonMisesFisher, "rotation": mdist.WrappedNormal, "torus": mdist.WrappedNormal, "ball": mdist.RiemannianNormal
+        "sphere": mdist.VonMisesFisher, "rotation": mdist.WrappedNormal,
+        "torus": mdist.WrappedNormal, "ball": mdist.RiemannianNormal,
     }  # fmt: skip
     assert {n: getattr(guide.scales, n).shape[-1] for n in LAWS} == {"sphere": 1, "ball": 1, "rotation": 3, "torus": 2}
 

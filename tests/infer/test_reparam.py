@@ -186,7 +186,8 @@ def test_observed_sites_are_left_alone():
     data = mdist.ManifoldUniform(SPHERE, 3, dtype=F64).sample((4,))
     trace = poutine.trace(ManifoldReparam()(Strategy.model)).get_trace(data)
     assert "x_ambient" not in trace.nodes and torch.equal(trace.nodes["x"]["value"], data)
-    for reparam, law in ((AmbientReparam(), LAWS["vmf"]()), (WrappedNormalReparam(), mdist.WrappedNormal(SPHERE, t(0, 0, 1), 0.5))):
+    wrapped = mdist.WrappedNormal(SPHERE, t(0, 0, 1), 0.5)
+    for reparam, law in ((AmbientReparam(), LAWS["vmf"]()), (WrappedNormalReparam(), wrapped)):
         x = law.sample()
         model = poutine.reparam(lambda law=law, x=x: pyro.sample("x", law, obs=x), {"x": reparam})
         trace = poutine.trace(model).get_trace()

@@ -18,8 +18,8 @@ SPHERE, SPD = geoopt.Sphere(), geoopt.SymmetricPositiveDefinite()
 S1_H2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.PoincareBall(), 2))
 MANIFOLDS = {
     "sphere": (SPHERE, (3,)), "ball": (geoopt.PoincareBall(), (2,)), "hyperboloid": (geoopt.Lorentz(), (3,)),
-    "spd": (SPD, (2, 2)), "rotations": (SpecialOrthogonal(3), (3, 3)), "torus": (Torus(), (2,)), "frames": (geoopt.Stiefel(canonical=False), (3, 2)),
-    "product": (S1_H2, (4,)),
+    "spd": (SPD, (2, 2)), "rotations": (SpecialOrthogonal(3), (3, 3)), "torus": (Torus(), (2,)),
+    "frames": (geoopt.Stiefel(canonical=False), (3, 2)), "product": (S1_H2, (4,)),
 }  # fmt: skip
 
 
@@ -48,7 +48,9 @@ def potential(x, weights):
 
 
 @pytest.mark.parametrize(
-    "ours, peer", [(RiemannianAdam, geoopt.optim.RiemannianAdam), (RiemannianSGD, geoopt.optim.RiemannianSGD)], ids=["adam", "sgd"]
+    "ours, peer",
+    [(RiemannianAdam, geoopt.optim.RiemannianAdam), (RiemannianSGD, geoopt.optim.RiemannianSGD)],
+    ids=["adam", "sgd"],
 )
 @pytest.mark.parametrize("name", MANIFOLDS)
 def test_steps_are_geoopts(name, ours, peer):

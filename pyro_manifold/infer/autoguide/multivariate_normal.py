@@ -122,7 +122,8 @@ class AutoManifoldMultivariateNormal(AutoGuide):
                 for frame in site["cond_indep_stack"]:
                     stack.enter_context(plates[frame.name])
                 if name in self._manifolds:
-                    value, density = ExpMap(self._manifolds[name], loc, validate_args=False)(v), 0.0
+                    density: Tensor | float = 0.0
+                    value = ExpMap(self._manifolds[name], loc, validate_args=False)(v)
                     if poutine.get_mask() is not False:
                         density = self._log_change(name, loc, v, posterior.scale_tril[..., where, :])
                     law = dist.Delta(value, log_density=density, event_dim=value.dim() - (v.dim() - 1))
