@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..geometry import Geometry
 from ..ops.checks import broadcast_shapes, check_all
-from ..ops.numerics import concrete
+from ..ops.components import concrete
 from .truncated import TruncatedTangentNormal
 
 __all__ = ["tangent_normal", "winding_radius"]

@@ -3,7 +3,7 @@ r"""The hyperboloid :math:`t^2 - |x|^2 = k` of curvature :math:`-1/k` (geoopt's 
 Every point (t, x) is read through its spatial coordinates x alone; :math:`t = \sqrt{k + |x|^2}`. With k = 1 for short, the
 boost that takes the origin to x acts on spatial coordinates w (of time :math:`t_w`) as
 :math:`B_x w = w + x(t_w + x\cdot w/(1+t_x))`, and everything follows from it in the frame transported from the origin
-(:mod:`pyro_manifold.ops.hyperbolic` has the arrangement that keeps all digits, and the gradients):
+(:mod:`pyro_manifold.ops.hyperboloid` has the arrangement that keeps all digits, and the gradients):
 
 .. math:: \exp_x(v) = B_x\big(\mathrm{sinhc}|v|\,v\big), \qquad \log_x(y) = \frac{\operatorname{arsinh}|w|}{|w|}w,\ w = B_{-x}y
 
@@ -14,7 +14,7 @@ No Minkowski product of large terms is ever formed (geoopt's distance is negativ
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,9 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.hyperbolic import hyperboloid_exp, hyperboloid_log
-from ..ops.numerics import asinh, by_components, cos_sinc_sqrt, log_sinc_sqrt, safe_sqrt, sq
+from ..ops.components import by_components, sq
+from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
+from ..ops.numerics import asinh, cos_sinc_sqrt, log_sinc_sqrt, safe_sqrt
 from .base import Geometry, register_geometry
 
 __all__ = ["HyperboloidGeometry"]
@@ -94,21 +95,16 @@ class HyperboloidGeometry(Geometry):
         return by_components(partial(self._from_tangent, self._k(p)), p, u)
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
-        return self._map(hyperboloid_exp, p, v, True)
+        return hyperboloid_exp(self._k(p), p, v, True)
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
-        return self._map(hyperboloid_log, p, q, True)
+        return hyperboloid_log(self._k(p), p, q, True)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        return self._map(hyperboloid_exp, p, u, False)
+        return hyperboloid_exp(self._k(p), p, u, False)
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
-        return self._map(hyperboloid_log, p, q, False)
-
-    def _map(self, f: Callable[..., Tensor], p: Tensor, z: Tensor, frame: bool) -> Tensor:
-        k = self._k(p)
-        x = p[..., 1:]
-        return by_components(lambda x, z: f(k, x, z, frame), x, z[..., z.shape[-1] - x.shape[-1] :])
+        return hyperboloid_log(self._k(p), p, q, False)
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
         return by_components(partial(_dist, self._k(p)), p, q)
@@ -121,7 +117,7 @@ class HyperboloidGeometry(Geometry):
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
         return by_components(partial(self._geodesic, self._k(p)), p, u, t)
 
-    # The same, with the component axis first (see ops.numerics.by_components); x, y are spatial parts.
+    # The same, with the component axis first (see ops.components.by_components); x, y are spatial parts.
     @staticmethod
     def _project_tangent(k: Tensor, p: Tensor, u: Tensor) -> Tensor:
         x, w = p[1:], u[1:]
@@ -143,7 +139,7 @@ class HyperboloidGeometry(Geometry):
 
     def _geodesic(self, k: Tensor, p: Tensor, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         R, v = k.sqrt(), self._from_tangent(k, p, u)
-        q = hyperboloid_exp(k, p[1:], t * v, True)
+        q = hyperboloid_exp(k, p.t(), (t * v).t(), True).t()
         # velocity B_x (cosh v, sinh |v|): spatial part cosh v + c x, where for x.v < 0 the terms of c are multiplied out
         x, vv, t = p[1:] / R, sq(v), t[0]
         cosh, sinh = cos_sinc_sqrt(vv * t * t / -k, -1)

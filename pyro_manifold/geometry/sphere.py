@@ -18,20 +18,9 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.numerics import (
-    arcsinc_sqrt,
-    by_components,
-    combine,
-    cos_sinc_sqrt,
-    dot,
-    fused,
-    log_sinc_sqrt,
-    may_hold,
-    norm,
-    safe_sqrt,
-    sinc_slope,
-    sq,
-)
+from ..ops.components import by_components, sq
+from ..ops.numerics import cos_sinc_sqrt, log_sinc_sqrt, norm, safe_sqrt
+from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
 from .base import Geometry, register_geometry
 
 __all__ = ["SphereGeometry"]
@@ -100,25 +89,25 @@ class SphereGeometry(Geometry):
         return u - p * (p * u).sum(-1, keepdim=True)
 
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        return by_components(_to_tangent, p, v)
+        return by_components(to_tangent, p, v)
 
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return by_components(_from_tangent, p, u)
+        return by_components(from_tangent, p, u)
 
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return self.to_tangent(p, v)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        return by_components(_exp, p, u)
+        return sphere_exp(None, p, u)
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
-        return by_components(_log, p, q)
+        return sphere_log(None, p, q)
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
-        return by_components(lambda p, v: _exp(p, _to_tangent(p, v)), p, v)
+        return self.exp(p, self.to_tangent(p, v))
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
-        return by_components(lambda p, q: _from_tangent(p, _log(p, q)), p, q)
+        return self.from_tangent(p, self.log(p, q))
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
         return by_components(lambda p, q: 2 * torch.atan2(safe_sqrt(sq(q - p)), safe_sqrt(sq(q + p))), p, q)
@@ -152,64 +141,3 @@ class SphereGeometry(Geometry):
 
     def curvature(self, like: Tensor) -> Tensor:
         return like.new_ones(())
-
-
-# Component axis first (see ops.numerics.by_components).
-def _turn(p: Tensor) -> Tensor:
-    """1 / (1 + p_1), from |(p_2, ...)| on the far side, and 0 at -e_1, where the transported frame has no limit."""
-    first, rest2 = p[0], sq(p[1:])
-    south = first < 0
-    if not may_hold(south):
-        return 1 / (1 + first)
-    pole = south & (rest2 == 0)
-    far = torch.where(pole, 0.0, (1 - first) / torch.where(south & ~pole, rest2, 1.0))
-    return torch.where(south, far, 1 / torch.where(south, 1.0, 1 + first))
-
-
-def _to_tangent(p: Tensor, v: Tensor) -> Tensor:
-    rest = p[1:]
-    c = (rest * v).sum(0)
-    return torch.cat([-c.unsqueeze(0), v - (c * _turn(p)) * rest])
-
-
-def _from_tangent(p: Tensor, u: Tensor) -> Tensor:
-    rest, w = p[1:], u[1:]
-    return w - ((rest * w).sum(0) * _turn(p) + u[0]) * rest
-
-
-def _exp_value(_: Tensor, p: Tensor, u: Tensor) -> Tensor:
-    cos, sinc = cos_sinc_sqrt(sq(u), 1)
-    return combine(cos, p, sinc, u)
-
-
-def _exp_pull(_: Tensor, p: Tensor, u: Tensor, y: Tensor, g: Tensor, needs: bool) -> tuple[Tensor | None, ...]:
-    s = sq(u)
-    cos, sinc = cos_sinc_sqrt(s, 1)
-    e = 2 * dot(g, u) * sinc_slope(s, cos, sinc) - dot(g, p) * sinc
-    return None, cos * g, combine(sinc, g, e, u)
-
-
-_fused_exp = fused(_exp_value, _exp_pull)
-
-
-def _exp(p: Tensor, u: Tensor) -> Tensor:
-    return _fused_exp(p.new_ones(()), p, u)
-
-
-def _log(p: Tensor, q: Tensor) -> Tensor:
-    side = 1 - 2 * ((p * q).sum(0) < 0).to(p)  # beyond a right angle: measure from -p
-    e = q - side * p
-    h = 0.25 * sq(e)  # sin^2 of half the angle from side * p
-    w = e - (p * e).sum(0) * p
-    f = arcsinc_sqrt(h, 1)
-    near = f * (1 - h).rsqrt()
-    far = side < 0
-    if not may_hold(far):
-        return near * w
-    sin = safe_sqrt(torch.where(far, sq(w), 1.0))
-    cut = sin == 0
-    scale = torch.where(far, (math.pi - 2 * f * safe_sqrt(h)) / torch.where(cut, 1.0, sin), near)
-    if may_hold(cut):
-        axis = torch.cat([torch.ones_like(p[:1]), torch.zeros_like(p[2:])])
-        w = torch.where(cut, _to_tangent(p, axis), w)
-    return scale * w

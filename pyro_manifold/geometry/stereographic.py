@@ -15,7 +15,6 @@ eqs. 4-12. [2] Bachmann, Bécigneul, Ganea, *Constant curvature graph convolutio
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,14 +23,13 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.hyperbolic import ball_exp, ball_log
-from ..ops.numerics import arcsinc_sqrt, by_components, concrete, cos_sinc_sqrt, log_sinc_sqrt, may_hold, safe_sqrt, sq
+from ..ops.ball import ball_exp, ball_log, inside, shortening
+from ..ops.components import by_components, concrete, may_hold, sq
+from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, log_sinc_sqrt, safe_sqrt
 from .base import Geometry, register_geometry
 from .sphere import SphereGeometry, windings
 
 __all__ = ["StereographicGeometry"]
-
-_EXP_MAX = {torch.float32: 60.0, torch.float64: 600.0}  # sqrt(-K)|v| is cut here, far outside what the ball can hold
 
 
 def _cross(K: Tensor, C: Tensor | float, p: Tensor, S: Tensor) -> Tensor:
@@ -113,18 +111,20 @@ class StereographicGeometry(Geometry):
         return u * (2 / (1 + self.curvature(p) * p.square().sum(-1, keepdim=True)))
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
-        return by_components(partial(self._exp, self.curvature(p)), p, v)
+        K = self.curvature(p)
+        return ball_exp(K, p, v, True) if self._hyperbolic(K) else by_components(partial(self._exp, K), p, v)
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
-        return by_components(partial(self._log, self.curvature(p)), p, q)
+        K = self.curvature(p)
+        return ball_log(K, p, q, True) if self._hyperbolic(K) else by_components(partial(self._log, K), p, q)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         K = self.curvature(p)
-        return by_components(lambda p, u: self._exp(K, p, u * (2 / (1 + K * sq(p)))), p, u)
+        return ball_exp(K, p, u, False) if self._hyperbolic(K) else self.exp_frame(p, self.from_tangent(p, u))
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
         K = self.curvature(p)
-        return by_components(lambda p, q: self._log(K, p, q) * (0.5 * (1 + K * sq(p))), p, q)
+        return ball_log(K, p, q, False) if self._hyperbolic(K) else self.to_tangent(p, self.log_frame(p, q))
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
         return by_components(partial(self._dist, self.curvature(p)), p, q)
@@ -137,54 +137,29 @@ class StereographicGeometry(Geometry):
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
         return by_components(partial(self._geodesic, self.curvature(p)), p, u, t)
 
-    # The same, with the component axis first (see ops.numerics.by_components).
+    # The same, with the component axis first (see ops.components.by_components).
     def _half_step(self, K: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """C and S."""
-        v = self._shorten(K, v)
-        C, sinc = cos_sinc_sqrt(0.25 * K * sq(v), self._sign)
+        s = K * sq(v)
+        if self._sign <= 0:
+            cut = shortening(s)
+            v, s = cut * v, s * (cut * cut)
+        C, sinc = cos_sinc_sqrt(0.25 * s, self._sign)
         return C, 0.5 * sinc * v
-
-    def _shorten(self, K: Tensor, v: Tensor) -> Tensor:
-        """Cut what would overflow."""
-        if self._sign > 0:
-            return v
-        floor, s = -(_EXP_MAX.get(v.dtype, 8.0) ** 2), K * sq(v)
-        over = s < floor
-        return v * torch.where(over, floor / torch.where(over, s, 1.0), 1.0).sqrt() if may_hold(over) else v
 
     def _hyperbolic(self, K: Tensor) -> bool:
         """Is K < 0 known without asking a GPU or a trace?"""
         return self._sign < 0 or (self._sign == 0 and K.device.type == "cpu" and concrete(K) and bool(K < 0))
 
     def _exp(self, K: Tensor, p: Tensor, v: Tensor) -> Tensor:
-        if self._hyperbolic(K):
-            return self._inside(K, ball_exp(K, p, self._shorten(K, v)))
         C, S = self._half_step(K, v)
         a, k_ss = 1 + K * sq(p), 1 - C * C if self._sign else K * sq(S)
         step = a / (a - K * sq(C * p + S))
         y = (1 - step * k_ss) * p + (step * C) * S
-        if self._sign >= 0:
-            far = (K > 0) & ((2 < step) | (2 * k_ss > C * C))
-            if may_hold(far):
-                y = torch.where(far, self._far_exp(K, p, C, S, a, k_ss), y)
-        return self._inside(K, y) if self._sign <= 0 else y
-
-    def _inside(self, K: Tensor, y: Tensor) -> Tensor:
-        """``y``, or where that is not inside, the outermost representable point in its direction, with a warning."""
-        eps = torch.finfo(y.dtype).eps
-        q, rim = K * sq(y.detach()), 2 * eps - 1  # this close, y may be the rounding of anything beyond
-        if concrete(y):
-            if y.numel() == 0 or not bool(q.amin() <= rim):
-                return y
-            warnings.warn(
-                f"a point of {self.manifold.name} lies beyond the radius that {y.dtype} coordinates can hold (about "
-                f"{math.log(2 / torch.finfo(y.dtype).eps):.1f}/sqrt(-K)) and was placed on it: its density will be wrong. "
-                "Use geoopt.Lorentz (the same law in other coordinates) or float64.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        out = q <= rim
-        return torch.where(out, y * ((1 - 4 * eps) * torch.where(out, -q, 1.0).rsqrt()), y)
+        far = (K > 0) & ((2 < step) | (2 * k_ss > C * C))
+        if may_hold(far):
+            y = torch.where(far, self._far_exp(K, p, C, S, a, k_ss), y)
+        return inside(K, y) if self._sign <= 0 else y
 
     @staticmethod
     def _far_exp(K: Tensor, p: Tensor, C: Tensor, S: Tensor, a: Tensor, k_ss: Tensor) -> Tensor:
@@ -210,8 +185,6 @@ class StereographicGeometry(Geometry):
                                                  arcsinc_sqrt(torch.where(far, 0.0, s), self._sign))
 
     def _log(self, K: Tensor, p: Tensor, q: Tensor) -> Tensor:
-        if self._hyperbolic(K):
-            return ball_log(K, p, q)
         a, delta, n, ab, far, f = self._chord(K, p, q)
         kn = K * n
         scale = 2 * f * (ab * torch.where(far, ab, ab - kn)).rsqrt()
@@ -232,7 +205,7 @@ class StereographicGeometry(Geometry):
     def _geodesic(self, K: Tensor, p: Tensor, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         r"""With :math:`B = Cv - K(S\cdot v)p` the velocity is v mirrored in the line of B, over :math:`\lambda`."""
         v = u * (2 / (1 + K * sq(p)))
-        y = self._exp(K, p, t * v)
+        y = self.exp_frame(p.t(), (t * v).t()).t()
         C, S = self._half_step(K, t * v)
         B = C * v - (K * (S * v).sum(0)) * p
         bb = sq(B)

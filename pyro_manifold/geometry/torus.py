@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..ops.circular import log_wrapped_normal, wrap
-from ..ops.numerics import concrete, norm
+from ..ops.components import concrete
+from ..ops.numerics import norm
 from .base import register_geometry
 from .euclidean import FlatGeometry
 

@@ -13,32 +13,28 @@ zero curvature. Each is evaluated in closed form; its derivative is a closed for
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from .components import concrete
 
 __all__ = [
     "arcsinc_slope",
     "arcsinc_sqrt",
     "arctanc_sqrt",
     "asinh",
-    "by_components",
-    "combine",
-    "concrete",
     "cos_sinc_sqrt",
     "cos_sqrt",
-    "dot",
-    "fused",
     "log_sinc_sqrt",
     "log_sinhc",
-    "may_hold",
     "norm",
-    "patch",
     "safe_sqrt",
     "sinc_slope",
     "sinc_sqrt",
-    "sq",
     "tanc_sqrt",
 ]
 
@@ -53,94 +49,6 @@ def norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     q = (x / scale).square().sum(dim, keepdim=True)
     r = torch.where(zero, torch.zeros_like(q), torch.where(zero, 1.0, q).sqrt() * scale)
     return r if keepdim else r.squeeze(dim)
-
-
-def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
-    r"""Call ``f`` with the last axis of each tensor moved to the front and their batches broadcast and flattened.
-
-    In that layout sums over components and products with scalars run at full width, several times faster than on short
-    last axes. ``f`` returns vectors ``(d, n)``, scalars ``(n,)`` or a tuple of these; they come back as ``batch + (d,)`` and
-    ``batch``, vectors as transposed views: what the next call does with them is as fast, and needs no copy.
-    """
-    batch = torch.broadcast_shapes(*(x.shape[:-1] for x in xs))
-    out = f(*(_front(x.expand(batch + x.shape[-1:]).reshape(-1, x.shape[-1])) for x in xs))
-
-    def back(y: Tensor) -> Tensor:
-        return (y.t() if y.dim() == 2 else y).reshape(batch + y.shape[:-1])
-
-    return tuple(map(back, out)) if isinstance(out, tuple) else back(out)
-
-
-def _front(x: Tensor) -> Tensor:  # copies by component are faster than a general transposition when there are few
-    return torch.stack(x.unbind(-1)) if x.is_contiguous() and x.shape[-1] <= 16 else x.t().contiguous()
-
-
-def fused(value: Callable[..., Tensor], pull: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Tensor]:
-    """One autograd operator of a scalar ``k`` and two tensors.
-
-    ``pull(k, x, z, out, grad, needs_k)`` gives their gradients as differentiable functions of its arguments, so that
-    derivatives of every order are right.
-    """
-
-    class Fused(torch.autograd.Function):
-        generate_vmap_rule = True
-
-        @staticmethod
-        def forward(k: Tensor, x: Tensor, z: Tensor) -> Tensor:
-            return value(k, x, z)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            ctx.save_for_backward(*inputs, output)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-            return pull(*ctx.saved_tensors, grad, ctx.needs_input_grad[0])
-
-    return Fused.apply
-
-
-def concrete(x: Tensor) -> bool:
-    """May Python branch on the values of ``x``? Not while they are traced, compiled or mapped over."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
-
-
-def may_hold(mask: Tensor) -> bool:
-    """Is ``mask`` true anywhere? Where asking would cost (a GPU, a trace) the answer is a cautious yes."""
-    return mask.device.type != "cpu" or not concrete(mask) or bool(mask.any())
-
-
-def patch(sign: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
-    """``y``, but ``f(*xs)`` in the lanes (last axis) where ``sign`` < 0: evaluated there alone where that is cheap to find."""
-    if sign.device.type != "cpu" or not concrete(sign):
-        return torch.where(sign < 0, f(*xs), y)
-    if sign.numel() == 0 or not bool(sign.detach().amin() < 0):
-        return y
-    lanes = (sign < 0).nonzero().squeeze(-1)
-    return y.index_copy(-1, lanes, f(*(x.index_select(-1, lanes) for x in xs)))
-
-
-def dot(x: Tensor, y: Tensor) -> Tensor:
-    """Inner product over the first axis, where :func:`by_components` puts the components."""
-    out = x[0] * y[0]
-    for a, b in zip(x[1:].unbind(0), y[1:].unbind(0), strict=True):
-        out = torch.addcmul(out, a, b)
-    return out
-
-
-def combine(a: Tensor | float, x: Tensor, *more: Tensor) -> Tensor:
-    """a x + b y + ... of scalars and vectors in turn."""
-    out = a * x
-    for b, y in zip(more[::2], more[1::2], strict=True):
-        out = torch.addcmul(out, b, y)
-    return out
-
-
-def sq(x: Tensor) -> Tensor:
-    """Sum of squares over the first axis, where :func:`by_components` puts the components."""
-    return dot(x, x)
 
 
 def safe_sqrt(s: Tensor) -> Tensor:
@@ -212,16 +120,37 @@ _TWO_S_SLOPE: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {  # 2 s f'(s
 }
 
 
+@lru_cache
+def _series(kind: str, dtype: torch.dtype) -> list[float]:
+    """As many coefficients as the dtype can tell apart at the edge of the series' range."""
+    c = _SLOPE[kind]
+    small = torch.finfo(dtype).eps / 8 * abs(c[0])
+    return c[: max(2, sum(abs(x) * _SERIES**k > small for k, x in enumerate(c)))]
+
+
+def _near(kind: str, s: Tensor) -> Tensor:
+    return _horner(_series(kind, s.dtype), s)
+
+
+def _plain(s: Tensor) -> bool:
+    """Is nobody differentiating? Then the operators below need not be recorded."""
+    return not torch.is_grad_enabled() and forward_ad._current_level < 0 and concrete(s)
+
+
 def _slope(kind: str, s: Tensor, f: Tensor, sign: int) -> Tensor:
     """f'(s), itself differentiable to the right second derivative."""
     if kind == "cos":
         return -0.5 * _even("sinc", s, sign)
     near = s.abs() < _SERIES
     if not torch.is_grad_enabled():  # no graph, so what the mask discards may be infinite
-        return torch.where(near, _horner(_SLOPE[kind], s), _TWO_S_SLOPE[kind](s, f, sign) / (2 * s))
-    series = _horner(_SLOPE[kind], torch.where(near, s, 0.0))
+        return torch.where(near, _near(kind, s), _TWO_S_SLOPE[kind](s, f, sign) / (2 * s))
+    series = _near(kind, torch.where(near, s, 0.0))
     s = torch.where(near, -0.5 if sign < 0 else 0.5, s)
     return torch.where(near, series, _TWO_S_SLOPE[kind](s, _even(kind, s, sign), sign) / (2 * s))
+
+
+def _root(s: Tensor, sign: int) -> Tensor:
+    return (s if sign > 0 else s.abs()).clamp_min(torch.finfo(s.dtype).tiny).sqrt()
 
 
 class _Even(torch.autograd.Function):
@@ -231,7 +160,7 @@ class _Even(torch.autograd.Function):
 
     @staticmethod
     def forward(s: Tensor, kind: str, sign: int) -> Tensor:
-        r = s.abs().clamp_min(torch.finfo(s.dtype).tiny).sqrt()
+        r = _root(s, sign)
         if sign:
             return (_ABOVE if sign > 0 else _BELOW)[kind](r)
         return torch.where(s > 0, _ABOVE[kind](r), _BELOW[kind](r))
@@ -254,7 +183,7 @@ class _Even(torch.autograd.Function):
 
 
 def _even(kind: str, s: Tensor, sign: int) -> Tensor:
-    return _Even.apply(s, kind, sign)
+    return _Even.forward(s, kind, sign) if _plain(s) else _Even.apply(s, kind, sign)
 
 
 class _CosSinc(torch.autograd.Function):
@@ -264,7 +193,7 @@ class _CosSinc(torch.autograd.Function):
 
     @staticmethod
     def forward(s: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-        r = s.abs().clamp_min(torch.finfo(s.dtype).tiny).sqrt()
+        r = _root(s, sign)
         if sign < 0:
             e = torch.expm1(r)
             f = e / (e + 1)
@@ -283,7 +212,7 @@ class _CosSinc(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _slope("cos", s, cos, sign), _slope("sinc", s, sinc, sign)
         near = s.abs() < _SERIES
-        return -0.5 * sinc, torch.where(near, _horner(_SLOPE["sinc"], s), (cos - sinc) / (2 * s))
+        return -0.5 * sinc, torch.where(near, _near("sinc", s), (cos - sinc) / (2 * s))
 
     @staticmethod
     def backward(ctx: Any, g_cos: Tensor, g_sinc: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -300,7 +229,7 @@ class _CosSinc(torch.autograd.Function):
 
 def cos_sinc_sqrt(s: Tensor, sign: int = 0) -> tuple[Tensor, Tensor]:
     """:func:`cos_sqrt` and :func:`sinc_sqrt` of the same argument."""
-    return _CosSinc.apply(s, sign)
+    return _CosSinc.forward(s, sign) if _plain(s) else _CosSinc.apply(s, sign)
 
 
 def cos_sqrt(s: Tensor, sign: int = 0) -> Tensor:
@@ -332,12 +261,12 @@ def sinc_slope(s: Tensor, cos: Tensor, sinc: Tensor) -> Tensor:
     """Derivative in s of :func:`sinc_sqrt`, from the values of both."""
     if torch.is_grad_enabled():
         return _slope("sinc", s, sinc, 0)
-    return torch.where(s.abs() < _SERIES, _horner(_SLOPE["sinc"], s), (cos - sinc) / (2 * s))
+    return torch.where(s.abs() < _SERIES, _near("sinc", s), (cos - sinc) / (2 * s))
 
 
-def arcsinc_slope(s: Tensor, f: Tensor) -> Tensor:
+def arcsinc_slope(s: Tensor, f: Tensor, sign: int = -1) -> Tensor:
     """Derivative in s of :func:`arcsinc_sqrt`, from its value ``f``."""
-    return _slope("arcsinc", s, f, -1)
+    return _slope("arcsinc", s, f, sign)
 
 
 def log_sinc_sqrt(s: Tensor, sign: int = 0) -> Tensor:

@@ -110,15 +110,3 @@ def test_safe_sqrt_has_gradient_zero_at_zero() -> None:
     y = nu.safe_sqrt(s)
     assert y.tolist() == [0.0, 2.0]
     assert torch.autograd.grad(y.sum(), s)[0].tolist() == [0.0, 0.25]
-
-
-@pytest.mark.parametrize("n", [0, 1, 7, 40000])
-@pytest.mark.parametrize("d", [1, 3, 20])
-def test_by_components(n: int, d: int) -> None:
-    x, y = torch.randn(n, d, requires_grad=True), torch.randn(2, 1, d)
-    v, s = nu.by_components(lambda a, b: (a * b, (a * b).sum(0)), x, y)
-    torch.testing.assert_close(v, x * y)
-    torch.testing.assert_close(s, (x * y).sum(-1), rtol=1e-4, atol=1e-4)
-    assert v.shape == (2, n, d) and s.shape == (2, n)
-    (g,) = torch.autograd.grad(v.sum(), x)
-    torch.testing.assert_close(g, y.sum(0).expand(n, d))

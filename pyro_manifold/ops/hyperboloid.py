@@ -1,6 +1,6 @@
-r"""exp and log of hyperbolic space, each one operator with a gradient in closed form; component axis first.
+r"""exp and log of the hyperboloid, each one operator with a gradient in closed form; component axis first.
 
-Hyperboloid, spatial coordinates x, y in units of :math:`\sqrt k`, times :math:`t = \sqrt{1 + |x|^2}`, c = cosh of the distance:
+Spatial coordinates x, y in units of :math:`\sqrt k`, times :math:`t = \sqrt{1 + |x|^2}`, c = cosh of the distance:
 
 .. math::
     \exp_x(v) = A x + \mathrm{sinhc}|v|\,v,\quad A = \cosh|v| + \mathrm{sinhc}|v|\frac{x\cdot v}{1 + t_x}; \qquad
@@ -11,27 +11,18 @@ the other term nearly cancel, the part along x is multiplied out, so that no dig
 
 .. math:: y + ax = n + hx,\quad n \perp x,\quad h = \frac{\rho(2 + \rho) - |n|^2}{t_x(1 + \rho) + t_y},\quad
     \rho = \frac{x\cdot(y - x)}{|x|^2}
-
-Ball of curvature K < 0, with :math:`a = 1 + K|p|^2,\ b = 1 + K|q|^2,\ \delta = q - p,\ s = K|\delta|^2/(ab)` and H, G
-the cosh and sinhc of :math:`\sqrt{-K}|v|`:
-
-.. math:: \exp_p(v) = \frac{(H - KG\,p\cdot v)p + \tfrac12 aGv}{a - K|C p + S|^2}, \qquad
-    \log_p(q) = \frac{2\arcsin\sqrt s}{\sqrt{s(1 - s)}}\Big(\frac\delta b + sp\Big)
 """
 
 import torch
 from torch import Tensor
 
-from .numerics import arcsinc_slope, arcsinc_sqrt, combine, cos_sinc_sqrt, dot, fused, patch, sinc_slope, sq
+from .components import combine, dot, fused, join, patch, sq
+from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, sinc_slope
 
-__all__ = ["ball_exp", "ball_log", "hyperboloid_exp", "hyperboloid_log"]
-
-
-# --- hyperboloid: k is the squared radius, x the spatial part of the point, z or y that of the vector or point -----------
-def _lift(k: Tensor, y: Tensor) -> Tensor:
-    return torch.cat([(k + sq(y)).sqrt().unsqueeze(0), y])
+__all__ = ["hyperboloid_exp", "hyperboloid_log"]
 
 
+# k is the squared radius, x the spatial part of the point, z or y that of the vector or point
 def _step(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> tuple[Tensor, ...]:
     """t_x, x.v/k, cosh, sinhc and the frame coordinates of z."""
     t = (1 + sq(x) / k).sqrt()
@@ -45,15 +36,17 @@ def _step(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> tuple[Tensor, ...]:
 def _exp(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> Tensor:
     t, b, cosh, sinhc, v = _step(k, x, z, frame)
     y = torch.addcmul((cosh + sinhc * b / (1 + t) if frame else cosh) * x, sinhc, z)
+    time = (cosh * t + sinhc * b) * k.sqrt()
 
     def back(x: Tensor, v: Tensor, t: Tensor, cosh: Tensor, sinhc: Tensor) -> Tensor:
         sigma = torch.addcmul(x, sinhc, v)
         rho = -dot(x, sigma) / sq(x)
         n = torch.addcmul(sigma, rho, x)
-        return n - ((rho * (2 + rho) - sq(n) / k) / (t * (1 + rho) + cosh)) * x
+        y = n - ((rho * (2 + rho) - sq(n) / k) / (t * (1 + rho) + cosh)) * x
+        return join((k + sq(y)).sqrt(), y)
 
     # sinhc x.v / k is within 3 of positive: nothing cancels but what is as small as the rounding of x
-    return _lift(k, patch(3 + sinhc * b, y, back, x, v, t, cosh, sinhc))
+    return patch(3 + sinhc * b, join(time, y), back, x, v, t, cosh, sinhc)
 
 
 def _exp_pull(k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, frame: bool) -> tuple[Tensor, ...]:
@@ -90,7 +83,7 @@ def _log(k: Tensor, x: Tensor, y: Tensor, frame: bool) -> Tensor:
         return torch.addcmul(f * n, f * h, x)
     time = f * hx  # u_0 over sqrt(k)
     u = torch.addcmul(f * n, f * h + time / (1 + t), x)
-    return torch.cat([(time * k.sqrt()).unsqueeze(0), u])
+    return join(time * k.sqrt(), u)
 
 
 def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, frame: bool) -> tuple[Tensor, ...]:
@@ -127,10 +120,14 @@ def _with_radius(pull):  # type: ignore[no-untyped-def]
 
 
 def _pair(value, pull):  # type: ignore[no-untyped-def]
-    """The map of frame coordinates and the ambient one."""
+    """The map of frame coordinates and the ambient one, whose arguments have a time that is not read."""
 
     def bind(frame: bool):  # type: ignore[no-untyped-def]
-        return fused(lambda *a: value(*a, frame), _with_radius(lambda *a: pull(*a, frame)))
+        whole = _with_radius(lambda *a: pull(*a, frame))
+        return fused(
+            lambda k, p, z: value(k, p[1:], z[len(z) - len(p) + 1 :], frame),
+            lambda k, p, z, *rest: whole(k, p[1:], z[len(z) - len(p) + 1 :], *rest),
+        )
 
     return {frame: bind(frame) for frame in (True, False)}
 
@@ -138,67 +135,11 @@ def _pair(value, pull):  # type: ignore[no-untyped-def]
 _EXP, _LOG = _pair(_exp, _exp_pull), _pair(_log, _log_pull)
 
 
-def hyperboloid_exp(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> Tensor:
-    """The point (time first) at the end of frame coordinates z, or of the ambient vector with spatial part z."""
-    return _EXP[frame](k, x, z)
+def hyperboloid_exp(k: Tensor, p: Tensor, z: Tensor, frame: bool) -> Tensor:
+    """The point at the end of frame coordinates z, or of the ambient vector z."""
+    return _EXP[frame](k, p, z)
 
 
-def hyperboloid_log(k: Tensor, x: Tensor, y: Tensor, frame: bool) -> Tensor:
-    """Frame coordinates, or the ambient vector (time first), from x to y."""
-    return _LOG[frame](k, x, y)
-
-
-# --- ball ----------------------------------------------------------------------------------------------------------------
-def _arc(K: Tensor, p: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-    """a, p.v, s, cosh, sinhc, the denominator."""
-    s, a = K * sq(v), 1 + K * sq(p)
-    C, sinc = cos_sinc_sqrt(0.25 * s, -1)
-    D = a - K * sq(torch.addcmul(C * p, 0.5 * sinc, v))
-    return a, dot(p, v), s, 2 * C * C - 1, C * sinc, D
-
-
-def _ball_exp(K: Tensor, p: Tensor, v: Tensor) -> Tensor:
-    a, pv, _, H, G, D = _arc(K, p, v)
-    return torch.addcmul(((H - K * G * pv) / D) * p, (0.5 * a) * G / D, v)
-
-
-def _ball_exp_pull(K: Tensor, p: Tensor, v: Tensor, y: Tensor, g: Tensor, needs_k: bool) -> tuple[Tensor | None, ...]:
-    a, pv, s, H, G, D = _arc(K, p, v)
-    dG = sinc_slope(s, H, G)
-    r = 1 / D
-    N = H - K * G * pv
-    gn, ga, gd = dot(g, p) * r, 0.5 * dot(g, v) * r, -dot(g, y) * r
-    c_h, c_g = gn + 0.5 * gd * (2 - a), a * ga - K * pv * (gn + gd)
-    c_pv, c_pp = -K * G * (gn + gd), K * (0.5 * (1 - H) * gd + G * ga)
-    c_s = c_g * dG - 0.5 * c_h * G
-    gp = combine(N * r, g, c_pv, v, 2 * c_pp, p)
-    gv = combine(0.5 * a * G * r, g, c_pv, p, 2 * K * c_s, v)
-    return (c_s * sq(v) + (c_pp * sq(p) + c_pv * pv) / K).sum() if needs_k else None, gp, gv
-
-
-def _chord(K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
-    """a, b, delta, s, the arc over its sine, and the factor of log."""
-    a, b, delta = 1 + K * sq(p), 1 + K * sq(q), q - p
-    s = K * sq(delta) / (a * b)
-    f = arcsinc_sqrt(s, -1)
-    return a, b, delta, s, f, 2 * f * (1 - s).rsqrt()
-
-
-def _ball_log(K: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    _, b, delta, s, _, F = _chord(K, p, q)
-    return torch.addcmul((F / b) * delta, F * s, p)
-
-
-def _ball_log_pull(K: Tensor, p: Tensor, q: Tensor, v: Tensor, g: Tensor, needs_k: bool) -> tuple[Tensor | None, ...]:
-    a, b, delta, s, f, F = _chord(K, p, q)
-    dF = 2 * (1 - s).rsqrt() * arcsinc_slope(s, f) + 0.5 * F / (1 - s)
-    gp, gd = dot(g, p), dot(g, delta) / b
-    c_s = (gd + s * gp) * dF + F * gp
-    c_n, c_a, c_b = c_s * K / (a * b), -c_s * s / a, -(c_s * s + F * gd) / b
-    near = combine(F / b, g, 2 * c_n, delta)
-    gk = (c_s * s / K + c_a * sq(p) + c_b * sq(q)).sum() if needs_k else None
-    return gk, combine(F * s, g, 2 * K * c_a, p) - near, torch.addcmul(near, 2 * K * c_b, q)
-
-
-ball_exp = fused(_ball_exp, _ball_exp_pull)
-ball_log = fused(_ball_log, _ball_log_pull)
+def hyperboloid_log(k: Tensor, p: Tensor, q: Tensor, frame: bool) -> Tensor:
+    """Frame coordinates, or the ambient vector, from p to q."""
+    return _LOG[frame](k, p, q)

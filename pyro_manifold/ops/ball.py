@@ -1,0 +1,127 @@
+r"""exp and log of the ball of curvature K < 0, each one operator with a gradient in closed form; component axis first.
+
+With :math:`a = 1 + K|p|^2,\ b = 1 + K|q|^2,\ \delta = q - p,\ s = K|\delta|^2/(ab)` and H, G the cosh and sinhc of
+:math:`\sqrt{-K}|v|`, in the frame :math:`e_i/\lambda_p = \tfrac a2 e_i` (an ambient vector is :math:`u = \tfrac a2 v`)
+
+.. math::
+    \exp_p(v) = \frac{(H - KG\,p\cdot v)p + \tfrac12 aGv}{D},\quad D = a - K|C p + S|^2 = \frac{a}{1 + K|\exp_p(v)|^2},
+    \qquad \log_p(q) = \frac{2\arcsin\sqrt s}{\sqrt{s(1 - s)}}\Big(\frac\delta b + sp\Big)
+"""
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from .components import combine, concrete, dot, fused, may_hold, sq
+from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, sinc_slope
+
+__all__ = ["ball_exp", "ball_log", "inside", "shortening"]
+
+_EXP_MAX = {torch.float32: 60.0, torch.float64: 600.0}  # sqrt(-K)|v| is cut here, far outside what the ball can hold
+
+
+def shortening(s: Tensor) -> Tensor | float:
+    """Factor of v that cuts what would overflow, from s = K|v|^2."""
+    floor = -(_EXP_MAX.get(s.dtype, 8.0) ** 2)
+    over = s < floor
+    return torch.where(over, floor / torch.where(over, s, 1.0), 1.0).sqrt() if may_hold(over) else 1.0
+
+
+def inside(K: Tensor, y: Tensor) -> Tensor:
+    """``y``, or where that is not inside, the outermost representable point in its direction, with a warning."""
+    eps = torch.finfo(y.dtype).eps
+    q, rim = K * sq(y.detach()), 2 * eps - 1  # this close, y may be the rounding of anything beyond
+    if concrete(y):
+        if y.numel() == 0 or not bool(q.amin() <= rim):
+            return y
+        warnings.warn(
+            f"a point of the ball lies beyond the radius that {y.dtype} coordinates can hold (about "
+            f"{math.log(2 / eps):.1f}/sqrt(-K)) and was placed on it: its density will be wrong. "
+            "Use geoopt.Lorentz (the same law in other coordinates) or float64.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    out = q <= rim
+    return torch.where(out, y * ((1 - 4 * eps) * torch.where(out, -q, 1.0).rsqrt()), y)
+
+
+def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore[type-arg]
+    """a, v over z, p.v, s, cosh, sinhc, the denominator."""
+    a = 1 + K * sq(p)
+    m = 1.0 if frame else 2 / a
+    s = m * m * K * sq(z)
+    cut = shortening(s)
+    m, s = m * cut, s * (cut * cut)
+    C, sinc = cos_sinc_sqrt(0.25 * s, -1)
+    D = a - K * sq(torch.addcmul(C * p, 0.5 * sinc * m, z))
+    return a, m, m * dot(p, z), s, 2 * C * C - 1, C * sinc, D
+
+
+def _exp(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> Tensor:
+    a, m, pv, _, H, G, D = _arc(K, p, z, frame)
+    y = combine((H - K * G * pv) / D, p, (0.5 * m) * a * G / D, z)
+    near = y.numel() == 0 or (concrete(y) and bool((a / D).amin() > 1e3 * torch.finfo(y.dtype).eps))
+    return y if near else inside(K, y)
+
+
+def _exp_pull(K: Tensor, p: Tensor, z: Tensor, y: Tensor, g: Tensor, needs_k: bool, frame: bool) -> tuple[Tensor | None, ...]:
+    a, m, pv, s, H, G, D = _arc(K, p, z, frame)
+    r, gp, gv = 1 / D, dot(g, p), m * dot(g, z)
+    N, M = (H - K * G * pv) * r, 0.5 * a * G * r  # y = N p + M v
+    gn, ga, gd = gp * r, 0.5 * gv * r, -(N * gp + M * gv) * r
+    c_h, c_v = gn + 0.5 * gd * (2 - a), -K * G * (gn + gd)
+    c_s = 2 * K * ((a * ga - K * pv * (gn + gd)) * sinc_slope(s, H, G) - 0.5 * c_h * G)
+    c_p = K * ((1 - H) * gd + 2 * G * ga)
+    if not frame:
+        c_p = c_p - 2 * K * (M * gv + c_v * pv + c_s * s / K) / a
+    gk = 0.5 * (c_s * s / K + c_p * sq(p) + 2 * c_v * pv).sum() / K if needs_k else None
+    return gk, combine(N, g, c_v * m, z, c_p, p), combine(M * m, g, c_v * m, p, c_s * (m * m), z)
+
+
+def _chord(K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
+    """a, b, delta, s, the arc over its sine, and the factor of log."""
+    a, b, delta = 1 + K * sq(p), 1 + K * sq(q), q - p
+    s = K * sq(delta) / (a * b)
+    f = arcsinc_sqrt(s, -1)
+    return a, b, delta, s, f, 2 * f * (1 - s).rsqrt()
+
+
+def _log(K: Tensor, p: Tensor, q: Tensor, frame: bool) -> Tensor:
+    a, b, delta, s, _, F = _chord(K, p, q)
+    F = F if frame else 0.5 * a * F
+    return combine(F / b, delta, F * s, p)
+
+
+def _log_pull(K: Tensor, p: Tensor, q: Tensor, v: Tensor, g: Tensor, needs_k: bool, frame: bool) -> tuple[Tensor | None, ...]:
+    a, b, delta, s, f, F = _chord(K, p, q)
+    m = 1.0 if frame else 0.5 * a
+    dF = 2 * (1 - s).rsqrt() * arcsinc_slope(s, f) + 0.5 * F / (1 - s)
+    gp, gd = m * dot(g, p), m * dot(g, delta) / b
+    along = gd + s * gp
+    c_s = along * dF + F * gp
+    c_n, c_a, c_b = 2 * c_s * K / (a * b), -c_s * s / a, -(c_s * s + F * gd) / b
+    if not frame:
+        c_a = c_a + along * F / a
+    near = combine(m * F / b, g, c_n, delta)
+    gk = (c_s * s / K + c_a * sq(p) + c_b * sq(q)).sum() if needs_k else None
+    return gk, combine(m * F * s, g, 2 * K * c_a, p) - near, torch.addcmul(near, 2 * K * c_b, q)
+
+
+def _pair(value, pull):  # type: ignore[no-untyped-def]
+    """The map of frame coordinates and the ambient one."""
+    return {frame: fused(lambda *a, f=frame: value(*a, f), lambda *a, f=frame: pull(*a, f)) for frame in (True, False)}
+
+
+_EXP, _LOG = _pair(_exp, _exp_pull), _pair(_log, _log_pull)
+
+
+def ball_exp(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> Tensor:
+    """The point at the end of frame coordinates z, or of the ambient vector z; inside, with a warning where that moves it."""
+    return _EXP[frame](K, p, z)
+
+
+def ball_log(K: Tensor, p: Tensor, q: Tensor, frame: bool) -> Tensor:
+    """Frame coordinates, or the ambient vector, from p to q."""
+    return _LOG[frame](K, p, q)

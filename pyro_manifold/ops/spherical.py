@@ -1,0 +1,104 @@
+r"""exp, log and the transported frame of the unit sphere; exp and log with gradients in closed form; component axis first.
+
+.. math::
+    \exp_p(u) = \cos|u|\,p + \tfrac{\sin|u|}{|u|}u, \qquad \log_p(q) = \frac{\theta}{\sin\theta}w,\quad
+    w = e - (p\cdot e)p,\ e = q - p,\ \sin^2\tfrac\theta2 = \tfrac14|e|^2
+
+Beyond 120 degrees e = q + p, and :math:`\theta` is measured from -p.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .components import combine, dot, fused, join, may_hold, patch, sq
+from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, safe_sqrt, sinc_slope
+
+__all__ = ["from_tangent", "sphere_exp", "sphere_log", "to_tangent"]
+
+_TURN = 0.75  # sin^2 of half the angle where angles begin to be measured from -p: 120 degrees
+
+
+def _turn(p: Tensor) -> Tensor:
+    """1 / (1 + p_1), from |(p_2, ...)| on the far side, and 0 at -e_1, where the transported frame has no limit."""
+    first, rest2 = p[0], sq(p[1:])
+    south = first < 0
+    if not may_hold(south):
+        return 1 / (1 + first)
+    pole = south & (rest2 == 0)
+    far = torch.where(pole, 0.0, (1 - first) / torch.where(south & ~pole, rest2, 1.0))
+    return torch.where(south, far, 1 / torch.where(south, 1.0, 1 + first))
+
+
+def to_tangent(p: Tensor, v: Tensor) -> Tensor:
+    rest = p[1:]
+    c = dot(rest, v)
+    return join(-c, v - (c * _turn(p)) * rest)
+
+
+def from_tangent(p: Tensor, u: Tensor) -> Tensor:
+    rest, w = p[1:], u[1:]
+    return w - (dot(rest, w) * _turn(p) + u[0]) * rest
+
+
+def _exp(_: None, p: Tensor, u: Tensor) -> Tensor:
+    cos, sinc = cos_sinc_sqrt(sq(u), 1)
+    return combine(cos, p, sinc, u)
+
+
+def _exp_pull(_: None, p: Tensor, u: Tensor, y: Tensor, g: Tensor, needs: bool) -> tuple[Tensor | None, ...]:
+    s = sq(u)
+    cos, sinc = cos_sinc_sqrt(s, 1)
+    e = 2 * dot(g, u) * sinc_slope(s, cos, sinc) - dot(g, p) * sinc
+    return None, cos * g, combine(sinc, g, e, u)
+
+
+def _log(_: None, p: Tensor, q: Tensor) -> Tensor:
+    e = q - p
+    h = 0.25 * sq(e)
+    w = torch.addcmul(e, -dot(p, e), p)
+    return patch(_TURN - h, arcsinc_sqrt(h, 1) * (1 - h).rsqrt() * w, _far_log, p, q)
+
+
+def _far_log(p: Tensor, q: Tensor) -> Tensor:
+    e = q + p
+    w = torch.addcmul(e, -dot(p, e), p)
+    sin = safe_sqrt(sq(w))
+    cut = sin == 0
+    scale = (math.pi - 2 * safe_sqrt(0.25 * sq(e)).asin()) / torch.where(cut, 1.0, sin)
+    axis = torch.cat([torch.ones_like(p[:1]), torch.zeros_like(p[2:])])
+    return scale * torch.where(cut, to_tangent(p, axis), w)
+
+
+def _log_pull(_: None, p: Tensor, q: Tensor, u: Tensor, g: Tensor, needs: bool) -> tuple[Tensor | None, ...]:
+    e = q - p
+    h = 0.25 * sq(e)
+    f, r = arcsinc_sqrt(h, 1), (1 - h).rsqrt()
+    gp, gq = _log_slopes(p, e, g, f * r, (arcsinc_slope(h, f, 1) + 0.5 * f * r * r) * r)
+    both = enumerate((gp - gq, gq))
+    return None, *(patch(_TURN - h, near, lambda *a, i=i: _far_slopes(*a)[i], p, q, g) for i, near in both)
+
+
+def _log_slopes(p: Tensor, e: Tensor, g: Tensor, ratio: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients in p (where e is held) and e of g.w times theta / sin(theta), from that ratio and its derivative in h."""
+    pe, pg = dot(p, e), dot(p, g)
+    c = ratio * pg
+    return combine(-pe * ratio, g, -c, e), combine(ratio, g, -c, p, 0.5 * slope * (dot(e, g) - pe * pg), e)
+
+
+def _far_slopes(p: Tensor, q: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero where the shortest vector is not unique."""
+    e = q + p
+    h = 0.25 * sq(e)
+    known = (h >= torch.finfo(p.dtype).eps ** 2) & (h < 0.5)
+    h = torch.where(known, h, 0.5)
+    sin2 = h * (1 - h)
+    ratio = (0.5 * math.pi - arcsinc_sqrt(h, 1) * h.sqrt()) * sin2.rsqrt()
+    slope = -0.5 * (1 + ratio * (1 - 2 * h)) / sin2
+    gp, gq = _log_slopes(p, e, g, torch.where(known, ratio, 0.0), torch.where(known, slope, 0.0))
+    return gp + gq, gq
+
+
+sphere_exp = fused(_exp, _exp_pull)
+sphere_log = fused(_log, _log_pull)
