@@ -11,7 +11,7 @@ from torch import Tensor
 from ..ops.newton import ConvergenceError, PointFunction, householder_basis, newton
 from ..ops.components import concrete
 from .base import register_geometry
-from .submanifold import _NEWTON, Submanifold, SubmanifoldGeometry
+from .submanifold import NEWTON, Submanifold, SubmanifoldGeometry
 
 __all__ = ["ImplicitGeometry", "ImplicitManifold"]
 
@@ -100,7 +100,7 @@ class ImplicitGeometry(SubmanifoldGeometry):
             c, jac = self.manifold._function.jacobian(q)
             return (normal @ torch.linalg.solve_ex(jac @ normal, c.unsqueeze(-1)).result).squeeze(-1)
 
-        return newton(step, flat + move, _NEWTON)
+        return newton(step, flat + move, NEWTON)
 
     def _gauss_newton(self, x: Tensor) -> Tensor:
         """The shortest move that solves the linearised equations."""

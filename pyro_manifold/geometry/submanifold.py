@@ -27,7 +27,7 @@ from .base import Geometry, geometry
 
 __all__ = ["Submanifold", "SubmanifoldGeometry"]
 
-_NEWTON, _LEVELS = 12, 8
+NEWTON, _LEVELS = 12, 8  # bounds of iterations
 
 
 class Submanifold(geoopt.Manifold):
