@@ -1,6 +1,7 @@
 """What probability needs of a manifold beyond geoopt; found through :func:`geometry`."""
 
 from .base import Geometry, geometry, register_geometry
+from .embedded import EmbeddedGeometry, EmbeddedManifold
 from .euclidean import EuclideanGeometry
 from .hyperboloid import HyperboloidGeometry
 from .implicit import ImplicitGeometry, ImplicitManifold
@@ -11,10 +12,12 @@ from .spd import SPDGeometry
 from .sphere import SphereGeometry
 from .stereographic import StereographicGeometry
 from .stiefel import StiefelGeometry
-from .submanifold import Submanifold, SubmanifoldGeometry
+from .submanifold import SubmanifoldGeometry
 from .torus import Torus, TorusGeometry
 
 __all__ = [
+    "EmbeddedGeometry",
+    "EmbeddedManifold",
     "EuclideanGeometry",
     "Geometry",
     "HyperboloidGeometry",
@@ -28,7 +31,6 @@ __all__ = [
     "SphereGeometry",
     "StereographicGeometry",
     "StiefelGeometry",
-    "Submanifold",
     "SubmanifoldGeometry",
     "Torus",
     "TorusGeometry",
