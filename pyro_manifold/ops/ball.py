@@ -48,36 +48,41 @@ def inside(K: Tensor, y: Tensor) -> Tensor:
 
 
 def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore[type-arg]
-    """a, v over z, p.v, s, cosh, sinhc, the denominator."""
+    """a, v over z, 1/D times 1, H - KG p.v and aG/2, then p.v, s, cosh, sinhc."""
     a = 1 + K * sq(p)
     m = 1.0 if frame else 2 / a
-    s = m * m * K * sq(z)
+    s = K * sq(z) * m * m
     cut = shortening(s)
-    m, s = m * cut, s * (cut * cut)
+    if isinstance(cut, Tensor):
+        m, s = m * cut, s * (cut * cut)
     C, sinc = cos_sinc_sqrt(0.25 * s, -1)
-    D = a - K * sq(torch.addcmul(C * p, 0.5 * sinc * m, z))
-    return a, m, m * dot(p, z), s, 2 * C * C - 1, C * sinc, D
+    r = 1 / (a - K * sq(torch.addcmul(C * p, 0.5 * m * sinc, z)))
+    G, pv = C * sinc, m * dot(p, z)
+    H = C * C * 2 - 1
+    return a, m, r, (H - K * pv * G) * r, 0.5 * a * (G * r), pv, s, H, G
 
 
 def _exp(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> Tensor:
-    a, m, pv, _, H, G, D = _arc(K, p, z, frame)
-    y = combine((H - K * G * pv) / D, p, (0.5 * m) * a * G / D, z)
-    near = y.numel() == 0 or (concrete(y) and bool((a / D).amin() > 1e3 * torch.finfo(y.dtype).eps))
+    a, m, r, N, M, *_ = _arc(K, p, z, frame)
+    y = combine(N, p, M * m, z)
+    near = y.numel() == 0 or (concrete(y) and bool((a * r).amin() > 1e3 * torch.finfo(y.dtype).eps))
     return y if near else inside(K, y)
 
 
 def _exp_pull(K: Tensor, p: Tensor, z: Tensor, y: Tensor, g: Tensor, needs_k: bool, frame: bool) -> tuple[Tensor | None, ...]:
-    a, m, pv, s, H, G, D = _arc(K, p, z, frame)
-    r, gp, gv = 1 / D, dot(g, p), m * dot(g, z)
-    N, M = (H - K * G * pv) * r, 0.5 * a * G * r  # y = N p + M v
-    gn, ga, gd = gp * r, 0.5 * gv * r, -(N * gp + M * gv) * r
-    c_h, c_v = gn + 0.5 * gd * (2 - a), -K * G * (gn + gd)
-    c_s = 2 * K * ((a * ga - K * pv * (gn + gd)) * sinc_slope(s, H, G) - 0.5 * c_h * G)
-    c_p = K * ((1 - H) * gd + 2 * G * ga)
+    a, m, r, N, M, pv, s, H, G = _arc(K, p, z, frame)  # y = N p + M v
+    gp, gv = dot(g, p), m * dot(g, z)
+    Mg = M * gv
+    gn, gd = gp * r, (N * gp + Mg) * r  # gd is the gradient in -D
+    e, KG = gn - gd, K * G
+    c_v = -KG * e
+    c_s = (K * gv * r * a * a - 2 * K * K * pv * e) * sinc_slope(s, H, G) - KG * (gn - 0.5 * gd * (2 - a))
+    c_p = K * ((H - 1) * gd + G * gv * r)
     if not frame:
-        c_p = c_p - 2 * K * (M * gv + c_v * pv + c_s * s / K) / a
+        c_p = c_p - (2 / a) * (K * (Mg + c_v * pv) + c_s * s)
     gk = 0.5 * (c_s * s / K + c_p * sq(p) + 2 * c_v * pv).sum() / K if needs_k else None
-    return gk, combine(N, g, c_v * m, z, c_p, p), combine(M * m, g, c_v * m, p, c_s * (m * m), z)
+    v = c_v * m
+    return gk, combine(N, g, v, z, c_p, p), combine(M * m, g, v, p, c_s * (m * m), z)
 
 
 def _chord(K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
