@@ -1,0 +1,340 @@
+r"""Simulation-based calibration: does inference recover parameters drawn from its own prior?
+
+.. math:: \theta^*\sim p(\theta),\quad y\sim p(y\mid\theta^*),\quad \theta_{1..L}\sim q(\theta\mid y)
+    \quad\Longrightarrow\quad r = \#\{l : f(\theta_l, y) < f(\theta^*, y)\} \sim \mathrm{Uniform}\{0,\dots,L\}
+
+for every statistic f, if and only if :math:`q` is the posterior as far as the statistics can see.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import MCMC
+from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
+from pyro.ops.stats import effective_sample_size
+from torch import Tensor
+from torch.distributions import biject_to, identity_transform
+from tqdm import tqdm
+
+from ..constraints import manifold_of
+from .lockstep import hold
+from .mcmc import VectorizedMCMC
+from .rank_tests import bins_for, chi_square, ecdf_test
+from .statistics import Statistic, default_statistics
+
+__all__ = ["SBCResult", "sbc"]
+
+Values = dict[str, Tensor]
+_LOCK = threading.RLock()  # Pyro's handler stack and torch's generator are global: simulations of one process take turns
+
+
+@dataclass(frozen=True)
+class SBCResult:
+    """Ranks of one calibration run; ``print`` it for a table, or draw it with :func:`pyro_manifold.plotting_mcmc.plot_sbc`.
+
+    :param dict ranks: statistic -> ranks in ``0..num_draws``, shape ``(num_simulations,)``.
+    :param int num_draws: posterior draws that each rank counts.
+    :param dict ess: statistic -> effective sample size of the unthinned draws, averaged over simulations.
+
+    >>> ranks = torch.arange(64) % 8
+    >>> print(SBCResult({"good": ranks, "bad": ranks // 2}, 7, {"good": 9.0, "bad": 9.0}))
+    SBC: 64 simulations, 7 draws each, 8 bins
+    statistic           ranks  chi2 p  ecdf p    ESS
+    good             ▅▅▅▅▅▅▅▅  1.0000  ...     9.0
+    bad              ████▁▁▁▁  0.0000  0.0001    9.0
+    smallest chi2 p times 2 statistics: 0.0000: not calibrated at 0.01
+    """
+
+    ranks: Values
+    num_draws: int
+    ess: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def num_simulations(self) -> int:
+        return len(next(iter(self.ranks.values())))
+
+    def p_values(self, test: str = "chi2") -> dict[str, float]:
+        """One p-value per statistic, ``"chi2"`` of binned ranks or ``"ecdf"``; they are not adjusted for their number."""
+        if test not in ("chi2", "ecdf"):
+            raise ValueError(f"test: got {test!r}, expected 'chi2' or 'ecdf'.")
+        f = chi_square if test == "chi2" else ecdf_test
+        return {k: f(r, self.num_draws) for k, r in self.ranks.items()}
+
+    def is_calibrated(self, alpha: float = 0.01, test: str = "chi2") -> bool:
+        """Is every p-value above ``alpha`` over the number of statistics (Bonferroni)?"""
+        return min(self.p_values(test).values()) > alpha / len(self.ranks)
+
+    def __str__(self) -> str:
+        bins = bins_for(self.num_simulations, self.num_draws)
+        width = max(9, *map(len, self.ranks))
+        chi2, ecdf = self.p_values("chi2"), self.p_values("ecdf")
+        lines = [
+            f"SBC: {self.num_simulations} simulations, {self.num_draws} draws each, {bins} bins",
+            f"{'statistic':{width}} {'ranks':>{max(bins, 15)}}  chi2 p  ecdf p    ESS",
+        ]
+        for k, r in self.ranks.items():
+            counts = torch.bincount(r * bins // (self.num_draws + 1), minlength=bins)
+            bars = "".join("▁▂▃▄▅▆▇█"[min(7, int(4 * c * bins / self.num_simulations))] for c in counts.tolist())
+            lines.append(f"{k:{width}} {bars:>{max(bins, 15)}}  {chi2[k]:.4f}  {ecdf[k]:.4f} {self.ess.get(k, float('nan')):6.1f}")
+        smallest = min(chi2.values()) * len(chi2)
+        verdict = "consistent with calibration" if self.is_calibrated() else "not calibrated"
+        lines.append(f"smallest chi2 p times {len(chi2)} statistics: {min(smallest, 1.0):.4f}: {verdict} at 0.01")
+        short = [k for k, e in self.ess.items() if e < self.num_draws]
+        if short:
+            lines.append(f"ESS below num_draws for {', '.join(short)}: ranks of correlated draws are not uniform; raise max_samples")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One batch of simulations, as a callable that travels to another process."""
+
+    model: Callable[..., Any]
+    posterior: Callable[..., Any]
+    observed: tuple[str, ...]
+    args: tuple
+    seeds: tuple[int, ...]
+    num_draws: int
+    warmup_steps: int
+    max_samples: int
+    statistics: dict[str, Statistic] | None
+
+    def __call__(self) -> tuple[Values, Values]:
+        """Ranks and effective sample sizes, per statistic one row per simulation."""
+        with _LOCK:
+            state = pyro.util.get_rng_state()
+            try:
+                with pyro.get_param_store().scope():
+                    return self._run()
+            except Exception as error:
+                raise RuntimeError(
+                    f"sbc: the simulation with seed {self.seeds[0]} failed ({type(error).__name__}: {error}). To look at it: "
+                    "pyro.set_rng_seed(seed), then run the model and condition it on its own data."
+                ) from error
+            finally:
+                pyro.util.set_rng_state(state)
+
+    def _prior(self) -> dict[str, Any]:
+        """The random sites of one joint draw of parameters and data."""
+        with torch.no_grad(), poutine.block():
+            trace = poutine.trace(self.model).get_trace(*self.args)
+        nodes = {k: v for k, v in trace.iter_stochastic_nodes() if type(v["fn"]).__name__ != "_Subsample"}
+        missing = [k for k in self.observed if k not in nodes]
+        if missing or len(nodes) == len(self.observed):
+            raise ValueError(
+                f"observed: got {list(self.observed)}; expected some, not all, of the model's random sites {sorted(nodes)}. "
+                "Write the model without obs=; sbc conditions it."
+            )
+        return nodes
+
+    def _run(self) -> tuple[Values, Values]:
+        truths = []
+        for seed in self.seeds:
+            pyro.set_rng_seed(seed)
+            truths.append(self._prior())
+        truth = {k: torch.stack([t[k]["value"] for t in truths]) for k in truths[0]}
+        statistics = self.statistics or default_statistics(self.model, self.args, self.observed)
+        num_samples = min(self.max_samples, 2 * self.num_draws)
+        while True:
+            draws = self._draw(truth, num_samples)  # (simulations, chains, draws) + shape
+            f = {k: s(draws) for k, s in statistics.items()}
+            ess = {k: self._ess(v) for k, v in f.items()}
+            worst = min(float(e.mean()) for e in ess.values())
+            enough = worst >= self.num_draws
+            if enough or num_samples >= self.max_samples or self._fixed:
+                break
+            num_samples = min(self.max_samples, 2 * num_samples)
+        ranks = {}
+        for k, s in statistics.items():
+            x = f[k].flatten(1)
+            if x.shape[1] < self.num_draws:
+                raise ValueError(f"posterior: gave {x.shape[1]} draws, expected at least num_draws = {self.num_draws}.")
+            keep = torch.linspace(0, x.shape[1] - 1, self.num_draws).round().long()
+            x, x0 = x[:, keep], s(truth).unsqueeze(-1)
+            ties = (x == x0).sum(-1)
+            ranks[k] = (x < x0).sum(-1) + (torch.rand(ties.shape) * (ties + 1)).long()
+        return ranks, ess
+
+    @staticmethod
+    def _ess(x: Tensor) -> Tensor:
+        n = x.shape[1] * x.shape[2]
+        varies = x.flatten(1).std(-1) > 0
+        x = torch.where(varies[:, None, None], x, torch.randn_like(x)).movedim(0, -1).double()
+        return torch.where(varies, effective_sample_size(x, chain_dim=0, sample_dim=1).clamp(max=float(n)), 1.0)
+
+    def _draw(self, truth: Values, num_samples: int) -> Values:
+        raise NotImplementedError
+
+    _fixed = False
+
+
+class _Separate(_Task):
+    """One simulation with a posterior of its own."""
+
+    def _draw(self, truth: Values, num_samples: int) -> Values:
+        data = {k: truth[k][0] for k in self.observed}
+        answer = self.posterior(poutine.condition(self.model, data=data))
+        if isinstance(answer, MCMCKernel):
+            chains = getattr(answer, "chains", 1)
+            driver = VectorizedMCMC if chains > 1 else MCMC
+            mcmc = driver(answer, num_samples=-(-num_samples // chains), warmup_steps=self.warmup_steps, disable_progbar=True)
+            mcmc.run(*self.args)
+            draws = mcmc.get_samples(group_by_chain=True)
+        elif isinstance(answer, dict):
+            object.__setattr__(self, "_fixed", True)
+            draws = {k: v.detach().unsqueeze(0) for k, v in answer.items()}
+        else:
+            raise ValueError(
+                f"posterior: returned {type(answer).__name__}; expected an MCMC kernel (which sbc runs) or a dict of draws with the "
+                "draws along the first axis, for example Predictive(guide, num_samples=...)()."
+            )
+        chains, n = next(iter(draws.values())).shape[:2]
+        both = {k: v.expand((chains, n) + v.shape) for k, v in data.items()}
+        return {k: v.unsqueeze(0) for k, v in {**both, **{k: v for k, v in draws.items() if k in truth}}.items()}
+
+
+class _Lockstep(_Task):
+    """A batch of simulations as the chains of one kernel, each with its own data."""
+
+    def _draw(self, truth: Values, num_samples: int) -> Values:
+        first = {k: truth[k][0] for k in self.observed}
+        held = hold(first)(self.model)
+        kernel = self.posterior(held)
+        if not hasattr(kernel, "chains"):
+            raise ValueError(f"posterior: returned {type(kernel).__name__}; lockstep needs GeodesicHMC or GeodesicNUTS.")
+        kernel.chains = len(self.seeds)
+        start = self._starts()
+        start.update({k: truth[k] for k in self.observed})
+        mcmc = VectorizedMCMC(
+            kernel, num_samples=num_samples, warmup_steps=self.warmup_steps, initial_params=start, disable_progbar=True
+        )
+        mcmc.run(*self.args)
+        return {k: v.unsqueeze(1) for k, v in mcmc.get_samples(group_by_chain=True).items()}
+
+    def _starts(self) -> Values:
+        """Independent prior draws, in the space that the kernel samples."""
+        rows, nodes = [], {}
+        for _ in self.seeds:
+            rows.append(nodes := self._prior())
+        latent = [k for k in nodes if k not in self.observed]
+        return {k: _to_free(nodes[k]["fn"].support)(torch.stack([r[k]["value"] for r in rows])) for k in latent}
+
+
+def _to_free(support: Any) -> Any:
+    return identity_transform if manifold_of(support) is not None else biject_to(support).inv
+
+
+def _seed(seed: int, index: int) -> int:
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+def sbc(
+    model: Callable[..., Any],
+    posterior: Callable[..., Any],
+    observed: Sequence[str],
+    *,
+    args: tuple = (),
+    num_simulations: int = 128,
+    num_draws: int = 31,
+    warmup_steps: int = 200,
+    max_samples: int | None = None,
+    statistics: dict[str, Statistic] | None = None,
+    lockstep: int = 0,
+    seed: int = 0,
+    executor: Executor | None = None,
+    disable_progbar: bool = False,
+) -> SBCResult:
+    r"""Simulation-based calibration of any inference on any model, on this machine or a cluster.
+
+    .. math:: \theta^*\sim p,\; y\sim p(\cdot\mid\theta^*),\; r = \#\{l\le L : f(\theta_l, y) < f(\theta^*, y)\}
+        \sim \mathrm{Uniform}\{0,\dots,L\}
+
+    :param model: Pyro model written without ``obs``; it is conditioned here.
+    :param posterior: from the conditioned model to an MCMC kernel, which is run, or to a dict of draws (draws along the first
+        axis) from any other inference, e.g. a guide that it trains.
+    :param observed: names of the sites that are data.
+    :param tuple args: arguments of the model.
+    :param int num_simulations: S, pairs of parameters and data.
+    :param int num_draws: L, posterior draws counted by each rank. A kernel gives 2 L draws or, while their effective sample size
+        is below L for some statistic, twice as many again; evenly spaced ones are kept.
+    :param int warmup_steps: of the kernel.
+    :param int max_samples: bound on the draws of a kernel; default 16 L. The result lists statistics that stay below L.
+    :param dict statistics: name -> function of a dict of values (latent and observed sites, any leading axes) to one number each.
+        By default every coordinate of the latent sites, distances to the base point for manifold sites, and the log likelihood,
+        which sees errors in how data enter (Modrák et al.).
+    :param int lockstep: if not 0, that many simulations share one kernel as its chains, each with its own data: many times faster;
+        for :class:`GeodesicHMC` and :class:`GeodesicNUTS`, whose step size and scales are then shared as well.
+    :param int seed: each simulation's seed is a hash of this and its number: results are the same under every executor.
+    :param executor: any ``concurrent.futures.Executor``: process pool, MPI pool, Dask's ``client.get_executor()``. For processes
+        model, posterior and statistics must pickle (functions at the top level of a module; Dask takes closures too).
+        Threads take turns, since Pyro's state is global.
+    :param bool disable_progbar: no progress bar.
+    :raises ValueError: for names that are no random sites, counts below 1, too few draws.
+    :raises RuntimeError: when a simulation fails, with its seed; the others are cancelled.
+
+    References: Talts et al. 2018, algorithm 2 (arXiv 1804.06788); Modrák et al. 2023 (data-dependent statistics);
+    Säilynoja, Bürkner & Vehtari 2022 (bands).
+
+    >>> import pyro.distributions as dist
+    >>> def model():
+    ...     m = pyro.sample("m", dist.Normal(0.0, 1.0))
+    ...     pyro.sample("y", dist.Normal(m, 1.0))
+    >>> def exact(conditioned):  # the conjugate posterior N(y/2, 1/2)
+    ...     y = poutine.trace(conditioned).get_trace().nodes["y"]["value"]
+    ...     return {"m": dist.Normal(y / 2, 0.5**0.5).sample((7,))}
+    >>> from pyro import poutine
+    >>> sbc(model, exact, ["y"], num_simulations=40, num_draws=7, disable_progbar=True).is_calibrated()
+    True
+    """
+    for name, n in (("num_simulations", num_simulations), ("num_draws", num_draws)):
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"{name}: got {n!r}, expected an integer of at least 1.")
+    if not isinstance(lockstep, int) or lockstep < 0:
+        raise ValueError(f"lockstep: got {lockstep!r}, expected 0 or a number of simulations.")
+    if isinstance(observed, str):
+        raise ValueError(f"observed: got the string {observed!r}, expected a list of site names: [{observed!r}].")
+    max_samples = 16 * num_draws if max_samples is None else max_samples
+    if max_samples < num_draws:
+        raise ValueError(f"max_samples: got {max_samples}, expected at least num_draws = {num_draws}.")
+    seeds = [_seed(seed, i) for i in range(num_simulations)]
+    size = max(1, lockstep)
+    kind = _Lockstep if lockstep else _Separate
+    tasks = [
+        kind(
+            model, posterior, tuple(observed), args, tuple(seeds[i : i + size]), num_draws, warmup_steps, max_samples, statistics
+        )
+        for i in range(0, num_simulations, size)
+    ]
+    results: list[Any] = [None] * len(tasks)
+    with tqdm(total=num_simulations, desc="SBC", disable=disable_progbar) as bar:
+        if executor is None:
+            for i, task in enumerate(tasks):
+                results[i] = task()
+                bar.update(len(task.seeds))
+        else:
+            futures: dict[Future, int] = {}
+            try:
+                futures = {executor.submit(task): i for i, task in enumerate(tasks)}
+                for future in as_completed(futures):
+                    results[futures[future]] = future.result()
+                    bar.update(len(tasks[futures[future]].seeds))
+            except BaseException as error:
+                for future in futures:
+                    future.cancel()
+                if "pickle" in f"{type(error).__name__} {error}".lower():
+                    raise ValueError(
+                        "executor: model, posterior or statistics cannot be sent to another process; expected functions defined at "
+                        f"the top level of a module ({error})."
+                    ) from error
+                raise
+    ranks = {k: torch.cat([r[k] for r, _ in results]) for k in results[0][0]}
+    ess = {k: float(torch.cat([e[k] for _, e in results]).mean()) for k in ranks}
+    return SBCResult(ranks, num_draws, ess)
