@@ -16,7 +16,7 @@ from torch import Tensor
 import pyro_manifold.distributions as mdist
 from pyro_manifold import flows, models, nn
 from pyro_manifold import transforms as mt
-from pyro_manifold.geometry import SpecialOrthogonal, Torus
+from pyro_manifold.geometry import EmbeddedManifold, ImplicitManifold, SpecialOrthogonal, Torus
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,22 @@ def frames(canonical: bool) -> geoopt.Manifold:
 
 _NO_WINDINGS = {"preimages": "windings are known on SO(2) and SO(3) only; preimages raises for a wide law"}
 _FRAMES = {**_NO_WINDINGS, "frames": "no frame is parallel along every geodesic; test_stiefel holds it to the metric"}
+_STEPS = "exp has no closed-form inverse here, log and what needs it raise; tests/infer/mcmc/test_constrained checks the steps"
+_IMPLICIT = dict.fromkeys(
+    ["exp_and_log", "frames", "volume_change", "coincidence", "global_chart", "volume"], _STEPS
+)
+
+
+def ellipse() -> geoopt.Manifold:
+    return ImplicitManifold(lambda x: x[..., 0] ** 2 + x[..., 1] ** 2 / 4 - 1, near=torch.tensor([1.0, 0.0]))
+
+
+def paraboloid() -> geoopt.Manifold:
+    def f(z: Tensor) -> Tensor:
+        return torch.cat([z, z.square().sum(-1, keepdim=True) / 2], -1)
+
+    return EmbeddedManifold(mt.Chart(f, lambda x: x[..., :2], 2, 3))
+
 
 GEOMETRIES = [
     GeometryCase("R2", lambda: EUCLIDEAN, 2),
@@ -132,6 +148,8 @@ GEOMETRIES = [
     GeometryCase("S1xR2", lambda: S1_R2, 3),
     GeometryCase("S1xS2", lambda: S1_S2, 3),
     GeometryCase("S1xH2", lambda: S1_H2, 3),
+    GeometryCase("implicit-ellipse", ellipse, 1, skip=_IMPLICIT),
+    GeometryCase("embedded-paraboloid", paraboloid, 2, skip=_IMPLICIT),
 ]
 
 
@@ -452,6 +470,9 @@ DISTRIBUTIONS = [
 ]
 
 
+_CLOUD = torch.tensor([[0.3, -0.2, 1.0], [1.0, 0.5, -0.4], [-0.7, 0.1, 0.2], [0.0, -1.0, 0.3], [0.4, 0.8, 0.9]])
+
+
 def conditional_pushforward() -> mdist.ConditionalPushforward:
     normal = dist.Normal(torch.zeros(1), 1.0).to_event(1)
     layer = flows.ConditionalCoupling(1, [0], context_dim=3, hidden=(8,))
@@ -478,6 +499,18 @@ MODULES = [
     ModuleCase("mobius", lambda: nn.MobiusLinear(geoopt.PoincareBall(), 2, 4), _B2),
     ModuleCase("encoder", lambda: nn.ManifoldEncoder(geoopt.PoincareBall(), 3, 5, 2), _S2),
     ModuleCase("decoder", lambda: nn.ManifoldDecoder(geoopt.PoincareBall(), 2, 5, 3), _B2),
+    ModuleCase(
+        "latent-flow", lambda: learned(flows.LatentFlow(2, flows.coupling_chain(2, 2, 3, hidden=(5,)), 3)), _S2,
+        call=lambda m, c: m.condition(c).log_prob(c[:, :2]).unsqueeze(-1),
+    ),
+    ModuleCase(
+        "manifold-flow", lambda: learned(models.ManifoldFlow.from_data(_CLOUD, 2, hidden=(5,), latent_hidden=(5,)), 0.1), _S2,
+        call=lambda m, x: m.log_prob(x).unsqueeze(-1),
+    ),
+    ModuleCase(
+        "ambient-flow", lambda: learned(models.AmbientFlow.from_data(_CLOUD, 2, hidden=(5,), eps=0.3), 0.1), _S2,
+        call=lambda m, x: m.log_prob(x).unsqueeze(-1),
+    ),
     ModuleCase(
         "poincare-vae",
         lambda: models.PoincareVAE(geoopt.PoincareBall(), dim=2, data_dim=3, hidden=5),

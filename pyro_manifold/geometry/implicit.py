@@ -56,7 +56,7 @@ class ImplicitManifold(Submanifold):
             raise ValueError(f"constraint: got {m} equations for {d} coordinates, expected fewer; leave dependent ones out.")
         q, ok = ImplicitGeometry(self)._project(flat.unsqueeze(0))
         s = torch.linalg.svdvals(torch.stack([self._function.jacobian(q)[1][0], jac[0]]))
-        rank = int((s[0] > torch.finfo(s.dtype).eps ** 0.5 * s.max()).sum())
+        rank = int((s[0] > 8 * torch.finfo(s.dtype).eps ** 0.5 * s.max()).sum())
         if rank < m:
             raise ValueError(
                 f"constraint: its Jacobian has rank {rank} at {[round(x, 4) for x in q[0].tolist()]}, expected {m}, the number of "

@@ -176,7 +176,8 @@ class SubmanifoldGeometry(Geometry):
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         self.point_shape(dim)
         point = self.manifold.point
-        return point.to(dtype=dtype or point.dtype, device=device or point.device)
+        out = point.to(dtype=dtype or point.dtype, device=device or point.device)
+        return out if out.dtype == point.dtype else self.project(out)  # exact in its own precision
 
     # --- membership and projection -----------------------------------------------------------------------------------
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
