@@ -82,7 +82,8 @@ def test_world_axes_keep_areas_and_put_places_where_they_are(projection: str) ->
     ratios = []
     for lon, lat in [(0.0, 0.0), (1.0, 0.4), (-3.0, -0.9), (2.6, 1.0)]:
         east, north = torch.full_like(side, lon + 0.5), torch.full_like(side, lat + 0.5)
-        outline = [(lon + side, 0 * side + lat), (east, lat + side), (lon + side.flip(0), north), (0 * side + lon, lat + side.flip(0))]
+        back, level = side.flip(0), torch.zeros_like(side)
+        outline = [(lon + side, level + lat), (east, lat + side), (lon + back, north), (level + lon, lat + back)]
         x, y = ax.transProjection.transform(torch.cat([torch.stack(s, -1) for s in outline]).numpy()).T
         area = 0.5 * abs(float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum()))
         ratios.append(area / (0.5 * (math.sin(lat + 0.5) - math.sin(lat))))
