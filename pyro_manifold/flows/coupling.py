@@ -68,6 +68,7 @@ class Coupling(ModuleTransform):
         self.size = 2 if kind == "affine" else spline_size(bins)
         self.net = Perceptron(len(kept), len(changed) * self.size, hidden, context_dim)
         self.context: Tensor | None = None
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
         self.register_buffer("kept", torch.tensor(kept, dtype=torch.long))
         self.register_buffer("changed", torch.tensor(changed, dtype=torch.long))
         self.register_buffer("order", torch.tensor(kept + changed).argsort())
@@ -89,18 +90,25 @@ class Coupling(ModuleTransform):
         return torch.cat([a, b], -1).index_select(-1, self.order), log_slope.sum(-1)
 
     # --- torch's transform --------------------------------------------------------------------------------------------
+    # The log-determinant comes with the value: that of the last pair is kept, as Pyro's layers do.
     def _call(self, x: Tensor) -> Tensor:
-        return self._run(x)[0]
+        y, log_det = self._run(x)
+        self._last = (x, y, log_det) if concrete(x) else None
+        return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self._run(y, inverse=True)[0]
+        x, log_det = self._run(y, inverse=True)
+        self._last = (x, y, -log_det) if concrete(y) else None
+        return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        if self._last is not None and self._last[0] is x and self._last[1] is y:
+            log_det, self._last = self._last[2], None  # once: a second use might find its graph freed
+            return log_det
         return self._run(x)[1]
 
-    def inverse_with_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse at ``y`` and the log-determinant *of the inverse*, in one pass."""
-        return self._run(y, inverse=True)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_last": None}
 
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""

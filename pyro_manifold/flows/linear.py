@@ -103,11 +103,6 @@ class LULinear(ModuleTransform):
         log_det = self._factors()[2].sum(-1)
         return log_det.expand(torch.broadcast_shapes(log_det.shape, x.shape[:-1]))
 
-    def inverse_with_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse at ``y`` and the log-determinant of the inverse."""
-        x = self._inverse(y)
-        return x, -self.log_abs_det_jacobian(x, y)
-
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
         return self._call(x), tangents @ self._matrix()[0].mT

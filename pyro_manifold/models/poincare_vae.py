@@ -208,5 +208,3 @@ class PoincareVAE(PyroModule):
             raise ValueError(
                 f"state_dict: was saved from a model with {state}, this one has {self.families}; construct it alike."
             )
-
-

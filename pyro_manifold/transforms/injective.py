@@ -179,7 +179,9 @@ def principal_axes(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class Chart(InjectiveTransform):
     """An embedding that the user writes down: FOM ("flow on a prescribed manifold") in [1].
 
-    :param forward: g, a differentiable function of one vector or a batch of them.
+    :param forward: g, a differentiable function of one vector or a batch of them. If it has a ``push``, as another injective map
+        has, that is used: with an encoder network as ``inverse`` this is the M_e-flow, with two networks the decoder and
+        encoder of a probabilistic auto-encoder. Modules become submodules.
     :param inverse: a left inverse of it.
     :param int dim: n.
     :param int codomain_dim: d.
@@ -203,6 +205,10 @@ class Chart(InjectiveTransform):
 
     def _inverse(self, x: Tensor) -> Tensor:
         return self._backward(x)
+
+    def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        own = isinstance(self._forward, InjectiveTransform)
+        return self._forward.push(u, tangents) if own else super().push(u, tangents)
 
 
 _register: Any = biject_to.register

@@ -1,0 +1,66 @@
+r"""A density of latent coordinates, given a context or not: a standard normal through learned layers.
+
+.. math:: u = h_c(\epsilon), \quad \epsilon \sim N(0, I_n)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.conditional import ConditionalDistribution, ConditionalTransform
+from torch import Tensor, nn
+
+from .coupling import ConditionalCoupling, Coupling
+
+__all__ = ["LatentFlow", "coupling_chain"]
+
+
+def coupling_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) -> list[Any]:
+    """``depth`` couplings that change odd and even coordinates in turn (one coordinate: that, given the context)."""
+    if dim == 1 and not context_dim:
+        raise ValueError("dim: a coupling of one coordinate needs a context; use Pyro's Spline for a density on the line.")
+    halves = [range(0, dim, 2), range(1, dim, 2)] if dim > 1 else [range(1)]
+    turns = [halves[i % len(halves)] for i in range(depth)]
+    if context_dim:
+        return [ConditionalCoupling(dim, changed, context_dim, **kwargs) for changed in turns]
+    return [Coupling(dim, changed, **kwargs) for changed in turns]
+
+
+class LatentFlow(ConditionalDistribution, nn.Module):
+    r"""Standard normal vectors of size n through layers, which may depend on a context.
+
+    :param int dim: n.
+    :param layers: transforms, or Pyro's conditional ones; see :func:`coupling_chain`.
+    :param int context_dim: size of the context, 0 if there is none.
+    :raises ValueError: for a context where there is none, a missing one, or one of another size.
+
+    ``condition(context)`` is a Pyro distribution.
+
+    >>> h = LatentFlow(2, coupling_chain(2, 4, context_dim=3), context_dim=3)
+    >>> h.condition(torch.zeros(5, 3)).log_prob(torch.zeros(2)).shape
+    torch.Size([5])
+    """
+
+    zero: Tensor
+
+    def __init__(self, dim: int, layers: Sequence[Any], context_dim: int = 0) -> None:
+        nn.Module.__init__(self)
+        self.dim, self.context_dim = dim, context_dim
+        self.layers = list(layers)
+        self._learned = nn.ModuleList(layer for layer in layers if isinstance(layer, nn.Module))
+        self.register_buffer("zero", torch.zeros(dim))
+
+    def condition(self, context: Tensor | None = None) -> Any:
+        if (context is None) != (self.context_dim == 0) or (context is not None and context.shape[-1:] != (self.context_dim,)):
+            seen = "none" if context is None else f"shape {tuple(context.shape)}"
+            wanted = f"size {self.context_dim} on the last axis" if self.context_dim else "none"
+            raise ValueError(f"context: got {seen}; expected {wanted}, as context_dim says.")
+        batch = () if context is None else context.shape[:-1]
+        base = dist.Normal(self.zero.expand(*batch, self.dim), 1.0).to_event(1)
+        return dist.TransformedDistribution(
+            base, [t.condition(context) if isinstance(t, ConditionalTransform) else t for t in self.layers]
+        )
+
+    def clear_cache(self) -> None:
+        """Nothing is kept between draws."""

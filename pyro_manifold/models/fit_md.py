@@ -1,0 +1,257 @@
+r"""Training of manifold and density apart (M/D), so that neither can cheat the other.
+
+.. math::
+    \text{M:}\quad &\min_g \mathbb E\,|x - g(g^{-1}(x))|^2, \\
+    \text{D:}\quad &\min_h -\mathbb E\log p_h(u \mid \theta)
+        + \alpha\,\mathbb E\,|\nabla_\theta \log p_h(u \mid \theta) - t(x, z \mid \theta)|^2,
+    \quad u = g^{-1}(x)
+
+The second term (SCANDAL) uses the joint score t of a simulator, if given. The volume of g does not depend on h or
+:math:`\theta` and is never needed. References: Brehmer and Cranmer, NeurIPS 2020, sec. 3.2; Brehmer et al., *Mining gold from
+implicit models*, PNAS 2020, eq. 12 (SCANDAL).
+"""
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..ops.checks import check_all
+from .manifold_flow import AmbientFlow, ManifoldFlow
+
+__all__ = ["fit_md"]
+
+_SCHEDULES = ("sequential", "alternating", "simultaneous")
+
+
+@dataclass
+class History:
+    """Validation losses by phase ("M", "D", "MD"), one for each pass over the data, and the seconds they took in all.
+
+    >>> History().losses
+    {}
+    """
+
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class _Phase:
+    """A loss of rows and the optimiser of the parameters that it trains."""
+
+    def __init__(self, name: str, loss: Callable[..., Tensor], parameters: Sequence[nn.Parameter], lr: float) -> None:
+        self.name, self.loss, self.lr = name, loss, lr
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=1e-5)
+
+    def step(self, rows: Sequence[Tensor | None], number: int, progress: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        self.optimiser.zero_grad()
+        loss = self.loss(*rows)
+        if not bool(loss.isfinite()):
+            raise ValueError(
+                f"x: the loss of phase {self.name} is {loss.item()} in batch {number}; look there for NaN, infinite or extreme "
+                "rows, or lower lr."
+            )
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 5.0)
+        self.optimiser.step()
+
+
+def _density(log_prob: Callable[..., Tensor], score_weight: float) -> Callable[..., Tensor]:
+    """Negative log-likelihood of rows, and the squared error of the score where there is one."""
+
+    def loss(x: Tensor, context: Tensor | None, score: Tensor | None) -> Tensor:
+        if score is None or context is None:
+            return -log_prob(x, context).mean()
+        with torch.enable_grad():
+            theta = context.detach().requires_grad_()
+            lp = log_prob(x, theta)
+            (own,) = torch.autograd.grad(lp.sum(), theta, create_graph=True)
+        return -lp.mean() + score_weight * (own - score).square().sum(-1).mean()
+
+    return loss
+
+
+def _stages(
+    flow: ManifoldFlow | AmbientFlow, schedule: str, lr: tuple[float, float], score_weight: float, reconstruction_weight: float
+) -> list[list[_Phase]]:
+    """Phases that take turns, pass by pass, stage after stage."""
+    if isinstance(flow, AmbientFlow):
+        return [[_Phase("D", _density(flow.log_prob, score_weight), list(flow.parameters()), lr[1])]]
+
+    def reconstruction(x: Tensor, *_: Any) -> Tensor:
+        return reconstruction_weight * (flow.transform.project(x) - x).square().mean()
+
+    def latent(u: Tensor, context: Tensor | None) -> Tensor:
+        return flow.latent.condition(context).log_prob(u)
+
+    bend = [p for p in flow.transform.parameters() if p.requires_grad]
+    density = _Phase("D", _density(latent, score_weight), list(flow.latent.parameters()), lr[1])
+    if not bend:
+        return [[density]]
+    if schedule == "simultaneous":
+        warnings.warn(
+            "schedule='simultaneous' is ill-posed: the likelihood of the manifold itself grows without bound as the image turns "
+            "away from the data and concentrates; only reconstruction_weight opposes it. Prefer 'sequential' or 'alternating'.",
+            UserWarning,
+            stacklevel=3,
+        )
+        nll = _density(flow.log_prob, score_weight)
+        return [[_Phase("MD", lambda x, c, s: nll(x, c, s) + reconstruction(x), list(flow.parameters()), lr[1])]]
+    manifold = _Phase("M", reconstruction, bend, lr[0])
+    return [[manifold, density]] if schedule == "alternating" else [[manifold], [density]]
+
+
+def fit_md(
+    flow: ManifoldFlow | AmbientFlow,
+    x: Tensor,
+    context: Tensor | None = None,
+    *,
+    schedule: str = "sequential",
+    epochs: int | tuple[int, int] = 25,
+    seconds: float | tuple[float, float] = math.inf,
+    batch_size: int = 250,
+    lr: float | tuple[float, float] = 1e-3,
+    score: Tensor | None = None,
+    score_weight: float = 2.0,
+    reconstruction_weight: float = 100.0,
+    validation: float = 0.1,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    disable_progbar: bool = False,
+) -> History:
+    """Train ``flow`` in place, the manifold by reconstruction and the density by likelihood; the weights that did best on the
+    validation rows are restored.
+
+    :param flow: one in all of space, or on a prescribed chart, has the D phase only.
+    :param Tensor x: rows, shape ``(rows, d)``; standardised data train best.
+    :param Tensor context: a row for each, if the flow is conditional.
+    :param str schedule: ``"sequential"``, M and then D on coordinates computed once; ``"alternating"``, a pass of each in
+        turn; ``"simultaneous"``, one loss for both, with a warning.
+    :param epochs: passes over the data, for both phases or for each.
+    :param seconds: budget of wall time, likewise; what ends first ends the phase. (Alternating phases share the first.)
+    :param lr: learning rate of AdamW, likewise, falling to zero along a cosine.
+    :param Tensor score: joint scores :math:`t`, of the shape of ``context``.
+    :param float score_weight: :math:`\\alpha`.
+    :param float reconstruction_weight: of the mean squared error of coordinates, where it is added to something.
+    :param float validation: share of the rows kept for validation.
+    :param checkpoint: a file written after each pass; an interrupted call with the same arguments goes on from it.
+    :raises ValueError: for rows that do not fit or are not finite, and where the loss is not finite (naming the batch).
+
+    >>> from pyro_manifold.models import ManifoldFlow
+    >>> x = torch.randn(200, 3)
+    >>> history = fit_md(ManifoldFlow.from_data(x, 2, hidden=(8,)), x, epochs=1, disable_progbar=True)
+    >>> sorted(history.losses)
+    ['D', 'M']
+    """
+    _check(x, context, score, schedule, validation)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+    held, kept = order.split([int(validation * len(x)), len(x) - int(validation * len(x))])
+    judged = (held if len(held) else kept).split(4 * batch_size)
+    stages = _stages(flow, schedule, _pair(lr), score_weight, reconstruction_weight)
+    of_stage = [1 if phases[0].name == "D" else 0 for phases in stages]  # which of a pair of settings is theirs
+    plan = [(i, turn) for i, which in enumerate(of_stage) for turn in range(_pair(epochs)[which])]
+    run = _Run()
+    if checkpoint is not None and Path(checkpoint).exists():
+        run = _resume(Path(checkpoint), flow, stages)
+    data: Tensor | None = None
+    bar = tqdm(plan, initial=run.done, disable=disable_progbar, desc="fit_md")
+    for number, (stage, turn) in enumerate(plan[run.done :], start=run.done):
+        if stage != run.stage:
+            _restore(flow, run)
+            run.stage, run.best, run.best_state, run.spent, data = stage, math.inf, None, 0.0, None
+        budget, passes = _pair(seconds)[of_stage[stage]], _pair(epochs)[of_stage[stage]]
+        if run.spent >= budget:
+            continue
+        began, criterion = time.monotonic(), 0.0
+        for phase in stages[stage]:
+            if data is None or len(stages[stage]) > 1:  # coordinates are computed once, unless the manifold moves
+                data = _encode(flow, x, batch_size) if phase.name == "D" and isinstance(flow, ManifoldFlow) else x
+            shuffle = torch.randperm(len(kept), generator=torch.Generator().manual_seed(1_000_003 * seed + number))
+            batches = kept[shuffle.to(kept.device)].split(batch_size)
+            for b, index in enumerate(batches):
+                clock = (run.spent + time.monotonic() - began) / budget
+                if clock >= 1:
+                    break
+                phase.step(_rows(index, data, context, score), b, max(clock, (turn + b / len(batches)) / passes))
+            losses = [len(index) * float(phase.loss(*_rows(index, data, context, score)).detach()) for index in judged]
+            loss = sum(losses) / sum(map(len, judged))
+            run.history.losses.setdefault(phase.name, []).append(loss)
+            bar.set_postfix({phase.name: f"{loss:.4g}"}, refresh=False)
+            criterion += loss
+        bar.update()
+        if criterion < run.best:
+            run.best, run.best_state = criterion, copy.deepcopy(flow.state_dict())
+        run.spent += time.monotonic() - began
+        run.history.seconds += time.monotonic() - began
+        run.done = number + 1
+        if checkpoint is not None:
+            optimisers = [[phase.optimiser.state_dict() for phase in phases] for phases in stages]
+            torch.save({"run": run, "flow": flow.state_dict(), "optimisers": optimisers}, checkpoint)
+    bar.close()
+    _restore(flow, run)
+    return run.history
+
+
+@dataclass
+class _Run:
+    """How far training has come."""
+
+    stage: int = -1
+    done: int = 0
+    spent: float = 0.0
+    best: float = math.inf
+    best_state: dict[str, Any] | None = None
+    history: History = field(default_factory=History)
+
+
+def _restore(flow: nn.Module, run: _Run) -> None:
+    if run.best_state is not None:
+        flow.load_state_dict(run.best_state)
+
+
+def _resume(path: Path, flow: nn.Module, stages: list[list[_Phase]]) -> _Run:
+    saved = torch.load(path, weights_only=False)
+    flow.load_state_dict(saved["flow"])
+    for phases, states in zip(stages, saved["optimisers"], strict=True):
+        for phase, state in zip(phases, states, strict=True):
+            phase.optimiser.load_state_dict(state)
+    return saved["run"]
+
+
+def _rows(index: Tensor, *tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t[index] for t in tensors]
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+@torch.no_grad()
+def _encode(flow: ManifoldFlow, x: Tensor, batch_size: int) -> Tensor:
+    return torch.cat([flow.transform.inv(rows) for rows in x.split(16 * batch_size)])
+
+
+def _check(x: Tensor, context: Tensor | None, score: Tensor | None, schedule: str, validation: float) -> None:
+    if schedule not in _SCHEDULES:
+        raise ValueError(f"schedule: got {schedule!r}; expected one of {', '.join(map(repr, _SCHEDULES))}.")
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation: got {validation}; expected a share in [0, 1).")
+    for name, t in (("x", x), ("context", context), ("score", score)):
+        if t is None:
+            continue
+        if t.dim() != 2 or len(t) != len(x):
+            raise ValueError(f"{name}: got shape {tuple(t.shape)}; expected ({len(x)}, size), one row for each of x.")
+        check_all(t.isfinite().all(-1), name, t, "finite rows", "Remove or impute them.")
+    if score is not None and (context is None or score.shape != context.shape):
+        raise ValueError("score: expected the shape of context, one derivative for each of its numbers.")

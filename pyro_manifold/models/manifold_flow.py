@@ -1,0 +1,226 @@
+r"""Densities on a learned manifold, and the ambient ones they are compared with.
+
+.. math::
+    \text{M-flow:}\quad x = g(u),\; u \sim h(\cdot \mid \theta), \qquad
+    \log p(x \mid \theta) = \log p_h(u \mid \theta) - \tfrac12\log\det J_g^TJ_g \\
+    \text{PIE:}\quad x = f(u, v),\; u \sim h(\cdot \mid \theta),\; v \sim N(0, \epsilon^2), \qquad
+    \log p(x \mid \theta) = \log p_h(u \mid \theta) + \log p(v) - \log|\det J_f|
+
+Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS 2020, sec. 2-3.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.conditional import ConditionalTransform
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ..distributions import Pushforward
+from ..flows import Coupling, InjectiveFlow, LatentFlow, LULinear, Perceptron, coupling_chain
+from ..transforms import Chart, InjectiveTransform, Pad
+
+__all__ = ["AmbientFlow", "ManifoldFlow"]
+
+
+def graph_layers(x: Tensor, dim: int, depth: int, hidden: tuple[int, ...], kind: str) -> list[Any]:
+    """Couplings that bend (u, 0) into a graph over u and back in turn, then the principal axes of the rows ``x``."""
+    d = x.shape[-1]
+    parts = (range(dim, d), range(dim))
+    couplings = [Coupling(d, parts[i % 2], hidden=hidden, kind=kind) for i in range(depth if dim < d else 0)]
+    return [*couplings, LULinear.from_pca(x)]
+
+
+class _Flow(PyroModule):
+    """What both share: a model of rows, given contexts."""
+
+    def condition(self, context: Tensor | None = None) -> Any:
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        r""":math:`\log p(x \mid \theta)`."""
+        return self.condition(context).log_prob(x)
+
+    def model(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Rows of ``x`` observed, for Pyro's SVI and MCMC; ``context`` of one row or as many as ``x``."""
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", self.condition(context), obs=x)
+
+
+class ManifoldFlow(_Flow):
+    r"""A learned manifold, the image of an injective map g, and a density h of its coordinates: M-flow, M_e-flow, FOM and PAE.
+
+    ============ ==================================================================================
+    M-flow       ``ManifoldFlow.from_data(x, dim)``: g an injective flow, inverted exactly
+    M_e-flow     ``ManifoldFlow.from_data(x, dim, encoder=True)``: a network in place of its inverse
+    FOM          ``ManifoldFlow(Chart(g, inverse, n, d), latent)``: g is prescribed
+    PAE          ``ManifoldFlow.autoencoder(x, dim)``: networks both ways
+    ============ ==================================================================================
+
+    Base measure: Hausdorff measure of the image. Train it with :func:`~pyro_manifold.models.fit_md`, never by maximising the
+    likelihood of g, which may choose the manifold on which the density is largest rather than the one the data are on.
+
+    :param InjectiveTransform transform: g.
+    :param LatentFlow latent: h.
+    :param str off_manifold: see :class:`~pyro_manifold.distributions.Pushforward`.
+    :raises ValueError: if the dimensions differ.
+
+    >>> x = torch.randn(50, 3)
+    >>> flow = ManifoldFlow.from_data(x, dim=2, hidden=(8,))
+    >>> flow.log_prob(x).shape, flow.condition().sample((4,)).shape
+    (torch.Size([50]), torch.Size([4, 3]))
+    """
+
+    def __init__(self, transform: InjectiveTransform, latent: LatentFlow, *, off_manifold: str = "project") -> None:
+        super().__init__()
+        if latent.dim != transform.dim:
+            raise ValueError(f"latent: its dimension is {latent.dim}; expected {transform.dim}, that of transform's domain.")
+        self.transform, self.latent, self.off_manifold = transform, latent, off_manifold
+
+    @classmethod
+    def from_data(
+        cls, x: Tensor, dim: int, context_dim: int = 0, *, depth: int = 3, hidden: tuple[int, ...] = (64, 64, 64),
+        kind: str = "affine", latent_depth: int = 5, latent_hidden: tuple[int, ...] = (64, 64), encoder: bool = False,
+    ) -> "ManifoldFlow":  # fmt: skip
+        """An M-flow of dimension ``dim`` that starts as the principal subspace of the rows ``x``.
+
+        :param int context_dim: size of the context of h; 0 for none.
+        :param int depth: couplings of g, of ``kind`` affine or spline.
+        :param int latent_depth: spline couplings of h.
+        :param bool encoder: a network in place of g's inverse (M_e-flow).
+        """
+        g: InjectiveTransform = InjectiveFlow(Pad(dim, x.shape[-1]), graph_layers(x, dim, depth, hidden, kind))
+        if encoder:
+            g = Chart(g, _Encoder(x, dim, hidden), dim, x.shape[-1])
+        return cls(g, _latent(dim, context_dim, latent_depth, latent_hidden).to(x))
+
+    @classmethod
+    def autoencoder(
+        cls, x: Tensor, dim: int, context_dim: int = 0, *, hidden: tuple[int, ...] = (100, 100, 100), latent_depth: int = 5,
+        latent_hidden: tuple[int, ...] = (64, 64),
+    ) -> "ManifoldFlow":  # fmt: skip
+        """A probabilistic auto-encoder (PAE). Its decoder need not be injective: published densities are those of u alone,
+        :meth:`latent_log_prob`."""
+        net = Perceptron(dim, x.shape[-1], hidden)
+        nn.init.normal_(net.last.weight, std=0.05)
+        decoder = nn.Sequential(net, LULinear.from_pca(x)).to(x)
+        return cls(
+            Chart(decoder, _Encoder(x, dim, hidden), dim, x.shape[-1]),
+            _latent(dim, context_dim, latent_depth, latent_hidden).to(x),
+        )
+
+    def condition(self, context: Tensor | None = None) -> Pushforward:
+        r""":math:`p(\cdot \mid \theta)`, a law on the manifold."""
+        return Pushforward(self.latent.condition(context), self.transform, off_manifold=self.off_manifold)
+
+    def latent_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        r""":math:`\log p_h(u \mid \theta)`: log p up to a term that does not depend on :math:`\theta`."""
+        return self.latent.condition(context).log_prob(self.transform.inv(x))
+
+    def denoise(self, x: Tensor) -> Tensor:
+        """The projection of ``x`` onto the manifold."""
+        return self.transform.project(x)
+
+    def ood_score(self, x: Tensor) -> Tensor:
+        """How far ``x`` is from the manifold: the reconstruction error, large for what is not of the data. (The density alone
+        does not tell; its value off the manifold is that of the projection.)"""
+        return self.transform.reconstruction_error(x)
+
+
+class AmbientFlow(_Flow):
+    r"""A density in all of :math:`\mathbb R^d`: an affine or spline flow (AF), or pseudo-invertible encoder (PIE).
+
+    ============ ==================================================================================
+    AF           ``dim`` = d
+    PIE          ``dim`` < d: the other d - n coordinates are normal with the small scale ``eps``
+    ============ ==================================================================================
+
+    Base measure: Lebesgue measure, so its values are not comparable with those of a :class:`ManifoldFlow`. Data that lie
+    exactly on a manifold have no finite optimum.
+
+    :param layers: bijections of vectors of size d, from latent to data; conditional ones make the outer map depend on the
+        context too (the original PIE).
+    :param LatentFlow latent: h, of n coordinates.
+    :param int codomain_dim: d.
+    :param float eps: :math:`\epsilon`.
+    :raises ValueError: for n > d, or a scale that is not positive.
+
+    >>> x = torch.randn(50, 3)
+    >>> pie = AmbientFlow.from_data(x, dim=2, hidden=(8,))
+    >>> pie.log_prob(x).shape
+    torch.Size([50])
+    """
+
+    def __init__(self, layers: Sequence[Any], latent: LatentFlow, codomain_dim: int, *, eps: float = 0.01) -> None:
+        super().__init__()
+        if not latent.dim <= codomain_dim or not eps > 0:
+            raise ValueError(f"latent, eps: got dimension {latent.dim} in {codomain_dim} and {eps}; expected n <= d and eps > 0.")
+        self.latent, self.codomain_dim, self.eps = latent, codomain_dim, float(eps)
+        self.layers = list(layers)
+        self._learned = nn.ModuleList(layer for layer in layers if isinstance(layer, nn.Module))
+
+    @classmethod
+    def from_data(
+        cls, x: Tensor, dim: int, context_dim: int = 0, *, depth: int = 6, hidden: tuple[int, ...] = (64, 64), eps: float = 0.01,
+        outer: bool = False, latent_depth: int = 5,
+    ) -> "AmbientFlow":  # fmt: skip
+        """Spline couplings and the principal axes of the rows ``x``; ``outer`` makes the couplings depend on the context."""
+        d = x.shape[-1]
+        layers = [*coupling_chain(d, depth, context_dim if outer else 0, hidden=hidden), LULinear.from_pca(x)]
+        return cls(layers, _latent(dim, context_dim, latent_depth, hidden), d, eps=eps).to(x)
+
+    def condition(self, context: Tensor | None = None) -> Any:
+        r""":math:`p(\cdot \mid \theta)`, a law in :math:`\mathbb R^d`."""
+        u = self.latent.condition(context)
+        base = _Beside(u, self.latent.zero.new_full((self.codomain_dim - self.latent.dim,), self.eps))
+        return dist.TransformedDistribution(
+            base, [t.condition(context) if isinstance(t, ConditionalTransform) else t for t in self.layers]
+        )
+
+
+class _Beside(dist.TorchDistribution):
+    """u of some law followed by independent normal v with scales ``eps``."""
+
+    arg_constraints: dict[str, Any] = {}
+    support = dist.constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, u: Any, eps: Tensor) -> None:
+        self.u, self.v = u, dist.Normal(torch.zeros_like(eps), eps).to_event(1) if len(eps) else None
+        super().__init__(u.batch_shape, torch.Size([u.event_shape[0] + len(eps)]), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "_Beside":
+        eps = self.v.base_dist.scale if self.v is not None else torch.empty(0)
+        return _Beside(self.u.expand(batch_shape), eps)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        u = self.u.rsample(torch.Size(sample_shape))
+        return u if self.v is None else torch.cat([u, self.v.rsample(u.shape[:-1]).to(u)], -1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        n = self.u.event_shape[0]
+        return self.u.log_prob(value[..., :n]) + (0.0 if self.v is None else self.v.log_prob(value[..., n:]))
+
+
+class _Encoder(nn.Module):
+    """A network from x to u, beside the principal coordinates: at first just those."""
+
+    def __init__(self, x: Tensor, dim: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dim = dim
+        self.whiten = LULinear.from_pca(x)
+        self.net = Perceptron(x.shape[-1], dim, hidden)
+        self.to(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.whiten._inverse(x).clamp(-100.0, 100.0)  # axes of no variance are scaled up without bound
+        return z[..., : self.dim] + self.net(z)
+
+
+def _latent(dim: int, context_dim: int, depth: int, hidden: tuple[int, ...]) -> LatentFlow:
+    if dim == 1 and not context_dim:
+        return LatentFlow(1, [dist.transforms.Spline(1, count_bins=16, bound=5.0)])
+    return LatentFlow(dim, coupling_chain(dim, depth, context_dim, hidden=hidden), context_dim)

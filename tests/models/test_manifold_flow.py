@@ -1,0 +1,155 @@
+"""M-flows: what training reaches on a known surface, that it resumes, restores its best and stops at bad rows."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_manifold.flows import LatentFlow, coupling_chain
+from pyro_manifold.models import AmbientFlow, ManifoldFlow, fit_md
+from pyro_manifold.transforms import Chart, Pad
+
+
+def surface(n: int) -> tuple[Tensor, Tensor]:
+    """(z, x): the graph of a smooth function over normal z."""
+    z = torch.randn(n, 2)
+    return z, torch.stack([z[:, 0], z[:, 1], z[:, 0].sin() + 0.2 * z[:, 1].square()], -1)
+
+
+def quick(flow: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return fit_md(flow, x, *args, disable_progbar=True, **kwargs)
+
+
+def test_learns_a_surface_and_its_density() -> None:
+    _, x = surface(3000)
+    flow = ManifoldFlow.from_data(x, 2)
+    before = flow.ood_score(x).mean()
+    history = quick(flow, x, epochs=12, lr=(3e-3, 1e-3), batch_size=100)
+    z, y = surface(1000)
+    assert flow.ood_score(y).mean() < 0.15 * before
+    slope = torch.stack([z[:, 0].cos(), 0.4 * z[:, 1]], -1)
+    exact = dist.Normal(0.0, 1.0).log_prob(z).sum(-1) - 0.5 * slope.square().sum(-1).log1p()
+    assert (flow.log_prob(y) - exact).detach().abs().median() < 0.2  # nats; the entropy is 3.1
+    assert history.losses["M"][-1] < 0.1 * history.losses["M"][0] or history.losses["M"][-1] < 0.1
+    noise = y + 0.3 * torch.randn_like(y)
+    assert flow.ood_score(noise).median() > 5 * flow.ood_score(y).median()
+    assert torch.allclose(flow.denoise(noise), flow.transform(flow.transform.inv(noise)))
+
+
+def test_best_weights_are_restored() -> None:
+    _, x = surface(300)
+    flow = ManifoldFlow.from_data(x, 2, hidden=(8,), latent_hidden=(8,))
+    history = quick(flow, x, epochs=(0, 8), lr=0.5)  # so large a rate that the last pass is not the best
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    loss = -flow.latent.condition().log_prob(flow.transform.inv(x[order[:30]])).mean().item()
+    assert loss == pytest.approx(min(history.losses["D"]), abs=1e-4)
+    assert history.losses["D"][-1] > min(history.losses["D"])
+
+
+@pytest.mark.parametrize("schedule", ["sequential", "alternating"])
+def test_resumes_where_it_was(schedule: str, tmp_path: Path) -> None:
+    _, x = surface(200)
+
+    def make() -> ManifoldFlow:
+        torch.manual_seed(3)
+        return ManifoldFlow.from_data(x, 2, hidden=(8,), latent_hidden=(8,))
+
+    kwargs = dict(schedule=schedule, batch_size=50, epochs=2)
+    whole = make()
+    quick(whole, x, **kwargs)
+    path, part = tmp_path / "run.pt", make()
+    original, count = torch.optim.AdamW.step, 0
+
+    def interrupted(self: Any, *args: Any, **kw: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > 12:
+            raise KeyboardInterrupt
+        return original(self, *args, **kw)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quick(part, x, checkpoint=path, **kwargs)
+    again = make()
+    history = quick(again, x, checkpoint=path, **kwargs)
+    assert all(len(v) == 2 for v in history.losses.values())
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_score_of_a_simulator() -> None:
+    """x ~ N(theta, 1): the joint score is x - theta, and the trained density's score finds it."""
+    theta = torch.randn(2000, 1)
+    u = theta + torch.randn(2000, 1)
+    flow = ManifoldFlow(Pad(1, 2), LatentFlow(1, coupling_chain(1, 1, 1, kind="affine", hidden=(32,)), 1))
+    x = torch.nn.functional.pad(u, (0, 1))
+    quick(flow, x, theta, score=u - theta, epochs=15, lr=1e-2, batch_size=100)
+    t = theta[:200].clone().requires_grad_()
+    (own,) = torch.autograd.grad(flow.log_prob(x[:200], t).sum(), t)
+    assert (own - (u - theta)[:200]).square().mean() < 0.1  # its variance is 1
+    d = flow.log_prob(x[:200], theta[:200]) - dist.Normal(theta[:200], 1.0).log_prob(u[:200]).squeeze(-1)
+    assert d.detach().abs().mean() < 0.1
+
+
+def test_family_by_its_parts() -> None:
+    _, x = surface(400)
+    chart = Chart(lambda u: torch.cat([u, u[..., :1].sin() + 0.2 * u[..., 1:].square()], -1), lambda x: x[..., :2], 2, 3)
+    fom = ManifoldFlow(chart, LatentFlow(2, coupling_chain(2, 2)))
+    assert list(quick(fom, x, epochs=1).losses) == ["D"]  # the chart is prescribed
+    assert fom.ood_score(x).max() < 1e-6
+    for flow in (
+        ManifoldFlow.from_data(x, 2, encoder=True, hidden=(8,)),
+        ManifoldFlow.autoencoder(x, 2, hidden=(8,)),
+        AmbientFlow.from_data(x, 2, hidden=(8,)),
+        AmbientFlow.from_data(x, 3, hidden=(8,)),
+    ):
+        quick(flow, x, epochs=1)
+        assert flow.log_prob(x[:5]).isfinite().all()
+        assert flow.condition().sample((7,)).shape == (7, 3)
+    pie = AmbientFlow.from_data(x, 1, context_dim=2, outer=True, hidden=(8,))
+    assert pie.log_prob(x[:5], torch.zeros(2)).shape == (5,)
+
+
+def test_mass_of_the_ambient_flow() -> None:
+    """PIE integrates to 1 over a grid of the plane."""
+    x = torch.randn(50, 2) @ torch.tensor([[1.0, 0.4], [0.0, 0.5]])
+    pie = AmbientFlow.from_data(x, 1, eps=0.5, hidden=(8,))
+    grid = torch.linspace(-6, 6, 481)
+    p = pie.log_prob(torch.cartesian_prod(grid, grid)).detach().exp()
+    assert p.sum().item() * 0.025**2 == pytest.approx(1, abs=5e-3)
+
+
+_, X = surface(50)
+
+
+@pytest.mark.parametrize(
+    "make, match",
+    [
+        (lambda: ManifoldFlow(Pad(2, 3), LatentFlow(1, [])), "latent: its dimension is 1; expected 2"),
+        (lambda: quick(ManifoldFlow.from_data(X, 2), torch.full((5, 3), math.nan)), "x: got nan"),
+        (lambda: quick(ManifoldFlow.from_data(X, 2), X, schedule="both"), "schedule: got 'both'"),
+        (
+            lambda: quick(ManifoldFlow.from_data(X, 2), X, torch.zeros(3, 1)),
+            r"context: got shape \(3, 1\); expected \(50, size\)",
+        ),
+        (lambda: quick(ManifoldFlow.from_data(X, 2), X, score=X), "score: expected the shape of context"),
+        (lambda: quick(ManifoldFlow.from_data(X, 2), X, validation=1.0), "validation: got 1.0"),
+        (lambda: quick(ManifoldFlow.from_data(X, 2), X * 1e30), "x: the loss of phase M is inf in batch 0"),
+        (lambda: LatentFlow(1, []).condition(torch.zeros(2)), r"context: got shape \(2,\); expected none"),
+        (lambda: coupling_chain(1, 2), "dim: a coupling of one coordinate needs a context"),
+        (lambda: AmbientFlow([], LatentFlow(3, []), 2), "latent, eps: got dimension 3 in 2"),
+    ],
+)
+def test_bad_input(make: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+def test_simultaneous_training_warns() -> None:
+    with pytest.warns(UserWarning, match="ill-posed"):
+        quick(ManifoldFlow.from_data(X, 2, hidden=(4,), latent_hidden=(4,)), X, schedule="simultaneous", epochs=1)
