@@ -26,7 +26,7 @@ _LOW = (_LOG_PT, 0.0, -ps.JET_ETA, -ps.JET_ETA, 0.0, -math.pi, -ps.PHOTON_ETA, -
 _HIGH = (math.log(ps.ROOT_S / 2), 1.0, ps.JET_ETA, ps.JET_ETA, 2 * math.pi, math.pi, ps.PHOTON_ETA, 1.0, 2 * math.pi)
 _CHUNK = 1 << 15  # points at a time: the working set stays in cache
 _OVERWEIGHT = 5e-4
-_PILOT = 8  # chunks
+_PILOT = 6  # chunks
 
 
 class LHCEvents(NamedTuple):
@@ -108,7 +108,7 @@ class EventSource:
         """The grid and, once it is there, the weight above which copies are made."""
         if self.grid is None:
             grid = Grid(9)
-            grid.adapt(lambda v: self.weighted(v)[0], self.generator, rounds=10, size=40_000)
+            grid.adapt(lambda v: self.weighted(v)[0], self.generator, rounds=8, size=30_000)
             w = torch.cat([self.chunk(grid).weight for _ in range(_PILOT)]).sort(descending=True).values
             excess = w.cumsum(0) - w * torch.arange(1, len(w) + 1, dtype=w.dtype)  # weight above the bound w[i]
             self.bound = float(w[int((excess < _OVERWEIGHT * w.sum()).sum())])
