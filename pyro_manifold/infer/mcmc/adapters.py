@@ -106,6 +106,7 @@ class ArcAdapter:
         self.length = math.pi / 2 if self._given is None else self._given
         self.longest = math.pi  # recorded trajectories are up to this long
         self._base: dict[str, Tensor] | None = None  # where tangent coordinates are taken
+        self._centre: Tensor | None = None  # of the squared deviations: fixed in a window, the mean of the one before
         self._clear()
 
     def _clear(self) -> None:
@@ -121,13 +122,13 @@ class ArcAdapter:
 
     def recorder(self, system: System, step: float) -> Callable[[int, State, Tensor], None]:
         """For the next trajectory: to be called by :func:`~.transitions.hmc` at every step."""
-        total, _, n = self._moments
-        mean = total[: len(total) // 2] / n if n else 0.0
         start: list[Tensor] = []
 
         def record(i: int, state: State, error: Tensor) -> None:
             x = self._coordinates(system, state)
-            f = torch.cat([x, (x - mean).square()], -1)
+            if self._centre is None:
+                self._centre = x.mean(0)
+            f = torch.cat([x, (x - self._centre).square()], -1)
             if i == 0:
                 start.append(f)
                 a, b, n = self._moments
@@ -165,6 +166,7 @@ class ArcAdapter:
             self.length, self.longest = self.length * stretch, self.longest * stretch
             self._clear()
             return
+        self._centre = self._moments[0][: len(self._moments[0]) // 2] / n
         variance = (self._moments[1] / n - (self._moments[0] / n).square()).clamp_min(0)
         good = variance > 1e-12
         seen = self._hits > 0
@@ -181,8 +183,10 @@ class ArcAdapter:
             gain = float((1 - worst) / (1 + worst) / count.mean())
             if gain > best:
                 best, self.length = gain, float(length)
-        if self.length > 0.85 * float(grid[-1]) and self.longest < 64 * math.pi:
-            self.longest *= 2
+        if self.length > 0.85 * float(grid[-1]):
+            self.longest = min(2 * self.longest, 64 * math.pi)
+        else:  # no longer than is needed to see the best length and a little beyond
+            self.longest = min(self.longest, max(2.5 * self.length, 2.5 * step / stretch))
         self.length, self.longest = self.length * stretch, self.longest * stretch
         self._clear()
 

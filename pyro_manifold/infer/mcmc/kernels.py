@@ -1,6 +1,7 @@
 """Geodesic HMC and NUTS as kernels of Pyro's ``MCMC``."""
 
 import math
+import multiprocessing
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -51,8 +52,8 @@ class GeodesicHMC(HMC):
     :param float trajectory_length: arc length in units of the learned scales; ``None`` to learn it.
     :param bool full_mass: dense mass for the ordinary sites.
     :param dict isometries: site name -> ``"antipode"``, ``"quaternion sign"`` or an isometry of that site's manifold that is
-        its own inverse; after each trajectory it is proposed as a jump (for one point of a site in a plate), which lets axial
-        and other two-mode targets mix. It costs one gradient.
+        its own inverse; after each trajectory one of the point and its image is drawn (for one point of a site in a plate),
+        which lets axial and other two-mode targets mix. It costs one gradient.
     :param float target_accept_prob: for the adaptation of the step size.
     :param init_strategy: as in Pyro; its values are points for manifold sites.
     :param str vectorize: how chains share a gradient: ``"auto"``, ``"plates"``, ``"vmap"`` or ``"loop"``.
@@ -137,11 +138,20 @@ class GeodesicHMC(HMC):
 
     @initial_params.setter
     def initial_params(self, params: Any) -> None:
-        self._initial_params, self._given = params, params is not None
+        self._initial_params = params
+        self._starts.append(params)
+
+    def _own_start(self) -> Any:
+        """The start given to this chain. Pyro hands those of all chains to one kernel before its processes start, named 0, 1, ..."""
+        starts = [p for p in self._starts if p is not None]
+        worker = multiprocessing.current_process().name
+        if multiprocessing.parent_process() is not None and worker.isdigit() and int(worker) < len(starts):
+            return starts[int(worker)]
+        return starts[-1] if starts else None
 
     def _reset(self) -> None:
         super()._reset()
-        self._given = False
+        self._starts: list[Any] = []
         self._state: State | None = None
         self._system: Any = None
         self.num_gradients = self.warmup_gradients = self._lost = 0
@@ -149,7 +159,7 @@ class GeodesicHMC(HMC):
             self.potential_fn = None
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
-        given = self._initial_params if self._given else None
+        given = self._own_start()
         self._reset()  # an interrupted run leaves no trace
         self._warmup_steps = warmup_steps
         if self.model is not None:
@@ -281,8 +291,8 @@ class GeodesicHMC(HMC):
         self._lost = self._lost + 1 if bool((out.diverging | (out.accept_prob == 0)).all()) else 0
         if self._lost >= PATIENCE:
             raise StepSizeError(
-                f"every trajectory of the last {PATIENCE} transitions diverged or was refused at step size {self.step_size:.2e}; give a smaller "
-                "step_size or adapt_step_size=True with more warm-up, and check that the log density is continuous where the "
+                f"every trajectory of the last {PATIENCE} transitions diverged or was refused at step size {self.step_size:.2e}; "
+                "give a smaller step_size or adapt_step_size=True with more warm-up, and check that the log density is continuous where the "
                 "chain is (on an unbounded site, a non-centred reparametriser may be what it needs)."
             )
 
@@ -290,7 +300,7 @@ class GeodesicHMC(HMC):
         return OrderedDict([("step size", f"{self.step_size:.2e}"), ("acc. prob", f"{self._mean_accept_prob:.3f}")])
 
     def diagnostics(self) -> dict[str, Any]:
-        """After warm-up: ``divergences`` (draws), acceptance, gradients; on implicit manifolds ``refused steps`` by site."""
+        """``divergences`` (draws), acceptance and gradients; for sites on implicit manifolds ``refused steps`` since warm-up."""
         refused = {s.name: dict(s.motion.refused) for s in self._system.sites if isinstance(s.motion, ProjectedMotion)}
         return {
             "divergences": self._divergences,
@@ -332,7 +342,9 @@ class GeodesicNUTS(GeodesicHMC):
     ) -> None:
         if "trajectory_length" in kwargs:
             raise ValueError("trajectory_length: NUTS finds it; use GeodesicHMC to fix it, or max_tree_depth to bound it.")
-        super().__init__(model, potential_fn, **kwargs)
+        if max_tree_depth < 1:
+            raise ValueError(f"max_tree_depth: got {max_tree_depth}, expected at least 1.")
+        super().__init__(model, potential_fn, trajectory_length=1.0, **kwargs)  # a length that is given is not learned
         self.max_tree_depth = max_tree_depth
 
     def _transition(self, state: State, step_size: float) -> Outcome:

@@ -179,7 +179,11 @@ def hmc(
 
 
 def isometry_jump(system: System, state: State, name: str, isometry: Callable[[Tensor], Tensor]) -> State:
-    """Metropolis with an isometry that is its own inverse; of a site with several points, one drawn at random is moved."""
+    """A Gibbs draw between a point and its image under an isometry that is its own inverse.
+
+    (Metropolis would go to and fro for ever where both are as likely.) Of a site with several points, one drawn at random is
+    concerned.
+    """
     z = state.z
     site = next(s for s in system.sites if s.name == name)
     moved = isometry(z[name])
@@ -190,4 +194,4 @@ def isometry_jump(system: System, state: State, name: str, isometry: Callable[[T
         moved = torch.where(pick, moved, z[name])
     new = system.state({**z, name: moved})
     log_ratio = (state.potential - new.potential).nan_to_num(-torch.inf, neginf=-torch.inf)
-    return new.where(torch.rand_like(log_ratio).log() < log_ratio, state)
+    return new.where(torch.rand_like(log_ratio) < log_ratio.sigmoid(), state)

@@ -1,0 +1,432 @@
+"""MCMC on manifolds: effective draws per gradient and per CPU second, on one thread in one process.
+
+    python tests/benchmarks/bench_mcmc.py [--quick] [--targets "vMF S2" ...]
+
+ESS is the smallest bulk ESS (ArviZ) over coordinates, their squares and the target's own statistic. Gradients are those of
+sampling (in brackets: warm-up included); CPU seconds those of sampling, compilation left out. Columns: GeodesicNUTS and
+GeodesicHMC (learned arc) with one chain and with many in lockstep; Pyro's NUTS in a chart (stereographic; exp at the origin;
+log-Cholesky) and on an ambient reparametrisation (normalised Gaussian; QR of a Gaussian); Mici's constrained HMC; NumPyro's
+NUTS on the same ambient reparametrisation. "div" after a figure: divergences in sampling.
+"""
+
+import argparse
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+warnings.filterwarnings("ignore")
+
+import arviz  # noqa: E402
+import geoopt  # noqa: E402
+import numpy as np  # noqa: E402
+import pyro  # noqa: E402
+import pyro.distributions as dist  # noqa: E402
+import torch  # noqa: E402
+from pyro.infer import MCMC, NUTS  # noqa: E402
+
+import pyro_manifold.distributions as mdist  # noqa: E402
+from pyro_manifold.geometry import SpecialOrthogonal, geometry  # noqa: E402
+from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS, VectorizedMCMC  # noqa: E402
+
+torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
+
+
+@dataclass
+class Target:
+    """A potential of points ``x`` (last axes), written with the operators that torch and jax.numpy share."""
+
+    name: str
+    manifold: geoopt.Manifold
+    shape: tuple[int, ...]
+    potential: Callable[[Any], Any]  # torch
+    start: Callable[[int], torch.Tensor]
+    statistic: Callable[[torch.Tensor], torch.Tensor] | None = None
+    chart: tuple[int, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] | None = None  # size, v -> x, log volume
+    ambient: Callable[[torch.Tensor], torch.Tensor] | None = None  # Gaussian of the point's shape -> x
+    numpy_gradient: Callable[[np.ndarray], np.ndarray] | None = None  # for Mici, with numpy_potential
+    numpy_potential: Callable[[np.ndarray], float] | None = None
+    jax_potential: Callable[[Any], Any] | None = None
+    isometry: str | None = None
+    coordinates: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+def uniform_start(m, shape):
+    return lambda n: geometry(m).uniform_sample((n,), shape)
+
+
+def stereographic(v):
+    s = v.square().sum(-1, keepdim=True)
+    return torch.cat([(1 - s) / (1 + s), 2 * v / (1 + s)], -1), v.shape[-1] * (math.log(2) - torch.log1p(s.squeeze(-1)))
+
+
+def exp_chart(m):
+    def chart(v):
+        geo = geometry(m)
+        o = geo.origin(v.shape[-1], dtype=v.dtype)
+        return geo.exp_frame(o, v), geo.log_det_exp(o, v)
+
+    return chart
+
+
+def log_cholesky(v):
+    i, j = torch.tril_indices(3, 3)
+    factor = torch.zeros(3, 3).index_put((i, j), v)
+    d = factor.diagonal()
+    factor = factor - torch.diag(d) + torch.diag(d.exp())
+    x = factor @ factor.T
+    # dx = 2^3 prod L_ii^(4 - i) dL, dL_ii = L_ii dv_ii; Riemannian volume det(x)^(-2) dx up to a constant
+    return x, (torch.tensor([4.0, 3.0, 2.0]) * d).sum() - 4 * d.sum()
+
+
+def qr_point(y):
+    q, r = torch.linalg.qr(y)
+    q = q * r.diagonal().sign()
+    return torch.cat([q[:, :-1], q[:, -1:] * torch.linalg.det(q).sign()], -1) if y.shape[0] == y.shape[1] else q
+
+
+def sphere_target(name, d, potential, gradient, statistic=None, **kw):
+    m = geoopt.Sphere()
+    return Target(
+        name, m, (d + 1,), potential, uniform_start(m, (d + 1,)), statistic, (d, stereographic),
+        lambda y: y / y.norm(), gradient, lambda x: float(potential(torch.from_numpy(x))), **kw,
+    )  # fmt: skip
+
+
+def vmf(d, kappa):
+    mu = torch.nn.functional.pad(torch.tensor([0.0, 0.6, 0.8]), (0, d - 2))
+    m = mu.numpy()
+    return sphere_target(
+        f"vMF S{d}, {kappa:g}", d, lambda x: -kappa * (x * mu).sum(-1), lambda x: -kappa * m, lambda x: (x @ mu).unsqueeze(-1),
+        jax_potential=lambda x: -kappa * (x * m).sum(-1),
+    )  # fmt: skip
+
+
+def bingham(d, move):
+    a = torch.zeros(d + 1)
+    a[0], a[1] = 20.0, 5.0
+    b = a.numpy()
+    return sphere_target(
+        f"Bingham S{d}" + (", antipode" if move else ""), d, lambda x: -(a * x * x).sum(-1), lambda x: -2 * b * x,
+        jax_potential=lambda x: -(b * x * x).sum(-1), isometry="antipode" if move else None,
+    )  # fmt: skip
+
+
+def fisher(kappa):
+    m = SpecialOrthogonal(3)
+    f = kappa * torch.diag(torch.tensor([1.0, 0.8, 0.5]))
+    g = f.numpy()
+    return Target(
+        f"matrix Fisher SO(3), {kappa:g}", m, (3, 3), lambda x: -(f * x).sum((-1, -2)), uniform_start(m, (3, 3)),
+        lambda x: x.diagonal(dim1=-1, dim2=-2).sum(-1, keepdim=True), (3, exp_chart(m)), qr_point,
+        jax_potential=lambda x: -(g * x).sum((-1, -2)),
+    )  # fmt: skip
+
+
+def langevin(n, p, kappa):
+    m = geoopt.Stiefel()
+    f = kappa * torch.eye(n, p)
+    g = f.numpy()
+    return Target(
+        f"matrix Langevin V({n},{p}), {kappa:g}", m, (n, p), lambda x: -(f * x).sum((-1, -2)), uniform_start(m, (n, p)), None, None,
+        qr_point, jax_potential=lambda x: -(g * x).sum((-1, -2)),
+    )  # fmt: skip
+
+
+def hyperbolic(d, radius, scale):
+    m = geoopt.Lorentz()
+    geo = geometry(m)
+    loc = geo.exp_frame(geo.origin(d), radius * torch.ones(d) / d**0.5)
+    law = mdist.WrappedNormal(m, loc, scale, validate_args=False)
+    frame = lambda x: geo.log_frame(loc.expand_as(x), x)  # noqa: E731
+    return Target(
+        f"wrapped normal H{d}, radius {radius:g}, scale {scale:g}", m, (d + 1,), lambda x: -law.log_prob(x),
+        lambda n: geo.exp_frame(loc.expand(n, d + 1), 0.5 * torch.randn(n, d)), None, (d, exp_chart(m)), coordinates=frame,
+    )  # fmt: skip
+
+
+def wishart(nu, condition):
+    m = geoopt.SymmetricPositiveDefinite()
+    precision = torch.diag(torch.logspace(0, math.log10(condition), 3))
+
+    def potential(x):  # density det^{(nu-4)/2} e^{-tr/2} dx, and dx = det^2 dvol
+        return -0.5 * nu * torch.linalg.slogdet(x).logabsdet + 0.5 * (precision * x).sum((-1, -2))
+
+    def start(n):
+        a = torch.randn(n, nu, 3) / precision.diagonal().sqrt()
+        return a.mT @ a
+
+    return Target(
+        f"Wishart SPD(3), nu {nu}, condition {condition:g}", m, (3, 3), potential, start,
+        lambda x: torch.linalg.slogdet(x).logabsdet.unsqueeze(-1), (6, log_cholesky),
+        coordinates=lambda x: x[..., *torch.tril_indices(3, 3)] * precision.diagonal().sqrt()[torch.tril_indices(3, 3)[0]],
+    )  # fmt: skip
+
+
+TARGETS = [
+    *(vmf(d, k) for d in (2, 9) for k in (1.0, 10.0, 100.0)),
+    *(bingham(d, move) for d in (2, 9) for move in (False, True)),
+    *(fisher(k) for k in (0.0, 2.0, 20.0)),
+    langevin(5, 2, 0.0), langevin(5, 2, 10.0), langevin(10, 3, 50.0),
+    hyperbolic(2, 0.0, 1.0), hyperbolic(2, 3.0, 1.0), hyperbolic(5, 3.0, 0.5), hyperbolic(5, 5.0, 1.5),
+    wishart(6, 1.0), wishart(30, 100.0),
+]  # fmt: skip
+
+
+# --- effective draws -------------------------------------------------------------------------------------------------
+def effective(x: torch.Tensor) -> float:
+    """Smallest bulk ESS over the last axis of (chains, draws, statistics)."""
+    values = x.detach().double().numpy()
+    return min(float(arviz.ess(values[..., i], method="bulk")) for i in range(values.shape[-1]))
+
+
+def statistics(t: Target, x: torch.Tensor) -> torch.Tensor:
+    c = t.coordinates(x).flatten(2)
+    parts = [c, c.square()]
+    return torch.cat(parts + ([t.statistic(x)] if t.statistic else []), -1)
+
+
+@dataclass
+class Result:
+    ess: float
+    gradients: int
+    warm_gradients: int
+    seconds: float
+    divergences: int = 0
+
+    def __str__(self) -> str:
+        div = f", {self.divergences} div" if self.divergences else ""
+        return (
+            f"{self.ess / self.gradients:.3f} ({self.ess / (self.gradients + self.warm_gradients):.3f}), "
+            f"{self.ess / self.seconds:.0f}/s{div}"
+        )
+
+
+# --- samplers --------------------------------------------------------------------------------------------------------
+class Marks:
+    """Counts and times at the end of warm-up."""
+
+    def __init__(self, count: Callable[[Any], int], warmup: int) -> None:
+        self.count, self.warmup, self.seen = count, warmup, (0, time.process_time())
+
+    def __call__(self, kernel, params, stage, i) -> None:
+        if stage.startswith("Warmup") and i == self.warmup - 1:
+            self.seen = (self.count(kernel), time.process_time())
+
+
+def geodesic(t: Target, cls: type, chains: int, warmup: int, draws: int) -> Result:
+    k = cls(
+        potential_fn=lambda z: t.potential(z["x"]), manifolds={"x": t.manifold}, chains=chains,
+        isometries={"x": t.isometry} if t.isometry else None,
+    )  # fmt: skip
+    start = t.start(chains) if chains > 1 else t.start(1)[0]
+    marks = Marks(lambda kernel: kernel.num_gradients, warmup)
+    mcmc = VectorizedMCMC(
+        k, num_samples=draws, warmup_steps=warmup, initial_params={"x": start}, disable_progbar=True, hook_fn=marks
+    )
+    mcmc.run()
+    seconds = time.process_time() - marks.seen[1]
+    d = mcmc.diagnostics()
+    warm = d["warmup gradients"]["chain 0"]
+    x = mcmc.get_samples(group_by_chain=True)["x"]
+    return Result(
+        effective(statistics(t, x)), d["gradients"]["chain 0"] - warm, warm, seconds, len(d["divergences"]["chain 0"])
+    )
+
+
+def plain(t: Target, size: tuple[int, ...], to_point: Callable, warmup: int, draws: int, start: torch.Tensor) -> Result:
+    """Pyro's NUTS on R^n; ``to_point`` gives x and the log density that it adds."""
+    calls = [0]
+
+    def potential(z):
+        calls[0] += 1
+        x, extra = to_point(z["v"])
+        return t.potential(x) - extra
+
+    marks = Marks(lambda kernel: calls[0], warmup)
+    mcmc = MCMC(
+        NUTS(potential_fn=potential), num_samples=draws, warmup_steps=warmup, initial_params={"v": start}, disable_progbar=True,
+        hook_fn=marks,
+    )  # fmt: skip
+    mcmc.run()
+    seconds = time.process_time() - marks.seen[1]
+    x = torch.stack([to_point(v)[0] for v in mcmc.get_samples()["v"]]).unsqueeze(0)
+    div = len(mcmc.diagnostics()["divergences"]["chain 0"])
+    return Result(effective(statistics(t, x)), calls[0] - marks.seen[0], marks.seen[0], seconds, div)
+
+
+def chart(t: Target, warmup: int, draws: int) -> Result | None:
+    if t.chart is None:
+        return None
+    size, f = t.chart
+    return plain(t, (size,), f, warmup, draws, 0.3 * torch.randn(size))
+
+
+def ambient(t: Target, warmup: int, draws: int) -> Result | None:
+    if t.ambient is None:
+        return None
+    return plain(t, t.shape, lambda y: (t.ambient(y), -0.5 * y.square().sum()), warmup, draws, torch.randn(t.shape))
+
+
+def mici_rattle(t: Target, warmup: int, draws: int) -> Result | None:
+    if t.numpy_gradient is None:
+        return None
+    import mici
+
+    calls, marks = [0], []
+
+    def gradient(x):
+        calls[0] += 1
+        return t.numpy_gradient(x)
+
+    def trace(state):
+        if not marks:
+            marks.append((calls[0], time.process_time()))
+        return {"x": state.pos}
+
+    system = mici.systems.DenseConstrainedEuclideanMetricSystem(
+        t.numpy_potential, lambda x: np.array([x @ x - 1.0]), grad_neg_log_dens=gradient, jacob_constr=lambda x: 2 * x[None],
+        dens_wrt_hausdorff=True,
+    )  # fmt: skip
+    integrator = mici.integrators.ConstrainedLeapfrogIntegrator(system)
+    sampler = mici.samplers.DynamicMultinomialHMC(system, integrator, np.random.default_rng(0))
+    out = sampler.sample_chains(
+        warmup, draws, [t.start(1)[0].numpy()], adapters=[mici.adapters.DualAveragingStepSizeAdapter(0.8)], trace_funcs=[trace],
+        display_progress=False,
+    )  # fmt: skip
+    x = torch.from_numpy(np.stack(out.traces["x"]))
+    div = int(np.stack(out.statistics["diverging"]).sum()) if "diverging" in out.statistics else 0
+    return Result(
+        effective(statistics(t, x)), calls[0] - marks[0][0], marks[0][0], time.process_time() - marks[0][1], div
+    )
+
+
+def numpyro_ambient(t: Target, warmup: int, draws: int) -> Result | None:
+    if t.jax_potential is None or t.ambient is None:
+        return None
+    import jax
+    import jax.numpy as jnp
+    import numpyro
+
+    numpyro.enable_x64()
+
+    def point(y):
+        if y.ndim == 1:
+            return y / jnp.sqrt((y * y).sum())
+        q, r = jnp.linalg.qr(y)
+        q = q * jnp.sign(jnp.diagonal(r))
+        if y.shape[0] != y.shape[1]:
+            return q
+        return q.at[:, -1].multiply(jnp.sign(jnp.linalg.det(q)))
+
+    def potential(y):
+        return t.jax_potential(point(y)) + 0.5 * (y * y).sum()
+
+    mcmc = numpyro.infer.MCMC(
+        numpyro.infer.NUTS(potential_fn=potential), num_warmup=warmup, num_samples=draws, progress_bar=False
+    )
+    start = jnp.asarray(np.random.default_rng(0).normal(size=t.shape))
+    fields = ("num_steps", "diverging")
+    mcmc.warmup(jax.random.PRNGKey(0), init_params=start, extra_fields=fields, collect_warmup=True)
+    warm = int(np.asarray(mcmc.get_extra_fields()["num_steps"]).sum())
+    mcmc.run(jax.random.PRNGKey(1), init_params=start, extra_fields=fields)  # compiles
+    begin = time.process_time()
+    mcmc.run(jax.random.PRNGKey(2), init_params=start, extra_fields=fields)
+    y = jax.block_until_ready(mcmc.get_samples())
+    seconds = time.process_time() - begin
+    extra = mcmc.get_extra_fields()
+    x = torch.from_numpy(np.asarray(jax.vmap(point)(y)).copy()).unsqueeze(0)
+    return Result(
+        effective(statistics(t, x)), int(np.asarray(extra["num_steps"]).sum()), warm, seconds, int(np.asarray(extra["diverging"]).sum())
+    )
+
+
+# --- the mixed hierarchy ---------------------------------------------------------------------------------------------
+def hierarchy_data() -> torch.Tensor:
+    torch.manual_seed(1)
+    mu = torch.nn.functional.normalize(torch.randn(3, 3), dim=-1)
+    theta = mdist.VonMisesFisher(mu, torch.tensor(20.0)).sample((6,))
+    return theta + 0.2 * torch.randn(6, 3, 3)
+
+
+def hierarchy(y, centred=True):
+    """3 group means on S^2 with concentrations, 6 directions in each, observed with an unknown error."""
+    sigma = pyro.sample("sigma", dist.LogNormal(torch.tensor(-1.0), 1.0))
+    with pyro.plate("group", 3, dim=-1):
+        mu = pyro.sample("mu", mdist.ManifoldUniform(geoopt.Sphere(), 3))
+        kappa = pyro.sample("kappa", dist.LogNormal(torch.tensor(2.5), 1.0))
+        with pyro.plate("direction", 6, dim=-2):
+            theta = pyro.sample("theta", mdist.VonMisesFisher(mu, kappa, validate_args=False))
+            pyro.sample("y", dist.Normal(theta, sigma[..., None]).to_event(1), obs=y)
+
+
+def mixed(cls: type, chains: int, warmup: int, draws: int, **kwargs: Any) -> Result:
+    y = hierarchy_data()
+    marks = Marks(lambda kernel: kernel.num_gradients, warmup)
+    k = cls(hierarchy, chains=chains, **kwargs)
+    mcmc = VectorizedMCMC(k, num_samples=draws, warmup_steps=warmup, disable_progbar=True, hook_fn=marks)
+    mcmc.run(y)
+    seconds = time.process_time() - marks.seen[1]
+    d = mcmc.diagnostics()
+    warm = d["warmup gradients"]["chain 0"]
+    s = mcmc.get_samples(group_by_chain=True)
+    x = torch.cat([v.reshape(v.shape[:2] + (-1,)) for v in (s["sigma"].log(), s["kappa"].log(), s["mu"], s["theta"])], -1)
+    return Result(
+        effective(torch.cat([x, x.square()], -1)), d["gradients"]["chain 0"] - warm, warm, seconds,
+        len(d["divergences"]["chain 0"]),
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="a fifth of the draws")
+    parser.add_argument("--targets", nargs="*", help="only targets whose name contains one of these (the hierarchy: mixed)")
+    parser.add_argument("--columns", nargs="*", help="only columns whose name contains one of these")
+    args = parser.parse_args()
+    part = 5 if args.quick else 1
+    one, many = (230 // part + 20, 350 // part), (180 // part + 20, 50 // part)  # warm-up and draws of one and of many chains
+    columns: dict[str, Callable[[Target], Result | None]] = {
+        "NUTS": lambda t: geodesic(t, GeodesicNUTS, 1, *one),
+        "NUTS, 64 chains": lambda t: geodesic(t, GeodesicNUTS, 64, *many),
+        "HMC": lambda t: geodesic(t, GeodesicHMC, 1, *one),
+        "HMC, 64 chains": lambda t: geodesic(t, GeodesicHMC, 64, *many),
+        "Pyro, chart": lambda t: chart(t, *one),
+        "Pyro, ambient": lambda t: ambient(t, *one),
+        "Mici": lambda t: mici_rattle(t, *one),
+        "NumPyro, ambient": lambda t: numpyro_ambient(t, one[0], 5 * one[1]),
+    }
+    if args.columns:
+        columns = {k: f for k, f in columns.items() if any(c in k for c in args.columns)}
+    wanted = [t for t in TARGETS if not args.targets or any(w in t.name for w in args.targets)]
+    print("ESS per gradient (warm-up counted), ESS per CPU second of sampling\n")
+    print("| target | " + " | ".join(columns) + " |\n|" + "---|" * (1 + len(columns)), flush=True)
+    for t in wanted:
+        cells = []
+        for run in columns.values():
+            torch.manual_seed(0)
+            pyro.set_rng_seed(0)
+            try:
+                result = run(t)
+                cells.append("–" if result is None else str(result))
+            except ImportError as error:
+                cells.append(f"({error.name} is not installed)")
+        print(f"| {t.name} | " + " | ".join(cells) + " |", flush=True)
+    if not args.targets or "mixed" in args.targets:
+        print("\n| mixed hierarchy | result |\n|---|---|", flush=True)
+        for name, cls, chains, (warmup, draws) in (
+            ("NUTS", GeodesicNUTS, 1, one), ("NUTS, 64 chains", GeodesicNUTS, 64, many),
+            ("HMC", GeodesicHMC, 1, one), ("HMC, 64 chains", GeodesicHMC, 64, many),
+        ):  # fmt: skip
+            pyro.set_rng_seed(0)
+            print(f"| {name} | {mixed(cls, chains, 2 * warmup, draws)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
