@@ -1,0 +1,159 @@
+r"""Has a chain on a manifold converged, judged by statistics that no chart distorts?
+
+For a site with draws x, pooled Fréchet mean m and orthonormal frame at m, the statistics are
+
+.. math:: f_0(x) = d(m, x), \qquad f_i(x) = \langle e_i, \log_m x\rangle, \quad i = 1,\dots,\dim M
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import geoopt
+import torch
+from pyro.ops.stats import effective_sample_size, gelman_rubin
+from torch import Tensor
+
+from ..geometry import StiefelGeometry, geometry
+from .draws import collect
+from .frechet import FrechetMean, frechet_mean
+
+__all__ = [
+    "FrechetMean", "align_axes", "frechet_mean", "geodesic_ess", "geodesic_r_hat", "geodesic_statistics", "manifold_summary",
+]  # fmt: skip
+
+
+def align_axes(x: Tensor, sample_dims: int = 2) -> Tensor:
+    r"""Axial data as directions in one half of the sphere: :math:`x\,\mathrm{sign}\langle x, a\rangle`, a the main axis.
+
+    For laws where x and -x mean the same (axes, unit quaternions): diagnostics and means of what is aligned are meaningful.
+    The main axis is the leading eigenvector of the pooled :math:`\mathrm E\,xx^\top`; points near its equator may still jump.
+
+    :param x: unit vectors, the first ``sample_dims`` axes are the draws.
+
+    >>> align_axes(torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])).sign().sum(1).abs()
+    tensor([[2., 0.]])
+    """
+    second = (x.unsqueeze(-1) * x.unsqueeze(-2)).mean(tuple(range(sample_dims)))
+    axis = torch.linalg.eigh(second).eigenvectors[..., -1]
+    return torch.where(((x * axis).sum(-1, keepdim=True)) < 0, -x, x)
+
+
+def _check(x: Tensor, event_dim: int) -> None:
+    if x.dim() < 2 + event_dim or x.shape[1] < 4:
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)}, expected (chains, draws) + batch + event with at least 4 draws; "
+            "mcmc.get_samples(group_by_chain=True) gives that."
+        )
+
+
+@torch.no_grad()
+def geodesic_statistics(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None = None) -> Tensor:
+    """Distance to the pooled Fréchet mean and log-map coordinates there, shape ``(chains, draws) + batch + (1 + dim,)``.
+
+    Where points straddle the cut locus of the mean the coordinates jump, which leaves them valid statistics of the chain. On
+    Stiefel manifolds with draws too far apart for a logarithm: chord to, and coordinates of the projected difference from, the
+    projected ambient mean.
+
+    :param x: points, shape ``(chains, draws) + batch + event``.
+    :param center: another point to measure from, shape ``batch + event``.
+    :raises ConvergenceError: where the sample has no clear mean; give ``center``.
+
+    >>> import geoopt
+    >>> x = geometry(geoopt.Sphere()).project(torch.randn(2, 10, 3) + torch.tensor([5.0, 0.0, 0.0]))
+    >>> geodesic_statistics(geoopt.Sphere(), x).shape
+    torch.Size([2, 10, 3])
+    """
+    geo = geometry(manifold)
+    _check(x, geo.event_dim)
+    if isinstance(geo, StiefelGeometry):
+        m = geo.project(x.mean((0, 1))) if center is None else center
+        u = x - m
+        v = geo.from_tangent(m.expand_as(x), geo.project_tangent(m.expand_as(x), u))
+        return torch.cat([u.square().sum((-1, -2)).sqrt().unsqueeze(-1), v], -1)
+    m = frechet_mean(manifold, x.flatten(0, 1), tolerance=1e-5).mean if center is None else center
+    v = geo.log_frame(m.expand_as(x), x)
+    return torch.cat([torch.linalg.vector_norm(v, dim=-1, keepdim=True), v], -1)
+
+
+def _normal_scores(x: Tensor) -> Tensor:
+    """Ranks over chains and draws as normal quantiles (Vehtari et al., eq. 14); ties, as chains that stood still, share one."""
+    flat = x.flatten(0, 1).movedim(0, -1).contiguous()
+    s = flat.sort(-1).values
+    rank = (torch.searchsorted(s, flat) + torch.searchsorted(s, flat, right=True) + 1).double() / 2
+    return torch.special.ndtri((rank - 0.375) / (flat.shape[-1] + 0.25)).movedim(-1, 0).reshape(x.shape)
+
+
+def _split(x: Tensor) -> Tensor:
+    half = x.shape[1] // 2
+    return torch.cat([x[:, :half], x[:, -half:]])
+
+
+def geodesic_ess(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None = None) -> Tensor:
+    """Bulk effective sample size, the smallest over the geodesic statistics, shape ``batch``.
+
+    Rank-normalised, chains split in two, by Pyro's estimator. 0 where a statistic does not vary.
+
+    :param x: points, shape ``(chains, draws) + batch + event``; ``center`` as in :func:`geodesic_statistics`.
+
+    References: Vehtari, Gelman, Simpson, Carpenter & Bürkner, *Rank-normalization, folding, and localization*, 2021, sec. 3-4.
+
+    >>> import geoopt
+    >>> x = geometry(geoopt.Sphere()).uniform_sample((4, 500), (3,))
+    >>> bool(geodesic_ess(geoopt.Sphere(), x) > 1000)
+    True
+    """
+    f = geodesic_statistics(manifold, x, center)
+    out = [effective_sample_size(_split(_normal_scores(s)), chain_dim=0, sample_dim=1) for s in f.unbind(-1)]
+    # Pyro divides by a variance of zero where nothing varies
+    stuck = [(s.flatten(0, 1).amax(0) == s.flatten(0, 1).amin(0)) for s in f.unbind(-1)]
+    return torch.stack([torch.where(c, 0.0, e) for c, e in zip(stuck, out, strict=True)]).amin(0)
+
+
+def geodesic_r_hat(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None = None) -> Tensor:
+    r"""Rank-normalised split :math:`\hat R`, the largest over the geodesic statistics and their folded versions, shape ``batch``.
+
+    At most 1.01 for chains that agree. Infinite where every chain stands still at a place of its own.
+
+    :param x: points, shape ``(chains, draws) + batch + event``; ``center`` as in :func:`geodesic_statistics`.
+
+    References: Vehtari et al. 2021, sec. 4.
+
+    >>> import geoopt
+    >>> x = geometry(geoopt.Sphere()).uniform_sample((4, 500), (3,))
+    >>> bool(geodesic_r_hat(geoopt.Sphere(), x) < 1.03)
+    True
+    """
+    f = geodesic_statistics(manifold, x, center)
+    folded = (f - f.flatten(0, 1).median(0).values).abs()
+    bulk = torch.stack([gelman_rubin(_split(_normal_scores(s))) for s in f.unbind(-1)]).nan_to_num(torch.inf, torch.inf)
+    tail = torch.stack([gelman_rubin(_split(_normal_scores(s))) for s in folded.unbind(-1)]).nan_to_num(1.0, torch.inf)
+    return torch.maximum(bulk, tail).amax(0)
+
+
+def manifold_summary(
+    source: Any, manifolds: Mapping[str, geoopt.Manifold] | None = None, group_by_chain: bool = True
+) -> "OrderedDict[str, dict[str, Tensor]]":
+    r"""For each manifold-valued site: ``mean`` (Fréchet), ``scale`` (root of the geodesic variance per dimension), ``n_eff``, ``r_hat``.
+
+    .. math:: \text{scale}^2 = \tfrac{1}{\dim M}\,\mathrm E\,d(\bar x, x)^2
+
+    :param source: a finished ``MCMC`` (or ``VectorizedMCMC``) run, or a dict of draws, ``(chains, draws) + shape``.
+    :param manifolds: site name -> manifold; read off an MCMC run's model by default.
+    :param group_by_chain: False for a dict whose tensors start with (draws,).
+
+    >>> import geoopt
+    >>> x = geometry(geoopt.Sphere()).project(torch.tensor([3.0, 0.0, 0.0]) + torch.randn(4, 100, 3))
+    >>> list(manifold_summary({"x": x}, {"x": geoopt.Sphere()})["x"])
+    ['mean', 'scale', 'n_eff', 'r_hat']
+    """
+    samples, found = collect(source, manifolds, group_by_chain)
+    out: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+    for name, m in found.items():
+        x, geo = samples[name], geometry(m)
+        mean, variance = frechet_mean(m, x.flatten(0, 1), tolerance=1e-5)
+        scale = (variance / geo.dim(x.shape[x.dim() - geo.event_dim :])).sqrt()
+        center = None if isinstance(geo, StiefelGeometry) else mean
+        ess, r_hat = geodesic_ess(m, x, center), geodesic_r_hat(m, x, center)
+        out[name] = {"mean": mean, "scale": scale, "n_eff": ess, "r_hat": r_hat}
+    return out
