@@ -28,6 +28,7 @@ density scores log 4 pi = 2.531). Splits 80/10/10, one per seed; K by the mean v
 """
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -161,10 +162,10 @@ def fit_nuts(
 
     :param starts: for each chain draws of :func:`fit_svi`, of which it takes the last; fits that began at other centres.
     """
-    place, queue = "loc" if family == "vmf" else "frame", list(starts)
+    place, turn = "loc" if family == "vmf" else "frame", itertools.cycle(starts)
 
     def begin() -> Any:
-        values = {name: v[-1] for name, v in (queue.pop(0) if queue else starts[0]).items()}
+        values = {name: v[-1] for name, v in next(turn).items()}
         apart = {f"{place}_{i}": v for i, v in enumerate(values.pop(place))}
         return init_to_value(values=values | apart)
 
