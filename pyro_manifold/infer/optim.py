@@ -92,7 +92,7 @@ def RiemannianAdam(optim_args: dict | Callable[..., dict], clip_args: dict | Cal
     :param clip_args: as in Pyro; clips the stored parameter's gradient.
     :raises ValueError: for a parameter whose manifold has no registered geometry.
 
-    Reference: Bécigneul & Ganea, ICLR 2019, alg. 1.
+    Reference: Bécigneul & Ganea, ICLR 2019, sec. 4.
 
     >>> from pyro_manifold.constraints import on
     >>> target = torch.tensor([0.0, 0.6, 0.8])

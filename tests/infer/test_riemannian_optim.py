@@ -44,7 +44,7 @@ def karcher_mean(manifold, xs):
 
 
 def potential(x, weights):
-    return (x.reshape(-1) * weights).sum() + (x.reshape(-1) ** 3 * weights.flip(0)).sum()
+    return (x.reshape(-1) * weights).sin().sum()
 
 
 @pytest.mark.parametrize(

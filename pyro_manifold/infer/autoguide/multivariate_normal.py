@@ -50,7 +50,7 @@ class AutoManifoldMultivariateNormal(AutoGuide):
     :param float init_scale: initial scale of every coordinate.
     :raises ValueError: for a model without latents, a subsampled plate (use :class:`AutoManifoldNormal`), a latent ``VonMises``.
 
-    References: Kucukelbir et al., JMLR 2017, sec. 2.4 (full-rank ADVI); Ranganath, Tran & Blei, ICML 2016, eq. 5 (auxiliary
+    References: Kucukelbir et al., JMLR 2017 (full-rank ADVI); Ranganath, Tran & Blei, ICML 2016, sec. 3 (auxiliary
     variables).
 
     >>> import pyro_manifold.distributions as mdist

@@ -40,7 +40,8 @@ class LatentReparam(Reparam):
         if msg["is_observed"]:
             return {"fn": fn, "value": value, "is_observed": True}
         noise = pyro.sample(f"{name}_{self.suffix}", law, obs=start, infer={"is_observed": False})
-        value = self.push(fn, noise) if value is None else value
+        if noise is not start or start is None:  # not an initial value, or one that was replayed over (Laplace's guide does)
+            value = self.push(fn, noise)
         factor = self.factor(fn, noise, value)
         site = dist.Delta(value, 0.0 if factor is None else factor, event_dim=fn.event_dim)
         return {"fn": site.mask(False) if factor is None else site, "value": value, "is_observed": True}

@@ -19,6 +19,7 @@ from ...geometry import (
     geometry,
 )
 from ...ops.circular import wrap
+from ...ops.numerics import norm
 from ._base import LatentReparam, innermost, like_of, standard_normal
 
 __all__ = ["AmbientReparam"]
@@ -38,8 +39,19 @@ class _Projection:
         return math.sqrt(self.shape[0]) * x.reshape(x.shape[: x.dim() - len(self.shape)] + (self.size,))
 
     def log_change(self, y: Tensor) -> Tensor:
-        """Minus the log density of :meth:`push`."""
-        return y.new_zeros(y.shape[:-1]) + self.geo.log_volume(self.shape)
+        """Minus the log density of :meth:`push`; and the weight |Y| over its mean, which changes no law of directions."""
+        rows, columns = self.shape[0], self.size // self.shape[0]
+        half = torch.tensor([(rows + 1) / 2, rows / 2], dtype=torch.float64)
+        above, below = torch.mvlgamma(half, columns).tolist()
+        log_mean = columns / 2 * math.log(2) + above - below
+        return _log_extent(y.reshape(y.shape[:-1] + (rows, columns))) - log_mean + self.geo.log_volume(self.shape)
+
+
+def _log_extent(y: Tensor) -> Tensor:
+    """Log of the volume that the columns span."""
+    if y.shape[-1] == 1:
+        return norm(y, dim=-2).squeeze(-1).log()
+    return torch.linalg.qr(y).R.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
 
 
 class _Turns(_Projection):
@@ -50,6 +62,9 @@ class _Turns(_Projection):
 
     def lift(self, x: Tensor) -> Tensor:
         return x / 9
+
+    def log_change(self, y: Tensor) -> Tensor:
+        return y.new_zeros(y.shape[:-1]) + self.geo.log_volume(self.shape)
 
 
 class _Chart(_Projection):
@@ -80,13 +95,19 @@ class AmbientReparam(LatentReparam):
     wrapped lines, as in :class:`CircularReparam`; a manifold with a chart (flat, hyperbolic, SPD) takes it, with the volume
     change in the factor; products go factor by factor. So plain HMC, NUTS and Pyro's autoguides work on every such site.
 
+    In flat space the projected y have the density :math:`|Y|\,e^{-\mathrm{tr}\,Y^\top Y/2}`, with
+    :math:`|Y| = \det(Y^\top Y)^{1/2}`: the weight leaves the law of directions alone and moves the mode from Y = 0, where there
+    is no direction, to orthonormal Y. So the mode that ``AutoDelta`` finds is that of p, and Laplace's covariance across it too
+    (its draws, normalised, are wider where p is wide).
+
     The radius of y is idle, and small radii turn small steps into large angles: for concentrated laws the geodesic kernels
-    need fewer gradients. A law with two modes keeps them.
+    need fewer gradients. A law with two modes keeps them. As with every factor, draws from the reparametrised model before any
+    inference follow q: take prior draws from the original model.
 
     :raises ValueError: for a site that is on no manifold, or on one without such an f.
 
     References: Muirhead, Aspects of Multivariate Statistical Theory (1982), thm. 2.1.15 (Stiefel); Chikuse, Statistics on
-    Special Manifolds (2003), thm. 2.4.3 (polar part).
+    Special Manifolds (2003), sec. 2.4 (polar part).
 
     >>> import pyro_manifold.distributions as mdist
     >>> def model():
