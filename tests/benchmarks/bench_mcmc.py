@@ -135,8 +135,8 @@ def langevin(n, p, kappa):
     f = kappa * torch.eye(n, p)
     g = f.numpy()
     return Target(
-        f"matrix Langevin V({n},{p}), {kappa:g}", m, (n, p), lambda x: -(f * x).sum((-1, -2)), uniform_start(m, (n, p)), None, None,
-        qr_point, jax_potential=lambda x: -(g * x).sum((-1, -2)),
+        f"matrix Langevin V({n},{p}), {kappa:g}", m, (n, p), lambda x: -(f * x).sum((-1, -2)), uniform_start(m, (n, p)), None,
+        None, qr_point, jax_potential=lambda x: -(g * x).sum((-1, -2)),
     )  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def wishart(nu, condition):
     return Target(
         f"Wishart SPD(3), nu {nu}, condition {condition:g}", m, (3, 3), potential, start,
         lambda x: torch.linalg.slogdet(x).logabsdet.unsqueeze(-1), (6, log_cholesky),
-        coordinates=lambda x: x[..., *torch.tril_indices(3, 3)] * precision.diagonal().sqrt()[torch.tril_indices(3, 3)[0]],
+        coordinates=lambda x: x[(..., *torch.tril_indices(3, 3))],
     )  # fmt: skip
 
 
@@ -286,9 +286,8 @@ def mici_rattle(t: Target, warmup: int, draws: int) -> Result | None:
         calls[0] += 1
         return t.numpy_gradient(x)
 
-    def trace(state):
-        if not marks:
-            marks.append((calls[0], time.process_time()))
+    def trace(state):  # called once an iteration; the last ``draws`` calls are those of sampling
+        marks.append((calls[0], time.process_time()))
         return {"x": state.pos}
 
     system = mici.systems.DenseConstrainedEuclideanMetricSystem(
@@ -303,9 +302,8 @@ def mici_rattle(t: Target, warmup: int, draws: int) -> Result | None:
     )  # fmt: skip
     x = torch.from_numpy(np.stack(out.traces["x"]))
     div = int(np.stack(out.statistics["diverging"]).sum()) if "diverging" in out.statistics else 0
-    return Result(
-        effective(statistics(t, x)), calls[0] - marks[0][0], marks[0][0], time.process_time() - marks[0][1], div
-    )
+    (warm, begin), (total, end) = marks[-draws], marks[-1]
+    return Result(effective(statistics(t, x)), total - warm, warm, end - begin, div)
 
 
 def numpyro_ambient(t: Target, warmup: int, draws: int) -> Result | None:
@@ -336,16 +334,17 @@ def numpyro_ambient(t: Target, warmup: int, draws: int) -> Result | None:
     fields = ("num_steps", "diverging")
     mcmc.warmup(jax.random.PRNGKey(0), init_params=start, extra_fields=fields, collect_warmup=True)
     warm = int(np.asarray(mcmc.get_extra_fields()["num_steps"]).sum())
-    mcmc.run(jax.random.PRNGKey(1), init_params=start, extra_fields=fields)  # compiles
-    begin = time.process_time()
-    mcmc.run(jax.random.PRNGKey(2), init_params=start, extra_fields=fields)
-    y = jax.block_until_ready(mcmc.get_samples())
+    for _ in range(2):  # the first run compiles; both go on from where the last one ended, without warm-up
+        mcmc.post_warmup_state = mcmc.last_state
+        begin = time.process_time()
+        mcmc.run(mcmc.post_warmup_state.rng_key, extra_fields=fields)
+        jax.block_until_ready(mcmc.get_samples())
+    y = mcmc.get_samples()
     seconds = time.process_time() - begin
     extra = mcmc.get_extra_fields()
     x = torch.from_numpy(np.asarray(jax.vmap(point)(y)).copy()).unsqueeze(0)
-    return Result(
-        effective(statistics(t, x)), int(np.asarray(extra["num_steps"]).sum()), warm, seconds, int(np.asarray(extra["diverging"]).sum())
-    )
+    steps, div = int(np.asarray(extra["num_steps"]).sum()), int(np.asarray(extra["diverging"]).sum())
+    return Result(effective(statistics(t, x)), steps, warm, seconds, div)
 
 
 # --- the mixed hierarchy ---------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ class GeodesicHMC(HMC):
         self._starts.append(params)
 
     def _own_start(self) -> Any:
-        """The start given to this chain. Pyro hands those of all chains to one kernel before its processes start, named 0, 1, ..."""
+        """The start of this chain: Pyro hands one kernel those of all chains before its processes, named 0, 1, ..., start."""
         starts = [p for p in self._starts if p is not None]
         worker = multiprocessing.current_process().name
         if multiprocessing.parent_process() is not None and worker.isdigit() and int(worker) < len(starts):
@@ -292,8 +292,8 @@ class GeodesicHMC(HMC):
         if self._lost >= PATIENCE:
             raise StepSizeError(
                 f"every trajectory of the last {PATIENCE} transitions diverged or was refused at step size {self.step_size:.2e}; "
-                "give a smaller step_size or adapt_step_size=True with more warm-up, and check that the log density is continuous where the "
-                "chain is (on an unbounded site, a non-centred reparametriser may be what it needs)."
+                "give a smaller step_size or adapt_step_size=True with more warm-up, and check that the log density is "
+                "continuous where the chain is (on an unbounded site, a non-centred reparametriser may be what it needs)."
             )
 
     def logging(self) -> OrderedDict:

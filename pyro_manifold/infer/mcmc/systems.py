@@ -148,7 +148,7 @@ class System:
         return c.reshape((c.shape[0],) + s.points + (-1,)) if s.points else c
 
     def evaluate(self, z: Positions) -> tuple[Tensor, Tensor]:
-        """Potential and its gradient in momentum coordinates. A chain whose matrices do not factorise gets an infinite potential."""
+        """Potential and its gradient in momentum coordinates; infinite for a chain whose matrices do not factorise."""
         try:
             return self._evaluate(z)
         except (RuntimeError, ValueError) as error:

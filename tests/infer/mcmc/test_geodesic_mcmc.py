@@ -263,7 +263,8 @@ def test_a_discontinuous_density_is_told_from_a_large_step():
 
 
 def test_a_fixed_step_that_always_diverges():
-    k = GeodesicHMC(potential_fn=lambda z: 1e12 * z["y"].square().sum(), step_size=1.0, adapt_step_size=False, trajectory_length=4)
+    fixed = {"step_size": 1.0, "adapt_step_size": False, "trajectory_length": 4}
+    k = GeodesicHMC(potential_fn=lambda z: 1e12 * z["y"].square().sum(), **fixed)
     mcmc = MCMC(k, num_samples=300, warmup_steps=0, initial_params={"y": torch.ones(2, dtype=F64)}, disable_progbar=True)
     with pytest.raises(StepSizeError, match="every trajectory of the last 100 transitions diverged.*smaller"):
         mcmc.run()

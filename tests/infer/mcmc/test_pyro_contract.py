@@ -17,7 +17,7 @@ from pyro import poutine
 from pyro.infer import MCMC
 from pyro.infer.autoguide.initialization import init_to_median, init_to_sample, init_to_value
 
-from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher
+from pyro_manifold.distributions import ManifoldUniform
 from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS, VectorizedMCMC
 
 F64 = torch.float64
@@ -54,7 +54,8 @@ def test_chains_in_processes_with_starts(monkeypatch):
     """Each process gets its own start (Pyro's own kernels all get the last one)."""
     monkeypatch.setattr("torch.multiprocessing.cpu_count", lambda: 8)
     start = {"x": torch.stack([MU, -MU])}
-    k = GeodesicHMC(potential_fn=far_apart, manifolds={"x": SPHERE}, adapt_step_size=False, step_size=0.01, trajectory_length=0.02)
+    small = {"adapt_step_size": False, "step_size": 0.01, "trajectory_length": 0.02}
+    k = GeodesicHMC(potential_fn=far_apart, manifolds={"x": SPHERE}, **small)
     x = quick(k, num_chains=2, initial_params=start, warmup=0).get_samples(group_by_chain=True)["x"]
     assert ((x @ MU).mean(-1) * torch.tensor([1.0, -1.0])).min() > 0.9  # each stayed near its own start
 
@@ -99,11 +100,14 @@ def test_potential_inside_a_run():
     assert len(seen) == 16 and all(abs(u) < 1e3 for u in seen) and k.potential_fn is None
 
 
-@pytest.mark.parametrize("strategy", [init_to_sample, init_to_median, init_to_value(values={"z": MU, "s": torch.tensor(2.0, dtype=F64)})])
+AT = init_to_value(values={"z": MU, "s": torch.tensor(2.0, dtype=F64)})
+
+
+@pytest.mark.parametrize("strategy", [init_to_sample, init_to_median, AT])
 def test_init_strategies(strategy):
     k = GeodesicNUTS(model, init_strategy=strategy)
     k.setup(0)
-    if strategy not in (init_to_sample, init_to_median):
+    if strategy is AT:
         assert torch.equal(k.initial_params["z"], MU) and abs(float(k.initial_params["s"].exp()) - 2) < 1e-12
 
 
