@@ -16,7 +16,7 @@ __all__ = ["EmbeddedGeometry", "EmbeddedManifold"]
 
 
 class EmbeddedManifold(Submanifold):
-    r"""The image of an injective map :math:`f:\mathbb R^n\to\mathbb R^d`, as a geoopt manifold with the metric of the space around it.
+    r"""The image of an injective map :math:`f:\mathbb R^n\to\mathbb R^d`, as a geoopt manifold with the induced metric.
 
     Kernels that know manifolds sample it in the ambient space. Where the density in the chart is at hand, plain NUTS on
     :class:`~pyro_manifold.distributions.Pushforward` costs less per step; this one does not feel the chart's distortion.
@@ -52,7 +52,9 @@ class EmbeddedManifold(Submanifold):
         self._function = PointFunction(self._at, origin)
         s = torch.linalg.svdvals(self._function.jacobian(origin.unsqueeze(0))[1][0])
         if not bool(s.min() > torch.finfo(s.dtype).eps ** 0.5 * s.max()):
-            raise ValueError(f"transform: its Jacobian at {origin.tolist()} loses rank; expected an injective map with rank {self.dim}.")
+            raise ValueError(
+                f"transform: its Jacobian at {origin.tolist()} loses rank; expected rank {self.dim}. Take another origin or map."
+            )
 
     def _at(self, z: Tensor) -> Tensor:
         return self.transform(z)

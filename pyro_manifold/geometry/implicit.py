@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..ops.newton import ConvergenceError, PointFunction, householder_basis, newton
 from ..ops.components import concrete
+from ..ops.newton import ConvergenceError, PointFunction, householder_basis, newton
 from .base import register_geometry
 from .submanifold import NEWTON, Submanifold, SubmanifoldGeometry
 
@@ -46,8 +46,8 @@ class ImplicitManifold(Submanifold):
             value, jac = self._function.jacobian(flat.unsqueeze(0))
         except Exception as e:
             raise ValueError(
-                f"constraint: it fails on a point of shape {tuple(near.shape)} ({type(e).__name__}: {e}); expected a map from one "
-                "point to m numbers, written with torch operations that torch.func.vmap can batch."
+                f"constraint: it fails on a point of shape {tuple(near.shape)} ({type(e).__name__}: {e}); expected a map from "
+                "one point to m numbers, written with torch operations that torch.func.vmap can batch."
             ) from e
         m, d = jac.shape[1:]
         if not bool(value.isfinite().all() and jac.isfinite().all()):
@@ -59,8 +59,8 @@ class ImplicitManifold(Submanifold):
         rank = int((s[0] > 8 * torch.finfo(s.dtype).eps ** 0.5 * s.max()).sum())
         if rank < m:
             raise ValueError(
-                f"constraint: its Jacobian has rank {rank} at {[round(x, 4) for x in q[0].tolist()]}, expected {m}, the number of "
-                "equations; leave dependent equations out (of a symmetric matrix take the upper triangle), and write c so that "
+                f"constraint: its Jacobian has rank {rank} at {[round(x, 4) for x in q[0].tolist()]}, expected {m}, the number "
+                "of equations; leave dependent equations out (of a symmetric matrix take the upper triangle), and write c so that "
                 "its gradient does not vanish on the manifold (|x| - 1, not (|x| - 1)^2)."
             )
         if not bool(ok):

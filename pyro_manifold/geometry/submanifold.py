@@ -20,8 +20,8 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.newton import ConvergenceError
 from ..ops.components import concrete
+from ..ops.newton import ConvergenceError
 from ..ops.numerics import norm
 from .base import Geometry, geometry
 

@@ -39,8 +39,8 @@ class PointFunction:
         try:
             seen = f(x)
             expected = torch.stack([f(row) for row in x])
-            close = dict(rtol=64 * torch.finfo(x.dtype).eps, atol=64 * torch.finfo(x.dtype).eps, equal_nan=True)
-            self.direct = seen.shape == expected.shape and torch.allclose(seen, expected, **close)
+            tol = 64 * torch.finfo(x.dtype).eps
+            self.direct = seen.shape == expected.shape and torch.allclose(seen, expected, rtol=tol, atol=tol, equal_nan=True)
         except Exception:  # code for one point may do anything with a batch; vmap is right for it, or raises when called
             pass
 

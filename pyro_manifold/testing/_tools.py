@@ -40,7 +40,10 @@ def batch_jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def random_tangent(geo: Geometry, dim: int, n: int, like: Tensor, spread: float = 1.0) -> Tensor:
     """Normal frame vectors, cut to 0.9 of the injectivity radius so that :meth:`Geometry.log` inverts ``exp`` on them."""
     v = spread * torch.randn(n, dim, dtype=like.dtype, device=like.device)
-    reach = float(geo.injectivity_radius(geo.point_shape(dim)))
+    try:
+        reach = float(geo.injectivity_radius(geo.point_shape(dim)))
+    except NotImplementedError:  # a submanifold, whose log is not known either
+        reach = math.inf
     if math.isinf(reach):
         return v
     r = v.norm(dim=-1, keepdim=True)

@@ -68,7 +68,9 @@ def test_the_basis_is_lapacks_with_a_derivative(shape):
     assert torch.autograd.gradcheck(householder_basis, (a[1:].detach().requires_grad_(),))
 
 
-@pytest.mark.parametrize("f, direct", [(lambda x: torch.stack([x[0] * x[1], x[2].sin()]), False), (lambda x: x.sin()[..., :2], True)])
+@pytest.mark.parametrize(
+    "f, direct", [(lambda x: torch.stack([x[0] * x[1], x[2].sin()]), False), (lambda x: x.sin()[..., :2], True)]
+)
 def test_point_functions_find_out_whether_they_take_batches(f, direct):
     g, x = PointFunction(f, torch.randn(3, dtype=F64)), torch.randn(3, 3, dtype=F64)
     assert g.direct == direct
