@@ -13,7 +13,11 @@ _FACTORS = 4  # of each spot: two shifts, width, brightness
 
 
 class ImageManifold(NamedTuple):
-    """Images (num, 1, size, size) with their coordinates (num, n) and the chart ``render`` from the one to the other."""
+    """Images (num, 1, size, size) with their coordinates (num, n) and the chart ``render`` from the one to the other.
+
+    >>> image_manifold(2, size=16, num=5).factors.abs().max() <= 1
+    tensor(True)
+    """
 
     images: Tensor
     factors: Tensor

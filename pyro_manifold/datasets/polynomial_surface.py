@@ -155,7 +155,9 @@ class PolynomialSurface:
             raise ValueError("log_likelihood: got NaN; expected a number, or -inf, at every theta.")
         return theta, log_weight.softmax(0)
 
-    def kl(self, log_prob: Callable[[Tensor], Tensor], theta: float = 0.0, *, n: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    def kl(
+        self, log_prob: Callable[[Tensor], Tensor], theta: float = 0.0, *, n: int = 10_000, seed: int = 0
+    ) -> tuple[float, float]:
         """Monte Carlo estimate of KL(p(. | theta) || model), in nats, and its standard error.
 
         :param log_prob: the model's log density with respect to area of *its* surface at points of this one.

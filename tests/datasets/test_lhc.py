@@ -101,7 +101,7 @@ def test_amplitudes_are_lorentz_invariant_and_the_odd_one_is_odd(events: LHCEven
 
 
 def test_density_is_that_of_the_generator() -> None:
-    """b(y) times the 14 x 14 Jacobian determinant of the map that draws y equals the integrand: the formula has no free factor."""
+    """b(y) times the 14 x 14 Jacobian determinant of the map that draws y is the integrand: no factor is free."""
     torch.manual_seed(0)
     n = 200
     hard = torch.stack([
@@ -363,6 +363,7 @@ def test_loader_of_the_original_arrays(tmp_path, events: LHCEvents) -> None:
         (lambda: LHC(2).simulate(torch.zeros(2), 0), "n: got 0"),
         (lambda: LHC(2).observables(torch.zeros(5, 13)), "14 momenta"),
         (lambda: LHC(2).log_prob(torch.zeros(5, 39), torch.zeros(2)), "40 observables"),
+        (lambda: LHC(2).log_prob(torch.full((5, 40), math.nan), torch.zeros(2)), "x: got nan"),
         (lambda: grid_posterior(lambda t: t[:, 0] * math.nan), "got NaN"),
     ],
 )

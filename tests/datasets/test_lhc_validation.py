@@ -113,7 +113,7 @@ def test_log_posterior_at_the_truth() -> None:
         values = torch.stack(found)
         means.append(float(values.mean()))
         print(f"\n{point}: {means[-1]:.3f} +- {float(values.std()) / 60**0.5:.3f}", end="")
-    print(f"\nmean {sum(means) / 3:.3f}; at (-1, -1) {wrong:.0%} of the data sets have 5% or more of their mass further than 1 away")
+    print(f"\nmean {sum(means) / 3:.3f}; at (-1, -1) {wrong:.0%} of the data sets have 5% of their mass further than 1 away")
     assert -0.1 < sum(means) / 3 < 0.3
 
 

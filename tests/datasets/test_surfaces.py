@@ -216,8 +216,9 @@ def test_seeds_are_honoured_and_private() -> None:
     surface = PolynomialSurface()
     before = torch.get_rng_state()
     for draw in (
-        lambda s: GaussianOnCircle().sample(5, seed=s), lambda s: surface.sample(5, 0.0, seed=s), lambda s: surface.prior(5, seed=s),
-        lambda s: lorenz(5, trajectories=5, warm_up=0.1, seed=s), lambda s: image_manifold(2, 16, 3, s).images,
+        lambda s: GaussianOnCircle().sample(5, seed=s), lambda s: surface.sample(5, 0.0, seed=s),
+        lambda s: surface.prior(5, seed=s), lambda s: lorenz(5, trajectories=5, warm_up=0.1, seed=s),
+        lambda s: image_manifold(2, 16, 3, s).images,
     ):  # fmt: skip
         assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
     assert torch.equal(torch.get_rng_state(), before)

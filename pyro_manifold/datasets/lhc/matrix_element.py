@@ -1,8 +1,8 @@
 r"""Leading-order amplitude of :math:`u\,d \to d\,u\,H` by W fusion, with three dimension-six HWW operators.
 
 .. math::
-    \mathcal M(\theta) &= \frac{M_W^2}{(q_1^2-M_W^2)(q_2^2-M_W^2)}\Big[S_0 + \theta_1 M_{W} + \theta_2 M_{\tilde W} + \theta_3 M_{WW}\Big],
-    \qquad q_i = p_i - k_i \\
+    \mathcal M(\theta) &= \frac{M_W^2}{(q_1^2-M_W^2)(q_2^2-M_W^2)}
+    \Big[S_0 + \theta_1 M_{W} + \theta_2 M_{\tilde W} + \theta_3 M_{WW}\Big], \qquad q_i = p_i - k_i \\
     S_0 &= J_1\!\cdot\! J_2, \qquad J_i^\mu = \langle k_i|\gamma^\mu|p_i] \\
     M_{W} &= -\kappa\big[(q_1^2+q_2^2)S_0 + 2\big((q_1\!\cdot\! q_2)S_0-(J_1\!\cdot\! q_2)(J_2\!\cdot\! q_1)\big)\big] \\
     M_{\tilde W} &= -2\kappa\det(J_1,q_1,q_2,J_2), \qquad

@@ -46,7 +46,7 @@ def _array(path: Path, columns: int) -> Tensor:
 def load_original(folder: str | Path, split: str = "train") -> OriginalEvents:
     r"""The arrays of arXiv:2003.13913's LHC experiment, ``x_<split>.npy``, ``theta_<split>.npy`` and ``t_xz_<split>.npy``.
 
-    They hold the 40 observables in the order of :data:`~pyro_manifold.datasets.LHC.observables`. Never tested on the
+    They hold the 40 observables in the order of :class:`LHC`'s. Never tested on the
     originals, which cannot be had any more; tested on files of that form.
 
     :param folder: where the files are.

@@ -1,16 +1,19 @@
 r"""The 14-dimensional final state (photons a1, a2, jets j1, j2): its density without the matrix element, and a map onto it.
 
 .. math::
-    b(y)\,d^{14}y = \frac{x_1u(x_1)\,x_2d(x_2) + x_1d(x_1)\,x_2u(x_2)}{x_1x_2\;2\hat s}\;g(k_T)\,\rho(m_{j1}^2)\rho(m_{j2}^2)B(m_{aa}^2)\;
+    b(y)\,d^{14}y = \frac{x_1u(x_1)\,x_2d(x_2) + x_1d(x_1)\,x_2u(x_2)}{x_1x_2\;2\hat s}\;
+    g(k_T)\,\rho(m_{j1}^2)\rho(m_{j2}^2)B(m_{aa}^2)\;
     d^4j_1\,d^4j_2\,\frac{d^3a_1}{2E_1}\frac{d^3a_2}{2E_2}\;\frac2s
 
 The total momentum :math:`P = (m_T\cosh Y, k_T, m_T\sinh Y)` fixes the partons: :math:`x_{1,2} = (M/\sqrt s)e^{\pm Y}`, and
 :math:`p_{1,2}` is :math:`(m_T/2, k_T/2, \pm M/2)` boosted by :math:`Y`: massless, with :math:`p_1 + p_2 = P` exactly. Because
 :math:`d^4P = (s/2)\,dx_1dx_2\,d^2k_T`, nothing is integrated out. Five nuisances do not depend on theta: :math:`m_j \sim
-\mathrm{Gamma}(4, 3\,\mathrm{GeV})` twice, :math:`k_T \sim N(0, (25\,\mathrm{GeV})^2 I_2)`, :math:`m_{aa} \sim N(125, 2^2)` GeV. In
-the variables of :func:`final_state`
+\mathrm{Gamma}(4, 3\,\mathrm{GeV})` twice, :math:`k_T \sim N(0, (25\,\mathrm{GeV})^2 I_2)` and :math:`m_{aa} \sim N(125, 2^2)`
+GeV. In the variables of :func:`final_state`
 
-.. math:: dy = \prod_{j}\tfrac12 p_T\,dp_T\,dy\,d\phi\;dm_j^2\;\cdot\;\tfrac12dy_h\;\tfrac18d\cos\vartheta\,d\varphi\;dm_{aa}^2\,d^2k_T.
+.. math::
+    d^{14}y = \prod_{j}\tfrac12 p_T\,dp_T\,dy_j\,d\phi_j\,dm_j^2\;\cdot\;
+    \tfrac12dy_h\;\tfrac18d\cos\vartheta\,d\varphi\;dm_{aa}^2\,d^2k_T.
 
 The parton densities are a toy fit at the scale of the W mass. Cuts: jets p_T > 20 GeV, \|eta\| < 5, separation > 0.4;
 photons p_T > 10 GeV, \|eta\| < 2.5; 115 < m_aa < 135 GeV (the reference's analysis cuts).
@@ -33,7 +36,8 @@ JET_PT, JET_ETA, JET_DISTANCE, PHOTON_PT, PHOTON_ETA, MASS_WINDOW = 20.0, 5.0, 0
 def four_vectors(y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """a1, a2, j1, j2 of shape (4, ...) from y of shape (..., 14)."""
     c = y.movedim(-1, 0).contiguous()
-    return (*(torch.cat([a.square().sum(0, keepdim=True).sqrt(), a]) for a in (c[0:3], c[3:6])), c[6:10], c[10:14])
+    a1, a2 = (torch.cat([a.square().sum(0, keepdim=True).sqrt(), a]) for a in (c[0:3], c[3:6]))
+    return a1, a2, c[6:10], c[10:14]
 
 
 def pseudorapidity(p: Tensor) -> Tensor:

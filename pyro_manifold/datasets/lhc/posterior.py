@@ -26,6 +26,11 @@ class Posterior(NamedTuple):
     :param theta: points, (m, k).
     :param weight: their probabilities, (m,), with sum 1.
     :param log_density: log likelihood + log prior at them, unnormalised, (m,).
+
+    >>> flat = Posterior(torch.tensor([[0.0], [1.0]]), torch.tensor([0.5, 0.5]), torch.zeros(2))
+    >>> sure = flat._replace(weight=torch.tensor([0.0, 1.0]))
+    >>> flat.mean.item(), sure.effective_sample_size, flat.optimal_c2st(sure).item(), round(sure.kl(flat).item(), 4)
+    (0.5, 1.0, 0.75, 0.6931)
     """
 
     theta: Tensor

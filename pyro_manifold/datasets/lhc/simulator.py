@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ...ops.checks import check_all
 from . import phase_space as ps
 from .observables import inverse, log_volume, observables
 from .source import EventSource, LHCEvents, Weighted, amplitudes_of
@@ -99,7 +100,11 @@ class LHC:
         """
         tt = self._powers(theta)
         if tt.dim() == 1:
-            return self._collect(1 if n is None else n, lambda draw: draw.take(self._accepted(draw, tt).nonzero()[:, 0]), progress)
+
+            def keep(draw: Weighted) -> Weighted:
+                return draw.take(self._accepted(draw, tt).nonzero()[:, 0])
+
+            return self._collect(1 if n is None else n, keep, progress)
         if tt.dim() != 2 or n not in (None, len(tt)):
             raise ValueError(
                 f"theta: got shape {tuple(theta.shape)} with n={n}; expected ({self.n_theta},) with n, or (n, {self.n_theta})."
@@ -161,8 +166,10 @@ class LHC:
 
         :param x: standardised observables, (..., 40).
         :param theta: broadcasts against the batch shape of x, with a last axis of k.
+        :raises ValueError: for an x that is not finite, naming its row.
         """
         x = x.to(torch.float64)
+        check_all(x.isfinite().all(-1), "x", x, "finite observables", "Drop or repair that row.")
         y = inverse(x)
         vectors = ps.four_vectors(y)
         on = ((observables(y) - x).abs().amax(-1) <= tolerance) & ps.inside_cuts(*vectors)

@@ -1,6 +1,7 @@
 r"""A stream of unweighted events: VEGAS over nine hard variables, five nuisances drawn exactly, then rejection.
 
-.. math:: y \sim \frac{b(y)\,\mathrm{tr}A(y)}{\mathrm{tr}S}, \qquad \mathrm{tr}A = E_{\theta\sim N(0,I)}\,\tilde\theta^TA\,\tilde\theta
+.. math::
+    y \sim \frac{b(y)\,\mathrm{tr}A(y)}{\mathrm{tr}S}, \qquad \mathrm{tr}A = E_{\theta\sim N(0,I)}\,\tilde\theta^TA\,\tilde\theta
 
 Rotating an event by pi around the x axis exchanges the beams and changes nothing else, so only events whose harder jet comes from
 the parton along +z are proposed, and half of them are rotated at the end.
@@ -34,6 +35,11 @@ class LHCEvents(NamedTuple):
 
     :param y: momenta of a1, a2 (three each) and of j1, j2 (four each), sorted by transverse momentum; (n, 14), GeV.
     :param swapped: whether the harder jet comes from the parton that moves along -z; (n,), boolean.
+
+    >>> from pyro_manifold.datasets import LHC
+    >>> y, swapped = LHC(2, seed=0).pool(3)
+    >>> tuple(y.shape), tuple(swapped.shape)
+    ((3, 14), (3,))
     """
 
     y: Tensor

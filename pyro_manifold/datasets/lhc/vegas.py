@@ -1,6 +1,8 @@
 r"""VEGAS: a separable importance grid that adapts to an integrand on the unit cube.
 
-.. math:: I = \int_{[0,1]^d} f(v)\,dv = E\Big[\frac{f(v)}{q(v)}\Big], \qquad q(v) = \prod_i q_i(v_i), \qquad q_i \text{ piecewise constant}
+.. math::
+    I = \int_{[0,1]^d} f(v)\,dv = E\Big[\frac{f(v)}{q(v)}\Big], \qquad q(v) = \prod_i q_i(v_i), \qquad
+    q_i \text{ piecewise constant}
 
 Each refinement moves the edges of an axis so that every cell holds the same share of :math:`\int (f/q)^2 q`, smoothed and
 damped.
