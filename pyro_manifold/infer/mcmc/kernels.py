@@ -222,7 +222,7 @@ class GeodesicHMC(HMC):
             return float((-error).exp().clamp(max=1).nan_to_num(0).mean())
 
         up = acceptance(size) > 0.8
-        for _ in range(60):
+        while size > self._min_stepsize and size < self._max_stepsize:
             size = min(size * 2, cap) if up else size / 2
             if size >= cap or (acceptance(size) > 0.8) != up:
                 return size

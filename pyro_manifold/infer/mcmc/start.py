@@ -34,13 +34,15 @@ class _Init:
     def __call__(self, site: dict[str, Any] | None = None) -> Any:
         if site is None:
             return self
-        manifold = manifold_of(site["fn"].support)
-        if manifold is None:
-            return self.strategy(site)
+        fn = site["fn"]
+        if fn.has_enumerate_support or getattr(fn.support, "is_discrete", False):
+            return fn.sample()  # to be enumerated, or refused later with a better message than a strategy's
         try:
             return self.strategy(site)
         except NotImplementedError:
-            fn = site["fn"]
+            manifold = manifold_of(fn.support)
+            if manifold is None:
+                return fn.sample()
             known = [v for v in (*vars(fn).values(), *manifold.state_dict().values()) if torch.is_tensor(v)]
             return _anywhere(geometry(manifold), fn.batch_shape, fn.event_shape, next(iter(known), torch.empty(0)))
 
