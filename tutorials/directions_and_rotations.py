@@ -211,24 +211,25 @@ def rotation(
     return {"vector": vector, "exact": degrees_from(ROTATIONS, best, exact), "truth": degrees_from(ROTATIONS, best, truth)}
 
 
-def calibrate(simulations: int, draws: int, warmup: int) -> dict[str, SBCResult]:
-    x = mdist.ManifoldUniform(SPHERE, 3).sample((12,))
-    options: dict[str, Any] = dict(
-        num_simulations=simulations, num_draws=draws, warmup_steps=warmup, lockstep=min(128, simulations), disable_progbar=True
-    )
-    out = {
-        "direction": sbc(partial(direction_model, 11, NARROW), GeodesicNUTS, ["x"], **options),
-        "rotation": sbc(partial(rotation_model, x, NARROW), GeodesicNUTS, ["y"], **options),
-    }
-    for name, result in out.items():
-        print(f"\n## Calibration: {name}\n{result}")
-    return out
+def calibrate(name: str, simulations: int, draws: int, warmup: int) -> SBCResult:
+    if name == "direction":
+        model, data = partial(direction_model, 11, NARROW), "x"
+    else:
+        model, data = partial(rotation_model, mdist.ManifoldUniform(SPHERE, 3).sample((12,)), NARROW), "y"
+    result = sbc(
+        model, GeodesicNUTS, [data], num_simulations=simulations, num_draws=draws, warmup_steps=warmup,
+        lockstep=min(128, simulations), disable_progbar=True,
+    )  # fmt: skip
+    print(f"\n## Calibration: {name}\n{result}")
+    return result
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
-def draw(direction: dict[str, Any], turn: dict[str, Any], ranks: dict[str, SBCResult], path: Path) -> None:
+def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
+    direction, turn = results["mean direction"], results["rotation"]
+    ranks = {"direction": results["direction"], "rotation": results["rotation ranks"]}
     figure = Figure(figsize=(11, 10), layout="constrained")
     (a, b), (c, d) = figure.subplots(2, 2)
     mean = direction["mean"]
@@ -286,30 +287,46 @@ def _ellipse(points: Tensor) -> Tensor:
     return points.mean(0) + math.sqrt(-2 * math.log(0.05)) * torch.stack([t.cos(), t.sin()], -1) @ factor.mT
 
 
-def main() -> None:
+def parts(args: argparse.Namespace) -> dict[str, Any]:
+    """What this script does, piece by piece."""
+    run = args.draws, args.warmup, args.chains
+    data, ranks = (args.folder, args.places, args.kappa), (args.simulations, 7 if args.smoke else 31, args.warmup)
+    return {
+        "mean direction": partial(mean_direction, args.folder, *run),
+        "rotation, known": partial(rotation, *data, True, *run),
+        "rotation": partial(rotation, *data, False, *run),
+        "direction": partial(calibrate, "direction", *ranks),
+        "rotation ranks": partial(calibrate, "rotation", *ranks),
+    }
+
+
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", help="where volerup.csv is; else it is downloaded")
-    parser.add_argument("--draws", type=int, default=300, help="per chain (default 300)")
+    parser.add_argument("--draws", type=int, default=150, help="per chain (default 150)")
     parser.add_argument("--chains", type=int, default=16)
-    parser.add_argument("--warmup", type=int, default=250, help="per chain (default 250)")
+    parser.add_argument("--warmup", type=int, default=100, help="per chain (default 100)")
     parser.add_argument("--places", type=int, default=40, help="in the catalogue that is rotated (default 40)")
     parser.add_argument("--kappa", type=float, default=300.0, help="of its noise (default 300)")
-    parser.add_argument("--simulations", type=int, default=256, help="data sets for calibration (default 256)")
+    parser.add_argument("--simulations", type=int, default=128, help="data sets for calibration (default 128)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, help="where to save the picture")
     parser.add_argument("--smoke", action="store_true", help="few draws and simulations")
     args = parser.parse_args()
     if args.smoke:
         args.draws, args.warmup, args.chains, args.simulations = 10, 30, 4, 8
+    return args
 
+
+def main() -> None:
+    args = options()
     torch.set_default_dtype(torch.float64)
-    pyro.set_rng_seed(args.seed)
-    direction = mean_direction(args.folder, args.draws, args.warmup, args.chains)
-    rotation(args.folder, args.places, args.kappa, True, args.draws, args.warmup, args.chains)
-    turn = rotation(args.folder, args.places, args.kappa, False, args.draws, args.warmup, args.chains)
-    ranks = calibrate(args.simulations, 7 if args.smoke else 31, args.warmup)
+    results = {}
+    for k, (name, part) in enumerate(parts(args).items()):  # each with its own seed, so that they may also be run apart
+        pyro.set_rng_seed(args.seed + k)
+        results[name] = part()
     if args.figure:
-        draw(direction, turn, ranks, args.figure)
+        draw(results, args.figure)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ independent: a fixed number of trajectories (80 of 4 leapfrog steps, step size j
 
 This part is **not exact** in the sense of rejection; how close it is was measured by coupling. Two chains that share their
 random numbers, one started as above and one from a normal half as wide again and displaced, come together: over 200 lanes at
-each of nine scales from 0.1 to 3, their largest difference after all 80 trajectories was 3e-14 sigma for n = 16 and 6e-13 sigma for
-n = 32. So the start is forgotten to rounding. ``tests/ops/test_spd_chain.py`` repeats this in small, and holds moments to the exact
-sampler (n <= 12) and to the derivatives of log Z (n = 16, 32). A draw takes 4 ms of one core for n = 16, 11 ms for n = 32.
+each of eight scales from 0.1 to 2, their largest difference after all 80 trajectories was 4e-14 sigma for n = 16 and
+6e-13 sigma for n = 32. So the start is forgotten to rounding. ``tests/ops/test_spd_chain.py`` repeats this in small, and holds
+moments to the exact sampler (n <= 12) and to the derivatives of log Z (n = 16, 32). A draw takes 4 ms of one core for n = 16,
+11 ms for n = 32.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The tutorial on a mean direction and a rotation: its closed forms are right, its models are those of the closed forms, it runs."""
+"""The tutorial on a mean direction and a rotation: its closed forms are right and those of its models, and it runs."""
 
 import importlib.util
 import math
