@@ -76,7 +76,7 @@ def _exp_pull(K: Tensor, p: Tensor, z: Tensor, y: Tensor, g: Tensor, needs_k: bo
     gn, gd = gp * r, (N * gp + Mg) * r  # gd is the gradient in -D
     e, KG = gn - gd, K * G
     c_v = -KG * e
-    c_s = (K * gv * r * a * a - 2 * K * K * pv * e) * sinc_slope(s, H, G) - KG * (gn - 0.5 * gd * (2 - a))
+    c_s = (K * gv * r * a - 2 * K * K * pv * e) * sinc_slope(s, H, G) - KG * (gn - 0.5 * gd * (2 - a))
     c_p = K * ((H - 1) * gd + G * gv * r)
     if not frame:
         c_p = c_p - (2 / a) * (K * (Mg + c_v * pv) + c_s * s)

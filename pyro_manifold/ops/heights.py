@@ -85,9 +85,11 @@ class _Exponential:
         # s exp(-2k) (phi(ks) - phi(2k)) / (k phi(-2k)), phi(x) = (e^x - 1)/x
         small = (k < 0.25).nonzero(as_tuple=True)
         s, k = s[small], k[small]
-        total = torch.zeros_like(s)
-        for m in range(14, 0, -1):  # (phi(2k) - phi(ks)) / k = sum_m k^{m-1} (2^m - s^m) / (m + 1)!
-            total = total * k + (2.0**m - s**m) / math.factorial(m + 1)
+        x = torch.stack([2 * k, s * k])
+        phi = torch.zeros_like(x)  # (phi(x) - 1) / x
+        for m in range(14, 0, -1):
+            phi.mul_(x).add_(1 / math.factorial(m + 1))
+        total = 2 * phi[0] - s * phi[1]  # (phi(2k) - phi(ks)) / k
         h = torch.where(k > 0, torch.expm1(-2 * k) / torch.where(k > 0, -2 * k, 1.0), 1.0)
         out[small] = -s * torch.exp(-2 * k) * total / h
         return out
@@ -207,7 +209,7 @@ def height_gradient(s: Tensor, k: Tensor, n: int, profile: Profile) -> Tensor:
     small = compact(k).double()
     if n == 3:
         ss, kk = s.reshape(-1), small.expand(s.shape).reshape(-1)
-        for part in _slices(len(out), 4):
+        for part in _slices(len(out), 1):
             out[part] = profile.invert_gradient(ss[part].double(), kk[part])
         return out.reshape(s.shape)
     flat = [t.expand(s.shape).reshape(-1) for t in (s, small, profile.mean_score(small, n))]

@@ -1,8 +1,10 @@
 """Component-first layouts, and operators in blocks against the same in one piece."""
 
+import geoopt
 import pytest
 import torch
 
+from pyro_manifold.geometry import geometry
 from pyro_manifold.ops import components as co
 
 
@@ -16,3 +18,53 @@ def test_by_components(n: int, d: int) -> None:
     assert v.shape == (2, n, d) and s.shape == (2, n)
     (g,) = torch.autograd.grad(v.sum(), x)
     torch.testing.assert_close(g, y.sum(0).expand(n, d))
+
+
+def far_points(n: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs on S^d, among them some beyond 120 degrees."""
+    x = torch.nn.functional.normalize(torch.randn(2, n, d + 1, dtype=torch.float64), dim=-1)
+    return x[0], x[1]
+
+
+@pytest.mark.parametrize("d", [2, 9])
+@pytest.mark.parametrize("name", ["exp", "log", "exp_frame", "log_frame"])
+@pytest.mark.parametrize("make", [geoopt.Sphere, geoopt.Lorentz, geoopt.PoincareBall])
+def test_blocks_give_what_one_piece_gives(make: type, name: str, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifold = make() if make is geoopt.Sphere else make(1.3, learnable=True)
+    geo = geometry(manifold.double())
+    n, params = 301, list(manifold.parameters())
+    o = geo.origin(d, dtype=torch.float64)
+    p, q = far_points(n, d) if not params else (geo.exp_frame(o, torch.randn(n, d).double()) for _ in "pq")
+    v = torch.randn(n, d, dtype=torch.float64)
+    z = {"exp": geo.to_tangent(p, v), "exp_frame": v}.get(name, q).detach().requires_grad_()
+    p = p.detach().requires_grad_()
+
+    def all_of_it() -> list[torch.Tensor]:
+        y = getattr(geo, name)(p, z)
+        weight = torch.arange(y.numel(), dtype=y.dtype).reshape(y.shape).cos()
+        return [y, *torch.autograd.grad((weight * y).sum(), [p, z, *params])]
+
+    whole = all_of_it()
+    monkeypatch.setattr(co, "_BLOCK", 1 << 11)
+    for a, b in zip(whole, all_of_it(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("d", [2, 6])
+@pytest.mark.parametrize("name", ["exp", "log"])
+@pytest.mark.parametrize("make", [geoopt.Sphere, geoopt.Lorentz, geoopt.PoincareBall])
+def test_ambient_gradients_of_first_and_second_order(make: type, name: str, d: int) -> None:
+    geo = geometry(make().double())
+    p, q = far_points(6, d) if make is geoopt.Sphere else (
+        geo.exp_frame(geo.origin(d, dtype=torch.float64), torch.randn(6, d).double()).detach() for _ in "pq"
+    )
+    if make is geoopt.Sphere:
+        q[:2] = geo.exp_frame(p[:2], torch.tensor(2.8) * torch.nn.functional.normalize(torch.randn(2, d).double(), dim=-1))
+    z = q if name == "log" else geo.to_tangent(p, torch.randn(6, d).double())
+    args = tuple(a.detach().clone().requires_grad_() for a in (p, z))
+
+    def f(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:  # on the sphere only gradients along it have a meaning
+        on = torch.nn.functional.normalize if make is geoopt.Sphere else torch.clone
+        return getattr(geo, name)(on(p), on(z) if name == "log" else geo.project_tangent(on(p), z))
+
+    assert torch.autograd.gradcheck(f, args) and torch.autograd.gradgradcheck(f, args)
