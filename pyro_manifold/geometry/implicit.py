@@ -60,8 +60,8 @@ class ImplicitManifold(Submanifold):
         if rank < m:
             raise ValueError(
                 f"constraint: its Jacobian has rank {rank} at {[round(x, 4) for x in q[0].tolist()]}, expected {m}, the number "
-                "of equations; leave dependent equations out (of a symmetric matrix take the upper triangle), and write c so that "
-                "its gradient does not vanish on the manifold (|x| - 1, not (|x| - 1)^2)."
+                "of equations; leave dependent equations out (of a symmetric matrix take the upper triangle), and write c so "
+                "that its gradient does not vanish on the manifold (|x| - 1, not (|x| - 1)^2)."
             )
         if not bool(ok):
             raise ConvergenceError(f"near: no solution of the constraint was found from {flat.tolist()}; start nearer to one.")
