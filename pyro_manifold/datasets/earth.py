@@ -71,7 +71,7 @@ def _distinct(degrees: Tensor) -> Tensor:
 def earth(name: str = "volcano", *, folder: str | Path | None = None, distinct: bool = True) -> Tensor:
     r"""A public catalogue of places on Earth, as unit vectors.
 
-    .. math:: x = (\cos\varphi\cos\lambda,\ \cos\varphi\sin\lambda,\ \sin\varphi), \quad \varphi\text{ north},\ \lambda\text{ east}
+    .. math:: x = (\cos\varphi\cos\lambda,\ \cos\varphi\sin\lambda,\ \sin\varphi), \; \varphi\text{ north},\ \lambda\text{ east}
 
     ============ ====================================== ======= ========
     name         what (file)                               rows distinct
