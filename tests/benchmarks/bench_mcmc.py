@@ -334,13 +334,14 @@ def numpyro_ambient(t: Target, warmup: int, draws: int) -> Result | None:
     fields = ("num_steps", "diverging")
     mcmc.warmup(jax.random.PRNGKey(0), init_params=start, extra_fields=fields, collect_warmup=True)
     warm = int(np.asarray(mcmc.get_extra_fields()["num_steps"]).sum())
-    for _ in range(2):  # the first run compiles; both go on from where the last one ended, without warm-up
-        mcmc.post_warmup_state = mcmc.last_state
+    spent = []
+    for size in (draws, 20 * draws):  # each run compiles anew, so the time of a draw is a difference; neither warms up again
+        mcmc.num_samples, mcmc.post_warmup_state = size, mcmc.last_state
         begin = time.process_time()
         mcmc.run(mcmc.post_warmup_state.rng_key, extra_fields=fields)
-        jax.block_until_ready(mcmc.get_samples())
-    y = mcmc.get_samples()
-    seconds = time.process_time() - begin
+        y = jax.block_until_ready(mcmc.get_samples())
+        spent.append(time.process_time() - begin)
+    seconds = (spent[1] - spent[0]) * 20 / 19
     extra = mcmc.get_extra_fields()
     x = torch.from_numpy(np.asarray(jax.vmap(point)(y)).copy()).unsqueeze(0)
     steps, div = int(np.asarray(extra["num_steps"]).sum()), int(np.asarray(extra["diverging"]).sum())
@@ -399,7 +400,7 @@ def main() -> None:
         "Pyro, chart": lambda t: chart(t, *one),
         "Pyro, ambient": lambda t: ambient(t, *one),
         "Mici": lambda t: mici_rattle(t, *one),
-        "NumPyro, ambient": lambda t: numpyro_ambient(t, one[0], 5 * one[1]),
+        "NumPyro, ambient": lambda t: numpyro_ambient(t, *one),
     }
     if args.columns:
         columns = {k: f for k, f in columns.items() if any(c in k for c in args.columns)}

@@ -76,6 +76,7 @@ class GeodesicHMC(HMC):
     """
 
     transforms: Any
+    potential_fn: Any
     _initial_params: Any
 
     def __init__(

@@ -165,10 +165,9 @@ class System:
         with torch.enable_grad():
             leaves = [z[s.name].detach().requires_grad_() for s in self.sites]
             u = self.potential({s.name: x for s, x in zip(self.sites, leaves, strict=True)})
+            grads: tuple[Tensor | None, ...] = (None,) * len(leaves)  # of a constant, as uniform laws have
             if u.requires_grad:
                 grads = torch.autograd.grad(u.sum(), leaves, allow_unused=True)
-            else:  # constant, as uniform laws are
-                grads = (None,) * len(leaves)
         parts, n = [], leaves[0].shape[0]
         for s, x, g in zip(self.sites, leaves, grads, strict=True):
             if g is None:
