@@ -115,7 +115,8 @@ def main(names: list[str]) -> None:
             r = calibrate(name, kernel)
             cpu, chi2, ecdf = time.process_time() - start, min(r.p_values().values()), min(r.p_values("ecdf").values())
             n, low = len(r.ranks), min(r.ess.values())
-            print(f"| {name} | {kernel.__name__} | {n} | {chi2:.4f} | {min(1, n * chi2):.3f} | {ecdf:.4f} | {low:.0f} | {cpu:.0f} |", flush=True)
+            figures = f"{chi2:.4f} | {min(1, n * chi2):.3f} | {ecdf:.4f} | {low:.0f} | {cpu:.0f}"
+            print(f"| {name} | {kernel.__name__} | {n} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,16 +35,12 @@ def sphere_angles(x: Tensor) -> tuple[Tensor, Labels]:
     return torch.stack([*polar, azimuth], -1), [*names, "azimuth"]
 
 
-def _chart(geo: Geometry, x: Tensor) -> tuple[Tensor, Labels]:
-    if geo.has_chart:
-        v = geo.chart_inv(x)
-    else:
-        center = frechet_mean(geo.manifold, x.flatten(0, 1), tolerance=1e-5).mean
-        v = geo.log_frame(center.expand_as(x), x)
+def _chart(geo: Geometry, x: Tensor, center: Tensor | None) -> tuple[Tensor, Labels]:
+    v = geo.chart_inv(x) if center is None else geo.log_frame(center.expand_as(x), x)
     return v, [f"v{i + 1}" for i in range(v.shape[-1])]
 
 
-def _angles(geo: Geometry, x: Tensor) -> tuple[Tensor, Labels]:
+def _angles(geo: Geometry, x: Tensor, center: Tensor | None) -> tuple[Tensor, Labels]:
     if isinstance(geo, SphereGeometry):
         return sphere_angles(x)
     if isinstance(geo, TorusGeometry):
@@ -55,19 +51,29 @@ def _angles(geo: Geometry, x: Tensor) -> tuple[Tensor, Labels]:
             return v, ["azimuth"]
         return v, [f"rotation_{c}" for c in "xyz"] if v.shape[-1] == 3 else [f"rotation_{i + 1}" for i in range(v.shape[-1])]
     if isinstance(geo, ProductGeometry):
-        parts = [_angles(g, y) for g, y in zip(geo.factors, geo.split(x), strict=True)]
+        centers = [None] * len(geo.factors) if center is None else geo.split(center)
+        parts = [_angles(g, y, c) for g, y, c in zip(geo.factors, geo.split(x), centers, strict=True)]
         return torch.cat([v for v, _ in parts], -1), [f"{i}.{n}" for i, (_, names) in enumerate(parts) for n in names]
-    return _chart(geo, x)
+    return _chart(geo, x, None if geo.has_chart else center)
 
 
-def _ambient(geo: Geometry, x: Tensor) -> tuple[Tensor, Labels]:
+def _ambient(geo: Geometry, x: Tensor, center: Tensor | None) -> tuple[Tensor, Labels]:
     d = x.shape[-1]
     if isinstance(geo, SphereGeometry) and d <= 3:
         return x, list("xyz"[:d])
     return x, [str(i) for i in range(d)]
 
 
-COORDINATES: dict[str, Callable[[Geometry, Tensor], tuple[Tensor, Labels]]] = {
+def _needs_center(geo: Geometry, coords: str) -> bool:
+    """Are these coordinates logarithms at the mean of the draws?"""
+    if coords == "ambient" or geo.has_chart:
+        return False
+    if coords == "angles" and isinstance(geo, ProductGeometry):
+        return any(_needs_center(g, coords) for g in geo.factors)
+    return coords == "chart" or not isinstance(geo, SphereGeometry | TorusGeometry | SpecialOrthogonalGeometry)
+
+
+COORDINATES: dict[str, Callable[[Geometry, Tensor, Tensor | None], tuple[Tensor, Labels]]] = {
     "ambient": _ambient, "chart": _chart, "angles": _angles,
 }  # fmt: skip
 
@@ -91,7 +97,8 @@ class _Converter:
     """Coordinates of the sites of every group, with names for their axes."""
 
     def __init__(self, manifolds: Mapping[str, geoopt.Manifold], coords: str) -> None:
-        self.manifolds, self.map = manifolds, COORDINATES[coords]
+        self.manifolds, self.map, self.kind = manifolds, COORDINATES[coords], coords
+        self.centers: dict[str, Tensor] = {}  # of the posterior, which is converted first
         self.dims: dict[str, list[str]] = {}
         self.coords: dict[str, list[Any]] = {}
         self.circular: dict[str, Labels] = {}
@@ -104,7 +111,9 @@ class _Converter:
         event: list[str] = []
         if name in self.manifolds:
             geo = geometry(self.manifolds[name])
-            x, labels = self.map(geo, x)
+            if name not in self.centers and _needs_center(geo, self.kind):
+                self.centers[name] = frechet_mean(geo.manifold, x.flatten(0, lead - 1), tolerance=1e-5).mean
+            x, labels = self.map(geo, x, self.centers.get(name))
             event = [f"{name}_coord"]
             self.coords[event[0]] = labels
             if self.map is _ambient and geo.event_dim == 2:
@@ -174,8 +183,8 @@ def to_inference_data(
         \text{"angles"}: (\text{polar}, \dots, \text{azimuth})
 
     "ambient": points as they are. "chart": frame coordinates of the logarithm at the origin where that is a global chart
-    (hyperbolic space, SPD), else at the pooled Fréchet mean. "angles" (radians): polar angles and azimuth on spheres, wrapped angles
-    on tori, the rotation vector (axis times angle) on SO(3), factor by factor on products; other manifolds in their chart.
+    (hyperbolic space, SPD), else at the pooled Fréchet mean. "angles" (radians): polar angles and azimuth on spheres, wrapped
+    angles on tori, the rotation vector (axis times angle) on SO(3), factor by factor on products; other manifolds in their chart.
 
     ArviZ treats coordinates as numbers on a line: across the seam of an azimuth its diagnostics mislead, so judge convergence by
     :func:`geodesic_r_hat`. ``posterior.attrs["circular"]`` lists the azimuths as "site[label]", ``["circ_var_names"]`` the

@@ -6,7 +6,6 @@ r"""Simulation-based calibration: does inference recover parameters drawn from i
 for every statistic f, if and only if :math:`q` is the posterior as far as the statistics can see.
 """
 
-import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, as_completed
@@ -83,13 +82,14 @@ class SBCResult:
         for k, r in self.ranks.items():
             counts = torch.bincount(r * bins // (self.num_draws + 1), minlength=bins)
             bars = "".join("▁▂▃▄▅▆▇█"[min(7, int(4 * c * bins / self.num_simulations))] for c in counts.tolist())
-            lines.append(f"{k:{width}} {bars:>{max(bins, 15)}}  {chi2[k]:.4f}  {ecdf[k]:.4f} {self.ess.get(k, float('nan')):6.1f}")
+            ess = self.ess.get(k, float("nan"))
+            lines.append(f"{k:{width}} {bars:>{max(bins, 15)}}  {chi2[k]:.4f}  {ecdf[k]:.4f} {ess:6.1f}")
         smallest = min(chi2.values()) * len(chi2)
         verdict = "consistent with calibration" if self.is_calibrated() else "not calibrated"
         lines.append(f"smallest chi2 p times {len(chi2)} statistics: {min(smallest, 1.0):.4f}: {verdict} at 0.01")
         short = [k for k, e in self.ess.items() if e < self.num_draws]
         if short:
-            lines.append(f"ESS below num_draws for {', '.join(short)}: ranks of correlated draws are not uniform; raise max_samples")
+            lines.append(f"ESS below num_draws for {', '.join(short)}: correlated draws have uneven ranks; raise max_samples")
         return "\n".join(lines)
 
 
@@ -193,7 +193,7 @@ class _Separate(_Task):
             draws = {k: v.detach().unsqueeze(0) for k, v in answer.items()}
         else:
             raise ValueError(
-                f"posterior: returned {type(answer).__name__}; expected an MCMC kernel (which sbc runs) or a dict of draws with the "
+                f"posterior: returned {type(answer).__name__}; expected an MCMC kernel (which sbc runs) or a dict with the "
                 "draws along the first axis, for example Predictive(guide, num_samples=...)()."
             )
         chains, n = next(iter(draws.values())).shape[:2]
@@ -270,7 +270,7 @@ def sbc(
     :param dict statistics: name -> function of a dict of values (latent and observed sites, any leading axes) to one number each.
         By default every coordinate of the latent sites, distances to the base point for manifold sites, and the log likelihood,
         which sees errors in how data enter (Modrák et al.).
-    :param int lockstep: if not 0, that many simulations share one kernel as its chains, each with its own data: many times faster;
+    :param int lockstep: if not 0, that many simulations share one kernel as its chains, each with its own data: much faster;
         for :class:`GeodesicHMC` and :class:`GeodesicNUTS`, whose step size and scales are then shared as well.
     :param int seed: each simulation's seed is a hash of this and its number: results are the same under every executor.
     :param executor: any ``concurrent.futures.Executor``: process pool, MPI pool, Dask's ``client.get_executor()``. For processes
@@ -331,8 +331,8 @@ def sbc(
                     future.cancel()
                 if "pickle" in f"{type(error).__name__} {error}".lower():
                     raise ValueError(
-                        "executor: model, posterior or statistics cannot be sent to another process; expected functions defined at "
-                        f"the top level of a module ({error})."
+                        "executor: model, posterior or statistics cannot be sent to another process; expected functions "
+                        f"defined at the top level of a module ({error})."
                     ) from error
                 raise
     ranks = {k: torch.cat([r[k] for r, _ in results]) for k in results[0][0]}

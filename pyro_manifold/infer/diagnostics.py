@@ -134,7 +134,7 @@ def geodesic_r_hat(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None =
 def manifold_summary(
     source: Any, manifolds: Mapping[str, geoopt.Manifold] | None = None, group_by_chain: bool = True
 ) -> "OrderedDict[str, dict[str, Tensor]]":
-    r"""For each manifold-valued site: ``mean`` (Fréchet), ``scale`` (root of the geodesic variance per dimension), ``n_eff``, ``r_hat``.
+    r"""For each manifold-valued site its Fréchet ``mean``, ``scale`` (below), ``n_eff`` and ``r_hat``.
 
     .. math:: \text{scale}^2 = \tfrac{1}{\dim M}\,\mathrm E\,d(\bar x, x)^2
 

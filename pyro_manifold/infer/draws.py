@@ -54,7 +54,7 @@ def collect(
         event = geometry(m).event_dim
         if samples[k].dim() < 2 + event or not bool(geometry(m).contains(samples[k]).all()):
             raise ValueError(
-                f"{k}: draws of shape {tuple(samples[k].shape)} are not all points of {m.name} after a chain and a draw axis; check "
-                "manifolds, or give group_by_chain=False for draws without a chain axis."
+                f"{k}: draws of shape {tuple(samples[k].shape)} are not all points of {m.name} after a chain and a draw axis; "
+                "check manifolds, or give group_by_chain=False for draws without a chain axis."
             )
     return samples, found

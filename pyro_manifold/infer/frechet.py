@@ -65,7 +65,7 @@ def frechet_mean(
         raise ValueError(f"x: got dtype {x.dtype}, expected a floating dtype; convert it with .double().")
     x = x.detach().as_subclass(Tensor)
     if not bool(geo.contains(x).all()):
-        raise ValueError(f"x: some points are not on {manifold.name} (or not finite); project them with geometry(manifold).project(x).")
+        raise ValueError(f"x: some points are not on {manifold.name} (or not finite); use geometry(manifold).project(x).")
     batch = x.shape[1 : x.dim() - geo.event_dim]
     w = x.new_ones(()) if weights is None else torch.as_tensor(weights, dtype=x.dtype, device=x.device)
     if weights is not None and (w.shape[:1] != x.shape[:1] or w.shape[1:] not in ((), batch)):
@@ -147,8 +147,8 @@ def _descend(geo: Geometry, x: Tensor, w: Tensor, max_steps: int, tolerance: flo
     todo = size > tolerance * value.sqrt() + floor
     if bool(todo.any()):
         raise ConvergenceError(
-            f"frechet_mean: {int(todo.sum())} of {todo.numel()} means on {geo.manifold.name} have not converged in {max_steps} steps "
-            f"(gradient {float(size.max()):.1e}); the sample may have no unique mean (antipodal or uniform). Raise max_steps or "
-            "tolerance, or align axes first (align_axes)."
+            f"frechet_mean: {int(todo.sum())} of {todo.numel()} means on {geo.manifold.name} have not converged in {max_steps} "
+            f"steps (gradient {float(size.max()):.1e}); the sample may have no unique mean (antipodal or uniform). Raise "
+            "max_steps or tolerance, or align axes first (align_axes)."
         )
     return FrechetMean(m, value)

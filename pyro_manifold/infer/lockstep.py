@@ -135,8 +135,8 @@ class HeldData(TorchDistribution):
     def support(self) -> Any:
         return on(_Held(len(self.event_shape)))
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return self.base.sample(sample_shape)
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.base.sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.base.log_prob(value)
@@ -146,7 +146,7 @@ class HeldData(TorchDistribution):
 
 
 class hold(Messenger):
-    """Handler that makes the sites named in ``values`` :class:`HeldData`, with those values unless a handler outside gives others.
+    """Handler that makes the sites named in ``values`` :class:`HeldData`, with those values unless an outer handler sets others.
 
     >>> import pyro.distributions as dist
     >>> from pyro import poutine
