@@ -107,6 +107,7 @@ class ArcAdapter:
         self.longest = math.pi  # recorded trajectories are up to this long
         self._base: dict[str, Tensor] | None = None  # where tangent coordinates are taken
         self._centre: Tensor | None = None  # of the squared deviations: fixed in a window, the mean of the one before
+        self._chosen = False
         self._clear()
 
     def _clear(self) -> None:
@@ -117,7 +118,10 @@ class ArcAdapter:
     def count(self, step: float, warm: bool) -> int:
         """Steps of the next trajectory: jittered about the learned length, or long ones to learn from."""
         u = float(torch.rand(()))
-        length = self.longest * (0.5 + 0.5 * u) if warm and self.adapt else self.length * (1 + self.jitter * (2 * u - 1))
+        if warm and self.adapt:  # at first, while the scales are unknown, a few steps must do
+            length = (self.longest if self._chosen else min(self.longest, 10 * step)) * (0.5 + 0.5 * u)
+        else:
+            length = self.length * (1 + self.jitter * (2 * u - 1))
         return max(1, min(1024, round(length / step)))
 
     def recorder(self, system: System, step: float) -> Callable[[int, State, Tensor], None]:
@@ -166,6 +170,7 @@ class ArcAdapter:
             self.length, self.longest = self.length * stretch, self.longest * stretch
             self._clear()
             return
+        self._chosen = True
         self._centre = self._moments[0][: len(self._moments[0]) // 2] / n
         variance = (self._moments[1] / n - (self._moments[0] / n).square()).clamp_min(0)
         good = variance > 1e-12
@@ -182,7 +187,7 @@ class ArcAdapter:
             worst = mean.sort(descending=True).values[: max(1, mean.numel() // 10)].mean()
             gain = float((1 - worst) / (1 + worst) / count.mean())
             if gain > best:
-                best, self.length = gain, float(length)
+                best, self.length = gain, max(float(length), step / stretch)
         if self.length > 0.85 * float(grid[-1]):
             self.longest = min(2 * self.longest, 64 * math.pi)
         else:  # no longer than is needed to see the best length and a little beyond
