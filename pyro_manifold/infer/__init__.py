@@ -1,7 +1,9 @@
 """Inference on manifolds."""
 
+from .arviz import to_inference_data
 from .autoguide import AutoManifoldDelta, AutoManifoldMultivariateNormal, AutoManifoldNormal
 from .calibration import SBCResult, sbc
+from .diagnostics import FrechetMean, align_axes, frechet_mean, geodesic_ess, geodesic_r_hat, manifold_summary
 from .mcmc import GeodesicHMC, GeodesicNUTS, VectorizedMCMC
 from .optim import RiemannianAdam, RiemannianSGD
 from .reparam import AmbientReparam, CircularReparam, ManifoldReparam, ProjectedNormalReparam, WrappedNormalReparam
@@ -12,6 +14,7 @@ __all__ = [
     "AutoManifoldMultivariateNormal",
     "AutoManifoldNormal",
     "CircularReparam",
+    "FrechetMean",
     "GeodesicHMC",
     "GeodesicNUTS",
     "ManifoldReparam",
@@ -21,5 +24,11 @@ __all__ = [
     "SBCResult",
     "VectorizedMCMC",
     "WrappedNormalReparam",
+    "align_axes",
+    "frechet_mean",
+    "geodesic_ess",
+    "geodesic_r_hat",
+    "manifold_summary",
     "sbc",
+    "to_inference_data",
 ]

@@ -21,7 +21,11 @@ _SUBSAMPLE, _STARTS = 64, 8
 
 
 class FrechetMean(NamedTuple):
-    """Mean, shape ``batch + event``; geodesic variance V, shape ``batch``, the sum over the dimensions."""
+    """Mean, shape ``batch + event``; geodesic variance V, shape ``batch``, the sum over the dimensions.
+
+    >>> FrechetMean(torch.zeros(2), torch.ones(())).variance
+    tensor(1.)
+    """
 
     mean: Tensor
     variance: Tensor

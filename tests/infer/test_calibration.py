@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from sbc_models import D, MODELS, calibrate, hmc, nuts, num
+from sbc_models import MODELS, D, calibrate, hmc, num, nuts
 
 from pyro_manifold.distributions import ManifoldUniform
 from pyro_manifold.infer import GeodesicNUTS, sbc
@@ -118,10 +118,10 @@ def fails(model):
         (lambda: run(conjugate, normal_draws, lockstep=-1), ValueError, "lockstep: got -1"),
         (lambda: run(conjugate, normal_draws, max_samples=3), ValueError, "max_samples: got 3"),
         (lambda: sbc(conjugate, normal_draws, "y"), ValueError, r"expected a list of site names: \['y'\]"),
-        (lambda: sbc(conjugate, normal_draws, ["w"], num_simulations=2, disable_progbar=True), RuntimeError, r"observed: got \['w'\]"),
+        (lambda: sbc(conjugate, fails, ["w"], disable_progbar=True), RuntimeError, r"observed: got \['w'\]"),
         (lambda: run(conjugate, fails, n=2), RuntimeError, r"simulation with seed \d+ failed \(ArithmeticError: broken\)"),
         (lambda: run(conjugate, lambda m: 3, n=2), RuntimeError, "posterior: returned int; expected an MCMC kernel"),
-        (lambda: run(conjugate, normal_draws, n=2, num_draws=31), RuntimeError, "gave 15 draws, expected at least num_draws = 31"),
+        (lambda: run(conjugate, normal_draws, n=2, num_draws=31), RuntimeError, "gave 15 draws, expected at least num_draws"),
         (lambda: run(conjugate, normal_draws, n=2, lockstep=2), RuntimeError, "lockstep needs GeodesicHMC"),
         (lambda: run(conjugate, normal_draws, n=8).p_values("ks"), ValueError, "test: got 'ks'"),
     ],
