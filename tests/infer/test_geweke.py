@@ -1,7 +1,7 @@
 r"""Geweke's joint-distribution test: alternate kernel and data simulation, and compare with independent draws of both.
 
-If the kernel leaves p(z | y) invariant, the chain (z, y) -> (K(z | y), p(y | z)) has the law of the model. Sixty-four replicates of
-a model with a sphere and an ordinary site move as one state; prior moments are known in closed form.
+If the kernel leaves p(z | y) invariant, the chain (z, y) -> (K(z | y), p(y | z)) has the law of the model. Sixty-four
+replicates of a model with a sphere and an ordinary site move as one state; prior moments are known in closed form.
 [1] Geweke, *Getting it right*, JASA 99 (2004), eq. 5-7.
 """
 
