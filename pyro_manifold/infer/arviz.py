@@ -203,7 +203,7 @@ def to_inference_data(
     >>> import geoopt
     >>> x = geometry(geoopt.Sphere()).uniform_sample((2, 5), (3,))
     >>> data = to_inference_data({"x": x}, manifolds={"x": geoopt.Sphere()}, coords="angles")
-    >>> data.posterior["x"].dims, list(data.posterior["x_coord"].values)
+    >>> data.posterior["x"].dims, data.posterior["x_coord"].values.tolist()
     (('chain', 'draw', 'x_coord'), ['polar', 'azimuth'])
     """
     if coords not in COORDINATES:
