@@ -13,6 +13,7 @@ sec. 3.
 """
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ from .push import forward_push, half_log_det_gram
 __all__ = ["Chart", "InjectiveTransform", "LinearEmbedding", "Pad"]
 
 
-class InjectiveTransform(ModuleTransform):
+class InjectiveTransform(ModuleTransform, ABC):
     """What all injective maps share. A subclass gives ``_call`` and ``_inverse``, and ``push`` where it has a closed form.
 
     :param int dim: n, the dimension of u.
@@ -53,6 +54,12 @@ class InjectiveTransform(ModuleTransform):
     @property
     def codomain(self) -> constraints.Constraint:  # type: ignore[override]
         return image(self)
+
+    @abstractmethod
+    def _call(self, u: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _inverse(self, x: Tensor) -> Tensor: ...
 
     def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and :math:`J_g(u)T`, for the k vectors T of ``tangents``, shape ``batch + (k, n)``."""
