@@ -248,7 +248,7 @@ def log_bessel(k: Tensor, order: float, scaled: bool = False) -> Tensor:
     >>> torch.exp(log_bessel(k, 0.5, scaled=True)) * 2 * k  # sinh(k) exp(-k) * 2, at order 1/2
     tensor([0.0000, 0.8647, 1.0000], dtype=torch.float64)
     """
-    return _LogBessel.apply(k, order, scaled)[0]
+    return _LogBessel.apply(k, float(order), scaled)[0]  # under torch.jit.trace sizes are tensors
 
 
 def bessel_ratio(k: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -260,7 +260,7 @@ def bessel_ratio(k: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
     >>> ratio, complement, slope
     (tensor(0.), tensor(1.), tensor(0.3333))
     """
-    return _Ratio.apply(k, order)
+    return _Ratio.apply(k, float(order))
 
 
 def ratio_complement(k: Tensor, order: float) -> Tensor:
