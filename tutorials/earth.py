@@ -179,7 +179,7 @@ def fit_nuts(
     report = {
         "r_hat": float(pyro.ops.stats.split_gelman_rubin(fit, 0, 1)),
         "ess": float(pyro.ops.stats.effective_sample_size(fit, 0, 1)),
-        "divergences": len(mcmc.diagnostics()["divergences"]["chain 0"]),
+        "divergences": sum(map(len, mcmc.diagnostics()["divergences"].values())),
     }
     return q, report
 

@@ -237,7 +237,7 @@ def geodesic(t: Target, cls: type, chains: int, warmup: int, draws: int) -> Resu
     warm = d["warmup gradients"]["chain 0"]
     x = mcmc.get_samples(group_by_chain=True)["x"]
     return Result(
-        effective(statistics(t, x)), d["gradients"]["chain 0"] - warm, warm, seconds, len(d["divergences"]["chain 0"])
+        effective(statistics(t, x)), d["gradients"]["chain 0"] - warm, warm, seconds, sum(map(len, d["divergences"].values()))
     )
 
 
@@ -258,7 +258,7 @@ def plain(t: Target, size: tuple[int, ...], to_point: Callable, warmup: int, dra
     mcmc.run()
     seconds = time.process_time() - marks.seen[1]
     x = torch.stack([to_point(v)[0] for v in mcmc.get_samples()["v"]]).unsqueeze(0)
-    div = len(mcmc.diagnostics()["divergences"]["chain 0"])
+    div = sum(map(len, mcmc.diagnostics()["divergences"].values()))
     return Result(effective(statistics(t, x)), calls[0] - marks.seen[0], marks.seen[0], seconds, div)
 
 
@@ -380,7 +380,7 @@ def mixed(cls: type, chains: int, warmup: int, draws: int, **kwargs: Any) -> Res
     x = torch.cat([v.reshape(v.shape[:2] + (-1,)) for v in (s["sigma"].log(), s["kappa"].log(), s["mu"], s["theta"])], -1)
     return Result(
         effective(torch.cat([x, x.square()], -1)), d["gradients"]["chain 0"] - warm, warm, seconds,
-        len(d["divergences"]["chain 0"]),
+        sum(map(len, d["divergences"].values())),
     )  # fmt: skip
 
 

@@ -45,5 +45,6 @@ class VectorizedMCMC(MCMC):
         chains = self.kernel.chains
         if chains > 1:  # (1, draws, chains, ...) -> (chains, draws, ...)
             self._samples = {k: v[0].transpose(0, 1) for k, v in self._samples.items()}
-            self._diagnostics = self._diagnostics[:1] * chains
+            told = dict(self._diagnostics[0])
+            self._diagnostics = [{**told, "divergences": draws} for draws in told.pop("divergences by chain")]
         self.num_chains = chains

@@ -283,7 +283,7 @@ class GeodesicHMC(HMC):
                         s.motion.refused = dict.fromkeys(s.motion.refused, 0)
         else:
             n = self._t - self._warmup_steps
-            self._divergences.extend([n - 1] * int(out.diverging.sum()))
+            self._divergences.extend((n - 1, int(c)) for c in out.diverging.nonzero())
             self._accept_cnt += float(accept)
         self._mean_accept_prob += (float(accept) - self._mean_accept_prob) / n
         return {k: v.clone() if self.chains > 1 else v[0].clone() for k, v in state.z.items()}
@@ -303,8 +303,10 @@ class GeodesicHMC(HMC):
     def diagnostics(self) -> dict[str, Any]:
         """``divergences`` (draws), acceptance and gradients; for sites on implicit manifolds ``refused steps`` since warm-up."""
         refused = {s.name: dict(s.motion.refused) for s in self._system.sites if isinstance(s.motion, ProjectedMotion)}
+        by_chain = [[draw for draw, chain in self._divergences if chain == i] for i in range(self.chains)]
         return {
-            "divergences": self._divergences,
+            "divergences": [draw for draw, _ in self._divergences],
+            **({"divergences by chain": by_chain} if self.chains > 1 else {}),
             "acceptance rate": self._accept_cnt / max(1, self._t - self._warmup_steps),
             "gradients": self.num_gradients,
             "warmup gradients": self.warmup_gradients,

@@ -253,7 +253,7 @@ def test_from_pyros_improper_law_with_adaptation():
     cos = (x[..., :2].norm(dim=-1) - 1) / 0.5
     check_moment(cos, 0.25)
     check_moment(x[..., 2].square() / 0.25, 0.5)
-    assert float(split_gelman_rubin(cos.clone(), 0, 1)) < 1.05 and mcmc.diagnostics()["divergences"]["chain 0"] == []
+    assert float(split_gelman_rubin(cos.clone(), 0, 1)) < 1.05 and not any(mcmc.diagnostics()["divergences"].values())
 
 
 @pytest.mark.slow

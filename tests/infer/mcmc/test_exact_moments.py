@@ -199,7 +199,7 @@ def check(kernel, case, draws, r_hat):
     )  # fmt: skip
     mcmc = VectorizedMCMC(k, num_samples=draws, warmup_steps=100, initial_params={"x": start}, disable_progbar=True)
     mcmc.run()
-    assert mcmc.diagnostics()["divergences"]["chain 0"] == []
+    assert not any(mcmc.diagnostics()["divergences"].values())
     x = mcmc.get_samples(group_by_chain=True)["x"]
     assert geometry(case.manifold).contains(x, 1e-9).all()
     for values, exact, *error in case.checks(x):
