@@ -1,0 +1,113 @@
+r"""Exact volume of an injective flow: tangents pushed layer by layer against other exact ways, and what log_prob costs.
+
+    python tests/benchmarks/bench_pushforward.py        # some minutes, nearly all of them the last peer's
+
+Peers, on the same flow in the same process: ``vmap(jvp)`` over the n tangents (``torch.func``), ``vmap(jacrev)`` by row, and the
+arrangement of the published manifold-flow code written anew: of every layer the dense d x d Jacobian, multiplied together and cut
+to n columns at the end; its rows by one backward pass for the whole batch (which the published code could do), or by one for each
+output of each event (which it does, once). CPU time of one thread, least of several repetitions.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_manifold.distributions import Pushforward
+from pyro_manifold.flows import Coupling, InjectiveFlow, LatentFlow, LULinear, coupling_chain
+from pyro_manifold.transforms import Pad
+from pyro_manifold.transforms.push import forward_push, half_log_det_gram
+
+CASES = [(3, 2, 5, 100), (40, 14, 5, 100), (40, 14, 20, 100)]  # d, n, layers, batch
+
+
+def flow(d: int, n: int, depth: int) -> InjectiveFlow:
+    torch.manual_seed(0)
+    parts: list[Any] = []
+    for i in range(depth):
+        parts += [Coupling(d, range(i % 2, d, 2), hidden=(100, 100)), LULinear(d)]
+    g = InjectiveFlow(Pad(n, d), parts)
+    with torch.no_grad():
+        for p in g.parameters():
+            p.add_(0.3 * torch.randn_like(p) / (p.shape[-1] if p.dim() > 1 else 1) ** 0.5)
+    return g
+
+
+def dense(g: InjectiveFlow, u: Tensor, each: bool) -> Tensor:
+    """Jacobians of the layers, composed; ``each``: one backward pass for each output of each event, as published."""
+    x, J = g.embedding._call(u), torch.eye(g.codomain_dim).expand(len(u), -1, -1)
+    for layer in g.layers:
+        x = x.detach().requires_grad_()
+        y = layer._call(x)
+        if each:
+            step = torch.zeros(len(x), y.shape[1], x.shape[1])
+            for b in range(len(x)):
+                for i in range(y.shape[1]):
+                    step[b, i] = torch.autograd.grad(y[b, i], x, retain_graph=True)[0][b]
+        else:
+            step = torch.stack([torch.autograd.grad(y[:, i].sum(), x, retain_graph=True)[0] for i in range(y.shape[1])], 1)
+        J, x = step @ J, y.detach()
+    return half_log_det_gram(J[..., : g.dim].mT)
+
+
+def cpu_ms(f: Callable[[], Any], repeats: int, warm: bool = True) -> float:
+    if warm:
+        f()
+    times = []
+    for _ in range(repeats):
+        start = time.process_time()
+        f()
+        times.append(time.process_time() - start)
+    return 1e3 * min(times)
+
+
+def row(d: int, n: int, depth: int, batch: int, repeats: int) -> str:
+    g = flow(d, n, depth)
+    u = torch.randn(batch, n)
+    eye, x = torch.eye(n).expand(batch, n, n), g(u).detach()
+    law = Pushforward(LatentFlow(n, coupling_chain(n, 5, hidden=(100, 100))).condition(), g, validate_args=False)
+    rev = torch.func.vmap(torch.func.jacrev(g._call))
+
+    def jvp() -> Tensor:
+        return half_log_det_gram(forward_push(g._call, u, eye)[1])
+
+    def backward(volume: Callable[[], Tensor]) -> None:
+        g.zero_grad()
+        volume().sum().backward()
+
+    exact = jvp()
+    for peer in (g.log_volume(u), dense(g, u, False)):
+        assert torch.allclose(peer, exact, rtol=1e-3, atol=1e-3), "the ways disagree"
+    with torch.no_grad():
+        decode = cpu_ms(lambda: g._call(u), repeats)
+        ours = cpu_ms(lambda: g.push_volume(u), repeats)
+        log_prob = cpu_ms(lambda: law.log_prob(x), repeats)
+        peers = [cpu_ms(jvp, repeats), cpu_ms(lambda: half_log_det_gram(rev(u).mT), 2)]
+    peers += [cpu_ms(lambda: dense(g, u, False), 2), cpu_ms(lambda: dense(g, u, True), 1, warm=False)]
+    told = " | ".join(f"{t:.0f} ({t / ours:.1f}x)" for t in peers)
+    back = cpu_ms(lambda: backward(lambda: g.log_volume(u)), repeats)
+    back_jvp = cpu_ms(lambda: backward(jvp), repeats)
+    return (
+        f"| {d}, {n} | {depth} | {batch} | {decode:.1f} | {ours:.1f} | {told} | {log_prob:.1f} ({log_prob / decode:.1f} decodes) "
+        f"| {back:.0f} | {back_jvp:.0f} ({back_jvp / back:.1f}x) |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    print("\nCPU ms a batch, float32; in brackets the time over that of the push\n")
+    columns = "d, n | layers | batch | decode | push | vmap(jvp) | vmap(jacrev) | dense by row | dense as published | log_prob"
+    print(f"| {columns} | push + backward | jvp + backward |")
+    print("|---" * 12 + "|")
+    for case in CASES:
+        print(row(*case, repeats), flush=True)
+
+
+if __name__ == "__main__":
+    main()
