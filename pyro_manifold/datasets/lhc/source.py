@@ -36,10 +36,9 @@ class LHCEvents(NamedTuple):
     :param y: momenta of a1, a2 (three each) and of j1, j2 (four each), sorted by transverse momentum; (n, 14), GeV.
     :param swapped: whether the harder jet comes from the parton that moves along -z; (n,), boolean.
 
-    >>> from pyro_manifold.datasets import LHC
-    >>> y, swapped = LHC(2, seed=0).pool(3)
-    >>> tuple(y.shape), tuple(swapped.shape)
-    ((3, 14), (3,))
+    >>> events = LHCEvents(torch.zeros(3, 14), torch.tensor([True, False, True]))
+    >>> events.y[events.swapped].shape
+    torch.Size([2, 14])
     """
 
     y: Tensor
