@@ -211,6 +211,7 @@ def test_ctrl_c_ends_a_script_and_its_processes(tmp_path):
     run = subprocess.Popen(
         [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs us in the background
     )  # fmt: skip
     try:
         assert run.stdout.readline() == "ready\n"
