@@ -148,7 +148,8 @@ def report(name: str, draws: Tensor, exact: float) -> None:
     """A Monte Carlo mean beside the exact number, and the difference in Monte Carlo standard errors."""
     ess = float(arviz.ess(draws.numpy()))
     error = float(draws.std()) / math.sqrt(ess)
-    print(f"| {name} | {float(draws.mean()):.4f} | {exact:.4f} | {(float(draws.mean()) - exact) / error:+.1f} | {ess:.0f} |")
+    z = f"{(float(draws.mean()) - exact) / error:+.1f}" if error > 0 else "-"  # no draw outside, in a short run
+    print(f"| {name} | {float(draws.mean()):.4f} | {exact:.4f} | {z} | {ess:.0f} |")
 
 
 def cone(centre: Tensor, draws: Tensor) -> float:

@@ -296,7 +296,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.catalogues, args.mcmc = args.catalogues[:1], args.catalogues[:1]
-        args.components, args.mcmc_components, args.seeds, args.steps, args.draws, args.mcmc_draws = [2, 3], 3, 2, 4, 3, 2
+        args.components, args.mcmc_components, args.seeds, args.steps, args.draws, args.mcmc_draws = [2, 3], 3, 2, 4, 3, 4
     args.out.mkdir(parents=True, exist_ok=True)
 
     torch.set_default_dtype(torch.float64)

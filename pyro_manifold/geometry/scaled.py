@@ -7,6 +7,7 @@ r"""A manifold whose distances are all multiplied by one factor, ``geoopt.Scaled
 with v in the orthonormal frames; as ambient vectors, exponential map, logarithm and geodesics are those of the base.
 """
 
+import copyreg
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -153,3 +154,16 @@ def _over(base: Any, s: Tensor) -> Any:
         normal = d.Normal(base.mean / s, base.stddev / s, validate_args=False)
         return d.Independent(normal, base.reinterpreted_batch_ndims, validate_args=False)
     return None
+
+
+def _rebuild(base: geoopt.Manifold, scale: Tensor | None, log_scale: Tensor | None) -> geoopt.Scaled:
+    manifold = geoopt.Scaled(base, learnable=log_scale is not None)
+    if log_scale is None:
+        manifold._scale = scale
+    else:
+        manifold._log_scale = log_scale
+    return manifold
+
+
+# geoopt's own way cannot be unpickled or deep-copied: its __getattr__ asks for ``base`` before there is one
+copyreg.pickle(geoopt.Scaled, lambda m: (_rebuild, (m.base, m._scale, m._log_scale)))  # type: ignore[arg-type, return-value]

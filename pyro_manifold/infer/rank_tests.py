@@ -101,4 +101,4 @@ def ecdf_band(simulations: int, num_draws: int, prob: float = 0.95) -> Band:
     lower = torch.where(inside, n, simulations + 1).amin(-1)
     upper = torch.where(inside, n, -1).amax(-1)
     points = torch.arange(1, num_draws + 1, dtype=torch.float64) / (num_draws + 1)
-    return Band(points, lower / simulations, upper / simulations)
+    return Band(points, lower.double() / simulations, upper.double() / simulations)

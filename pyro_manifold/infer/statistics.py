@@ -24,7 +24,8 @@ class _Coordinate:
         self.name, self.index = name, index
 
     def __call__(self, values: Values) -> Tensor:
-        return values[self.name][(..., *self.index)]
+        index: Any = (..., *self.index)
+        return values[self.name][index]
 
 
 class _Distance:
@@ -34,8 +35,8 @@ class _Distance:
         self.name, self.geo, self.index = name, geo, index
 
     def __call__(self, values: Values) -> Tensor:
-        events = (slice(None),) * self.geo.event_dim
-        x = values[self.name][(..., *self.index, *events)]
+        index: Any = (..., *self.index, *(slice(None),) * self.geo.event_dim)
+        x = values[self.name][index]
         o = self.geo.base_point(x.shape[x.dim() - self.geo.event_dim :], dtype=x.dtype, device=x.device).expand_as(x)
         if isinstance(self.geo, StiefelGeometry):
             return (x - o).square().sum((-1, -2)).sqrt()
