@@ -73,14 +73,14 @@ def earth(name: str = "volcano", *, folder: str | Path | None = None, distinct: 
 
     .. math:: x = (\cos\varphi\cos\lambda,\ \cos\varphi\sin\lambda,\ \sin\varphi), \; \varphi\text{ north},\ \lambda\text{ east}
 
-    ============ ====================================== ======= ========
-    name         what (file)                               rows distinct
-    ============ ====================================== ======= ========
-    volcano      eruptions, NOAA (volerup.csv)              827      267
-    earthquake   significant ones, NOAA (quakes_all.csv)   6120     5447
-    flood        Dartmouth Flood Observatory (flood.csv)   4875     4861
-    fire         active ones, NASA FIRMS (fire.csv)       12809    12802
-    ============ ====================================== ======= ========
+    ============ ======================================== ======= ========
+    name         what (file)                              rows    distinct
+    ============ ======================================== ======= ========
+    volcano      eruptions, NOAA (volerup.csv)            827     267
+    earthquake   significant ones, NOAA (quakes_all.csv)  6120    5447
+    flood        Dartmouth Flood Observatory (flood.csv)  4875    4861
+    fire         active ones, NASA FIRMS (fire.csv)       12809   12802
+    ============ ======================================== ======= ========
 
     Many rows repeat a place exactly. A random split then puts copies of training points in the test set, and the likelihood
     has no upper bound: hence ``distinct``, which keeps the first row of each place.

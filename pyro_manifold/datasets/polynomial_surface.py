@@ -167,7 +167,7 @@ class PolynomialSurface:
         return float(gap.mean()), float(gap.std() / n**0.5)
 
     def vertical_distance(self, x: Tensor) -> Tensor:
-        """|height - f(z)|: the paper's distance from the manifold (which it caps at 10 and averages)."""
+        """Absolute value of height - f(z): the paper's distance from the manifold (which it caps at 10 and averages)."""
         z, height = self.chart(x)
         return (height - self._jet(z).value).abs()
 
