@@ -116,7 +116,8 @@ class ConditionalPushforward(ConditionalDistribution, nn.Module):
     :param base: a Pyro ``ConditionalDistribution`` of vectors of size n, such as ``ConditionalTransformedDistribution``.
     :param InjectiveTransform transform: g.
 
-    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward`; all of them share what they remember of observed tensors.
+    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward`; all of them share what
+    they remember of observed tensors.
 
     >>> from pyro_manifold.flows import ConditionalCoupling
     >>> from pyro_manifold.transforms import Pad

@@ -4,6 +4,8 @@ import math
 import warnings
 
 import geoopt
+import pyro
+import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
@@ -129,3 +131,21 @@ def test_second_order_of_a_draw_raises() -> None:
     (g,) = torch.autograd.grad((x[0] * k).sum(), k, create_graph=True)
     with pytest.raises(NotImplementedError, match="last order"):
         torch.autograd.grad(g, k)
+
+
+def test_jit_elbo_with_a_learned_concentration() -> None:
+    """Traced and plain ELBO agree, gradients included: under torch.jit.trace sizes are tensors."""
+    loc = torch.tensor([0.0, 0.6, 0.8], dtype=torch.float64)
+    x = VonMisesFisher(loc, 4.0).sample((20,))
+
+    def model() -> None:
+        k = pyro.param("k", torch.tensor(1.5, dtype=torch.float64), constraint=dist.constraints.positive)
+        with pyro.plate("n", 20):
+            pyro.sample("x", VonMisesFisher(loc, k), obs=x)
+
+    seen = []
+    for elbo in (pyro.infer.Trace_ELBO(), pyro.infer.JitTrace_ELBO(ignore_jit_warnings=True)):
+        pyro.clear_param_store()
+        loss = elbo.loss_and_grads(model, lambda: None)
+        seen.append((float(loss), float(pyro.param("k").unconstrained().grad)))
+    assert seen[0] == pytest.approx(seen[1], rel=1e-6)
