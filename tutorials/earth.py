@@ -160,7 +160,7 @@ def fit_nuts(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Draws of all chains together, and how far the chains agree.
 
-    :param starts: for each chain draws of :func:`fit_svi`, of which it takes the last; fits that began at other centres.
+    :param starts: for each chain draws of :func:`fit_svi`, of which it takes the last.
     """
     place, turn = "loc" if family == "vmf" else "frame", itertools.cycle(starts)
 
@@ -227,8 +227,13 @@ def nuts_row(name: str, family: str, k: int, distinct: bool, args: Any) -> tuple
     start, each, reports = time.process_time(), [], []
     for x in train:
         pyro.set_rng_seed(args.seed)
-        starts = fit_svi(x.expand(args.chains, -1, -1), family, k, steps=args.steps // 2, batch=args.batch, draws=1)
+        fits = fit_svi(x.expand(args.chains, -1, -1), family, k, steps=args.steps, batch=args.batch, draws=args.chains)
+        with torch.no_grad():
+            fit = torch.stack([log_density(q, x).sum(-1).mean() for q in fits])
+        best = fits[int(fit.argmax())]  # other sets of regions are other modes, which no chain leaves: all start from the best
+        starts = [{site: v[i : i + 1] for site, v in best.items()} for i in range(args.chains)]
         q, report = fit_nuts(x, family, k, starts=starts, draws=args.mcmc_draws, warmup=args.mcmc_draws)
+        report["fits"] = fit.tolist()
         each.append(q)
         reports.append(report)
     row |= {"seconds": time.process_time() - start, "reports": reports}
@@ -291,7 +296,7 @@ def main() -> None:
     parser.add_argument("--mcmc-families", nargs="+", default=["vmf"], choices=["vmf", "kent"])
     parser.add_argument("--mcmc-draws", type=int, default=50, help="draws a chain, after as many for warm-up (default 50)")
     parser.add_argument("--mcmc-seeds", type=int, default=1, help="splits for MCMC (default 1)")
-    parser.add_argument("--chains", type=int, default=2, help="chains, each from a fit by SVI of its own (default 2)")
+    parser.add_argument("--chains", type=int, default=4, help="chains, and SVI fits of which the best starts them (default 4)")
     parser.add_argument("--smoke", action="store_true", help="one catalogue, 2 splits, 3 regions, a few steps")
     args = parser.parse_args()
     if args.smoke:

@@ -285,3 +285,14 @@ def test_divergences_belong_to_their_chain() -> None:
     mcmc.run()
     told = mcmc.diagnostics()["divergences"]
     assert told["chain 0"] == [] and len(told["chain 1"]) > 0
+
+
+def test_improper_ordinary_site_finds_a_start():
+    """Pyro's ImproperUniform has no sampler; the start is uniform in unconstrained space, as init_to_uniform's."""
+
+    def model():
+        x = pyro.sample("x", dist.ImproperUniform(dist.constraints.positive, (), (2,)))
+        pyro.factor("f", dist.Gamma(2.0, 1.0).log_prob(x).sum(-1))
+
+    mcmc = run(GeodesicHMC(model, chains=16), draws=50)
+    check_moment(mcmc.get_samples(group_by_chain=True)["x"][..., 0], 2.0)
