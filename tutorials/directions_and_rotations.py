@@ -254,7 +254,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     b.hist(logs.numpy(), bins=50, density=True, color="tab:orange", alpha=0.6, label="NUTS")
     b.plot(u, w / (u[1] - u[0]), color="tab:blue", label="quadrature")
     b.set(xlim=(float(logs.min()) - 0.2, float(logs.max()) + 0.2), xlabel=r"$\log\kappa$", title="Iceland: concentration")
-    b.legend()
+    b.legend(fontsize="small", framealpha=0.6, loc="upper left")
 
     vector, exact = turn["vector"].flatten(0, 1), turn["exact"]
     c.scatter(*vector[::4, :2].mT.numpy(), s=2, color="tab:orange", alpha=0.4, label="NUTS")
@@ -263,7 +263,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     c.plot(0, 0, "k+", markersize=12, label="singular values")
     c.plot(*turn["truth"][:2].tolist(), "r*", markersize=11, label="truth")
     c.set(aspect="equal", xlabel="rotation vector 1, degrees", ylabel="rotation vector 2", title="Rotation between catalogues")
-    c.legend()
+    c.legend(fontsize="small", framealpha=0.6, loc="upper left")
 
     for name, result in ranks.items():
         for i, r in enumerate(result.ranks.values()):
@@ -277,7 +277,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for sign in (-1, 1):  # Kolmogorov's band for one statistic
         d.axhline(sign * 1.36 / math.sqrt(n), color="0.5", linestyle=":", linewidth=1)
     d.set(xlabel="rank / number of draws", ylabel="ecdf - uniform", title=f"Calibration, {n} simulated data sets")
-    d.legend()
+    d.legend(fontsize="small", framealpha=0.6, loc="upper left")
     figure.savefig(path, dpi=110)
 
 
