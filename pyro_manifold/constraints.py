@@ -16,7 +16,7 @@ from torch.distributions import constraints as torch_constraints
 from .geometry import Geometry, geometry
 from .ops.checks import check_all
 
-__all__ = ["check_point", "circular", "image", "manifold_of", "on", "polar"]
+__all__ = ["check_point", "circular", "image", "manifold_of", "on", "point_constraint", "polar"]
 
 
 class on(torch_constraints.Constraint):
@@ -111,6 +111,17 @@ class image(torch_constraints.Constraint):
 
     def __repr__(self) -> str:
         return f"image({self.transform})"
+
+
+def point_constraint(constraint: Any) -> Any:
+    """The constraint of one point, inside the wrappers of ``to_event``; anything else as it is.
+
+    >>> manifold_of(point_constraint(dist.constraints.independent(on(geoopt.Sphere()), 1))).name
+    'Sphere'
+    """
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    return constraint
 
 
 def manifold_of(constraint: torch_constraints.Constraint) -> geoopt.Manifold | None:

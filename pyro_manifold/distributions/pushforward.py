@@ -18,6 +18,7 @@ from ..constraints import image
 from ..ops.checks import check_all
 from ..ops.numerics import concrete
 from ..transforms.injective import InjectiveTransform
+from ..transforms.module import modules_of
 
 __all__ = ["ConditionalPushforward", "Pushforward"]
 
@@ -130,8 +131,8 @@ class ConditionalPushforward(ConditionalDistribution, nn.Module):
     def __init__(self, base: Any, transform: InjectiveTransform, **kwargs: Any) -> None:
         nn.Module.__init__(self)
         self.base, self.transform, self.kwargs = base, transform.with_cache(), kwargs
-        parts = (base, *getattr(base, "transforms", ()))  # Pyro's conditional distributions are no modules, their transforms are
-        self._learned = nn.ModuleList(p for p in parts if isinstance(p, nn.Module))
+        # Pyro's conditional distributions are no modules, their transforms are
+        self._learned = modules_of((base, *getattr(base, "transforms", ())))
 
     def condition(self, context: Tensor) -> Pushforward:
         return Pushforward(self.base.condition(context), self.transform, **self.kwargs)

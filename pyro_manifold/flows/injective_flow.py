@@ -8,10 +8,11 @@ Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and de
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform
 
 from ..transforms.injective import InjectiveTransform
+from ..transforms.module import modules_of
 from ..transforms.push import push
 
 __all__ = ["InjectiveFlow"]
@@ -49,7 +50,7 @@ class InjectiveFlow(InjectiveTransform):
                 )
         self.embedding = embedding
         self.layers = list(layers)
-        self._learned = nn.ModuleList(layer for layer in layers if isinstance(layer, nn.Module))
+        self._learned = modules_of(layers)
 
     def _call(self, u: Tensor) -> Tensor:
         x = self.embedding._call(u)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.conditional import ConditionalDistribution, ConditionalTransform
+from pyro.distributions.conditional import ConditionalDistribution
 from torch import Tensor, nn
 
+from ..transforms.module import modules_of
 from .coupling import ConditionalCoupling, Coupling
 
 __all__ = ["LatentFlow", "coupling_chain"]
@@ -48,7 +49,7 @@ class LatentFlow(ConditionalDistribution, nn.Module):
         nn.Module.__init__(self)
         self.dim, self.context_dim = dim, context_dim
         self.layers = list(layers)
-        self._learned = nn.ModuleList(layer for layer in layers if isinstance(layer, nn.Module))
+        self._learned = modules_of(layers)
         self.register_buffer("zero", torch.zeros(dim))
 
     def condition(self, context: Tensor | None = None) -> Any:
@@ -58,9 +59,7 @@ class LatentFlow(ConditionalDistribution, nn.Module):
             raise ValueError(f"context: got {seen}; expected {wanted}, as context_dim says.")
         batch = () if context is None else context.shape[:-1]
         base = dist.Normal(self.zero.expand(*batch, self.dim), 1.0).to_event(1)
-        return dist.TransformedDistribution(
-            base, [t.condition(context) if isinstance(t, ConditionalTransform) else t for t in self.layers]
-        )
+        return dist.ConditionalTransformedDistribution(base, self.layers).condition(context)
 
     def clear_cache(self) -> None:
         """Nothing is kept between draws."""

@@ -10,7 +10,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Transform, transform_to
 
-from ..constraints import manifold_of
+from ..constraints import manifold_of, point_constraint
 from ..geometry import geometry
 
 __all__ = ["RiemannianAdam", "RiemannianSGD"]
@@ -62,10 +62,7 @@ class _OnManifold(torch.optim.Optimizer):
 def _constraint(u: Tensor) -> Any:
     """The constraint of the parameter that Pyro's store holds as ``u``, without ``independent``; ``None`` for strangers."""
     store = pyro.get_param_store()
-    constraint = store.get_state()["constraints"].get(store.param_name(u))
-    while hasattr(constraint, "base_constraint"):
-        constraint = constraint.base_constraint
-    return constraint
+    return point_constraint(store.get_state()["constraints"].get(store.param_name(u)))
 
 
 class _Adam(_OnManifold, geoopt.optim.RiemannianAdam):

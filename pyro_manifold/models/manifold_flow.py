@@ -15,13 +15,13 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions.conditional import ConditionalTransform
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ..distributions import Pushforward
 from ..flows import Coupling, InjectiveFlow, LatentFlow, LULinear, Perceptron, coupling_chain
 from ..transforms import Chart, InjectiveTransform, Pad
+from ..transforms.module import modules_of
 
 __all__ = ["AmbientFlow", "ManifoldFlow"]
 
@@ -160,7 +160,7 @@ class AmbientFlow(_Flow):
             raise ValueError(f"latent, eps: got dimension {latent.dim} in {codomain_dim} and {eps}; expected n <= d and eps > 0.")
         self.latent, self.codomain_dim, self.eps = latent, codomain_dim, float(eps)
         self.layers = list(layers)
-        self._learned = nn.ModuleList(layer for layer in layers if isinstance(layer, nn.Module))
+        self._learned = modules_of(layers)
 
     @classmethod
     def from_data(
@@ -176,9 +176,7 @@ class AmbientFlow(_Flow):
         r""":math:`p(\cdot \mid \theta)`, a law in :math:`\mathbb R^d`."""
         u = self.latent.condition(context)
         base = _Beside(u, self.latent.zero.new_full((self.codomain_dim - self.latent.dim,), self.eps))
-        return dist.TransformedDistribution(
-            base, [t.condition(context) if isinstance(t, ConditionalTransform) else t for t in self.layers]
-        )
+        return dist.ConditionalTransformedDistribution(base, self.layers).condition(context)
 
 
 class _Beside(dist.TorchDistribution):

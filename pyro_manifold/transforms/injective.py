@@ -186,8 +186,8 @@ def principal_axes(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class Chart(InjectiveTransform):
     """An embedding that the user writes down: FOM ("flow on a prescribed manifold") in [1].
 
-    :param forward: g, a differentiable function of one vector or a batch of them. If it has a ``push``, as another injective map
-        has, that is used: with an encoder network as ``inverse`` this is the M_e-flow, with two networks the decoder and
+    :param forward: g, a differentiable function of one vector or a batch of them. Of another injective map the
+        ``push`` is used: with an encoder network as ``inverse`` this is the M_e-flow, with two networks the decoder and
         encoder of a probabilistic auto-encoder. Modules become submodules.
     :param inverse: a left inverse of it.
     :param int dim: n.

@@ -1,13 +1,20 @@
 """What transforms with parameters share: torch's modules that can be cached copies of one another."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from pyro.distributions.torch_transform import TransformModule
+from torch import nn
 from torch.distributions import constraints
 
-__all__ = ["ModuleTransform"]
+__all__ = ["ModuleTransform", "modules_of"]
+
+
+def modules_of(parts: Iterable[Any]) -> nn.ModuleList:
+    """Those of ``parts`` that have parameters to register: not every transform or distribution is a module."""
+    return nn.ModuleList(p for p in parts if isinstance(p, nn.Module))
 
 
 class ModuleTransform(TransformModule):

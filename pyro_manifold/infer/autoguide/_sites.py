@@ -13,9 +13,8 @@ from pyro.infer.autoguide.utils import helpful_support_errors
 from torch import Tensor
 from torch.distributions import biject_to
 
-from ...constraints import on
+from ...constraints import manifold_of, on, point_constraint
 from ...geometry import geometry
-from ..reparam._base import manifold_within
 from ..reparam.circular import is_unmarked_angle
 
 __all__ = ["all_rows", "sample_ordinary", "start_of"]
@@ -34,7 +33,7 @@ def start_of(name: str, site: dict) -> tuple[geoopt.Manifold | None, Tensor, Any
             f"{name}: got a law of angles whose support says {fn.support}, where a guide would spread over the turns. Unwrap it: "
             f"poutine.reparam(model, config={{{name!r}: CircularReparam()}}), from pyro_manifold.infer."
         )
-    manifold = manifold_within(fn.support)
+    manifold = manifold_of(point_constraint(fn.support))
     if manifold is not None:
         return manifold, value, on(manifold), geometry(manifold).event_dim
     with helpful_support_errors(site):

@@ -14,7 +14,7 @@ from pyro.infer.mcmc.util import _guess_max_plate_nesting, initialize_model
 from torch import Tensor
 from torch.distributions import Transform, biject_to, identity_transform
 
-from ...constraints import circular, manifold_of, on, polar
+from ...constraints import circular, manifold_of, on, point_constraint, polar
 from ...geometry import Geometry, SubmanifoldGeometry, geometry
 from .errors import InvalidStartError
 from .potential import ChainBatch, ModelPotential
@@ -75,9 +75,7 @@ def _bijection(name: str, fn: Any) -> Transform:
     try:
         return biject_to(support).inv
     except NotImplementedError:
-        base = support
-        while hasattr(base, "base_constraint"):
-            base = base.base_constraint
+        base = point_constraint(support)
         if base is circular:
             remedy = f"poutine.reparam(model, {{{name!r}: CircularReparam()}}) lifts it to the line"
         elif base is polar:

@@ -1,17 +1,13 @@
 """What the reparametrisers of this package share."""
 
-from typing import Any
 
-import geoopt
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer.reparam.reparam import Reparam, ReparamMessage, ReparamResult
 from torch import Tensor
 
-from ...constraints import manifold_of
-
-__all__ = ["LatentReparam", "innermost", "like_of", "manifold_within", "standard_normal", "unwrapped"]
+__all__ = ["LatentReparam", "innermost", "like_of", "standard_normal", "unwrapped"]
 
 
 class LatentReparam(Reparam):
@@ -59,13 +55,6 @@ def innermost(fn: dist.TorchDistribution) -> dist.TorchDistribution:
     while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
         fn = fn.base_dist
     return fn
-
-
-def manifold_within(constraint: Any) -> geoopt.Manifold | None:
-    """The manifold of a support, also of several points that are one event (``to_event``)."""
-    while hasattr(constraint, "base_constraint"):
-        constraint = constraint.base_constraint
-    return manifold_of(constraint)
 
 
 def standard_normal(like: Tensor, shape: torch.Size, event_dim: int) -> dist.TorchDistribution:
