@@ -15,6 +15,7 @@ from collections.abc import Callable
 import mpmath
 import torch
 from scipy.special import gammaln, ive
+from timing import least
 from torch import Tensor
 
 from pyro_manifold.ops import bingham_sampler, kent_sampler
@@ -134,12 +135,7 @@ def acceptances() -> None:
 
 
 def seconds(f: Callable[[], object], repeats: int) -> float:
-    best = math.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        f()
-        best = min(best, time.perf_counter() - start)
-    return best
+    return 1e-3 * least([f], repeats, clock=time.perf_counter, warm=False)[0]
 
 
 def times(n: int, repeats: int) -> None:

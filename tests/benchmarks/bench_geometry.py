@@ -7,30 +7,18 @@ the backward pass differentiates exp in both arguments and log in both.
 
 import argparse
 import math
-import time
 from collections.abc import Callable
 
 import geoopt
 import mpmath as mp
 import torch
+from timing import least
 from torch import Tensor
 
 from pyro_manifold.geometry import geometry
 from pyro_manifold.transforms import BallToHyperboloid
 
 mp.mp.dps = 60
-
-
-def least(runs: list[Callable[[], object]], repeat: int) -> list[float]:
-    """Least CPU time in ms of each, taken in turn."""
-    best = [math.inf] * len(runs)
-    for i in range(repeat + 1):
-        for j, f in enumerate(runs):
-            t = time.process_time()
-            f()
-            if i:  # the first round warms up
-                best[j] = min(best[j], 1e3 * (time.process_time() - t))
-    return best
 
 
 def speed(n: int, repeat: int) -> None:

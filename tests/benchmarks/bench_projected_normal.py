@@ -10,11 +10,12 @@ in one process, minimum over repeats.
 import argparse
 import math
 import time
-from collections.abc import Callable
+from functools import partial
 
 import mpmath
 import pyro.distributions as dist
 import torch
+from timing import least
 from torch import Tensor
 
 from pyro_manifold.distributions import ProjectedNormal
@@ -59,14 +60,7 @@ def accuracy() -> None:
             print(f"| {n}, {str(dtype).removeprefix('torch.')} | " + " | ".join(text) + " |", flush=True)
 
 
-def milliseconds(fs: list[Callable[[], object]], repeats: int) -> list[float]:
-    best = [math.inf] * len(fs)
-    for _ in range(repeats):
-        for i, f in enumerate(fs):
-            start = time.perf_counter()
-            f()
-            best[i] = min(best[i], 1e3 * (time.perf_counter() - start))
-    return best
+milliseconds = partial(least, clock=time.perf_counter, warm=False)
 
 
 def speed(size: int, repeats: int) -> None:

@@ -9,11 +9,11 @@ output of each event (which it does, once). CPU time of one thread, least of sev
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from timing import least
 from torch import Tensor
 
 from pyro_manifold.distributions import Pushforward
@@ -54,14 +54,7 @@ def dense(g: InjectiveFlow, u: Tensor, each: bool) -> Tensor:
 
 
 def cpu_ms(f: Callable[[], Any], repeats: int, warm: bool = True) -> float:
-    if warm:
-        f()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        f()
-        times.append(time.process_time() - start)
-    return 1e3 * min(times)
+    return least([f], repeats, warm=warm)[0]
 
 
 def row(d: int, n: int, depth: int, batch: int, repeats: int) -> str:

@@ -11,10 +11,10 @@ Run: python tests/benchmarks/bench_riemannian_normal.py
 """
 
 import math
-import time
 
 import mpmath
 import torch
+from timing import least
 
 from pyro_manifold.ops.radial import log_area, log_normalizer
 from pyro_manifold.ops.radial_sample import radius_gradients, sample_radius
@@ -136,13 +136,7 @@ class PeerSample(torch.autograd.Function):
 
 
 def best(f, repeats=7):
-    f()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        f()
-        times.append(time.process_time() - start)
-    return min(times) * 1e3
+    return least([f], repeats)[0]
 
 
 def exact(dim, s):

@@ -19,6 +19,7 @@ import geoopt
 import mpmath
 import numpy as np
 import torch
+from timing import least
 
 from pyro_manifold.distributions import RiemannianNormal
 from pyro_manifold.geometry import geometry
@@ -28,13 +29,7 @@ F64 = torch.float64
 
 
 def seconds(f: Callable[[], Any], repeats: int) -> float:
-    f()
-    best = math.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        f()
-        best = min(best, time.perf_counter() - start)
-    return best
+    return 1e-3 * least([f], repeats, clock=time.perf_counter)[0]
 
 
 def exact_log_pfaffian(n: int, s: float) -> Any:

@@ -12,12 +12,13 @@ process without argument validation, minimum over repeats.
 import argparse
 import math
 import time
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import scipy.special
 import scipy.stats
 import torch
+from timing import least
 from torch import Tensor
 
 from pyro_manifold.distributions import VonMisesFisher
@@ -102,14 +103,7 @@ except ImportError:
     PowerSpherical = PeerPowerSpherical
 
 
-def milliseconds(fs: list[Callable[[], object]], repeats: int) -> list[float]:
-    best = [math.inf] * len(fs)
-    for _ in range(repeats):
-        for i, f in enumerate(fs):
-            start = time.perf_counter()
-            f()
-            best[i] = min(best[i], 1e3 * (time.perf_counter() - start))
-    return best
+milliseconds = partial(least, clock=time.perf_counter, warm=False)
 
 
 def row(name: str, ours: float, **peers: float) -> None:

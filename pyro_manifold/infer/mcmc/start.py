@@ -42,7 +42,10 @@ class _Init:
         except NotImplementedError:
             manifold = manifold_of(fn.support)
             if manifold is None:  # Pyro's ImproperUniform: as init_to_uniform, which would ask for a draw to know the shape
-                t = biject_to(fn.support)
+                try:
+                    t = biject_to(fn.support)
+                except NotImplementedError:
+                    return fn.sample()  # refused later too
                 return t(4 * torch.rand(t.inverse_shape(fn.batch_shape + fn.event_shape)) - 2)
             known = [v for v in (*vars(fn).values(), *manifold.state_dict().values()) if torch.is_tensor(v)]
             return _anywhere(geometry(manifold), fn.batch_shape, fn.event_shape, next(iter(known), torch.empty(0)))
