@@ -214,6 +214,7 @@ TRANSFORMS = [
     TransformCase("pad", lambda: mt.Pad(2, 4), {}, _V2),
     TransformCase("linear-embedding", lambda matrix: mt.LinearEmbedding(matrix, matrix[:, 0]),
                   dict(matrix=[[1.0, 0.5], [0.3, -2.0], [0.7, 0.0]]), _V2),
+    TransformCase("conformal", lambda: learned(mt.ConformalEmbedding(2, 4, blocks=2)), {}, _V2),
     TransformCase("chart-circle", circle, {}, _V1),
     TransformCase("coupling-spline", lambda: learned(flows.Coupling(3, [0, 2])), {}, _V3),
     TransformCase("coupling-affine", lambda: learned(flows.Coupling(3, [1], kind="affine")), {}, _V3),

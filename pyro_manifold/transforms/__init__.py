@@ -1,5 +1,6 @@
 """Fixed maps onto and between manifolds, as torch transforms with Riemannian volume changes."""
 
+from .conformal import ConformalEmbedding
 from .exp_map import ExpMap
 from .injective import Chart, InjectiveTransform, LinearEmbedding, Pad
 from .isometries import BallToHyperboloid, SphereToStereographic
@@ -9,6 +10,7 @@ from .rotation import Rotation, Translation
 __all__ = [
     "BallToHyperboloid",
     "Chart",
+    "ConformalEmbedding",
     "ExpMap",
     "InjectiveTransform",
     "LinearEmbedding",

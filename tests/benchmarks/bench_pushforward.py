@@ -5,7 +5,8 @@ r"""Exact volume of an injective flow: tangents pushed layer by layer against ot
 Peers, on the same flow in the same process: ``vmap(jvp)`` over the n tangents (``torch.func``), ``vmap(jacrev)`` by row, and the
 arrangement of the published manifold-flow code written anew: of every layer the dense d x d Jacobian, multiplied together and cut
 to n columns at the end; its rows by one backward pass for the whole batch (which the published code could do), or by one for each
-output of each event (which it does, once). CPU time of one thread, least of several repetitions.
+output of each event (which it does, once). CPU time of one thread, least of several repetitions. A second table is of conformal
+embeddings, whose volume is a sum of logarithms, against ``vmap(jacrev)`` of the same map.
 """
 
 import argparse
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from pyro_manifold.distributions import Pushforward
 from pyro_manifold.flows import Coupling, InjectiveFlow, LatentFlow, LULinear, coupling_chain
-from pyro_manifold.transforms import Pad
+from pyro_manifold.transforms import ConformalEmbedding, Pad
 from pyro_manifold.transforms.push import forward_push, half_log_det_gram
 
+CONFORMAL = [(3, 2), (40, 14), (256, 64)]  # d, n
 CASES = [(3, 2, 5, 100), (40, 14, 5, 100), (40, 14, 20, 100)]  # d, n, layers, batch
 
 
@@ -89,11 +91,37 @@ def row(d: int, n: int, depth: int, batch: int, repeats: int) -> str:
     )
 
 
+def conformal_row(d: int, n: int, blocks: int, repeats: int) -> str:
+    torch.manual_seed(0)
+    g, u = ConformalEmbedding(n, d, blocks=blocks), torch.randn(100, n)
+    rev = torch.func.vmap(torch.func.jacrev(g._call))
+    exact = half_log_det_gram(rev(u).mT)
+    assert torch.allclose(g.log_volume(u), exact, rtol=1e-4, atol=1e-3), "the ways disagree"
+    with torch.no_grad():
+        times = least([lambda: g._call(u), lambda: g.push_volume(u)], 20 * repeats)
+        times.append(cpu_ms(lambda: half_log_det_gram(rev(u).mT), repeats))
+    return f"| {d}, {n} | {blocks} | {times[0]:.2f} | {times[1]:.2f} | {times[2]:.1f} ({times[2] / times[1]:.0f}x) |"
+
+
+def conformal_table(repeats: int) -> None:
+    print("\nConformal embedding, batch 100: CPU ms, float32\n")
+    print("| d, n | blocks | decode | value and log-volume | vmap(jacrev) |\n|---|---|---|---|---|")
+    for d, n in CONFORMAL:
+        for blocks in (1, 5):
+            print(conformal_row(d, n, blocks, repeats), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--only", choices=["flows", "conformal"], help="one of the two tables")
+    args = parser.parse_args()
+    repeats = args.repeats
     torch.set_num_threads(1)
+    if args.only != "flows":
+        conformal_table(repeats)
+    if args.only == "conformal":
+        return
     print("\nCPU ms a batch, float32; in brackets the time over that of the push\n")
     columns = "d, n | layers | batch | decode | push | vmap(jvp) | vmap(jacrev) | dense by row | dense as published | log_prob"
     print(f"| {columns} | push + backward | jvp + backward |")
