@@ -116,8 +116,8 @@ class image(torch_constraints.Constraint):
 def point_constraint(constraint: Any) -> Any:
     """The constraint of one point, inside the wrappers of ``to_event``; anything else as it is.
 
-    >>> manifold_of(point_constraint(dist.constraints.independent(on(geoopt.Sphere()), 1))).name
-    'Sphere'
+    >>> point_constraint(dist.constraints.independent(on(geoopt.Sphere()), 1))
+    on(Sphere)
     """
     while hasattr(constraint, "base_constraint"):
         constraint = constraint.base_constraint
@@ -125,11 +125,13 @@ def point_constraint(constraint: Any) -> Any:
 
 
 def manifold_of(constraint: torch_constraints.Constraint) -> geoopt.Manifold | None:
-    """The manifold that a site's support names, Pyro's own ``constraints.sphere`` included; ``None`` for ordinary ones.
+    """The manifold of each point that a support names, Pyro's own ``constraints.sphere`` and ``to_event`` included; ``None`` for
+    ordinary ones.
 
-    >>> manifold_of(dist.constraints.sphere).name
+    >>> manifold_of(dist.constraints.independent(dist.constraints.sphere, 1)).name
     'Sphere'
     """
+    constraint = point_constraint(constraint)
     if isinstance(constraint, on):
         return constraint.manifold
     if isinstance(constraint, type(dist.constraints.sphere)):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import geoopt
+import numpy as np
 import torch
-from pyro.ops.stats import effective_sample_size, gelman_rubin
 from torch import Tensor
 
 from ..geometry import StiefelGeometry, geometry
@@ -76,24 +76,19 @@ def geodesic_statistics(manifold: geoopt.Manifold, x: Tensor, center: Tensor | N
     return torch.cat([torch.linalg.vector_norm(v, dim=-1, keepdim=True), v], -1)
 
 
-def _normal_scores(x: Tensor) -> Tensor:
-    """Ranks over chains and draws as normal quantiles (Vehtari et al., eq. 14); ties, as chains that stood still, share one."""
-    flat = x.flatten(0, 1).movedim(0, -1).contiguous()
-    s = flat.sort(-1).values
-    rank = (torch.searchsorted(s, flat) + torch.searchsorted(s, flat, right=True) + 1).double() / 2
-    return torch.special.ndtri((rank - 0.375) / (flat.shape[-1] + 0.25)).movedim(-1, 0).reshape(x.shape)
+def _arviz(name: str, f: Tensor) -> Tensor:
+    """A diagnostic of ArviZ for each of the statistics ``f``, shape ``(chains, draws, ...)`` -> ``(...)``."""
+    import arviz  # slow to import
 
-
-def _split(x: Tensor) -> Tensor:
-    half = x.shape[1] // 2
-    return torch.cat([x[:, :half], x[:, -half:]])
+    with np.errstate(all="ignore"):  # chains that stand still have variance zero
+        told = getattr(arviz, name)(arviz.convert_to_dataset({"f": f.double().cpu().numpy()}))
+    return torch.as_tensor(told["f"].values, dtype=torch.double, device=f.device)
 
 
 def geodesic_ess(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None = None) -> Tensor:
-    """Bulk effective sample size, the smallest over the geodesic statistics, shape ``batch``.
+    """Bulk effective sample size (ArviZ's), the smallest over the geodesic statistics, shape ``batch``.
 
-    Rank-normalised, chains split in two, by Pyro's estimator. 0 where a statistic does not vary. ArviZ's differs in the weight
-    of long lags: within 2% on well mixed chains, seen 30% lower where each half chain has only ten effective draws.
+    0 where a statistic does not vary.
 
     :param x: points, shape ``(chains, draws) + batch + event``; ``center`` as in :func:`geodesic_statistics`.
 
@@ -105,16 +100,14 @@ def geodesic_ess(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None = N
     True
     """
     f = geodesic_statistics(manifold, x, center)
-    out = [effective_sample_size(_split(_normal_scores(s)), chain_dim=0, sample_dim=1) for s in f.unbind(-1)]
-    # Pyro divides by a variance of zero where nothing varies
-    stuck = [(s.flatten(0, 1).amax(0) == s.flatten(0, 1).amin(0)) for s in f.unbind(-1)]
-    return torch.stack([torch.where(c, 0.0, e) for c, e in zip(stuck, out, strict=True)]).amin(0)
+    stuck = (f == f[:1, :1]).flatten(0, 1).all(0)
+    return _arviz("ess", f).masked_fill(stuck, 0.0).amin(-1)
 
 
 def geodesic_r_hat(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None = None) -> Tensor:
-    r"""Rank-normalised split :math:`\hat R`, the largest over the geodesic statistics and their folded versions, shape ``batch``.
+    r"""Rank-normalised split :math:`\hat R` (ArviZ's), the largest over the geodesic statistics, shape ``batch``.
 
-    At most 1.01 for chains that agree. Infinite where every chain stands still at a place of its own.
+    At most 1.01 for chains that agree. Without bound where chains stand still. One chain is taken as two halves.
 
     :param x: points, shape ``(chains, draws) + batch + event``; ``center`` as in :func:`geodesic_statistics`.
 
@@ -126,10 +119,10 @@ def geodesic_r_hat(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None =
     True
     """
     f = geodesic_statistics(manifold, x, center)
-    folded = (f - f.flatten(0, 1).median(0).values).abs()
-    bulk = torch.stack([gelman_rubin(_split(_normal_scores(s))) for s in f.unbind(-1)]).nan_to_num(torch.inf, torch.inf)
-    tail = torch.stack([gelman_rubin(_split(_normal_scores(s))) for s in folded.unbind(-1)]).nan_to_num(1.0, torch.inf)
-    return torch.maximum(bulk, tail).amax(0)
+    if len(f) == 1:  # ArviZ wants two chains
+        half = f.shape[1] // 2
+        f = torch.cat([f[:, :half], f[:, -half:]])
+    return _arviz("rhat", f).nan_to_num(torch.inf, torch.inf).amax(-1)
 
 
 def manifold_summary(

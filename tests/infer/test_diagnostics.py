@@ -1,7 +1,6 @@
 """Fréchet means against closed forms, geodesic R-hat and ESS against ArviZ's, conversion to ArviZ of either signature."""
 
 import math
-import warnings
 from types import SimpleNamespace
 
 import geoopt
@@ -11,7 +10,6 @@ import torch
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
 from pyro_manifold.infer import align_axes, frechet_mean, geodesic_ess, geodesic_r_hat, manifold_summary, to_inference_data
 from pyro_manifold.infer import arviz as interop
-from pyro_manifold.infer.diagnostics import geodesic_statistics
 from pyro_manifold.infer.mcmc import ConvergenceError
 
 F64 = torch.float64
@@ -74,15 +72,23 @@ def ar1(rho, shape=(4, 400)):
     return x
 
 
-@pytest.mark.parametrize("rho, rel", [(0.0, 0.05), (0.5, 0.1)])
-def test_agrees_with_arviz(rho, rel):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        import arviz
-    x = geometry(SPHERE).exp_frame(torch.tensor([1.0, 0, 0], dtype=F64).expand(4, 400, 3), 0.5 * ar1(rho))
-    f = geodesic_statistics(SPHERE, x).unbind(-1)
-    assert float(geodesic_ess(SPHERE, x)) == pytest.approx(min(float(arviz.ess(s.numpy())) for s in f), rel=rel)
-    assert float(geodesic_r_hat(SPHERE, x)) == pytest.approx(max(float(arviz.rhat(s.numpy())) for s in f), rel=1e-3)
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
+def test_of_autoregressive_coordinates(rho):
+    """N (1 - rho) / (1 + rho) draws in effect; chains a distance apart by the ratio of variances. One seed: the least of three
+    statistics lies within 25% of the value of either coordinate (21% lower at most in twenty other seeds)."""
+    v = ar1(rho, (4, 2000))
+    x = geometry(SPHERE).exp_frame(torch.tensor([1.0, 0, 0], dtype=F64).expand(4, 2000, 3), 0.1 * v)
+    assert float(geodesic_ess(SPHERE, x)) == pytest.approx(8000 * (1 - rho) / (1 + rho), rel=0.25)
+    assert float(geodesic_r_hat(SPHERE, x)) < 1.01
+    assert float(geodesic_r_hat(SPHERE, x[:1])) < 1.03
+
+
+def test_r_hat_of_chains_a_distance_apart():
+    """Centres at +-0.3 standard deviations: the eight halves have variance 0.09 * 8 / 7 between them. Noise: 0.003."""
+    shifts = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]], dtype=F64)
+    v = ar1(0.0, (4, 2000)) + 0.3 * shifts[:, None]
+    x = geometry(SPHERE).exp_frame(torch.tensor([1.0, 0, 0], dtype=F64).expand(4, 2000, 3), 0.1 * v)
+    assert float(geodesic_r_hat(SPHERE, x)) == pytest.approx((1 + 0.09 * 8 / 7) ** 0.5, abs=0.012)
 
 
 def test_chains_that_disagree_or_stand_still():
@@ -90,7 +96,7 @@ def test_chains_that_disagree_or_stand_still():
     north = torch.cat([x[:2, :, :2], x[:2, :, 2:].abs()], -1)
     assert geodesic_r_hat(SPHERE, torch.cat([north, -north])) > 1.2
     still = x[:, :1].expand(4, 100, 3)
-    assert geodesic_r_hat(SPHERE, still, x[0, 5]) == math.inf
+    assert geodesic_r_hat(SPHERE, still, x[0, 5]) > 1e6
     one = x[:1, :1].expand(4, 100, 3)
     assert geodesic_ess(SPHERE, one) == 0 and geodesic_r_hat(SPHERE, one) == math.inf
     s = manifold_summary({"x": x + 0.0, "y": torch.randn(4, 100)}, {"x": SPHERE})

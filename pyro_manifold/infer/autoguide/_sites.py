@@ -13,7 +13,7 @@ from pyro.infer.autoguide.utils import helpful_support_errors
 from torch import Tensor
 from torch.distributions import biject_to
 
-from ...constraints import manifold_of, on, point_constraint
+from ...constraints import manifold_of, on
 from ...geometry import geometry
 from ..reparam.circular import is_unmarked_angle
 
@@ -33,7 +33,7 @@ def start_of(name: str, site: dict) -> tuple[geoopt.Manifold | None, Tensor, Any
             f"{name}: got a law of angles whose support says {fn.support}, where a guide would spread over the turns. Unwrap it: "
             f"poutine.reparam(model, config={{{name!r}: CircularReparam()}}), from pyro_manifold.infer."
         )
-    manifold = manifold_of(point_constraint(fn.support))
+    manifold = manifold_of(fn.support)
     if manifold is not None:
         return manifold, value, on(manifold), geometry(manifold).event_dim
     with helpful_support_errors(site):

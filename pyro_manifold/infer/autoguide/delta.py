@@ -7,7 +7,7 @@ from typing import Any
 from pyro.infer.autoguide.guides import AutoDelta
 from pyro.infer.autoguide.initialization import init_to_median
 
-from ...constraints import manifold_of, point_constraint
+from ...constraints import manifold_of
 from ...geometry import geometry
 from ..reparam._base import innermost, like_of
 
@@ -50,7 +50,7 @@ def init_to_origin(site: dict | None = None, *, fallback: Callable[..., Any] = i
     if site is None:
         return functools.partial(init_to_origin, fallback=fallback)
     fn = site["fn"]
-    manifold = manifold_of(point_constraint(fn.support))
+    manifold = manifold_of(fn.support)
     if manifold is None:
         return fallback(site)
     geo, shape, like = geometry(manifold), fn.shape(), like_of(innermost(fn))

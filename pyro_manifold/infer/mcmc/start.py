@@ -48,7 +48,10 @@ class _Init:
                     return fn.sample()  # refused later too
                 return t(4 * torch.rand(t.inverse_shape(fn.batch_shape + fn.event_shape)) - 2)
             known = [v for v in (*vars(fn).values(), *manifold.state_dict().values()) if torch.is_tensor(v)]
-            return _anywhere(geometry(manifold), fn.batch_shape, fn.event_shape, next(iter(known), torch.empty(0)))
+            geo = geometry(manifold)
+            plates = len(fn.batch_shape + fn.event_shape) - geo.event_dim  # those of to_event too
+            batch, event = (fn.batch_shape + fn.event_shape)[:plates], (fn.batch_shape + fn.event_shape)[plates:]
+            return _anywhere(geo, batch, event, next(iter(known), torch.empty(0)))
 
 
 def _anywhere(geo: Geometry, batch: torch.Size, event: torch.Size, like: Tensor) -> Tensor:
