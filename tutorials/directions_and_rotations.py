@@ -44,6 +44,7 @@ import pyro_manifold.distributions as mdist
 from pyro_manifold.datasets import earth
 from pyro_manifold.geometry import SpecialOrthogonal, geometry
 from pyro_manifold.infer import GeodesicNUTS, SBCResult, VectorizedMCMC, sbc
+from pyro_manifold.infer.rank_tests import ecdf_band
 
 SPHERE, ROTATIONS = geoopt.Sphere(), SpecialOrthogonal(3)
 WIDE, NARROW = (1.0, 1e6), (20.0, 500.0)  # bounds of kappa: for the data; for calibration, whose runs share a step size
@@ -265,17 +266,15 @@ def draw(results: dict[str, Any], path: Path) -> None:
     c.set(aspect="equal", xlabel="rotation vector 1, degrees", ylabel="rotation vector 2", title="Rotation between catalogues")
     c.legend(fontsize="small", framealpha=0.6, loc="upper left")
 
-    for name, result in ranks.items():
+    band = ecdf_band(ranks["direction"].num_simulations, ranks["direction"].num_draws)
+    d.fill_between(band.points, band.lower - band.points, band.upper - band.points, color="0.88", linewidth=0, label="95% band")
+    for (name, result), colour in zip(ranks.items(), ("tab:orange", "tab:blue"), strict=True):
         for i, r in enumerate(result.ranks.values()):
-            z = torch.sort((r + 0.5) / (result.num_draws + 1)).values
-            level = (torch.arange(len(z)) + 0.5) / len(z)
-            colour = {"direction": "tab:orange", "rotation": "tab:blue"}[name]
+            level = torch.bincount(r, minlength=result.num_draws + 1).cumsum(0)[:-1] / len(r)
             label = f"{name}, {len(result.ranks)} statistics" if i == 0 else None
-            d.plot(z, level - z, color=colour, alpha=0.7, linewidth=1, label=label)
+            d.plot(band.points, level - band.points, color=colour, alpha=0.7, linewidth=1, label=label)
     n = ranks["direction"].num_simulations
     d.axhline(0, color="0.5", linewidth=0.8)
-    for sign in (-1, 1):  # Kolmogorov's band for one statistic
-        d.axhline(sign * 1.36 / math.sqrt(n), color="0.5", linestyle=":", linewidth=1)
     d.set(xlabel="rank / number of draws", ylabel="ecdf - uniform", title=f"Calibration, {n} simulated data sets")
     d.legend(fontsize="small", framealpha=0.6, loc="upper left")
     figure.savefig(path, dpi=110)
