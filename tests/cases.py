@@ -219,6 +219,8 @@ TRANSFORMS = [
     TransformCase("coupling-spline", lambda: learned(flows.Coupling(3, [0, 2])), {}, _V3),
     TransformCase("coupling-affine", lambda: learned(flows.Coupling(3, [1], kind="affine")), {}, _V3),
     TransformCase("lu-linear", lambda: learned(flows.LULinear(3)), {}, _V3),
+    TransformCase("among", lambda: learned(flows.Among(3, 2, [flows.Coupling(2, [0])])), {}, _V3),
+    TransformCase("haar", lambda: flows.Haar(2, 2), {}, [[0.0, 0.0, 0.0, 0.0], [0.5, -0.3, 0.2, 1.0]]),
     TransformCase("injective-flow", injective_flow, {}, _V2),
     TransformCase("rotation", lambda matrix: mt.Rotation(matrix), dict(matrix=[[0.6, -0.8], [0.8, 0.6]]), _S1),
 ]  # fmt: skip

@@ -4,15 +4,19 @@ from .coupling import ConditionalCoupling, Coupling
 from .injective_flow import InjectiveFlow
 from .latent_flow import LatentFlow, coupling_chain
 from .linear import ConditionalLULinear, LULinear
+from .multiscale import Among, Haar, multiscale_layers
 from .perceptron import Perceptron
 
 __all__ = [
+    "Among",
     "ConditionalCoupling",
     "ConditionalLULinear",
     "Coupling",
+    "Haar",
     "InjectiveFlow",
     "LULinear",
     "LatentFlow",
     "Perceptron",
     "coupling_chain",
+    "multiscale_layers",
 ]

@@ -15,6 +15,7 @@ LAYERS = {
     "spline-wide": lambda: flows.Coupling(6, [0], hidden=(40,)),
     "affine": lambda: flows.Coupling(6, [1, 2], kind="affine"),
     "lu": lambda: flows.LULinear(6),
+    "among": lambda: flows.Among(6, 3, [flows.Coupling(3, [1], kind="affine"), flows.LULinear(3)]),
 }
 
 

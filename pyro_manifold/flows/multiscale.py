@@ -1,0 +1,163 @@
+r"""Flows of images at several scales: what an image has of detail leaves early, the rest goes on as a smaller image.
+
+.. math::
+    (x_c, x_d) = \mathrm{Haar}(x), \qquad (y_c, y_d) = f(x_c, x_d), \qquad z = (F(y_c), y_d)
+
+with couplings f between the coarse half-size image and the details, and F the same again for the smaller image. References:
+[1] Dinh et al., *Density estimation using Real NVP*, ICLR 2017, sec. 3.6. [2] Ardizzone et al., *Guided image generation with
+conditional invertible neural networks*, 2019, sec. 3.2 (Haar wavelets in place of a checkerboard).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Transform
+
+from ..transforms.injective import principal_axes
+from ..transforms.module import ModuleTransform, modules_of
+from ..transforms.push import push
+from .coupling import Coupling
+from .linear import LULinear
+
+__all__ = ["Among", "Haar", "multiscale_layers"]
+
+
+class Among(ModuleTransform):
+    r"""Layers that act on the first k coordinates, :math:`(x_{1:k}, x_{k+1:d}) \mapsto (f(x_{1:k}), x_{k+1:d})`.
+
+    :param int dim: d.
+    :param int first: k.
+    :param layers: transforms of vectors of size k, as in :class:`InjectiveFlow`.
+    :raises ValueError: for a k that is not from 1 to d, or a layer that does not fit.
+
+    >>> from torch.distributions import ExpTransform
+    >>> Among(3, 1, [ExpTransform()])(torch.zeros(3))
+    tensor([1., 0., 0.])
+    """
+
+    def __init__(self, dim: int, first: int, layers: Sequence[Transform], *, cache_size: int = 0) -> None:
+        super().__init__(cache_size=cache_size)
+        if not 1 <= first <= dim:
+            raise ValueError(f"first: got {first} of {dim} coordinates; expected from 1 to all of them.")
+        for i, layer in enumerate(layers):
+            if layer.domain.event_dim > 1 or layer.forward_shape(torch.Size([first])) != torch.Size([first]):
+                raise ValueError(f"layers: number {i} is {layer!r}; expected a transform of vectors of size {first} onto such.")
+        self.dim = self.codomain_dim = dim
+        self.first, self.layers = first, list(layers)
+        self._learned = modules_of(layers)
+
+    def _call(self, x: Tensor) -> Tensor:
+        y = x[..., : self.first]
+        for layer in self.layers:
+            y = layer._call(y)
+        return torch.cat([y, x[..., self.first :]], -1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        x = y[..., : self.first]
+        for layer in reversed(self.layers):
+            x = layer._inverse(x)
+        return torch.cat([x, y[..., self.first :]], -1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        x, total = x[..., : self.first], x.new_zeros(x.shape[:-1])
+        for layer in self.layers:
+            after = layer._call(x)
+            log_det = layer.log_abs_det_jacobian(x, after)
+            total = total + (log_det if layer.domain.event_dim else log_det.sum(-1))
+            x = after
+        return total
+
+    def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
+        y, t = x[..., : self.first], tangents[..., : self.first]
+        for layer in self.layers:
+            y, t = push(layer, y, t)
+        rest = tangents[..., self.first :]
+        return torch.cat([y, x[..., self.first :]], -1), torch.cat([t, rest.expand(t.shape[:-1] + rest.shape[-1:])], -1)
+
+
+class Haar(ModuleTransform):
+    r"""From a half-size image and three bands of detail to the image, all as vectors; orthogonal, so of volume change 1.
+
+    .. math:: \begin{pmatrix} x_{2i,2j} & x_{2i,2j+1} \\ x_{2i+1,2j} & x_{2i+1,2j+1} \end{pmatrix} = \tfrac12
+        \begin{pmatrix} c+h+v+q & c-h+v-q \\ c+h-v-q & c-h-v+q \end{pmatrix}_{ij}
+
+    The inverse takes images apart: c first, then h, v and q.
+
+    :param int height: of the image, even.
+    :param int width: of the image, even.
+    :raises ValueError: for sizes that are not even and positive.
+
+    >>> Haar(2, 2).inv(torch.ones(4))
+    tensor([2., 0., 0., 0.])
+    """
+
+    def __init__(self, height: int, width: int, *, cache_size: int = 0) -> None:
+        super().__init__(cache_size=cache_size)
+        if height < 2 or width < 2 or height % 2 or width % 2:
+            raise ValueError(f"height, width: got {height} and {width}; expected even numbers, to halve. Pad the images.")
+        self.height, self.width = height, width
+        self.dim = self.codomain_dim = height * width
+
+    def _call(self, z: Tensor) -> Tensor:
+        c, h, v, q = z.unflatten(-1, (4, self.height // 2, self.width // 2)).unbind(-3)
+        rows = [torch.stack(pair, -1).flatten(-2) for pair in ((c + h + v + q, c - h + v - q), (c + h - v - q, c - h - v + q))]
+        return 0.5 * torch.stack(rows, -2).flatten(-3)
+
+    def _inverse(self, x: Tensor) -> Tensor:
+        x = x.unflatten(-1, (self.height, self.width))
+        a, b, c, d = (x[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
+        bands = [a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d]
+        return 0.5 * torch.stack(bands, -3).flatten(-3)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[:-1])
+
+    def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """The value at ``x`` and the derivative along ``tangents``: linear."""
+        return self._call(x), self._call(tangents)
+
+
+def multiscale_layers(
+    x: Tensor, shape: tuple[int, int], dim: int, *, levels: int = 1, depth: int = 1, hidden: tuple[int, ...] = (128, 128)
+) -> list[Any]:
+    """Layers from (u, 0), u of size ``dim``, to images; for :class:`InjectiveFlow` after a ``Pad``.
+
+    At the coarsest scale they start as the n principal axes of the shrunken rows ``x``; all couplings start as the identity.
+
+    :param Tensor x: images as rows, (rows, height * width).
+    :param shape: height and width.
+    :param int dim: n, at most the pixels of the coarsest image.
+    :param int levels: how often the image is halved.
+    :param int depth: couplings at each scale, which change the details given the coarse image and back in turn (at the coarsest,
+        all coordinates but the first n, and these).
+    :raises ValueError: for rows of another size, an n that is too large, or sizes that cannot be halved as often.
+
+    >>> x = torch.rand(50, 64)
+    >>> g = multiscale_layers(x, (8, 8), dim=3)
+    >>> [type(layer).__name__ for layer in g]
+    ['Among', 'Coupling', 'Haar']
+    """
+    d = x.shape[-1]
+    if d != shape[0] * shape[1] or not 1 <= dim <= d:
+        raise ValueError(
+            f"x, dim: got rows of {d} and n={dim} for images of {shape}; expected rows of {shape[0] * shape[1]} and n at most "
+            "the pixels of the coarsest image. Use fewer levels."
+        )
+    if levels == 0:
+        parts = (range(dim, d), range(dim))
+        bends = [Coupling(d, parts[i % 2], kind="affine", hidden=hidden) for i in range(depth if dim < d else 0)]
+        loc, axes, scale = principal_axes(x)
+        if not bool(scale[dim - 1] > 0):
+            raise ValueError(f"dim: got {dim}; expected at most the {int((scale > 0).sum())} that the shrunken rows of x span.")
+        # the n axes of most variance have its scale; the others that of the n-th, however thin the images are along them
+        return [*bends, LULinear(d, axes * scale.clamp_min(scale[dim - 1]), loc)]
+    haar = Haar(*shape).to(x)
+    k = d // 4
+    coarse = haar.inv(x)[:, :k]
+    inner = multiscale_layers(coarse, (shape[0] // 2, shape[1] // 2), dim, levels=levels - 1, depth=depth, hidden=hidden)
+    parts = (range(k, d), range(k))
+    bends = [Coupling(d, parts[i % 2], kind="affine", hidden=hidden).to(x) for i in range(depth)]
+    return [Among(d, k, inner), *bends, haar]
