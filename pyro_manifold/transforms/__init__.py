@@ -2,6 +2,7 @@
 
 from .conformal import ConformalEmbedding
 from .exp_map import ExpMap
+from .hutchinson import hutchinson_log_volume
 from .injective import Chart, InjectiveTransform, LinearEmbedding, Pad
 from .isometries import BallToHyperboloid, SphereToStereographic
 from .polar_exp_map import PolarExpMap
@@ -19,4 +20,5 @@ __all__ = [
     "Rotation",
     "SphereToStereographic",
     "Translation",
+    "hutchinson_log_volume",
 ]

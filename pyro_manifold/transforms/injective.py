@@ -46,10 +46,13 @@ class InjectiveTransform(ModuleTransform, ABC):
                 "injective map cannot lower the dimension."
             )
         self.dim, self.codomain_dim = dim, codomain_dim
-        self._seen: tuple[Any, ...] | None = None
+        self._memory: list[Any] = [None]  # of the last x; one for all copies with and without cache
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_seen": None}
+        return {**super().__getstate__(), "_memory": [None]}
+
+    def _sharing(self, **changed: Any) -> Any:
+        return super()._sharing(_memory=self._memory, **changed)
 
     @property
     def codomain(self) -> constraints.Constraint:  # type: ignore[override]
@@ -82,13 +85,14 @@ class InjectiveTransform(ModuleTransform, ABC):
         """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x`` is kept, until
         ``x`` or a parameter is changed: data observed through a fixed map are encoded once."""
         versions = (x._version, *((id(p), p._version, p.requires_grad) for p in (*self.parameters(), *self.buffers())))
-        if self._seen is not None and self._seen[0]() is x and self._seen[1] == versions:
-            return self._seen[2]
+        seen = self._memory[0]
+        if seen is not None and seen[0]() is x and seen[1] == versions:
+            return seen[2]
         drawn, value = self._cached_x_y if self._cache_size else (None, None)
         u = drawn if value is x and drawn is not None else self._inverse(x)
         out = (u, self.log_volume(u))
         if not (out[0].requires_grad or out[1].requires_grad) and torch.is_grad_enabled() and concrete(x):
-            self._seen = (weakref.ref(x), versions, out)
+            self._memory[0] = (weakref.ref(x), versions, out)
         return out
 
     def project(self, x: Tensor) -> Tensor:
