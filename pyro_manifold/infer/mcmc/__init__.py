@@ -3,7 +3,8 @@
 from . import constrained  # noqa: F401  (registers a motion)
 from .driver import VectorizedMCMC
 from .errors import ConvergenceError, InvalidStartError, NonReversibleStepError, StepSizeError
-from .kernels import GeodesicHMC, GeodesicNUTS
+from .hmc import GeodesicHMC
+from .nuts import GeodesicNUTS
 
 __all__ = [
     "ConvergenceError",

@@ -1,11 +1,12 @@
-"""How to step."""
+"""How to step, and how far at first."""
 
 import torch
 from torch import Tensor
 
+from .errors import StepSizeError
 from .systems import State, System
 
-__all__ = ["geodesic_leapfrog"]
+__all__ = ["first_step_size", "geodesic_leapfrog"]
 
 
 def geodesic_leapfrog(system: System, state: State, step: Tensor) -> State:
@@ -20,3 +21,30 @@ def geodesic_leapfrog(system: System, state: State, step: Tensor) -> State:
     w = system.kick(w, grad, half)
     u = torch.where((u + 0 * w.sum(-1)).isfinite(), u, torch.inf)
     return system.pack(z, w, u, grad)
+
+
+def first_step_size(system: System, at: State, size: float, bounds: tuple[float, float]) -> tuple[float, int]:
+    """Double or halve until the mean acceptance probability of one step crosses 0.8 (Hoffman & Gelman 2014, alg. 4); and trials.
+
+    :raises StepSizeError: when no step is accepted.
+    """
+    cap, trials = system.step_cap(), 0
+
+    def good(size: float) -> bool:
+        nonlocal trials
+        trials += 1
+        state = at.with_momentum(system.draw(at.z))
+        error = geodesic_leapfrog(system, state, torch.full_like(state.w[:, :1], size)).energy() - state.energy()
+        return float((-error).exp().clamp(max=1).nan_to_num(0).mean()) > 0.8
+
+    up = good(size)
+    while bounds[0] < size < bounds[1]:
+        size = min(size * 2, cap) if up else size / 2
+        if size >= cap or good(size) != up:
+            return size, trials
+    if up:  # a flat density on a manifold without bound
+        return size, trials
+    raise StepSizeError(
+        f"no step size down to {size:.1e} is accepted from the start: is the log density discontinuous or its gradient "
+        "wrong there? Check the model, or start elsewhere (init_strategy, initial_params)."
+    )

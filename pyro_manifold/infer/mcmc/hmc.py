@@ -1,4 +1,4 @@
-"""Geodesic HMC and NUTS as kernels of Pyro's ``MCMC``."""
+"""Geodesic HMC as a kernel of Pyro's ``MCMC``."""
 
 import math
 import multiprocessing
@@ -17,13 +17,13 @@ from ...geometry import geometry
 from .adapters import ArcAdapter, ScaleAdapter
 from .constrained import ProjectedMotion
 from .errors import InvalidStartError, StepSizeError
-from .integrators import geodesic_leapfrog
+from .integrators import first_step_size
 from .potential import ChainBatch
 from .start import check_start, find_start, prepare
 from .systems import State, System
-from .transitions import Outcome, hmc, isometry_jump, nuts
+from .transitions import Outcome, hmc, isometry_jump
 
-__all__ = ["GeodesicHMC", "GeodesicNUTS"]
+__all__ = ["GeodesicHMC"]
 
 Isometry = Callable[[Tensor], Tensor]
 ISOMETRIES: dict[str, Isometry] = {"antipode": torch.neg, "quaternion sign": torch.neg}  # x -> -x: axes, unit quaternions
@@ -211,28 +211,10 @@ class GeodesicHMC(HMC):
         pass
 
     def _find_reasonable_step_size(self, z: dict[str, Tensor]) -> float:
-        """Double or halve until the mean acceptance probability of one step crosses 0.8 (Hoffman & Gelman 2014, alg. 4)."""
         assert self._state is not None
-        system, cap, at = self._system, self._system.step_cap(), self._state
-        size = self.step_size
-
-        def acceptance(size: float) -> float:
-            state = at.with_momentum(system.draw(at.z))
-            error = geodesic_leapfrog(system, state, torch.full_like(state.w[:, :1], size)).energy() - state.energy()
-            self.num_gradients += self.chains
-            return float((-error).exp().clamp(max=1).nan_to_num(0).mean())
-
-        up = acceptance(size) > 0.8
-        while size > self._min_stepsize and size < self._max_stepsize:
-            size = min(size * 2, cap) if up else size / 2
-            if size >= cap or (acceptance(size) > 0.8) != up:
-                return size
-        if up:  # a flat density on a manifold without bound
-            return size
-        raise StepSizeError(
-            f"no step size down to {size:.1e} is accepted from the start: is the log density discontinuous or its gradient "
-            "wrong there? Check the model, or start elsewhere (init_strategy, initial_params)."
-        )
+        size, trials = first_step_size(self._system, self._state, self.step_size, (self._min_stepsize, self._max_stepsize))
+        self.num_gradients += trials * self.chains
+        return size
 
     # --- sampling ----------------------------------------------------------------------------------------------------
     def _transition(self, state: State, step_size: float) -> Outcome:
@@ -312,43 +294,3 @@ class GeodesicHMC(HMC):
             "warmup gradients": self.warmup_gradients,
             **({"refused steps": refused} if refused else {}),
         }
-
-
-class GeodesicNUTS(GeodesicHMC):
-    r"""The No-U-Turn sampler on geodesic flows: multinomial trajectories that stop where they start to return.
-
-    As :class:`GeodesicHMC`, with the arc length chosen by the U-turn criterion for velocities compared in one fixed space
-    (ambient vectors on compact manifolds, transported frames on hyperbolic space), and Stan's additional sub-tree
-    checks, which closed geodesics need.
-
-    :param int max_tree_depth: at most ``2 ** max_tree_depth`` leapfrog steps a draw.
-
-    Other parameters, errors and references: :class:`GeodesicHMC`; Betancourt 2017, app. A.
-
-    >>> import geoopt
-    >>> from pyro.infer import MCMC
-    >>> import pyro_manifold.distributions as mdist
-    >>> model = lambda: pyro.sample("x", mdist.ManifoldUniform(geoopt.Sphere(), 3))
-    >>> mcmc = MCMC(GeodesicNUTS(model), num_samples=20, warmup_steps=20, disable_progbar=True)
-    >>> mcmc.run()
-    >>> mcmc.get_samples()["x"].norm(dim=-1).allclose(torch.ones(20))
-    True
-    """
-
-    def __init__(
-        self,
-        model: Callable[..., Any] | None = None,
-        potential_fn: Callable[[dict[str, Tensor]], Tensor] | None = None,
-        *,
-        max_tree_depth: int = 10,
-        **kwargs: Any,
-    ) -> None:
-        if "trajectory_length" in kwargs:
-            raise ValueError("trajectory_length: NUTS finds it; use GeodesicHMC to fix it, or max_tree_depth to bound it.")
-        if max_tree_depth < 1:
-            raise ValueError(f"max_tree_depth: got {max_tree_depth}, expected at least 1.")
-        super().__init__(model, potential_fn, trajectory_length=1.0, **kwargs)  # a length that is given is not learned
-        self.max_tree_depth = max_tree_depth
-
-    def _transition(self, state: State, step_size: float) -> Outcome:
-        return nuts(self._system, state, step_size, self.max_tree_depth)

@@ -1,0 +1,52 @@
+"""The No-U-Turn sampler as a kernel of Pyro's ``MCMC``."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .hmc import GeodesicHMC
+from .systems import State
+from .transitions import Outcome, nuts
+
+__all__ = ["GeodesicNUTS"]
+
+
+class GeodesicNUTS(GeodesicHMC):
+    r"""The No-U-Turn sampler on geodesic flows: multinomial trajectories that stop where they start to return.
+
+    As :class:`GeodesicHMC`, with the arc length chosen by the U-turn criterion for velocities compared in one fixed space
+    (ambient vectors on compact manifolds, transported frames on hyperbolic space), and Stan's additional sub-tree
+    checks, which closed geodesics need.
+
+    :param int max_tree_depth: at most ``2 ** max_tree_depth`` leapfrog steps a draw.
+
+    Other parameters, errors and references: :class:`GeodesicHMC`; Betancourt 2017, app. A.
+
+    >>> import geoopt, pyro, torch
+    >>> from pyro.infer import MCMC
+    >>> import pyro_manifold.distributions as mdist
+    >>> model = lambda: pyro.sample("x", mdist.ManifoldUniform(geoopt.Sphere(), 3))
+    >>> mcmc = MCMC(GeodesicNUTS(model), num_samples=20, warmup_steps=20, disable_progbar=True)
+    >>> mcmc.run()
+    >>> mcmc.get_samples()["x"].norm(dim=-1).allclose(torch.ones(20))
+    True
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any] | None = None,
+        potential_fn: Callable[[dict[str, Tensor]], Tensor] | None = None,
+        *,
+        max_tree_depth: int = 10,
+        **kwargs: Any,
+    ) -> None:
+        if "trajectory_length" in kwargs:
+            raise ValueError("trajectory_length: NUTS finds it; use GeodesicHMC to fix it, or max_tree_depth to bound it.")
+        if max_tree_depth < 1:
+            raise ValueError(f"max_tree_depth: got {max_tree_depth}, expected at least 1.")
+        super().__init__(model, potential_fn, trajectory_length=1.0, **kwargs)  # a length that is given is not learned
+        self.max_tree_depth = max_tree_depth
+
+    def _transition(self, state: State, step_size: float) -> Outcome:
+        return nuts(self._system, state, step_size, self.max_tree_depth)

@@ -1,0 +1,164 @@
+"""Batches of simulations for calibration, as callables that travel to another process: truths, posterior draws, ranks."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import MCMC
+from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
+from pyro.ops.stats import effective_sample_size
+from torch import Tensor
+from torch.distributions import biject_to, identity_transform
+
+from ..constraints import manifold_of
+from .lockstep import hold
+from .mcmc import VectorizedMCMC
+from .statistics import Statistic, default_statistics
+
+__all__ = ["Lockstep", "Separate"]
+
+Values = dict[str, Tensor]
+_LOCK = threading.RLock()  # Pyro's handler stack and torch's generator are global: simulations of one process take turns
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One batch of simulations, as a callable that travels to another process."""
+
+    model: Callable[..., Any]
+    posterior: Callable[..., Any]
+    observed: tuple[str, ...]
+    args: tuple
+    seeds: tuple[int, ...]
+    num_draws: int
+    warmup_steps: int
+    max_samples: int
+    statistics: dict[str, Statistic] | None
+
+    def __call__(self) -> tuple[Values, Values]:
+        """Ranks and effective sample sizes, per statistic one row per simulation."""
+        with _LOCK:
+            state = pyro.util.get_rng_state()
+            try:
+                with pyro.get_param_store().scope():
+                    return self._run()
+            except Exception as error:
+                raise RuntimeError(
+                    f"sbc: the simulation with seed {self.seeds[0]} failed ({type(error).__name__}: {error}). To look at it: "
+                    "pyro.set_rng_seed(seed), then run the model and condition it on its own data."
+                ) from error
+            finally:
+                pyro.util.set_rng_state(state)
+
+    def _prior(self) -> dict[str, Any]:
+        """The random sites of one joint draw of parameters and data."""
+        with torch.no_grad(), poutine.block():
+            trace = poutine.trace(self.model).get_trace(*self.args)
+        nodes = {k: v for k, v in trace.iter_stochastic_nodes() if type(v["fn"]).__name__ != "_Subsample"}
+        missing = [k for k in self.observed if k not in nodes]
+        if missing or len(nodes) == len(self.observed):
+            raise ValueError(
+                f"observed: got {list(self.observed)}; expected some, not all, of the model's random sites {sorted(nodes)}. "
+                "Write the model without obs=; sbc conditions it."
+            )
+        return nodes
+
+    def _run(self) -> tuple[Values, Values]:
+        truths = []
+        for seed in self.seeds:
+            pyro.set_rng_seed(seed)
+            truths.append(self._prior())
+        truth = {k: torch.stack([t[k]["value"] for t in truths]) for k in truths[0]}
+        statistics = self.statistics or default_statistics(self.model, self.args, self.observed)
+        num_samples = min(self.max_samples, 2 * self.num_draws)
+        while True:
+            draws = self._draw(truth, num_samples)  # (simulations, chains, draws) + shape
+            f = {k: s(draws) for k, s in statistics.items()}
+            ess = {k: self._ess(v) for k, v in f.items()}
+            worst = min(float(e.mean()) for e in ess.values())
+            enough = worst >= self.num_draws
+            if enough or num_samples >= self.max_samples or self._fixed:
+                break
+            num_samples = min(self.max_samples, 2 * num_samples)
+        ranks = {}
+        for k, s in statistics.items():
+            x = f[k].flatten(1)
+            if x.shape[1] < self.num_draws:
+                raise ValueError(f"posterior: gave {x.shape[1]} draws, expected at least num_draws = {self.num_draws}.")
+            keep = torch.linspace(0, x.shape[1] - 1, self.num_draws).round().long()
+            x, x0 = x[:, keep], s(truth).unsqueeze(-1)
+            ties = (x == x0).sum(-1)
+            ranks[k] = (x < x0).sum(-1) + (torch.rand(ties.shape) * (ties + 1)).long()
+        return ranks, ess
+
+    @staticmethod
+    def _ess(x: Tensor) -> Tensor:
+        n = x.shape[1] * x.shape[2]
+        varies = x.flatten(1).std(-1) > 0
+        x = torch.where(varies[:, None, None], x, torch.randn_like(x)).movedim(0, -1).double()
+        return torch.where(varies, effective_sample_size(x, chain_dim=0, sample_dim=1).clamp(max=float(n)), 1.0)
+
+    def _draw(self, truth: Values, num_samples: int) -> Values:
+        raise NotImplementedError
+
+    _fixed = False
+
+
+class Separate(_Task):
+    """One simulation with a posterior of its own."""
+
+    def _draw(self, truth: Values, num_samples: int) -> Values:
+        data = {k: truth[k][0] for k in self.observed}
+        answer = self.posterior(poutine.condition(self.model, data=data))
+        if isinstance(answer, MCMCKernel):
+            chains = getattr(answer, "chains", 1)
+            driver = VectorizedMCMC if chains > 1 else MCMC
+            mcmc = driver(answer, num_samples=-(-num_samples // chains), warmup_steps=self.warmup_steps, disable_progbar=True)
+            mcmc.run(*self.args)
+            draws = mcmc.get_samples(group_by_chain=True)
+        elif isinstance(answer, dict):
+            object.__setattr__(self, "_fixed", True)
+            draws = {k: v.detach().unsqueeze(0) for k, v in answer.items()}
+        else:
+            raise ValueError(
+                f"posterior: returned {type(answer).__name__}; expected an MCMC kernel (which sbc runs) or a dict with the "
+                "draws along the first axis, for example Predictive(guide, num_samples=...)()."
+            )
+        chains, n = next(iter(draws.values())).shape[:2]
+        both = {k: v.expand((chains, n) + v.shape) for k, v in data.items()}
+        return {k: v.unsqueeze(0) for k, v in {**both, **{k: v for k, v in draws.items() if k in truth}}.items()}
+
+
+class Lockstep(_Task):
+    """A batch of simulations as the chains of one kernel, each with its own data."""
+
+    def _draw(self, truth: Values, num_samples: int) -> Values:
+        first = {k: truth[k][0] for k in self.observed}
+        held = hold(first)(self.model)
+        kernel = self.posterior(held)
+        if not hasattr(kernel, "chains"):
+            raise ValueError(f"posterior: returned {type(kernel).__name__}; lockstep needs GeodesicHMC or GeodesicNUTS.")
+        kernel.chains = len(self.seeds)
+        start = self._starts()
+        start.update({k: truth[k] for k in self.observed})
+        mcmc = VectorizedMCMC(
+            kernel, num_samples=num_samples, warmup_steps=self.warmup_steps, initial_params=start, disable_progbar=True
+        )
+        mcmc.run(*self.args)
+        return {k: v.unsqueeze(1) for k, v in mcmc.get_samples(group_by_chain=True).items()}
+
+    def _starts(self) -> Values:
+        """Independent prior draws, in the space that the kernel samples."""
+        rows, nodes = [], {}
+        for _ in self.seeds:
+            rows.append(nodes := self._prior())
+        latent = [k for k in nodes if k not in self.observed]
+        return {k: _to_free(nodes[k]["fn"].support)(torch.stack([r[k]["value"] for r in rows])) for k in latent}
+
+
+def _to_free(support: Any) -> Any:
+    return identity_transform if manifold_of(support) is not None else biject_to(support).inv
