@@ -6,6 +6,7 @@ A case that a check cannot hold for names the check in ``skip`` with the reason.
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import geoopt
@@ -167,12 +168,17 @@ def circle() -> mt.Chart:
     return mt.Chart(_wind, _unwind, 1, 2)
 
 
-def _wind(u: Tensor) -> Tensor:
-    return torch.cat([u.cos(), u.sin()], -1)
+def _wind(u: Tensor, centre: float = 0.0) -> Tensor:
+    return torch.cat([u.cos() + centre, u.sin()], -1)
 
 
-def _unwind(x: Tensor) -> Tensor:
-    return torch.atan2(x[..., 1:], x[..., :1])
+def _unwind(x: Tensor, centre: float = 0.0) -> Tensor:
+    return torch.atan2(x[..., 1:], x[..., :1] - centre)
+
+
+def two_circles() -> list[mt.Chart]:
+    """Of radius 1, their centres 4 apart."""
+    return [mt.Chart(partial(_wind, centre=c), partial(_unwind, centre=c), 1, 2) for c in (-2.0, 2.0)]
 
 
 def injective_flow() -> flows.InjectiveFlow:
@@ -466,6 +472,14 @@ DISTRIBUTIONS = [
         skip={"infer_shapes": "its arguments are a law and a map, not tensors"},
     ),
     DistributionCase(
+        "pushforward-mixture",
+        lambda weights, loc: mdist.PushforwardMixture(
+            weights, [mdist.Pushforward(dist.Normal(loc, 0.5).to_event(1), h) for h in two_circles()]
+        ),
+        dict(weights=[0.3, 0.7], loc=[0.4]),
+        skip={"infer_shapes": "its arguments are laws, not tensors"},
+    ),
+    DistributionCase(
         "matrix-fisher",
         lambda matrix: mdist.MatrixFisher(matrix),
         dict(matrix=[[1.0, 0.3, 0.0], [-0.5, 0.7, 0.2], [0.1, 0.0, -0.4]]),
@@ -481,6 +495,12 @@ def conditional_pushforward() -> mdist.ConditionalPushforward:
     normal = dist.Normal(torch.zeros(1), 1.0).to_event(1)
     layer = flows.ConditionalCoupling(1, [0], context_dim=3, hidden=(8,))
     return mdist.ConditionalPushforward(dist.ConditionalTransformedDistribution(normal, [layer]), circle())
+
+
+def morphing_head() -> flows.MorphingHead:
+    base = flows.LatentFlow(2, flows.coupling_chain(2, 2, hidden=(5,)))
+    S = torch.diag(torch.tensor([1.0, 2.0, 0.5, 0.3]))
+    return flows.MorphingHead(base, S, torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), hidden=(5,))
 
 
 MODULES = [
@@ -506,6 +526,9 @@ MODULES = [
     ModuleCase(
         "latent-flow", lambda: learned(flows.LatentFlow(2, flows.coupling_chain(2, 2, 3, hidden=(5,)), 3)), _S2,
         call=lambda m, c: m.condition(c).log_prob(c[:, :2]).unsqueeze(-1),
+    ),
+    ModuleCase(
+        "morphing-head", lambda: learned(morphing_head()), _S2, call=lambda m, c: m.condition(c).log_prob(c[:, :2]).unsqueeze(-1),
     ),
     ModuleCase(
         "manifold-flow", lambda: learned(models.ManifoldFlow.from_data(_CLOUD, 2, hidden=(5,), latent_hidden=(5,)), 0.1), _S2,

@@ -4,6 +4,7 @@ from .coupling import ConditionalCoupling, Coupling
 from .injective_flow import InjectiveFlow
 from .latent_flow import LatentFlow, coupling_chain
 from .linear import ConditionalLULinear, LULinear
+from .morphing import MorphingHead
 from .multiscale import Among, Haar, multiscale_layers
 from .perceptron import Perceptron
 
@@ -16,6 +17,7 @@ __all__ = [
     "InjectiveFlow",
     "LULinear",
     "LatentFlow",
+    "MorphingHead",
     "Perceptron",
     "coupling_chain",
     "multiscale_layers",

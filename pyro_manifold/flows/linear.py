@@ -62,12 +62,16 @@ class LULinear(ModuleTransform):
         self.net = Perceptron(context_dim, dim * (dim + 1), (64,)) if context_dim else None
 
     @classmethod
-    def from_pca(cls, x: Tensor) -> "LULinear":
+    def from_pca(cls, x: Tensor, *, floor: float = 0.0) -> "LULinear":
         """The layer that gives standard normal vectors mean and covariance of the rows of ``x``, first coordinates along the axes
-        of most variance; axes of no variance get a thousandth of the least other scale."""
+        of most variance; axes of no variance get a thousandth of the least other scale.
+
+        :param float floor: least scale of an axis, as a share of the largest. (Where axes of no variance are to be bent over by
+            later layers, a scale far below that of the bends makes the inverse explode.)
+        """
         loc, axes, scale = principal_axes(x)
-        floor = scale[scale > 0].amin() * 1e-3 if bool((scale > 0).any()) else scale.new_ones(())
-        return cls(x.shape[1], axes * torch.where(scale > 0, scale, floor), loc)
+        least = scale[scale > 0].amin() * 1e-3 if bool((scale > 0).any()) else scale.new_ones(())
+        return cls(x.shape[1], axes * torch.where(scale > 0, scale, least).clamp_min(floor * float(scale[0])), loc)
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """L, U, log of its diagonal, b."""

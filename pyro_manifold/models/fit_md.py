@@ -1,14 +1,12 @@
 r"""Training of manifold and density apart (M/D), so that neither can cheat the other.
 
 .. math::
-    \text{M:}\quad &\min_g \mathbb E\,|x - g(g^{-1}(x))|^2, \\
-    \text{D:}\quad &\min_h -\mathbb E\log p_h(u \mid \theta)
-        + \alpha\,\mathbb E\,|\nabla_\theta \log p_h(u \mid \theta) - t(x, z \mid \theta)|^2,
+    \text{M:}\; \min_g \mathbb E\,|x - g(g^{-1}(x))|^2, \qquad
+    \text{D:}\; \min_h -\mathbb E\log p_h(u \mid \theta) + \alpha\,(\text{error of the score}) + \beta\,(\text{error of ratios}),
     \quad u = g^{-1}(x)
 
-The second term (SCANDAL) uses the joint score t of a simulator, if given. The volume of g does not depend on h or
-:math:`\theta` and is never needed. References: Brehmer and Cranmer, NeurIPS 2020, sec. 3.2; Brehmer et al., *Mining gold from
-implicit models*, PNAS 2020, eq. 12 (SCANDAL).
+The last two terms use the joint score and joint ratios of a simulator, if given; ``md_losses.py`` says how. The volume of g does
+not depend on h or :math:`\theta` and is never needed. Reference: Brehmer and Cranmer, NeurIPS 2020, sec. 3.2.
 """
 
 import copy
@@ -26,6 +24,7 @@ from tqdm import tqdm
 
 from ..ops.checks import check_all
 from .manifold_flow import AmbientFlow, ManifoldFlow
+from .md_losses import density_loss, log_density, reconstruction_loss
 
 __all__ = ["fit_md"]
 
@@ -67,36 +66,17 @@ class _Phase:
         self.optimiser.step()
 
 
-def _density(log_prob: Callable[..., Tensor], score_weight: float) -> Callable[..., Tensor]:
-    """Negative log-likelihood of rows, and the squared error of the score where there is one."""
-
-    def loss(x: Tensor, context: Tensor | None, score: Tensor | None) -> Tensor:
-        if score is None or context is None:
-            return -log_prob(x, context).mean()
-        with torch.enable_grad():
-            theta = context.detach().requires_grad_()
-            lp = log_prob(x, theta)
-            (own,) = torch.autograd.grad(lp.sum(), theta, create_graph=True)
-        return -lp.mean() + score_weight * (own - score).square().sum(-1).mean()
-
-    return loss
-
-
 def _stages(
-    flow: ManifoldFlow | AmbientFlow, schedule: str, lr: tuple[float, float], score_weight: float, reconstruction_weight: float
+    flow: ManifoldFlow | AmbientFlow, schedule: str, lr: tuple[float, float], weights: tuple[float, float, float]
 ) -> list[list[_Phase]]:
     """Phases that take turns, pass by pass, stage after stage."""
+    score, ratio, reconstruction = weights
+    loss = density_loss(log_density(flow), score, ratio)
     if isinstance(flow, AmbientFlow):
-        return [[_Phase("D", _density(flow.log_prob, score_weight), list(flow.parameters()), lr[1])]]
-
-    def reconstruction(x: Tensor, *_: Any) -> Tensor:
-        return reconstruction_weight * (flow.transform.project(x) - x).square().mean()
-
-    def latent(u: Tensor, context: Tensor | None) -> Tensor:
-        return flow.latent.condition(context).log_prob(u)
-
+        return [[_Phase("D", loss, list(flow.parameters()), lr[1])]]
     bend = [p for p in flow.transform.parameters() if p.requires_grad]
-    density = _Phase("D", _density(latent, score_weight), list(flow.latent.parameters()), lr[1])
+    density = _Phase("D", loss, list(flow.latent.parameters()), lr[1])
+    bending = reconstruction_loss(flow, reconstruction)
     if not bend:
         return [[density]]
     if schedule == "simultaneous":
@@ -106,9 +86,9 @@ def _stages(
             UserWarning,
             stacklevel=3,
         )
-        nll = _density(flow.log_prob, score_weight)
-        return [[_Phase("MD", lambda x, c, s: nll(x, c, s) + reconstruction(x), list(flow.parameters()), lr[1])]]
-    manifold = _Phase("M", reconstruction, bend, lr[0])
+        nll = density_loss(flow.log_prob, score, ratio)
+        return [[_Phase("MD", lambda x, *rest: nll(x, *rest) + bending(x), list(flow.parameters()), lr[1])]]
+    manifold = _Phase("M", bending, bend, lr[0])
     return [[manifold, density]] if schedule == "alternating" else [[manifold], [density]]
 
 
@@ -124,6 +104,8 @@ def fit_md(
     lr: float | tuple[float, float] = 1e-3,
     score: Tensor | None = None,
     score_weight: float = 2.0,
+    ratio: tuple[Tensor, Tensor] | None = None,
+    ratio_weight: float = 10.0,
     reconstruction_weight: float = 100.0,
     validation: float = 0.1,
     seed: int = 0,
@@ -143,6 +125,10 @@ def fit_md(
     :param lr: learning rate of AdamW, likewise, falling to zero along a cosine.
     :param Tensor score: joint scores :math:`t`, of the shape of ``context``.
     :param float score_weight: :math:`\\alpha`.
+    :param tuple ratio: m further contexts for each row, drawn independently of it from the law of ``context``, shape
+        ``(rows, m, k)``, and :math:`\\log p(x, z \\mid \\theta_0) - \\log p(x, z \\mid \\theta_j)`, joint log ratios of a
+        simulator, ``(rows, m)``; the axis of m may be left out for one.
+    :param float ratio_weight: :math:`\\beta`.
     :param float reconstruction_weight: of the mean squared error of coordinates, where it is added to something.
     :param float validation: share of the rows kept for validation.
     :param checkpoint: a file written after each pass; an interrupted call with the same arguments goes on from it.
@@ -154,11 +140,13 @@ def fit_md(
     >>> sorted(history.losses)
     ['D', 'M']
     """
+    other, log_ratio = _ratio(ratio, context)
     _check(x, context, score, schedule, validation)
+    given = (context, score, other, log_ratio)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
     held, kept = order.split([int(validation * len(x)), len(x) - int(validation * len(x))])
     judged = (held if len(held) else kept).split(4 * batch_size)
-    stages = _stages(flow, schedule, _pair(lr), score_weight, reconstruction_weight)
+    stages = _stages(flow, schedule, _pair(lr), (score_weight, ratio_weight, reconstruction_weight))
     of_stage = [1 if phases[0].name == "D" else 0 for phases in stages]  # which of a pair of settings is theirs
     plan = [(i, turn) for i, which in enumerate(of_stage) for turn in range(_pair(epochs)[which])]
     run = _Run()
@@ -183,8 +171,8 @@ def fit_md(
                 clock = (run.spent + time.monotonic() - began) / budget
                 if clock >= 1:
                     break
-                phase.step(_rows(index, data, context, score), b, max(clock, (turn + b / len(batches)) / passes))
-            losses = [len(index) * float(phase.loss(*_rows(index, data, context, score)).detach()) for index in judged]
+                phase.step(_rows(index, data, *given), b, max(clock, (turn + b / len(batches)) / passes))
+            losses = [len(index) * float(phase.loss(*_rows(index, data, *given)).detach()) for index in judged]
             loss = sum(losses) / sum(map(len, judged))
             run.history.losses.setdefault(phase.name, []).append(loss)
             bar.set_postfix({phase.name: f"{loss:.4g}"}, refresh=False)
@@ -240,6 +228,20 @@ def _pair(value: Any) -> tuple[Any, Any]:
 @torch.no_grad()
 def _encode(flow: ManifoldFlow, x: Tensor, batch_size: int) -> Tensor:
     return torch.cat([flow.transform.inv(rows) for rows in x.split(16 * batch_size)])
+
+
+def _ratio(ratio: tuple[Tensor, Tensor] | None, context: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Contexts (rows, m, k) and log ratios (rows, m)."""
+    if ratio is None:
+        return None, None
+    other, log_ratio = ratio
+    shape = tuple(other.shape), tuple(log_ratio.shape)
+    other, log_ratio = (other.unsqueeze(1), log_ratio.unsqueeze(1)) if log_ratio.dim() == 1 else (other, log_ratio)
+    if context is None or other.shape != (len(context), log_ratio.shape[1], context.shape[1]) or len(log_ratio) != len(context):
+        raise ValueError(f"ratio: got shapes {shape[0]} and {shape[1]}; expected (rows, m, size of context) and (rows, m).")
+    for t in (other, log_ratio):
+        check_all(t.isfinite().flatten(1).all(-1), "ratio", t, "finite rows", "Leave out events that some context excludes.")
+    return other, log_ratio
 
 
 def _check(x: Tensor, context: Tensor | None, score: Tensor | None, schedule: str, validation: float) -> None:

@@ -31,7 +31,7 @@ def graph_layers(x: Tensor, dim: int, depth: int, hidden: tuple[int, ...], kind:
     d = x.shape[-1]
     parts = (range(dim, d), range(dim))
     couplings = [Coupling(d, parts[i % 2], hidden=hidden, kind=kind) for i in range(depth if dim < d else 0)]
-    return [*couplings, LULinear.from_pca(x)]
+    return [*couplings, LULinear.from_pca(x, floor=0.01)]
 
 
 class _Flow(PyroModule):

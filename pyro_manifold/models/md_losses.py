@@ -1,0 +1,73 @@
+r"""What the two phases of M/D training minimise, over the rows of a batch.
+
+.. math::
+    \text{M:}\quad & |x - g(g^{-1}(x))|^2 / d, \qquad
+    \text{D:}\quad -\log p_h(u \mid \theta_0) + \alpha\,|\nabla_\theta \log p_h(u \mid \theta_0) - t|^2
+        - \beta \sum_j s_j \log \hat s_j, \\
+    & s_j = \frac{p(x, z \mid \theta_j)}{\sum_i p(x, z \mid \theta_i)}, \qquad
+    \hat s_j = \frac{p_h(u \mid \theta_j)}{\sum_i p_h(u \mid \theta_i)}, \qquad i, j = 0, \dots, m
+
+t is the joint score; :math:`s_j` come of joint ratios to m further theta, drawn independently from the law of :math:`\theta_0`: x
+is a draw of any of them with equal probability: then the expectation of :math:`s_j` given x is the true share, and the
+cross-entropy (for m = 1 that of ALICE) is least there. References: [1] Brehmer et al., *Mining gold from implicit models*, PNAS
+2020, eq. 12 (SCANDAL). [2] Stoye et al., *Likelihood-free inference with an improved cross-entropy estimator*, arXiv 1808.00973.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..flows import MorphingHead
+from .manifold_flow import AmbientFlow, ManifoldFlow
+
+__all__ = ["density_loss", "log_density", "reconstruction_loss"]
+
+
+def reconstruction_loss(flow: ManifoldFlow, weight: float) -> Callable[..., Tensor]:
+    """Mean squared error of coordinates, times ``weight``; what comes after x is not looked at."""
+
+    def loss(x: Tensor, *_: Any) -> Tensor:
+        return weight * (flow.transform.project(x) - x).square().mean()
+
+    return loss
+
+
+def log_density(flow: ManifoldFlow | AmbientFlow) -> Callable[..., Tensor]:
+    """What the D phase fits: of u on a manifold, of x else. A factor without parameters in training is left out where it is known
+    to be one: the frozen base of a morphing head."""
+    if isinstance(flow, AmbientFlow):
+        return flow.log_prob
+    h = flow.latent
+    if isinstance(h, MorphingHead) and not any(p.requires_grad for p in h.base.parameters()):
+        return h.log_ratio
+    return lambda u, context: h.condition(context).log_prob(u)
+
+
+def density_loss(log_prob: Callable[..., Tensor], score_weight: float, ratio_weight: float) -> Callable[..., Tensor]:
+    """Loss of rows x, context and, where given, joint scores, further contexts (rows, m, k) and log ratios to them (rows, m)."""
+
+    def loss(
+        x: Tensor,
+        context: Tensor | None,
+        score: Tensor | None = None,
+        other: Tensor | None = None,
+        log_ratio: Tensor | None = None,
+    ) -> Tensor:
+        if context is None or (score is None and other is None):
+            return -log_prob(x, context).mean()
+        out: Any = 0.0
+        with torch.enable_grad():
+            theta = context.detach().requires_grad_(score is not None)
+            lp = log_prob(x, theta if other is None else torch.cat([theta.unsqueeze(0), other.movedim(1, 0)]))
+            first = lp if other is None else lp[0]
+            if score is not None:
+                (own,) = torch.autograd.grad(first.sum(), theta, create_graph=True)
+                out = score_weight * (own - score).square().sum(-1).mean()
+        if log_ratio is not None:
+            share = torch.cat([log_ratio.new_zeros(len(x), 1), -log_ratio], 1).softmax(1)
+            out = out - ratio_weight * (share * lp.log_softmax(0).mT).sum(1).mean()
+        return out - first.mean()
+
+    return loss
