@@ -8,6 +8,7 @@ from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
 from .projected_normal import ProjectedNormal
 from .pushforward import ConditionalPushforward, Pushforward
+from .pushforward_mixture import PushforwardMixture
 from .riemannian_normal import RiemannianNormal
 from .uniform import ManifoldUniform
 from .von_mises_fisher import VonMisesFisher
@@ -24,6 +25,7 @@ __all__ = [
     "PowerSpherical",
     "ProjectedNormal",
     "Pushforward",
+    "PushforwardMixture",
     "RiemannianNormal",
     "VonMisesFisher",
     "WrappedCauchy",

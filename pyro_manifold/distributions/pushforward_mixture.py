@@ -1,0 +1,141 @@
+r"""A law on the union of several images: of the charts of a manifold in pieces.
+
+.. math::
+    p(x) = \sum_k w_k\, p_k(x)\, 1[x \in M_k], \qquad M_k = g_k(\mathbb R^n)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from ..ops.checks import as_tensors, broadcast_shapes, check_all
+from ..ops.numerics import concrete
+from .pushforward import Pushforward
+
+__all__ = ["PushforwardMixture"]
+
+
+class _Union(constraints.Constraint):
+    """Points of any of several sets."""
+
+    event_dim = 1
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = list(parts)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return torch.stack([p.check(value) for p in self.parts]).any(0)
+
+
+class PushforwardMixture(dist.TorchDistribution):
+    r"""Weighted pushforwards of one dimension n, on the union of their images, which may be disjoint.
+
+    .. math:: \log p(x) = \log\sum_{k:\, x \in M_k} w_k\, p_U^{(k)}(u_k)\det\!\big(J_k^TJ_k\big)^{-1/2}, \quad u_k = g_k^{-1}(x)
+
+    Base measure: the n-dimensional Hausdorff measure of the union. A value is on :math:`M_k` if the projection onto it
+    moves it by at most ``atol`` (1 + its length). Where the images are disjoint the density of a value is the weight of its
+    chart times the density of that chart; where they cross in fewer dimensions this holds almost everywhere, and where charts
+    overlap their densities add up. A value on none is on the nearest, or off the manifold, as the components'
+    ``off_manifold`` says. A union has no bijection from a vector space: for a latent site, sample the chart by ``Categorical``
+    and enumerate it.
+
+    :param Tensor weights: :math:`w`, shape ``batch + (k,)``, on the simplex.
+    :param components: k laws :class:`Pushforward` of one dimension, batch shape and ``off_manifold``.
+    :param float atol: the square root of the machine precision if omitted; for learned charts, the error of their data.
+    :raises ValueError: for components that do not fit each other, weights of another size; for values off the manifold under
+        ``off_manifold="error"``.
+
+    >>> from pyro_manifold.transforms import LinearEmbedding
+    >>> lines = [LinearEmbedding(torch.tensor([[1.0], [0.0]]), torch.tensor([0.0, h])) for h in (0.0, 5.0)]
+    >>> normal = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+    >>> d = PushforwardMixture(torch.tensor([0.25, 0.75]), [Pushforward(normal, line) for line in lines])
+    >>> d.log_prob(torch.tensor([0.0, 5.0])).exp()  # 0.75 / sqrt(2 pi)
+    tensor(0.2992)
+    """
+
+    arg_constraints = {"weights": constraints.simplex}
+    has_rsample = False
+
+    def __init__(
+        self, weights: Tensor, components: Sequence[Pushforward], *, atol: float | None = None, validate_args: bool | None = None
+    ) -> None:
+        (self.weights,) = as_tensors(weights=weights)
+        self.components, self.atol = list(components), atol
+        kinds = {
+            f"{c.transform.dim} -> {c.transform.codomain_dim}, {c.off_manifold!r}" if isinstance(c, Pushforward) else repr(c)
+            for c in self.components
+        }
+        if len(kinds) != 1 or not isinstance(self.components[0], Pushforward):
+            raise ValueError(
+                f"components: got {'; '.join(sorted(kinds)) or 'none'}; expected Pushforward laws of one latent dimension, one "
+                "event shape and one off_manifold: densities of different dimensions have no common measure."
+            )
+        if self.weights.dim() < 1 or self.weights.shape[-1] != len(self.components):
+            raise ValueError(f"weights: got shape {tuple(self.weights.shape)}; expected {len(self.components)} on the last axis.")
+        shapes = {f"components[{i}]": c.batch_shape for i, c in enumerate(self.components)}
+        batch = broadcast_shapes(weights=self.weights.shape[:-1], **shapes)
+        self.weights = self.weights.expand(batch + self.weights.shape[-1:])
+        self.components = [c if c.batch_shape == batch else c.expand(batch) for c in self.components]
+        super().__init__(batch, self.components[0].event_shape, validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    def support(self) -> Any:
+        return _Union([c.support for c in self.components])
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "PushforwardMixture":
+        new = self._get_checked_instance(PushforwardMixture, _instance)
+        batch = torch.Size(batch_shape)
+        new.atol, new.weights = self.atol, self.weights.expand(batch + self.weights.shape[-1:])
+        new.components = [c.expand(batch) for c in self.components]
+        super(PushforwardMixture, new).__init__(batch, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            shape = torch.Size(sample_shape)
+            which = dist.Categorical(self.weights).sample(shape)[..., None, None]
+            draws = torch.stack([c.sample(shape) for c in self.components], -2)
+            return draws.gather(-2, which.expand(which.shape[:-1] + self.event_shape)).squeeze(-2)
+
+    def log_joint(self, value: Tensor) -> Tensor:
+        r""":math:`\log w_k\,p_k(x)` for each chart, on the last axis; :math:`-\infty` for those that ``value`` is not on."""
+        transforms = [c.transform for c in self.components]
+        transforms[0].inverse_shape(value.shape)
+        if concrete(value):
+            check_all(value.isfinite(), "value", value, "finite numbers", "Remove those rows, or mask them in the model.")
+        eps = torch.finfo(value.dtype).eps ** 0.5 if self.atol is None else self.atol
+        atol = (eps * (1 + torch.linalg.vector_norm(value, dim=-1))).unsqueeze(-1)
+        us = [g._inverse(value) for g in transforms]
+        with torch.no_grad():
+            gaps = [value - g._call(u) for g, u in zip(transforms, us, strict=True)]
+            error = torch.linalg.vector_norm(torch.stack(gaps, -2), dim=-1).nan_to_num(torch.inf)
+        off = self.components[0].off_manifold
+        if off == "error":
+            check_all(
+                (error <= atol).any(-1), "value", value, "points of the image of one of the charts",
+                "Project them onto the nearest, widen atol, or use off_manifold='project'.",
+            )  # fmt: skip
+        on = error <= (torch.maximum(atol, error.amin(-1, keepdim=True)) if off == "project" else atol)
+        parts = [self._part(c, u, on[..., k]) for k, (c, u) in enumerate(zip(self.components, us, strict=True))]
+        return self.weights.log() + torch.stack(parts, -1)
+
+    @staticmethod
+    def _part(component: Pushforward, u: Tensor, on: Tensor) -> Tensor:
+        """log p_k where ``on``. A chart is asked about its own points only, since elsewhere it may lose rank: one of them stands
+        in for the others."""
+        if concrete(on) and not bool(on.any()):
+            return torch.full(torch.broadcast_shapes(on.shape, component.batch_shape), -torch.inf).to(u)
+        first = on.reshape(-1).to(torch.uint8).argmax(0, keepdim=True)
+        own = u.detach().reshape(-1, u.shape[-1]).index_select(0, first)[0]
+        return torch.where(on, component.log_prob_of(torch.where(on.unsqueeze(-1), u, own)), -torch.inf)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        joint = self.log_joint(value)
+        on = (joint > -torch.inf).any(-1)
+        return torch.where(on, torch.where(on.unsqueeze(-1), joint, 0.0).logsumexp(-1), -torch.inf)

@@ -1,0 +1,160 @@
+"""Laws on unions of images: mass by quadrature, overlaps, what is on no chart, charts asked about their own points only."""
+
+import math
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import two_circles
+from torch import Tensor
+
+from pyro_manifold.distributions import Pushforward, PushforwardMixture
+from pyro_manifold.transforms import Chart, LinearEmbedding, Pad
+
+F64 = torch.float64
+
+
+def normal(loc: list[float], scale: float = 0.5) -> Any:
+    return dist.Normal(torch.tensor(loc, dtype=F64), scale).to_event(1)
+
+
+def circles(**kwargs: Any) -> PushforwardMixture:
+    laws = [Pushforward(normal([a]), g, **kwargs) for a, g in zip((0.4, -1.0), two_circles(), strict=True)]
+    return PushforwardMixture(torch.tensor([0.3, 0.7], dtype=F64), laws)
+
+
+def cap(u: Tensor) -> Tensor:
+    """A spherical cap over the disk of radius 2 / (e + 1/e), by stereographic projection of a bounded u."""
+    v = u.tanh() / 2
+    q = v.square().sum(-1, keepdim=True)
+    return torch.cat([2 * v, 1 - q], -1) / (1 + q)
+
+
+def flat(x: Tensor) -> Tensor:
+    return (2 * x[..., :2] / (1 + x[..., 2:])).atanh()
+
+
+def test_mass_on_two_circles() -> None:
+    """Arc length of both circles, but for 1e-5 of it beyond the cuts of the charts; shares are the weights."""
+    d, n = circles(), 2000
+    angle = 2 * math.pi * torch.arange(n, dtype=F64) / n
+    for k, share in enumerate((0.3, 0.7)):
+        x = two_circles()[k](angle.unsqueeze(-1))
+        mass = float(d.log_prob(x).exp().sum()) * 2 * math.pi / n
+        assert mass == pytest.approx(share, abs=1e-5)
+
+
+def test_mass_on_two_caps() -> None:
+    """Two caps, the second upside down and below: area of triangles that know no Jacobian."""
+    down = Chart(lambda u: -cap(u) - 1, lambda x: flat(-x - 1), 2, 3)
+    laws = [Pushforward(normal([0.1, -0.2], 0.4), g) for g in (Chart(cap, flat, 2, 3), down)]
+    d = PushforwardMixture(torch.tensor([0.2, 0.8], dtype=F64), laws)
+    grid = torch.linspace(-2.2, 2.2, 141, dtype=F64)
+    for law, share in zip(laws, (0.2, 0.8), strict=True):
+        x = law.transform(torch.cartesian_prod(grid, grid)).reshape(141, 141, 3)
+        a, b, c, e = x[:-1, :-1], x[1:, :-1], x[:-1, 1:], x[1:, 1:]
+        area = sum(torch.linalg.cross(p - o, q - o).norm(dim=-1) / 2 for o, p, q in ((a, b, c), (e, b, c)))
+        p = d.log_prob(x).exp()
+        mean = (p[:-1, :-1] + p[1:, :-1] + p[:-1, 1:] + p[1:, 1:]) / 4
+        assert float((mean * area).sum()) == pytest.approx(share, rel=2e-3)  # second order in the step
+
+
+def test_shares_of_draws() -> None:
+    """Of 10000 draws, 0.7 are on the right circle (5 standard errors: 0.023)."""
+    d = circles()
+    x = d.sample((10000,))
+    assert float((x[:, 0] > 0).double().mean()) == pytest.approx(0.7, abs=0.023)
+    assert d.support.check(x).all()
+
+
+def test_overlapping_charts_add_up() -> None:
+    """The same line by two charts is the mixture of two normals on it."""
+    lines = [LinearEmbedding(torch.tensor([[s], [0.0]], dtype=F64)) for s in (1.0, 2.0)]
+    d = PushforwardMixture(torch.tensor([0.5, 0.5], dtype=F64), [Pushforward(normal([0.0], 1.0), g) for g in lines])
+    t = torch.linspace(-3, 3, 7, dtype=F64)
+    x = torch.stack([t, 0 * t], -1)
+    exact = torch.stack([dist.Normal(0.0, s).log_prob(t) for s in (1.0, 2.0)]).logsumexp(0) - math.log(2)
+    torch.testing.assert_close(d.log_prob(x), exact)
+
+
+def test_off_the_union() -> None:
+    x = torch.tensor([[-1.0, 0.0], [-0.9, 0.0], [0.9, 0.0]], dtype=F64)  # on the left circle, near it, near the right one
+    near = circles().log_prob(x)
+    left = math.log(0.3) + normal([0.4]).log_prob(torch.zeros(1, dtype=F64))
+    torch.testing.assert_close(near[:2], left.expand(2))
+    right = math.log(0.7) + normal([-1.0]).log_prob(torch.tensor([math.pi], dtype=F64))
+    torch.testing.assert_close(near[2], right)
+    assert circles(off_manifold="reject").log_prob(x).isfinite().tolist() == [True, False, False]
+    with pytest.raises(ValueError, match=r"value: got -0.9, 0 at index \(1,\), expected points of the image of one of"):
+        circles(off_manifold="error").log_prob(x)
+    d = circles(off_manifold="reject")
+    w = d.weights.clone().requires_grad_()
+    law = PushforwardMixture(w, d.components)
+    (g,) = torch.autograd.grad(law.log_prob(x).clamp_min(-1e3).sum(), w)  # rows of -inf leave no NaN
+    assert g.isfinite().all()
+
+
+def test_a_chart_is_asked_about_its_own_points() -> None:
+    """The first chart has no derivative where the second one's points project to."""
+    g = Chart(lambda u: torch.cat([u**3, 0 * u], -1), lambda x: x[..., :1].abs().pow(1 / 3) * x[..., :1].sign(), 1, 2)
+    h = LinearEmbedding(torch.tensor([[0.0], [1.0]], dtype=F64), torch.tensor([0.0, 5.0], dtype=F64))
+    d = PushforwardMixture(torch.tensor([0.5, 0.5], dtype=F64), [Pushforward(normal([0.0]), f) for f in (g, h)])
+    assert d.log_prob(torch.tensor([[0.0, 5.1], [1.0, 0.0]], dtype=F64)).isfinite().all()
+    with pytest.raises(ValueError, match="no full rank"):
+        d.log_prob(torch.tensor([[0.0, 0.0]], dtype=F64))
+
+
+def test_enumerated_chart_of_a_latent_site() -> None:
+    """Posterior shares of the two circles given a noisy point, by enumeration, against quadrature."""
+    d, y = circles(), torch.tensor([-0.2, 0.6], dtype=F64)
+    noise = 0.8
+    evidence = []
+    for law in d.components:
+        u = torch.linspace(-3.1, 3.1, 4001, dtype=F64).unsqueeze(-1)
+        joint = law.base_dist.log_prob(u) + dist.Normal(law.transform(u), noise).log_prob(y).sum(-1)
+        evidence.append(joint.logsumexp(0))
+    exact = (d.weights.log() + torch.stack(evidence)).softmax(-1)
+    x = d.sample((200000,))
+    weight = dist.Normal(x, noise).log_prob(y).sum(-1).softmax(0)
+    seen = weight[x[:, 0] < 0].sum()
+    se = (weight.square() * ((x[:, 0] < 0).double() - seen).square()).sum().sqrt()
+    assert abs(float(seen - exact[0])) < 5 * float(se)
+
+
+def test_observed_in_a_plate() -> None:
+    def model(x: Tensor) -> None:
+        w = pyro.sample("w", dist.Dirichlet(torch.ones(2, dtype=F64)))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", PushforwardMixture(w, circles().components), obs=x)
+
+    x = circles().sample((200,))
+    kernel = pyro.infer.NUTS(model)
+    mcmc = pyro.infer.MCMC(kernel, num_samples=100, warmup_steps=50, disable_progbar=True)
+    mcmc.run(x)
+    left = float((x[:, 0] < 0).double().sum())
+    posterior = dist.Beta(1 + left, 201 - left)
+    mean = mcmc.get_samples()["w"][:, 0].mean()
+    assert abs(float(mean - posterior.mean)) < 5 * float(posterior.stddev) / 20**0.5  # at least 20 effective draws
+
+
+@pytest.mark.parametrize(
+    "make, match",
+    [
+        (lambda: PushforwardMixture(torch.ones(1), [normal([0.0])]), "components: got"),
+        (lambda: PushforwardMixture(torch.ones(0), []), "components: got none; expected Pushforward"),
+        (
+            lambda: PushforwardMixture(
+                torch.ones(2) / 2, [Pushforward(normal([0.0]), Pad(1, 3)), Pushforward(normal([0.0, 0.0]), Pad(2, 3))]
+            ),
+            "components: got 1 -> 3, 'project'; 2 -> 3, 'project'; expected .* one latent dimension",
+        ),
+        (lambda: PushforwardMixture(torch.ones(3) / 3, circles().components), r"weights: got shape \(3,\); expected 2"),
+        (lambda: circles().log_prob(torch.zeros(3, dtype=F64)), r"value: got shape \(3,\)"),
+        (lambda: circles().log_prob(torch.full((2,), math.nan, dtype=F64)), "value: got nan|Expected value"),
+    ],
+)
+def test_bad_input(make: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        make()
