@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from .geometry import Geometry, geometry
+from .ops.lon_lat import from_lon_lat, lon_lat
 
 __all__ = [
+    "from_lon_lat",
     "geodesic",
     "image_grid",
     "latent_axes",
@@ -149,22 +151,6 @@ def latent_scatter(
     return ax
 
 
-def lon_lat(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Longitude in [-pi, pi], east of the first axis, and latitude in [-pi/2, pi/2] of points of :math:`S^2`, in radians.
-
-    .. math:: \lambda = \mathrm{atan2}(x_2, x_1), \qquad \varphi = \mathrm{atan2}\big(x_3, \sqrt{x_1^2 + x_2^2}\big)
-
-    :param x: points, shape (..., 3).
-    :raises ValueError: for another last axis.
-
-    >>> lon_lat(torch.tensor([0.0, 1.0, 0.0]))
-    (tensor(1.5708), tensor(0.))
-    """
-    if x.dim() < 1 or x.shape[-1] != 3:
-        raise ValueError(f"x: got shape {tuple(x.shape)}; expected points of the sphere S^2, shape (..., 3).")
-    return torch.atan2(x[..., 1], x[..., 0]), torch.atan2(x[..., 2], torch.hypot(x[..., 0], x[..., 1]))
-
-
 def world_axes(ax: Any = None, *, projection: str = "mollweide", spacing: float = 30.0, labels: bool = True) -> Any:
     """Axes for :math:`S^2` in an equal-area projection, with a graticule: area on paper is area on the sphere.
 
@@ -233,7 +219,7 @@ def sphere_density(
     edge_lat = torch.linspace(-math.pi / 2, math.pi / 2, resolution + 1)
     edge_lon = torch.linspace(-math.pi, math.pi, 2 * resolution + 1)
     lat, lon = torch.meshgrid((edge_lat[1:] + edge_lat[:-1]) / 2, (edge_lon[1:] + edge_lon[:-1]) / 2, indexing="ij")
-    x = torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], -1)
+    x = from_lon_lat(lon, lat)
     with torch.no_grad():
         density = log_prob(x).exp()
     scale: dict[str, Any] = {}

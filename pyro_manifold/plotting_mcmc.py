@@ -16,6 +16,7 @@ from .infer.calibration import SBCResult
 from .infer.diagnostics import geodesic_statistics
 from .infer.frechet import frechet_mean
 from .infer.rank_tests import ecdf_band
+from .ops.lon_lat import from_lon_lat
 from .plotting import _COLORS, _axes, latent_axes, to_plane
 
 __all__ = ["disk_posterior", "plot_rank", "plot_sbc", "sphere_trace"]
@@ -53,12 +54,10 @@ def sphere_trace(x: Tensor, ax: Any = None, *, lines: bool = True, **style: Any)
             ax.plot(*shown.T.numpy(), **{**kwargs, "alpha": kwargs.get("alpha", 1.0) * fade})
 
     t = torch.linspace(-math.pi, math.pi, 181, dtype=x.dtype)
-    for lat in torch.linspace(-60, 60, 5).deg2rad().tolist():
-        circle = torch.stack([math.cos(lat) * t.cos(), math.cos(lat) * t.sin(), torch.full_like(t, math.sin(lat))], -1)
-        draw(circle, color="0.8", linewidth=0.6, zorder=0)
-    for lon in torch.arange(0, 180, 30).deg2rad().tolist():
-        circle = torch.stack([t.cos() * math.cos(lon), t.cos() * math.sin(lon), t.sin()], -1)
-        draw(circle, color="0.8", linewidth=0.6, zorder=0)
+    for lat in torch.linspace(-60, 60, 5, dtype=x.dtype).deg2rad():
+        draw(from_lon_lat(t, lat), color="0.8", linewidth=0.6, zorder=0)
+    for lon in torch.arange(0, 180, 30, dtype=x.dtype).deg2rad():
+        draw(from_lon_lat(lon, t), color="0.8", linewidth=0.6, zorder=0)  # latitudes beyond the poles: the other half
     ax.plot(t.cos().numpy(), t.sin().numpy(), color="0.25", linewidth=1.2)
     style = {"s": 8, "linewidths": 0, "zorder": 2, **style}
     s = torch.linspace(0, 1, 12, dtype=x.dtype).unsqueeze(-1)

@@ -47,6 +47,14 @@ def test_geodesic_of_the_disk_is_a_circular_arc_orthogonal_to_the_boundary() -> 
     assert residual < 1e-10
 
 
+def test_longitude_and_latitude_there_and_back() -> None:
+    x = torch.randn(200, 3, dtype=D)
+    x = torch.cat([x / x.norm(dim=-1, keepdim=True), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]], dtype=D)])
+    torch.testing.assert_close(plotting.from_lon_lat(*plotting.lon_lat(x)), x)
+    with pytest.raises(ValueError, match="points of the sphere"):
+        plotting.lon_lat(x[:, :2])
+
+
 def test_latent_axes_grid_and_scatter() -> None:
     ball = geoopt.PoincareBall(torch.tensor(1.0, dtype=D))
     z = geometry(ball).chart(torch.randn(30, 2, dtype=D))

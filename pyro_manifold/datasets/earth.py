@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..ops.lon_lat import from_lon_lat
 from .split import train_test_split
 
 __all__ = ["earth", "earth_split"]
@@ -117,7 +118,7 @@ def earth(name: str = "volcano", *, folder: str | Path | None = None, distinct: 
             raise ValueError(f"folder: {path.parent} {what}; expected a folder with {path.name}, or None to download it.")
     degrees = _read(path)
     lat, lon = torch.deg2rad(_distinct(degrees) if distinct else degrees).unbind(-1)
-    return torch.stack([lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()], -1).to(torch.get_default_dtype())
+    return from_lon_lat(lon, lat).to(torch.get_default_dtype())
 
 
 def earth_split(
