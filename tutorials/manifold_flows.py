@@ -57,7 +57,7 @@ from pyro_manifold.transforms import Chart, LinearEmbedding, Pad
 
 # --- training by CPU time -------------------------------------------------------------------------------------------------
 def fit(
-    flow: Any, x: Tensor, context: Tensor | None, *, budget: float, share: float = 0.35, schedule: str = "sequential",
+    flow: Any, x: Tensor, context: Tensor | None, *, budget: float, share: float = 0.5, schedule: str = "sequential",
     lr: tuple[float, float] = (1e-2, 3e-3), batch: int = 250, validation: float = 0.25, seed: int = 0, progress: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """:func:`fit_md` with as many passes as ``budget`` CPU seconds allow, by a pass timed on a few batches of a copy.
