@@ -5,7 +5,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_manifold.datasets import GaussianOnCircle, PolynomialSurface, image_manifold, lorenz, mmd2, ood_auc, roc_auc
+from pyro_manifold.datasets import (
+    GaussianOnCircle,
+    PolynomialSurface,
+    grid_mmd2,
+    image_manifold,
+    lorenz,
+    mmd2,
+    ood_auc,
+    roc_auc,
+)
 
 F64 = torch.float64
 
@@ -171,6 +180,18 @@ def test_mmd2_against_the_definition_and_unbiased() -> None:
     assert mmd2(big, big[:1500] + 0.5) > 0.03  # in parts of 1024
 
 
+def test_grid_mmd2_is_the_limit_of_mmd2() -> None:
+    grid = torch.linspace(-1, 1, 101, dtype=F64)
+    p, q = (torch.stack([-0.5 * ((grid - m) / 0.3).square(), -0.5 * ((grid + m) / 0.2).square()]).softmax(-1) for m in (0.1, 0.3))
+    exact = grid_mmd2(p, q, grid)
+    assert exact.shape == (2,) and bool((grid_mmd2(p, p, grid) == 0).all())
+    for i in (0, 1):
+        x, y = (grid[torch.multinomial(r[i], 1500, True, generator=torch.Generator().manual_seed(1))] for r in (p, q))
+        assert mmd2(x, y) == pytest.approx(float(exact[i]), abs=0.03)  # a standard error is about 0.4 / 1500**0.5
+        fixed = grid_mmd2(p[i], q[i], grid, scale=0.4)
+        assert mmd2(x, y, scale=0.4) == pytest.approx(float(fixed), abs=0.03)
+
+
 # Lorenz
 
 
@@ -238,6 +259,8 @@ def test_seeds_are_honoured_and_private() -> None:
         (lambda: roc_auc(torch.zeros(2), torch.full((3,), math.nan)), "positive: got shape"),
         (lambda: mmd2(torch.zeros(5, 2), torch.zeros(5, 3)), "x, y: got shapes"),
         (lambda: mmd2(torch.randn(5), torch.zeros(5)), "scale: got 0"),
+        (lambda: grid_mmd2(torch.ones(3), torch.ones(3), torch.zeros(4)), "p, truth, grid: got shapes"),
+        (lambda: grid_mmd2(torch.eye(3)[0], torch.eye(3)[0], torch.arange(3.0)), "truth: its median distance is 0"),
     ],
 )
 def test_bad_input(call, match) -> None:
