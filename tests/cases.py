@@ -535,6 +535,13 @@ MODULES = [
         call=lambda m, x: m.log_prob(x).unsqueeze(-1),
     ),
     ModuleCase(
+        "manifold-mixture",
+        lambda: learned(
+            models.ManifoldMixture.from_data(torch.cat([_CLOUD, _CLOUD + 20.0]), 2, 2, hidden=(5,), latent_hidden=(5,)), 0.1
+        ),
+        _S2, call=lambda m, x: torch.stack([m.log_prob(x), m.log_prob(x + 20.0)], -1),
+    ),
+    ModuleCase(
         "ambient-flow", lambda: learned(models.AmbientFlow.from_data(_CLOUD, 2, hidden=(5,), eps=0.3), 0.1), _S2,
         call=lambda m, x: m.log_prob(x).unsqueeze(-1),
     ),

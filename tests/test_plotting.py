@@ -8,6 +8,7 @@ import torch
 import pyro_manifold.distributions as mdist
 import pyro_manifold.plotting as plotting
 from pyro_manifold.geometry import geometry
+from pyro_manifold.models.dimension import DimensionScan
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -117,6 +118,14 @@ def test_image_grid_places_every_image() -> None:
     canvas = plotting.image_grid(images, columns=3, title="five").images[0].get_array()
     assert canvas.shape == (2 * 6, 3 * 5)
     assert [float(canvas[6 * (i // 3) + 2, 5 * (i % 3) + 2]) for i in range(5)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
+def test_elbow_is_ringed() -> None:
+    ax = plotting.elbow(DimensionScan([0, 1, 2, 3], [2.0, 1.1, 0.05, 0.04]), label="surface")
+    line, ring = ax.lines
+    assert list(line.get_xydata()[:, 1]) == [2.0, 1.1, 0.05, 0.04] and line.get_label() == "surface"
+    assert ring.get_xydata().tolist() == [[2, 0.05]] and ax.get_yscale() == "log"
+    assert [t.get_text() for t in ax.texts] == ["n = 2"]
 
 
 @pytest.mark.parametrize(

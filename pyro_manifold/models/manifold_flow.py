@@ -26,6 +26,14 @@ from ..transforms.module import modules_of
 __all__ = ["AmbientFlow", "ManifoldFlow"]
 
 
+def _check_dim(x: Tensor, dim: int) -> None:
+    if x.dim() != 2 or not 1 <= dim < x.shape[1]:
+        raise ValueError(
+            f"dim: got {dim} for x of shape {tuple(x.shape)}; expected 1 <= dim < d and x of shape (rows, d). A flow in all of "
+            "R^d is AmbientFlow.from_data(x, d)."
+        )
+
+
 def graph_layers(x: Tensor, dim: int, depth: int, hidden: tuple[int, ...], kind: str) -> list[Any]:
     """Couplings that bend (u, 0) into a graph over u and back in turn, then the principal axes of the rows ``x``."""
     d = x.shape[-1]
@@ -66,7 +74,7 @@ class ManifoldFlow(_Flow):
     :param InjectiveTransform transform: g.
     :param LatentFlow latent: h.
     :param str off_manifold: see :class:`~pyro_manifold.distributions.Pushforward`.
-    :raises ValueError: if the dimensions differ.
+    :raises ValueError: if the dimensions differ; where a flow is made from data, for n >= d.
 
     >>> x = torch.randn(50, 3)
     >>> flow = ManifoldFlow.from_data(x, dim=2, hidden=(8,))
@@ -92,6 +100,7 @@ class ManifoldFlow(_Flow):
         :param int latent_depth: spline couplings of h.
         :param bool encoder: a network in place of g's inverse (M_e-flow).
         """
+        _check_dim(x, dim)
         g: InjectiveTransform = InjectiveFlow(Pad(dim, x.shape[-1]), graph_layers(x, dim, depth, hidden, kind))
         if encoder:
             g = Chart(g, _Encoder(x, dim, hidden), dim, x.shape[-1])
@@ -104,6 +113,7 @@ class ManifoldFlow(_Flow):
     ) -> "ManifoldFlow":  # fmt: skip
         """A probabilistic auto-encoder (PAE). Its decoder need not be injective: published densities are those of u alone,
         :meth:`latent_log_prob`."""
+        _check_dim(x, dim)
         net = Perceptron(dim, x.shape[-1], hidden)
         nn.init.normal_(net.last.weight, std=0.05)
         decoder = nn.Sequential(net, LULinear.from_pca(x)).to(x)

@@ -143,11 +143,59 @@ _, X = surface(50)
         (lambda: LatentFlow(1, []).condition(torch.zeros(2)), r"context: got shape \(2,\); expected none"),
         (lambda: coupling_chain(1, 2), "dim: a coupling of one coordinate needs a context"),
         (lambda: AmbientFlow([], LatentFlow(3, []), 2), "latent, eps: got dimension 3 in 2"),
+        (lambda: ManifoldFlow.from_data(X, 3), r"dim: got 3 for x of shape \(50, 3\); expected 1 <= dim < d.*AmbientFlow"),
+        (lambda: ManifoldFlow.from_data(X, 0), "dim: got 0"),
+        (lambda: ManifoldFlow.autoencoder(X, 4), "dim: got 4"),
+        (lambda: AmbientFlow.from_data(X, 4), "latent, eps: got dimension 4 in 3"),
+        (lambda: ManifoldFlow.from_data(X * math.nan, 2), "x: got nan"),
+        (lambda: quick(ManifoldFlow.from_data(X, 2, 1), X, torch.full((50, 1), math.nan)), r"context: got nan at index \(0,\)"),
+        (
+            lambda: quick(ManifoldFlow.from_data(X, 2, 1), X, torch.ones(50, 1), score=torch.full((50, 1), math.inf)),
+            r"score: got inf at index \(0,\), expected finite rows",
+        ),
+        (lambda: ManifoldFlow.from_data(X, 2).log_prob(X * math.nan), "value: got nan|Expected value"),
     ],
 )
 def test_bad_input(make: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_lost_rank_is_told() -> None:
+    """A decoder that ignores one of its two coordinates, and a flow that a training gone wrong has flattened."""
+    lost = ManifoldFlow.autoencoder(X, 2, hidden=(8,))
+    with torch.no_grad():
+        lost.transform._forward[0].layers[0].weight[:, 1] = 0
+    flat = ManifoldFlow.from_data(X, 2, hidden=(8,))
+    with torch.no_grad():
+        flat.transform.layers[-1].log_diagonal.fill_(-200.0)  # e^-200 is 0 in float32
+    for flow in (lost, flat):
+        with pytest.raises(ValueError, match=r"no full rank \(2\) at 50 of 50 points.*fewer latent dimensions"):
+            flow.transform.log_volume(torch.randn(50, 2))
+
+
+def test_data_off_the_manifold_where_that_is_an_error() -> None:
+    flow = ManifoldFlow.from_data(X, 2, hidden=(8,))
+    strict = ManifoldFlow(flow.transform, flow.latent, off_manifold="error")
+    on = flow.denoise(X).detach()
+    torch.testing.assert_close(strict.log_prob(on), flow.log_prob(on))
+    off = on.clone()
+    off[7] += 0.5
+    with pytest.raises(ValueError, match=r"value: got .* at index \(7,\), expected points of the image.*transform.project"):
+        strict.log_prob(off)
+    reject = ManifoldFlow(flow.transform, flow.latent, off_manifold="reject").log_prob(off)
+    assert (reject == -math.inf).nonzero().tolist() == [[7]]
+
+
+def test_nan_in_a_later_batch_is_named() -> None:
+    """A map that fails for one row only: training stops at its batch, and nothing is replaced."""
+    x = X.clone()
+    x[:, 0].clamp_(max=4.0)
+    x[11, 0] = 5.0
+    chart = Chart(torch.nn.Linear(2, 3), lambda x: torch.where(x[..., :1] > 4.5, torch.nan, x[..., :2]), 2, 3)
+    flow = ManifoldFlow(chart, LatentFlow(2, coupling_chain(2, 2)))
+    with pytest.raises(ValueError, match=r"loss of phase M is nan in batch \d+; look there for NaN"):
+        quick(flow, x, epochs=1, batch_size=5, validation=0.0)
 
 
 def test_simultaneous_training_warns() -> None:

@@ -1,0 +1,166 @@
+r"""A learned manifold in several pieces, each the image of its own injective map.
+
+.. math::
+    p(x) = \sum_k w_k\, p_k(x)\, 1\big[|x - g_k(g_k^{-1}(x))| \le a\big], \qquad
+    k(x) = \arg\min_k |x - g_k(g_k^{-1}(x))|
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..distributions import PushforwardMixture
+from .fit_md import History, fit_md
+from .manifold_flow import ManifoldFlow, _Flow
+
+__all__ = ["ManifoldMixture", "fit_charts"]
+
+
+class ManifoldMixture(_Flow):
+    r"""Several manifold flows of one dimension: for data on disconnected pieces, or on a manifold that no one chart covers.
+
+    .. math:: \log p(x) = \log\sum_{k:\,x \in M_k} w_k\,p_k(x)
+
+    Base measure: Hausdorff measure of the union of the images :math:`M_k`. What "on" means, and that the density of a value
+    is the weight of its chart times that of the chart where the images are disjoint, is said in
+    :class:`~pyro_manifold.distributions.PushforwardMixture`; ``atol`` is how far, relative to 1 + its length, data may be from
+    the chart they are on. Learned images go on beyond their data and may cross: there the densities of the charts add up.
+    Train it with :func:`~pyro_manifold.models.fit_charts`.
+
+    :param flows: k manifold flows.
+    :param Tensor centres: a point near each piece, shape ``(k, d)``, by which rows are assigned before anything is learned.
+    :raises ValueError: for flows of different dimensions, or as many centres as there are flows.
+
+    >>> x = torch.cat([torch.randn(50, 3), 9 + torch.randn(50, 3)])
+    >>> mixture = ManifoldMixture.from_data(x, dim=2, charts=2, hidden=(8,))
+    >>> mixture.log_prob(x).shape, mixture.assign(x).bincount()
+    (torch.Size([100]), tensor([50, 50]))
+    """
+
+    weights: Tensor
+    centres: Tensor
+    atol: Tensor
+
+    def __init__(self, flows: Sequence[ManifoldFlow], centres: Tensor) -> None:
+        super().__init__()
+        sizes = {(f.transform.dim, f.transform.codomain_dim) for f in flows}
+        if len(sizes) != 1 or centres.shape != (len(flows), flows[0].transform.codomain_dim):
+            raise ValueError(
+                f"flows, centres: got flows of dimensions {sorted(sizes)} and centres of shape {tuple(centres.shape)}; expected "
+                "flows of one dimension and a centre for each."
+            )
+        self.flows = nn.ModuleList(flows)
+        self.register_buffer("centres", centres)
+        self.register_buffer("weights", centres.new_full((len(flows),), 1 / len(flows)))
+        self.register_buffer("atol", centres.new_tensor(torch.finfo(centres.dtype).eps ** 0.5))
+
+    @classmethod
+    def from_data(cls, x: Tensor, dim: int, charts: int, *, seed: int = 0, **kwargs: Any) -> "ManifoldMixture":
+        """An M-flow for each of ``charts`` clusters of the rows ``x`` (k-means); ``kwargs`` go to :meth:`ManifoldFlow.from_data`.
+
+        :raises ValueError: where a cluster has fewer than ``dim + 2`` rows.
+        """
+        centres, which = _clusters(x, charts, seed)
+        rows = which.bincount(minlength=charts)
+        if int(rows.min()) < dim + 2:
+            raise ValueError(
+                f"charts: got {charts}, of which one has {int(rows.min())} rows; expected at least {dim + 2} in each. Use fewer "
+                "charts, more data or another seed."
+            )
+        return cls([ManifoldFlow.from_data(x[which == k], dim, **kwargs) for k in range(charts)], centres)
+
+    def condition(self, context: Tensor | None = None) -> PushforwardMixture:
+        r""":math:`p(\cdot \mid \theta)`, a law on the union."""
+        laws = [f.condition(context) for f in self.flows]  # type: ignore[operator]
+        return PushforwardMixture(self.weights, laws, atol=float(self.atol))
+
+    def _projections(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of ``x`` by chart, shape ``batch + (k, d)``, and how far they are."""
+        there = torch.stack([f.denoise(x) for f in self.flows], -2)  # type: ignore[operator]
+        return there, torch.linalg.vector_norm(x.unsqueeze(-2) - there, dim=-1).nan_to_num(torch.inf)
+
+    def assign(self, x: Tensor) -> Tensor:
+        """The chart that is nearest to ``x``."""
+        return self._projections(x)[1].argmin(-1)
+
+    def denoise(self, x: Tensor) -> Tensor:
+        """The projection of ``x`` onto the nearest chart."""
+        there, error = self._projections(x)
+        nearest = error.argmin(-1)[..., None, None]
+        return there.gather(-2, nearest.expand(nearest.shape[:-1] + x.shape[-1:])).squeeze(-2)
+
+    def ood_score(self, x: Tensor) -> Tensor:
+        """How far ``x`` is from the nearest chart."""
+        return self._projections(x)[1].amin(-1)
+
+
+def fit_charts(
+    mixture: ManifoldMixture, x: Tensor, *, rounds: int = 2, epochs: int | tuple[int, int] = 25, **kwargs: Any
+) -> list[History]:
+    r"""Train ``mixture`` in place by hard EM: rows go to their nearest chart, charts learn their rows; then densities.
+
+    Rows are assigned by the centres at first, by reconstruction error in later rounds. In the end the weights are the charts'
+    shares of the rows and ``atol`` is the distance within which 99% of them are from their own chart.
+
+    :param Tensor x: rows, shape ``(rows, d)``.
+    :param int rounds: assignments, each followed by ``epochs`` passes of the M phase.
+    :param epochs: passes for either phase, or for each, as in :func:`~pyro_manifold.models.fit_md`, to which the other
+        arguments go (``checkpoint`` gets a suffix for each round and chart).
+    :return: a history for each chart: its last round and its density.
+    :raises ValueError: if a chart is left with fewer rows than its dimension + 2, and as :func:`~pyro_manifold.models.fit_md`.
+
+    >>> x = torch.cat([torch.randn(50, 2), 9 + torch.randn(50, 2)])
+    >>> mixture = ManifoldMixture.from_data(x, dim=1, charts=2, hidden=(8,))
+    >>> len(fit_charts(mixture, x, epochs=1, disable_progbar=True)), mixture.weights
+    (2, tensor([0.5000, 0.5000]))
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds: got {rounds}; expected at least 1.")
+    bend, learn = epochs if isinstance(epochs, tuple) else (epochs, epochs)
+    which = torch.cdist(x, mixture.centres).argmin(-1)
+    histories: list[History] = []
+    path = kwargs.pop("checkpoint", None)
+    for turn in range(rounds):
+        last = turn == rounds - 1
+        histories = []
+        for k, flow in enumerate(mixture.flows):
+            rows = x[which == k]
+            if len(rows) < flow.transform.dim + 2:  # type: ignore[union-attr, operator]
+                raise ValueError(
+                    f"mixture: chart {k} is left with {len(rows)} rows in round {turn}; use fewer charts, other centres "
+                    "(seed), or rounds=1, which keeps the clusters."
+                )
+            if path is not None:
+                kwargs["checkpoint"] = f"{path}.{turn}.{k}"
+            histories.append(fit_md(flow, rows, epochs=(bend, learn if last else 0), **kwargs))  # type: ignore[arg-type]
+        if not last:
+            with torch.no_grad():
+                which = mixture.assign(x)
+    with torch.no_grad():
+        error = mixture._projections(x)[1].gather(-1, which.unsqueeze(-1)).squeeze(-1)
+        mixture.weights.copy_(which.bincount(minlength=len(mixture.flows)).to(x) / len(x))
+        mixture.atol.copy_((error / (1 + x.norm(dim=-1))).quantile(0.99))
+    return histories
+
+
+def _clusters(x: Tensor, k: int, seed: int, steps: int = 100) -> tuple[Tensor, Tensor]:
+    """Centres and assignments by k-means, from rows that are far apart (k-means++)."""
+    if x.dim() != 2 or not 1 <= k <= len(x):
+        raise ValueError(f"x, charts: got shape {tuple(x.shape)} and {k}; expected (rows, d) and 1 to as many charts as rows.")
+    draws = torch.Generator().manual_seed(seed)
+    centres = x[torch.randint(len(x), (1,), generator=draws)]
+    for _ in range(k - 1):
+        far = torch.cdist(x, centres).amin(-1).square().double().cpu()
+        centres = torch.cat([centres, x[torch.multinomial(far + 1e-300, 1, generator=draws).to(x.device)]])
+    which = torch.cdist(x, centres).argmin(-1)
+    for _ in range(steps):
+        one = torch.nn.functional.one_hot(which, k).to(x)
+        count = one.sum(0).unsqueeze(-1)
+        centres = torch.where(count > 0, one.mT @ x / count.clamp_min(1), centres)
+        new = torch.cdist(x, centres).argmin(-1)
+        if torch.equal(new, which):
+            break
+        which = new
+    return centres, which
