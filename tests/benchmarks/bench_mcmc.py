@@ -335,13 +335,13 @@ def numpyro_ambient(t: Target, warmup: int, draws: int) -> Result | None:
     mcmc.warmup(jax.random.PRNGKey(0), init_params=start, extra_fields=fields, collect_warmup=True)
     warm = int(np.asarray(mcmc.get_extra_fields()["num_steps"]).sum())
     spent = []
-    for size in (draws, 20 * draws):  # each run compiles anew, so the time of a draw is a difference; neither warms up again
+    for size in (draws, 100 * draws):  # each run compiles anew, so the time of a draw is a difference; neither warms up again
         mcmc.num_samples, mcmc.post_warmup_state = size, mcmc.last_state
         begin = time.process_time()
         mcmc.run(mcmc.post_warmup_state.rng_key, extra_fields=fields)
         y = jax.block_until_ready(mcmc.get_samples())
         spent.append(time.process_time() - begin)
-    seconds = (spent[1] - spent[0]) * 20 / 19
+    seconds = (spent[1] - spent[0]) * 100 / 99
     extra = mcmc.get_extra_fields()
     x = torch.from_numpy(np.asarray(jax.vmap(point)(y)).copy()).unsqueeze(0)
     steps, div = int(np.asarray(extra["num_steps"]).sum()), int(np.asarray(extra["diverging"]).sum())
