@@ -338,6 +338,7 @@ def main() -> None:
     parser.add_argument("--head-epochs", type=int, default=30, help="passes of the head (default 30)")
     parser.add_argument("--spline-epochs", type=int, default=5, help="passes of the conditional splines (default 5)")
     parser.add_argument("--sets", type=int, default=8, help="sets of events at each of the 3 true points (default 8)")
+    parser.add_argument("--grid", type=int, default=61, help="points of the grid of theta along each axis (default 61)")
     parser.add_argument("--draws", type=int, default=1000, help="draws of a chain, after half as many (default 1000)")
     parser.add_argument("--prior-draws", type=int, default=200_000, help="for importance sampling (default 200000)")
     parser.add_argument("--simulations", type=int, default=300, help="of the calibration (default 300)")
@@ -349,7 +350,7 @@ def main() -> None:
     if args.smoke:
         args.events, args.width, args.head_width, args.sets, args.draws, args.prior_draws = 3000, 16, 16, 2, 20, 2000
         args.manifold_epochs, args.latent_epochs, args.head_epochs, args.spline_epochs, args.simulations = 1, 1, 1, 1, 8
-        args.sbi_epochs = [1, 1, 1]
+        args.sbi_epochs, args.grid = [1, 1, 1], 21
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.jsonl").write_text("")
     data = simulate(args)
@@ -367,11 +368,11 @@ def main() -> None:
     flows = densities(args, data, flow)
     lhc = LHC(2, seed=args.seed + 2000)
     truths, y = observed_sets(args, lhc)
-    grids = {"exact": [grid_posterior(lhc.likelihood(events)) for events in y]}
+    grids = {"exact": [grid_posterior(lhc.likelihood(events), size=args.grid) for events in y]}
     score_sets(args, "exact", truths, grids["exact"], grids["exact"])
     for name, part in flows.items():
         start = time.process_time()
-        grids[name] = [grid_posterior(log_likelihood(part, lhc.observables(events))) for events in y]
+        grids[name] = [grid_posterior(log_likelihood(part, lhc.observables(events)), size=args.grid) for events in y]
         score_sets(args, name, truths, grids["exact"], grids[name])
         report(args, "grids", name=name, cpu_seconds=time.process_time() - start)
         if isinstance(part.latent, MorphingHead):

@@ -370,3 +370,21 @@ def test_loader_of_the_original_arrays(tmp_path, events: LHCEvents) -> None:
 def test_bad_input(call, match) -> None:
     with pytest.raises(ValueError, match=match):
         call()
+
+
+@pytest.mark.parametrize("theta", [[1e200, 0.0], [[0.0, 0.0], [0.0, -1e160]]])
+def test_drawing_is_bounded(two: LHC, theta: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squares that overflow accept nothing: an error instead of a loop without end."""
+    monkeypatch.setattr("pyro_manifold.datasets.lhc.simulator._PATIENCE", 2)
+    with pytest.raises(ValueError, match="theta: got .*2 draws of the pool gave no event"):
+        two.simulate(torch.tensor(theta, dtype=torch.float64))
+    assert two.simulate(torch.tensor([1e60, 0.0], dtype=torch.float64), 3).y.shape == (3, 14)
+
+
+def test_a_pool_that_gives_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    lhc = LHC(2, seed=0)
+    original = lhc.source.draw
+    monkeypatch.setattr("pyro_manifold.datasets.lhc.simulator._PATIENCE", 2)
+    monkeypatch.setattr(lhc.source, "draw", lambda: original().take(torch.arange(0)))
+    with pytest.raises(ValueError, match="gave no event"):
+        lhc.pool(5)

@@ -21,6 +21,15 @@ _S = (
     (1.0, 0.52423, 0.0, -0.08663), (0.52423, 1.69658, 0.0, 0.21473), (0.0, 0.0, 0.39236, 0.0), (-0.08663, 0.21473, 0.0, 0.47379),
 )  # fmt: skip
 _AT_ONCE = 1 << 22  # theta x events
+_PATIENCE = 50  # draws of the pool, of thousands of events each, that may all be rejected before we say so
+
+
+def _nothing(theta: Tensor | None) -> ValueError:
+    seen = "none" if theta is None else theta.tolist()
+    return ValueError(
+        f"theta: got {seen}, of which {_PATIENCE} draws of the pool gave no event; expected numbers whose squares are finite and "
+        "small enough to be added up, |theta| < 1e100."
+    )
 
 
 class LHC:
@@ -46,7 +55,8 @@ class LHC:
 
     :param n_theta: 2 for (f_W, f_Wt), CP-even and CP-odd, as in the paper; 3 adds f_WW.
     :param seed: of all that is drawn; torch's global generator is not touched.
-    :raises ValueError: for another ``n_theta``, a theta of the wrong size or not finite, fewer than one event.
+    :raises ValueError: for another ``n_theta``, a theta of the wrong size, not finite or so large that its squares overflow,
+        fewer than one event.
 
     Reference: J. Brehmer and K. Cranmer, "Flows for simultaneous manifold learning and density estimation", NeurIPS 2020
     (arXiv:2003.13913), section 4 (the process, the observables and the protocol).
@@ -104,7 +114,7 @@ class LHC:
             def keep(draw: Weighted) -> Weighted:
                 return draw.take(self._accepted(draw, tt).nonzero()[:, 0])
 
-            return self._collect(1 if n is None else n, keep, progress)
+            return self._collect(1 if n is None else n, keep, progress, tt[1:])
         if tt.dim() != 2 or n not in (None, len(tt)):
             raise ValueError(
                 f"theta: got shape {tuple(theta.shape)} with n={n}; expected ({self.n_theta},) with n, or (n, {self.n_theta})."
@@ -112,7 +122,8 @@ class LHC:
         y, swapped = torch.empty(len(tt), 14, dtype=torch.float64), torch.empty(len(tt), dtype=torch.bool)
         todo = torch.arange(len(tt))
         with tqdm(total=len(tt), disable=not progress, unit="event", dynamic_ncols=True) as bar:
-            while len(todo):  # accepts with probability at least lambda_min(S) / tr(S), about a tenth, at any theta
+            idle = 0
+            while len(todo) and idle < _PATIENCE:  # accepts with probability at least lambda_min(S) / tr(S), about a tenth
                 draw = self.source.draw()
                 slot = torch.arange(len(draw.weight)) % len(todo)
                 hit = self._accepted(draw, tt[todo[slot]]).nonzero()[:, 0]
@@ -120,7 +131,10 @@ class LHC:
                 done = first < len(slot)
                 y[todo[done]], swapped[todo[done]] = draw.take(first[done]).events(self.source.generator)
                 todo = todo[~done]
+                idle = 0 if bool(done.any()) else idle + 1
                 bar.update(int(done.sum()))
+        if len(todo):
+            raise _nothing(tt[todo[0], 1:])
         return LHCEvents(y, swapped)
 
     def _accepted(self, draw: Weighted, tt: Tensor) -> Tensor:
@@ -129,17 +143,23 @@ class LHC:
         bound = m.square().sum((0, 1)) * tt.square().sum(-1)
         return torch.rand(weight.shape, generator=self.source.generator, dtype=weight.dtype) * bound < weight
 
-    def _collect(self, n: int, keep: Callable[[Weighted], Weighted], progress: bool) -> LHCEvents:
+    def _collect(
+        self, n: int, keep: Callable[[Weighted], Weighted], progress: bool, theta: Tensor | None = None
+    ) -> LHCEvents:
         if n < 1:
             raise ValueError(f"n: got {n}; expected at least one event.")
         parts: list[LHCEvents] = []
         left = n
         with tqdm(total=n, disable=not progress, unit="event", dynamic_ncols=True) as bar:
-            while left > 0:
+            idle = 0
+            while left > 0 and idle < _PATIENCE:
                 events = keep(self.source.draw()).events(self.source.generator)
                 parts.append(LHCEvents(events.y[:left], events.swapped[:left]))
                 left -= len(parts[-1].y)
+                idle = 0 if len(parts[-1].y) else idle + 1
                 bar.update(len(parts[-1].y))
+        if left > 0:
+            raise _nothing(theta)
         return LHCEvents(torch.cat([p.y for p in parts]), torch.cat([p.swapped for p in parts]))
 
     # Densities
