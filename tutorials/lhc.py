@@ -33,17 +33,18 @@ N_OBS = 20
 
 # --- data and manifold ----------------------------------------------------------------------------------------------------
 def simulate(args: Any) -> dict[str, Tensor]:
-    """Training events, one for each theta of the prior, with the joint score and the joint ratio to another theta."""
+    """Training events, one for each theta of the prior, with the joint score and joint ratios to ``args.ratios`` other theta."""
     path = args.out / "events.pt"
     if path.exists():
         return torch.load(path)
     lhc = LHC(2, seed=args.seed)
     theta = lhc.prior(args.events)
     events = lhc.simulate(theta, progress=args.progress)
-    other = lhc.prior(args.events)
+    other = lhc.prior(args.events * args.ratios).reshape(args.events, args.ratios, 2)
+    ratios = [lhc.joint_ratio(events, theta, t).log() for t in other.unbind(1)]
     out = {
         "theta": theta, "y": events.y, "swapped": events.swapped, "x": lhc.observables(events.y), "other": other,
-        "score": lhc.joint_score(events, theta), "log_ratio": lhc.joint_ratio(events, theta, other).log(),
+        "score": lhc.joint_score(events, theta), "log_ratio": torch.stack(ratios, 1),
     }  # fmt: skip
     torch.save(out, path)
     return out
@@ -331,6 +332,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("lhc"), help="folder for everything that is made (default lhc)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--events", type=int, default=140_000, help="training events (default 140000)")
+    parser.add_argument("--ratios", type=int, default=4, help="other theta for each event's joint ratios (default 4)")
     parser.add_argument("--width", type=int, default=192, help="hidden units of g (default 192)")
     parser.add_argument("--manifold-epochs", type=int, default=26, help="passes of the M phase (default 26)")
     parser.add_argument("--latent-epochs", type=int, default=4, help="passes of the theta-free density (default 4)")
