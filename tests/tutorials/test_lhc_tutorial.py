@@ -1,0 +1,76 @@
+"""The LHC tutorial: its likelihoods, modes and weights are what they say, and it runs."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from pyro_manifold.datasets.lhc import grid_posterior
+from pyro_manifold.flows import LatentFlow, MorphingHead, coupling_chain
+from pyro_manifold.models import ManifoldFlow
+from pyro_manifold.transforms import Pad
+
+SCRIPT = Path(__file__).parents[2] / "tutorials" / "lhc.py"
+
+
+@pytest.fixture(scope="module")
+def tutorial() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lhc_tutorial", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def flows() -> list[ManifoldFlow]:
+    torch.manual_seed(0)
+    head = MorphingHead(LatentFlow(3, []), torch.eye(3), torch.randn(99, 2), hidden=(8,))
+    for p in head.parameters():
+        p.data += 0.5 * torch.randn_like(p)
+    spline = LatentFlow(3, coupling_chain(3, 2, 2, hidden=(8,)), 2)
+    return [ManifoldFlow(Pad(3, 4), latent).requires_grad_(False).double() for latent in (head, spline)]
+
+
+def test_likelihood_of_many_theta_is_that_of_the_flow(tutorial: ModuleType) -> None:
+    x, theta = torch.randn(5, 4).double(), torch.randn(7, 2).double()
+    for flow in flows():
+        want = flow.log_prob(x, theta.unsqueeze(1)).sum(-1)
+        got = tutorial.log_likelihood(flow, x)(theta)
+        assert torch.allclose(got - got[0], want - want[0], atol=1e-8)
+        assert tutorial.gradient_error(flow, x) < 1e-6
+
+
+def test_modes_and_their_masses(tutorial: ModuleType) -> None:
+    def two(theta: torch.Tensor) -> torch.Tensor:  # modes about +-1.5 with shares 0.8 and 0.2
+        peaks = torch.stack([(theta - m).square().sum(-1) for m in (1.5, -1.5)])
+        return (-8 * peaks + torch.tensor([[0.8], [0.2]], dtype=theta.dtype).log()).logsumexp(0)
+
+    p = grid_posterior(two)
+    label = tutorial.basins(p)
+    assert label.max() == 1
+    masses = tutorial.masses(p, label)
+    assert masses.sum() == pytest.approx(1) and masses[0] == pytest.approx(0.8, abs=0.01)
+    assert torch.equal(tutorial.nearest(p, p.theta + 0.05), torch.arange(len(p.theta)))
+    torch.manual_seed(0)
+    chains = torch.cat([1.4 + 0.25 * torch.randn(100, 2), -1.4 + 0.25 * torch.randn(300, 2)]).double()  # shares all wrong
+    weight, ess = tutorial.reweighted(p, label, two, chains, 20_000, 0)
+    assert torch.allclose(weight, masses, atol=0.02) and ess > 2000  # sd 0.004 or less
+
+
+def test_script_in_smoke_mode(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--smoke", "--no-progress", "--out", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stderr
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    parts = [r["part"] for r in rows]
+    assert parts.count("posteriors") == 4 and parts.count("NUTS") == 4 and parts.count("SBC") == 3
+    exact = next(r for r in rows if r["part"] == "posteriors" and r["name"] == "exact")
+    assert exact["kl"] == 0 and exact["c2st"] == 0.5
+    assert (tmp_path / "lhc.png").read_bytes().startswith(b"\x89PNG")
+    assert "f_Wt" in (tmp_path / "summary_unimodal.txt").read_text()
