@@ -6,7 +6,8 @@ Peers, on the same flow in the same process: ``vmap(jvp)`` over the n tangents (
 arrangement of the published manifold-flow code written anew: of every layer the dense d x d Jacobian, multiplied together and cut
 to n columns at the end; its rows by one backward pass for the whole batch (which the published code could do), or by one for each
 output of each event (which it does, once). CPU time of one thread, least of several repetitions. A second table is of conformal
-embeddings, whose volume is a sum of logarithms, against ``vmap(jacrev)`` of the same map.
+embeddings, whose volume is a sum of logarithms, against ``vmap(jacrev)`` of the same map. A third: the random estimate
+(Hutchinson, conjugate gradients) against the exact push, value and gradient, on flows that hardly bend.
 """
 
 import argparse
@@ -19,14 +20,15 @@ from torch import Tensor
 
 from pyro_manifold.distributions import Pushforward
 from pyro_manifold.flows import Coupling, InjectiveFlow, LatentFlow, LULinear, coupling_chain
-from pyro_manifold.transforms import ConformalEmbedding, Pad
+from pyro_manifold.transforms import ConformalEmbedding, Pad, hutchinson_log_volume
 from pyro_manifold.transforms.push import forward_push, half_log_det_gram
 
 CONFORMAL = [(3, 2), (40, 14), (256, 64)]  # d, n
+RANDOM = [(40, 14, 0.05), (256, 64, 0.01), (256, 64, 0.05), (512, 256, 0.01)]  # d, n, size of the parameters
 CASES = [(3, 2, 5, 100), (40, 14, 5, 100), (40, 14, 20, 100)]  # d, n, layers, batch
 
 
-def flow(d: int, n: int, depth: int) -> InjectiveFlow:
+def flow(d: int, n: int, depth: int, size: float = 0.3) -> InjectiveFlow:
     torch.manual_seed(0)
     parts: list[Any] = []
     for i in range(depth):
@@ -34,7 +36,7 @@ def flow(d: int, n: int, depth: int) -> InjectiveFlow:
     g = InjectiveFlow(Pad(n, d), parts)
     with torch.no_grad():
         for p in g.parameters():
-            p.add_(0.3 * torch.randn_like(p) / (p.shape[-1] if p.dim() > 1 else 1) ** 0.5)
+            p.add_(size * torch.randn_like(p) / (p.shape[-1] if p.dim() > 1 else 1) ** 0.5)
     return g
 
 
@@ -111,16 +113,50 @@ def conformal_table(repeats: int) -> None:
             print(conformal_row(d, n, blocks, repeats), flush=True)
 
 
+def random_row(d: int, n: int, size: float, batch: int = 10) -> str:
+    g = flow(d, n, 5, size)
+    u = torch.randn(batch, n)
+    with torch.no_grad():
+        singular = torch.linalg.svdvals(g.push(u, torch.eye(n).expand(batch, n, n))[1].double())
+    condition = float((singular[:, 0] / singular[:, -1]).square().median())
+
+    def gradient(volume: Tensor) -> Tensor:
+        g.zero_grad()
+        volume.sum().backward()
+        return torch.cat([p.grad.flatten() for p in g.parameters() if p.grad is not None])
+
+    def estimate() -> Tensor:
+        return hutchinson_log_volume(g, u, rtol=1e-3)
+
+    times = least([lambda: gradient(g.log_volume(u)), lambda: gradient(estimate())], 2)
+    exact, draws = g.log_volume(u).detach(), [estimate().detach() for _ in range(4)]
+    rmse = float((torch.stack(draws) - exact).square().mean().sqrt())
+    exact_grad = gradient(g.log_volume(u))
+    off = float((gradient(estimate()) - exact_grad).norm() / exact_grad.norm())
+    cost = f"{times[0]:.0f} | {times[1]:.0f} ({times[1] / times[0]:.1f}x)"
+    return f"| {d}, {n} | {condition:.0f} | {cost} | {rmse:.1f} | {off:.1f} |"
+
+
+def random_table() -> None:
+    print("\nRandom volume, one probe, batch 10, 5 layers: CPU ms of value and gradient, float32\n")
+    print("| d, n | condition of J^T J | push | random | rms error, nats | relative error of the gradient |")
+    print("|---" * 6 + "|")
+    for d, n, size in RANDOM:
+        print(random_row(d, n, size), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=["flows", "conformal"], help="one of the two tables")
+    parser.add_argument("--only", choices=["flows", "conformal", "random"], help="one of the tables")
     args = parser.parse_args()
     repeats = args.repeats
     torch.set_num_threads(1)
-    if args.only != "flows":
+    if args.only in (None, "conformal"):
         conformal_table(repeats)
-    if args.only == "conformal":
+    if args.only in (None, "random"):
+        random_table()
+    if args.only not in (None, "flows"):
         return
     print("\nCPU ms a batch, float32; in brackets the time over that of the push\n")
     columns = "d, n | layers | batch | decode | push | vmap(jvp) | vmap(jacrev) | dense by row | dense as published | log_prob"
