@@ -1,8 +1,8 @@
 """LHC parameter inference with a learned 14-dimensional manifold, against the exact posterior.
 
-Parts, each kept in --out and not done again: events, manifold and theta-free density, three densities given theta (the morphing
-head by joint score or by joint ratios, and a conditional spline flow with SCANDAL), posteriors of 24 sets of 20 events, NUTS,
-calibration. With --sbi also sbi's NPE, NRE and NLE.
+Parts: events; manifold and theta-free density; four densities given theta (the morphing head by joint score, by joint ratios or
+by both, and a conditional spline flow with SCANDAL); posteriors of 24 sets of 20 events; NUTS; calibration; with --sbi also
+sbi's NPE, NRE and NLE. What is trained is kept in --out and not trained again.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def densities(args: Any, data: dict[str, Tensor], flow: ManifoldFlow) -> dict[st
     """Densities of the coordinates given theta, on the manifold that is there."""
     x, theta, score, log_ratio, other = (data[k].float() for k in ("x", "theta", "score", "log_ratio", "other"))
     out: dict[str, ManifoldFlow] = {}
-    for name in ("head, joint score", "head, joint ratio", "spline, SCANDAL"):
+    for name in ("head, joint score", "head, joint ratio", "head, both", "spline, SCANDAL"):
         torch.manual_seed(args.seed + 1)
         if name.startswith("head"):
             latent: Any = MorphingHead(flow.latent, LHC(2).S, theta, hidden=(args.head_width,) * 3)
@@ -80,7 +80,9 @@ def densities(args: Any, data: dict[str, Tensor], flow: ManifoldFlow) -> dict[st
             latent = LatentFlow(14, coupling_chain(14, 5, 2, hidden=(64, 64)), 2)
             epochs, batch, lr = args.spline_epochs, 500, 1e-3
         part = out[name] = ManifoldFlow(flow.transform, latent)
-        given: dict[str, Any] = {"score": score} if "ratio" not in name else {"ratio": (other, log_ratio)}
+        given: dict[str, Any] = {} if "ratio" in name else {"score": score}
+        if "ratio" in name or "both" in name:
+            given["ratio"] = (other, log_ratio)
         path = args.out / f"{name.replace(', ', '_').replace(' ', '_')}.pt"
         if not path.exists():
             start = time.process_time()
@@ -292,7 +294,7 @@ def contour_levels(p: Posterior) -> list[float]:
 def corner(args: Any, truths: Tensor, grids: dict[str, list[Posterior]], drawn: dict[str, Any]) -> None:
     from matplotlib.figure import Figure
 
-    colours = {"head, joint score": "C1", "head, joint ratio": "C0", "spline, SCANDAL": "C2"}
+    colours = {"head, joint score": "C1", "head, joint ratio": "C4", "head, both": "C0", "spline, SCANDAL": "C2"}
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     for part, (kind, (i, theta)) in zip(figure.subfigures(1, len(drawn)), drawn.items(), strict=True):
         axes = part.subplots(2, 2, sharex="col", width_ratios=(3, 1.2), height_ratios=(1.2, 3))
@@ -311,7 +313,7 @@ def corner(args: Any, truths: Tensor, grids: dict[str, list[Posterior]], drawn: 
             axes[0, 0].plot(axis, w.sum(1), label=name, **style)
             axes[1, 1].plot(w.sum(0), axis, **style)
         some = theta[:: max(1, len(theta) // 400)]
-        axes[1, 0].scatter(some[:, 0], some[:, 1], s=2, color="k", alpha=0.4, lw=0, label="NUTS, joint ratio")
+        axes[1, 0].scatter(some[:, 0], some[:, 1], s=2, color="k", alpha=0.4, lw=0, label="NUTS, head, both")
         axes[1, 0].plot(*truths[i], "r*", ms=10, label="truth")
         q = grids["exact"][i]
         spread = 4.5 * q.covariance.diagonal().sqrt()
@@ -388,7 +390,7 @@ def main() -> None:
             score = lhc.score(events.y, t.detach())
             r2 = 1 - (own - score).square().mean(0) / score.var(0)
             report(args, "score", name=name, r2=r2.tolist())
-    best = "head, joint ratio"
+    best = "head, both"
     drawn = sample_nuts(args, lhc, flows[best], y, grids["exact"], grids[best])
     corner(args, truths, grids, drawn)
     calibrate(args, LHC(2, seed=args.seed + 3000), flows)

@@ -69,7 +69,7 @@ def test_script_in_smoke_mode(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     parts = [r["part"] for r in rows]
-    assert parts.count("posteriors") == 4 and parts.count("NUTS") == 4 and parts.count("SBC") == 3
+    assert parts.count("posteriors") == 5 and parts.count("NUTS") == 4 and parts.count("SBC") == 4
     exact = next(r for r in rows if r["part"] == "posteriors" and r["name"] == "exact")
     assert exact["kl"] == 0 and exact["c2st"] == 0.5
     assert (tmp_path / "lhc.png").read_bytes().startswith(b"\x89PNG")
