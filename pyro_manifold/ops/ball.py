@@ -14,7 +14,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .components import combine, concrete, dot, fused, may_hold, sq
+from .components import Into, Kept, combine, concrete, dot, extend, fused, may_hold, sq
 from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, sinc_slope
 
 __all__ = ["ball_exp", "ball_log", "inside", "shortening"]
@@ -48,7 +48,7 @@ def inside(K: Tensor, y: Tensor) -> Tensor:
 
 
 def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore[type-arg]
-    """a, v over z, 1/D times 1, H - KG p.v and aG/2, then p.v, s, cosh, sinhc."""
+    """a, v over z, 1/D, p.v, s, cosh, sinhc."""
     a = 1 + K * sq(p)
     m = 1.0 if frame else 2 / a
     s = K * sq(z) * m * m
@@ -59,18 +59,27 @@ def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore
     r = 1 / (a - K * sq(torch.addcmul(C * p, 0.5 * m * sinc, z)))
     G, pv = C * sinc, m * dot(p, z)
     H = C * C * 2 - 1
-    return a, m, r, (H - K * pv * G) * r, 0.5 * a * (G * r), pv, s, H, G
+    return a, m, r, pv, s, H, G
 
 
-def _exp(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> Tensor:
-    a, m, r, N, M, *_ = _arc(K, p, z, frame)
-    y = combine(N, p, M * m, z)
+def _weights(K: Tensor, a: Tensor, r: Tensor, pv: Tensor, H: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
+    """Of p and v in exp."""
+    return (H - K * pv * G) * r, 0.5 * a * (G * r)
+
+
+def _exp(K: Tensor, p: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
+    a, m, r, pv, s, H, G = _arc(K, p, z, frame)
+    N, M = _weights(K, a, r, pv, H, G)
+    y = combine(N, p, M * m, z, into=into)
     near = y.numel() == 0 or (concrete(y) and bool((a * r).amin() > 1e3 * torch.finfo(y.dtype).eps))
-    return y if near else inside(K, y)
+    return y if near else inside(K, y), a, torch.as_tensor(m).to(a).expand_as(a), r, pv, s, H, G
 
 
-def _exp_pull(K: Tensor, p: Tensor, z: Tensor, y: Tensor, g: Tensor, needs_k: bool, frame: bool) -> tuple[Tensor | None, ...]:
-    a, m, r, N, M, pv, s, H, G = _arc(K, p, z, frame)  # y = N p + M v
+def _exp_pull(
+    K: Tensor, p: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept, needs_k: bool, into: Into, frame: bool
+) -> tuple[Tensor | None, ...]:
+    a, m, r, pv, s, H, G = kept or _arc(K, p, z, frame)
+    N, M = _weights(K, a, r, pv, H, G)  # y = N p + M v
     gp, gv = dot(g, p), m * dot(g, z)
     Mg = M * gv
     gn, gd = gp * r, (N * gp + Mg) * r  # gd is the gradient in -D
@@ -82,26 +91,27 @@ def _exp_pull(K: Tensor, p: Tensor, z: Tensor, y: Tensor, g: Tensor, needs_k: bo
         c_p = c_p - (2 / a) * (K * (Mg + c_v * pv) + c_s * s)
     gk = 0.5 * (c_s * s / K + c_p * sq(p) + 2 * c_v * pv).sum() / K if needs_k else None
     v = c_v * m
-    return gk, combine(N, g, v, z, c_p, p), combine(M * m, g, v, p, c_s * (m * m), z)
+    return gk, combine(N, g, v, z, c_p, p, into=into[0]), combine(M * m, g, v, p, c_s * (m * m), z, into=into[1])
 
 
 def _chord(K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
-    """a, b, delta, s, the arc over its sine, and the factor of log."""
+    """delta, a, b, s, and the arc over its sine."""
     a, b, delta = 1 + K * sq(p), 1 + K * sq(q), q - p
     s = K * sq(delta) / (a * b)
-    f = arcsinc_sqrt(s, -1)
-    return a, b, delta, s, f, 2 * f * (1 - s).rsqrt()
+    return delta, a, b, s, arcsinc_sqrt(s, -1)
 
 
-def _log(K: Tensor, p: Tensor, q: Tensor, frame: bool) -> Tensor:
-    a, b, delta, s, _, F = _chord(K, p, q)
-    F = F if frame else 0.5 * a * F
-    return combine(F / b, delta, F * s, p)
+def _log(K: Tensor, p: Tensor, q: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
+    delta, a, b, s, f = _chord(K, p, q)
+    F = (2.0 if frame else a) * f * (1 - s).rsqrt()
+    return combine(F / b, delta, F * s, p, into=into), a, b, s, f
 
 
-def _log_pull(K: Tensor, p: Tensor, q: Tensor, v: Tensor, g: Tensor, needs_k: bool, frame: bool) -> tuple[Tensor | None, ...]:
-    a, b, delta, s, f, F = _chord(K, p, q)
-    m = 1.0 if frame else 0.5 * a
+def _log_pull(
+    K: Tensor, p: Tensor, q: Tensor, v: Tensor, g: Tensor, kept: Kept, needs_k: bool, into: Into, frame: bool
+) -> tuple[Tensor | None, ...]:
+    delta, a, b, s, f = (q - p, *kept) if kept else _chord(K, p, q)
+    m, F = 1.0 if frame else 0.5 * a, 2 * f * (1 - s).rsqrt()
     dF = 2 * (1 - s).rsqrt() * arcsinc_slope(s, f) + 0.5 * F / (1 - s)
     gp, gd = m * dot(g, p), m * dot(g, delta) / b
     along = gd + s * gp
@@ -109,9 +119,10 @@ def _log_pull(K: Tensor, p: Tensor, q: Tensor, v: Tensor, g: Tensor, needs_k: bo
     c_n, c_a, c_b = 2 * c_s * K / (a * b), -c_s * s / a, -(c_s * s + F * gd) / b
     if not frame:
         c_a = c_a + along * F / a
-    near = combine(m * F / b, g, c_n, delta)
+    near = combine(m * F / b, g, c_n, delta, into=into[1])
     gk = (c_s * s / K + c_a * sq(p) + c_b * sq(q)).sum() if needs_k else None
-    return gk, combine(m * F * s, g, 2 * K * c_a, p) - near, torch.addcmul(near, 2 * K * c_b, q)
+    gp = torch.sub(combine(m * F * s, g, 2 * K * c_a, p), near, out=into[0])
+    return gk, gp, extend(near, 2 * K * c_b, q)
 
 
 def _pair(value, pull):  # type: ignore[no-untyped-def]

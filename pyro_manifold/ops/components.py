@@ -5,16 +5,21 @@ thought. What the memory holds is another matter: up to 5 components they are co
 above, the transposed *view* of ``(n, d)`` is cheaper than a transposition.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["by_components", "combine", "concrete", "dot", "fused", "join", "may_hold", "patch", "sq"]
+Into = Sequence[Tensor | None]  # memory for results
+Kept = Sequence[Tensor] | None  # what the value kept for its gradient
+
+__all__ = ["by_components", "combine", "concrete", "dot", "extend", "fused", "join", "may_hold", "patch", "plain", "sq"]
 
 _NARROW = 5  # so many components are copied apart
-_BLOCK = 1 << 21  # bytes of a vector tensor in a block: some ten of these stay in a shared cache and with the allocator
+_BLOCK = 1 << 22  # bytes of a vector tensor in a block: some ten of these stay in a shared cache and with the allocator
 
 
 def concrete(x: Tensor) -> bool:
@@ -22,6 +27,11 @@ def concrete(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def plain(x: Tensor) -> bool:
+    """Is nobody differentiating or tracing? Then operators need not be recorded, and memory may be written over."""
+    return not torch.is_grad_enabled() and forward_ad._current_level < 0 and concrete(x)
 
 
 def may_hold(mask: Tensor) -> bool:
@@ -40,29 +50,34 @@ def patch(sign: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Ten
     return (y.t().index_copy if torch.is_grad_enabled() else y.t().index_copy_)(0, lanes, part).t()
 
 
-def dot(x: Tensor, y: Tensor) -> Tensor:
-    """Inner product over the first axis."""
-    if len(x) <= _NARROW:
-        out = x[0] * y[0]
-        for a, b in zip(x[1:].unbind(0), y[1:].unbind(0), strict=True):
+def dot(x: Tensor, y: Tensor, first: int = 0) -> Tensor:
+    """Inner product over the first axis, from component ``first`` on."""
+    if len(x) - first <= _NARROW:
+        out = x[first] * y[first]
+        for a, b in zip(x[first + 1 :].unbind(0), y[first + 1 :].unbind(0), strict=True):
             out = torch.addcmul(out, a, b)
         return out
-    xy = x * y
+    xy = (x * y)[first:]  # whole rows are multiplied faster than parts of them
     if xy.dim() == 2 and xy.stride(0) == 1 and xy.device.type == "cpu" and concrete(xy):
         return torch.mv(xy.t(), xy.new_ones(len(xy)))  # torch's sum is slow over a short last axis
     return xy.sum(0)
 
 
-def sq(x: Tensor) -> Tensor:
-    """Sum of squares over the first axis."""
-    return dot(x, x)
+def sq(x: Tensor, first: int = 0) -> Tensor:
+    """Sum of squares over the first axis, from component ``first`` on."""
+    return dot(x, x, first)
 
 
-def combine(a: Tensor | float, x: Tensor, *more: Tensor) -> Tensor:
-    """a x + b y + ... of scalars and vectors in turn."""
-    out = a * x
+def combine(a: Tensor, x: Tensor, *more: Tensor, into: Tensor | None = None) -> Tensor:
+    """a x + b y + ... of scalars and vectors in turn; ``into`` given memory where that is not None."""
+    return extend(torch.mul(x, a, out=into), *more)
+
+
+def extend(out: Tensor, *more: Tensor) -> Tensor:
+    """out + b y + ..., written over ``out`` where nobody can tell."""
+    add = torch.Tensor.addcmul_ if plain(out) else torch.addcmul
     for b, y in zip(more[::2], more[1::2], strict=True):
-        out = torch.addcmul(out, b, y)
+        out = add(out, b, y)
     return out
 
 
@@ -74,6 +89,8 @@ def join(first: Tensor, rest: Tensor) -> Tensor:
 
 
 def _front(x: Tensor) -> Tensor:
+    if x.dim() == 1:
+        return x
     return torch.stack(x.unbind(-1)) if x.shape[-1] <= _NARROW else x.contiguous().t()
 
 
@@ -99,70 +116,86 @@ def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
     return tuple(map(back, out)) if isinstance(out, tuple) else back(out)
 
 
-def _rows(y: Tensor | None, like: Tensor | None) -> Tensor | None:
-    if y is None or y.dim() == 0:
-        return y
-    missing = 0 if like is None else like.shape[-1] - len(y)
-    return torch.nn.functional.pad(y.t(), (missing, 0)) if missing else y.t()
-
-
 def _place(y: Tensor | None, n: int, like: Tensor | None) -> Tensor | None:
     """Memory for the results of all blocks: as its input holds it, or what the next call reads fastest."""
     if y is None or y.dim() == 0:
         return y if y is None else torch.zeros_like(y)
     if like is not None:
-        return torch.empty_like(like) if len(y) == like.shape[-1] else torch.zeros_like(like)
+        return torch.empty_like(like)
+    if y.dim() == 1:
+        return y.new_empty(n)
     return y.new_empty(len(y), n).t() if len(y) <= _NARROW else y.new_empty(n, len(y))
 
 
-def _blockwise(f: Callable[..., tuple[Tensor | None, ...]], likes: tuple[Tensor | None, ...], *xs: Tensor) -> list[Any]:
-    """``f`` of matrices ``(n, d)``, in blocks whose temporaries stay in the cache; results without a batch are summed.
+def _turned(y: Tensor | None) -> Tensor | None:
+    return y.t() if y is not None and y.dim() == 2 else y
 
-    A result goes with the tensor it is the gradient of, or None; one with fewer components than that belongs to the last.
+
+def _blockwise(f: Callable[..., tuple[Tensor | None, ...]], likes: tuple[Tensor | None, ...], *xs: Tensor) -> list[Any]:
+    """``f`` of matrices ``(n, d)`` and vectors ``(n,)``, in blocks whose temporaries stay in the cache; sums are added up.
+
+    A result goes with the tensor it is the gradient of, if that is named. ``f`` may write it into the memory it is offered.
     """
     n = len(xs[0])
-    size = -(-n // max(1, -(-n * max(x.shape[-1] for x in xs) * xs[0].element_size() // _BLOCK)))  # blocks of one size
+    size = -(-n // max(1, -(-n * max(x.shape[-1] for x in xs[:2]) * xs[0].element_size() // _BLOCK)))  # blocks of one size
+    nowhere = (None,) * max(1, len(likes))
     if n == size or xs[0].device.type != "cpu" or not all(map(concrete, xs)) or torch.is_grad_enabled():
-        return [_rows(y, like) for y, like in zip(f(*map(_front, xs)), likes, strict=True)]
+        return [_turned(y) for y in f(*map(_front, xs), nowhere)]
     out: list[Any] = []
     for i, block in enumerate(zip(*(x.split(size) for x in xs), strict=True)):
-        ys = f(*map(_front, block))
-        out = out or [_place(y, n, like) for y, like in zip(ys, likes, strict=True)]
-        for place, y in zip(out, ys, strict=True):
-            if y is not None and y.dim():
-                place[i * size : (i + 1) * size, place.shape[-1] - len(y) :].copy_(y.t())
-            elif y is not None:
+        rows = slice(i * size, (i + 1) * size)
+        into = [None if place is None or place.dim() == 0 else _turned(place[rows]) for place in out]
+        ys = f(*map(_front, block), into or nowhere)
+        out = out or [_place(y, n, like) for y, like in zip_longest(ys, likes)]
+        for place, y, there in zip(out, ys, into or [None] * len(ys), strict=True):
+            if y is None:
+                continue
+            if y.dim() == 0:
                 place += y
+            elif there is None or y.data_ptr() != there.data_ptr():
+                place[rows].copy_(_turned(y))
     return out
 
 
-def fused(value: Callable[..., Tensor], pull: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Tensor]:
+def fused(value: Callable[..., tuple[Tensor, ...]], pull: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Tensor]:
     """One autograd operator of a scalar ``k`` (or None) and two tensors of vectors, from what it does to ``(d, n)``.
 
-    ``pull(k, x, z, out, grad, needs_k)`` gives their gradients as differentiable functions of its arguments, so that
-    derivatives of every order are right. On the CPU a first derivative runs in blocks and keeps no temporary.
+    ``value(k, x, z, into)`` gives the result, in the memory ``into`` unless that is None, and scalars of each point that are
+    kept for ``pull(k, x, z, out, grad, kept, needs_k, into)``. This gives the gradients, with memory for those of x and z;
+    without what was kept (None) as differentiable functions of its arguments, so that derivatives of every order are
+    right. On the CPU both run in blocks.
     """
 
     class Fused(torch.autograd.Function):
         generate_vmap_rule = True
 
         @staticmethod
-        def forward(k: Tensor | None, x: Tensor, z: Tensor) -> Tensor:
-            return _blockwise(lambda x, z: (value(k, x, z),), (None,), x, z)[0]
+        def forward(k: Tensor | None, x: Tensor, z: Tensor, keep: bool) -> tuple[Tensor, ...]:
+            return tuple(_blockwise(lambda x, z, into: value(k, x, z, into[0])[: None if keep else 1], (), x, z))
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            ctx.save_for_backward(*inputs, output)
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*output[1:])
+            ctx.save_for_backward(*inputs[:3], *output)
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-            k, x, z, out = ctx.saved_tensors
+        def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+            if grad is None:
+                return None, None, None, None
+            k, x, z, out, *kept = ctx.saved_tensors
+            if torch.is_grad_enabled():
+                kept = []
             needs_k = ctx.needs_input_grad[0]
-            return tuple(_blockwise(lambda *a: pull(k, *a, needs_k), (None, x, z), x, z, out, grad))
+
+            def all_of(x: Tensor, z: Tensor, out: Tensor, grad: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
+                return pull(k, x, z, out, grad, rest[:-1] or None, needs_k, rest[-1][1:])
+
+            return *_blockwise(all_of, (None, x, z), x, z, out, grad, *kept), None
 
     def op(k: Tensor | None, x: Tensor, z: Tensor) -> Tensor:
         batch, flat = _flat((x, z))
-        out = Fused.apply(k, *flat)
+        out = Fused.apply(k, *flat, torch.is_grad_enabled())[0]
         return out.reshape(batch + out.shape[-1:])
 
     return op

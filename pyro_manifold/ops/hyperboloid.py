@@ -16,123 +16,151 @@ the other term nearly cancel, the part along x is multiplied out, so that no dig
 import torch
 from torch import Tensor
 
-from .components import combine, dot, fused, join, patch, sq
+from .components import Into, Kept, combine, dot, extend, fused, join, patch, sq
 from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, sinc_slope
 
 __all__ = ["hyperboloid_exp", "hyperboloid_log"]
 
 
-# k is the squared radius, x the spatial part of the point, z or y that of the vector or point
+# k is the squared radius. Points and vectors keep their time as component 0 (frame coordinates get one), since whole rows are
+# read faster than parts of them; what is there is never used, and written last.
+def _timed(y: Tensor, time: Tensor | float) -> Tensor:
+    y[0] = time
+    return y
+
+
+def _lead(v: Tensor) -> Tensor:
+    return join(torch.zeros_like(v[0]), v)
+
+
 def _step(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> tuple[Tensor, ...]:
-    """t_x, x.v/k, cosh, sinhc and the frame coordinates of z."""
-    t = (1 + sq(x) / k).sqrt()
-    b = dot(x, z) / k
+    """t_x, x.v/k, |v|^2/k, cosh, sinhc and the frame coordinates v of z."""
+    t = (1 + sq(x, 1) / k).sqrt()
+    b = dot(x, z, 1) / k
     if not frame:
         b = b / t
         z = torch.addcmul(z, b / (-1 - t), x)
-    return t, b, *cos_sinc_sqrt(sq(z) / -k, -1), z
+    s = sq(z, 1) / -k
+    return t, b, s, *cos_sinc_sqrt(s, -1), z
 
 
-def _exp(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> Tensor:
-    t, b, cosh, sinhc, v = _step(k, x, z, frame)
-    y = torch.addcmul((cosh + sinhc * b / (1 + t) if frame else cosh) * x, sinhc, z)
-    time = (cosh * t + sinhc * b) * k.sqrt()
+def _exp(k: Tensor, x: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
+    t, b, s, cosh, sinhc, v = _step(k, x, z, frame)
+    y = combine(cosh + sinhc * b / (1 + t) if frame else cosh, x, sinhc, z, into=into)
 
     def back(x: Tensor, v: Tensor, t: Tensor, cosh: Tensor, sinhc: Tensor) -> Tensor:
         sigma = torch.addcmul(x, sinhc, v)
-        rho = -dot(x, sigma) / sq(x)
+        rho = -dot(x, sigma, 1) / sq(x, 1)
         n = torch.addcmul(sigma, rho, x)
-        y = n - ((rho * (2 + rho) - sq(n) / k) / (t * (1 + rho) + cosh)) * x
-        return join((k + sq(y)).sqrt(), y)
+        y = n - ((rho * (2 + rho) - sq(n, 1) / k) / (t * (1 + rho) + cosh)) * x
+        return _timed(y, (k + sq(y, 1)).sqrt())
 
     # sinhc x.v / k is within 3 of positive: nothing cancels but what is as small as the rounding of x
-    return patch(3 + sinhc * b, join(time, y), back, x, v, t, cosh, sinhc)
+    rise = sinhc * b
+    y = patch(3 + rise, _timed(y, torch.addcmul(rise, cosh, t) * k.sqrt()), back, x, v, t, cosh, sinhc)
+    return y, t, b, s, cosh, sinhc
 
 
-def _exp_pull(k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, frame: bool) -> tuple[Tensor, ...]:
-    t, b, cosh, sinhc, v = _step(k, x, z, frame)
-    gs = torch.addcmul(g[1:], g[0] / y[0], y[1:])
-    ga, gz = dot(gs, x), dot(gs, z)
+def _exp_pull(k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool) -> tuple[Tensor, ...]:
+    t, b, s, cosh, sinhc = kept or _step(k, x, z, frame)[:5]
+    gs = torch.addcmul(g, g[0] / y[0], y)
+    ga, gz = dot(gs, x, 1), dot(gs, z, 1)
     h = 1 / (1 + t) if frame else 0.0
-    e = (ga * sinhc - 2 * (gz + ga * b * h) * sinc_slope(sq(v) / -k, cosh, sinhc)) / k
+    e = (ga * sinhc - 2 * (gz + ga * b * h) * sinc_slope(s, cosh, sinhc)) / k
     if frame:
         m = ga * sinhc * h / k
         gx, n = cosh + sinhc * b * h, -m * b * h / t
     else:
         m = -e * b / t
         gx, n = cosh, -m * b / t
-    return combine(gx, gs, m, z, n, x), combine(sinhc, gs, e, z, m, x)
+    return combine(gx, gs, m, z, n, x, into=into[0]), combine(sinhc, gs, e, z, m, x, into=into[1])
 
 
 def _between(k: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     """t_x, t_y, n, h, rho, h|x|^2 and sinh^2 of the distance."""
-    delta, xx = y - x, sq(x) / k
-    tx, ty = (1 + xx).sqrt(), (1 + sq(y) / k).sqrt()
-    rho = dot(x, delta) / k / xx.clamp_min(torch.finfo(x.dtype).eps ** 2)
-    n = torch.addcmul(delta, rho, x, value=-1)
-    nn, ahead = sq(n) / k, 1 + rho
+    delta, xx = y - x, sq(x, 1) / k
+    tx, ty = (1 + xx).sqrt(), (1 + sq(y, 1) / k).sqrt()
+    rho = dot(x, delta, 1) / k / xx.clamp_min(torch.finfo(x.dtype).eps ** 2)
+    n = extend(delta, -rho, x)
+    nn, ahead = sq(n, 1) / k, 1 + rho
     h = (rho * (1 + ahead) - nn) / (tx * ahead.abs() + ty)
     h = patch(ahead, h, lambda a, s, t: a * s - t, ahead, tx, ty)
-    return tx, ty, n, h, rho, h * xx, nn + h * h * xx
+    hx = h * xx
+    return tx, ty, n, h, rho, hx, torch.addcmul(nn, h, hx)
 
 
-def _log(k: Tensor, x: Tensor, y: Tensor, frame: bool) -> Tensor:
-    t, _, n, h, _, hx, ww = _between(k, x, y)
+def _log(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
+    t, ty, n, h, rho, hx, ww = _between(k, x, y)
     f = arcsinc_sqrt(-ww, -1)
-    if frame:
-        return torch.addcmul(f * n, f * h, x)
     time = f * hx  # u_0 over sqrt(k)
-    u = torch.addcmul(f * n, f * h + time / (1 + t), x)
-    return join(time * k.sqrt(), u)
+    u = combine(f, n, f * h if frame else torch.addcdiv(f * h, time, 1 + t), x, into=into)
+    return u if frame else _timed(u, time * k.sqrt()), t, ty, h - 1 - rho, ww, f
 
 
-def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, frame: bool) -> tuple[Tensor, ...]:
-    if torch.is_grad_enabled():  # to be differentiated again: smooth everywhere, at the price of digits far out
-        tx, ty = (1 + sq(x) / k).sqrt(), (1 + sq(y) / k).sqrt()
-        a = dot(x, y) / k / (1 + tx) - ty
-        ww = sq(y + a * x) / k
-    else:
-        tx, ty, _, h, rho, _, ww = _between(k, x, y)
-        a = h - 1 - rho
-    f, c = arcsinc_sqrt(-ww, -1), (1 + ww).sqrt()
+def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool) -> tuple[Tensor, ...]:
+    if kept:
+        tx, ty, a, ww, f = kept
+    else:  # to be differentiated again: smooth everywhere, at the price of digits far out
+        tx, ty = (1 + sq(x, 1) / k).sqrt(), (1 + sq(y, 1) / k).sqrt()
+        a = dot(x, y, 1) / k / (1 + tx) - ty
+        ww = sq(torch.addcmul(y, a, x), 1) / k
+        f = arcsinc_sqrt(-ww, -1)
+    c = (1 + ww).sqrt()
     slope = -2 * c * arcsinc_slope(-ww, f)  # df/dc
     if frame:
-        gx = dot(g, x)
-        e, j = dot(g, out) / f * slope / k, f * gx / k
+        gx = dot(g, x, 1)
+        e, j = dot(g, out, 1) / f * slope / k, f * gx / k
         m = j / (1 + tx) - e
         b = (a + ty) / (1 + tx) / tx
-        return combine(f * a, g, m, y, e * ty / tx - j * b, x), combine(f, g, m, x, (e * tx - j) / ty, y)
-    u, r = out[1:], g[0] / (k.sqrt() * tx)
-    gs = torch.addcmul(g[1:], r, x)
-    e = (dot(gs, u) / f * slope - f * dot(gs, x)) / k
-    gx = combine(-f * c, gs, -e, y, e * ty / tx - r * out[0] / (k.sqrt() * tx), x, r, u)
-    return gx, combine(f, gs, -e, x, e * tx / ty, y)
+        gx = combine(f * a, g, m, y, e * ty / tx - j * b, x, into=into[0])
+        return gx, combine(f, g, m, x, (e * tx - j) / ty, y, into=into[1])
+    r = g[0] / (k.sqrt() * tx)
+    gs = torch.addcmul(g, r, x)
+    e = (dot(gs, out, 1) / f * slope - f * dot(gs, x, 1)) / k
+    gx = combine(-f * c, gs, -e, y, e * ty / tx - r * out[0] / (k.sqrt() * tx), x, r, out, into=into[0])
+    return gx, combine(f, gs, -e, x, e * tx / ty, y, into=into[1])
 
 
 def _with_radius(pull):  # type: ignore[no-untyped-def]
     """The maps are homogeneous of degree 1 in (sqrt(k), x, z): Euler's relation gives the gradient in k."""
 
-    def full(k: Tensor, x: Tensor, z: Tensor, out: Tensor, g: Tensor, needs_k: bool) -> tuple[Tensor | None, ...]:
-        gx, gz = pull(k, x, z, out, g)
+    def full(
+        k: Tensor, x: Tensor, z: Tensor, out: Tensor, g: Tensor, kept: Kept, needs_k: bool, into: Into
+    ) -> tuple[Tensor | None, ...]:
+        gx, gz = (_timed(y, 0.0) for y in pull(k, x, z, out, g, kept, into))
         return ((g * out).sum() - (gx * x).sum() - (gz * z).sum()) / (2 * k) if needs_k else None, gx, gz
 
     return full
 
 
-def _pair(value, pull):  # type: ignore[no-untyped-def]
-    """The map of frame coordinates and the ambient one, whose arguments have a time that is not read."""
+def _pair(value, pull, frame_in: bool):  # type: ignore[no-untyped-def]
+    """The map of frame coordinates (as argument, or else as result) and the ambient one."""
 
     def bind(frame: bool):  # type: ignore[no-untyped-def]
         whole = _with_radius(lambda *a: pull(*a, frame))
-        return fused(
-            lambda k, p, z: value(k, p[1:], z[len(z) - len(p) + 1 :], frame),
-            lambda k, p, z, *rest: whole(k, p[1:], z[len(z) - len(p) + 1 :], *rest),
-        )
+        if not frame:
+            return fused(lambda *a: value(*a, False), whole)
+
+        def frame_value(k: Tensor, p: Tensor, z: Tensor, into: Tensor | None) -> tuple[Tensor, ...]:
+            if frame_in:
+                return value(k, p, _lead(z), into, True)
+            u, *kept = value(k, p, z, None, True)
+            return u[1:], *kept
+
+        def frame_pull(
+            k: Tensor, p: Tensor, z: Tensor, out: Tensor, g: Tensor, kept: Kept, needs_k: bool, into: Into
+        ) -> tuple[Tensor | None, ...]:
+            if not frame_in:
+                return whole(k, p, z, _lead(out), _lead(g), kept, needs_k, into)
+            gk, gp, gz = whole(k, p, _lead(z), out, g, kept, needs_k, (into[0], None))
+            return gk, gp, gz[1:]
+
+        return fused(frame_value, frame_pull)
 
     return {frame: bind(frame) for frame in (True, False)}
 
 
-_EXP, _LOG = _pair(_exp, _exp_pull), _pair(_log, _log_pull)
+_EXP, _LOG = _pair(_exp, _exp_pull, True), _pair(_log, _log_pull, False)
 
 
 def hyperboloid_exp(k: Tensor, p: Tensor, z: Tensor, frame: bool) -> Tensor:

@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from .components import concrete
+from .components import concrete, plain  # noqa: F401
 
 __all__ = [
     "arcsinc_slope",
@@ -132,11 +131,6 @@ def _near(kind: str, s: Tensor) -> Tensor:
     return _horner(_series(kind, s.dtype), s)
 
 
-def _plain(s: Tensor) -> bool:
-    """Is nobody differentiating? Then the operators below need not be recorded."""
-    return not torch.is_grad_enabled() and forward_ad._current_level < 0 and concrete(s)
-
-
 def _slope(kind: str, s: Tensor, f: Tensor, sign: int) -> Tensor:
     """f'(s), itself differentiable to the right second derivative."""
     if kind == "cos":
@@ -183,7 +177,7 @@ class _Even(torch.autograd.Function):
 
 
 def _even(kind: str, s: Tensor, sign: int) -> Tensor:
-    return _Even.forward(s, kind, sign) if _plain(s) else _Even.apply(s, kind, sign)
+    return _Even.forward(s, kind, sign) if plain(s) else _Even.apply(s, kind, sign)
 
 
 class _CosSinc(torch.autograd.Function):
@@ -229,7 +223,7 @@ class _CosSinc(torch.autograd.Function):
 
 def cos_sinc_sqrt(s: Tensor, sign: int = 0) -> tuple[Tensor, Tensor]:
     """:func:`cos_sqrt` and :func:`sinc_sqrt` of the same argument."""
-    return _CosSinc.forward(s, sign) if _plain(s) else _CosSinc.apply(s, sign)
+    return _CosSinc.forward(s, sign) if plain(s) else _CosSinc.apply(s, sign)
 
 
 def cos_sqrt(s: Tensor, sign: int = 0) -> Tensor:

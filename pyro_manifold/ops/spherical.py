@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .components import combine, dot, fused, join, may_hold, patch, sq
+from .components import Into, Kept, combine, dot, fused, join, may_hold, patch, sq
 from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, safe_sqrt, sinc_slope
 
 __all__ = ["from_tangent", "sphere_exp", "sphere_log", "to_tangent"]
@@ -42,23 +42,25 @@ def from_tangent(p: Tensor, u: Tensor) -> Tensor:
     return w - (dot(rest, w) * _turn(p) + u[0]) * rest
 
 
-def _exp(_: None, p: Tensor, u: Tensor) -> Tensor:
-    cos, sinc = cos_sinc_sqrt(sq(u), 1)
-    return combine(cos, p, sinc, u)
-
-
-def _exp_pull(_: None, p: Tensor, u: Tensor, y: Tensor, g: Tensor, needs: bool) -> tuple[Tensor | None, ...]:
+def _exp(_: None, p: Tensor, u: Tensor, into: Tensor | None) -> tuple[Tensor, ...]:
     s = sq(u)
     cos, sinc = cos_sinc_sqrt(s, 1)
+    return combine(cos, p, sinc, u, into=into), s, cos, sinc
+
+
+def _exp_pull(
+    _: None, p: Tensor, u: Tensor, y: Tensor, g: Tensor, kept: Kept, needs: bool, into: Into
+) -> tuple[Tensor | None, ...]:
+    s, cos, sinc = kept or (s := sq(u), *cos_sinc_sqrt(s, 1))
     e = 2 * dot(g, u) * sinc_slope(s, cos, sinc) - dot(g, p) * sinc
-    return None, cos * g, combine(sinc, g, e, u)
+    return None, combine(cos, g, into=into[0]), combine(sinc, g, e, u, into=into[1])
 
 
-def _log(_: None, p: Tensor, q: Tensor) -> Tensor:
+def _log(_: None, p: Tensor, q: Tensor, into: Tensor | None) -> tuple[Tensor, ...]:
     e = q - p
-    h = 0.25 * sq(e)
-    w = torch.addcmul(e, -dot(p, e), p)
-    return patch(_TURN - h, arcsinc_sqrt(h, 1) * (1 - h).rsqrt() * w, _far_log, p, q)
+    h, pe = 0.25 * sq(e), dot(p, e)
+    f, w = arcsinc_sqrt(h, 1), torch.addcmul(e, pe, p, value=-1)
+    return patch(_TURN - h, combine(f * (1 - h).rsqrt(), w, into=into), _far_log, p, q), h, pe, f
 
 
 def _far_log(p: Tensor, q: Tensor) -> Tensor:
@@ -71,20 +73,25 @@ def _far_log(p: Tensor, q: Tensor) -> Tensor:
     return scale * torch.where(cut, to_tangent(p, axis), w)
 
 
-def _log_pull(_: None, p: Tensor, q: Tensor, u: Tensor, g: Tensor, needs: bool) -> tuple[Tensor | None, ...]:
+def _log_pull(
+    _: None, p: Tensor, q: Tensor, u: Tensor, g: Tensor, kept: Kept, needs: bool, into: Into
+) -> tuple[Tensor | None, ...]:
     e = q - p
-    h = 0.25 * sq(e)
-    f, r = arcsinc_sqrt(h, 1), (1 - h).rsqrt()
-    gp, gq = _log_slopes(p, e, g, f * r, (arcsinc_slope(h, f, 1) + 0.5 * f * r * r) * r)
-    both = enumerate((gp - gq, gq))
+    h, pe, f = kept or (h := 0.25 * sq(e), dot(p, e), arcsinc_sqrt(h, 1))
+    r = (1 - h).rsqrt()
+    gp, gq = _log_slopes(p, e, pe, g, f * r, (arcsinc_slope(h, f, 1) + 0.5 * f * r * r) * r, into[1])
+    both = enumerate((torch.sub(gp, gq, out=into[0]), gq))
     return None, *(patch(_TURN - h, near, lambda *a, i=i: _far_slopes(*a)[i], p, q, g) for i, near in both)
 
 
-def _log_slopes(p: Tensor, e: Tensor, g: Tensor, ratio: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+def _log_slopes(
+    p: Tensor, e: Tensor, pe: Tensor, g: Tensor, ratio: Tensor, slope: Tensor, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Gradients in p (where e is held) and e of g.w times theta / sin(theta), from that ratio and its derivative in h."""
-    pe, pg = dot(p, e), dot(p, g)
+    pg = dot(p, g)
     c = ratio * pg
-    return combine(-pe * ratio, g, -c, e), combine(ratio, g, -c, p, 0.5 * slope * (dot(e, g) - pe * pg), e)
+    gq = combine(ratio, g, -c, p, 0.5 * slope * (dot(e, g) - pe * pg), e, into=into)
+    return combine(-pe * ratio, g, -c, e), gq
 
 
 def _far_slopes(p: Tensor, q: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +103,7 @@ def _far_slopes(p: Tensor, q: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     sin2 = h * (1 - h)
     ratio = (0.5 * math.pi - arcsinc_sqrt(h, 1) * h.sqrt()) * sin2.rsqrt()
     slope = -0.5 * (1 + ratio * (1 - 2 * h)) / sin2
-    gp, gq = _log_slopes(p, e, g, torch.where(known, ratio, 0.0), torch.where(known, slope, 0.0))
+    gp, gq = _log_slopes(p, e, dot(p, e), g, torch.where(known, ratio, 0.0), torch.where(known, slope, 0.0))
     return gp + gq, gq
 
 
