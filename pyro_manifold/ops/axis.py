@@ -2,9 +2,11 @@ r"""Unit vectors at a given height about an axis, and heights from unit vectors.
 
 .. math:: x = (1-s)\,\mu + \sqrt{s(2-s)}\,v, \qquad v \perp \mu \text{ uniform}, \qquad s = |x-\mu|^2/2
 
-v is a projected normal vector, without reflections, so that no axis is special. The axis has the gradient of the *minimal
-rotation* of the draw; that of the projection has infinite variance for n <= 3. Large batches go through in pieces that stay
-in the cache; sums over the short last axis are matrix-vector products.
+v is a projected normal vector, without reflections, so that no axis is special (for n = 3 a point of a circle, in a frame
+that is orthonormal to rounding at every axis [1]). The axis has the gradient of the *minimal rotation* of the draw; that of
+the projection has infinite variance for n <= 3. Large batches go through in pieces that stay in the cache; sums over the
+short last axis are matrix-vector products. [1] Duff et al., *Building an orthonormal basis, revisited*, Journal of
+Computer Graphics Techniques 6(1), 2017.
 """
 
 import math
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .autograd import first_order
+from .components import sq
 
 __all__ = ["around_axis", "squared_chord"]
 
@@ -77,6 +80,17 @@ def squared_chord(x: Tensor, y: Tensor) -> Tensor:
     return _SquaredChord.apply(x, y)
 
 
+def _circle(p: Tensor, sin: Tensor) -> Tensor:
+    """``sin`` times a uniform direction across each axis p of S^2, components first, in the frame of [1]."""
+    a, b, c = p
+    sign = torch.ones_like(c).copysign_(c)
+    turn = torch.rand_like(sin).mul_(2 * math.pi)
+    u, w = turn.cos().mul_(sin).mul_(sign), turn.sin().mul_(sin)
+    e = (a * u).addcmul_(b, w)
+    f = e / (-sign - c)
+    return torch.stack([(sign * u).addcmul_(a, f), (sign * w).addcmul_(b, f), -e])
+
+
 class _AroundAxis(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mu: Tensor, s: Tensor) -> Tensor:
@@ -92,6 +106,12 @@ class _AroundAxis(torch.autograd.Function):
                 sign = torch.rand_like(h).sub_(0.5).sign_()
                 v = torch.cat([-p[:, 1:], p[:, :1]], -1) * (sign * sin)
                 rows[part] = torch.addcmul(v, p, 1 - h)
+                continue
+            if n == 3:  # components first; three axes in the copy, since torch's transposition is slower
+                q = torch.stack(p.unbind(-1))
+                v = _circle(q, sin.squeeze(-1)).addcmul_(q, 1 - h.squeeze(-1))
+                v.mul_(sq(v).rsqrt_())
+                rows[part].unsqueeze(0).copy_(v.t().unsqueeze(0))
                 continue
             v = rows[part].normal_()
             v.addcmul_(p, (v * p) @ ones, value=-1)

@@ -8,6 +8,7 @@ derivative of a draw in a parameter is taken at a fixed value of its distributio
 First order only: a second derivative raises.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,28 +34,43 @@ def _propose(law: Law, tries: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return y, (y > 0) & (y < law.end)
     delta = torch.randn(shape, dtype=dtype, device=device) * law.width
     y = delta + law.mode
-    inside = (y > 0) & (y < law.end)
+    inside = (y > 0) & (y < law.end) if law.sphere else y > 0
     delta = torch.where(inside, delta, 0.0)
     log_ratio = law.rise(law.mode, delta)
     if law.sphere:
         log_ratio.add_(delta.square_(), alpha=(law.dim - 1) / 2)
-    return y, inside & (u < log_ratio.exp_())
+    return y, log_ratio.exp_().sub_(u).gt(0).logical_and_(inside)
 
 
-def _rejection(law: Law, dtype: torch.dtype) -> Tensor:
-    """One draw of y per lane. Only open lanes are redrawn, with several tries each once few are open."""
+def _rejection(law: Law, n: int, dtype: torch.dtype) -> Tensor:
+    """n draws of y: one per lane, or all of the one lane there is."""
+    if law.mode.numel() == 1:  # draws are alike, so whichever proposals are accepted will do
+        law, left = law.map(lambda t: t.reshape(1)), n
+        found: list[Tensor] = []
+        for i in range(_MAX_ROUNDS):
+            if left <= 0:
+                return torch.cat(found)[:n] if found else law.mode.expand(0)
+            y, ok = _propose(law, left if i == 0 else 16 + left * 8 // 5, dtype)
+            found.append(y.masked_select(ok))
+            left -= len(found[-1])
+        raise _exhausted(law, left, n)
+    # only open lanes are redrawn, with several tries each once few are open
     y, ok = (t.squeeze(0) for t in _propose(law, 1, dtype))
     todo = (~ok).nonzero().squeeze(-1)
     for _ in range(_MAX_ROUNDS):
         if todo.numel() == 0:
             return y
-        tries = max(1, min(16, 2048 // todo.numel()))
+        tries = max(1, min(16, 8192 // todo.numel()))
         fresh, ok = _propose(law.map(lambda t: t[todo]), tries, dtype)  # noqa: B023
         hit, first = ok.max(0)
         y[todo] = fresh.gather(0, first[None]).squeeze(0)
         todo = todo[~hit]
-    raise RuntimeError(
-        f"radius sampler: {todo.numel()} of {y.numel()} draws not accepted in {_MAX_ROUNDS} rounds at dim {law.dim}; "
+    raise _exhausted(law, todo.numel(), n)
+
+
+def _exhausted(law: Law, left: int, n: int) -> RuntimeError:
+    return RuntimeError(
+        f"radius sampler: {left} of {n} draws not accepted in {_MAX_ROUNDS} rounds at dim {law.dim}; "
         "expected finite positive scales. Check scale for NaN."
     )
 
@@ -66,8 +82,9 @@ class _Sample(torch.autograd.Function):
     def forward(ctx: Any, scale: Tensor, curvature: Tensor, dim: int, shape: tuple[int, ...]) -> Tensor:
         small = compact(scale)
         law = law_of(small, curvature, dim)
-        law = law.map(lambda t: t.expand(shape).reshape(-1))
-        r = (_rejection(law, scale.dtype) * law.unit).reshape(shape)
+        if small.numel() > 1:
+            law = law.map(lambda t: t.expand(shape).reshape(-1))
+        r = (_rejection(law, math.prod(shape), scale.dtype) * law.unit.reshape(-1)).reshape(shape)
         ctx.dim = dim
         ctx.save_for_backward(r, scale, curvature)
         return r.to(scale.dtype)

@@ -5,6 +5,7 @@ import math
 import mpmath
 import pytest
 import torch
+from scipy import stats
 
 from pyro_manifold.ops.axis import around_axis, squared_chord
 from pyro_manifold.ops.heights import EXPONENTIAL, POWER, Profile, height_gradient, sample_height
@@ -91,6 +92,20 @@ def test_small_concentration_on_s2() -> None:
 def test_bounded() -> None:
     with pytest.raises(RuntimeError, match="concentration for NaN"):
         sample_height(torch.tensor([math.nan, 1.0]), 5, EXPONENTIAL)
+
+
+@pytest.mark.parametrize("axis", [[0.0, 0.0, 1.0], [0.0, 0.0, -1.0], [0.6, -0.48, -0.64], [1e-9, 0.0, -1.0]])
+@pytest.mark.parametrize("shared", [True, False])
+def test_directions_on_s2_are_uniform(axis: list[float], shared: bool) -> None:
+    """KS of the angle about the axis; 8 tests at p > 1e-3 with fixed seed."""
+    torch.manual_seed(3)
+    p = torch.tensor(axis, dtype=torch.float64)
+    p = p / p.norm()
+    x = around_axis(p if shared else p.repeat(5000, 1), torch.full((5000,), 0.8, dtype=torch.float64))
+    e = torch.linalg.cross(p, torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
+    e = e / e.norm()
+    turn = torch.atan2(x @ torch.linalg.cross(p, e), x @ e) / (2 * math.pi) + 0.5
+    assert stats.kstest(turn.numpy(), "uniform").pvalue > 1e-3
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
