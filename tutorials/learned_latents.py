@@ -14,7 +14,7 @@ conditional spline flow in the chart, pushed onto the surface, trained once by S
 Everything is compared with what is exact. The surface has two dimensions, so the posterior of the learned model is summed on a
 grid; and the posterior under the true process too, on a grid of angles and factors, which tells what learning the surface cost.
 
-    python tutorials/learned_latents.py --out results         # about 6 CPU minutes; goes on where it was interrupted
+    python tutorials/learned_latents.py --out results         # about 15 CPU minutes; goes on where it was interrupted
     python tutorials/learned_latents.py --out results --smoke
 """
 
@@ -203,7 +203,7 @@ def report(rows: list[dict[str, Any]], each: int) -> None:
             return ""
         return f"{values.median():.4f} [{values.min():.4f}, {values.max():.4f}]"
 
-    print(f"\nthe first {each} test pictures; median [least, greatest]; MMD^2 of 1000 draws against 1000 exact ones\n")
+    print(f"\nthe first {each} test pictures; median [least, greatest]; MMD^2 of up to 1000 draws against 1000 exact ones\n")
     print("| posterior of the learned model | KL to the exact one, nats | MMD² | CPU s a picture |\n|---|---|---|---|")
     for name in ("exact", "M-flow guide", "AutoMultivariateNormal", "NUTS"):
         print(f"| {name} | {stats('kl', name, True)} | {stats('mmd', name, True)} | {stats('cpu', name, True)} |")
@@ -261,9 +261,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="steps of SVI of the M-flow guide")
     parser.add_argument("--batch", type=int, default=64, help="pictures a step")
     parser.add_argument("--tests", type=int, default=50, help="test pictures")
-    parser.add_argument("--each", type=int, default=4, help="of which so many get an autoguide and a NUTS chain of their own")
+    parser.add_argument("--each", type=int, default=3, help="of which so many get an autoguide and a NUTS chain of their own")
     parser.add_argument("--auto-steps", type=int, default=500)
-    parser.add_argument("--nuts-draws", type=int, default=400)
+    parser.add_argument("--nuts-draws", type=int, default=200, help="of one chain, after half as many for warm-up")
     parser.add_argument("--draws", type=int, default=4000, help="draws of a guide")
     parser.add_argument("--cells", type=int, default=201, help="of a grid, each way")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
