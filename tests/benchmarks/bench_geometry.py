@@ -2,7 +2,9 @@
 
 ``python tests/benchmarks/bench_geometry.py`` (``--help`` for options). Times are the least CPU time of several repetitions,
 one thread, of ambient tangent vectors and of coordinates in the frame transported from the origin (geoopt: transp0, transp0back);
-the backward pass differentiates exp in both arguments and log in both.
+the backward pass differentiates exp in both arguments and log in both. Fresh memory costs more than arithmetic here, and
+whether malloc returns it to the system after each call depends on what the process did before. For times without page
+faults on either side: ``MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=4000000000 python ...``.
 """
 
 import argparse
@@ -61,6 +63,33 @@ def speed(n: int, repeat: int) -> None:
                     a, b, c, e = least(runs, repeat)
                     name = f"{manifold.name}, {kind} | {d} | {str(dtype).removeprefix('torch.')}"
                     print(f"| {name} | {a:.1f} | {b:.1f} | {a / b:.1f} | {c:.1f} | {e:.1f} | {c / e:.1f} |", flush=True)
+
+
+# passes over the vectors of n points that exp + log in ambient vectors make in our arrangement: inner products, scalar times
+# vector added or not, plain differences
+PASSES = {"Lorentz": (7, 6, 1), "PoincareBall": (7, 6, 1), "Sphere": (3, 4, 1)}
+
+
+def floor(n: int, repeat: int) -> None:
+    """What those passes cost in torch operators that write to warm memory, and nothing else: no scalar function, no result."""
+    print("\nCPU ms of one pass over the vectors of all points, and of the passes of exp + log (forward) alone\n")
+    names = list(PASSES)
+    print("| components | dtype | copy | inner product | scaled addition | difference | " + " | ".join(names) + " |")
+    print("|" + "---|" * (6 + len(names)))
+    for d in (3, 11):
+        for dtype in (torch.float32, torch.float64):
+            x, y, z, s = *(torch.randn(n, d, dtype=dtype) for _ in "xyz"), torch.rand(n, 1, dtype=dtype)
+            blocks, ones = list(zip(*(t.split(n // 4) for t in (x, y, z, s)), strict=True)), torch.ones(d, dtype=dtype)
+            passes = (
+                lambda x, y, z, s: z.copy_(x),
+                lambda x, y, z, s: torch.mv(torch.mul(x, y, out=z), ones),  # noqa: B023
+                lambda x, y, z, s: torch.addcmul(x, s, y, out=z),
+                lambda x, y, z, s: torch.sub(x, y, out=z),
+            )
+            t = least([lambda f=f: [f(*b) for b in blocks] for f in passes], repeat)  # noqa: B023
+            sums = [sum(a * b for a, b in zip(PASSES[m], t[1:], strict=True)) for m in names]
+            cells = [f"{x:.2f}" for x in t] + [f"{x:.1f}" for x in sums]
+            print(f"| {d} | {str(dtype).removeprefix('torch.')} | " + " | ".join(cells) + " |", flush=True)
 
 
 def high(x: Tensor) -> list[list[mp.mpf]]:
@@ -132,4 +161,5 @@ if __name__ == "__main__":
     args = parser.parse_args()
     torch.set_num_threads(1)
     speed(args.n, args.repeat)
+    floor(args.n, args.repeat)
     accuracy(200)

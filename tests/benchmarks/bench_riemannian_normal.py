@@ -174,12 +174,16 @@ def speed(draws=20_000, scale=0.7):
         sg = s.clone().requires_grad_()
         many = torch.linspace(0.3, 1.3, 2000)
         mg = many.clone().requires_grad_()
-        # each function is timed at once, in this iteration
-        a, b = best(lambda: Peer(dim, s).sample(draws)), best(lambda: sample_radius(s, k, dim, (draws,)))  # noqa: B023
-        lean, published = (best(lambda: PeerSample.apply(sg, dim, draws, p).sum().backward()) for p in (False, True))  # noqa: B023
-        g = best(lambda: sample_radius(sg, k, dim, (draws,)).sum().backward())  # noqa: B023
-        z = best(lambda: (Peer(dim, many).log_z(), Peer(dim, many).dlog_z()))  # noqa: B023
-        zo = best(lambda: log_normalizer(mg, k, dim).sum().backward())  # noqa: B023
+        # all are timed in turn, in this iteration
+        a, b, lean, published, g, z, zo = least([
+            lambda: Peer(dim, s).sample(draws),  # noqa: B023
+            lambda: sample_radius(s, k, dim, (draws,)),  # noqa: B023
+            lambda: PeerSample.apply(sg, dim, draws, False).sum().backward(),  # noqa: B023
+            lambda: PeerSample.apply(sg, dim, draws, True).sum().backward(),  # noqa: B023
+            lambda: sample_radius(sg, k, dim, (draws,)).sum().backward(),  # noqa: B023
+            lambda: (Peer(dim, many).log_z(), Peer(dim, many).dlog_z()),  # noqa: B023
+            lambda: log_normalizer(mg, k, dim).sum().backward(),  # noqa: B023
+        ], 15)  # fmt: skip
         print(
             f"| {dim} | {a:.1f} | {b:.1f} | {a / b:.1f} | {lean:.1f} | {published:.1f} | {g:.1f} | "
             f"{lean / g:.1f}, {published / g:.1f} | {z:.1f} | {zo:.1f} | {z / zo:.1f} |"

@@ -6,13 +6,11 @@ The s-vae peer (Davidson et al. 2018) is re-implemented here from the paper: sci
 for the normaliser, Wood's sampler with a Beta proposal and full-batch masks, a Householder reflection; its gradient runs
 through the accepted proposal, without the rejection correction. PowerSpherical is De Cao & Aziz's own package (``pip install
 power_spherical --no-deps``), or its construction around torch's Beta where that is not installed. All sides in turn in one
-process without argument validation, minimum over repeats.
+process without argument validation, least CPU time of several repetitions.
 """
 
 import argparse
 import math
-import time
-from functools import partial
 
 import numpy as np
 import scipy.special
@@ -103,9 +101,6 @@ except ImportError:
     PowerSpherical = PeerPowerSpherical
 
 
-milliseconds = partial(least, clock=time.perf_counter, warm=False)
-
-
 def row(name: str, ours: float, **peers: float) -> None:
     print(f"| {name} | {ours:.1f} | " + " | ".join(f"{k} {p:.1f} ({p / ours:.1f}x)" for k, p in peers.items()) + " |", flush=True)
 
@@ -119,14 +114,14 @@ def speed(size: int, repeats: int) -> None:
             lambda k=k, n=n: log_bessel(k, n / 2 - 1).sum().backward(),
             lambda k=k, n=n: peer_log_normalizer(k, n).sum().backward(),
         ]
-        row(f"normaliser + gradient, n = {n}", *(t := milliseconds(fs, repeats))[:1], **{"s-vae": t[1]})
+        row(f"normaliser + gradient, n = {n}", *(t := least(fs, repeats))[:1], **{"s-vae": t[1]})
     for n in (3, 10, 64):
         mu = torch.nn.functional.normalize(torch.randn(size, n), dim=-1).requires_grad_()
         k = (0.1 + 99.9 * torch.rand(size)).requires_grad_()
         d = VonMisesFisher(mu, k, validate_args=False)
         x = d.sample()
         ps = PowerSpherical(mu, k)
-        t = milliseconds(
+        t = least(
             [
                 lambda d=d, x=x: d.log_prob(x).sum().backward(),
                 lambda x=x, mu=mu, k=k: peer_log_prob(x, mu, k).sum().backward(),
@@ -138,7 +133,7 @@ def speed(size: int, repeats: int) -> None:
         one = scipy.stats.vonmises_fisher(mu[0].detach().double().numpy() / np.linalg.norm(mu[0].detach().double()), 50.0)
         shared = VonMisesFisher(mu[0].detach(), 50.0, validate_args=False)
         with torch.no_grad():
-            t = milliseconds(
+            t = least(
                 [
                     lambda d=d: d.sample(),
                     lambda mu=mu, k=k: peer_rsample(mu, k),
@@ -150,7 +145,7 @@ def speed(size: int, repeats: int) -> None:
             )
         row(f"sample, n = {n}", t[0], **{"s-vae": t[1], "PowerSpherical": t[2]})
         row(f"sample, one shared (loc, concentration), n = {n}", t[3], scipy=t[4])
-        t = milliseconds(
+        t = least(
             [
                 lambda d=d: d.rsample().sum().backward(),
                 lambda mu=mu, k=k: peer_rsample(mu, k).sum().backward(),
