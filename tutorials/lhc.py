@@ -8,6 +8,7 @@ sbi's NPE, NRE and NLE. What is trained is kept in --out and not trained again.
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -404,6 +405,8 @@ def main() -> None:
     if args.sbi:
         import lhc_sbi
 
+        args.out = args.out.resolve()
+        os.chdir(args.out)  # sbi writes its logs to where it runs
         for name, ps, told in lhc_sbi.posteriors(args, data, [lhc.observables(events) for events in y]):
             score_sets(args, name, truths, grids["exact"], ps)
             report(args, "sbi", name=name, **told)
