@@ -77,24 +77,27 @@ def _exp_pull(k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept,
 
 
 def _between(k: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    """t_x, t_y, n, h, rho, h|x|^2 and sinh^2 of the distance."""
-    delta, xx = y - x, sq(x, 1) / k
-    tx, ty = (1 + xx).sqrt(), (1 + sq(y, 1) / k).sqrt()
+    """t_x, t_y, n, h, 1 + rho, h|x|^2 and sinh^2 of the distance."""
+    delta, xx, yy = y - x, sq(x, 1) / k, sq(y, 1) / k
+    tx, ty = (1 + xx).sqrt(), (1 + yy).sqrt()
     rho = dot(x, delta, 1) / k / xx.clamp_min(torch.finfo(x.dtype).eps ** 2)
-    n = extend(delta, -rho, x)
-    nn, ahead = sq(n, 1) / k, 1 + rho
+    n, ahead = extend(delta, -rho, x), 1 + rho
+    inner = 4 * yy - xx  # a y much nearer to the origin is lost in y - x
+    ahead = patch(inner, ahead, lambda x, y, xx: dot(x, y, 1) / k / xx, x, y, xx)
+    n = patch(inner, n, lambda a, x, y: torch.addcmul(y, -a, x), ahead, x, y)
+    nn = sq(n, 1) / k
     h = (rho * (1 + ahead) - nn) / (tx * ahead.abs() + ty)
     h = patch(ahead, h, lambda a, s, t: a * s - t, ahead, tx, ty)
     hx = h * xx
-    return tx, ty, n, h, rho, hx, torch.addcmul(nn, h, hx)
+    return tx, ty, n, h, ahead, hx, torch.addcmul(nn, h, hx)
 
 
 def _log(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
-    t, ty, n, h, rho, hx, ww = _between(k, x, y)
+    t, ty, n, h, ahead, hx, ww = _between(k, x, y)
     f = arcsinc_sqrt(-ww, -1)
     time = f * hx  # u_0 over sqrt(k)
     u = combine(f, n, f * h if frame else torch.addcdiv(f * h, time, 1 + t), x, into=into)
-    return u if frame else _timed(u, time * k.sqrt()), t, ty, h - 1 - rho, ww, f
+    return u if frame else _timed(u, time * k.sqrt()), t, ty, h - ahead, ww, f
 
 
 def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool) -> tuple[Tensor, ...]:
