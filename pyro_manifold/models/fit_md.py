@@ -55,7 +55,10 @@ class _Phase:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         self.optimiser.zero_grad()
-        loss = self.loss(*rows)
+        try:
+            loss = self.loss(*rows)
+        except ValueError as error:  # a law that was asked about NaN
+            raise ValueError(f"x: phase {self.name} stops in batch {number}: {error}") from error
         if not bool(loss.isfinite()):
             raise ValueError(
                 f"x: the loss of phase {self.name} is {loss.item()} in batch {number}; look there for NaN, infinite or extreme "

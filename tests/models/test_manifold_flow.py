@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -196,6 +197,11 @@ def test_nan_in_a_later_batch_is_named() -> None:
     flow = ManifoldFlow(chart, LatentFlow(2, coupling_chain(2, 2)))
     with pytest.raises(ValueError, match=r"loss of phase M is nan in batch \d+; look there for NaN"):
         quick(flow, x, epochs=1, batch_size=5, validation=0.0)
+    fixed = Chart(lambda u: torch.cat([u, u[..., :1]], -1), chart._inverse, 2, 3)
+    flow = ManifoldFlow(fixed, LatentFlow(2, coupling_chain(2, 2)))
+    for check in (True, False):  # a law that refuses NaN, and one that answers it
+        with pyro.validation_enabled(check), pytest.raises(ValueError, match=r"x: .*phase D .*in batch \d+"):
+            quick(flow, x, epochs=1, batch_size=5, validation=0.0)
 
 
 def test_simultaneous_training_warns() -> None:
