@@ -147,8 +147,8 @@ def basins(p: Posterior) -> Tensor:
     return order.argsort()[label]
 
 
-def masses(p: Posterior, label: Tensor, count: int = 2) -> Tensor:
-    return torch.stack([p.weight[label == i].sum() for i in range(count)])
+def masses(weight: Tensor, label: Tensor, count: int = 2) -> Tensor:
+    return torch.stack([weight[label == i].sum() for i in range(count)])
 
 
 def nearest(p: Posterior, theta: Tensor) -> Tensor:
@@ -197,8 +197,7 @@ def reweighted(p: Posterior, label: Tensor, f: LogLikelihood, theta: Tensor, num
     draws = torch.cat([q.sample((num // len(parts),)) for q in parts])
     log_q = torch.stack([q.log_prob(draws) for q in parts]).logsumexp(0)
     w = (f(draws) + prior.log_prob(draws) - log_q).softmax(0)
-    at = label[nearest(p, draws)]
-    return torch.stack([w[at == i].sum() for i in range(2)]), float(1 / w.square().sum())
+    return masses(w, label[nearest(p, draws)]), float(1 / w.square().sum())
 
 
 def gradient_error(flow: ManifoldFlow, x: Tensor) -> float:
@@ -218,7 +217,7 @@ def sample_nuts(
 ) -> dict[str, tuple[int, Tensor]]:
     """A set with one mode and one with two; draws for the picture."""
     labels = [basins(q) for q in learned]
-    second = torch.stack([masses(q, label)[1] for q, label in zip(learned, labels, strict=True)])
+    second = torch.stack([masses(q.weight, label)[1] for q, label in zip(learned, labels, strict=True)])
     one, two = int(second.argmin()), int((second - 0.3).abs().argmin())
     out = {}
     for kind, i in (("unimodal", one), ("bimodal", two)):
@@ -229,13 +228,11 @@ def sample_nuts(
         weight, ess = reweighted(learned[i], labels[i], f, theta, 20_000, args.seed)
         prior = importance_posterior(f, num=args.prior_draws, seed=args.seed)
         counted = torch.bincount(labels[i][nearest(learned[i], theta)], minlength=2)[:2] / len(theta)
-        by_prior = torch.zeros(2, dtype=torch.float64)
-        at = labels[i][nearest(learned[i], prior.theta)]
-        by_prior = torch.stack([prior.weight[at == j].sum() for j in range(2)])
+        by_prior = masses(prior.weight, labels[i][nearest(learned[i], prior.theta)])
         report(
             args, "NUTS", kind=kind, set=i, **told, gradient_error=gradient_error(flow, x),
             mode_masses={
-                "exact, grid": masses(exact[i], labels[i]).tolist(), "grid": masses(learned[i], labels[i]).tolist(),
+                "exact, grid": masses(exact[i].weight, labels[i]).tolist(), "grid": masses(learned[i].weight, labels[i]).tolist(),
                 "chains": counted.tolist(), "re-weighted": weight.tolist(), "prior importance sampling": by_prior.tolist(),
             },
             reweighted_ess=ess, prior_ess=prior.effective_sample_size,
@@ -244,9 +241,8 @@ def sample_nuts(
         if kind == "unimodal":
             report(args, "NUTS", kind="unimodal, 64 chains", set=i, **nuts(args, flow, x, 64, args.seed + 1)[1])
             report(args, "NUTS", kind="unimodal, Pyro's NUTS", set=i, **nuts(args, flow, x, 1, args.seed + 1, plain=True)[1])
-        data = to_inference_data(mcmc)
-        posterior = data["posterior"].rename({"theta_dim_0": "component"}).assign_coords(component=["f_W", "f_Wt"])
-        data.add_groups({"named": posterior}) if hasattr(data, "add_groups") else None
+        posterior = to_inference_data(mcmc)["posterior"].rename({"theta_dim_0": "component"})
+        posterior = posterior.assign_coords(component=["f_W", "f_Wt"])
         import arviz
 
         (args.out / f"summary_{kind}.txt").write_text(str(arviz.summary(posterior)) + "\n")

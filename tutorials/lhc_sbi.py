@@ -44,43 +44,35 @@ def _npe(args: Any, data: dict[str, Tensor], prior: Any, epochs: int) -> tuple[C
     return of, inference.epoch
 
 
-def _pairs(t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Every theta with every event, as two long tables."""
-    return t.float().repeat_interleave(len(x), 0), x.float().repeat(len(t), 1)
+def _of_events(
+    inference: Any, data: dict[str, Tensor], epochs: int, log_value: Callable[[Any, Tensor, Tensor], Tensor]
+) -> tuple[Callable[[Tensor], Any], int]:
+    """Train on single events; over a set, ``log_value(net, theta, events)`` of every pair is summed."""
+    inference.append_simulations(data["theta"].float(), data["x"].float())
+    net = inference.train(max_num_epochs=epochs, training_batch_size=500)
+
+    def of(x: Tensor) -> Any:
+        def log_likelihood(t: Tensor) -> Tensor:
+            theta, events = t.float().repeat_interleave(len(x), 0), x.float().repeat(len(t), 1)
+            return log_value(net, theta, events).reshape(len(t), len(x)).double().sum(-1)
+
+        return log_likelihood
+
+    return of, inference.epoch
 
 
 def _nre(args: Any, data: dict[str, Tensor], prior: Any, epochs: int) -> tuple[Callable[[Tensor], Any], int]:
     from sbi.inference import NRE
 
     inference = NRE(prior, classifier="resnet", show_progress_bars=False)
-    inference.append_simulations(data["theta"].float(), data["x"].float())
-    net = inference.train(max_num_epochs=epochs, training_batch_size=500)
-
-    def of(x: Tensor) -> Any:
-        def log_likelihood(t: Tensor) -> Tensor:
-            theta, events = _pairs(t, x)
-            return net.unnormalized_log_ratio(theta, events).reshape(len(t), len(x)).double().sum(-1)
-
-        return log_likelihood
-
-    return of, inference.epoch
+    return _of_events(inference, data, epochs, lambda net, theta, events: net.unnormalized_log_ratio(theta, events))
 
 
 def _nle(args: Any, data: dict[str, Tensor], prior: Any, epochs: int) -> tuple[Callable[[Tensor], Any], int]:
     from sbi.inference import NLE
 
     inference = NLE(prior, density_estimator="maf", show_progress_bars=False)
-    inference.append_simulations(data["theta"].float(), data["x"].float())
-    net = inference.train(max_num_epochs=epochs, training_batch_size=500)
-
-    def of(x: Tensor) -> Any:
-        def log_likelihood(t: Tensor) -> Tensor:
-            theta, events = _pairs(t, x)
-            return net.log_prob(events.unsqueeze(0), condition=theta).reshape(len(t), len(x)).double().sum(-1)
-
-        return log_likelihood
-
-    return of, inference.epoch
+    return _of_events(inference, data, epochs, lambda net, theta, events: net.log_prob(events.unsqueeze(0), condition=theta))
 
 
 def posteriors(

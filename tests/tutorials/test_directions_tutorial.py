@@ -1,6 +1,5 @@
 """The tutorial on a mean direction and a rotation: its closed forms are right and those of its models, and it runs."""
 
-import importlib.util
 import math
 import os
 import subprocess
@@ -12,21 +11,18 @@ from types import ModuleType
 import pytest
 import torch
 from pyro import poutine
+from scripts import TUTORIALS, load
 
 import pyro_manifold.distributions as mdist
 
-SCRIPT = Path(__file__).parents[2] / "tutorials" / "directions_and_rotations.py"
+SCRIPT = TUTORIALS / "directions_and_rotations.py"
 F64 = torch.float64
 
 
 @pytest.fixture(scope="module")
 def tutorial() -> ModuleType:
     pytest.importorskip("arviz")
-    spec = importlib.util.spec_from_file_location("directions_tutorial", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(SCRIPT)
 
 
 @pytest.fixture

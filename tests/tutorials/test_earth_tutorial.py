@@ -1,6 +1,5 @@
 """The tutorial on the Earth's catalogues: its two models are one, its density is one, its fits find what is there, it runs."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,21 +12,18 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
+from scripts import TUTORIALS, load
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold.testing.quadrature import manifold_rule
 
-SCRIPT = Path(__file__).parents[2] / "tutorials" / "earth.py"
+SCRIPT = TUTORIALS / "earth.py"
 CENTRES = torch.tensor([[0.0, 0.0, 1.0], [0.6, 0.8, 0.0]])
 
 
 @pytest.fixture(scope="module")
 def tutorial() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("earth_tutorial", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(SCRIPT)
 
 
 def two_regions(n: int) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """The tutorial on learned latents: its pictures turn, its exact posterior is exact where that is known by heart, it runs."""
 
 import argparse
-import importlib.util
 import math
 import os
 import subprocess
@@ -12,22 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from scripts import TUTORIALS, load
 from torch.distributions import MultivariateNormal
 
 from pyro_manifold.flows import LatentFlow
 from pyro_manifold.models import ManifoldFlow
 from pyro_manifold.transforms import LinearEmbedding
 
-SCRIPT = Path(__file__).parents[2] / "tutorials" / "learned_latents.py"
+SCRIPT = TUTORIALS / "learned_latents.py"
 
 
 @pytest.fixture(scope="module")
 def tutorial() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("learned_latents_tutorial", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(SCRIPT)
 
 
 def test_pictures_turn(tutorial: ModuleType) -> None:

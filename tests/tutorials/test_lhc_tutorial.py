@@ -1,6 +1,5 @@
 """The LHC tutorial: its likelihoods, modes and weights are what they say, and it runs."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,22 +9,19 @@ from types import ModuleType
 
 import pytest
 import torch
+from scripts import TUTORIALS, load
 
 from pyro_manifold.datasets.lhc import grid_posterior
 from pyro_manifold.flows import LatentFlow, MorphingHead, coupling_chain
 from pyro_manifold.models import ManifoldFlow
 from pyro_manifold.transforms import Pad
 
-SCRIPT = Path(__file__).parents[2] / "tutorials" / "lhc.py"
+SCRIPT = TUTORIALS / "lhc.py"
 
 
 @pytest.fixture(scope="module")
 def tutorial() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lhc_tutorial", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(SCRIPT)
 
 
 def flows() -> list[ManifoldFlow]:
@@ -54,7 +50,7 @@ def test_modes_and_their_masses(tutorial: ModuleType) -> None:
     p = grid_posterior(two)
     label = tutorial.basins(p)
     assert label.max() == 1
-    masses = tutorial.masses(p, label)
+    masses = tutorial.masses(p.weight, label)
     assert masses.sum() == pytest.approx(1) and masses[0] == pytest.approx(0.8, abs=0.01)
     assert torch.equal(tutorial.nearest(p, p.theta + 0.05), torch.arange(len(p.theta)))
     torch.manual_seed(0)

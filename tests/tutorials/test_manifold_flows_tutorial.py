@@ -1,7 +1,6 @@
 """The tutorial on learned manifolds: its metrics vanish on the truth, its chain has the right law, it runs, it resumes."""
 
 import argparse
-import importlib.util
 import json
 import math
 import os
@@ -14,22 +13,19 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
+from scripts import TUTORIALS, load
 from torch import Tensor
 
 from pyro_manifold.flows import LatentFlow
 from pyro_manifold.models import AmbientFlow, ManifoldFlow
 from pyro_manifold.transforms import Chart
 
-SCRIPT = Path(__file__).parents[2] / "tutorials" / "manifold_flows.py"
+SCRIPT = TUTORIALS / "manifold_flows.py"
 
 
 @pytest.fixture(scope="module")
 def tutorial() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("manifold_flows_tutorial", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(SCRIPT)
 
 
 @pytest.fixture(scope="module")
