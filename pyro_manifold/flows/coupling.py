@@ -18,9 +18,8 @@ from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor
 
 from ..ops.numerics import concrete
-from ..ops.splines import rational_quadratic, spline_size
+from ..ops.splines import rational_quadratic, spline_gradient, spline_size
 from ..transforms.module import ModuleTransform
-from ..transforms.push import forward_push
 from .perceptron import Perceptron
 
 __all__ = ["ConditionalCoupling", "Coupling"]
@@ -82,6 +81,15 @@ class Coupling(ModuleTransform):
             return (x - raw[..., 1]) * (-log_scale).exp(), -log_scale
         return x * log_scale.exp() + raw[..., 1], log_scale
 
+    def _gradient(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """s, ds/dx and ds/draw."""
+        if self.kind == "spline":
+            return spline_gradient(x, raw, self.bound)
+        bounded = (raw[..., 0] / _LOG_SCALE).tanh()
+        slope = (_LOG_SCALE * bounded).exp()
+        in_raw = torch.stack([x * slope * (1 - bounded.square()), torch.ones_like(x)], -1)
+        return x * slope + raw[..., 1], slope, in_raw
+
     def _run(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         a, b = x.index_select(-1, self.kept), x.index_select(-1, self.changed)
         raw = self.net(a, self.context).unflatten(-1, (-1, self.size))
@@ -112,27 +120,17 @@ class Coupling(ModuleTransform):
 
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
-        if not concrete(x):
-            return forward_push(self._call, x, tangents)
         a, b = x.index_select(-1, self.kept), x.index_select(-1, self.changed)
-        tangents = tangents.expand(x.shape[:-1] + tangents.shape[-2:])
         ta, tb = tangents.index_select(-1, self.kept), tangents.index_select(-1, self.changed)
         raw, hidden = self.net.push(a, ta, self.context)
         raw = raw.unflatten(-1, (-1, self.size))
-        b = b.expand(raw.shape[:-1])
-        graph = torch.is_grad_enabled() and (b.requires_grad or raw.requires_grad)
-        with torch.enable_grad():
-            b, raw = (v if v.requires_grad else v.detach().requires_grad_() for v in (b, raw))
-            yb, log_slope = self._map(b, raw)
-            (in_raw,) = torch.autograd.grad(yb.sum(), raw, create_graph=graph, retain_graph=graph)
-        if not graph:
-            yb, log_slope = yb.detach(), log_slope.detach()
+        yb, slope, in_raw = self._gradient(b.expand(raw.shape[:-1]), raw)
         weight = self.net.last.weight.unflatten(0, (-1, self.size))  # (b, size, units)
         if tangents.shape[-2] * self.size > weight.shape[-1]:  # more numbers than units: contract with the layer first
             moved = hidden @ torch.einsum("...bs,bsh->...hb", in_raw, weight)
         else:
             moved = torch.einsum("...bs,...kbs->...kb", in_raw, torch.einsum("bsh,...kh->...kbs", weight, hidden))
-        tb = log_slope.exp().unsqueeze(-2) * tb + moved
+        tb = slope.unsqueeze(-2) * tb + moved
         a, ta = a.expand(yb.shape[:-1] + a.shape[-1:]), ta.expand(tb.shape[:-2] + ta.shape[-2:])
         return torch.cat([a, yb], -1).index_select(-1, self.order), torch.cat([ta, tb], -1).index_select(-1, self.order)
 

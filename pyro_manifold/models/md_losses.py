@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from ..flows import MorphingHead
+from ..ops.checks import check_all
 from .manifold_flow import AmbientFlow, ManifoldFlow
 
-__all__ = ["density_loss", "log_density", "reconstruction_loss"]
+__all__ = ["check_rows", "density_loss", "log_density", "ratio_rows", "reconstruction_loss"]
 
 
 def reconstruction_loss(flow: ManifoldFlow, weight: float) -> Callable[..., Tensor]:
@@ -71,3 +72,29 @@ def density_loss(log_prob: Callable[..., Tensor], score_weight: float, ratio_wei
         return out - first.mean()
 
     return loss
+
+
+def ratio_rows(ratio: tuple[Tensor, Tensor] | None, context: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Contexts (rows, m, k) and log ratios (rows, m)."""
+    if ratio is None:
+        return None, None
+    other, log_ratio = ratio
+    shape = tuple(other.shape), tuple(log_ratio.shape)
+    other, log_ratio = (other.unsqueeze(1), log_ratio.unsqueeze(1)) if log_ratio.dim() == 1 else (other, log_ratio)
+    if context is None or other.shape != (len(context), log_ratio.shape[1], context.shape[1]) or len(log_ratio) != len(context):
+        raise ValueError(f"ratio: got shapes {shape[0]} and {shape[1]}; expected (rows, m, size of context) and (rows, m).")
+    for t in (other, log_ratio):
+        check_all(t.isfinite().flatten(1).all(-1), "ratio", t, "finite rows", "Leave out events that some context excludes.")
+    return other, log_ratio
+
+
+def check_rows(x: Tensor, context: Tensor | None, score: Tensor | None) -> None:
+    """One row of everything for each of x, all of them finite."""
+    for name, t in (("x", x), ("context", context), ("score", score)):
+        if t is None:
+            continue
+        if t.dim() != 2 or len(t) != len(x):
+            raise ValueError(f"{name}: got shape {tuple(t.shape)}; expected ({len(x)}, size), one row for each of x.")
+        check_all(t.isfinite().all(-1), name, t, "finite rows", "Remove or impute them.")
+    if score is not None and (context is None or score.shape != context.shape):
+        raise ValueError("score: expected the shape of context, one derivative for each of its numbers.")

@@ -13,7 +13,6 @@ zero curvature. Each is evaluated in closed form; its derivative is a closed for
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -119,16 +118,20 @@ _TWO_S_SLOPE: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {  # 2 s f'(s
 }
 
 
-@lru_cache
-def _series(kind: str, dtype: torch.dtype) -> list[float]:
-    """As many coefficients as the dtype can tell apart at the edge of the series' range."""
-    c = _SLOPE[kind]
-    small = torch.finfo(dtype).eps / 8 * abs(c[0])
-    return c[: max(2, sum(abs(x) * _SERIES**k > small for k, x in enumerate(c)))]
+def _series(c: list[float], eps: float) -> list[float]:
+    """As many coefficients as a dtype can tell apart at the edge of the series' range."""
+    return c[: max(2, sum(abs(x) * _SERIES**k > eps / 8 * abs(c[0]) for k, x in enumerate(c)))]
+
+
+_NEAR = {  # made once: torch.compile warns of cached functions
+    (kind, dtype): _series(c, torch.finfo(dtype).eps)
+    for kind, c in _SLOPE.items()
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+}
 
 
 def _near(kind: str, s: Tensor) -> Tensor:
-    return _horner(_series(kind, s.dtype), s)
+    return _horner(_NEAR[kind, s.dtype], s)
 
 
 def _slope(kind: str, s: Tensor, f: Tensor, sign: int) -> Tensor:

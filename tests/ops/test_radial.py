@@ -158,7 +158,7 @@ def test_single_precision_and_stride():
 )  # fmt: skip
 def test_acceptance_and_distribution(dim, k, sigma, shared):
     """KS against the quadrature distribution function, of draws of one law and of one draw of each of many. 70 tests at
-    p > 1e-3 with fixed seed: a correct sampler would fail one of them with probability 6.8% under a fresh seed."""
+    p > 0.01 (smallest 0.15) with five fixed seeds: a correct sampler would fail one with probability up to 50% under fresh ones."""
     torch.manual_seed(dim)
     n = 4000
     law = radial.law_of(tensor(sigma), tensor(k), dim).map(lambda t: t.expand(n))
@@ -174,7 +174,7 @@ def test_acceptance_and_distribution(dim, k, sigma, shared):
     f = law.map(lambda t: t[:1]).weight(law.mode[:1], y - law.mode[0])
     cdf = torch.cumsum(f, 0) - f / 2
     p = stats.kstest(r.numpy(), lambda x: np.interp(x, (y * law.unit[0]).numpy(), (cdf / f.sum()).numpy())).pvalue
-    assert p > 1e-3
+    assert p > 0.01
 
 
 @pytest.mark.parametrize("k, sigma, dim", [(-0.7, 1e-3, 10), (-0.7, 1.0, 2), (0.0, 1.0, 100), (0.7, 1.0, 3), (0.7, 100.0, 10)])
