@@ -158,7 +158,7 @@ def test_single_precision_and_stride():
 )  # fmt: skip
 def test_acceptance_and_distribution(dim, k, sigma, shared):
     """KS against the quadrature distribution function, of draws of one law and of one draw of each of many. 70 tests at
-    p > 0.01 (smallest 0.15) with five fixed seeds: a correct sampler would fail one with probability up to 50% under fresh ones."""
+    p > 0.01 (smallest 0.15) with five fixed seeds: of fresh ones up to 50% would fail a correct sampler."""
     torch.manual_seed(dim)
     n = 4000
     law = radial.law_of(tensor(sigma), tensor(k), dim).map(lambda t: t.expand(n))
