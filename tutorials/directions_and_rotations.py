@@ -248,7 +248,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     t = torch.linspace(0, 2 * math.pi, 200)
     a.plot(direction["alpha"] * t.cos(), direction["alpha"] * t.sin(), color="tab:blue", label=r"Fisher's $\alpha_{95}$")
     a.set(aspect="equal", xlabel="degrees east of the mean", ylabel="degrees north", title="Iceland: mean direction")
-    a.legend(loc="lower right")
+    a.legend(fontsize="small", framealpha=0.6, loc="upper left")
 
     u, w = direction["grid"]
     logs = direction["z"]["log_kappa"].flatten()
@@ -264,7 +264,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     c.plot(0, 0, "k+", markersize=12, label="singular values")
     c.plot(*turn["truth"][:2].tolist(), "r*", markersize=11, label="truth")
     c.set(aspect="equal", xlabel="rotation vector 1, degrees", ylabel="rotation vector 2", title="Rotation between catalogues")
-    c.legend(fontsize="small", framealpha=0.6, loc="upper left")
+    c.legend(fontsize="small", framealpha=0.6, loc="upper right")
 
     band = ecdf_band(ranks["direction"].num_simulations, ranks["direction"].num_draws)
     d.fill_between(band.points, band.lower - band.points, band.upper - band.points, color="0.88", linewidth=0, label="95% band")
