@@ -195,18 +195,33 @@ def statistics(t: Target, x: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Result:
-    ess: float
+    values: torch.Tensor  # (chains, draws, statistics)
     gradients: int
     warm_gradients: int
     seconds: float
     divergences: int = 0
 
+    def __add__(self, other: "Result") -> "Result":
+        values = torch.cat([self.values, other.values])
+        sums = (getattr(self, k) + getattr(other, k) for k in ("gradients", "warm_gradients", "seconds", "divergences"))
+        return Result(values, *sums)
+
     def __str__(self) -> str:
+        ess = effective(self.values)
         div = f", {self.divergences} div" if self.divergences else ""
-        return (
-            f"{self.ess / self.gradients:.3f} ({self.ess / (self.gradients + self.warm_gradients):.3f}), "
-            f"{self.ess / self.seconds:.0f}/s{div}"
-        )
+        return f"{ess / self.gradients:.3f} ({ess / (self.gradients + self.warm_gradients):.3f}), {ess / self.seconds:.0f}/s{div}"
+
+
+def in_turn(runs: int, f: Callable[..., Result | None], *args: Any) -> Result | None:
+    """One chain after another, each with its own seed and warm-up: their ESS together, as several runs are judged."""
+    total = None
+    for seed in range(runs):
+        pyro.set_rng_seed(seed)
+        result = f(*args, seed)
+        if result is None:
+            return None
+        total = result if total is None else total + result
+    return total
 
 
 # --- samplers --------------------------------------------------------------------------------------------------------
@@ -221,7 +236,7 @@ class Marks:
             self.seen = (self.count(kernel), time.process_time())
 
 
-def geodesic(t: Target, cls: type, chains: int, warmup: int, draws: int) -> Result:
+def geodesic(t: Target, cls: type, chains: int, warmup: int, draws: int, seed: int) -> Result:
     k = cls(
         potential_fn=lambda z: t.potential(z["x"]), manifolds={"x": t.manifold}, chains=chains,
         isometries={"x": t.isometry} if t.isometry else None,
@@ -236,9 +251,7 @@ def geodesic(t: Target, cls: type, chains: int, warmup: int, draws: int) -> Resu
     d = mcmc.diagnostics()
     warm = d["warmup gradients"]["chain 0"]
     x = mcmc.get_samples(group_by_chain=True)["x"]
-    return Result(
-        effective(statistics(t, x)), d["gradients"]["chain 0"] - warm, warm, seconds, sum(map(len, d["divergences"].values()))
-    )
+    return Result(statistics(t, x), d["gradients"]["chain 0"] - warm, warm, seconds, sum(map(len, d["divergences"].values())))
 
 
 def plain(t: Target, size: tuple[int, ...], to_point: Callable, warmup: int, draws: int, start: torch.Tensor) -> Result:
@@ -259,23 +272,23 @@ def plain(t: Target, size: tuple[int, ...], to_point: Callable, warmup: int, dra
     seconds = time.process_time() - marks.seen[1]
     x = torch.stack([to_point(v)[0] for v in mcmc.get_samples()["v"]]).unsqueeze(0)
     div = sum(map(len, mcmc.diagnostics()["divergences"].values()))
-    return Result(effective(statistics(t, x)), calls[0] - marks.seen[0], marks.seen[0], seconds, div)
+    return Result(statistics(t, x), calls[0] - marks.seen[0], marks.seen[0], seconds, div)
 
 
-def chart(t: Target, warmup: int, draws: int) -> Result | None:
+def chart(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
     if t.chart is None:
         return None
     size, f = t.chart
     return plain(t, (size,), f, warmup, draws, 0.3 * torch.randn(size))
 
 
-def ambient(t: Target, warmup: int, draws: int) -> Result | None:
+def ambient(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
     if t.ambient is None:
         return None
     return plain(t, t.shape, lambda y: (t.ambient(y), -0.5 * y.square().sum()), warmup, draws, torch.randn(t.shape))
 
 
-def mici_rattle(t: Target, warmup: int, draws: int) -> Result | None:
+def mici_rattle(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
     if t.numpy_gradient is None:
         return None
     import mici
@@ -295,7 +308,7 @@ def mici_rattle(t: Target, warmup: int, draws: int) -> Result | None:
         dens_wrt_hausdorff=True,
     )  # fmt: skip
     integrator = mici.integrators.ConstrainedLeapfrogIntegrator(system)
-    sampler = mici.samplers.DynamicMultinomialHMC(system, integrator, np.random.default_rng(0))
+    sampler = mici.samplers.DynamicMultinomialHMC(system, integrator, np.random.default_rng(seed))
     out = sampler.sample_chains(
         warmup, draws, [t.start(1)[0].numpy()], adapters=[mici.adapters.DualAveragingStepSizeAdapter(0.8)], trace_funcs=[trace],
         display_progress=False,
@@ -303,10 +316,10 @@ def mici_rattle(t: Target, warmup: int, draws: int) -> Result | None:
     x = torch.from_numpy(np.stack(out.traces["x"]))
     div = int(np.stack(out.statistics["diverging"]).sum()) if "diverging" in out.statistics else 0
     (warm, begin), (total, end) = marks[-draws], marks[-1]
-    return Result(effective(statistics(t, x)), total - warm, warm, end - begin, div)
+    return Result(statistics(t, x), total - warm, warm, end - begin, div)
 
 
-def numpyro_ambient(t: Target, warmup: int, draws: int) -> Result | None:
+def numpyro_ambient(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
     if t.jax_potential is None or t.ambient is None:
         return None
     import jax
@@ -330,9 +343,9 @@ def numpyro_ambient(t: Target, warmup: int, draws: int) -> Result | None:
     mcmc = numpyro.infer.MCMC(
         numpyro.infer.NUTS(potential_fn=potential), num_warmup=warmup, num_samples=draws, progress_bar=False
     )
-    start = jnp.asarray(np.random.default_rng(0).normal(size=t.shape))
+    start = jnp.asarray(np.random.default_rng(seed).normal(size=t.shape))
     fields = ("num_steps", "diverging")
-    mcmc.warmup(jax.random.PRNGKey(0), init_params=start, extra_fields=fields, collect_warmup=True)
+    mcmc.warmup(jax.random.PRNGKey(seed), init_params=start, extra_fields=fields, collect_warmup=True)
     warm = int(np.asarray(mcmc.get_extra_fields()["num_steps"]).sum())
     spent = []
     for size in (draws, 100 * draws):  # each run compiles anew, so the time of a draw is a difference; neither warms up again
@@ -345,15 +358,16 @@ def numpyro_ambient(t: Target, warmup: int, draws: int) -> Result | None:
     extra = mcmc.get_extra_fields()
     x = torch.from_numpy(np.asarray(jax.vmap(point)(y)).copy()).unsqueeze(0)
     steps, div = int(np.asarray(extra["num_steps"]).sum()), int(np.asarray(extra["diverging"]).sum())
-    return Result(effective(statistics(t, x)), steps, warm, seconds, div)
+    return Result(statistics(t, x), steps, warm, seconds, div)
 
 
 # --- the mixed hierarchy ---------------------------------------------------------------------------------------------
 def hierarchy_data() -> torch.Tensor:
-    torch.manual_seed(1)
-    mu = torch.nn.functional.normalize(torch.randn(3, 3), dim=-1)
-    theta = mdist.VonMisesFisher(mu, torch.tensor(20.0)).sample((6,))
-    return theta + 0.2 * torch.randn(6, 3, 3)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        mu = torch.nn.functional.normalize(torch.randn(3, 3), dim=-1)
+        theta = mdist.VonMisesFisher(mu, torch.tensor(20.0)).sample((6,))
+        return theta + 0.2 * torch.randn(6, 3, 3)
 
 
 def hierarchy(y, centred=True):
@@ -367,10 +381,10 @@ def hierarchy(y, centred=True):
             pyro.sample("y", dist.Normal(theta, sigma[..., None]).to_event(1), obs=y)
 
 
-def mixed(cls: type, chains: int, warmup: int, draws: int, **kwargs: Any) -> Result:
+def mixed(cls: type, chains: int, warmup: int, draws: int, seed: int) -> Result:
     y = hierarchy_data()
     marks = Marks(lambda kernel: kernel.num_gradients, warmup)
-    k = cls(hierarchy, chains=chains, **kwargs)
+    k = cls(hierarchy, chains=chains)
     mcmc = VectorizedMCMC(k, num_samples=draws, warmup_steps=warmup, disable_progbar=True, hook_fn=marks)
     mcmc.run(y)
     seconds = time.process_time() - marks.seen[1]
@@ -379,7 +393,7 @@ def mixed(cls: type, chains: int, warmup: int, draws: int, **kwargs: Any) -> Res
     s = mcmc.get_samples(group_by_chain=True)
     x = torch.cat([v.reshape(v.shape[:2] + (-1,)) for v in (s["sigma"].log(), s["kappa"].log(), s["mu"], s["theta"])], -1)
     return Result(
-        effective(torch.cat([x, x.square()], -1)), d["gradients"]["chain 0"] - warm, warm, seconds,
+        torch.cat([x, x.square()], -1), d["gradients"]["chain 0"] - warm, warm, seconds,
         sum(map(len, d["divergences"].values())),
     )  # fmt: skip
 
@@ -391,16 +405,16 @@ def main() -> None:
     parser.add_argument("--columns", nargs="*", help="only columns whose name contains one of these")
     args = parser.parse_args()
     part = 5 if args.quick else 1
-    one, many = (230 // part + 20, 350 // part), (180 // part + 20, 50 // part)  # warm-up and draws of one and of many chains
+    runs, one, many = 4 if part == 1 else 2, (280 // part + 20, 500 // part), (180 // part + 20, 50 // part)  # warm-up, draws
     columns: dict[str, Callable[[Target], Result | None]] = {
-        "NUTS": lambda t: geodesic(t, GeodesicNUTS, 1, *one),
-        "NUTS, 64 chains": lambda t: geodesic(t, GeodesicNUTS, 64, *many),
-        "HMC": lambda t: geodesic(t, GeodesicHMC, 1, *one),
-        "HMC, 64 chains": lambda t: geodesic(t, GeodesicHMC, 64, *many),
-        "Pyro, chart": lambda t: chart(t, *one),
-        "Pyro, ambient": lambda t: ambient(t, *one),
-        "Mici": lambda t: mici_rattle(t, *one),
-        "NumPyro, ambient": lambda t: numpyro_ambient(t, *one),
+        "NUTS": lambda t: in_turn(runs, geodesic, t, GeodesicNUTS, 1, *one),
+        "NUTS, 64 chains": lambda t: in_turn(1, geodesic, t, GeodesicNUTS, 64, *many),
+        "HMC": lambda t: in_turn(runs, geodesic, t, GeodesicHMC, 1, *one),
+        "HMC, 64 chains": lambda t: in_turn(1, geodesic, t, GeodesicHMC, 64, *many),
+        "Pyro, chart": lambda t: in_turn(runs, chart, t, *one),
+        "Pyro, ambient": lambda t: in_turn(runs, ambient, t, *one),
+        "Mici": lambda t: in_turn(runs, mici_rattle, t, *one),
+        "NumPyro, ambient": lambda t: in_turn(runs, numpyro_ambient, t, *one),
     }
     if args.columns:
         columns = {k: f for k, f in columns.items() if any(c in k for c in args.columns)}
@@ -410,8 +424,6 @@ def main() -> None:
     for t in wanted:
         cells = []
         for run in columns.values():
-            torch.manual_seed(0)
-            pyro.set_rng_seed(0)
             try:
                 result = run(t)
                 cells.append("–" if result is None else str(result))
@@ -424,8 +436,9 @@ def main() -> None:
             ("NUTS", GeodesicNUTS, 1, one), ("NUTS, 64 chains", GeodesicNUTS, 64, many),
             ("HMC", GeodesicHMC, 1, one), ("HMC, 64 chains", GeodesicHMC, 64, many),
         ):  # fmt: skip
-            pyro.set_rng_seed(0)
-            print(f"| {name} | {mixed(cls, chains, 2 * warmup, draws)} |", flush=True)
+            if not args.columns or any(c in name for c in args.columns):
+                result = in_turn(runs if chains == 1 else 1, mixed, cls, chains, 2 * warmup, draws)
+                print(f"| {name} | {result} |", flush=True)
 
 
 if __name__ == "__main__":
