@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from lhc_compare import N_OBS, posterior
 from torch import Tensor
 
 from pyro_manifold.datasets import LHC
-from pyro_manifold.datasets.lhc import Posterior, grid_posterior
+from pyro_manifold.datasets.lhc import Posterior
 
 __all__ = ["posteriors"]
-
-N_OBS = 20
 
 
 def _npe(args: Any, data: dict[str, Tensor], prior: Any, epochs: int) -> tuple[Callable[[Tensor], Any], int]:
@@ -25,7 +24,7 @@ def _npe(args: Any, data: dict[str, Tensor], prior: Any, epochs: int) -> tuple[C
     from sbi.neural_nets import posterior_nn
     from sbi.neural_nets.embedding_nets import FCEmbedding, PermutationInvariantEmbedding
 
-    lhc = LHC(2, seed=args.seed + 4000)
+    lhc = LHC(args.theta, seed=args.seed + 4000)
     theta = lhc.prior(args.events // N_OBS)
     x = lhc.observables(lhc.simulate(theta.repeat_interleave(N_OBS, 0)).y).reshape(len(theta), N_OBS, -1)
     trial = FCEmbedding(x.shape[-1], output_dim=32, num_layers=2, num_hiddens=64)
@@ -79,14 +78,14 @@ def posteriors(
     args: Any, data: dict[str, Tensor], sets: list[Tensor]
 ) -> Iterator[tuple[str, list[Posterior], dict[str, Any]]]:
     """Name, grid posteriors of the sets, and what training took."""
-    prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    prior = torch.distributions.MultivariateNormal(torch.zeros(args.theta), torch.eye(args.theta))
     for (name, train), epochs in zip({"NPE": _npe, "NRE": _nre, "NLE": _nle}.items(), args.sbi_epochs, strict=True):
         torch.manual_seed(args.seed)
         start = time.process_time()
         of, done = train(args, data, prior, epochs)
         seconds = time.process_time() - start
         with torch.no_grad():
-            grids = [grid_posterior(_split(of(x)), size=args.grid) for x in sets]
+            grids = [posterior(args, _split(of(x))) for x in sets]
         yield f"sbi {name}", grids, {"cpu_seconds": seconds, "epochs": min(done, epochs), "cap": epochs, "capped": done >= epochs}
 
 

@@ -20,8 +20,14 @@ SCRIPT = TUTORIALS / "lhc.py"
 
 
 @pytest.fixture(scope="module")
-def tutorial() -> ModuleType:
-    return load(SCRIPT)
+def compare() -> ModuleType:
+    return load(TUTORIALS / "lhc_compare.py")
+
+
+@pytest.fixture
+def nuts(compare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setitem(sys.modules, "lhc_compare", compare)  # it lies beside the script, not on the path
+    return load(TUTORIALS / "lhc_nuts.py")
 
 
 def flows() -> list[ManifoldFlow]:
@@ -33,40 +39,48 @@ def flows() -> list[ManifoldFlow]:
     return [ManifoldFlow(Pad(3, 4), latent).requires_grad_(False).double() for latent in (head, spline)]
 
 
-def test_likelihood_of_many_theta_is_that_of_the_flow(tutorial: ModuleType) -> None:
+def test_likelihood_of_many_theta_is_that_of_the_flow(compare: ModuleType, nuts: ModuleType) -> None:
     x, theta = torch.randn(5, 4).double(), torch.randn(7, 2).double()
     for flow in flows():
         want = flow.log_prob(x, theta.unsqueeze(1)).sum(-1)
-        got = tutorial.log_likelihood(flow, x)(theta)
+        got = compare.log_likelihood(flow, x)(theta)
         assert torch.allclose(got - got[0], want - want[0], atol=1e-8)
-        assert tutorial.gradient_error(flow, x) < 1e-6
+        assert nuts.gradient_error(flow, x) < 1e-6
 
 
-def test_modes_and_their_masses(tutorial: ModuleType) -> None:
+def test_modes_and_their_masses(nuts: ModuleType) -> None:
     def two(theta: torch.Tensor) -> torch.Tensor:  # modes about +-1.5 with shares 0.8 and 0.2
         peaks = torch.stack([(theta - m).square().sum(-1) for m in (1.5, -1.5)])
         return (-8 * peaks + torch.tensor([[0.8], [0.2]], dtype=theta.dtype).log()).logsumexp(0)
 
     p = grid_posterior(two)
-    label = tutorial.basins(p)
+    label = nuts.basins(p)
     assert label.max() == 1
-    masses = tutorial.masses(p.weight, label)
+    masses = nuts.masses(p.weight, label)
     assert masses.sum() == pytest.approx(1) and masses[0] == pytest.approx(0.8, abs=0.01)
-    assert torch.equal(tutorial.nearest(p, p.theta + 0.05), torch.arange(len(p.theta)))
+    assert torch.equal(nuts.nearest(p, p.theta + 0.05), torch.arange(len(p.theta)))
     torch.manual_seed(0)
     chains = torch.cat([1.4 + 0.25 * torch.randn(100, 2), -1.4 + 0.25 * torch.randn(300, 2)]).double()  # shares all wrong
-    weight, ess = tutorial.reweighted(p, label, two, chains, 20_000, 0)
+    weight, ess = nuts.reweighted(p, label, two, chains, 20_000, 0)
     assert torch.allclose(weight, masses, atol=0.02) and ess > 2000  # sd 0.004 or less
 
 
-def test_script_in_smoke_mode(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--smoke", "--no-progress", "--out", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"})
+@pytest.mark.parametrize("theta", [2, 3])
+def test_script_in_smoke_mode(theta: int, tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "--smoke", "--no-progress", "--out", str(tmp_path), "--theta", str(theta)]
+    chosen = ["head, both", "spline, SCANDAL"] if theta == 3 else ["head, joint score", "head, joint ratio", "head, both"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([*command, "--densities", *chosen], capture_output=True, text=True, timeout=280, env=env)
     assert run.returncode == 0, run.stderr
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     parts = [r["part"] for r in rows]
-    assert parts.count("posteriors") == 5 and parts.count("NUTS") == 4 and parts.count("SBC") == 4
+    heads = sum(name.startswith("head") for name in chosen)
+    assert parts.count("posteriors") == 1 + len(chosen) and parts.count("SBC") == 1 + heads == 1 + parts.count("score")
+    assert parts.count("NUTS") == (4 if theta == 2 else 1)
     exact = next(r for r in rows if r["part"] == "posteriors" and r["name"] == "exact")
-    assert exact["kl"] == 0 and exact["c2st"] == 0.5
-    assert (tmp_path / "lhc.png").read_bytes().startswith(b"\x89PNG")
-    assert "f_Wt" in (tmp_path / "summary_unimodal.txt").read_text()
+    assert exact["kl"] == 0 and exact["c2st"] == 0.5 and exact["less_exact"] == 0
+    if theta == 2:
+        assert (tmp_path / "lhc.png").read_bytes().startswith(b"\x89PNG")
+        assert "f_Wt" in (tmp_path / "summary_unimodal.txt").read_text()
+    else:
+        assert all(len(r["r2"]) == 3 for r in rows if r["part"] == "score")
