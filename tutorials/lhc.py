@@ -59,8 +59,9 @@ def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
             flow.transform.requires_grad_(False)
         start = time.process_time()
         history = fit_md(
-            flow, x, epochs=(args.manifold_epochs, args.latent_epochs), batch_size=256, lr=(3e-3, 1e-3), validation=0.05,
-            seed=args.seed, checkpoint=args.out / "manifold_checkpoint.pt", disable_progbar=not args.progress,
+            flow, x, epochs=(args.manifold_epochs, args.latent_epochs), batch_size=256, lr=(6e-3, 1e-3), warmup=0.03,
+            delta=0.03, reconstruction_weight=6700.0, validation=0.05, seed=args.seed,
+            checkpoint=args.out / "manifold_checkpoint.pt", disable_progbar=not args.progress,
         )  # fmt: skip
         torch.save({"flow": flow.state_dict(), "losses": history.losses, "cpu_seconds": time.process_time() - start}, path)
     saved = torch.load(path)
@@ -123,10 +124,10 @@ def main() -> None:
     parser.add_argument("--ratios", type=int, default=4, help="other theta for each event's joint ratios (default 4)")
     parser.add_argument("--manifold", type=Path, help="manifold.pt of another run, whose g is taken as it is")
     parser.add_argument("--width", type=int, default=192, help="hidden units of g (default 192)")
-    parser.add_argument("--manifold-epochs", type=int, default=26, help="passes of the M phase (default 26)")
+    parser.add_argument("--manifold-epochs", type=int, default=48, help="passes of the M phase (default 48)")
     parser.add_argument("--latent-epochs", type=int, default=4, help="passes of the theta-free density (default 4)")
     parser.add_argument("--densities", nargs="+", choices=DENSITIES, default=DENSITIES, help="given theta (default all)")
-    parser.add_argument("--seeds", type=int, default=2, help="of a head's training (default 2)")
+    parser.add_argument("--seeds", type=int, default=1, help="of a head's training (default 1)")
     parser.add_argument("--head-width", type=int, default=256, help="hidden units of the head (default 256)")
     parser.add_argument("--head-epochs", type=int, default=30, help="passes of the head (default 30)")
     parser.add_argument("--spline-epochs", type=int, default=5, help="passes of the conditional splines (default 5)")

@@ -45,15 +45,18 @@ class History:
 class _Phase:
     """A loss of rows and the optimiser of the parameters that it trains."""
 
-    def __init__(self, name: str, loss: Callable[..., Tensor], parameters: Sequence[nn.Parameter], lr: float) -> None:
-        self.name, self.loss, self.lr = name, loss, lr
+    def __init__(
+        self, name: str, loss: Callable[..., Tensor], parameters: Sequence[nn.Parameter], lr: float, warmup: float
+    ) -> None:
+        self.name, self.loss, self.lr, self.warmup = name, loss, lr, warmup
         self.parameters = [p for p in parameters if p.requires_grad]
         fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)  # a third off the step of a small network
         self.optimiser = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=1e-5, fused=fused)
 
     def step(self, rows: Sequence[Tensor | None], number: int, progress: float) -> None:
+        rise = min(1.0, progress / self.warmup) if self.warmup > 0 else 1.0
         for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+            group["lr"] = self.lr * rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         self.optimiser.zero_grad()
         try:
             loss = self.loss(*rows)
@@ -70,16 +73,16 @@ class _Phase:
 
 
 def _stages(
-    flow: ManifoldFlow | AmbientFlow, schedule: str, lr: tuple[float, float], weights: tuple[float, float, float]
+    flow: ManifoldFlow | AmbientFlow, schedule: str, lr: tuple[float, float], warmup: float, weights: tuple[float, ...]
 ) -> list[list[_Phase]]:
     """Phases that take turns, pass by pass, stage after stage."""
-    score, ratio, reconstruction = weights
+    score, ratio, reconstruction, delta = weights
     loss = density_loss(log_density(flow), score, ratio)
     if isinstance(flow, AmbientFlow):
-        return [[_Phase("D", loss, list(flow.parameters()), lr[1])]]
+        return [[_Phase("D", loss, list(flow.parameters()), lr[1], warmup)]]
     bend = [p for p in flow.transform.parameters() if p.requires_grad]
-    density = _Phase("D", loss, list(flow.latent.parameters()), lr[1])
-    bending = reconstruction_loss(flow, reconstruction)
+    density = _Phase("D", loss, list(flow.latent.parameters()), lr[1], warmup)
+    bending = reconstruction_loss(flow, reconstruction, delta)
     if not bend:
         return [[density]]
     if schedule == "simultaneous":
@@ -90,8 +93,8 @@ def _stages(
             stacklevel=3,
         )
         nll = density_loss(flow.log_prob, score, ratio)
-        return [[_Phase("MD", lambda x, *rest: nll(x, *rest) + bending(x), list(flow.parameters()), lr[1])]]
-    manifold = _Phase("M", bending, bend, lr[0])
+        return [[_Phase("MD", lambda x, *rest: nll(x, *rest) + bending(x), list(flow.parameters()), lr[1], warmup)]]
+    manifold = _Phase("M", bending, bend, lr[0], warmup)
     return [[manifold, density]] if schedule == "alternating" else [[manifold], [density]]
 
 
@@ -106,11 +109,13 @@ def fit_md(
     clock: Callable[[], float] = time.monotonic,
     batch_size: int = 250,
     lr: float | tuple[float, float] = 1e-3,
+    warmup: float = 0.0,
     score: Tensor | None = None,
     score_weight: float = 2.0,
     ratio: tuple[Tensor, Tensor] | None = None,
     ratio_weight: float = 10.0,
     reconstruction_weight: float = 100.0,
+    delta: float = math.inf,
     validation: float = 0.1,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -128,13 +133,16 @@ def fit_md(
     :param seconds: budget of time, likewise; what ends first ends the phase. (Alternating phases share the first.)
     :param clock: what tells the time; ``time.process_time`` makes the budget one of CPU seconds.
     :param lr: learning rate of AdamW, likewise, falling to zero along a cosine.
+    :param float warmup: share of a phase in which it rises from zero first; with it a larger ``lr`` is stable.
     :param Tensor score: joint scores :math:`t`, of the shape of ``context``.
     :param float score_weight: :math:`\\alpha`.
     :param tuple ratio: m further contexts for each row, drawn independently of it from the law of ``context``, shape
         ``(rows, m, k)``, and :math:`\\log p(x, z \\mid \\theta_0) - \\log p(x, z \\mid \\theta_j)`, joint log ratios of a
         simulator, ``(rows, m)``; the axis of m may be left out for one.
     :param float ratio_weight: :math:`\\beta`.
-    :param float reconstruction_weight: of the mean squared error of coordinates, where it is added to something.
+    :param float reconstruction_weight: of the error of reconstructions.
+    :param float delta: :math:`\\delta`, the distance from which on that error grows linearly: for data with heavy tails, of which
+        squares would learn the few largest errors alone.
     :param float validation: share of the rows kept for validation.
     :param checkpoint: a file written after each pass; an interrupted call with the same arguments goes on from it.
     :raises ValueError: for rows that do not fit or are not finite, and where the loss is not finite (naming the batch).
@@ -149,13 +157,15 @@ def fit_md(
         raise ValueError(f"schedule: got {schedule!r}; expected one of {', '.join(map(repr, _SCHEDULES))}.")
     if not 0 <= validation < 1:
         raise ValueError(f"validation: got {validation}; expected a share in [0, 1).")
+    if not (0 <= warmup <= 1 and delta > 0):
+        raise ValueError(f"warmup, delta: got {warmup}, {delta}; expected a share in [0, 1] and a positive distance.")
     other, log_ratio = ratio_rows(ratio, context)
     check_rows(x, context, score)
     given = (context, score, other, log_ratio)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
     held, kept = order.split([int(validation * len(x)), len(x) - int(validation * len(x))])
     judged = (held if len(held) else kept).split(4 * batch_size)
-    stages = _stages(flow, schedule, _pair(lr), (score_weight, ratio_weight, reconstruction_weight))
+    stages = _stages(flow, schedule, _pair(lr), warmup, (score_weight, ratio_weight, reconstruction_weight, delta))
     of_stage = [1 if phases[0].name == "D" else 0 for phases in stages]  # which of a pair of settings is theirs
     plan = [(i, turn) for i, which in enumerate(of_stage) for turn in range(_pair(epochs)[which])]
     run = _Run()

@@ -1,8 +1,9 @@
 r"""What the two phases of M/D training minimise, over the rows of a batch.
 
 .. math::
-    \text{M:}\quad & |x - g(g^{-1}(x))|^2 / d, \qquad
-    \text{D:}\quad -\log p_h(u \mid \theta_0) + \alpha\,|\nabla_\theta \log p_h(u \mid \theta_0) - t|^2
+    \text{M:}\quad & \tfrac{2\delta^2}{d}\big(\sqrt{1 + r^2/\delta^2} - 1\big), \quad r = |x - g(g^{-1}(x))|
+        \qquad (r^2/d \text{ for } \delta = \infty), \\
+    \text{D:}\quad & -\log p_h(u \mid \theta_0) + \alpha\,|\nabla_\theta \log p_h(u \mid \theta_0) - t|^2
         - \beta \sum_j s_j \log \hat s_j, \\
     & s_j = \frac{p(x, z \mid \theta_j)}{\sum_i p(x, z \mid \theta_i)}, \qquad
     \hat s_j = \frac{p_h(u \mid \theta_j)}{\sum_i p_h(u \mid \theta_i)}, \qquad i, j = 0, \dots, m
@@ -13,6 +14,7 @@ cross-entropy (for m = 1 that of ALICE) is least there. References: [1] Brehmer 
 2020, eq. 12 (SCANDAL). [2] Stoye et al., *Likelihood-free inference with an improved cross-entropy estimator*, arXiv 1808.00973.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,11 +28,16 @@ from .manifold_flow import AmbientFlow, ManifoldFlow
 __all__ = ["check_rows", "density_loss", "log_density", "ratio_rows", "reconstruction_loss"]
 
 
-def reconstruction_loss(flow: ManifoldFlow, weight: float) -> Callable[..., Tensor]:
-    """Mean squared error of coordinates, times ``weight``; what comes after x is not looked at."""
+def reconstruction_loss(flow: ManifoldFlow, weight: float, delta: float = math.inf) -> Callable[..., Tensor]:
+    """Squared error of coordinates, from distances of about ``delta`` on growing as the distance does, not its square; times
+    ``weight``. What comes after x is not looked at."""
 
     def loss(x: Tensor, *_: Any) -> Tensor:
-        return weight * (flow.transform.project(x) - x).square().mean()
+        square = (flow.transform.project(x) - x).square().mean(-1)
+        if delta < math.inf:
+            scale = delta**2 / x.shape[-1]
+            square = 2 * scale * ((1 + square / scale).sqrt() - 1)
+        return weight * square.mean()
 
     return loss
 
