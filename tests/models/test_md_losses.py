@@ -1,5 +1,6 @@
 """Score and ratios of a simulator in the density phase, on interfering amplitudes whose law is known."""
 
+import math
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from pyro_manifold.flows import LatentFlow, MorphingHead, coupling_chain
 from pyro_manifold.models import AmbientFlow, ManifoldFlow, fit_md
-from pyro_manifold.models.md_losses import density_loss
+from pyro_manifold.models.md_losses import density_loss, reconstruction_loss
 from pyro_manifold.transforms import Pad
 
 # p(u | theta) = N(u; 0, 1) [1 + (1 + theta.u)^2 / (1 + |theta|^2)] / 2: the latent z says which of the two terms an event is of
@@ -118,3 +119,26 @@ def test_terms_are_least_at_the_truth(data: dict[str, Tensor]) -> None:
 def test_bad_ratio(ratio: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         fit_md(head(torch.randn(50, 2)), torch.randn(9, 2), torch.randn(9, 2), ratio=ratio, epochs=1, disable_progbar=True)
+
+
+def test_error_of_reconstructions_by_square_and_by_distance() -> None:
+    flow = ManifoldFlow(Pad(2, 5), LatentFlow(2, []))  # the distance of x is the length of its last three coordinates
+    x = torch.cat([torch.randn(6, 2), torch.tensor([1e-3, 0.1, 1.0]).repeat(2).unsqueeze(1) * torch.randn(6, 3)], 1).double()
+    r = x[:, 2:].norm(dim=-1)
+    assert torch.allclose(reconstruction_loss(flow, 3.0)(x), 3 * r.square().mean() / 5)
+    assert torch.allclose(reconstruction_loss(flow, 3.0, 1e3)(x), 3 * r.square().mean() / 5, rtol=1e-5)
+    assert torch.allclose(reconstruction_loss(flow, 3.0, 1e-6)(x), 3 * 2e-6 / 5 * r.mean(), rtol=1e-2)
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = []
+
+    def seen(self: Any, *args: Any, **kw: Any) -> None:
+        rates.append(self.param_groups[0]["lr"])
+
+    flow = ManifoldFlow(Pad(2, 3), LatentFlow(2, coupling_chain(2, 2, hidden=(4,))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", seen)
+        fit_md(flow, torch.randn(100, 3), epochs=10, batch_size=10, validation=0.0, lr=0.5, warmup=0.2, disable_progbar=True)
+    want = [0.25 * min(1.0, i / 20) * (1 + math.cos(math.pi * i / 100)) for i in range(100)]
+    assert rates == pytest.approx(want)
