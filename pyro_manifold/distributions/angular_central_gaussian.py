@@ -14,11 +14,12 @@ from ..ops.numerics import norm
 from ..ops.quadratic_form import expected_log_ratio, expected_projector
 from ..ops.radial import log_area
 from .bingham import check_symmetric
+from .shown import Shown
 
 __all__ = ["AngularCentralGaussian"]
 
 
-class AngularCentralGaussian(TorchDistribution):
+class AngularCentralGaussian(Shown, TorchDistribution):
     r"""The direction of a centred normal vector: :math:`x = z/|z|`, :math:`z\sim\mathcal N(0,\Sigma)`.
 
     .. math:: p(x) = |S^{d-1}|^{-1}\, |\Sigma|^{-1/2}\, (x^\top\Sigma^{-1}x)^{-d/2}

@@ -7,11 +7,12 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from ..constraints import on
+from .shown import Shown
 
 __all__ = ["ExpMapLaw"]
 
 
-class ExpMapLaw(dist.TransformedDistribution):
+class ExpMapLaw(Shown, dist.TransformedDistribution):
     """A transformed distribution whose only transform is an :class:`~pyro_manifold.transforms.ExpMap` at ``loc``.
 
     Subclasses set ``manifold``, and name in ``_kept`` the attributes that an expanded copy takes along (a further subclass with

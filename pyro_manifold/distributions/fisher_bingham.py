@@ -10,11 +10,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ..constraints import on
+from .shown import Shown
 
 __all__ = ["FisherBingham"]
 
 
-class FisherBingham(TorchDistribution):
+class FisherBingham(Shown, TorchDistribution):
     r"""Base class of :math:`\log p(x) = h\cdot x + x^\top Bx - \log C(h, B)` on :math:`S^{d-1}`; not a law of its own.
 
     Subclasses give :meth:`_natural`, :meth:`_moments` and :meth:`_draw`, all in float64 and for the parameters as they were

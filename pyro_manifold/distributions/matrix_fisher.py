@@ -13,13 +13,14 @@ from ..ops.bingham import matrix_normalizer
 from ..ops.checks import as_tensors, check_all
 from ..ops.quaternion import quadratic_form, rotation
 from .bingham import Bingham
+from .shown import Shown
 
 __all__ = ["MatrixFisher"]
 
 _LOG_4 = 1.3862943611198906  # SO(3) has 4 times the volume of S^3: half the sphere, and lengths twice as long
 
 
-class MatrixFisher(TorchDistribution):
+class MatrixFisher(Shown, TorchDistribution):
     r"""The rotation that a linear log density prefers: the von Mises-Fisher law of SO(3), of greatest entropy given its mean.
 
     .. math:: p(R) = c(F)^{-1}\, e^{\mathrm{tr}(F^\top R)}, \qquad c(F) = 4\,C(A(F))

@@ -16,13 +16,14 @@ from ..constraints import on
 from ..ops.checks import as_tensors, check_all
 from ..ops.numerics import norm
 from ..ops.projected import log_radial_integral
+from .shown import Shown
 
 __all__ = ["ProjectedNormal"]
 
 _SPHERE = geoopt.Sphere()
 
 
-class ProjectedNormal(dist.ProjectedNormal):
+class ProjectedNormal(Shown, dist.ProjectedNormal):
     r"""Direction :math:`x = y/|y|` of a normal vector :math:`y \sim \mathcal N(\mu, I_n)`, in any dimension.
 
     .. math::

@@ -19,6 +19,7 @@ from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.heights import Profile, sample_height
 from ..ops.numerics import log_sinc_sqrt, norm
 from ..transforms import ExpMap
+from .shown import Shown
 
 __all__ = ["RotationallySymmetric"]
 
@@ -56,7 +57,7 @@ class _Tangent(dist.TorchDistribution):
         return torch.where(r < math.pi, out, -math.inf)
 
 
-class RotationallySymmetric(dist.TransformedDistribution):
+class RotationallySymmetric(Shown, dist.TransformedDistribution):
     r"""Base class: a density :math:`p(x) = e^{g(1 - \mu\cdot x;\,\kappa)}/Z(\kappa)` on :math:`S^{n-1} \subset \mathbb R^n`.
 
     Subclasses give ``_profile`` (how to draw :math:`1 - \mu\cdot x`), ``_log_density`` and ``_moments``.

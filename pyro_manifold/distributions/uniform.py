@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ..constraints import on
 from ..geometry import geometry
+from .shown import Shown
 
 __all__ = ["ManifoldUniform"]
 
 
-class ManifoldUniform(TorchDistribution):
+class ManifoldUniform(Shown, TorchDistribution):
     r"""Uniform law with respect to Riemannian volume (Haar measure on groups).
 
     .. math:: p(x) = 1 / \mathrm{vol}(M)

@@ -12,11 +12,12 @@ from torch.distributions import register_kl
 from ..constraints import circular
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.circular import wrap
+from .shown import Shown
 
 __all__ = ["WrappedCauchy"]
 
 
-class WrappedCauchy(TorchDistribution):
+class WrappedCauchy(Shown, TorchDistribution):
     r"""A Cauchy law wrapped around the circle; also a Möbius map of a uniform angle, which is how it is drawn.
 
     .. math::
