@@ -42,8 +42,8 @@ class Coupling(ModuleTransform):
 
     >>> layer = Coupling(3, changed=[2])
     >>> x = torch.tensor([0.5, 1.0, -1.0])
-    >>> layer(x), layer.log_abs_det_jacobian(x, layer(x))
-    (tensor([ 0.5000,  1.0000, -1.0000], grad_fn=...), tensor(0., grad_fn=...))
+    >>> layer(x), layer.log_abs_det_jacobian(x, layer(x)).abs() < 1e-6
+    (tensor([ 0.5000,  1.0000, -1.0000], grad_fn=...), tensor(True))
     """
 
     def __init__(
@@ -91,11 +91,13 @@ class Coupling(ModuleTransform):
         return x * slope + raw[..., 1], slope, in_raw
 
     def _run(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        a, b = x.index_select(-1, self.kept), x.index_select(-1, self.changed)
+        a, b = (x.index_select(-1, i) for i in (self.kept, self.changed))
         raw = self.net(a, self.context).unflatten(-1, (-1, self.size))
         b, log_slope = self._map(b.expand(raw.shape[:-1]), raw, inverse)
-        a = a.expand(b.shape[:-1] + a.shape[-1:])
-        return torch.cat([a, b], -1).index_select(-1, self.order), log_slope.sum(-1)
+        return self._join(a, b), log_slope.sum(-1)
+
+    def _join(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([a.expand(b.shape[:-1] + a.shape[-1:]), b], -1).index_select(-1, self.order)
 
     # --- torch's transform --------------------------------------------------------------------------------------------
     # The log-determinant comes with the value: that of the last pair is kept, as Pyro's layers do.
@@ -120,19 +122,20 @@ class Coupling(ModuleTransform):
 
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
-        a, b = x.index_select(-1, self.kept), x.index_select(-1, self.changed)
-        ta, tb = tangents.index_select(-1, self.kept), tangents.index_select(-1, self.changed)
+        a, b = (x.index_select(-1, i) for i in (self.kept, self.changed))
+        rows = tangents.reshape(-1, self.dim)  # of a matrix, torch selects four times as fast
+        ta = rows.index_select(-1, self.kept).reshape(tangents.shape[:-1] + a.shape[-1:])
         raw, hidden = self.net.push(a, ta, self.context)
         raw = raw.unflatten(-1, (-1, self.size))
-        yb, slope, in_raw = self._gradient(b.expand(raw.shape[:-1]), raw)
+        b, slope, in_raw = self._gradient(b.expand(raw.shape[:-1]), raw)
         weight = self.net.last.weight.unflatten(0, (-1, self.size))  # (b, size, units)
         if tangents.shape[-2] * self.size > weight.shape[-1]:  # more numbers than units: contract with the layer first
-            moved = hidden @ torch.einsum("...bs,bsh->...hb", in_raw, weight)
+            moved = hidden @ torch.einsum("...bs,bsh->b...h", in_raw, weight).movedim(0, -1)
         else:
             moved = torch.einsum("...bs,...kbs->...kb", in_raw, torch.einsum("bsh,...kh->...kbs", weight, hidden))
-        tb = slope.unsqueeze(-2) * tb + moved
-        a, ta = a.expand(yb.shape[:-1] + a.shape[-1:]), ta.expand(tb.shape[:-2] + ta.shape[-2:])
-        return torch.cat([a, yb], -1).index_select(-1, self.order), torch.cat([ta, tb], -1).index_select(-1, self.order)
+        full = slope.new_ones(slope.shape[:-1] + (self.dim,)).index_copy(-1, self.changed, slope)
+        tangents = (full.unsqueeze(-2) * tangents).index_add(-1, self.changed, moved)
+        return self._join(a, b), tangents
 
 
 class ConditionalCoupling(ConditionalTransformModule):

@@ -74,7 +74,7 @@ class LULinear(ModuleTransform):
         return cls(x.shape[1], axes * torch.where(scale > 0, scale, least).clamp_min(floor * float(scale[0])), loc)
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """L, U, log of its diagonal, b."""
+        """L below its diagonal of ones, U, log of its diagonal, b."""
         lu, log_diagonal, loc = self.lu, self.log_diagonal, self.loc
         if self.net is not None and self.context is not None:
             extra = self.net(self.context)
@@ -82,26 +82,20 @@ class LULinear(ModuleTransform):
             log_diagonal, loc = log_diagonal + extra[..., -2 * self.dim : -self.dim], loc + extra[..., -self.dim :]
         full = lu.new_zeros(lu.shape[:-1] + (self.dim, self.dim))
         full = full.masked_scatter(self.free.expand(full.shape), lu)
-        eye = torch.eye(self.dim, dtype=lu.dtype, device=lu.device)
-        return full.tril(-1) + eye, full.triu(1) + torch.diag_embed(self.signs * log_diagonal.exp()), log_diagonal, loc
-
-    def _matrix(self) -> tuple[Tensor, Tensor]:
-        L, U, _, loc = self._factors()
-        return self.permutation @ (L @ U), loc
+        U = torch.where(self.free, full.triu(1), (self.signs * log_diagonal.exp()).unsqueeze(-1))
+        return full.tril(-1), U, log_diagonal, loc
 
     def _call(self, x: Tensor) -> Tensor:
-        matrix, loc = self._matrix()
-        return (matrix @ x.unsqueeze(-1)).squeeze(-1) + loc if matrix.dim() > 2 else x @ matrix.mT + loc
+        return self.push(x, x.new_zeros(0, self.dim))[0]
 
     def _inverse(self, y: Tensor) -> Tensor:
         L, U, _, loc = self._factors()
-        z = ((y - loc) @ self.permutation).unsqueeze(-1)
-        batch = torch.broadcast_shapes(z.shape[:-2], L.shape[:-2])
-        if L.dim() == 2:  # one matrix: the batch as columns
-            z = z.reshape(-1, self.dim).mT
-        z = torch.linalg.solve_triangular(L, z, upper=False, unitriangular=True)
-        z = torch.linalg.solve_triangular(U, z, upper=True)
-        return (z.mT if L.dim() == 2 else z).reshape(batch + (self.dim,))
+        z = (y - loc) @ self.permutation
+        one = L.dim() == 2  # one matrix: the batch as columns
+        columns = z.reshape(-1, self.dim).mT if one else z.unsqueeze(-1)
+        columns = torch.linalg.solve_triangular(L, columns, upper=False, unitriangular=True)
+        columns = torch.linalg.solve_triangular(U, columns, upper=True)
+        return columns.mT.reshape(z.shape) if one else columns.squeeze(-1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         log_det = self._factors()[2].sum(-1)
@@ -109,7 +103,10 @@ class LULinear(ModuleTransform):
 
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
-        return self._call(x), tangents @ self._matrix()[0].mT
+        L, U, _, loc = self._factors()
+        transposed = (self.permutation @ (U + L @ U)).mT
+        y = x @ transposed if transposed.dim() == 2 else (x.unsqueeze(-2) @ transposed).squeeze(-2)
+        return y + loc, tangents @ transposed
 
 
 class ConditionalLULinear(ConditionalTransformModule):

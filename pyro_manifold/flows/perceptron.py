@@ -52,9 +52,9 @@ class Perceptron(nn.Module):
         for i, layer in enumerate(self.layers):
             z = layer(h)
             gate = z.sigmoid()
-            slope = gate * (1 + z * (1 - gate))
             weight: Tensor = layer.weight  # type: ignore[assignment]
             weight = weight[:, : self.in_dim] if i == 0 else weight
-            tangents = slope.unsqueeze(-2) * (tangents @ weight.mT)
             h = z * gate
+            slope = gate + h * (1 - gate)
+            tangents = slope.unsqueeze(-2) * (tangents @ weight.mT)
         return self.last(h), tangents

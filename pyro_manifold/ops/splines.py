@@ -1,18 +1,19 @@
 r"""Monotone rational-quadratic splines on an interval, the identity outside, and their derivatives.
 
-On the k-th of K bins, of width w, height h and slope s = h/w, with derivatives :math:`\delta_0, \delta_1` at its ends,
-:math:`\theta = (x - x_k)/w` and :math:`m = \theta(1-\theta)`,
+On the k-th of K bins, of width w, height h and slope s = h/w, with derivatives :math:`\delta_0, \delta_1` at its ends and
+:math:`\theta = (x - x_k)/w`, let :math:`p = (1-\theta)\,\delta_0 + \theta s` and
+:math:`q = (1-\theta)\,s + \theta\,\delta_1`. Then
 
 .. math::
-    y = y_k + h\,r, \quad r = \frac ND = \frac{s\theta^2 + \delta_0m}{s + (\delta_0+\delta_1-2s)\,m}, \qquad
-    \frac{dy}{dx} = \frac{s^2(\delta_1\theta^2 + 2sm + \delta_0(1-\theta)^2)}{D^2}
+    y = y_k + h\,r, \qquad r = \frac{\theta p}{D}, \qquad D = \theta p + (1-\theta)\,q, \qquad
+    \frac{dy}{dx} = \frac{s^2\,\big((1-\theta)\,p + \theta q\big)}{D^2}
 
-and, where :math:`r_s = m\,(\delta_1\theta^2 - \delta_0(1-\theta)^2)/D^2`,
+and, with :math:`m = \theta(1-\theta)` and :math:`g = s\,m\,(\theta q - (1-\theta)\,p)/D^2`,
 
 .. math::
-    \frac{\partial y}{\partial x_k} = -\frac{dy}{dx}, \quad \frac{\partial y}{\partial w} = -\theta\,\frac{dy}{dx} - s^2r_s, \quad
-    \frac{\partial y}{\partial h} = r + s\,r_s, \quad
-    \frac{\partial y}{\partial\delta_0} = \frac{hm(1-r)}{D}, \quad \frac{\partial y}{\partial\delta_1} = -\frac{hmr}{D}
+    \frac{\partial y}{\partial x_k} = -\frac{dy}{dx}, \quad \frac{\partial y}{\partial w} = -\theta\,\frac{dy}{dx} - sg, \quad
+    \frac{\partial y}{\partial h} = r + g, \quad
+    \frac{\partial y}{\partial\delta_0} = \frac{hm}{D}(1-r), \quad \frac{\partial y}{\partial\delta_1} = -\frac{hm}{D}\,r.
 
 No boolean indexing, so it works under ``torch.func`` (Pyro's does not). Reference: Durkan et al., *Neural spline flows*,
 NeurIPS 2019, eqs. 4-8; the inverse is their eq. 29 in the form without cancellation.
@@ -37,7 +38,8 @@ def spline_size(bins: int) -> int:
 
 
 class _Bin(NamedTuple):
-    """Where a bin begins, its size, the slopes at its ends; its number k, ``(..., 1)``; the bins' shares, ``(..., 2, K)``."""
+    """Where a bin begins, its size, the slopes at its ends; its number k, ``(..., 1)``; the slopes' parameters, ``(..., 2)``, and
+    the bins' shares of the interval, ``(..., 2, K)``."""
 
     x0: Tensor
     y0: Tensor
@@ -46,6 +48,7 @@ class _Bin(NamedTuple):
     d0: Tensor
     d1: Tensor
     k: Tensor
+    raw_slopes: Tensor
     share: Tensor
 
 
@@ -53,14 +56,14 @@ def _bin(t: Tensor, raw: Tensor, bound: float, axis: int) -> _Bin:
     """The bin of the abscissae ``t`` (axis 0), or ordinates (1)."""
     bins = (raw.shape[-1] + 1) // 3
     share = raw[..., : 2 * bins].unflatten(-1, (2, bins)).softmax(-1)
-    ends = (_MIN_BIN + (1 - _MIN_BIN * bins) * share).cumsum(-1)
-    knots = pad(2 * bound * ends - bound, (1, 0), value=-bound)
-    slopes = pad(_MIN_SLOPE + softplus(raw[..., 2 * bins :] + _ONE), (1, 1), value=1.0)
-    k = (t.unsqueeze(-1) >= knots[..., axis, 1:-1]).sum(-1, keepdim=True)
-    table = torch.cat([knots, slopes.unsqueeze(-2)], -2)
-    pair = torch.cat([k, k + 1], -1).unsqueeze(-2).expand(table.shape[:-1] + (2,))
-    (x0, x1), (y0, y1), (d0, d1) = (row.unbind(-1) for row in table.gather(-1, pair).unbind(-2))
-    return _Bin(x0, y0, x1 - x0, y1 - y0, d0, d1, k, share)
+    size = _MIN_BIN + (1 - _MIN_BIN * bins) * share
+    end = size.cumsum(-1)
+    k = ((t / (2 * bound) + 0.5).unsqueeze(-1) >= end[..., axis, :-1]).sum(-1, keepdim=True)
+    own = torch.cat([end, size], -2).gather(-1, k.unsqueeze(-2).expand(k.shape[:-1] + (4, 1))).squeeze(-1)
+    (x0, y0), (w, h) = (2 * bound * (own[..., :2] - own[..., 2:]) - bound).unbind(-1), (2 * bound * own[..., 2:]).unbind(-1)
+    raw_slopes = pad(raw[..., 2 * bins :], (1, 1)).gather(-1, torch.cat([k, k + 1], -1)) + _ONE
+    d0, d1 = (_MIN_SLOPE + softplus(raw_slopes)).unbind(-1)
+    return _Bin(x0, y0, w, h, d0, d1, k, raw_slopes, share)
 
 
 def rational_quadratic(x: Tensor, raw: Tensor, bound: float, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -76,17 +79,16 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, *, inverse: bool = 
     t = torch.where(outside, 0.0, x)
     x0, y0, w, h, d0, d1, *_ = _bin(t, raw, bound, int(inverse))
     s = h / w
-    bend = d0 + d1 - 2 * s
     if inverse:
-        z = t - y0
-        a, b, c = h * (s - d0) + z * bend, h * d0 - z * bend, -s * z
-        theta = 2 * c / (-b - (b * b - 4 * a * c).clamp_min(0.0).sqrt())
+        share = (t - y0) / h
+        b, c = d0 - share * (d0 + d1 - 2 * s), s * share  # of (s - b) theta^2 + b theta - c = 0
+        theta = 2 * c / (b + (b * b + 4 * (s - b) * c).clamp_min(0.0).sqrt())
     else:
         theta = (t - x0) / w
-    mid = theta * (1 - theta)
-    q = s / (s + bend * mid)
-    log_slope = (q * q * (d1 * theta * theta + 2 * s * mid + d0 * (1 - theta) ** 2)).log()
-    out = x0 + w * theta if inverse else y0 + w * q * (s * theta * theta + d0 * mid)
+    p, q = torch.lerp(d0, s, theta), torch.lerp(s, d1, theta)
+    den = torch.lerp(q, p, theta)
+    log_slope = ((s / den).square() * torch.lerp(p, q, theta)).log()
+    out = x0 + w * theta if inverse else y0 + h * (theta * p / den)
     return torch.where(outside, x, out), torch.where(outside, 0.0, -log_slope if inverse else log_slope)
 
 
@@ -99,21 +101,22 @@ def spline_gradient(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tenso
     """
     outside = x.abs() >= bound
     t = torch.where(outside, 0.0, x)
-    x0, y0, w, h, d0, d1, k, share = _bin(t, raw, bound, 0)
+    x0, y0, w, h, d0, d1, k, raw_slopes, share = _bin(t, raw, bound, 0)
     bins = share.shape[-1]
     s, theta = h / w, (t - x0) / w
-    rest = 1 - theta
-    mid, up, down = theta * rest, d1 * theta * theta, d0 * rest * rest
-    den = s + (d0 + d1 - 2 * s) * mid
-    q, part = s / den, mid / den
-    slope, bent = q * q * (up + 2 * s * mid + down), q * part * (up - down)  # the second is s r_s
-    r = q * theta * theta + d0 * part
-    # knots before, the bin's own size, the slopes at its ends: of x and of y, or left and right
-    parts = [-slope, torch.ones_like(r), -theta * slope - s * bent, r + bent, h * part * (1 - r), -h * part * r]
-    before, own, ends = torch.where(outside.unsqueeze(-1), 0.0, torch.stack(parts, -1)).unflatten(-1, (3, 2)).unbind(-2)
-    place = torch.arange(bins, device=raw.device)
-    of_size = (place < k).unsqueeze(-2) * before.unsqueeze(-1) + (place == k).unsqueeze(-2) * own.unsqueeze(-1)
-    of_share = 2 * bound * (1 - _MIN_BIN * bins) * share * (of_size - (share * of_size).sum(-1, keepdim=True))
-    of_slope = (place[1:] == k) * ends[..., :1] + (place[1:] == k + 1) * ends[..., 1:]
-    gradient = torch.cat([of_share.flatten(-2), of_slope * (raw[..., 2 * bins :] + _ONE).sigmoid()], -1)
+    rest, p, q = 1 - theta, torch.lerp(d0, s, theta), torch.lerp(s, d1, theta)
+    inverse_den = 1 / torch.lerp(q, p, theta)
+    part, steep, r = theta * rest * inverse_den, s * inverse_den, theta * p * inverse_den
+    slope, bent = steep.square() * torch.lerp(p, q, theta), steep * part * (theta * q - rest * p)
+    zero, rise = torch.zeros_like(r), h * part
+    # sizes of the bins before, of this one, of those behind, for x and y; slopes at the ends
+    parts = [-slope, -theta * slope - s * bent, zero, torch.ones_like(r), r + bent, zero, rise * (1 - r), -rise * r]
+    table = torch.where(outside.unsqueeze(-1), 0.0, torch.stack(parts, -1))
+    place = (torch.arange(bins, device=k.device) - k).clamp(-1, 1) + 1
+    of_size = table[..., :6].unflatten(-1, (2, 3)).gather(-1, place.unsqueeze(-2).expand(share.shape))
+    moved = 2 * bound * (1 - _MIN_BIN * bins) * share * of_size
+    of_share = moved - share * moved.sum(-1, keepdim=True)
+    at_ends = table[..., 6:] * raw_slopes.sigmoid()
+    of_slope = raw.new_zeros(k.shape[:-1] + (bins + 1,)).scatter(-1, torch.cat([k, k + 1], -1), at_ends)[..., 1:-1]
+    gradient = torch.cat([of_share.flatten(-2), of_slope], -1)
     return torch.where(outside, x, y0 + h * r), torch.where(outside, 1.0, slope), gradient

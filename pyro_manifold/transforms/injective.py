@@ -70,8 +70,7 @@ class InjectiveTransform(ModuleTransform, ABC):
 
     def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, in one pass."""
-        eye = torch.eye(self.dim, dtype=u.dtype, device=u.device).expand(u.shape[:-1] + (self.dim, self.dim))
-        x, J = self.push(u, eye)
+        x, J = self.push(u, torch.eye(self.dim, dtype=u.dtype, device=u.device))
         return x, half_log_det_gram(J)
 
     def log_volume(self, u: Tensor) -> Tensor:
@@ -84,15 +83,18 @@ class InjectiveTransform(ModuleTransform, ABC):
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x`` is kept, until
         ``x`` or a parameter is changed: data observed through a fixed map are encoded once."""
-        versions = (x._version, *((id(p), p._version, p.requires_grad) for p in (*self.parameters(), *self.buffers())))
+
+        def versions() -> tuple[Any, ...]:
+            return (x._version, *((id(p), p._version, p.requires_grad) for p in (*self.parameters(), *self.buffers())))
+
         seen = self._memory[0]
-        if seen is not None and seen[0]() is x and seen[1] == versions:
+        if seen is not None and seen[0]() is x and seen[1] == versions():
             return seen[2]
         drawn, value = self._cached_x_y if self._cache_size else (None, None)
         u = drawn if value is x and drawn is not None else self._inverse(x)
         out = (u, self.log_volume(u))
         if not (out[0].requires_grad or out[1].requires_grad) and torch.is_grad_enabled() and concrete(x):
-            self._memory[0] = (weakref.ref(x), versions, out)
+            self._memory[0] = (weakref.ref(x), versions(), out)
         return out
 
     def project(self, x: Tensor) -> Tensor:

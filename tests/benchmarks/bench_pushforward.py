@@ -79,9 +79,7 @@ def row(d: int, n: int, depth: int, batch: int, repeats: int) -> str:
     for peer in (g.log_volume(u), dense(g, u, False)):
         assert torch.allclose(peer, exact, rtol=1e-3, atol=1e-3), "the ways disagree"
     with torch.no_grad():
-        decode = cpu_ms(lambda: g._call(u), repeats)
-        ours = cpu_ms(lambda: g.push_volume(u), repeats)
-        log_prob = cpu_ms(lambda: law.log_prob(x), repeats)
+        decode, ours, log_prob = least([lambda: g._call(u), lambda: g.push_volume(u), lambda: law.log_prob(x)], 10 * repeats)
         peers = [cpu_ms(jvp, repeats), cpu_ms(lambda: half_log_det_gram(rev(u).mT), 2)]
     peers += [cpu_ms(lambda: dense(g, u, False), 2), cpu_ms(lambda: dense(g, u, True), 1, warm=False)]
     told = " | ".join(f"{t:.0f} ({t / ours:.1f}x)" for t in peers)
