@@ -1,4 +1,4 @@
-r"""A stream of unweighted events: VEGAS over nine hard variables, five nuisances drawn exactly, then rejection.
+r"""A stream of unweighted events: VEGAS and boxes over nine hard variables, five nuisances drawn exactly, then rejection.
 
 .. math::
     y \sim \frac{b(y)\,\mathrm{tr}A(y)}{\mathrm{tr}S}, \qquad \mathrm{tr}A = E_{\theta\sim N(0,I)}\,\tilde\theta^TA\,\tilde\theta
@@ -11,6 +11,7 @@ that a share of 5e-4 of the total weight lies above it, which is the share of ev
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from . import phase_space as ps
 from .matrix_element import amplitudes, massless
-from .vegas import Grid
+from .vegas import Boxes, Grid
 
 __all__ = ["EventSource", "LHCEvents", "amplitudes_of"]
 
@@ -27,7 +28,9 @@ _LOW = (_LOG_PT, 0.0, -ps.JET_ETA, -ps.JET_ETA, 0.0, -math.pi, -ps.PHOTON_ETA, -
 _HIGH = (math.log(ps.ROOT_S / 2), 1.0, ps.JET_ETA, ps.JET_ETA, 2 * math.pi, math.pi, ps.PHOTON_ETA, 1.0, 2 * math.pi)
 _CHUNK = 1 << 15  # points at a time: the working set stays in cache
 _OVERWEIGHT = 5e-4
-_PILOT = 6  # chunks
+_PILOT = 6  # chunks for the bound
+_TABLE = 8  # chunks for the boxes: over both jets and the rapidity of the Higgs boson, which the total energy ties together
+_AXES, _CELLS = (0, 1, 2, 3, 6), 6
 
 
 class LHCEvents(NamedTuple):
@@ -73,8 +76,35 @@ class Weighted(NamedTuple):
         return LHCEvents(torch.cat([turned[0][1:], turned[1][1:], turned[2], turned[3]]).T.contiguous(), swapped)
 
 
+class Proposal(NamedTuple):
+    """A density on the unit cube that is close to the integrand, and the weight above which copies are made."""
+
+    grid: Grid
+    boxes: Boxes
+    bound: float
+
+    def __call__(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        u, ratio = self.boxes(torch.rand(10, n, generator=generator, dtype=torch.float64))
+        v, jacobian = self.grid(u)
+        return v, jacobian * ratio
+
+
+@cache
+def adapted(size: int) -> Proposal:
+    """The proposal for ``size`` amplitudes, the same for every source (about a second, once)."""
+    source = EventSource(size, torch.Generator().manual_seed(0))
+    g, grid, boxes = source.generator, Grid(9), Boxes(_AXES, _CELLS)
+    grid.adapt(lambda v: source.weighted(v)[0], g, rounds=8, size=30_000)
+    u = torch.rand(9, _TABLE, _CHUNK, generator=g, dtype=torch.float64)
+    boxes.adapt(u.flatten(1), torch.cat([source.weighted(v)[0] * jacobian for v, jacobian in map(grid, u.unbind(1))]))
+    proposal = Proposal(grid, boxes, math.inf)
+    w = torch.cat([source.chunk(proposal).weight for _ in range(_PILOT)]).sort(descending=True).values
+    excess = w.cumsum(0) - w * torch.arange(1, len(w) + 1, dtype=w.dtype)  # weight above the bound w[i]
+    return proposal._replace(bound=float(w[int((excess < _OVERWEIGHT * w.sum()).sum())]))
+
+
 class EventSource:
-    """Draws events; the grid is adapted at the first draw (about a second).
+    """Draws events.
 
     :param size: k + 1, how many amplitudes take part.
     :param generator: of everything that is drawn.
@@ -82,8 +112,6 @@ class EventSource:
 
     def __init__(self, size: int, generator: torch.Generator) -> None:
         self.size, self.generator = size, generator
-        self.grid: Grid | None = None
-        self.bound = math.inf
 
     def weighted(self, v: Tensor) -> tuple[Tensor, Weighted]:
         """The integrand b tr(A) at points (9, n) of the unit cube, and what belongs to the points inside the cuts."""
@@ -103,36 +131,26 @@ class EventSource:
         weight = ps.log_weight(hard[:, kept], a1, a2, j1, j2).exp() * scale * m.square().sum((0, 1))
         return v.new_zeros(n).index_copy_(0, kept, weight), Weighted(weight, (a1, a2, j1, j2), m)
 
-    def chunk(self, grid: Grid) -> Weighted:
+    def chunk(self, proposal: Proposal) -> Weighted:
         """Weighted final states; those outside the cuts are left out but count: the mean weight is a sum over the chunk size."""
-        v, jacobian = grid(torch.rand(9, _CHUNK, generator=self.generator, dtype=torch.float64))
+        v, jacobian = proposal(_CHUNK, self.generator)
         full, inside = self.weighted(v)
         return inside._replace(weight=inside.weight * jacobian[full > 0])
 
-    def adapted(self) -> Grid:
-        """The grid and, once it is there, the weight above which copies are made."""
-        if self.grid is None:
-            grid = Grid(9)
-            grid.adapt(lambda v: self.weighted(v)[0], self.generator, rounds=8, size=30_000)
-            w = torch.cat([self.chunk(grid).weight for _ in range(_PILOT)]).sort(descending=True).values
-            excess = w.cumsum(0) - w * torch.arange(1, len(w) + 1, dtype=w.dtype)  # weight above the bound w[i]
-            self.bound = float(w[int((excess < _OVERWEIGHT * w.sum()).sum())])
-            self.grid = grid
-        return self.grid
-
     def draw(self) -> Weighted:
         """A chunk's worth of unweighted events (some thousands)."""
-        points = self.chunk(self.adapted())
+        proposal = adapted(self.size)
+        points = self.chunk(proposal)
         uniform = torch.rand(points.weight.shape, generator=self.generator, dtype=points.weight.dtype)
-        copies = (points.weight / self.bound + uniform).long()
+        copies = (points.weight / proposal.bound + uniform).long()
         return points.take(torch.arange(len(copies)).repeat_interleave(copies))
 
     def integral(self, chunks: int) -> tuple[Tensor, Tensor]:
         """Monte Carlo estimate of S, the integral of b A, and its standard error."""
-        grid = self.adapted()
+        proposal = adapted(self.size)
         parts = []
         for _ in range(chunks):
-            points = self.chunk(grid)
+            points = self.chunk(proposal)
             m = points.amplitude
             m = (m * (points.weight / m.square().sum((0, 1))).sqrt()).transpose(0, 1).flatten(1)
             parts.append(m @ m.T / _CHUNK)

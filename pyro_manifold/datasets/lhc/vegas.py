@@ -1,4 +1,4 @@
-r"""VEGAS: a separable importance grid that adapts to an integrand on the unit cube.
+r"""VEGAS: a separable importance grid that adapts to an integrand on the unit cube; and boxes for what is not separable.
 
 .. math::
     I = \int_{[0,1]^d} f(v)\,dv = E\Big[\frac{f(v)}{q(v)}\Big], \qquad q(v) = \prod_i q_i(v_i), \qquad
@@ -7,15 +7,20 @@ r"""VEGAS: a separable importance grid that adapts to an integrand on the unit c
 Each refinement moves the edges of an axis so that every cell holds the same share of :math:`\int (f/q)^2 q`, smoothed and
 damped.
 
-Reference: G. P. Lepage, J. Comput. Phys. 27 (1978) 192.
+What the grid leaves, :math:`g(u) = f/q`, is drawn from in equal boxes b over some of the axes, each as often as the root mean
+square of g in it asks: :math:`p(u) \propto r_b,\; r_b^2 = E[g^2 \mid u \in b]`, which has the least variance of all laws that are
+constant on the boxes.
+
+References: G. P. Lepage, J. Comput. Phys. 27 (1978) 192; the boxes are fixed ones of S. Jadach, *Foam*, Comput. Phys. Commun. 152
+(2003) 55.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["Grid"]
+__all__ = ["Boxes", "Grid"]
 
 
 class Grid:
@@ -66,3 +71,37 @@ class Grid:
         for _ in range(rounds):
             v, jacobian = self(torch.rand(len(self.edges), size, generator=generator, dtype=torch.float64))
             self.refine(v, f(v) * jacobian)
+
+
+class Boxes:
+    """Boxes of equal volume over ``axes`` of the unit cube, ``cells`` along each, drawn with unequal probability.
+
+    >>> boxes, gen = Boxes([0, 1], 4), torch.Generator().manual_seed(0)
+    >>> u = torch.rand(3, 4000, generator=gen, dtype=torch.float64)
+    >>> boxes.adapt(u, (u[0] * u[1] > 0.5).double())
+    >>> u, jacobian = boxes(torch.rand(4, 4000, generator=gen, dtype=torch.float64))
+    >>> value = (u[0] * u[1] > 0.5) * jacobian  # of mean (1 - log 2) / 2
+    >>> round(float(value.mean()), 2), bool(value.var() < 0.06)  # without boxes 0.13
+    (0.15, True)
+    """
+
+    def __init__(self, axes: Sequence[int], cells: int) -> None:
+        self.axes, self.cells = list(axes), cells
+        self.ratio = torch.ones(cells ** len(self.axes), dtype=torch.float64)  # volume of a box over its probability
+        self.steps = cells ** torch.arange(len(self.axes)).unsqueeze(1)
+
+    def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Points of the cube and 1/p at uniforms of shape (d + 1, n), the last of which choose the boxes."""
+        upper = (1 / self.ratio).cumsum(0)
+        box = torch.searchsorted(upper, u[-1] * upper[-1], right=True).clamp_max(len(upper) - 1)
+        corner = box // self.steps % self.cells
+        return u[:-1].index_copy(0, torch.tensor(self.axes), (corner + u[self.axes]) / self.cells), self.ratio[box]
+
+    def adapt(self, u: Tensor, weight: Tensor) -> None:
+        """Set the probabilities by the integrand at uniform points."""
+        box = ((u[self.axes] * self.cells).long().clamp_max(self.cells - 1) * self.steps).sum(0)
+        square = weight.square()
+        half = torch.full_like(self.ratio, 0.5)  # of a point of average square, in every box: none is left out
+        total, count = ((half * by.mean()).scatter_add(0, box, by) for by in (square, torch.ones_like(square)))
+        size = (total / count).sqrt()
+        self.ratio = size.mean() / size
