@@ -88,6 +88,8 @@ class ScaleAdapter:
             if s.geometry is None:
                 flat.append(x.reshape(n, -1))
                 continue
+            assert s.motion is not None
+            s.motion.centre(x)
             if _flat(s):
                 d2 = self._chord2(s, x, x[order])
             else:

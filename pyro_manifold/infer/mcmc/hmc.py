@@ -183,6 +183,9 @@ class GeodesicHMC(HMC):
         geometries = {k: geometry(m) for k, m in self.manifolds.items()}
         batch = ChainBatch(self._potential, z, self.vectorize)
         self._system = System(batch, geometries, {k: v.shape[1:] for k, v in z.items()})
+        for s in self._system.sites:
+            if s.motion is not None:
+                s.motion.centre(z[s.name])
         with pyro.validation_enabled(False):
             self._state = self._system.state(z)
         bad = ~(self._state.potential.isfinite() & self._state.grad.isfinite().all(-1))

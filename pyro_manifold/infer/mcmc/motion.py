@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ...geometry import Geometry
+from ...geometry.hyperboloid import HyperboloidGeometry
 from ...geometry.rotations import SpecialOrthogonalGeometry
 from ...geometry.sphere import SphereGeometry
+from ...geometry.stereographic import StereographicGeometry
 from ...geometry.stiefel import StiefelGeometry
 from ...ops.orthogonal import vee
 
@@ -24,6 +26,10 @@ class Motion:
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
+        self.base: Tensor | None = None
+
+    def centre(self, x: Tensor) -> None:
+        """Learn from points (first axis) where directions are compared, if that matters."""
 
     def size(self, shape: torch.Size) -> int:
         """How many numbers a momentum has at a point of this shape."""
@@ -73,6 +79,41 @@ class AmbientMotion(Motion):
         return c
 
 
+class _Hyperbolic(Motion):
+    r"""Directions as velocities in normal coordinates at a centre b: of the frame transported from b, with
+    :math:`n = \log_b x / r`, the part along n as it is and the part across it times :math:`\kappa r / \sinh\kappa r`.
+
+    With the part across as long as it is, U-turns come exponentially late: a typical path far from b circles it, and the
+    circle's length grows like :math:`\sinh \kappa r` while the motion along n, which mixes, goes to and fro.
+    """
+
+    def centre(self, x: Tensor) -> None:
+        """Take for b the point with the least sum of squared distances, of at most 64 of these (first axis)."""
+        if self.curved(x):
+            x = x[:: -(-len(x) // 64)]
+            d2 = self.geometry.dist(x.unsqueeze(0), x.unsqueeze(1)).square().sum(0)
+            best = d2.argmin(0)  # one for each point of the site
+            self.base = x.gather(0, best[None, ..., None].expand((1,) + x.shape[1:]))[0]
+
+    def curved(self, x: Tensor) -> bool:
+        return bool(self.geometry.curvature(x) < 0)  # type: ignore[attr-defined]
+
+    def direction(self, x: Tensor, c: Tensor) -> Tensor:
+        if self.base is None:
+            return super().direction(x, c)
+        b = self.base.expand_as(x)
+        n, m = self.geometry.log_frame(b, x), -self.geometry.log_frame(x, b)
+        r = torch.linalg.vector_norm(n, dim=-1, keepdim=True).clamp_min(torch.finfo(c.dtype).tiny ** 0.5)
+        n, m = n / r, m / r
+        along = (m * c).sum(-1, keepdim=True)
+        # the rotation in the plane of m and n that takes m to n is the change of frames
+        both = m + n
+        across = c - (both * c).sum(-1, keepdim=True) / both.square().sum(-1, keepdim=True).clamp_min(1e-12) * 2 * both
+        across = across + along * n  # = R c - (m.c) n
+        kr = r * (-self.geometry.curvature(x)).sqrt()  # type: ignore[attr-defined]
+        return (along * n + kr / kr.sinh() * across).flatten(c.dim() - 1)
+
+
 class _Sphere(AmbientMotion):
     def flow(self, x: Tensor, c: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         speed = torch.linalg.vector_norm(c, dim=-1, keepdim=True).clamp_min(torch.finfo(c.dtype).tiny)
@@ -118,6 +159,8 @@ MOTIONS: list[tuple[type, type]] = [  # .constrained adds one
     (SphereGeometry, _Sphere),
     (SpecialOrthogonalGeometry, _Rotations),
     (StiefelGeometry, _Stiefel),
+    (HyperboloidGeometry, _Hyperbolic),
+    (StereographicGeometry, _Hyperbolic),
 ]
 
 

@@ -8,7 +8,9 @@ from leapfrog import check_no_mutation, check_order_two, check_reversibility, ru
 
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
 from pyro_manifold.infer.mcmc.integrators import geodesic_leapfrog
+from pyro_manifold.infer.mcmc.motion import motion
 from pyro_manifold.infer.mcmc.systems import System
+from pyro_manifold.infer.mcmc.transitions import nuts
 
 F64 = torch.float64
 MANIFOLDS = {
@@ -142,3 +144,44 @@ class TestLeapfrog:
         z = {k: v[:1].expand((4000,) + v.shape[1:]) for k, v in end.z.items()}
         u = torch.einsum("ij,bj->bi", frame[0], system.draw(z))
         assert ((u.T @ u / 4000 - torch.eye(u.shape[1], dtype=F64)).abs() < 5 * (2 / 4000) ** 0.5).all()
+
+
+@pytest.mark.parametrize("name", ["ball", "hyperboloid"])
+def test_directions_on_hyperbolic_space_are_velocities_in_normal_coordinates(name):
+    """At the most central of the points that a kernel has seen, against finite differences of the logarithm there."""
+    manifold, d = MANIFOLDS[name]
+    geo = geometry(manifold())
+    torch.manual_seed(3)
+    centre = geo.exp_frame(geo.origin(d, dtype=F64), torch.full((d,), 1.5, dtype=F64))
+    x = geo.exp_frame(centre, 1.5 * torch.randn(9, d, dtype=F64))
+    move = motion(geo)
+    move.centre(torch.cat([x[:4], centre.unsqueeze(0), x[4:]]))
+    assert torch.equal(move.base, centre)
+    c = torch.randn(9, d, dtype=F64)
+
+    def log(t):
+        return geo.log_frame(centre.expand_as(x), geo.exp_frame(x, t * c))
+
+    assert torch.allclose(move.direction(x, c), (log(1e-6) - log(-1e-6)) / 2e-6, atol=1e-7)
+    assert torch.allclose(move.direction(centre.unsqueeze(0), c[:1]), c[:1])
+
+
+def test_trees_are_short_where_paths_circle_the_centre():
+    """A wide law on hyperbolic 5-space: where velocities are compared as long as they are, U-turns come late."""
+    geo = geometry(geoopt.Lorentz())
+    torch.manual_seed(0)
+    o = geo.origin(5, dtype=F64)
+    z = geo.exp_frame(o.expand(32, 6), 1.5 * torch.randn(32, 5, dtype=F64))
+
+    def potential(z):  # that of a wrapped normal of scale 1.5
+        r = torch.asinh(z["x"][:, 1:].norm(dim=-1))
+        return r.square() / 4.5 + 4 * (torch.sinh(r) / r).log()
+
+    system = System(potential, {"x": geo}, {"x": torch.Size([6])})
+    steps = []
+    for base in (o, None):  # None: transported frames, as on manifolds whose motion has no centre
+        system.sites[0].motion.base = base
+        out = nuts(system, system.state({"x": z}), 0.45, max_depth=7)
+        assert not out.diverging.any()
+        steps.append(float(out.steps.double().mean()))
+    assert steps[0] < 16 and steps[1] > 3 * steps[0], steps
