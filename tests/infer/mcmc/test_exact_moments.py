@@ -192,9 +192,10 @@ def draw(kernel, case, draws):
         start = case.start(64)
     else:
         start = geometry(case.manifold).uniform_sample((64,), case.shape, dtype=F64)
+    depth = {"max_tree_depth": 6} if kernel is GeodesicNUTS else {}
     k = kernel(
         potential_fn=lambda z: case.potential(z["x"]), manifolds={"x": case.manifold}, chains=64,
-        isometries=getattr(case, "isometries", None),
+        isometries=getattr(case, "isometries", None), **depth,
     )  # fmt: skip
     mcmc = VectorizedMCMC(k, num_samples=draws, warmup_steps=100, initial_params={"x": start}, disable_progbar=True)
     mcmc.run()
