@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ..distributions import Pushforward
 from ..flows import Coupling, InjectiveFlow, LatentFlow, LULinear, Perceptron, coupling_chain
-from ..transforms import Chart, InjectiveTransform, Pad
+from ..transforms import Chart, InjectiveTransform, LinearEmbedding, Pad
+from ..transforms.injective import principal_axes
 from ..transforms.module import modules_of
 
 __all__ = ["AmbientFlow", "ManifoldFlow"]
@@ -121,6 +122,21 @@ class ManifoldFlow(_Flow):
             Chart(decoder, _Encoder(x, dim, hidden), dim, x.shape[-1]),
             _latent(dim, context_dim, latent_depth, latent_hidden).to(x),
         )
+
+    @torch.no_grad()
+    def whitened(self, x: Tensor) -> "ManifoldFlow":
+        """The same manifold in coordinates that have mean 0 and covariance 1 over the rows ``x``, as the splines of h like them;
+        h is taken along untransformed, to be trained next.
+
+        :raises ValueError: unless g is an injective flow after an affine embedding, or if coordinates of rows are collinear.
+        """
+        g = self.transform
+        if not (isinstance(g, InjectiveFlow) and isinstance(g.embedding, Pad | LinearEmbedding)):
+            raise ValueError(f"transform: got {type(g).__name__}; expected an InjectiveFlow after Pad or LinearEmbedding.")
+        loc, axes, scale = principal_axes(g.inv(x))
+        middle = g.embedding(loc)
+        e = LinearEmbedding((g.embedding(loc + (axes * scale).mT) - middle).mT, middle)
+        return ManifoldFlow(InjectiveFlow(e, g.layers), self.latent, off_manifold=self.off_manifold)
 
     def condition(self, context: Tensor | None = None) -> Pushforward:
         r""":math:`p(\cdot \mid \theta)`, a law on the manifold."""

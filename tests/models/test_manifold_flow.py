@@ -220,3 +220,18 @@ def test_nan_in_a_later_batch_is_named() -> None:
 def test_simultaneous_training_warns() -> None:
     with pytest.warns(UserWarning, match="ill-posed"):
         quick(ManifoldFlow.from_data(X, 2, hidden=(4,), latent_hidden=(4,)), X, schedule="simultaneous", epochs=1)
+
+
+def test_whitened_is_the_same_manifold() -> None:
+    _, x = surface(500)
+    flow = ManifoldFlow.from_data(x, 2, hidden=(8,), latent_hidden=(8,))
+    torch.manual_seed(1)
+    for p in flow.transform.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    for white in (flow.whitened(x), flow.whitened(x).whitened(x)):  # after Pad, and after an affine embedding
+        u = white.transform.inv(x)
+        assert torch.allclose(u.mean(0), torch.zeros(2), atol=1e-4) and torch.allclose(u.mT.cov(), torch.eye(2), atol=1e-4)
+        assert torch.allclose(white.denoise(x), flow.denoise(x), atol=1e-4)
+        assert white.latent is flow.latent
+    with pytest.raises(ValueError, match="transform: got Chart"):
+        ManifoldFlow.autoencoder(x, 2).whitened(x)
