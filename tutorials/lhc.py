@@ -54,7 +54,7 @@ def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
     common: dict[str, Any] = dict(
         batch_size=256, warmup=0.03, validation=0.05, seed=args.seed, disable_progbar=not args.progress
     )
-    path, start = args.manifold or args.out / "surface.pt", time.process_time()
+    path, start = args.surface or args.out / "surface.pt", time.process_time()
     if not path.exists():
         history = fit_md(
             flow, x, epochs=(args.manifold_epochs, 0), lr=6e-3, delta=0.03, reconstruction_weight=6700.0,
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--theta", type=int, choices=(2, 3), default=2, help="2: f_W, f_Wt; 3: f_WW too (default 2)")
     parser.add_argument("--events", type=int, default=140_000, help="training events (default 140000)")
     parser.add_argument("--ratios", type=int, default=4, help="other theta for each event's joint ratios (default 4)")
-    parser.add_argument("--manifold", type=Path, help="surface.pt of another run, whose g is taken as it is")
+    parser.add_argument("--surface", type=Path, help="surface.pt of another run, whose g is taken as it is")
     parser.add_argument("--width", type=int, default=192, help="hidden units of g (default 192)")
     parser.add_argument("--manifold-epochs", type=int, default=48, help="passes of the M phase (default 48)")
     parser.add_argument("--latent-epochs", type=int, default=4, help="passes of the theta-free density (default 4)")
@@ -150,7 +150,7 @@ def main() -> None:
     if args.smoke:
         args.events, args.width, args.head_width, args.sets, args.draws, args.prior_draws = 3000, 16, 16, 1, 8, 2000
         args.manifold_epochs, args.latent_epochs, args.head_epochs, args.spline_epochs, args.simulations = 1, 1, 1, 1, 6
-        args.sbi_epochs, args.grid, args.seeds = [1, 1, 1], 21, 1
+        args.sbi_epochs, args.grid = [1, 1, 1], 21
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "results.jsonl").write_text("")
     data = simulate(args)

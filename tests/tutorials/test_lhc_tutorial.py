@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -65,22 +67,28 @@ def test_modes_and_their_masses(nuts: ModuleType) -> None:
     assert torch.allclose(weight, masses, atol=0.02) and ess > 2000  # sd 0.004 or less
 
 
-@pytest.mark.parametrize("theta", [2, 3])
-def test_script_in_smoke_mode(theta: int, tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--smoke", "--no-progress", "--out", str(tmp_path), "--theta", str(theta)]
-    chosen = ["head, both", "spline, SCANDAL"] if theta == 3 else ["head, joint score", "head, joint ratio", "head, both"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([*command, "--densities", *chosen], capture_output=True, text=True, timeout=280, env=env)
-    assert run.returncode == 0, run.stderr
-    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    parts = [r["part"] for r in rows]
-    heads = sum(name.startswith("head") for name in chosen)
-    assert parts.count("posteriors") == 1 + len(chosen) and parts.count("SBC") == 1 + heads == 1 + parts.count("score")
-    assert parts.count("NUTS") == (4 if theta == 2 else 1)
-    exact = next(r for r in rows if r["part"] == "posteriors" and r["name"] == "exact")
-    assert exact["kl"] == 0 and exact["c2st"] == 0.5 and exact["less_exact"] == 0
-    if theta == 2:
-        assert (tmp_path / "lhc.png").read_bytes().startswith(b"\x89PNG")
-        assert "f_Wt" in (tmp_path / "summary_unimodal.txt").read_text()
-    else:
-        assert all(len(r["r2"]) == 3 for r in rows if r["part"] == "score")
+def test_script_in_smoke_mode(tmp_path: Path) -> None:
+    """With two theta, then three on the surface that the first run has learned."""
+    two, three = tmp_path / "2", tmp_path / "3"
+    rows = run(two, "--densities", "head, joint score", "head, joint ratio", "head, both", "spline, SCANDAL")
+    assert [len(rows[k]) for k in ("posteriors", "NUTS", "SBC", "score")] == [5, 4, 4, 3]
+    exact = rows["posteriors"][0]
+    assert exact["name"] == "exact" and exact["kl"] == 0 and exact["c2st"] == 0.5 and exact["less_exact"] == 0
+    assert (two / "lhc.png").read_bytes().startswith(b"\x89PNG")
+    assert "f_Wt" in (two / "summary_unimodal.txt").read_text()
+    surface = two / "surface.pt"
+    rows = run(three, "--theta", "3", "--surface", str(surface), "--densities", "head, both", "--seeds", "2")
+    assert [len(rows[k]) for k in ("posteriors", "NUTS", "SBC", "score")] == [3, 1, 2, 2]
+    assert all(len(r["r2"]) == 3 for r in rows["score"]) and not (three / "surface.pt").exists()
+
+
+def run(out: Path, *options: str) -> dict[str, list[dict[str, Any]]]:
+    """Its results by part."""
+    command = [sys.executable, str(SCRIPT), "--smoke", "--no-progress", "--out", str(out), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in (out / "results.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        rows[row["part"]].append(row)
+    return rows
