@@ -2,7 +2,8 @@
 
 A map of points is written once for tensors ``(d, n)``, scalars of a point being ``(n,)``, so that both broadcast without a
 thought. What the memory holds is another matter: up to 5 components they are copied apart, and sums run at full width;
-above, the transposed *view* of ``(n, d)`` is cheaper than a transposition.
+above, the transposed *view* of ``(n, d)`` is cheaper than a transposition. A compiled program takes views always: from
+components apart torch 2.13's inductor makes wrong gradients without a word (``aot_eager`` makes the right ones).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,10 @@ __all__ = ["by_components", "combine", "concrete", "dot", "extend", "fused", "jo
 
 _NARROW = 5  # so many components are copied apart
 _BLOCK = 1 << 22  # bytes of a vector tensor in a block: some ten of these stay in a shared cache and with the allocator
+
+
+def _narrow(d: int) -> bool:
+    return d <= _NARROW and not torch.compiler.is_compiling()
 
 
 def concrete(x: Tensor) -> bool:
@@ -52,7 +57,7 @@ def patch(sign: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Ten
 
 def dot(x: Tensor, y: Tensor, first: int = 0) -> Tensor:
     """Inner product over the first axis, from component ``first`` on."""
-    if len(x) - first <= _NARROW:
+    if _narrow(len(x) - first):
         out = x[first] * y[first]
         for a, b in zip(x[first + 1 :].unbind(0), y[first + 1 :].unbind(0), strict=True):
             out = torch.addcmul(out, a, b)
@@ -83,7 +88,7 @@ def extend(out: Tensor, *more: Tensor) -> Tensor:
 
 def join(first: Tensor, rest: Tensor) -> Tensor:
     """One component ahead of others."""
-    if len(rest) > _NARROW:
+    if not _narrow(len(rest)):
         return torch.cat([first.unsqueeze(1), rest.t()], 1).t()
     return torch.cat([first.unsqueeze(0), rest])
 
@@ -91,7 +96,7 @@ def join(first: Tensor, rest: Tensor) -> Tensor:
 def _front(x: Tensor) -> Tensor:
     if x.dim() == 1:
         return x
-    return torch.stack(x.unbind(-1)) if x.shape[-1] <= _NARROW else x.contiguous().t()
+    return torch.stack(x.unbind(-1)) if _narrow(x.shape[-1]) else x.contiguous().t()
 
 
 def _flat(xs: Iterable[Tensor]) -> tuple[torch.Size, list[Tensor]]:

@@ -1,6 +1,7 @@
 """Component-first layouts, and operators in blocks against the same in one piece."""
 
 import geoopt
+import pyro
 import pytest
 import torch
 
@@ -68,3 +69,24 @@ def test_ambient_gradients_of_first_and_second_order(make: type, name: str, d: i
         return getattr(geo, name)(on(p), on(z) if name == "log" else geo.project_tangent(on(p), z))
 
     assert torch.autograd.gradcheck(f, args) and torch.autograd.gradgradcheck(f, args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [3, 9])
+@pytest.mark.parametrize("make", [geoopt.Sphere, geoopt.Lorentz, geoopt.PoincareBall])
+def test_compiled_maps_and_their_gradients(make: type, d: int) -> None:
+    """In one graph, which the compiler really makes; far points too, which uncompiled code picks out."""
+    geo, n = geometry(make().double()), 50
+    v = torch.randn(2, n, d, dtype=torch.float64)
+    p, q = far_points(n, d) if make is geoopt.Sphere else geo.exp_frame(geo.origin(d).double(), v)
+    u = geo.to_tangent(p, 0.5 * torch.randn(n, d).double())
+
+    def maps(p: torch.Tensor, u: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        return geo.exp(p, u).sin().sum(-1) + geo.log(p, q).cos().sum(-1)
+
+    torch._dynamo.reset()
+    leaves = [t.detach().requires_grad_() for t in (p, u, q)]
+    with pyro.validation_enabled(False):  # the compiler switches torch's off, and leaves it so
+        value, compiled = maps(*leaves), torch.compile(maps, fullgraph=True)(*leaves)
+    torch.testing.assert_close(compiled, value)
+    torch.testing.assert_close(torch.autograd.grad(compiled.sum(), leaves), torch.autograd.grad(value.sum(), leaves))
