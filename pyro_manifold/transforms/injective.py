@@ -70,8 +70,8 @@ class InjectiveTransform(ModuleTransform, ABC):
 
     def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, in one pass."""
-        x, J = self.push(u, torch.eye(self.dim, dtype=u.dtype, device=u.device))
-        return x, half_log_det_gram(J)
+        x, J = self.push(u, torch.eye(self.dim, dtype=u.dtype, device=u.device))  # one for all, up to the first map that bends
+        return x, half_log_det_gram(J).expand(x.shape[:-1])
 
     def log_volume(self, u: Tensor) -> Tensor:
         r""":math:`\tfrac12\log\det J^TJ` at ``u``, shape ``u.shape[:-1]``."""
