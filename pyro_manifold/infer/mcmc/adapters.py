@@ -28,6 +28,10 @@ class StepAdapter(DualAveraging):
     References: Robbins & Monro 1951; Polyak & Juditsky 1992; Andrieu & Thoms 2008, sec. 5.
     """
 
+    _t: int
+    _x_t: float
+    _x_avg: float
+
     def __init__(self) -> None:
         super().__init__(t0=3)
 

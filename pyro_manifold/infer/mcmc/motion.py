@@ -56,7 +56,7 @@ class Motion:
         return q, geo.from_tangent(q, u)
 
     def direction(self, x: Tensor, c: Tensor) -> Tensor:
-        """The momentum as an element of one space for all x, with the same length."""
+        """The momentum as an element of one space for all x, to judge U-turns by."""
         return self.geometry.embed_tangent(x, c).flatten(c.dim() - 1)
 
     def _shape(self, x: Tensor) -> torch.Size:
@@ -87,6 +87,7 @@ class _Hyperbolic(Motion):
     circle's length grows like :math:`\sinh \kappa r` while the motion along n, which mixes, goes to and fro.
     """
 
+    @torch.no_grad()
     def centre(self, x: Tensor) -> None:
         """Take for b the point with the least sum of squared distances, of at most 64 of these (first axis)."""
         if self.curved(x):
@@ -98,6 +99,7 @@ class _Hyperbolic(Motion):
     def curved(self, x: Tensor) -> bool:
         return bool(self.geometry.curvature(x) < 0)  # type: ignore[attr-defined]
 
+    @torch.no_grad()
     def direction(self, x: Tensor, c: Tensor) -> Tensor:
         if self.base is None:
             return super().direction(x, c)

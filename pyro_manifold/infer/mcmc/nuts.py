@@ -16,8 +16,8 @@ class GeodesicNUTS(GeodesicHMC):
     r"""The No-U-Turn sampler on geodesic flows: multinomial trajectories that stop where they start to return.
 
     As :class:`GeodesicHMC`, with the arc length chosen by the U-turn criterion for velocities compared in one fixed space
-    (ambient vectors on compact manifolds, transported frames on hyperbolic space), and Stan's additional sub-tree
-    checks, which closed geodesics need.
+    (ambient vectors on compact manifolds, normal coordinates at a central draw of warm-up on hyperbolic space), and Stan's
+    additional sub-tree checks, which closed geodesics need.
 
     :param int max_tree_depth: at most ``2 ** max_tree_depth`` leapfrog steps a draw.
 

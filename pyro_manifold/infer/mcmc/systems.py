@@ -230,6 +230,7 @@ class System:
             parts.append(c)
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
+    @torch.no_grad()
     def project(self, z: Positions) -> Positions:
         """Positions with rounding drift removed, after long runs."""
         geo = {s.name: s.geometry for s in self.sites if s.geometry is not None}
