@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pyro
 import pytest
 import torch
 from cases import (
@@ -15,6 +16,7 @@ from cases import (
     TransformCase,
     tensors,
 )
+from torch import Tensor
 
 from pyro_manifold.geometry import geometry
 from pyro_manifold.testing import DISTRIBUTION_CHECKS, GEOMETRY_CHECKS, MODULE_CHECKS, TRANSFORM_CHECKS, check_stress
@@ -79,3 +81,22 @@ def test_stress(case: DistributionCase, changed: dict[str, Any], dtype_: torch.d
 @pytest.mark.parametrize("case, check", product(MODULES, MODULE_CHECKS))
 def test_module(case: ModuleCase, check: str, dtype: torch.dtype, device: torch.device) -> None:
     MODULE_CHECKS[check](case.make, torch.tensor(case.inputs, dtype=dtype, device=device), case.call)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler has many to give
+@pytest.mark.parametrize("case", [c for c in DISTRIBUTIONS if c.params], ids=lambda c: c.name)
+def test_gradients_of_what_the_compiler_made(case: DistributionCase, device: torch.device) -> None:
+    """In the value and in every parameter: the default backend has made wrong ones without a word."""
+    params = tensors(case.params, dtype=torch.float64, device=device)
+
+    def log_prob(x: Tensor, *values: Tensor) -> Tensor:
+        return case.make(**dict(zip(params, values, strict=True))).log_prob(x)
+
+    with pyro.validation_enabled(False):
+        leaves = [t.detach().clone().requires_grad_() for t in (case.make(**params).sample((20,)), *params.values())]
+        torch._dynamo.reset()
+        value, compiled = log_prob(*leaves), torch.compile(log_prob)(*leaves)
+        torch.testing.assert_close(compiled, value, rtol=1e-9, atol=1e-9)
+        for a, b in zip(*(torch.autograd.grad(y.sum(), leaves, materialize_grads=True) for y in (compiled, value)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
