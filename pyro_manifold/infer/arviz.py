@@ -196,8 +196,8 @@ def to_inference_data(
     :param log_likelihood: also the pointwise log likelihood, by one run of the model per draw (MCMC runs only).
     :param observed_data: by default the observed sites of an MCMC run's model.
     :param prior, prior_predictive, posterior_predictive: draws from ``Predictive``, of shape (draws, ...).
-    :return: ``arviz.InferenceData`` (ArviZ 0.x) or ``xarray.DataTree`` (1.x), with groups posterior, sample_stats (divergences of
-        an MCMC run), log_likelihood, observed_data and those given.
+    :return: ``arviz.InferenceData`` (ArviZ 0.x; run with 0.23.4) or ``xarray.DataTree`` (1.x; run with 1.3.0), with
+        groups posterior, sample_stats (divergences of an MCMC run), log_likelihood, observed_data and those given.
     :raises ValueError: for unknown coords, draws off their manifold, a run without draws.
 
     >>> import geoopt
