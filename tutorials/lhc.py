@@ -50,14 +50,14 @@ def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
     coordinates of unit covariance, a density that knows nothing of theta."""
     x = data["x"].float()
     torch.manual_seed(args.seed)
-    flow = ManifoldFlow.from_data(x, 14, depth=4, hidden=(args.width,) * 2, latent_depth=4)
+    flow = ManifoldFlow.from_data(x, 14, depth=args.couplings, hidden=(args.width,) * 2, latent_depth=4)
     common: dict[str, Any] = dict(
         batch_size=256, warmup=0.03, validation=0.05, seed=args.seed, disable_progbar=not args.progress
     )
     path, start = args.surface or args.out / "surface.pt", time.process_time()
     if not path.exists():
         history = fit_md(
-            flow, x, epochs=(args.manifold_epochs, 0), lr=6e-3, delta=0.03, reconstruction_weight=6700.0,
+            flow, x, epochs=(args.manifold_epochs, 0), lr=args.rate, delta=0.03, reconstruction_weight=6700.0,
             checkpoint=args.out / "surface.checkpoint", **common,
         )  # fmt: skip
         torch.save({"flow": flow.state_dict(), "losses": history.losses, "cpu_seconds": time.process_time() - start}, path)
@@ -129,7 +129,9 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=140_000, help="training events (default 140000)")
     parser.add_argument("--ratios", type=int, default=4, help="other theta for each event's joint ratios (default 4)")
     parser.add_argument("--surface", type=Path, help="surface.pt of another run, whose g is taken as it is")
-    parser.add_argument("--width", type=int, default=192, help="hidden units of g (default 192)")
+    parser.add_argument("--couplings", type=int, default=4, help="layers of g (default 4)")
+    parser.add_argument("--width", type=int, default=192, help="hidden units of each (default 192)")
+    parser.add_argument("--rate", type=float, default=6e-3, help="learning rate of the M phase (default 0.006)")
     parser.add_argument("--manifold-epochs", type=int, default=48, help="passes of the M phase (default 48)")
     parser.add_argument("--latent-epochs", type=int, default=4, help="passes of the theta-free density (default 4)")
     parser.add_argument("--densities", nargs="+", choices=DENSITIES, default=DENSITIES, help="given theta (default all)")
