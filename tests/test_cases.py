@@ -85,7 +85,9 @@ def test_module(case: ModuleCase, check: str, dtype: torch.dtype, device: torch.
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler has many to give
-@pytest.mark.parametrize("case", [c for c in DISTRIBUTIONS if c.params], ids=lambda c: c.name)
+@pytest.mark.parametrize(  # a flow made anew has other weights
+    "case", [c for c in DISTRIBUTIONS if c.params and c.name != "pushforward-flow"], ids=lambda c: c.name
+)
 def test_gradients_of_what_the_compiler_made(case: DistributionCase, device: torch.device) -> None:
     """In the value and in every parameter: the default backend has made wrong ones without a word."""
     params = tensors(case.params, dtype=torch.float64, device=device)
