@@ -1,6 +1,7 @@
 """Tutorials as modules, so that their parts can be tested."""
 
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -8,8 +9,7 @@ TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
 
 def load(script: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{script.stem}_tutorial", script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """As when it is run, it finds the files beside it."""
+    if str(script.parent) not in sys.path:
+        sys.path.append(str(script.parent))
+    return importlib.import_module(script.stem)

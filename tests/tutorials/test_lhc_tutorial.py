@@ -26,9 +26,8 @@ def compare() -> ModuleType:
     return load(TUTORIALS / "lhc_compare.py")
 
 
-@pytest.fixture
-def nuts(compare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setitem(sys.modules, "lhc_compare", compare)  # it lies beside the script, not on the path
+@pytest.fixture(scope="module")
+def nuts() -> ModuleType:
     return load(TUTORIALS / "lhc_nuts.py")
 
 

@@ -1,12 +1,10 @@
 """The tutorial on learned manifolds: its metrics vanish on the truth, its chain has the right law, it runs, it resumes."""
 
 import argparse
-import importlib
 import json
 import math
 import runpy
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -26,15 +24,13 @@ SCRIPT = TUTORIALS / "manifold_flows.py"
 
 
 @pytest.fixture(scope="module")
-def tutorial() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TUTORIALS)  # as for a script: its other two files are beside it
-        yield load(SCRIPT)
+def tutorial() -> ModuleType:
+    return load(SCRIPT)
 
 
 @pytest.fixture(scope="module")
-def data(tutorial: ModuleType) -> ModuleType:
-    return importlib.import_module("manifold_flows_data")
+def data() -> ModuleType:
+    return load(TUTORIALS / "manifold_flows_data.py")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +54,7 @@ class Mixture(LatentFlow):
 
 
 def test_every_metric_of_the_surface_vanishes_on_the_truth(polynomial: Any) -> None:
-    surface = importlib.import_module("manifold_flows_polynomial").SURFACE
+    surface = load(TUTORIALS / "manifold_flows_polynomial.py").SURFACE
     chart = Chart(lambda z: surface.embed(z).to(z), lambda x: surface.chart(x)[0].to(x), 2, 3)
     torch.manual_seed(0)
     row = polynomial.evaluate(ManifoldFlow(chart, Mixture()))

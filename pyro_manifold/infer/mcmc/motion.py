@@ -26,7 +26,6 @@ class Motion:
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        self.base: Tensor | None = None
 
     def centre(self, x: Tensor) -> None:
         """Learn from points (first axis) where directions are compared, if that matters."""
@@ -86,6 +85,8 @@ class _Hyperbolic(Motion):
     With the part across as long as it is, U-turns come exponentially late: a typical path far from b circles it, and the
     circle's length grows like :math:`\sinh \kappa r` while the motion along n, which mixes, goes to and fro.
     """
+
+    base: Tensor | None = None
 
     @torch.no_grad()
     def centre(self, x: Tensor) -> None:
