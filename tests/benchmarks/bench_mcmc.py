@@ -10,7 +10,6 @@ NUTS on the same ambient reparametrisation. "div" after a figure: divergences in
 """
 
 import argparse
-import math
 import os
 import time
 import warnings
@@ -23,161 +22,15 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_
 warnings.filterwarnings("ignore")
 
 import arviz  # noqa: E402
-import geoopt  # noqa: E402
 import numpy as np  # noqa: E402
 import pyro  # noqa: E402
-import pyro.distributions as dist  # noqa: E402
 import torch  # noqa: E402
+from mcmc_targets import TARGETS, Target  # noqa: E402
 from pyro.infer import MCMC, NUTS  # noqa: E402
 
-import pyro_manifold.distributions as mdist  # noqa: E402
-from pyro_manifold.geometry import SpecialOrthogonal, geometry  # noqa: E402
 from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS, VectorizedMCMC  # noqa: E402
 
 torch.set_num_threads(1)
-torch.set_default_dtype(torch.float64)
-
-
-@dataclass
-class Target:
-    """A potential of points ``x`` (last axes), written with the operators that torch and jax.numpy share."""
-
-    name: str
-    manifold: geoopt.Manifold
-    shape: tuple[int, ...]
-    potential: Callable[[Any], Any]  # torch
-    start: Callable[[int], torch.Tensor]
-    statistic: Callable[[torch.Tensor], torch.Tensor] | None = None
-    chart: tuple[int, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] | None = None  # size, v -> x, log volume
-    ambient: Callable[[torch.Tensor], torch.Tensor] | None = None  # Gaussian of the point's shape -> x
-    numpy_gradient: Callable[[np.ndarray], np.ndarray] | None = None  # for Mici, with numpy_potential
-    numpy_potential: Callable[[np.ndarray], float] | None = None
-    jax_potential: Callable[[Any], Any] | None = None
-    isometry: str | None = None
-    coordinates: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
-
-
-# --- targets ---------------------------------------------------------------------------------------------------------
-def uniform_start(m, shape):
-    return lambda n: geometry(m).uniform_sample((n,), shape)
-
-
-def stereographic(v):
-    s = v.square().sum(-1, keepdim=True)
-    return torch.cat([(1 - s) / (1 + s), 2 * v / (1 + s)], -1), v.shape[-1] * (math.log(2) - torch.log1p(s.squeeze(-1)))
-
-
-def exp_chart(m):
-    def chart(v):
-        geo = geometry(m)
-        o = geo.origin(v.shape[-1], dtype=v.dtype)
-        return geo.exp_frame(o, v), geo.log_det_exp(o, v)
-
-    return chart
-
-
-def log_cholesky(v):
-    i, j = torch.tril_indices(3, 3)
-    factor = torch.zeros(3, 3).index_put((i, j), v)
-    d = factor.diagonal()
-    factor = factor - torch.diag(d) + torch.diag(d.exp())
-    x = factor @ factor.T
-    # dx = 2^3 prod L_ii^(4 - i) dL, dL_ii = L_ii dv_ii; Riemannian volume det(x)^(-2) dx up to a constant
-    return x, (torch.tensor([4.0, 3.0, 2.0]) * d).sum() - 4 * d.sum()
-
-
-def qr_point(y):
-    q, r = torch.linalg.qr(y)
-    q = q * r.diagonal().sign()
-    return torch.cat([q[:, :-1], q[:, -1:] * torch.linalg.det(q).sign()], -1) if y.shape[0] == y.shape[1] else q
-
-
-def sphere_target(name, d, potential, gradient, statistic=None, **kw):
-    m = geoopt.Sphere()
-    return Target(
-        name, m, (d + 1,), potential, uniform_start(m, (d + 1,)), statistic, (d, stereographic),
-        lambda y: y / y.norm(), gradient, lambda x: float(potential(torch.from_numpy(x))), **kw,
-    )  # fmt: skip
-
-
-def vmf(d, kappa):
-    mu = torch.nn.functional.pad(torch.tensor([0.0, 0.6, 0.8]), (0, d - 2))
-    m = mu.numpy()
-    return sphere_target(
-        f"vMF S{d}, {kappa:g}", d, lambda x: -kappa * (x * mu).sum(-1), lambda x: -kappa * m, lambda x: (x @ mu).unsqueeze(-1),
-        jax_potential=lambda x: -kappa * (x * m).sum(-1),
-    )  # fmt: skip
-
-
-def bingham(d, move):
-    a = torch.zeros(d + 1)
-    a[0], a[1] = 20.0, 5.0
-    b = a.numpy()
-    return sphere_target(
-        f"Bingham S{d}" + (", antipode" if move else ""), d, lambda x: -(a * x * x).sum(-1), lambda x: -2 * b * x,
-        jax_potential=lambda x: -(b * x * x).sum(-1), isometry="antipode" if move else None,
-    )  # fmt: skip
-
-
-def fisher(kappa):
-    m = SpecialOrthogonal(3)
-    f = kappa * torch.diag(torch.tensor([1.0, 0.8, 0.5]))
-    g = f.numpy()
-    return Target(
-        f"matrix Fisher SO(3), {kappa:g}", m, (3, 3), lambda x: -(f * x).sum((-1, -2)), uniform_start(m, (3, 3)),
-        lambda x: x.diagonal(dim1=-1, dim2=-2).sum(-1, keepdim=True), (3, exp_chart(m)), qr_point,
-        jax_potential=lambda x: -(g * x).sum((-1, -2)),
-    )  # fmt: skip
-
-
-def langevin(n, p, kappa):
-    m = geoopt.Stiefel()
-    f = kappa * torch.eye(n, p)
-    g = f.numpy()
-    return Target(
-        f"matrix Langevin V({n},{p}), {kappa:g}", m, (n, p), lambda x: -(f * x).sum((-1, -2)), uniform_start(m, (n, p)), None,
-        None, qr_point, jax_potential=lambda x: -(g * x).sum((-1, -2)),
-    )  # fmt: skip
-
-
-def hyperbolic(d, radius, scale):
-    m = geoopt.Lorentz()
-    geo = geometry(m)
-    loc = geo.exp_frame(geo.origin(d), radius * torch.ones(d) / d**0.5)
-    law = mdist.WrappedNormal(m, loc, scale, validate_args=False)
-    frame = lambda x: geo.log_frame(loc.expand_as(x), x)  # noqa: E731
-    return Target(
-        f"wrapped normal H{d}, radius {radius:g}, scale {scale:g}", m, (d + 1,), lambda x: -law.log_prob(x),
-        lambda n: geo.exp_frame(loc.expand(n, d + 1), 0.5 * torch.randn(n, d)), None, (d, exp_chart(m)), coordinates=frame,
-    )  # fmt: skip
-
-
-def wishart(nu, condition):
-    m = geoopt.SymmetricPositiveDefinite()
-    precision = torch.diag(torch.logspace(0, math.log10(condition), 3))
-
-    def potential(x):  # density det^{(nu-4)/2} e^{-tr/2} dx, and dx = det^2 dvol
-        return -0.5 * nu * torch.linalg.slogdet(x).logabsdet + 0.5 * (precision * x).sum((-1, -2))
-
-    def start(n):
-        a = torch.randn(n, nu, 3) / precision.diagonal().sqrt()
-        return a.mT @ a
-
-    return Target(
-        f"Wishart SPD(3), nu {nu}, condition {condition:g}", m, (3, 3), potential, start,
-        lambda x: torch.linalg.slogdet(x).logabsdet.unsqueeze(-1), (6, log_cholesky),
-        coordinates=lambda x: x[(..., *torch.tril_indices(3, 3))],
-    )  # fmt: skip
-
-
-TARGETS = [
-    *(vmf(d, k) for d in (2, 9) for k in (1.0, 10.0, 100.0)),
-    *(bingham(d, move) for d in (2, 9) for move in (False, True)),
-    *(fisher(k) for k in (0.0, 2.0, 20.0)),
-    langevin(5, 2, 0.0), langevin(5, 2, 10.0), langevin(10, 3, 50.0),
-    hyperbolic(2, 0.0, 1.0), hyperbolic(2, 3.0, 1.0), hyperbolic(5, 3.0, 0.5), hyperbolic(5, 5.0, 1.5),
-    wishart(6, 1.0), wishart(30, 100.0),
-]  # fmt: skip
 
 
 # --- effective draws -------------------------------------------------------------------------------------------------
@@ -291,32 +144,45 @@ def ambient(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
 def mici_rattle(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
     if t.numpy_gradient is None:
         return None
-    import mici
-
-    calls, marks = [0], []
+    calls = [0]
 
     def gradient(x):
         calls[0] += 1
         return t.numpy_gradient(x)
+
+    x, counts = mici_chain(
+        t.numpy_potential, lambda x: np.array([x @ x - 1.0]), gradient, lambda x: 2 * x[None], calls, t.start(1)[0].numpy(),
+        warmup, draws, seed,
+    )  # fmt: skip
+    return Result(statistics(t, x), *counts)
+
+
+def mici_chain(
+    potential: Callable, constraint: Callable, gradient: Callable, jacobian: Callable, calls: list[int], start: np.ndarray,
+    warmup: int, draws: int, seed: int,
+) -> tuple[torch.Tensor, tuple[int, int, float, int]]:  # fmt: skip
+    """Draws of a density with respect to Hausdorff measure; then gradients, those of warm-up, CPU seconds, divergences."""
+    import mici
+
+    marks = []
 
     def trace(state):  # called once an iteration; the last ``draws`` calls are those of sampling
         marks.append((calls[0], time.process_time()))
         return {"x": state.pos}
 
     system = mici.systems.DenseConstrainedEuclideanMetricSystem(
-        t.numpy_potential, lambda x: np.array([x @ x - 1.0]), grad_neg_log_dens=gradient, jacob_constr=lambda x: 2 * x[None],
-        dens_wrt_hausdorff=True,
-    )  # fmt: skip
+        potential, constraint, grad_neg_log_dens=gradient, jacob_constr=jacobian, dens_wrt_hausdorff=True
+    )
     integrator = mici.integrators.ConstrainedLeapfrogIntegrator(system)
     sampler = mici.samplers.DynamicMultinomialHMC(system, integrator, np.random.default_rng(seed))
     out = sampler.sample_chains(
-        warmup, draws, [t.start(1)[0].numpy()], adapters=[mici.adapters.DualAveragingStepSizeAdapter(0.8)], trace_funcs=[trace],
+        warmup, draws, [start], adapters=[mici.adapters.DualAveragingStepSizeAdapter(0.8)], trace_funcs=[trace],
         display_progress=False,
     )  # fmt: skip
     x = torch.from_numpy(np.stack(out.traces["x"]))
     div = int(np.stack(out.statistics["diverging"]).sum()) if "diverging" in out.statistics else 0
     (warm, begin), (total, end) = marks[-draws], marks[-1]
-    return Result(statistics(t, x), total - warm, warm, end - begin, div)
+    return x, (total - warm, warm, end - begin, div)
 
 
 def numpyro_ambient(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
@@ -361,47 +227,10 @@ def numpyro_ambient(t: Target, warmup: int, draws: int, seed: int) -> Result | N
     return Result(statistics(t, x), steps, warm, seconds, div)
 
 
-# --- the mixed hierarchy ---------------------------------------------------------------------------------------------
-def hierarchy_data() -> torch.Tensor:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        mu = torch.nn.functional.normalize(torch.randn(3, 3), dim=-1)
-        theta = mdist.VonMisesFisher(mu, torch.tensor(20.0)).sample((6,))
-        return theta + 0.2 * torch.randn(6, 3, 3)
-
-
-def hierarchy(y, centred=True):
-    """3 group means on S^2 with concentrations, 6 directions in each, observed with an unknown error."""
-    sigma = pyro.sample("sigma", dist.LogNormal(torch.tensor(-1.0), 1.0))
-    with pyro.plate("group", 3, dim=-1):
-        mu = pyro.sample("mu", mdist.ManifoldUniform(geoopt.Sphere(), 3))
-        kappa = pyro.sample("kappa", dist.LogNormal(torch.tensor(2.5), 1.0))
-        with pyro.plate("direction", 6, dim=-2):
-            theta = pyro.sample("theta", mdist.VonMisesFisher(mu, kappa, validate_args=False))
-            pyro.sample("y", dist.Normal(theta, sigma[..., None]).to_event(1), obs=y)
-
-
-def mixed(cls: type, chains: int, warmup: int, draws: int, seed: int) -> Result:
-    y = hierarchy_data()
-    marks = Marks(lambda kernel: kernel.num_gradients, warmup)
-    k = cls(hierarchy, chains=chains)
-    mcmc = VectorizedMCMC(k, num_samples=draws, warmup_steps=warmup, disable_progbar=True, hook_fn=marks)
-    mcmc.run(y)
-    seconds = time.process_time() - marks.seen[1]
-    d = mcmc.diagnostics()
-    warm = d["warmup gradients"]["chain 0"]
-    s = mcmc.get_samples(group_by_chain=True)
-    x = torch.cat([v.reshape(v.shape[:2] + (-1,)) for v in (s["sigma"].log(), s["kappa"].log(), s["mu"], s["theta"])], -1)
-    return Result(
-        torch.cat([x, x.square()], -1), d["gradients"]["chain 0"] - warm, warm, seconds,
-        sum(map(len, d["divergences"].values())),
-    )  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a fifth of the draws")
-    parser.add_argument("--targets", nargs="*", help="only targets whose name contains one of these (the hierarchy: mixed)")
+    parser.add_argument("--targets", nargs="*", help="only targets whose name contains one of these")
     parser.add_argument("--columns", nargs="*", help="only columns whose name contains one of these")
     args = parser.parse_args()
     part = 5 if args.quick else 1
@@ -430,15 +259,6 @@ def main() -> None:
             except ImportError as error:
                 cells.append(f"({error.name} is not installed)")
         print(f"| {t.name} | " + " | ".join(cells) + " |", flush=True)
-    if not args.targets or "mixed" in args.targets:
-        print("\n| mixed hierarchy | result |\n|---|---|", flush=True)
-        for name, cls, chains, (warmup, draws) in (
-            ("NUTS", GeodesicNUTS, 1, one), ("NUTS, 64 chains", GeodesicNUTS, 64, many),
-            ("HMC", GeodesicHMC, 1, one), ("HMC, 64 chains", GeodesicHMC, 64, many),
-        ):  # fmt: skip
-            if not args.columns or any(c in name for c in args.columns):
-                result = in_turn(runs if chains == 1 else 1, mixed, cls, chains, 2 * warmup, draws)
-                print(f"| {name} | {result} |", flush=True)
 
 
 if __name__ == "__main__":
