@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pyro_manifold.datasets import branching_diffusion, train_test_split
 from pyro_manifold.models import PoincareVAE
+from pyro_manifold.nn import GyroplaneLayer
 from pyro_manifold.plotting import geodesic, latent_axes, to_plane
 
 
@@ -42,11 +43,24 @@ class StackedLinear(nn.Module):
         return x @ self.weight + self.bias
 
 
+class StackedGyroplanes(nn.Module):
+    """``seeds`` gyroplane layers side by side."""
+
+    def __init__(self, seeds: int, like: GyroplaneLayer) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(GyroplaneLayer(like.manifold, like.dim, len(like.offset)) for _ in range(seeds))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.stack([layer(rows) for layer, rows in zip(self.layers, z.unbind(-3), strict=True)], -3)
+
+
 def stack(module: nn.Module, seeds: int) -> None:
-    """Replaces every linear layer of ``module`` by a stack of them."""
+    """Replaces every linear and gyroplane layer of ``module`` by a stack of them."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, StackedLinear(seeds, child))
+        elif isinstance(child, GyroplaneLayer):
+            setattr(module, name, StackedGyroplanes(seeds, child))
         else:
             stack(child, seeds)
 
@@ -57,12 +71,12 @@ def load(seeds: list[int]) -> tuple[Tensor, Tensor]:
     return torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs])
 
 
-def make(curvature: float, prior_scale: float, family: str, isotropic: bool, seeds: int) -> PoincareVAE:
-    """The paper's model; ``curvature`` 0 is the N-VAE. "wrapped" decoder: log map, then a perceptron."""
+def make(curvature: float, prior_scale: float, family: str, isotropic: bool, decoder: str, seeds: int) -> PoincareVAE:
+    """The paper's model; ``curvature`` 0 is the N-VAE. "wrapped" decoder: log map, then a perceptron, as in the paper's table."""
     manifold = geoopt.PoincareBall(torch.tensor(curvature)) if curvature else geoopt.Euclidean(1)
     vae = PoincareVAE(
         manifold, 2, 50, hidden=200, prior=family, posterior=family, isotropic=isotropic, prior_scale=prior_scale,
-        likelihood="normal", decoder="wrapped",
+        likelihood="normal", decoder=decoder,
     )  # fmt: skip
     stack(vae, seeds)
     return vae
@@ -127,6 +141,7 @@ def main() -> None:
     parser.add_argument("--prior-scales", type=float, nargs="+", default=[1.0, 1.7], help="standard deviations of the prior")
     parser.add_argument("--families", nargs="+", default=["riemannian"], choices=["riemannian", "wrapped"])
     parser.add_argument("--diagonal", action="store_true", help="one posterior scale per coordinate (wrapped family only)")
+    parser.add_argument("--decoder", default="wrapped", choices=["wrapped", "gyroplane"], help="its first layer")
     parser.add_argument("--samples", type=int, default=5000, help="K of the IWAE bound (default 5000)")
     parser.add_argument("--out", type=Path, help="append one JSON line per model to this file")
     parser.add_argument("--figure", type=Path, help="draw the first tree in the latent spaces trained last to this file")
@@ -149,7 +164,7 @@ def main() -> None:
             for curvature in [0.0, *args.curvatures]:
                 start = time.time()
                 pyro.set_rng_seed(0)
-                vae = make(curvature, prior_scale, family, not args.diagonal, args.seeds)
+                vae = make(curvature, prior_scale, family, not args.diagonal, args.decoder, args.seeds)
                 train(vae, train_x, args.epochs)
                 trained[f"P-VAE, curvature $-{curvature:g}$" if curvature else "N-VAE"] = vae
                 score = -vae.iwae(test_x, args.samples).mean(-1)  # one number per seed; every test row counts
@@ -162,8 +177,8 @@ def main() -> None:
                     flush=True,
                 )
                 if args.out:
-                    row = dict(prior_scale=prior_scale, family=family, diagonal=args.diagonal, curvature=curvature)
-                    row |= dict(epochs=args.epochs, k=args.samples, score=score.tolist())
+                    row = dict(prior_scale=prior_scale, family=family, diagonal=args.diagonal, decoder=args.decoder)
+                    row |= dict(curvature=curvature, epochs=args.epochs, k=args.samples, score=score.tolist())
                     with args.out.open("a") as f:
                         f.write(json.dumps(row) + "\n")
     if args.figure:
