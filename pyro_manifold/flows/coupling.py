@@ -90,14 +90,22 @@ class Coupling(ModuleTransform):
         in_raw = torch.stack([x * slope * (1 - bounded.square()), torch.ones_like(x)], -1)
         return x * slope + raw[..., 1], slope, in_raw
 
+    def _operands(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x_b, shape ``(b, rows)``, and its parameters, ``(b, rows, size)``, from the network's last hidden layer; rows are side
+        by side in memory, as splines and matrix products like them."""
+        last, rows = self.net.last, x.expand(h.shape[:-1] + x.shape[-1:]).reshape(-1, self.dim)
+        raw = torch.addmm(last.bias.unsqueeze(-1), last.weight, h.reshape(-1, h.shape[-1]).mT)
+        return rows.mT.index_select(0, self.changed), raw.unflatten(0, (-1, self.size)).movedim(1, -1)
+
     def _run(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        a, b = (x.index_select(-1, i) for i in (self.kept, self.changed))
-        raw = self.net(a, self.context).unflatten(-1, (-1, self.size))
-        b, log_slope = self._map(b.expand(raw.shape[:-1]), raw, inverse)
-        return self._join(a, b), log_slope.sum(-1)
+        a = x.index_select(-1, self.kept)
+        h = self.net.hidden(a, self.context)
+        b, log_slope = self._map(*self._operands(h, x), inverse)
+        return self._join(a, b.mT.reshape(h.shape[:-1] + b.shape[:1])), log_slope.sum(0).reshape(h.shape[:-1])
 
     def _join(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat([a.expand(b.shape[:-1] + a.shape[-1:]), b], -1).index_select(-1, self.order)
+        joined = torch.cat([a.expand(b.shape[:-1] + a.shape[-1:]), b], -1)
+        return joined.reshape(-1, self.dim).index_select(-1, self.order).reshape(joined.shape)
 
     # --- torch's transform --------------------------------------------------------------------------------------------
     # The log-determinant comes with the value: that of the last pair is kept, as Pyro's layers do.
@@ -122,20 +130,20 @@ class Coupling(ModuleTransform):
 
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
-        a, b = (x.index_select(-1, i) for i in (self.kept, self.changed))
         rows = tangents.reshape(-1, self.dim)  # of a matrix, torch selects four times as fast
-        ta = rows.index_select(-1, self.kept).reshape(tangents.shape[:-1] + a.shape[-1:])
-        raw, hidden = self.net.push(a, ta, self.context)
-        raw = raw.unflatten(-1, (-1, self.size))
-        b, slope, in_raw = self._gradient(b.expand(raw.shape[:-1]), raw)
+        ta, tb = (rows.index_select(-1, i).reshape(tangents.shape[:-1] + i.shape) for i in (self.kept, self.changed))
+        a = x.index_select(-1, self.kept)
+        h, hidden = self.net.push(a, ta, self.context)
+        batch = h.shape[:-1]
+        b, slope, in_raw = self._gradient(*self._operands(h, x))
+        b, slope = (v.mT.reshape(batch + v.shape[:1]) for v in (b, slope))
         weight = self.net.last.weight.unflatten(0, (-1, self.size))  # (b, size, units)
         if tangents.shape[-2] * self.size > weight.shape[-1]:  # more numbers than units: contract with the layer first
-            moved = hidden @ torch.einsum("...bs,bsh->b...h", in_raw, weight).movedim(0, -1)
+            moved = hidden @ (in_raw @ weight).movedim(0, -1).reshape(batch + (weight.shape[-1], -1))
         else:
-            moved = torch.einsum("...bs,...kbs->...kb", in_raw, torch.einsum("bsh,...kh->...kbs", weight, hidden))
-        full = slope.new_ones(slope.shape[:-1] + (self.dim,)).index_copy(-1, self.changed, slope)
-        tangents = (full.unsqueeze(-2) * tangents).index_add(-1, self.changed, moved)
-        return self._join(a, b), tangents
+            along = (hidden @ self.net.last.weight.mT).unflatten(-1, (-1, self.size))  # (k, b, size)
+            moved = (in_raw.transpose(0, 1).reshape(batch + (1, -1, self.size)) * along).sum(-1)
+        return self._join(a, b), self._join(ta, torch.addcmul(moved, slope.unsqueeze(-2), tb))
 
 
 class ConditionalCoupling(ConditionalTransformModule):

@@ -40,21 +40,25 @@ class Perceptron(nn.Module):
         return torch.cat([x.expand(batch + x.shape[-1:]), context.expand(batch + context.shape[-1:])], -1)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.last(self.hidden(x, context))
+
+    def hidden(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The last hidden layer."""
         h = self._join(x, context)
         for layer in self.layers:
             h = nn.functional.silu(layer(h))
-        return self.last(h)
+        return h
 
     def push(self, x: Tensor, tangents: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """y and the derivative of the *last hidden layer* along ``tangents``, ``batch + (k, in_dim)``; that of y follows by
-        ``last.weight``, with which the caller may do something cheaper first."""
-        h = self._join(x, context)
+        """The last hidden layer and its derivative along ``tangents``, ``batch + (k, in_dim)``; those of y follow by ``last``,
+        with which the caller may do something cheaper first."""
+        h, one = self._join(x, context), x.new_ones(())
         for i, layer in enumerate(self.layers):
             z = layer(h)
             gate = z.sigmoid()
             weight: Tensor = layer.weight  # type: ignore[assignment]
             weight = weight[:, : self.in_dim] if i == 0 else weight
             h = z * gate
-            slope = gate + h * (1 - gate)
+            slope = torch.lerp(h, one, gate)
             tangents = slope.unsqueeze(-2) * (tangents @ weight.mT)
-        return self.last(h), tangents
+        return h, tangents

@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import softplus
 
 __all__ = ["rational_quadratic", "spline_gradient", "spline_size"]
 
-_MIN_BIN, _MIN_SLOPE = 1e-3, 1e-3
+_MIN_BIN, _MIN_SLOPE = 2e-3, 1e-3
 _ONE = math.log(math.expm1(1 - _MIN_SLOPE))  # softplus of it is a slope of 1: zero parameters are the identity
 
 
@@ -38,32 +38,34 @@ def spline_size(bins: int) -> int:
 
 
 class _Bin(NamedTuple):
-    """Where a bin begins, its size, the slopes at its ends; its number k, ``(..., 1)``; the slopes' parameters, ``(..., 2)``, and
-    the bins' shares of the interval, ``(..., 2, K)``."""
+    """Where bin k begins and its size, for x and y, ``(2, ...)``, in units of the bound; slopes at its ends, their parameters and
+    their numbers k and k + 1; of all bins the sizes less the least one, ``(2, K, ...)``, and which are before."""
 
-    x0: Tensor
-    y0: Tensor
-    w: Tensor
-    h: Tensor
-    d0: Tensor
-    d1: Tensor
-    k: Tensor
+    start: Tensor
+    size: Tensor
+    slopes: Tensor
     raw_slopes: Tensor
-    share: Tensor
+    ends: Tensor
+    spare: Tensor
+    before: Tensor
 
 
-def _bin(t: Tensor, raw: Tensor, bound: float, axis: int) -> _Bin:
-    """The bin of the abscissae ``t`` (axis 0), or ordinates (1)."""
+def _bin(t: Tensor, raw: Tensor, axis: int) -> _Bin:
+    """The bin of the abscissae ``t`` (axis 0), or ordinates (1). Bins are the first axis: over a short last one torch's softmax
+    takes ten times as long."""
     bins = (raw.shape[-1] + 1) // 3
-    share = raw[..., : 2 * bins].unflatten(-1, (2, bins)).softmax(-1)
-    size = _MIN_BIN + (1 - _MIN_BIN * bins) * share
-    end = size.cumsum(-1)
-    k = ((t / (2 * bound) + 0.5).unsqueeze(-1) >= end[..., axis, :-1]).sum(-1, keepdim=True)
-    own = torch.cat([end, size], -2).gather(-1, k.unsqueeze(-2).expand(k.shape[:-1] + (4, 1))).squeeze(-1)
-    (x0, y0), (w, h) = (2 * bound * (own[..., :2] - own[..., 2:]) - bound).unbind(-1), (2 * bound * own[..., 2:]).unbind(-1)
-    raw_slopes = pad(raw[..., 2 * bins :], (1, 1)).gather(-1, torch.cat([k, k + 1], -1)) + _ONE
-    d0, d1 = (_MIN_SLOPE + softplus(raw_slopes)).unbind(-1)
-    return _Bin(x0, y0, w, h, d0, d1, k, raw_slopes, share)
+    raw = raw.movedim(-1, 0)
+    spare = raw[: 2 * bins].unflatten(0, (2, bins)).softmax(1) * (2 - _MIN_BIN * bins)
+    sizes = spare + _MIN_BIN
+    until = sizes.cumsum(1)
+    before = t + 1 >= until[axis]
+    k = before[:-1].sum(0, keepdim=True)
+    both = k.expand(2, *k.shape)
+    size = sizes.gather(1, both).squeeze(1)
+    start = until.gather(1, both).squeeze(1) - size - 1
+    ends, outermost = torch.cat([k, k + 1]), torch.zeros_like(raw[:1])
+    raw_slopes = torch.cat([outermost, raw[2 * bins :], outermost]).gather(0, ends) + _ONE
+    return _Bin(start, size, _MIN_SLOPE + softplus(raw_slopes), raw_slopes, ends, spare, before)
 
 
 def rational_quadratic(x: Tensor, raw: Tensor, bound: float, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
@@ -76,8 +78,8 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, *, inverse: bool = 
     (tensor([0.5000, 7.0000]), tensor([True, True]))
     """
     outside = x.abs() >= bound
-    t = torch.where(outside, 0.0, x)
-    x0, y0, w, h, d0, d1, *_ = _bin(t, raw, bound, int(inverse))
+    t = (x / bound).masked_fill(outside, -1.0)
+    (x0, y0), (w, h), (d0, d1), *_ = _bin(t, raw, int(inverse))
     s = h / w
     if inverse:
         share = (t - y0) / h
@@ -88,8 +90,8 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, *, inverse: bool = 
     p, q = torch.lerp(d0, s, theta), torch.lerp(s, d1, theta)
     den = torch.lerp(q, p, theta)
     log_slope = ((s / den).square() * torch.lerp(p, q, theta)).log()
-    out = x0 + w * theta if inverse else y0 + h * (theta * p / den)
-    return torch.where(outside, x, out), torch.where(outside, 0.0, -log_slope if inverse else log_slope)
+    out = torch.addcmul(x0, w, theta) if inverse else torch.addcmul(y0, h, theta * p / den)
+    return torch.where(outside, x, bound * out), (-log_slope if inverse else log_slope).masked_fill(outside, 0.0)
 
 
 def spline_gradient(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,23 +102,23 @@ def spline_gradient(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tenso
     (tensor([1.0000, 1.0000]), torch.Size([2, 23]), tensor(False))
     """
     outside = x.abs() >= bound
-    t = torch.where(outside, 0.0, x)
-    x0, y0, w, h, d0, d1, k, raw_slopes, share = _bin(t, raw, bound, 0)
-    bins = share.shape[-1]
-    s, theta = h / w, (t - x0) / w
+    t = (x / bound).masked_fill(outside, -1.0)  # there all of the gradient is exactly zero
+    start, size, (d0, d1), raw_slopes, ends, spare, before = _bin(t, raw, 0)
+    (x0, y0), (w, h) = start, size
+    s, theta, bins = h / w, (t - x0) / w, spare.shape[1]
     rest, p, q = 1 - theta, torch.lerp(d0, s, theta), torch.lerp(s, d1, theta)
-    inverse_den = 1 / torch.lerp(q, p, theta)
-    part, steep, r = theta * rest * inverse_den, s * inverse_den, theta * p * inverse_den
-    slope, bent = steep.square() * torch.lerp(p, q, theta), steep * part * (theta * q - rest * p)
-    zero, rise = torch.zeros_like(r), h * part
-    # sizes of the bins before, of this one, of those behind, for x and y; slopes at the ends
-    parts = [-slope, -theta * slope - s * bent, zero, torch.ones_like(r), r + bent, zero, rise * (1 - r), -rise * r]
-    table = torch.where(outside.unsqueeze(-1), 0.0, torch.stack(parts, -1))
-    place = (torch.arange(bins, device=k.device) - k).clamp(-1, 1) + 1
-    of_size = table[..., :6].unflatten(-1, (2, 3)).gather(-1, place.unsqueeze(-2).expand(share.shape))
-    moved = 2 * bound * (1 - _MIN_BIN * bins) * share * of_size
-    of_share = moved - share * moved.sum(-1, keepdim=True)
-    at_ends = table[..., 6:] * raw_slopes.sigmoid()
-    of_slope = raw.new_zeros(k.shape[:-1] + (bins + 1,)).scatter(-1, torch.cat([k, k + 1], -1), at_ends)[..., 1:-1]
-    gradient = torch.cat([of_share.flatten(-2), of_slope], -1)
-    return torch.where(outside, x, y0 + h * r), torch.where(outside, 1.0, slope), gradient
+    tp, inverse_den = theta * p, 1 / torch.lerp(q, p, theta)
+    r, part, steep = tp * inverse_den, theta * rest * inverse_den, s * inverse_den
+    slope, bent = steep.square() * torch.lerp(p, q, theta), steep * part * torch.lerp(-p, q, theta)
+    rise = h * part
+    falls = rise * r
+    # in sizes of bins before, in those of this one, for x and y; in the slopes at its ends
+    rows = [-slope, torch.ones_like(r), -theta * slope - s * bent, r + bent, rise - falls, -falls]
+    of_before, of_own, at_ends = (bound * torch.stack(rows)).unflatten(0, (3, 2))
+    # less the mean over the shares, as with any softmax
+    mean = (of_before * torch.sub(start + 1, ends[0], alpha=_MIN_BIN) + of_own * (size - _MIN_BIN)) / (2 - _MIN_BIN * bins)
+    of_size = torch.addcmul(-mean.unsqueeze(1), before.to(x.dtype), of_before.unsqueeze(1))
+    of_size = spare * of_size.scatter_(1, ends[0].expand_as(mean).unsqueeze(1), (of_own - mean).unsqueeze(1))
+    of_slope = r.new_zeros((bins + 1, *r.shape)).scatter(0, ends, at_ends * raw_slopes.sigmoid())[1:-1]
+    gradient = torch.cat([of_size.flatten(0, 1), of_slope]).movedim(0, -1)
+    return torch.where(outside, x, bound * torch.addcmul(y0, h, r)), slope.masked_fill(outside, 1.0), gradient
