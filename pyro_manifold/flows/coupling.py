@@ -134,15 +134,15 @@ class Coupling(ModuleTransform):
         ta, tb = (rows.index_select(-1, i).reshape(tangents.shape[:-1] + i.shape) for i in (self.kept, self.changed))
         a = x.index_select(-1, self.kept)
         h, hidden = self.net.push(a, ta, self.context)
-        batch = h.shape[:-1]
+        batch, many = h.shape[:-1], len(self.changed)
         b, slope, in_raw = self._gradient(*self._operands(h, x))
-        b, slope = (v.mT.reshape(batch + v.shape[:1]) for v in (b, slope))
+        b, slope = (v.mT.reshape(*batch, many) for v in (b, slope))
         weight = self.net.last.weight.unflatten(0, (-1, self.size))  # (b, size, units)
         if tangents.shape[-2] * self.size > weight.shape[-1]:  # more numbers than units: contract with the layer first
-            moved = hidden @ (in_raw @ weight).movedim(0, -1).reshape(batch + (weight.shape[-1], -1))
+            moved = hidden @ (in_raw @ weight).movedim(0, -1).reshape(*batch, weight.shape[-1], many)
         else:
-            along = (hidden @ self.net.last.weight.mT).unflatten(-1, (-1, self.size))  # (k, b, size)
-            moved = (in_raw.transpose(0, 1).reshape(batch + (1, -1, self.size)) * along).sum(-1)
+            along = (hidden @ self.net.last.weight.mT).unflatten(-1, (many, self.size))  # (k, b, size)
+            moved = (in_raw.transpose(0, 1).reshape(*batch, 1, many, self.size) * along).sum(-1)
         return self._join(a, b), self._join(ta, torch.addcmul(moved, slope.unsqueeze(-2), tb))
 
 

@@ -118,7 +118,7 @@ def spline_gradient(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tenso
     # less the mean over the shares, as with any softmax
     mean = (of_before * torch.sub(start + 1, ends[0], alpha=_MIN_BIN) + of_own * (size - _MIN_BIN)) / (2 - _MIN_BIN * bins)
     of_size = torch.addcmul(-mean.unsqueeze(1), before.to(x.dtype), of_before.unsqueeze(1))
-    of_size = spare * of_size.scatter_(1, ends[0].expand_as(mean).unsqueeze(1), (of_own - mean).unsqueeze(1))
+    of_size = spare * of_size.scatter(1, ends[0].expand_as(mean).unsqueeze(1), (of_own - mean).unsqueeze(1))
     of_slope = r.new_zeros((bins + 1, *r.shape)).scatter(0, ends, at_ends * raw_slopes.sigmoid())[1:-1]
     gradient = torch.cat([of_size.flatten(0, 1), of_slope]).movedim(0, -1)
     return torch.where(outside, x, bound * torch.addcmul(y0, h, r)), slope.masked_fill(outside, 1.0), gradient
