@@ -14,9 +14,10 @@ import warnings
 import torch
 from torch import Tensor
 
-from .components import Into, Kept, combine, concrete, dot, extend, fused, may_hold, sq
-from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, sinc_slope
+from .components import Into, Kept, combine, concrete, dot, extend, fused, may_hold, patch, scaled, sq
+from .numerics import arcsinc_slope, arcsinc_sqrt, arsinhc, cos_sinc_sqrt, sinc_slope
 
+_LOST = 0.25  # a sum of opposite signs below this part of its first term is taken again from the sum of the vectors
 __all__ = ["ball_exp", "ball_log", "inside", "shortening"]
 
 _EXP_MAX = {torch.float32: 60.0, torch.float64: 600.0}  # sqrt(-K)|v| is cut here, far outside what the ball can hold
@@ -49,17 +50,25 @@ def inside(K: Tensor, y: Tensor) -> Tensor:
 
 def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore[type-arg]
     """a, v over z, 1/D, p.v, s, cosh, sinhc."""
-    a = 1 + K * sq(p)
+    pp = K * sq(p)
+    a = 1 + pp
     m = 1.0 if frame else 2 / a
-    s = K * sq(z) * m * m
+    s, pv = K * sq(z), dot(p, z)
+    if not frame:
+        s, pv = s * m * m, pv * m
     cut = shortening(s)
     if isinstance(cut, Tensor):
-        m, s = m * cut, s * (cut * cut)
-    C, sinc = cos_sinc_sqrt(0.25 * s, -1)
-    r = 1 / (a - K * sq(torch.addcmul(C * p, 0.5 * m * sinc, z)))
-    G, pv = C * sinc, m * dot(p, z)
-    H = C * C * 2 - 1
-    return a, m, r, pv, s, H, G
+        m, s, pv = m * cut, s * (cut * cut), pv * cut
+    H, G = cos_sinc_sqrt(s, -1)
+    most = (1 + H + pp * (1 - H)) * 0.5
+    D = torch.addcmul(most, K * pv, G, value=-1)
+
+    def apart(p: Tensor, z: Tensor, m: Tensor, s: Tensor, a: Tensor) -> Tensor:
+        C, sinc = cos_sinc_sqrt(0.25 * s, -1)
+        return a - K * sq(torch.addcmul(C * p, 0.5 * m * sinc, z))
+
+    D = patch(torch.sub(D, most, alpha=_LOST), D, apart, p, z, torch.as_tensor(m).to(a).expand_as(a), s, a)
+    return a, m, 1 / D, pv, s, H, G
 
 
 def _weights(K: Tensor, a: Tensor, r: Tensor, pv: Tensor, H: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,9 +111,11 @@ def _chord(K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
 
 
 def _log(K: Tensor, p: Tensor, q: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
-    delta, a, b, s, f = _chord(K, p, q)
-    F = (2.0 if frame else a) * f * (1 - s).rsqrt()
-    return combine(F / b, delta, F * s, p, into=into), a, b, s, f
+    a, b, delta = K * sq(p) + 1, K * sq(q) + 1, torch.sub(q, p, out=into)
+    s = K * sq(delta) / (a * b)
+    f = arsinhc(-s)
+    F = f * (2.0 if frame else a) * (1 - s).rsqrt_()
+    return extend(scaled(delta, F / b), F * s, p), a, b, s, f
 
 
 def _log_pull(

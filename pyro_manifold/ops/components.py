@@ -17,10 +17,11 @@ from torch.autograd import forward_ad
 Into = Sequence[Tensor | None]  # memory for results
 Kept = Sequence[Tensor] | None  # what the value kept for its gradient
 
-__all__ = ["by_components", "combine", "concrete", "dot", "extend", "fused", "join", "may_hold", "patch", "plain", "sq"]
+__all__ = ["by_components", "combine", "concrete", "dot", "extend", "fused", "join", "may_hold", "patch", "patches", "plain"]
+__all__ += ["scaled", "sq"]
 
 _NARROW = 5  # so many components are copied apart
-_BLOCK = 1 << 22  # bytes of a vector tensor in a block: some ten of these stay in a shared cache and with the allocator
+_BLOCK = 5 << 20  # bytes of a vector tensor in a block: some ten of these stay in a shared cache and with the allocator
 
 
 def _narrow(d: int) -> bool:
@@ -44,15 +45,21 @@ def may_hold(mask: Tensor) -> bool:
     return mask.device.type != "cpu" or not concrete(mask) or bool(mask.any())
 
 
-def patch(sign: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
-    """``y``, but ``f(*xs)`` in the lanes (last axis) where ``sign`` < 0: evaluated there alone where that is cheap to find."""
+def patches(sign: Tensor, ys: tuple[Tensor, ...], f: Callable[..., tuple[Tensor, ...]], *xs: Tensor) -> tuple[Tensor, ...]:
+    """``ys``, but ``f(*xs)`` in the lanes (last axis) where ``sign`` < 0: evaluated there alone where that is cheap to find."""
     if sign.device.type != "cpu" or not concrete(sign):
-        return torch.where(sign < 0, f(*xs), y)
-    if sign.numel() == 0 or not bool(sign.detach().amin() < 0):
-        return y
+        return tuple(torch.where(sign < 0, a, y) for a, y in zip(f(*xs), ys, strict=True))
+    if sign.numel() == 0 or bool(sign.detach().amin() >= 0):  # a NaN is not, and hides what else there is
+        return ys
     lanes = (sign < 0).nonzero().squeeze(-1)
-    part = f(*(x.t().index_select(0, lanes).t() for x in xs)).t()
-    return (y.t().index_copy if torch.is_grad_enabled() else y.t().index_copy_)(0, lanes, part).t()
+    parts = f(*(x.t().index_select(0, lanes).t() for x in xs))
+    put = torch.Tensor.index_copy if torch.is_grad_enabled() else torch.Tensor.index_copy_
+    return tuple(put(y.t(), 0, lanes, a.t()).t() for a, y in zip(parts, ys, strict=True))
+
+
+def patch(sign: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    """:func:`patches` of one."""
+    return patches(sign, (y,), lambda *xs: (f(*xs),), *xs)[0]
 
 
 def dot(x: Tensor, y: Tensor, first: int = 0) -> Tensor:
@@ -86,6 +93,11 @@ def extend(out: Tensor, *more: Tensor) -> Tensor:
     return out
 
 
+def scaled(out: Tensor, a: Tensor) -> Tensor:
+    """a out, written over ``out`` where nobody can tell."""
+    return out.mul_(a) if plain(out) else out * a
+
+
 def join(first: Tensor, rest: Tensor) -> Tensor:
     """One component ahead of others."""
     if not _narrow(len(rest)):
@@ -94,8 +106,8 @@ def join(first: Tensor, rest: Tensor) -> Tensor:
 
 
 def _front(x: Tensor) -> Tensor:
-    if x.dim() == 1:
-        return x
+    if x.dim() == 1 or (x.stride(0) == 1 and not torch.compiler.is_compiling()):
+        return x.t()
     return torch.stack(x.unbind(-1)) if _narrow(x.shape[-1]) else x.contiguous().t()
 
 
@@ -121,54 +133,51 @@ def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
     return tuple(map(back, out)) if isinstance(out, tuple) else back(out)
 
 
-def _place(y: Tensor | None, n: int, like: Tensor | None) -> Tensor | None:
-    """Memory for the results of all blocks: as its input holds it, or what the next call reads fastest."""
-    if y is None or y.dim() == 0:
-        return y if y is None else torch.zeros_like(y)
-    if like is not None:
-        return torch.empty_like(like)
-    if y.dim() == 1:
-        return y.new_empty(n)
-    return y.new_empty(len(y), n).t() if len(y) <= _NARROW else y.new_empty(n, len(y))
+def _room(n: int, d: int, like: Tensor) -> Tensor:
+    """Memory for vectors, laid out as the next call reads fastest."""
+    return like.new_empty(d, n).t() if d <= _NARROW else like.new_empty(n, d)
 
 
 def _turned(y: Tensor | None) -> Tensor | None:
     return y.t() if y is not None and y.dim() == 2 else y
 
 
-def _blockwise(f: Callable[..., tuple[Tensor | None, ...]], likes: tuple[Tensor | None, ...], *xs: Tensor) -> list[Any]:
+def _blockwise(f: Callable[..., tuple[Tensor | None, ...]], rooms: Callable[[], list[Any]], *xs: Tensor) -> list[Any]:
     """``f`` of matrices ``(n, d)`` and vectors ``(n,)``, in blocks whose temporaries stay in the cache; sums are added up.
 
-    A result goes with the tensor it is the gradient of, if that is named. ``f`` may write it into the memory it is offered.
+    ``rooms`` makes memory for the first results, or None; ``f`` may write into what it is offered of it.
     """
     n = len(xs[0])
     size = -(-n // max(1, -(-n * max(x.shape[-1] for x in xs[:2]) * xs[0].element_size() // _BLOCK)))  # blocks of one size
-    nowhere = (None,) * max(1, len(likes))
     if n == size or xs[0].device.type != "cpu" or not all(map(concrete, xs)) or torch.is_grad_enabled():
-        return [_turned(y) for y in f(*map(_front, xs), nowhere)]
-    out: list[Any] = []
+        return [_turned(y) for y in f(*map(_front, xs), (None,) * 3)]
+    out = rooms()
     for i, block in enumerate(zip(*(x.split(size) for x in xs), strict=True)):
         rows = slice(i * size, (i + 1) * size)
         into = [None if place is None or place.dim() == 0 else _turned(place[rows]) for place in out]
-        ys = f(*map(_front, block), into or nowhere)
-        out = out or [_place(y, n, like) for y, like in zip_longest(ys, likes)]
-        for place, y, there in zip(out, ys, into or [None] * len(ys), strict=True):
+        ys = f(*map(_front, block), into)
+        out += [None] * (len(ys) - len(out))
+        for j, (y, there) in enumerate(zip_longest(ys, into)):
             if y is None:
                 continue
+            if out[j] is None:
+                out[j] = torch.zeros_like(y) if y.dim() == 0 else _room(n, len(y), y) if y.dim() == 2 else y.new_empty(n)
             if y.dim() == 0:
-                place += y
+                out[j] += y
             elif there is None or y.data_ptr() != there.data_ptr():
-                place[rows].copy_(_turned(y))
+                out[j][rows].copy_(_turned(y))
     return out
 
 
-def fused(value: Callable[..., tuple[Tensor, ...]], pull: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Tensor]:
+def fused(
+    value: Callable[..., tuple[Tensor, ...]], pull: Callable[..., tuple[Tensor | None, ...]], as_x: bool = True
+) -> Callable[..., Tensor]:
     """One autograd operator of a scalar ``k`` (or None) and two tensors of vectors, from what it does to ``(d, n)``.
 
     ``value(k, x, z, into)`` gives the result, in the memory ``into`` unless that is None, and scalars of each point that are
     kept for ``pull(k, x, z, out, grad, kept, needs_k, into)``. This gives the gradients, with memory for those of x and z;
     without what was kept (None) as differentiable functions of its arguments, so that derivatives of every order are
-    right. On the CPU both run in blocks.
+    right. On the CPU both run in blocks. ``as_x``: the result has as many components as x.
     """
 
     class Fused(torch.autograd.Function):
@@ -176,7 +185,10 @@ def fused(value: Callable[..., tuple[Tensor, ...]], pull: Callable[..., tuple[Te
 
         @staticmethod
         def forward(k: Tensor | None, x: Tensor, z: Tensor, keep: bool) -> tuple[Tensor, ...]:
-            return tuple(_blockwise(lambda x, z, into: value(k, x, z, into[0])[: None if keep else 1], (), x, z))
+            def one(x: Tensor, z: Tensor, into: Into) -> tuple[Tensor, ...]:
+                return value(k, x, z, into[0])[: None if keep else 1]
+
+            return tuple(_blockwise(one, lambda: [_room(len(x), x.shape[-1], x) if as_x else None], x, z))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -196,7 +208,7 @@ def fused(value: Callable[..., tuple[Tensor, ...]], pull: Callable[..., tuple[Te
             def all_of(x: Tensor, z: Tensor, out: Tensor, grad: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
                 return pull(k, x, z, out, grad, rest[:-1] or None, needs_k, rest[-1][1:])
 
-            return *_blockwise(all_of, (None, x, z), x, z, out, grad, *kept), None
+            return *_blockwise(all_of, lambda: [None, torch.empty_like(x), torch.empty_like(z)], x, z, out, grad, *kept), None
 
     def op(k: Tensor | None, x: Tensor, z: Tensor) -> Tensor:
         batch, flat = _flat((x, z))

@@ -1,30 +1,36 @@
 r"""exp and log of the hyperboloid, each one operator with a gradient in closed form; component axis first.
 
-Spatial coordinates x, y in units of :math:`\sqrt k`, times :math:`t = \sqrt{1 + |x|^2}`, c = cosh of the distance:
+Spatial coordinates x, y in units of :math:`\sqrt k`, times :math:`t = \sqrt{1 + |x|^2}`, v in the frame transported from the
+origin; an ambient vector u of time :math:`b = x\cdot u/t` is :math:`v = u - \tfrac{b}{1 + t}x`, and :math:`b = x\cdot v`:
 
 .. math::
-    \exp_x(v) = A x + \mathrm{sinhc}|v|\,v,\quad A = \cosh|v| + \mathrm{sinhc}|v|\frac{x\cdot v}{1 + t_x}; \qquad
-    \log_x(y) = \frac{d}{\sinh d}(y + a x),\quad a = \frac{x\cdot y}{1 + t_x} - t_y
+    \exp_x(v) &= \Big(\cosh|v| + \mathrm{sinhc}|v|\frac{b}{1 + t}\Big)x + \mathrm{sinhc}|v|\,v, \qquad
+    \log_x(y) = \frac{d}{\sinh d}(n + mx),\quad \sinh^2 d = |n|^2 + m^2|x|^2, \\
+    n &= y - x - \rho x \perp x,\quad \rho = \frac{x\cdot(y - x)}{|x|^2},\quad
+    m = t_x(1 + \rho) - t_y = \frac{\rho(2 + \rho) - |n|^2}{t_x(1 + \rho) + t_y},
 
-in the frame transported from the origin; ambient vectors have :math:`A = \cosh|u|` and :math:`a = -c` instead. Where A x and
-the other term nearly cancel, the part along x is multiplied out, so that no digit is lost:
-
-.. math:: y + ax = n + hx,\quad n \perp x,\quad h = \frac{\rho(2 + \rho) - |n|^2}{t_x(1 + \rho) + t_y},\quad
-    \rho = \frac{x\cdot(y - x)}{|x|^2}
+and the ambient logarithm has :math:`t_xm` for m. No difference of large terms is left in log; where the terms of exp nearly
+cancel, its part along x is multiplied out in the same way. In ambient vectors all gradients are combinations of two vectors:
+with :math:`\sigma = g + (g_0/t_y)y,\ w = u - (b/t)x` those of exp are :math:`\cosh\sigma - (eb/t)w` and
+:math:`\mathrm{sinhc}\,\sigma + ew`; with :math:`\sigma = g + (g_0/t_x)x` and f = d / sinh d those of log are
+:math:`(g_0/t_x - e)w - f\cosh(d)\sigma` and :math:`f\sigma + (et_x/t_y)w`.
 """
 
 import torch
 from torch import Tensor
 
-from .components import Into, Kept, combine, dot, extend, fused, join, patch, sq
-from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, sinc_slope
+from .components import Into, Kept, combine, dot, extend, fused, join, patch, patches, scaled, sq
+from .numerics import arcsinc_sqrt, arsinhc, arsinhc_slope, cos_sinc_sqrt, sinc_slope
 
 __all__ = ["hyperboloid_exp", "hyperboloid_log"]
+
+_NEAR = 0.25  # of the time of x: below it so is y called
 
 
 # k is the squared radius. Points and vectors keep their time as component 0 (frame coordinates get one), since whole rows are
 # read faster than parts of them; what is there is never used, and written last.
 def _timed(y: Tensor, time: Tensor | float) -> Tensor:
+    y = y.clone() if torch.is_grad_enabled() else y
     y[0] = time
     return y
 
@@ -33,95 +39,108 @@ def _lead(v: Tensor) -> Tensor:
     return join(torch.zeros_like(v[0]), v)
 
 
-def _step(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> tuple[Tensor, ...]:
-    """t_x, x.v/k, |v|^2/k, cosh, sinhc and the frame coordinates v of z."""
-    t = (1 + sq(x, 1) / k).sqrt()
-    b = dot(x, z, 1) / k
-    if not frame:
+def _step(k: Tensor, x: Tensor, z: Tensor, frame: bool, into: Tensor | None = None) -> tuple[Tensor, ...]:
+    """t, b, -|v|^2/k, cosh, sinhc and v."""
+    R, t, b = k.sqrt(), (sq(x, 1) + k).sqrt_(), dot(x, z, 1)
+    if frame:
+        b = b / R
+    else:
         b = b / t
-        z = torch.addcmul(z, b / (-1 - t), x)
+        z = torch.addcmul(z, b / (-R - t), x, out=into)
     s = sq(z, 1) / -k
     return t, b, s, *cos_sinc_sqrt(s, -1), z
 
 
 def _exp(k: Tensor, x: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
-    t, b, s, cosh, sinhc, v = _step(k, x, z, frame)
-    y = combine(cosh + sinhc * b / (1 + t) if frame else cosh, x, sinhc, z, into=into)
+    t, b, s, cosh, sinhc, v = _step(k, x, z, frame, into)
+    R, rise = k.sqrt(), sinhc * b
 
-    def back(x: Tensor, v: Tensor, t: Tensor, cosh: Tensor, sinhc: Tensor) -> Tensor:
+    def back(x: Tensor, z: Tensor) -> Tensor:
+        t, _, _, cosh, sinhc, v = _step(k, x, z, frame)
         sigma = torch.addcmul(x, sinhc, v)
         rho = -dot(x, sigma, 1) / sq(x, 1)
         n = torch.addcmul(sigma, rho, x)
-        y = n - ((rho * (2 + rho) - sq(n, 1) / k) / (t * (1 + rho) + cosh)) * x
+        y = n - ((rho * (2 + rho) - sq(n, 1) / k) / (t / R * (1 + rho) + cosh)) * x
         return _timed(y, (k + sq(y, 1)).sqrt())
 
+    A = torch.addcdiv(cosh, rise, t + R)
+    y = combine(A, x, sinhc, z, into=into) if frame else extend(scaled(v, sinhc), A, x)
+    y = _timed(y, torch.addcmul(rise, cosh, t))
     # sinhc x.v / k is within 3 of positive: nothing cancels but what is as small as the rounding of x
-    rise = sinhc * b
-    y = patch(3 + rise, _timed(y, torch.addcmul(rise, cosh, t) * k.sqrt()), back, x, v, t, cosh, sinhc)
-    return y, t, b, s, cosh, sinhc
+    return patch(rise + 3 * R, y, back, x, z), t, b, s, cosh, sinhc
 
 
 def _exp_pull(k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool) -> tuple[Tensor, ...]:
     t, b, s, cosh, sinhc = kept or _step(k, x, z, frame)[:5]
-    gs = torch.addcmul(g, g[0] / y[0], y)
+    gs = torch.addcmul(g, g[0] / y[0], y, out=None if frame else into[0])
     ga, gz = dot(gs, x, 1), dot(gs, z, 1)
-    h = 1 / (1 + t) if frame else 0.0
-    e = (ga * sinhc - 2 * (gz + ga * b * h) * sinc_slope(s, cosh, sinhc)) / k
     if frame:
-        m = ga * sinhc * h / k
-        gx, n = cosh + sinhc * b * h, -m * b * h / t
-    else:
-        m = -e * b / t
-        gx, n = cosh, -m * b / t
-    return combine(gx, gs, m, z, n, x, into=into[0]), combine(sinhc, gs, e, z, m, x, into=into[1])
+        R = k.sqrt()
+        q = b / (R + t)
+        m = ga * sinhc / (R * (R + t))
+        e = (ga * sinhc - 2 * (gz + ga * q) * sinc_slope(s, cosh, sinhc)) / k
+        gx = combine(torch.addcmul(cosh, sinhc, q), gs, m, z, -m * q * R / t, x, into=into[0])
+        return gx, combine(sinhc, gs, e, z, m, x, into=into[1])
+    e = torch.addcmul(ga * sinhc, gz, sinc_slope(s, cosh, sinhc), value=-2) / k
+    b = b / -t
+    gz = extend(scaled(torch.addcmul(z, b, x, out=into[1]), e), sinhc, gs)
+    return extend(scaled(gs, torch.addcmul(cosh, sinhc, b, value=-1)), b, gz), gz
 
 
-def _between(k: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    """t_x, t_y, n, h, 1 + rho, h|x|^2 and sinh^2 of the distance."""
-    delta, xx, yy = y - x, sq(x, 1) / k, sq(y, 1) / k
-    tx, ty = (1 + xx).sqrt(), (1 + yy).sqrt()
-    rho = dot(x, delta, 1) / k / xx.clamp_min(torch.finfo(x.dtype).eps ** 2)
-    n, ahead = extend(delta, -rho, x), 1 + rho
-    inner = 4 * yy - xx  # a y much nearer to the origin is lost in y - x
-    ahead = patch(inner, ahead, lambda x, y, xx: dot(x, y, 1) / k / xx, x, y, xx)
-    n = patch(inner, n, lambda a, x, y: torch.addcmul(y, -a, x), ahead, x, y)
-    nn = sq(n, 1) / k
-    h = (rho * (1 + ahead) - nn) / (tx * ahead.abs() + ty)
-    h = patch(ahead, h, lambda a, s, t: a * s - t, ahead, tx, ty)
-    hx = h * xx
-    return tx, ty, n, h, ahead, hx, torch.addcmul(nn, h, hx)
+def _between(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None = None) -> tuple[Tensor, ...]:
+    """t_x, t_y, n, 1 + rho, m, m|x|^2 and sinh^2 of the distance."""
+    n, xx = torch.sub(y, x, out=into), sq(x, 1)
+    tx, rho = (xx + k).sqrt_(), dot(x, n, 1) / xx.clamp_min(k * torch.finfo(x.dtype).eps ** 2)
+    n, ahead = extend(n, -rho, x), rho + 1
+    nn = sq(n, 1)
+    ty = torch.addcmul(nn, ahead * ahead, xx).add_(k).sqrt_()
+    inner = torch.sub(ty, tx, alpha=_NEAR)  # a y much nearer to the origin is lost in y - x
+    n, ahead, nn, ty = patches(inner, (n, ahead, nn, ty), lambda *a: _nearer(k, *a), x, y, xx)
+    m = (rho * (ahead + 1) * k - nn) / torch.addcmul(ty, ahead.abs(), tx)
+    m = torch.addcmul(m, ahead.clamp_max(0), tx, value=2) / k.sqrt()  # both terms negative: nothing to multiply out
+    mx = m * xx
+    return tx, ty, n, ahead, m, mx, torch.addcmul(nn, m, mx) / k
+
+
+def _nearer(k: Tensor, x: Tensor, y: Tensor, xx: Tensor) -> tuple[Tensor, ...]:
+    ahead = dot(x, y, 1) / xx
+    n = torch.addcmul(y, ahead, x, value=-1)
+    return n, ahead, sq(n, 1), (sq(y, 1) + k).sqrt()
 
 
 def _log(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
-    t, ty, n, h, ahead, hx, ww = _between(k, x, y)
-    f = arcsinc_sqrt(-ww, -1)
-    time = f * hx  # u_0 over sqrt(k)
-    u = combine(f, n, f * h if frame else torch.addcdiv(f * h, time, 1 + t), x, into=into)
-    return u if frame else _timed(u, time * k.sqrt()), t, ty, h - ahead, ww, f
+    R = k.sqrt()
+    tx, ty, n, ahead, m, mx, ww = _between(k, x, y, into)
+    f = arsinhc(ww)
+    fm = f * m
+    u = extend(scaled(n, f), fm if frame else fm * tx / R, x)
+    return u if frame else _timed(u, f * mx / R), tx, ty, m - ahead, ww, f
 
 
 def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool) -> tuple[Tensor, ...]:
+    R = k.sqrt()
     if kept:
         tx, ty, a, ww, f = kept
     else:  # to be differentiated again: smooth everywhere, at the price of digits far out
-        tx, ty = (1 + sq(x, 1) / k).sqrt(), (1 + sq(y, 1) / k).sqrt()
-        a = dot(x, y, 1) / k / (1 + tx) - ty
+        tx, ty = (k + sq(x, 1)).sqrt(), (k + sq(y, 1)).sqrt()
+        a = (dot(x, y, 1) / (R + tx) - ty) / R
         ww = sq(torch.addcmul(y, a, x), 1) / k
         f = arcsinc_sqrt(-ww, -1)
     c = (1 + ww).sqrt()
-    slope = -2 * c * arcsinc_slope(-ww, f)  # df/dc
+    slope = arsinhc_slope(ww, c, f)
     if frame:
         gx = dot(g, x, 1)
         e, j = dot(g, out, 1) / f * slope / k, f * gx / k
-        m = j / (1 + tx) - e
-        b = (a + ty) / (1 + tx) / tx
+        m = j * R / (R + tx) - e
+        b = (a * R + ty) / (R + tx) * R / tx
         gx = combine(f * a, g, m, y, e * ty / tx - j * b, x, into=into[0])
-        return gx, combine(f, g, m, x, (e * tx - j) / ty, y, into=into[1])
-    r = g[0] / (k.sqrt() * tx)
-    gs = torch.addcmul(g, r, x)
-    e = (dot(gs, out, 1) / f * slope - f * dot(gs, x, 1)) / k
-    gx = combine(-f * c, gs, -e, y, e * ty / tx - r * out[0] / (k.sqrt() * tx), x, r, out, into=into[0])
-    return gx, combine(f, gs, -e, x, e * tx / ty, y, into=into[1])
+        return gx, combine(f, g, m, x, (e * tx - j * R) / ty, y, into=into[1])
+    r = g[0] / tx
+    gs = torch.addcmul(g, r, x, out=into[0])
+    e = (dot(gs, out, 1) / f * slope / f - dot(gs, x, 1)) / k
+    w = torch.addcmul(out, out[0] / -tx, x)
+    gy = combine(f, gs, e * tx / ty, w, into=into[1])
+    return extend(scaled(gs, -f * c), r - e, w), gy
 
 
 def _with_radius(pull):  # type: ignore[no-untyped-def]
@@ -158,7 +177,7 @@ def _pair(value, pull, frame_in: bool):  # type: ignore[no-untyped-def]
             gk, gp, gz = whole(k, p, _lead(z), out, g, kept, needs_k, (into[0], None))
             return gk, gp, gz[1:]
 
-        return fused(frame_value, frame_pull)
+        return fused(frame_value, frame_pull, as_x=frame_in)
 
     return {frame: bind(frame) for frame in (True, False)}
 

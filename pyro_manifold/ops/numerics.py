@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .components import concrete, plain  # noqa: F401
+from .components import concrete, patch, plain  # noqa: F401
 
 __all__ = [
+    "arsinhc",
+    "arsinhc_slope",
     "arcsinc_slope",
     "arcsinc_sqrt",
     "arctanc_sqrt",
@@ -134,13 +136,19 @@ def _near(kind: str, s: Tensor) -> Tensor:
     return _horner(_NEAR[kind, s.dtype], s)
 
 
+def _near_or(kind: str, s: Tensor, far: Tensor) -> Tensor:
+    """``far``, and the series where it holds; for values alone."""
+    flat = s.reshape(-1)
+    return patch(flat.abs() - _SERIES, far.reshape(-1), lambda s: _near(kind, s), flat).reshape(s.shape)
+
+
 def _slope(kind: str, s: Tensor, f: Tensor, sign: int) -> Tensor:
     """f'(s), itself differentiable to the right second derivative."""
     if kind == "cos":
         return -0.5 * _even("sinc", s, sign)
-    near = s.abs() < _SERIES
     if not torch.is_grad_enabled():  # no graph, so what the mask discards may be infinite
-        return torch.where(near, _near(kind, s), _TWO_S_SLOPE[kind](s, f, sign) / (2 * s))
+        return _near_or(kind, s, _TWO_S_SLOPE[kind](s, f, sign) / (2 * s))
+    near = s.abs() < _SERIES
     series = _near(kind, torch.where(near, s, 0.0))
     s = torch.where(near, -0.5 if sign < 0 else 0.5, s)
     return torch.where(near, series, _TWO_S_SLOPE[kind](s, _even(kind, s, sign), sign) / (2 * s))
@@ -194,7 +202,7 @@ class _CosSinc(torch.autograd.Function):
         if sign < 0:
             e = torch.expm1(r)
             f = e / (e + 1)
-            return 1 + 0.5 * e * f, 0.5 * (e + f) / r
+            return (e * f).mul_(0.5).add_(1), f.add_(e).div_(r).mul_(0.5)
         cos, sinc = r.cos(), r.sin() / r
         return (cos, sinc) if sign else (torch.where(s > 0, cos, r.cosh()), torch.where(s > 0, sinc, r.sinh() / r))
 
@@ -208,8 +216,7 @@ class _CosSinc(torch.autograd.Function):
     def _slopes(s: Tensor, cos: Tensor, sinc: Tensor, sign: int) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled():
             return _slope("cos", s, cos, sign), _slope("sinc", s, sinc, sign)
-        near = s.abs() < _SERIES
-        return -0.5 * sinc, torch.where(near, _near("sinc", s), (cos - sinc) / (2 * s))
+        return -0.5 * sinc, sinc_slope(s, cos, sinc)
 
     @staticmethod
     def backward(ctx: Any, g_cos: Tensor, g_sinc: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -258,12 +265,26 @@ def sinc_slope(s: Tensor, cos: Tensor, sinc: Tensor) -> Tensor:
     """Derivative in s of :func:`sinc_sqrt`, from the values of both."""
     if torch.is_grad_enabled():
         return _slope("sinc", s, sinc, 0)
-    return torch.where(s.abs() < _SERIES, _near("sinc", s), (cos - sinc) / (2 * s))
+    return _near_or("sinc", s, (cos - sinc) / (2 * s))
 
 
 def arcsinc_slope(s: Tensor, f: Tensor, sign: int = -1) -> Tensor:
     """Derivative in s of :func:`arcsinc_sqrt`, from its value ``f``."""
     return _slope("arcsinc", s, f, sign)
+
+
+def arsinhc(q: Tensor) -> Tensor:
+    r"""``arsinh(r)/r`` at ``r = sqrt(q)``, q >= 0: a value, not to be differentiated."""
+    r = _root(q, 1)
+    return (q / (1 + q).sqrt_().add_(1)).add_(r).log1p_().div_(r)
+
+
+def arsinhc_slope(q: Tensor, c: Tensor, f: Tensor) -> Tensor:
+    r"""Derivative of :func:`arsinhc` in c = sqrt(1 + q), from its value ``f``."""
+    if torch.is_grad_enabled():
+        return -2 * c * _slope("arcsinc", -q, f, -1)
+    far = torch.addcmul(torch.ones_like(c[..., :1]), c, f, value=-1).div_(q)
+    return patch(q - _SERIES, far, lambda q, c: -2 * c * _near("arcsinc", -q), q, c)
 
 
 def log_sinc_sqrt(s: Tensor, sign: int = 0) -> Tensor:

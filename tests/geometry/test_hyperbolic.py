@@ -1,6 +1,7 @@
 """Hyperbolic space in its three forms: accuracy against mpmath, agreement between models, limits, bad input."""
 
 import math
+from collections.abc import Iterator
 
 import geoopt
 import mpmath as mp
@@ -11,8 +12,14 @@ from torch import Tensor
 from pyro_manifold.geometry import geometry
 from pyro_manifold.transforms import BallToHyperboloid
 
-mp.mp.dps = 60
 F64 = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def _digits() -> Iterator[None]:
+    """Other files set mpmath's digits too."""
+    with mp.workdps(60):
+        yield
 
 
 def spatial(radius: float, n: int, d: int, dtype: torch.dtype) -> Tensor:
