@@ -69,7 +69,7 @@ class Law(NamedTuple):
             return (e + y).sin_().div_(y.sin()).log_().mul_(n).sub_(e * (n / m.tan()))
         a = torch.expm1(-2 * m)
         sinh = (e + y).mul_(-2).expm1_().div_(torch.expm1(-2 * y))  # of both arguments, the exponentials taken out
-        return sinh.log_().mul_(n).add_(e * (2 * n * (1 + a) / a))
+        return sinh.log_().addcmul_(e, 2 * (1 + a) / a).mul_(n)
 
     def weight(self, y: Tensor, e: Tensor) -> Tensor:
         """f(y + e) / f(y)."""
@@ -129,9 +129,11 @@ def law_of(scale: Tensor, curvature: Tensor, dim: int) -> Law:
     if not sphere:
         a = n * s.square()
         y = (a * (1 + a)).sqrt()
+        one = torch.ones_like(a)
         for _ in range(6):
             t = y.tanh()
-            y = y - (y * t - a) / (t + y * (1 - t * t))
+            slope = torch.addcmul(t, y, torch.addcmul(one, t, t, value=-1))
+            y = torch.addcdiv(y, torch.addcmul(-a, y, t), slope, value=-1)
         return Law(dim, sphere, tau, y, s, unit)
     precision = tau + n
     alpha, beta = n / precision, tau / precision

@@ -34,26 +34,28 @@ def _propose(law: Law, tries: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return y, (y > 0) & (y < law.end)
     delta = torch.randn(shape, dtype=dtype, device=device) * law.width
     y = delta + law.mode
-    inside = (y > 0) & (y < law.end) if law.sphere else y > 0
+    if not law.sphere:
+        return y, law.rise(law.mode, delta).exp_() > u  # NaN where y < 0, which is not above u
+    inside = (y > 0) & (y < law.end)
     delta = torch.where(inside, delta, 0.0)
-    log_ratio = law.rise(law.mode, delta)
-    if law.sphere:
-        log_ratio.add_(delta.square_(), alpha=(law.dim - 1) / 2)
-    return y, log_ratio.exp_().sub_(u).gt(0).logical_and_(inside)
+    log_ratio = law.rise(law.mode, delta).add_(delta.square_(), alpha=(law.dim - 1) / 2)
+    return y, (log_ratio.exp_() > u).logical_and_(inside)
 
 
 def _rejection(law: Law, n: int, dtype: torch.dtype) -> Tensor:
     """n draws of y: one per lane, or all of the one lane there is."""
     if law.mode.numel() == 1:  # draws are alike, so whichever proposals are accepted will do
-        law, left = law.map(lambda t: t.reshape(1)), n
-        found: list[Tensor] = []
-        for i in range(_MAX_ROUNDS):
-            if left <= 0:
-                return torch.cat(found)[:n] if found else law.mode.expand(0)
-            y, ok = _propose(law, left if i == 0 else 16 + left * 8 // 5, dtype)
-            found.append(y.masked_select(ok))
-            left -= len(found[-1])
-        raise _exhausted(law, left, n)
+        law = law.map(lambda t: t.reshape(1))
+        y, ok = (t.squeeze(1) for t in _propose(law, n, dtype))
+        todo = (~ok).nonzero().squeeze(1)
+        for _ in range(_MAX_ROUNDS):
+            if len(todo) == 0:
+                return y
+            fresh, ok = _propose(law, 16 + len(todo) * 8 // 5, dtype)
+            fresh = fresh.masked_select(ok)[: len(todo)]
+            y[todo[: len(fresh)]] = fresh
+            todo = todo[len(fresh) :]
+        raise _exhausted(law, len(todo), n)
     # only open lanes are redrawn, with several tries each once few are open
     y, ok = (t.squeeze(0) for t in _propose(law, 1, dtype))
     todo = (~ok).nonzero().squeeze(-1)
