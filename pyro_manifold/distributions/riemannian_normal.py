@@ -182,11 +182,8 @@ class RiemannianNormal(ExpMapLaw):
         # Override: the Jacobian of exp is a factor of the base density, and cancels exactly.
         if self._validate_args:
             self._validate_sample(value)
-        v, drawn = self.transforms[0]._cached_x_y
-        if value is drawn:
-            square = v.square().sum(-1)
-        else:
-            square = geometry(self.manifold).dist(self.transforms[0].loc, value).square()
+        v = self.transforms[0].drawn(value)
+        square = geometry(self.manifold).dist(self.transforms[0].loc, value).square() if v is None else v.square().sum(-1)
         return -square / (2 * self.scale**2) - self._log_z
 
     @property

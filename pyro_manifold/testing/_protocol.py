@@ -113,6 +113,24 @@ def pyro_site(make: Make, params: Params) -> None:
     assert "x" in pyro.infer.inspect.get_model_relations(model)["sample_sample"]
 
 
+def changed_values(make: Make, params: Params) -> None:
+    """A draw that becomes a leaf, is differentiated twice or changes in place, as an optimiser's does, is scored as it is."""
+    d = make(**params)
+    other, x = d.sample((3,)), d.sample((3,))  # x last: it is what a cache remembers
+    fresh = x.clone().requires_grad_()
+    x.requires_grad_()
+    lp = d.log_prob(fresh)
+    if not lp.requires_grad:  # constant: the uniform laws
+        return
+    (expected,) = torch.autograd.grad(lp.sum(), fresh)
+    for _ in range(2):
+        (grad,) = torch.autograd.grad(d.log_prob(x).sum(), x)
+        close(grad, expected, "the gradient at a draw made a leaf")
+    with torch.no_grad():
+        x.copy_(other)
+        close(d.log_prob(x), d.log_prob(other.clone()), "log_prob of a value that changed in place")
+
+
 def _compiled(make: Make, params: Params, fullgraph: bool) -> None:
     with pyro.validation_enabled(False):
         d = make(**params)

@@ -19,6 +19,7 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
         _protocol.copies,
         _protocol.validation,
         _protocol.pyro_site,
+        _protocol.changed_values,
         _protocol.compilation,
         _protocol.one_graph,
         _density.total_mass,

@@ -13,11 +13,12 @@ from ..constraints import check_point, circular, on
 from ..geometry import Geometry, geometry
 from ..ops.checks import as_tensors
 from ..ops.circular import wrap
+from .cache import DrawnCache
 
 __all__ = ["ExpMap", "ManifoldTransform"]
 
 
-class ManifoldTransform(Transform):
+class ManifoldTransform(DrawnCache):
     """A transform whose parameters are one manifold and one point of it; shapes broadcast against that point's batch.
 
     Subclasses name ``in_shape`` and ``out_shape`` (event shapes for a given dimension) and the map itself.

@@ -77,24 +77,19 @@ class InjectiveTransform(ModuleTransform, ABC):
         r""":math:`\tfrac12\log\det J^TJ` at ``u``, shape ``u.shape[:-1]``."""
         return self.push_volume(u)[1]
 
-    def log_abs_det_jacobian(self, u: Tensor, x: Tensor) -> Tensor:
-        return self.log_volume(u)
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:  # torch's names: x is u here
+        return self.log_volume(x)
 
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x`` is kept, until
         ``x`` or a parameter is changed: data observed through a fixed map are encoded once."""
-
-        def versions() -> tuple[Any, ...]:
-            return (x._version, *((id(p), p._version, p.requires_grad) for p in (*self.parameters(), *self.buffers())))
-
         seen = self._memory[0]
-        if seen is not None and seen[0]() is x and seen[1] == versions():
+        if seen is not None and seen[0]() is x and not x.requires_grad and seen[1] == self._state(x):
             return seen[2]
-        drawn, value = self._cached_x_y if self._cache_size else (None, None)
-        u = drawn if value is x and drawn is not None else self._inverse(x)
+        u = self._inv_call(x)
         out = (u, self.log_volume(u))
         if not (out[0].requires_grad or out[1].requires_grad) and torch.is_grad_enabled() and concrete(x):
-            self._memory[0] = (weakref.ref(x), versions(), out)
+            self._memory[0] = (weakref.ref(x), self._state(x), out)
         return out
 
     def project(self, x: Tensor) -> Tensor:

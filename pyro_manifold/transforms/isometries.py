@@ -5,16 +5,16 @@ from typing import Any
 import geoopt
 import torch
 from torch import Tensor
-from torch.distributions import Transform
 
 from ..constraints import on
 from ..geometry import geometry
 from ..geometry.stereographic import sphere_to_stereographic, stereographic_to_sphere
+from .cache import DrawnCache
 
 __all__ = ["BallToHyperboloid", "SphereToStereographic"]
 
 
-class _Between(Transform):
+class _Between(DrawnCache):
     """A bijection from the points of one manifold to those of another."""
 
     bijective = True

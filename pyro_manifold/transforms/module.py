@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from pyro.distributions.torch_transform import TransformModule
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import constraints
+
+from .cache import DrawnCache, version
 
 __all__ = ["ModuleTransform", "modules_of"]
 
@@ -17,7 +19,7 @@ def modules_of(parts: Iterable[Any]) -> nn.ModuleList:
     return nn.ModuleList(p for p in parts if isinstance(p, nn.Module))
 
 
-class ModuleTransform(TransformModule):
+class ModuleTransform(DrawnCache, TransformModule):
     """A bijection (onto its image) of vectors that is a module. ``with_cache`` gives a copy that shares the parameters."""
 
     domain: Any = constraints.real_vector
@@ -36,6 +38,9 @@ class ModuleTransform(TransformModule):
         new = copy.copy(self)
         new.__dict__.update(changed)
         return new
+
+    def _state(self, y: Tensor) -> Any:
+        return version(y), *((id(p), version(p), p.requires_grad) for p in (*self.parameters(), *self.buffers()))
 
     def _resize(self, shape: torch.Size, seen: int, made: int) -> torch.Size:
         if len(shape) < 1 or shape[-1] != seen:

@@ -3,10 +3,10 @@
 import geoopt
 import torch
 from torch import Tensor
-from torch.distributions import Transform
 
 from ..constraints import on
 from ..ops.checks import as_tensors, check_all
+from .cache import DrawnCache
 from .exp_map import ManifoldTransform
 
 __all__ = ["Rotation", "Translation"]
@@ -63,7 +63,7 @@ class Translation(ManifoldTransform):
     inverse_shape = forward_shape
 
 
-class Rotation(Transform):
+class Rotation(DrawnCache):
     r"""An orthogonal matrix acting on the unit sphere, :math:`x \mapsto Rx`; preserves surface area.
 
     :param Tensor matrix: :math:`R`, shape ``batch + (n, n)``.
