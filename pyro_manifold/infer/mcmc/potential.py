@@ -67,8 +67,8 @@ class ModelPotential:
 class ChainBatch:
     """One potential for a batch of chains, by the fastest way that gives what the chains give one by one.
 
-    Tried in this order at the starting points, and compared there with one-by-one evaluation: chains as an outer plate,
-    ``torch.func.vmap``, a loop (right for any model). A user's own ``potential_fn`` starts at vmap.
+    Tried in this order at the starting points, and compared there with one-by-one evaluation: chains as an outer plate (of a
+    user's own ``potential_fn``: as a first axis of its argument), ``torch.func.vmap``, a loop (right for any model).
     """
 
     def __init__(self, single: Callable[[Positions], Tensor], z: Positions, how: str = "auto") -> None:
@@ -84,8 +84,8 @@ class ChainBatch:
     def _choose(self, z: Positions) -> str:
         expected = self._loop(z)
         for how in ("plates", "vmap"):
-            if how == "plates" and not isinstance(self._single, ModelPotential):
-                continue
+            if how == "plates" and not (isinstance(self._single, ModelPotential) or _distinct(z)):
+                continue  # a function that mixes chains up could agree by chance
             try:
                 seen = self._by(how, z)
             except Exception:  # whatever a model does with a batch it was not written for, the loop below is right
@@ -100,7 +100,7 @@ class ChainBatch:
 
     def _by(self, how: str, z: Positions) -> Tensor:
         if how == "plates":
-            return self._single.plates(z)  # type: ignore[attr-defined]
+            return self._single.plates(z) if isinstance(self._single, ModelPotential) else self._single(z)
         if how == "vmap":
             return torch.func.vmap(self._single)(z)
         if how == "single":
@@ -110,3 +110,7 @@ class ChainBatch:
     def __call__(self, z: Positions) -> Tensor:
         with pyro.validation_enabled(False):
             return self._by(self.how, z)
+
+
+def _distinct(z: Positions) -> bool:
+    return all(len(v.flatten(1).unique(dim=0)) == len(v) for v in z.values())
