@@ -8,7 +8,6 @@ from typing import Any
 
 import geoopt
 import pyro
-import torch
 from pyro.infer.autoguide.initialization import init_to_uniform
 from pyro.infer.mcmc import HMC
 from torch import Tensor
@@ -18,6 +17,7 @@ from .adapters import ArcAdapter, ScaleAdapter, StepAdapter
 from .constrained import ProjectedMotion
 from .errors import InvalidStartError, StepSizeError
 from .integrators import first_step_size
+from .options import Isometry, check_options, isometries_of
 from .potential import ChainBatch
 from .start import check_start, find_start, prepare
 from .systems import State, System
@@ -25,8 +25,6 @@ from .transitions import Outcome, hmc, isometry_jump
 
 __all__ = ["GeodesicHMC"]
 
-Isometry = Callable[[Tensor], Tensor]
-ISOMETRIES: dict[str, Isometry] = {"antipode": torch.neg, "quaternion sign": torch.neg}  # x -> -x: axes, unit quaternions
 PATIENCE = 100  # transitions that may all diverge before we say so
 
 
@@ -98,36 +96,17 @@ class GeodesicHMC(HMC):
         vectorize: str = "auto",
         jit_compile: bool = False,
     ) -> None:
-        if jit_compile:
-            raise ValueError(
-                "jit_compile: not supported here; run many chains in one kernel instead: chains=64 (one gradient for all)."
-            )
-        if chains < 1:
-            raise ValueError(f"chains: got {chains}, expected at least 1.")
-        if vectorize not in ("auto", "plates", "vmap", "loop"):
-            raise ValueError(f"vectorize: got {vectorize!r}, expected 'auto', 'plates', 'vmap' or 'loop'.")
-        if not isinstance(full_mass, bool):
-            raise ValueError(f"full_mass: got {full_mass!r}, expected True or False (one block for all ordinary sites).")
-        if (model is None) == (potential_fn is None):
-            raise ValueError("model: give exactly one of model and potential_fn.")
-        if model is not None and manifolds:
-            raise ValueError("manifolds: only with potential_fn; a model's sites say where they live.")
-        if not 0 < target_accept_prob < 1:
-            raise ValueError(f"target_accept_prob: got {target_accept_prob}, expected a number between 0 and 1, e.g. 0.8.")
-        for name, size in (("step_size", step_size), ("trajectory_length", trajectory_length)):
-            if size is not None and not (0 < size < math.inf):
-                raise ValueError(f"{name}: got {size}, expected a positive finite number.")
-        jumps: dict[str, Isometry] = {}
-        for name, f in (isometries or {}).items():
-            if isinstance(f, str) and f not in ISOMETRIES:
-                raise ValueError(f"isometries: got {f!r} for {name!r}, expected one of {sorted(ISOMETRIES)} or a function.")
-            jumps[name] = ISOMETRIES[f] if isinstance(f, str) else f
+        check_options(
+            model=model, potential_fn=potential_fn, manifolds=manifolds, chains=chains, step_size=step_size,
+            trajectory_length=trajectory_length, full_mass=full_mass, target_accept_prob=target_accept_prob, vectorize=vectorize,
+            jit_compile=jit_compile,
+        )  # fmt: skip
         super().__init__(
             model, potential_fn, step_size, trajectory_length=1.0, adapt_step_size=adapt_step_size,
             adapt_mass_matrix=adapt_mass_matrix, full_mass=full_mass, target_accept_prob=target_accept_prob,
             init_strategy=init_strategy, max_plate_nesting=max_plate_nesting,
         )  # fmt: skip
-        self.chains, self.vectorize, self.isometries = chains, vectorize, jumps
+        self.chains, self.vectorize, self.isometries = chains, vectorize, isometries_of(isometries)
         self.manifolds = dict(manifolds or {})
         self._adapter.mass_matrix_adapter = ScaleAdapter(dense=full_mass)
         if adapt_step_size:
@@ -289,6 +268,8 @@ class GeodesicHMC(HMC):
 
     def diagnostics(self) -> dict[str, Any]:
         """``divergences`` (draws), acceptance and gradients; for sites on implicit manifolds ``refused steps`` since warm-up."""
+        if self._system is None:
+            raise RuntimeError("diagnostics: this kernel has been cleaned up after its run; ask mcmc.diagnostics().")
         refused = {s.name: dict(s.motion.refused) for s in self._system.sites if isinstance(s.motion, ProjectedMotion)}
         by_chain = [[draw for draw, chain in self._divergences if chain == i] for i in range(self.chains)]
         return {

@@ -105,6 +105,25 @@ def test_auto_falls_back_where_plates_would_be_wrong():
     assert kernel._system.potential.how == "vmap"
 
 
+@pytest.mark.parametrize(
+    "potential, same, how",
+    [
+        (lambda z: -2 * z["x"][..., 0], False, "plates"),
+        (lambda z: -2 * z["x"][0], False, "vmap"),  # of a batch: the coordinates of its first chain
+        (lambda z: -2 * z["x"][..., 0], True, "vmap"),  # from one start one cannot tell
+        (lambda z: -2 * z["x"][0] * (z["x"].tolist() != []), False, "loop"),
+    ],
+)
+def test_a_potential_of_one_chain_is_called_with_all_where_that_is_right(potential, same, how):
+    start = geometry(SPHERE).uniform_sample((1 if same else 3,), (3,), dtype=F64).expand(3, 3)
+    kernel = GeodesicHMC(potential_fn=potential, manifolds={"x": SPHERE}, chains=3)
+    kernel.initial_params = {"x": start}
+    kernel.setup(0)
+    batch = kernel._system.potential
+    assert batch.how == how
+    assert torch.allclose(batch({"x": start}), batch._loop({"x": start}))
+
+
 def test_enumeration():
     def model():
         k = pyro.sample("k", dist.Bernoulli(torch.tensor(0.3, dtype=F64)), infer={"enumerate": "parallel"})

@@ -77,6 +77,8 @@ def test_what_a_finished_kernel_shows():
     assert k.model is model and set(k.transforms) == {"z", "s"}
     d = mcmc.diagnostics()
     assert isinstance(d["divergences"]["chain 0"], list) and d["gradients"]["chain 0"] > d["warmup gradients"]["chain 0"] > 0
+    with pytest.raises(RuntimeError, match=r"ask mcmc.diagnostics\(\)"):
+        k.diagnostics()
     quick(k)  # the same kernel under a new driver
     pickle.loads(pickle.dumps(k))
 
