@@ -14,7 +14,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .components import Into, Kept, combine, concrete, dot, extend, fused, may_hold, patch, scaled, sq
+from .components import Into, Kept, combine, concrete, dot, extend, fused, patch, sq
 from .numerics import arcsinc_slope, arcsinc_sqrt, arsinhc, cos_sinc_sqrt, sinc_slope
 
 _LOST = 0.25  # a sum of opposite signs below this part of its first term is taken again from the sum of the vectors
@@ -26,8 +26,10 @@ _EXP_MAX = {torch.float32: 60.0, torch.float64: 600.0}  # sqrt(-K)|v| is cut her
 def shortening(s: Tensor) -> Tensor | float:
     """Factor of v that cuts what would overflow, from s = K|v|^2."""
     floor = -(_EXP_MAX.get(s.dtype, 8.0) ** 2)
+    if s.device.type == "cpu" and concrete(s) and (s.numel() == 0 or bool(s.detach().amin() >= floor)):
+        return 1.0
     over = s < floor
-    return torch.where(over, floor / torch.where(over, s, 1.0), 1.0).sqrt() if may_hold(over) else 1.0
+    return torch.where(over, floor / torch.where(over, s, 1.0), 1.0).sqrt()
 
 
 def inside(K: Tensor, y: Tensor) -> Tensor:
@@ -49,9 +51,8 @@ def inside(K: Tensor, y: Tensor) -> Tensor:
 
 
 def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore[type-arg]
-    """a, v over z, 1/D, p.v, s, cosh, sinhc."""
-    pp = K * sq(p)
-    a = 1 + pp
+    """a, v over z, 1/D, p.v, s, cosh, sinhc, and the weight of z in exp over that of v, times D / sinhc."""
+    a = K * sq(p) + 1
     m = 1.0 if frame else 2 / a
     s, pv = K * sq(z), dot(p, z)
     if not frame:
@@ -60,7 +61,7 @@ def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore
     if isinstance(cut, Tensor):
         m, s, pv = m * cut, s * (cut * cut), pv * cut
     H, G = cos_sinc_sqrt(s, -1)
-    most = (1 + H + pp * (1 - H)) * 0.5
+    most = torch.addcmul(torch.ones_like(K), H - 1, 2 - a, value=0.5)
     D = torch.addcmul(most, K * pv, G, value=-1)
 
     def apart(p: Tensor, z: Tensor, m: Tensor, s: Tensor, a: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore
         return a - K * sq(torch.addcmul(C * p, 0.5 * m * sinc, z))
 
     D = patch(torch.sub(D, most, alpha=_LOST), D, apart, p, z, torch.as_tensor(m).to(a).expand_as(a), s, a)
-    return a, m, 1 / D, pv, s, H, G
+    return a, m, 1 / D, pv, s, H, G, 0.5 * a * cut if frame else cut
 
 
 def _weights(K: Tensor, a: Tensor, r: Tensor, pv: Tensor, H: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,9 +78,8 @@ def _weights(K: Tensor, a: Tensor, r: Tensor, pv: Tensor, H: Tensor, G: Tensor) 
 
 
 def _exp(K: Tensor, p: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
-    a, m, r, pv, s, H, G = _arc(K, p, z, frame)
-    N, M = _weights(K, a, r, pv, H, G)
-    y = combine(N, p, M * m, z, into=into)
+    a, m, r, pv, s, H, G, cut = _arc(K, p, z, frame)
+    y = combine(torch.addcmul(H, K * pv, G, value=-1) * r, p, G * r * cut, z, into=into)
     near = y.numel() == 0 or (concrete(y) and bool((a * r).amin() > 1e3 * torch.finfo(y.dtype).eps))
     return y if near else inside(K, y), a, torch.as_tensor(m).to(a).expand_as(a), r, pv, s, H, G
 
@@ -87,7 +87,7 @@ def _exp(K: Tensor, p: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> t
 def _exp_pull(
     K: Tensor, p: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept, needs_k: bool, into: Into, frame: bool
 ) -> tuple[Tensor | None, ...]:
-    a, m, r, pv, s, H, G = kept or _arc(K, p, z, frame)
+    a, m, r, pv, s, H, G = kept or _arc(K, p, z, frame)[:7]
     N, M = _weights(K, a, r, pv, H, G)  # y = N p + M v
     gp, gv = dot(g, p), m * dot(g, z)
     Mg = M * gv
@@ -111,11 +111,11 @@ def _chord(K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
 
 
 def _log(K: Tensor, p: Tensor, q: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
-    a, b, delta = K * sq(p) + 1, K * sq(q) + 1, torch.sub(q, p, out=into)
+    a, b, delta = K * sq(p) + 1, K * sq(q) + 1, q - p
     s = K * sq(delta) / (a * b)
-    f = arsinhc(-s)
-    F = f * (2.0 if frame else a) * (1 - s).rsqrt_()
-    return extend(scaled(delta, F / b), F * s, p), a, b, s, f
+    f, c = arsinhc(-s)
+    F = f * (2.0 if frame else a) / c
+    return extend(torch.mul(delta, F / b, out=into), F * s, p), a, b, s, f
 
 
 def _log_pull(

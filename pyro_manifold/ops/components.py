@@ -21,7 +21,7 @@ __all__ = ["by_components", "combine", "concrete", "dot", "extend", "fused", "jo
 __all__ += ["scaled", "sq"]
 
 _NARROW = 5  # so many components are copied apart
-_BLOCK = 5 << 20  # bytes of a vector tensor in a block: some ten of these stay in a shared cache and with the allocator
+_BLOCK = 3 << 20  # about so many bytes of a vector tensor in a block: some ten stay in a shared cache and with the allocator
 
 
 def _narrow(d: int) -> bool:
@@ -148,7 +148,7 @@ def _blockwise(f: Callable[..., tuple[Tensor | None, ...]], rooms: Callable[[], 
     ``rooms`` makes memory for the first results, or None; ``f`` may write into what it is offered of it.
     """
     n = len(xs[0])
-    size = -(-n // max(1, -(-n * max(x.shape[-1] for x in xs[:2]) * xs[0].element_size() // _BLOCK)))  # blocks of one size
+    size = -(-n // max(1, round(n * max(x.shape[-1] for x in xs[:2]) * xs[0].element_size() / _BLOCK)))  # blocks of one size
     if n == size or xs[0].device.type != "cpu" or not all(map(concrete, xs)) or torch.is_grad_enabled():
         return [_turned(y) for y in f(*map(_front, xs), (None,) * 3)]
     out = rooms()

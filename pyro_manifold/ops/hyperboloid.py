@@ -111,29 +111,28 @@ def _nearer(k: Tensor, x: Tensor, y: Tensor, xx: Tensor) -> tuple[Tensor, ...]:
 def _log(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
     R = k.sqrt()
     tx, ty, n, ahead, m, mx, ww = _between(k, x, y, into)
-    f = arsinhc(ww)
+    f, c = arsinhc(ww)
     fm = f * m
     u = extend(scaled(n, f), fm if frame else fm * tx / R, x)
-    return u if frame else _timed(u, f * mx / R), tx, ty, m - ahead, ww, f
+    return (u, tx, ty, ww, f, c, m - ahead) if frame else (_timed(u, f * mx / R), tx, ty, ww, f, c)
 
 
 def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool) -> tuple[Tensor, ...]:
     R = k.sqrt()
     if kept:
-        tx, ty, a, ww, f = kept
+        tx, ty, ww, f, c, *a = kept
     else:  # to be differentiated again: smooth everywhere, at the price of digits far out
         tx, ty = (k + sq(x, 1)).sqrt(), (k + sq(y, 1)).sqrt()
-        a = (dot(x, y, 1) / (R + tx) - ty) / R
-        ww = sq(torch.addcmul(y, a, x), 1) / k
-        f = arcsinc_sqrt(-ww, -1)
-    c = (1 + ww).sqrt()
+        a = [(dot(x, y, 1) / (R + tx) - ty) / R]
+        ww = sq(torch.addcmul(y, a[0], x), 1) / k
+        f, c = arcsinc_sqrt(-ww, -1), (1 + ww).sqrt()
     slope = arsinhc_slope(ww, c, f)
     if frame:
         gx = dot(g, x, 1)
         e, j = dot(g, out, 1) / f * slope / k, f * gx / k
         m = j * R / (R + tx) - e
-        b = (a * R + ty) / (R + tx) * R / tx
-        gx = combine(f * a, g, m, y, e * ty / tx - j * b, x, into=into[0])
+        b = (a[0] * R + ty) / (R + tx) * R / tx
+        gx = combine(f * a[0], g, m, y, e * ty / tx - j * b, x, into=into[0])
         return gx, combine(f, g, m, x, (e * tx - j * R) / ty, y, into=into[1])
     r = g[0] / tx
     gs = torch.addcmul(g, r, x, out=into[0])

@@ -273,10 +273,10 @@ def arcsinc_slope(s: Tensor, f: Tensor, sign: int = -1) -> Tensor:
     return _slope("arcsinc", s, f, sign)
 
 
-def arsinhc(q: Tensor) -> Tensor:
-    r"""``arsinh(r)/r`` at ``r = sqrt(q)``, q >= 0: a value, not to be differentiated."""
-    r = _root(q, 1)
-    return (q / (1 + q).sqrt_().add_(1)).add_(r).log1p_().div_(r)
+def arsinhc(q: Tensor) -> tuple[Tensor, Tensor]:
+    r"""``arsinh(r)/r`` and ``sqrt(1 + r^2)`` at ``r = sqrt(q)``, q >= 0: values, not to be differentiated."""
+    r, c = _root(q, 1), (1 + q).sqrt_()
+    return (q / (1 + c)).add_(r).log1p_().div_(r), c
 
 
 def arsinhc_slope(q: Tensor, c: Tensor, f: Tensor) -> Tensor:
