@@ -57,8 +57,8 @@ def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
     path, start = args.surface or args.out / "surface.pt", time.process_time()
     if not path.exists():
         history = fit_md(
-            flow, x, epochs=(args.manifold_epochs, 0), lr=args.rate, delta=0.03, reconstruction_weight=6700.0,
-            checkpoint=args.out / "surface.checkpoint", **common,
+            flow, x, epochs=(args.manifold_epochs, 0), lr=args.rate, delta=0.03, whitening=0.4,
+            reconstruction_weight=6700.0, checkpoint=args.out / "surface.checkpoint", **common,
         )  # fmt: skip
         torch.save({"flow": flow.state_dict(), "losses": history.losses, "cpu_seconds": time.process_time() - start}, path)
     surface = torch.load(path)
@@ -131,8 +131,8 @@ def main() -> None:
     parser.add_argument("--surface", type=Path, help="surface.pt of another run, whose g is taken as it is")
     parser.add_argument("--couplings", type=int, default=4, help="layers of g (default 4)")
     parser.add_argument("--width", type=int, default=192, help="hidden units of each (default 192)")
-    parser.add_argument("--rate", type=float, default=6e-3, help="learning rate of the M phase (default 0.006)")
-    parser.add_argument("--manifold-epochs", type=int, default=48, help="passes of the M phase (default 48)")
+    parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of the M phase (default 0.01)")
+    parser.add_argument("--manifold-epochs", type=int, default=14, help="passes of the M phase (default 14)")
     parser.add_argument("--latent-epochs", type=int, default=4, help="passes of the theta-free density (default 4)")
     parser.add_argument("--densities", nargs="+", choices=DENSITIES, default=DENSITIES, help="given theta (default all)")
     parser.add_argument("--seeds", type=int, default=1, help="of a head's training (default 1)")

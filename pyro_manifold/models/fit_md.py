@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .manifold_flow import AmbientFlow, ManifoldFlow
-from .md_losses import check_rows, density_loss, log_density, ratio_rows, reconstruction_loss
+from .md_losses import check_rows, density_loss, log_density, ratio_rows, reconstruction_loss, whitener
 
 __all__ = ["fit_md"]
 
@@ -46,9 +46,10 @@ class _Phase:
     """A loss of rows and the optimiser of the parameters that it trains."""
 
     def __init__(
-        self, name: str, loss: Callable[..., Tensor], parameters: Sequence[nn.Parameter], lr: float, warmup: float
-    ) -> None:
-        self.name, self.loss, self.lr, self.warmup = name, loss, lr, warmup
+        self, name: str, loss: Callable[..., Tensor], parameters: Sequence[nn.Parameter], lr: float, warmup: float,
+        whitening: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.name, self.loss, self.lr, self.warmup, self.whitening = name, loss, lr, warmup, whitening
         self.parameters = [p for p in parameters if p.requires_grad]
         fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)  # a third off the step of a small network
         self.optimiser = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=1e-5, fused=fused)
@@ -58,8 +59,9 @@ class _Phase:
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
         self.optimiser.zero_grad()
+        power = {"power": 1 - progress / self.whitening} if progress < self.whitening else {}
         try:
-            loss = self.loss(*rows)
+            loss = self.loss(*rows, **power)
         except ValueError as error:  # a law that was asked about NaN
             raise ValueError(f"x: phase {self.name} stops in batch {number}: {error}") from error
         if not bool(loss.isfinite()):
@@ -73,8 +75,9 @@ class _Phase:
 
 
 def _stages(
-    flow: ManifoldFlow | AmbientFlow, schedule: str, lr: tuple[float, float], warmup: float, weights: tuple[float, ...]
-) -> list[list[_Phase]]:
+    flow: ManifoldFlow | AmbientFlow, x: Tensor, schedule: str, lr: tuple[float, float], warmup: float, whitening: float,
+    weights: tuple[float, ...],
+) -> list[list[_Phase]]:  # fmt: skip
     """Phases that take turns, pass by pass, stage after stage."""
     score, ratio, reconstruction, delta = weights
     loss = density_loss(log_density(flow), score, ratio)
@@ -82,7 +85,7 @@ def _stages(
         return [[_Phase("D", loss, list(flow.parameters()), lr[1], warmup)]]
     bend = [p for p in flow.transform.parameters() if p.requires_grad]
     density = _Phase("D", loss, list(flow.latent.parameters()), lr[1], warmup)
-    bending = reconstruction_loss(flow, reconstruction, delta)
+    bending = reconstruction_loss(flow, reconstruction, delta, whitener(x) if whitening > 0 else None)
     if not bend:
         return [[density]]
     if schedule == "simultaneous":
@@ -94,7 +97,7 @@ def _stages(
         )
         nll = density_loss(flow.log_prob, score, ratio)
         return [[_Phase("MD", lambda x, *rest: nll(x, *rest) + bending(x), list(flow.parameters()), lr[1], warmup)]]
-    manifold = _Phase("M", bending, bend, lr[0], warmup)
+    manifold = _Phase("M", bending, bend, lr[0], warmup, whitening)
     return [[manifold, density]] if schedule == "alternating" else [[manifold], [density]]
 
 
@@ -110,6 +113,7 @@ def fit_md(
     batch_size: int = 250,
     lr: float | tuple[float, float] = 1e-3,
     warmup: float = 0.0,
+    whitening: float = 0.0,
     score: Tensor | None = None,
     score_weight: float = 2.0,
     ratio: tuple[Tensor, Tensor] | None = None,
@@ -134,6 +138,9 @@ def fit_md(
     :param clock: what tells the time; ``time.process_time`` makes the budget one of CPU seconds.
     :param lr: learning rate of AdamW, likewise, falling to zero along a cosine.
     :param float warmup: share of a phase in which it rises from zero first; with it a larger ``lr`` is stable.
+    :param float whitening: share of the M phase in which its error is first that of whitened rows, then less and less so. A
+        manifold may need narrow axes along which the rows vary independently of all else; without it the M phase gives them up
+        for wide ones that others determine, and does not come back.
     :param Tensor score: joint scores :math:`t`, of the shape of ``context``.
     :param float score_weight: :math:`\\alpha`.
     :param tuple ratio: m further contexts for each row, drawn independently of it from the law of ``context``, shape
@@ -157,15 +164,18 @@ def fit_md(
         raise ValueError(f"schedule: got {schedule!r}; expected one of {', '.join(map(repr, _SCHEDULES))}.")
     if not 0 <= validation < 1:
         raise ValueError(f"validation: got {validation}; expected a share in [0, 1).")
-    if not (0 <= warmup <= 1 and delta > 0):
-        raise ValueError(f"warmup, delta: got {warmup}, {delta}; expected a share in [0, 1] and a positive distance.")
+    if not (0 <= warmup <= 1 and 0 <= whitening <= 1 and delta > 0):
+        raise ValueError(
+            f"warmup, whitening, delta: got {warmup}, {whitening}, {delta}; expected shares in [0, 1] and a positive distance."
+        )
     other, log_ratio = ratio_rows(ratio, context)
     check_rows(x, context, score)
     given = (context, score, other, log_ratio)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
     held, kept = order.split([int(validation * len(x)), len(x) - int(validation * len(x))])
     judged = (held if len(held) else kept).split(4 * batch_size)
-    stages = _stages(flow, schedule, _pair(lr), warmup, (score_weight, ratio_weight, reconstruction_weight, delta))
+    weights = (score_weight, ratio_weight, reconstruction_weight, delta)
+    stages = _stages(flow, x[kept], schedule, _pair(lr), warmup, whitening, weights)
     of_stage = [1 if phases[0].name == "D" else 0 for phases in stages]  # which of a pair of settings is theirs
     plan = [(i, turn) for i, which in enumerate(of_stage) for turn in range(_pair(epochs)[which])]
     run = _Run()

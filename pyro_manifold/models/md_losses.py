@@ -3,6 +3,8 @@ r"""What the two phases of M/D training minimise, over the rows of a batch.
 .. math::
     \text{M:}\quad & \tfrac{2\delta^2}{d}\big(\sqrt{1 + r^2/\delta^2} - 1\big), \quad r = |x - g(g^{-1}(x))|
         \qquad (r^2/d \text{ for } \delta = \infty), \\
+    & r = |W^{-p}(x - g(g^{-1}(x)))| \text{ while whitening}, \quad
+        W^2 = \text{covariance of } x \text{ over its largest eigenvalue}, \\
     \text{D:}\quad & -\log p_h(u \mid \theta_0) + \alpha\,|\nabla_\theta \log p_h(u \mid \theta_0) - t|^2
         - \beta \sum_j s_j \log \hat s_j, \\
     & s_j = \frac{p(x, z \mid \theta_j)}{\sum_i p(x, z \mid \theta_i)}, \qquad
@@ -23,23 +25,35 @@ from torch import Tensor
 
 from ..flows import MorphingHead
 from ..ops.checks import check_all
+from ..transforms.injective import principal_axes
 from .manifold_flow import AmbientFlow, ManifoldFlow
 
-__all__ = ["check_rows", "density_loss", "log_density", "ratio_rows", "reconstruction_loss"]
+__all__ = ["check_rows", "density_loss", "log_density", "ratio_rows", "reconstruction_loss", "whitener"]
 
 
-def reconstruction_loss(flow: ManifoldFlow, weight: float, delta: float = math.inf) -> Callable[..., Tensor]:
+def reconstruction_loss(
+    flow: ManifoldFlow, weight: float, delta: float = math.inf, whiten: Callable[[Tensor, float], Tensor] | None = None
+) -> Callable[..., Tensor]:
     """Squared error of coordinates, from distances of about ``delta`` on growing as the distance does, not its square; times
-    ``weight``. What comes after x is not looked at."""
+    ``weight``. What comes after x is not looked at, but the ``power`` p of ``whiten``."""
 
-    def loss(x: Tensor, *_: Any) -> Tensor:
-        square = (flow.transform.project(x) - x).square().mean(-1)
+    def loss(x: Tensor, *_: Any, power: float = 0.0) -> Tensor:
+        error = flow.transform.project(x) - x
+        square = (whiten(error, power) if whiten is not None and power > 0 else error).square().mean(-1)
         if delta < math.inf:
             scale = delta**2 / x.shape[-1]
             square = 2 * scale * ((1 + square / scale).sqrt() - 1)
         return weight * square.mean()
 
     return loss
+
+
+def whitener(x: Tensor, floor: float = 0.01) -> Callable[[Tensor, float], Tensor]:
+    """Errors along the principal axes of the rows ``x``, those of little variance enlarged: divided by the power p of the
+    standard deviation, as a share of the largest and at least ``floor``."""
+    _, axes, scale = principal_axes(x)
+    share = (scale / scale[0]).clamp_min(floor)
+    return lambda error, power: error @ (axes * share**-power)
 
 
 def log_density(flow: ManifoldFlow | AmbientFlow) -> Callable[..., Tensor]:
