@@ -138,6 +138,9 @@ def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kep
     gs = torch.addcmul(g, r, x, out=into[0])
     e = (dot(gs, out, 1) / f * slope / f - dot(gs, x, 1)) / k
     w = torch.addcmul(out, out[0] / -tx, x)
+    # which is f (y - (t_y / t_x) x) too, where its terms are less: from far out to much nearer the origin
+    back = torch.addcmul(ty, tx, c, value=-1 / 16)
+    w = patch(back, w, lambda x, y, f, r: f * torch.addcmul(y, r, x, value=-1), x, y, f, ty / tx)
     gy = combine(f, gs, e * tx / ty, w, into=into[1])
     return extend(scaled(gs, -f * c), r - e, w), gy
 
