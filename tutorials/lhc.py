@@ -8,6 +8,7 @@ NPE, NRE and NLE. What is trained is kept in --out and not trained again.
 
 import argparse
 import copy
+import math
 import os
 import time
 from pathlib import Path
@@ -89,19 +90,19 @@ def density(args: Any, data: dict[str, Tensor], flow: ManifoldFlow, name: str, s
     torch.manual_seed(seed + 1)
     if name.startswith("head"):
         latent: Any = MorphingHead(flow.latent, LHC(args.theta).S, theta, hidden=(args.head_width,) * 3)
-        epochs, lr = args.head_epochs, 2e-3
+        epochs, lr, warmup, delta = args.head_epochs, 4e-3 if name == "head, joint ratio" else 3e-3, 0.1, 1.0
     else:
         latent = LatentFlow(14, coupling_chain(14, 5, args.theta, hidden=(64, 64)), args.theta)
-        epochs, lr = args.spline_epochs, 1e-3
+        epochs, lr, warmup, delta = args.spline_epochs, 1e-3, 0.0, math.inf
     part = ManifoldFlow(flow.transform, latent)
-    given: dict[str, Any] = {} if "ratio" in name else {"score": score}
+    given: dict[str, Any] = {} if "ratio" in name else {"score": score, "score_delta": delta}
     if "ratio" in name or "both" in name:
         given["ratio"] = (other, log_ratio)
     path = args.out / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}.pt"
     if not path.exists():
         start = time.process_time()
         history = fit_md(
-            part, x, theta, epochs=epochs, batch_size=500, lr=lr, validation=0.05, seed=seed,
+            part, x, theta, epochs=epochs, batch_size=500, lr=lr, warmup=warmup, validation=0.05, seed=seed,
             checkpoint=path.with_suffix(".checkpoint"), disable_progbar=not args.progress, **given,
         )  # fmt: skip
         torch.save({"flow": part.state_dict(), "losses": history.losses, "cpu_seconds": time.process_time() - start}, path)
@@ -127,7 +128,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--theta", type=int, choices=(2, 3), default=2, help="2: f_W, f_Wt; 3: f_WW too (default 2)")
     parser.add_argument("--events", type=int, default=140_000, help="training events (default 140000)")
-    parser.add_argument("--ratios", type=int, default=4, help="other theta for each event's joint ratios (default 4)")
+    parser.add_argument("--ratios", type=int, default=16, help="other theta for each event's joint ratios (default 16)")
     parser.add_argument("--surface", type=Path, help="surface.pt of another run, whose g is taken as it is")
     parser.add_argument("--couplings", type=int, default=4, help="layers of g (default 4)")
     parser.add_argument("--width", type=int, default=192, help="hidden units of each (default 192)")
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--head-epochs", type=int, default=30, help="passes of the head (default 30)")
     parser.add_argument("--spline-epochs", type=int, default=5, help="passes of the conditional splines (default 5)")
     parser.add_argument("--sets", type=int, default=8, help="sets of events at each of the 3 true points (default 8)")
+    parser.add_argument("--head-sets", type=int, default=0, help="as many of them for the heads alone (default 0)")
     parser.add_argument("--grid", type=int, default=61, help="points of the grid of 2 theta along each axis (default 61)")
     parser.add_argument("--draws", type=int, default=1000, help="draws of a chain, after half as many (default 1000)")
     parser.add_argument("--prior-draws", type=int, default=200_000, help="for importance sampling (default 200000)")
@@ -158,7 +160,7 @@ def main() -> None:
     data = simulate(args)
     flows = densities(args, data, manifold(args, data))
     lhc = LHC(args.theta, seed=args.seed + 2000)
-    truths, y = compare.observed_sets(args, lhc)
+    truths, y = compare.observed_sets(args, lhc, args.sets)
     exact = [compare.posterior(args, lhc.likelihood(events)) for events in y]
     posteriors = {"exact": exact}
     compare.score_sets(args, "exact", truths, exact, exact)
@@ -169,14 +171,17 @@ def main() -> None:
         compare.score_sets(args, name, truths, exact, posteriors[name], cpu_seconds=seconds)
         if isinstance(part.latent, MorphingHead):
             compare.score_head(args, name, part, lhc)
-    best = "head, both" if "head, both" in flows else next(iter(flows))
+    heads = {name: part for name, part in flows.items() if isinstance(part.latent, MorphingHead)}
+    if args.head_sets:
+        compare.score_heads(args, LHC(args.theta, seed=args.seed + 5000), heads)
+    best = "head, joint ratio" if "head, joint ratio" in flows else next(iter(flows))
     if args.theta == 2:
         drawn = lhc_nuts.sample_sets(args, lhc, flows[best], y, exact, posteriors[best])
         compare.corner(args, truths, posteriors, drawn, best)
     else:
         lhc_nuts.sample_one(args, lhc, flows[best], y[0], posteriors[best][0])
-    heads = {name: part for name, part in flows.items() if name.startswith("head") and "seed" not in name}
-    compare.calibrate(args, LHC(args.theta, seed=args.seed + 3000), heads)
+    firsts = {name: part for name, part in heads.items() if "seed" not in name}
+    compare.calibrate(args, LHC(args.theta, seed=args.seed + 3000), firsts)
     if args.sbi:
         import lhc_sbi
 

@@ -79,8 +79,8 @@ def _stages(
     weights: tuple[float, ...],
 ) -> list[list[_Phase]]:  # fmt: skip
     """Phases that take turns, pass by pass, stage after stage."""
-    score, ratio, reconstruction, delta = weights
-    loss = density_loss(log_density(flow), score, ratio)
+    score, ratio, score_delta, reconstruction, delta = weights
+    loss = density_loss(log_density(flow), score, ratio, score_delta)
     if isinstance(flow, AmbientFlow):
         return [[_Phase("D", loss, list(flow.parameters()), lr[1], warmup)]]
     bend = [p for p in flow.transform.parameters() if p.requires_grad]
@@ -95,7 +95,7 @@ def _stages(
             UserWarning,
             stacklevel=3,
         )
-        nll = density_loss(flow.log_prob, score, ratio)
+        nll = density_loss(flow.log_prob, score, ratio, score_delta)
         return [[_Phase("MD", lambda x, *rest: nll(x, *rest) + bending(x), list(flow.parameters()), lr[1], warmup)]]
     manifold = _Phase("M", bending, bend, lr[0], warmup, whitening)
     return [[manifold, density]] if schedule == "alternating" else [[manifold], [density]]
@@ -116,6 +116,7 @@ def fit_md(
     whitening: float = 0.0,
     score: Tensor | None = None,
     score_weight: float = 2.0,
+    score_delta: float = math.inf,
     ratio: tuple[Tensor, Tensor] | None = None,
     ratio_weight: float = 10.0,
     reconstruction_weight: float = 100.0,
@@ -143,6 +144,9 @@ def fit_md(
         for wide ones that others determine, and does not come back.
     :param Tensor score: joint scores :math:`t`, of the shape of ``context``.
     :param float score_weight: :math:`\\alpha`.
+    :param float score_delta: :math:`\\delta_t`, the error of the score from which on it counts linearly, not as its square. Where
+        amplitudes vanish joint scores are huge, and their squares hide all else for a long time; in return the score comes out as
+        something between mean and median of the joint scores of a u.
     :param tuple ratio: m further contexts for each row, drawn independently of it from the law of ``context``, shape
         ``(rows, m, k)``, and :math:`\\log p(x, z \\mid \\theta_0) - \\log p(x, z \\mid \\theta_j)`, joint log ratios of a
         simulator, ``(rows, m)``; the axis of m may be left out for one.
@@ -164,9 +168,10 @@ def fit_md(
         raise ValueError(f"schedule: got {schedule!r}; expected one of {', '.join(map(repr, _SCHEDULES))}.")
     if not 0 <= validation < 1:
         raise ValueError(f"validation: got {validation}; expected a share in [0, 1).")
-    if not (0 <= warmup <= 1 and 0 <= whitening <= 1 and delta > 0):
+    if not (0 <= warmup <= 1 and 0 <= whitening <= 1 and delta > 0 and score_delta > 0):
         raise ValueError(
-            f"warmup, whitening, delta: got {warmup}, {whitening}, {delta}; expected shares in [0, 1] and a positive distance."
+            f"warmup, whitening, delta, score_delta: got {warmup}, {whitening}, {delta}, {score_delta}; expected shares in "
+            "[0, 1] and positive distances."
         )
     other, log_ratio = ratio_rows(ratio, context)
     check_rows(x, context, score)
@@ -174,7 +179,7 @@ def fit_md(
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
     held, kept = order.split([int(validation * len(x)), len(x) - int(validation * len(x))])
     judged = (held if len(held) else kept).split(4 * batch_size)
-    weights = (score_weight, ratio_weight, reconstruction_weight, delta)
+    weights = (score_weight, ratio_weight, score_delta, reconstruction_weight, delta)
     stages = _stages(flow, x[kept], schedule, _pair(lr), warmup, whitening, weights)
     of_stage = [1 if phases[0].name == "D" else 0 for phases in stages]  # which of a pair of settings is theirs
     plan = [(i, turn) for i, which in enumerate(of_stage) for turn in range(_pair(epochs)[which])]

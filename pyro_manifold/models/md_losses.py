@@ -5,8 +5,9 @@ r"""What the two phases of M/D training minimise, over the rows of a batch.
         \qquad (r^2/d \text{ for } \delta = \infty), \\
     & r = |W^{-p}(x - g(g^{-1}(x)))| \text{ while whitening}, \quad
         W^2 = \text{covariance of } x \text{ over its largest eigenvalue}, \\
-    \text{D:}\quad & -\log p_h(u \mid \theta_0) + \alpha\,|\nabla_\theta \log p_h(u \mid \theta_0) - t|^2
-        - \beta \sum_j s_j \log \hat s_j, \\
+    \text{D:}\quad & -\log p_h(u \mid \theta_0) + \alpha\,q - \beta \sum_j s_j \log \hat s_j, \quad
+        q = |\nabla_\theta \log p_h(u \mid \theta_0) - t|^2 \qquad (\text{with } \delta_t:\;
+        2\delta_t^2(\sqrt{1 + q/\delta_t^2} - 1)), \\
     & s_j = \frac{p(x, z \mid \theta_j)}{\sum_i p(x, z \mid \theta_i)}, \qquad
     \hat s_j = \frac{p_h(u \mid \theta_j)}{\sum_i p_h(u \mid \theta_i)}, \qquad i, j = 0, \dots, m
 
@@ -40,12 +41,14 @@ def reconstruction_loss(
     def loss(x: Tensor, *_: Any, power: float = 0.0) -> Tensor:
         error = flow.transform.project(x) - x
         square = (whiten(error, power) if whiten is not None and power > 0 else error).square().mean(-1)
-        if delta < math.inf:
-            scale = delta**2 / x.shape[-1]
-            square = 2 * scale * ((1 + square / scale).sqrt() - 1)
-        return weight * square.mean()
+        return weight * _soft(square, delta**2 / x.shape[-1]).mean()
 
     return loss
+
+
+def _soft(square: Tensor, scale: float) -> Tensor:
+    """``square`` where it is far below ``scale``, growing as its root far above."""
+    return square if scale == math.inf else 2 * scale * ((1 + square / scale).sqrt() - 1)
 
 
 def whitener(x: Tensor, floor: float = 0.01) -> Callable[[Tensor, float], Tensor]:
@@ -67,7 +70,9 @@ def log_density(flow: ManifoldFlow | AmbientFlow) -> Callable[..., Tensor]:
     return lambda u, context: h.condition(context).log_prob(u)
 
 
-def density_loss(log_prob: Callable[..., Tensor], score_weight: float, ratio_weight: float) -> Callable[..., Tensor]:
+def density_loss(
+    log_prob: Callable[..., Tensor], score_weight: float, ratio_weight: float, score_delta: float = math.inf
+) -> Callable[..., Tensor]:
     """Loss of rows x, context and, where given, joint scores, further contexts (rows, m, k) and log ratios to them (rows, m)."""
 
     def loss(
@@ -86,7 +91,7 @@ def density_loss(log_prob: Callable[..., Tensor], score_weight: float, ratio_wei
             first = lp if other is None else lp[0]
             if score is not None:
                 (own,) = torch.autograd.grad(first.sum(), theta, create_graph=True)
-                out = score_weight * (own - score).square().sum(-1).mean()
+                out = score_weight * _soft((own - score).square().sum(-1), score_delta**2).mean()
         if log_ratio is not None:
             share = torch.cat([log_ratio.new_zeros(len(x), 1), -log_ratio], 1).softmax(1)
             out = out - ratio_weight * (share * lp.log_softmax(0).mT).sum(1).mean()

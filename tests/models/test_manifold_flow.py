@@ -151,8 +151,11 @@ _, X = surface(50)
         ),
         (lambda: quick(ManifoldFlow.from_data(X, 2), X, score=X), "score: expected the shape of context"),
         (lambda: quick(ManifoldFlow.from_data(X, 2), X, validation=1.0), "validation: got 1.0"),
-        (lambda: quick(ManifoldFlow.from_data(X, 2), X, warmup=2.0), "warmup, whitening, delta: got 2.0, 0.0, inf"),
-        (lambda: quick(ManifoldFlow.from_data(X, 2), X, delta=0.0), "warmup, whitening, delta: got 0.0, 0.0, 0.0"),
+        (lambda: quick(ManifoldFlow.from_data(X, 2), X, warmup=2.0), "warmup, whitening, delta, score_delta: got 2.0, 0.0, inf"),
+        (
+            lambda: quick(ManifoldFlow.from_data(X, 2), X, delta=0.0),
+            "warmup, whitening, delta, score_delta: got 0.0, 0.0, 0.0, inf",
+        ),
         (lambda: quick(ManifoldFlow.from_data(X, 2), X * 1e30), "x: the loss of phase M is inf in batch 0"),
         (lambda: LatentFlow(1, []).condition(torch.zeros(2)), r"context: got shape \(2,\); expected none"),
         (lambda: coupling_chain(1, 2), "dim: a coupling of one coordinate needs a context"),

@@ -130,6 +130,20 @@ def test_error_of_reconstructions_by_square_and_by_distance() -> None:
     assert torch.allclose(reconstruction_loss(flow, 3.0, 1e-6)(x), 3 * 2e-6 / 5 * r.mean(), rtol=1e-2)
 
 
+def test_huge_errors_of_the_score_count_linearly() -> None:
+    """log p = theta u^2 / 2 - u^2 / 2, whose score is u^2 / 2."""
+    u, theta, score = torch.randn(3, 50, 1).double()
+    q = (u.square() / 2 - score).square().sum(-1)
+
+    def lp(u: Tensor, theta: Tensor) -> Tensor:
+        return ((theta - 1) * u.square() / 2).sum(-1)
+
+    rest = -lp(u, theta).mean()
+    for delta, want in ((math.inf, q), (1e3, q), (1e-4, 2e-4 * q.sqrt())):
+        got = density_loss(lp, 3.0, 0.0, delta)(u, theta, score)
+        assert torch.allclose(got, 3 * want.mean() + rest, rtol=1e-3)
+
+
 def test_whitening_finds_a_narrow_axis() -> None:
     """A parabola times a short segment: its widest two axes are those of the parabola, which is a curve."""
     torch.manual_seed(0)
