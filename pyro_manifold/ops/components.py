@@ -148,7 +148,8 @@ def _blockwise(f: Callable[..., tuple[Tensor | None, ...]], rooms: Callable[[], 
     ``rooms`` makes memory for the first results, or None; ``f`` may write into what it is offered of it.
     """
     n = len(xs[0])
-    size = -(-n // max(1, round(n * max(x.shape[-1] for x in xs[:2]) * xs[0].element_size() / _BLOCK)))  # blocks of one size
+    held = n * max(x.shape[-1] for x in xs[:2]) * xs[0].element_size()
+    size = -(-n // max(1, (held + _BLOCK // 2) // _BLOCK))  # blocks of one size
     if n == size or xs[0].device.type != "cpu" or not all(map(concrete, xs)) or torch.is_grad_enabled():
         return [_turned(y) for y in f(*map(_front, xs), (None,) * 3)]
     out = rooms()

@@ -88,7 +88,7 @@ def _exp_pull(k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept,
 
 
 def _between(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None = None) -> tuple[Tensor, ...]:
-    """t_x, t_y, n, 1 + rho, m, m|x|^2 and sinh^2 of the distance."""
+    """t_x, t_y, n, 1 + rho, m, |x|^2 and sinh^2 of the distance."""
     n, xx = torch.sub(y, x, out=into), sq(x, 1)
     tx, rho = (xx + k).sqrt_(), dot(x, n, 1) / xx.clamp_min(k * torch.finfo(x.dtype).eps ** 2)
     n, ahead = extend(n, -rho, x), rho + 1
@@ -98,8 +98,7 @@ def _between(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None = None) -> tup
     n, ahead, nn, ty = patches(inner, (n, ahead, nn, ty), lambda *a: _nearer(k, *a), x, y, xx)
     m = (rho * (ahead + 1) * k - nn) / torch.addcmul(ty, ahead.abs(), tx)
     m = torch.addcmul(m, ahead.clamp_max(0), tx, value=2) / k.sqrt()  # both terms negative: nothing to multiply out
-    mx = m * xx
-    return tx, ty, n, ahead, m, mx, torch.addcmul(nn, m, mx) / k
+    return tx, ty, n, ahead, m, xx, torch.addcmul(nn, m, m * xx) / k
 
 
 def _nearer(k: Tensor, x: Tensor, y: Tensor, xx: Tensor) -> tuple[Tensor, ...]:
@@ -109,12 +108,13 @@ def _nearer(k: Tensor, x: Tensor, y: Tensor, xx: Tensor) -> tuple[Tensor, ...]:
 
 
 def _log(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
-    R = k.sqrt()
-    tx, ty, n, ahead, m, mx, ww = _between(k, x, y, into)
+    tx, ty, n, ahead, m, xx, ww = _between(k, x, y, into)
     f, c = arsinhc(ww)
     fm = f * m
-    u = extend(scaled(n, f), fm if frame else fm * tx / R, x)
-    return (u, tx, ty, ww, f, c, m - ahead) if frame else (_timed(u, f * mx / R), tx, ty, ww, f, c)
+    if frame:
+        return extend(scaled(n, f), fm, x), tx, ty, ww, f, c, m - ahead
+    fm = fm / k.sqrt()
+    return _timed(extend(scaled(n, f), fm * tx, x), fm * xx), tx, ty, ww, f, c
 
 
 def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool) -> tuple[Tensor, ...]:
@@ -140,7 +140,7 @@ def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kep
     w = torch.addcmul(out, out[0] / -tx, x)
     # which is f (y - (t_y / t_x) x) too, where its terms are less: from far out to much nearer the origin
     back = torch.addcmul(ty, tx, c, value=-1 / 16)
-    w = patch(back, w, lambda x, y, f, r: f * torch.addcmul(y, r, x, value=-1), x, y, f, ty / tx)
+    w = patch(back, w, lambda x, y, f, s, t: f * torch.addcmul(y, t / s, x, value=-1), x, y, f, tx, ty)
     gy = combine(f, gs, e * tx / ty, w, into=into[1])
     return extend(scaled(gs, -f * c), r - e, w), gy
 

@@ -67,7 +67,7 @@ def speed(n: int, repeat: int) -> None:
 
 # passes over the vectors of n points that exp + log in ambient vectors make in our arrangement: inner products, scalar times
 # vector added or not, plain differences
-PASSES = {"Lorentz": (7, 6, 1), "PoincareBall": (7, 6, 1), "Sphere": (3, 4, 1)}
+PASSES = {"Lorentz": (6, 6, 1), "PoincareBall": (6, 4, 1), "Sphere": (3, 4, 1)}
 
 
 def floor(n: int, repeat: int) -> None:
