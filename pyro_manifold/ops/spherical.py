@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .components import Into, Kept, combine, dot, fused, join, may_hold, patch, sq
+from .components import Into, Kept, combine, dot, extend, fused, join, may_hold, patch, sq
 from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, safe_sqrt, sinc_slope
 
 __all__ = ["from_tangent", "sphere_exp", "sphere_log", "to_tangent"]
@@ -60,7 +60,7 @@ def _log(_: None, p: Tensor, q: Tensor, into: Tensor | None) -> tuple[Tensor, ..
     e = q - p
     h, pe = 0.25 * sq(e), dot(p, e)
     f = arcsinc_sqrt(h, 1)
-    return patch(_TURN - h, torch.mul(e.addcmul_(pe, p, value=-1), (1 - h).rsqrt_().mul_(f), out=into), _far_log, p, q), h, pe, f
+    return patch(_TURN - h, torch.mul(extend(e, -pe, p), (1 - h).rsqrt_().mul_(f), out=into), _far_log, p, q), h, pe, f
 
 
 def _far_log(p: Tensor, q: Tensor) -> Tensor:
