@@ -219,7 +219,9 @@ def fit_md(
         run.done = number + 1
         if checkpoint is not None:
             optimisers = [[phase.optimiser.state_dict() for phase in phases] for phases in stages]
-            torch.save({"run": run, "flow": flow.state_dict(), "optimisers": optimisers}, checkpoint)
+            begun = Path(f"{checkpoint}.part")  # in place of the last one when it is whole
+            torch.save({"run": run, "flow": flow.state_dict(), "optimisers": optimisers}, begun)
+            begun.replace(checkpoint)
     bar.close()
     _restore(flow, run)
     return run.history
