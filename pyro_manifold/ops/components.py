@@ -95,7 +95,7 @@ def extend(out: Tensor, *more: Tensor) -> Tensor:
 
 def scaled(out: Tensor, a: Tensor) -> Tensor:
     """a out, written over ``out`` where nobody can tell."""
-    return out.mul_(a) if plain(out) else out * a
+    return out.mul_(a) if plain(out) and plain(a) else out * a
 
 
 def join(first: Tensor, rest: Tensor) -> Tensor:

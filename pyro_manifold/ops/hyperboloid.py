@@ -83,7 +83,7 @@ def _exp_pull(k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept,
         return gx, combine(sinhc, gs, e, z, m, x, into=into[1])
     e = torch.addcmul(ga * sinhc, gz, sinc_slope(s, cosh, sinhc), value=-2) / k
     b = b / -t
-    gz = extend(scaled(torch.addcmul(z, b, x, out=into[1]), e), sinhc, gs)
+    gz = combine(e, torch.addcmul(z, b, x), sinhc, gs, into=into[1])
     return extend(scaled(gs, torch.addcmul(cosh, sinhc, b, value=-1)), b, gz), gz
 
 

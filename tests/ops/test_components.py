@@ -71,6 +71,23 @@ def test_ambient_gradients_of_first_and_second_order(make: type, name: str, d: i
     assert torch.autograd.gradcheck(f, args) and torch.autograd.gradgradcheck(f, args)
 
 
+@pytest.mark.parametrize("d", [2, 9])
+@pytest.mark.parametrize("name", ["exp", "log", "exp_frame", "log_frame"])
+@pytest.mark.parametrize("make", [geoopt.Sphere, geoopt.Lorentz, geoopt.PoincareBall])
+def test_several_gradients_at_once(make: type, name: str, d: int) -> None:
+    """Batched by autograd itself, whose batches hide from what asks whether memory may be written over."""
+    geo = geometry(make().double())
+    v = torch.randn(2, 20, d, dtype=torch.float64)
+    p, q = far_points(20, d) if make is geoopt.Sphere else geo.exp_frame(geo.origin(d).double(), v)
+    z = {"exp": geo.to_tangent(p, v[0]), "exp_frame": v[0]}.get(name, q)
+    args = [t.detach().requires_grad_() for t in (p, z)]
+    y = getattr(geo, name)(*args)
+    g = torch.randn(3, *y.shape, dtype=y.dtype)
+    together = torch.autograd.grad(y, args, g, is_grads_batched=True, retain_graph=True)
+    for i in range(3):
+        torch.testing.assert_close([t[i] for t in together], list(torch.autograd.grad(y, args, g[i], retain_graph=True)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("d", [3, 9])
 @pytest.mark.parametrize("make", [geoopt.Sphere, geoopt.Lorentz, geoopt.PoincareBall])
