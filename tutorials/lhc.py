@@ -74,11 +74,12 @@ def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
     flow.load_state_dict(saved["flow"])
     flow.requires_grad_(False).double()
     lhc = LHC(args.theta, seed=args.seed + 1000)
-    fresh = lhc.observables(lhc.simulate(lhc.prior(2000)).y)
+    fresh = lhc.observables(lhc.simulate(lhc.prior(10_000)).y)
     report(
         args, "manifold", reconstruction_error=float(flow.ood_score(fresh).mean()), passes=len(surface["losses"]["M"]),
         closure_of_reconstructions=float(closure(flow.denoise(fresh)).mean()), closure_of_events=float(closure(fresh).mean()),
-        closure_of_draws=float(closure(flow.condition().sample((2000,))).mean()), validation=saved["losses"]["D"],
+        closure_of_draws=float(closure(flow.condition().sample((2000,))).mean()),
+        log_density=float(flow.log_prob(fresh[:2000]).mean()), validation=saved["losses"]["D"],
         cpu_seconds=(surface["cpu_seconds"], saved["cpu_seconds"]),
     )  # fmt: skip
     return flow.float()
