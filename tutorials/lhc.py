@@ -58,7 +58,7 @@ def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
     path, start = args.surface or args.out / "surface.pt", time.process_time()
     if not path.exists():
         history = fit_md(
-            flow, x, epochs=(args.manifold_epochs, 0), lr=args.rate, delta=0.03, whitening=0.4,
+            flow, x, epochs=(args.manifold_epochs, 0), lr=args.rate, delta=0.03, whitening=args.whitening,
             reconstruction_weight=6700.0, checkpoint=args.out / "surface.checkpoint", **common,
         )  # fmt: skip
         torch.save({"flow": flow.state_dict(), "losses": history.losses, "cpu_seconds": time.process_time() - start}, path)
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=192, help="hidden units of each (default 192)")
     parser.add_argument("--rate", type=float, default=1e-2, help="learning rate of the M phase (default 0.01)")
     parser.add_argument("--manifold-epochs", type=int, default=14, help="passes of the M phase (default 14)")
+    parser.add_argument("--whitening", type=float, default=0.4, help="share of the M phase that whitens errors (default 0.4)")
     parser.add_argument("--latent-epochs", type=int, default=4, help="passes of the theta-free density (default 4)")
     parser.add_argument("--densities", nargs="+", choices=DENSITIES, default=DENSITIES[:3], help="default: all but both")
     parser.add_argument("--seeds", type=int, default=1, help="of a head's training (default 1)")
