@@ -89,6 +89,13 @@ def detached(self: Any, sample_shape: Any = ()) -> Tensor:
     return x.detach() + 0.8 * (x - x.detach())
 
 
+def remembered(self: Any, value: Tensor) -> Tensor:
+    """The density of a value as it was when it was first asked for."""
+    first = self.__dict__.setdefault("_seen", {}).setdefault(id(value), value.detach().clone())
+    now = WrappedNormal.log_prob(self, value)
+    return now + (WrappedNormal.log_prob(self, first) - now).detach()
+
+
 LAWS: dict[str, dict[str, Any]] = {
     "shapes": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x).sum()),
     "infer_shapes": dict(infer_shapes=staticmethod(lambda **shapes: (torch.Size(), torch.Size([3])))),
@@ -97,6 +104,7 @@ LAWS: dict[str, dict[str, Any]] = {
     ),
     "copies": dict(__reduce__=lambda self: (WrappedNormal, (self.manifold, self.loc, 2.0))),
     "validation": dict(_validate_sample=lambda self, value: None),
+    "changed_values": dict(log_prob=remembered),
     "pyro_site": dict(expand=lambda self, batch_shape, _instance=None: self),
     "compilation": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + float(torch.compiler.is_compiling())),
     "one_graph": dict(
