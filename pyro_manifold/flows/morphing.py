@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..ops.checks import as_tensors, check_all
 from ..ops.numerics import concrete
 from ..ops.rejection import rejection
+from ..transforms.cache import versions
 from .latent_flow import LatentFlow
 from .perceptron import Perceptron
 
@@ -110,12 +111,12 @@ class MorphingHead(ConditionalDistribution, nn.Module):
 
     def features(self, u: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\log p_{\mathrm{mix}}(u)` and :math:`M(u)`; of fixed u, under fixed parameters, once."""
-        versions = (u._version, *((id(p), p._version, p.requires_grad) for p in (*self.parameters(), *self.buffers())))
-        if self._seen is not None and self._seen[0]() is u and self._seen[1] == versions:
+        state = versions(u, self)
+        if self._seen is not None and self._seen[0]() is u and not u.requires_grad and self._seen[1] == state:
             return self._seen[2]
         out = (self.base.condition().log_prob(u), self.amplitudes(u))
         if not (out[0].requires_grad or out[1].requires_grad) and torch.is_grad_enabled() and concrete(u):
-            self._seen = (weakref.ref(u), versions, out)
+            self._seen = (weakref.ref(u), state, out)
         return out
 
     @torch.no_grad()

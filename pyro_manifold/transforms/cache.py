@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ..ops.components import concrete
 
-__all__ = ["DrawnCache", "version"]
+__all__ = ["DrawnCache", "version", "versions"]
 
 
 class DrawnCache(Transform):
@@ -44,3 +44,8 @@ class DrawnCache(Transform):
 def version(y: Tensor) -> int:
     """Counts changes in place, where they are recorded."""
     return y._version if concrete(y) and not y.is_inference() else 0
+
+
+def versions(y: Tensor, module: nn.Module) -> tuple[Any, ...]:
+    """The state of ``y`` and of all parameters and buffers: what was computed of them holds while it is the same."""
+    return version(y), *((id(p), version(p), p.requires_grad) for p in (*module.parameters(), *module.buffers()))

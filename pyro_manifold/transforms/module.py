@@ -9,7 +9,7 @@ from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from .cache import DrawnCache, version
+from .cache import DrawnCache, versions
 
 __all__ = ["ModuleTransform", "modules_of"]
 
@@ -40,7 +40,7 @@ class ModuleTransform(DrawnCache, TransformModule):
         return new
 
     def _state(self, y: Tensor) -> Any:
-        return version(y), *((id(p), version(p), p.requires_grad) for p in (*self.parameters(), *self.buffers()))
+        return versions(y, self)
 
     def _resize(self, shape: torch.Size, seen: int, made: int) -> torch.Size:
         if len(shape) < 1 or shape[-1] != seen:

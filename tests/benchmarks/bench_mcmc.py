@@ -95,16 +95,21 @@ def geodesic(t: Target, cls: type, chains: int, warmup: int, draws: int, seed: i
         isometries={"x": t.isometry} if t.isometry else None,
     )  # fmt: skip
     start = t.start(chains) if chains > 1 else t.start(1)[0]
+    return lockstep(k, lambda s: statistics(t, s["x"]), warmup, draws, initial_params={"x": start})
+
+
+def lockstep(
+    kernel: Any, statistics: Callable[[Any], torch.Tensor], warmup: int, draws: int, *data: Any, **kwargs: Any
+) -> Result:
+    """A run of a geodesic kernel, and what ``statistics`` make of its draws."""
     marks = Marks(lambda kernel: kernel.num_gradients, warmup)
-    mcmc = VectorizedMCMC(
-        k, num_samples=draws, warmup_steps=warmup, initial_params={"x": start}, disable_progbar=True, hook_fn=marks
-    )
-    mcmc.run()
+    mcmc = VectorizedMCMC(kernel, num_samples=draws, warmup_steps=warmup, disable_progbar=True, hook_fn=marks, **kwargs)
+    mcmc.run(*data)
     seconds = time.process_time() - marks.seen[1]
     d = mcmc.diagnostics()
     warm = d["warmup gradients"]["chain 0"]
-    x = mcmc.get_samples(group_by_chain=True)["x"]
-    return Result(statistics(t, x), d["gradients"]["chain 0"] - warm, warm, seconds, sum(map(len, d["divergences"].values())))
+    x = statistics(mcmc.get_samples(group_by_chain=True))
+    return Result(x, d["gradients"]["chain 0"] - warm, warm, seconds, sum(map(len, d["divergences"].values())))
 
 
 def plain(t: Target, size: tuple[int, ...], to_point: Callable, warmup: int, draws: int, start: torch.Tensor) -> Result:

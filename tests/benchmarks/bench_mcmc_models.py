@@ -7,7 +7,6 @@ does, or its angles with the factor log of area, on the flat torus.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from bench_mcmc import GeodesicHMC, GeodesicNUTS, Result, VectorizedMCMC
+from bench_mcmc import GeodesicHMC, GeodesicNUTS, Result
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold.constraints import on
@@ -30,16 +29,11 @@ def geodesic(
     model: Callable[..., Any], data: tuple[torch.Tensor, ...], statistics: Callable[[Draws], torch.Tensor], cls: type,
     chains: int, warmup: int, draws: int, seed: int,
 ) -> Result:  # fmt: skip
-    marks = bench.Marks(lambda kernel: kernel.num_gradients, warmup)
-    kernel = cls(model, chains=chains)
-    mcmc = VectorizedMCMC(kernel, num_samples=draws, warmup_steps=warmup, disable_progbar=True, hook_fn=marks)
-    mcmc.run(*data)
-    seconds = time.process_time() - marks.seen[1]
-    d = mcmc.diagnostics()
-    warm = d["warmup gradients"]["chain 0"]
-    x = statistics(mcmc.get_samples(group_by_chain=True))
-    x = torch.cat([x, x.square()], -1)
-    return Result(x, d["gradients"]["chain 0"] - warm, warm, seconds, sum(map(len, d["divergences"].values())))
+    def values(s: Draws) -> torch.Tensor:
+        x = statistics(s)
+        return torch.cat([x, x.square()], -1)
+
+    return bench.lockstep(cls(model, chains=chains), values, warmup, draws, *data)
 
 
 # --- the mixed hierarchy ---------------------------------------------------------------------------------------------

@@ -96,6 +96,15 @@ def test_features_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(flow.log_prob(x, thetas[0]).sum()) != pytest.approx(values[0], abs=1e-3) and count > 1
 
 
+def test_remembered_u_that_becomes_a_leaf_has_a_gradient() -> None:
+    h, u, theta = head().requires_grad_(False), torch.randn(4, 2), torch.randn(2)
+    law = h.condition(theta)
+    law.log_prob(u)  # remembered from here on
+    leaves = (u.requires_grad_(), u.detach().clone().requires_grad_())
+    grad, expected = (torch.autograd.grad(law.log_prob(v).sum(), v)[0] for v in leaves)
+    torch.testing.assert_close(grad, expected)
+
+
 def test_theta_gradient_by_differences() -> None:
     flow = ManifoldFlow(Pad(2, 4), head()).double()
     x = torch.randn(20, 4).double()
