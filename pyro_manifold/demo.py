@@ -14,7 +14,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,7 +31,7 @@ __all__ = ["main"]
 
 MODELS = ("N-VAE", "P-VAE")
 BATCH, LEARNING_RATE, HIDDEN = 128, 5e-3, 200
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, SECONDS_BETWEEN_CHECKPOINTS = "checkpoint.pt", 2.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -90,14 +90,14 @@ def build(name: str, curvature: float, x: Tensor) -> PoincareVAE:
 class Run:
     """The whole comparison, in pieces small enough to be saved and resumed: nothing depends on where it was interrupted."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.path = args, args.out / CHECKPOINT
+    def __init__(self, args: argparse.Namespace, clock: Callable[[], float] = time.monotonic) -> None:
+        self.args, self.path, self.clock = args, args.out / CHECKPOINT, clock
         self.pixels, self.labels = digits()
         self.settings = {k: getattr(args, k) for k in ("seed", "epochs", "curvature", "splits", "samples")}
         self.scores: dict[str, list[float]] = {name: [] for name in MODELS}
         self.kept: dict[str, dict[str, Any]] = {}  # trained weights of the first split, for the pictures
         self.current: dict[str, Any] | None = None  # the model in training
-        self.saved = time.monotonic()
+        self.saved = self.clock()
 
     def load(self) -> None:
         if not self.path.exists():
@@ -119,7 +119,7 @@ class Run:
         partial = self.path.with_suffix(".tmp")
         torch.save(state, partial)
         partial.replace(self.path)
-        self.saved = time.monotonic()
+        self.saved = self.clock()
 
     def data(self, split: int) -> list[tuple[Tensor, Tensor]]:
         return train_test_split(self.pixels, self.labels, train=0.7, seed=1000 * self.args.seed + split)
@@ -142,7 +142,7 @@ class Run:
             loss = sum(svi.step(x[rows], size=len(x)) for rows in torch.randperm(len(x)).split(BATCH))
             bar.update()
             bar.set_postfix_str(f"{name}, split {split + 1}: ELBO {-loss / len(x) / math.ceil(len(x) / BATCH):.1f}")
-            if time.monotonic() - self.saved > 2:
+            if self.clock() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
                 self.current = {"epoch": epoch + 1, "weights": vae.state_dict(), "optimizer": optimizer.get_state()}
                 self.save()
         return vae

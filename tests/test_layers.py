@@ -1,12 +1,12 @@
 """A module imports from lower layers only (DESIGN, section 2), read off the source; and every module imports on its own."""
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scripts import python
 
 import pyro_manifold
 
@@ -94,5 +94,5 @@ assert not {"sklearn", "matplotlib.pyplot", "zuko"} & set(sys.modules), "an opti
 """
     present = [x for x in reversed(LAYERS) if (ROOT / x).is_dir() or (ROOT / f"{x}.py").exists()]
     for order in (present, present[::-1]):
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *order], capture_output=True, text=True, timeout=120)
+        done = python("-W", "ignore", "-c", code, *order)
         assert done.returncode == 0, done.stderr[-2000:]

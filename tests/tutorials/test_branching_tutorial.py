@@ -1,15 +1,12 @@
 """The tutorial on hidden trees: models side by side are what each would be alone, and the script runs."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import geoopt
 import pytest
 import torch
-from scripts import TUTORIALS, load
+from scripts import TUTORIALS, load, python
 from torch import nn
 
 from pyro_manifold.nn import GyroplaneLayer
@@ -34,10 +31,8 @@ def test_stacked_layers_are_layers_side_by_side(manifold: geoopt.Manifold) -> No
 
 @pytest.mark.parametrize("decoder", ["wrapped", "gyroplane"])
 def test_it_runs(tmp_path: Path, decoder: str) -> None:
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
     out = tmp_path / "rows.jsonl"
-    command = [sys.executable, str(SCRIPT), "--smoke", "--decoder", decoder, "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    done = python(SCRIPT, "--smoke", "--decoder", decoder, "--out", out)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["curvature"] for row in rows] == [0.0, 1.0] and {row["decoder"] for row in rows} == {decoder}

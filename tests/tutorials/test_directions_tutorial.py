@@ -1,9 +1,6 @@
 """The tutorial on a mean direction and a rotation: its closed forms are right and those of its models, and it runs."""
 
 import math
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 from pyro import poutine
-from scripts import TUTORIALS, load
+from scripts import TUTORIALS, load, python
 
 import pyro_manifold.distributions as mdist
 
@@ -91,8 +88,7 @@ def test_script_in_smoke_mode(tmp_path: Path) -> None:
     rows = "".join(f"{a:.4f},{b:.4f}\n" for a, b in degrees.tolist())
     (tmp_path / "volerup.csv").write_text("Latitude,Longitude\n" + rows)
     picture = tmp_path / "picture.png"
-    command = [sys.executable, str(SCRIPT), "--smoke", "--folder", str(tmp_path), "--figure", str(picture)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    run = python(SCRIPT, "--smoke", "--folder", tmp_path, "--figure", picture)
     assert run.returncode == 0, run.stderr
     assert "11 volcanoes" in run.stdout and run.stdout.count("SBC: 8 simulations") == 2
     assert picture.read_bytes().startswith(b"\x89PNG")

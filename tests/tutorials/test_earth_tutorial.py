@@ -1,9 +1,6 @@
 """The tutorial on the Earth's catalogues: its two models are one, its density is one, its fits find what is there, it runs."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +9,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
-from scripts import TUTORIALS, load
+from scripts import TUTORIALS, load, python
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold.testing.quadrature import manifold_rule
@@ -80,8 +77,7 @@ def test_script_in_smoke_mode(tmp_path: Path) -> None:
     degrees = torch.stack([x[:, 2].asin(), torch.atan2(x[:, 1], x[:, 0])], -1).rad2deg()
     rows = "".join(f"{a:.3f},{b:.3f}\n" for a, b in degrees.tolist())
     (tmp_path / "volerup.csv").write_text("Latitude,Longitude\n" + rows + rows)  # every place twice
-    command = [sys.executable, str(SCRIPT), "--smoke", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    run = python(SCRIPT, "--smoke", "--data", tmp_path, "--out", tmp_path / "out")
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("| volcano |") == 9  # 2 laws x 2 K, once and with repeats, and NUTS
     results = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]

@@ -2,16 +2,13 @@
 
 import argparse
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from scripts import TUTORIALS, load
+from scripts import TUTORIALS, load, python
 from torch.distributions import MultivariateNormal
 
 from pyro_manifold.flows import LatentFlow
@@ -71,8 +68,7 @@ def test_autoguide_of_a_plane(tutorial: ModuleType) -> None:
 
 
 def test_script_in_smoke_mode(tutorial: ModuleType, tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--smoke", "--quiet", "--out", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    run = python(SCRIPT, "--smoke", "--quiet", "--out", tmp_path)
     assert run.returncode == 0, run.stderr
     names = ("| NUTS |", "| AutoMultivariateNormal |", "| M-flow guide |", "| true process |", "| linear |")
     assert all(any(line.startswith(name) for line in run.stdout.splitlines()) for name in names)

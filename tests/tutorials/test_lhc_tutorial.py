@@ -1,9 +1,6 @@
 """The LHC tutorial: its likelihoods, modes and weights are what they say, and it runs."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from scripts import TUTORIALS, load
+from scripts import TUTORIALS, load, python
 
 from pyro_manifold.datasets.lhc import grid_posterior
 from pyro_manifold.flows import LatentFlow, MorphingHead, coupling_chain
@@ -83,8 +80,7 @@ def test_script_in_smoke_mode(tmp_path: Path) -> None:
 
 def run(out: Path, *options: str) -> dict[str, list[dict[str, Any]]]:
     """Its results by part."""
-    command = [sys.executable, str(SCRIPT), "--smoke", "--no-progress", "--out", str(out), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = python(SCRIPT, "--smoke", "--no-progress", "--out", out, *options)
     assert done.returncode == 0, done.stderr
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in (out / "results.jsonl").read_text().splitlines():
