@@ -5,12 +5,14 @@ from .check_geometry import GEOMETRY_CHECKS, check_geometry
 from .check_module import MODULE_CHECKS, check_module
 from .check_transform import TRANSFORM_CHECKS, check_transform
 from .gof import energy_distance, pairwise_dist, two_sample_test
-from .quadrature import Rule, directions, manifold_rule, normalisation, random_rule
+from .not_applicable import NotApplicable
+from .quadrature import Rule, directions, image_rule, manifold_rule, normalisation, random_rule
 
 __all__ = [
     "DISTRIBUTION_CHECKS",
     "GEOMETRY_CHECKS",
     "MODULE_CHECKS",
+    "NotApplicable",
     "TRANSFORM_CHECKS",
     "Rule",
     "check_distribution",
@@ -20,6 +22,7 @@ __all__ = [
     "check_transform",
     "directions",
     "energy_distance",
+    "image_rule",
     "manifold_rule",
     "normalisation",
     "pairwise_dist",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ._tools import close, finite
 from ._types import Make, Params
+from .not_applicable import NotApplicable
 
 
 def batched(params: Params, *shape: int) -> Params:
@@ -41,7 +42,7 @@ def shapes(make: Make, params: Params) -> None:
 def infer_shapes(make: Make, params: Params) -> None:
     """``infer_shapes`` says of the parameters' shapes what the distribution made of them has."""
     if not params:
-        return
+        raise NotApplicable("it has no tensor parameters")
     for batch in ((), (2,), (3, 2)):
         p = batched(params, *batch)
         d = make(**p)
@@ -120,12 +121,11 @@ def changed_values(make: Make, params: Params) -> None:
     fresh = x.clone().requires_grad_()
     x.requires_grad_()
     lp = d.log_prob(fresh)
-    if not lp.requires_grad:  # constant: the uniform laws
-        return
-    (expected,) = torch.autograd.grad(lp.sum(), fresh)
-    for _ in range(2):
-        (grad,) = torch.autograd.grad(d.log_prob(x).sum(), x)
-        close(grad, expected, "the gradient at a draw made a leaf")
+    if lp.requires_grad:  # not constant, as the density of a uniform distribution is
+        (expected,) = torch.autograd.grad(lp.sum(), fresh)
+        for _ in range(2):
+            (grad,) = torch.autograd.grad(d.log_prob(x).sum(), x)
+            close(grad, expected, "the gradient at a draw made a leaf")
     with torch.no_grad():
         x.copy_(other)
         close(d.log_prob(x), d.log_prob(other.clone()), "log_prob of a value that changed in place")

@@ -7,6 +7,7 @@ import torch
 from . import _density, _protocol
 from ._tools import finite
 from ._types import Make, Params
+from .not_applicable import run_checks
 
 __all__ = ["DISTRIBUTION_CHECKS", "check_distribution", "check_stress"]
 
@@ -31,23 +32,23 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
 }
 
 
-def check_distribution(make: Make, params: Params, skip: Collection[str] = ()) -> None:
-    """Run every check of :data:`DISTRIBUTION_CHECKS`; quadrature is left out above dimension 3.
+def check_distribution(make: Make, params: Params, skip: Collection[str] = ()) -> dict[str, str]:
+    """Run every check of :data:`DISTRIBUTION_CHECKS`; quadrature applies up to dimension 3.
 
     :param make: called with the parameters as keywords, returns the distribution; put the manifold and options in it.
     :param params: its tensors by name, unbatched, such that leading axes added to all of them make a batch. One named
         ``loc`` must be a point of the manifold. Their dtype and device are those of the check.
     :param skip: names of checks to leave out.
+    :returns: the checks that do not apply, each with its reason.
     :raises AssertionError: naming what does not hold and by how much.
 
     >>> from pyro_manifold.distributions import WrappedNormal
     >>> make = lambda loc, scale: WrappedNormal(geoopt.Euclidean(ndim=1), loc, scale)
     >>> params = dict(loc=torch.zeros(2), scale=torch.ones(1))
     >>> check_distribution(make, {k: x.double() for k, x in params.items()}, skip=["pathwise_gradient"])
+    {}
     """
-    for name, check in DISTRIBUTION_CHECKS.items():
-        if name not in skip:
-            check(make, params)
+    return run_checks(DISTRIBUTION_CHECKS, skip, make, params)
 
 
 def check_stress(make: Make, params: Params) -> None:

@@ -2,13 +2,14 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ._tools import close, finite
+from .not_applicable import NotApplicable, run_checks
 
 __all__ = ["MODULE_CHECKS", "check_module"]
 
@@ -36,7 +37,7 @@ def _gradients(make: Callable[[], nn.Module], x: Tensor, call: Call) -> None:
     module = make().to(x)
     used = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
     if not used:
-        return
+        raise NotApplicable("the module has no trainable parameters")
     y = _output(call, module, x)
     (y * torch.randn_like(y)).sum().backward()
     for name, p in used:
@@ -61,15 +62,19 @@ MODULE_CHECKS: dict[str, Callable[[Callable[[], nn.Module], Tensor, Call], None]
 }
 
 
-def check_module(make: Callable[[], nn.Module], x: Tensor, call: Call = lambda module, x: module(x)) -> None:
+def check_module(
+    make: Callable[[], nn.Module], x: Tensor, call: Call = lambda module, x: module(x), skip: Collection[str] = ()
+) -> dict[str, str]:
     """Run every check of :data:`MODULE_CHECKS`.
 
     :param make: returns a freshly initialised module.
     :param Tensor x: a batch of inputs, ``(n,) + event`` with n >= 2; its dtype and device are those of the check.
     :param call: what to do with module and input; must be deterministic and return a tensor or a tuple of tensors.
+    :param skip: names of checks to leave out.
+    :returns: the checks that do not apply, each with its reason.
     :raises AssertionError: naming what does not hold.
 
     >>> check_module(lambda: torch.nn.Linear(3, 2), torch.randn(4, 3))
+    {}
     """
-    for check in MODULE_CHECKS.values():
-        check(make, x, call)
+    return run_checks(MODULE_CHECKS, skip, make, x, call)

@@ -1,7 +1,7 @@
 """Does a transform keep torch's contract, with the Riemannian volume change as its log-determinant?"""
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pyro.distributions as dist
 import torch
@@ -10,6 +10,7 @@ from torch.distributions import Transform
 
 from ..constraints import manifold_of
 from ._tools import close, finite, log_volume_change
+from .not_applicable import NotApplicable, run_checks
 
 __all__ = ["TRANSFORM_CHECKS", "check_transform"]
 
@@ -31,7 +32,7 @@ def _shapes(t: Transform, x: Tensor) -> None:
 def _inverse(t: Transform, x: Tensor) -> None:
     """``inv`` undoes the map; both directions have opposite log-determinants; the cache returns the very tensor."""
     if not t.bijective:
-        return
+        raise NotApplicable("the map has no inverse")
     y = t(x)
     close(t.inv(y), x, "the inverse does not undo the map", 100)
     close(t.inv.log_abs_det_jacobian(y, x), -t.log_abs_det_jacobian(x, y), "log-determinants of map and inverse", 100)
@@ -65,7 +66,7 @@ def _pickling(t: Transform, x: Tensor) -> None:
 def _composition(t: Transform, x: Tensor) -> None:
     """It works inside a ``TransformedDistribution`` over a law on its domain."""
     if not t.bijective or t.domain is not dist.constraints.real_vector:
-        return
+        raise NotApplicable("not a bijection from real vectors")
     base = dist.Normal(torch.zeros_like(x[0]), 0.1).to_event(x.dim() - 1)
     d = dist.TransformedDistribution(base, [t])
     assert d.event_shape == t(x).shape[1:]
@@ -78,15 +79,17 @@ TRANSFORM_CHECKS: dict[str, Callable[[Transform, Tensor], None]] = {
 }
 
 
-def check_transform(transform: Transform, x: Tensor) -> None:
+def check_transform(transform: Transform, x: Tensor, skip: Collection[str] = ()) -> dict[str, str]:
     """Run every check of :data:`TRANSFORM_CHECKS`.
 
     :param Transform transform: without batch parameters.
     :param Tensor x: points of its domain, shape ``(n,) + event``, n >= 2.
+    :param skip: names of checks to leave out.
+    :returns: the checks that do not apply, each with its reason.
     :raises AssertionError: naming what does not hold and by how much.
 
     >>> from pyro_manifold.transforms import ExpMap
     >>> check_transform(ExpMap(geoopt.Sphere(), torch.eye(3)[0]), 0.5 * torch.randn(4, 2))
+    {}
     """
-    for check in TRANSFORM_CHECKS.values():
-        check(transform, x)
+    return run_checks(TRANSFORM_CHECKS, skip, transform, x)

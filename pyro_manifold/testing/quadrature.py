@@ -20,8 +20,10 @@ from torch import Tensor
 
 from ..geometry import Geometry, ProductGeometry, ScaledGeometry, TorusGeometry, geometry
 from ..ops.circular import wrap
+from ..transforms.injective import InjectiveTransform
+from ._tools import batch_jacobian, tolerance
 
-__all__ = ["Rule", "directions", "manifold_rule", "normalisation", "random_rule"]
+__all__ = ["Rule", "directions", "image_rule", "manifold_rule", "normalisation", "random_rule"]
 
 MAX_DIM = 3  # beyond it a product rule has too many nodes to be useful
 
@@ -130,6 +132,32 @@ def random_rule(manifold: geoopt.Manifold, center: Tensor, radius: Tensor | floa
     area = 2 * math.pi ** (w.shape[-1] / 2) / math.gamma(w.shape[-1] / 2)
     t = torch.rand(n, dtype=torch.float64)
     return _polar_rule(geo, center, radius, t, torch.full_like(t, area / n), w / w.norm(dim=-1, keepdim=True))
+
+
+def image_rule(transform: InjectiveTransform, rule: Rule) -> Rule:
+    r"""A rule on the image of an injective map g, for its Hausdorff measure, from one on its coordinates.
+
+    .. math:: \int_{g(U)} f\,dH = \int_U f(g(u))\,\det\big(J_g(u)^TJ_g(u)\big)^{1/2}\,du
+
+    The Jacobian is that of automatic differentiation. A node whose coordinates come back as others (a chart of the circle, more
+    than once around) has weight 0, so that each point of the image counts once.
+
+    :param InjectiveTransform transform: g.
+    :param Rule rule: nodes u of shape ``(N, n)``, such as those of :func:`manifold_rule` on Euclidean space.
+
+    >>> from pyro_manifold.transforms import LinearEmbedding
+    >>> line = LinearEmbedding(torch.tensor([[3.0], [4.0]]))
+    >>> rule = image_rule(line, manifold_rule(geoopt.Euclidean(ndim=1), torch.zeros(1), 2.0))
+    >>> round(float(rule.weights.sum()), 4)  # an interval of length 4, five times as long on the line
+    20.0
+    """
+    u = rule.points
+    jacobian = batch_jacobian(transform, u)
+    with torch.no_grad():
+        x = transform(u)
+        same = (transform.inv(x.clone()) - u).norm(dim=-1) <= tolerance(u, 100) * (1 + u.norm(dim=-1))
+        stretch = (0.5 * torch.logdet(jacobian.mT @ jacobian)).exp()
+        return Rule(x, rule.weights * stretch * same)
 
 
 def _dim(geo: Geometry, center: Tensor) -> int:

@@ -8,7 +8,8 @@ import torch
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold.geometry import geometry
-from pyro_manifold.testing import directions, manifold_rule, normalisation, random_rule
+from pyro_manifold.testing import directions, image_rule, manifold_rule, normalisation, random_rule
+from pyro_manifold.transforms import Chart
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 4])
@@ -52,3 +53,21 @@ def test_mass_far_from_the_centre_is_found() -> None:
 def test_high_dimension_is_refused() -> None:
     with pytest.raises(ValueError, match="center: got a manifold of dimension 4"):
         manifold_rule(geoopt.Sphere(), torch.eye(5)[0], 1.0)
+
+
+def test_rule_of_an_image() -> None:
+    """Length of a helix of radius 3 and pitch 4 per radian, 5 per radian; area of z = (x^2 + y^2)/2 over a disc."""
+    line = manifold_rule(geoopt.Euclidean(ndim=1), torch.zeros(1, dtype=torch.float64), 2.0, 32)
+    helix = Chart(lambda u: torch.cat([3 * u.cos(), 3 * u.sin(), 4 * u], -1), lambda x: x[..., 2:] / 4, 1, 3)
+    torch.testing.assert_close(image_rule(helix, line).weights.sum().item(), 20.0, rtol=1e-12, atol=0)
+    disc = manifold_rule(geoopt.Euclidean(ndim=1), torch.zeros(2, dtype=torch.float64), 1.5, 64, 32)
+    bowl = Chart(lambda u: torch.cat([u, u.square().sum(-1, keepdim=True) / 2], -1), lambda x: x[..., :2], 2, 3)
+    area = 2 * math.pi / 3 * ((1 + 1.5**2) ** 1.5 - 1)
+    torch.testing.assert_close(image_rule(bowl, disc).weights.sum().item(), area, rtol=1e-12, atol=0)
+
+
+def test_rule_of_an_image_counts_each_point_once() -> None:
+    """A chart of the circle over two turns: half of the nodes weigh nothing, and the length is 2 pi, to the node's width."""
+    circle = Chart(lambda u: torch.cat([u.cos(), u.sin()], -1), lambda x: torch.atan2(x[..., 1:], x[..., :1]), 1, 2)
+    line = manifold_rule(geoopt.Euclidean(ndim=1), torch.zeros(1, dtype=torch.float64), 2 * math.pi, 1000)
+    torch.testing.assert_close(image_rule(circle, line).weights.sum().item(), 2 * math.pi, rtol=2e-3, atol=0)
