@@ -1,60 +1,92 @@
-"""What the reparametrisers of this package share."""
+r"""What the reparametrisers share: a latent site x becomes a function f of noise y.
 
+.. math:: y \sim p(y) = n(y)\,\frac{p(f(y))}{q(f(y))}, \qquad x = f(y)
+
+Here p is the distribution of the site, n a normal base and q the distribution of f(y) for y ~ n. All of the density is that of y,
+so x is a deterministic site, and a draw of y is made from a draw of p: prior and posterior predictive draws are exact.
+"""
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.infer.reparam.reparam import Reparam, ReparamMessage, ReparamResult
 from torch import Tensor
 
-__all__ = ["LatentReparam", "innermost", "like_of", "standard_normal", "unwrapped"]
+from .noise import Determined, Noise
+
+__all__ = ["LatentReparam", "bare", "innermost", "is_masked", "like_of", "standard_normal"]
 
 
 class LatentReparam(Reparam):
-    """A latent site made a function of noise with a law of its own, ``{name}_{suffix}``; observed sites are left alone."""
+    """A latent site made a function of noise, ``{name}_{suffix}``; observed sites are left alone.
+
+    A subclass defines :meth:`base`, :meth:`push` and :meth:`lift`; where the base does not give the site's distribution exactly
+    (``exact = False``) also :meth:`sample_noise` and :meth:`log_weight`.
+    """
 
     suffix = "noise"
+    exact = True
 
-    def draw(self, name: str, fn: dist.TorchDistribution, value: Tensor | None) -> tuple[dist.TorchDistribution, Tensor | None]:
-        """The law of the noise, and noise that makes ``value``, if one is given (an initial value).
+    def base(self, name: str, fn: dist.TorchDistribution) -> dist.TorchDistribution:
+        """The normal base n of the noise, of the batch shape of ``fn``.
 
-        :raises ValueError: if the law of the site is not of the right kind.
+        :raises ValueError: if the distribution of the site is not of the right kind.
         """
         raise NotImplementedError
 
     def push(self, fn: dist.TorchDistribution, noise: Tensor) -> Tensor:
-        """The site's value, from the noise."""
+        """The site's value f(y), from the noise."""
         raise NotImplementedError
 
-    def factor(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor | None:
-        """Log density of the site's law relative to the law of :meth:`push`; ``None`` where they are the same."""
-        return None
+    def lift(self, fn: dist.TorchDistribution, value: Tensor) -> Tensor:
+        """Typical noise that makes ``value``, to start inference from."""
+        raise NotImplementedError
+
+    def sample_noise(self, fn: dist.TorchDistribution, base: dist.TorchDistribution, shape: torch.Size) -> Tensor:
+        """Draws of the noise whose images are draws of ``fn``."""
+        return base.sample(shape)
+
+    def log_weight(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor:
+        r""":math:`\log p(x)/q(x)`; with an exact base, q is the site's distribution without its mask."""
+        return fn.log_prob(value) - bare(fn).log_prob(value)
+
+    def noise(self, name: str, fn: dist.TorchDistribution) -> dist.TorchDistribution:
+        """The distribution of the noise: the base itself where its image is the site's distribution."""
+        base = self.base(name, fn)
+        return base if self.exact and not is_masked(fn) else Noise(self, fn, base)
 
     def apply(self, msg: ReparamMessage) -> ReparamResult:
         fn, value, name = msg["fn"], msg["value"], msg["name"]
-        law, start = self.draw(name, fn, None if msg["is_observed"] else value)
         if msg["is_observed"]:
             return {"fn": fn, "value": value, "is_observed": True}
-        noise = pyro.sample(f"{name}_{self.suffix}", law, obs=start, infer={"is_observed": False})
+        noise_fn = self.noise(name, fn)
+        start = None if value is None else self.lift(fn, value)
+        noise = pyro.sample(f"{name}_{self.suffix}", noise_fn, obs=start, infer={"is_observed": False})
         if noise is not start or start is None:  # not an initial value, or one that was replayed over (Laplace's guide does)
             value = self.push(fn, noise)
-        factor = self.factor(fn, noise, value)
-        site = dist.Delta(value, 0.0 if factor is None else factor, event_dim=fn.event_dim)
-        return {"fn": site.mask(False) if factor is None else site, "value": value, "is_observed": True}
-
-
-def unwrapped(fn: dist.TorchDistribution) -> dist.TorchDistribution:
-    """The law inside ``to_event``."""
-    while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist
-    return fn
+        return {"fn": Determined(value, fn), "value": value, "is_observed": True}
 
 
 def innermost(fn: dist.TorchDistribution) -> dist.TorchDistribution:
-    """The law inside ``to_event`` and ``mask``."""
-    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution):
+    """The distribution inside ``to_event``, ``mask`` and Pyro's generic ``expand``."""
+    while isinstance(fn, torch.distributions.Independent | dist.MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist
     return fn
+
+
+def is_masked(fn: dist.TorchDistribution) -> bool:
+    """Is there a mask at any depth of ``fn``?"""
+    while isinstance(fn, torch.distributions.Independent | ExpandedDistribution):
+        fn = fn.base_dist
+    return isinstance(fn, dist.MaskedDistribution)
+
+
+def bare(fn: dist.TorchDistribution) -> dist.TorchDistribution:
+    """``fn`` without its masks."""
+    inner = innermost(fn)
+    inner = inner.expand(fn.shape()[: len(fn.shape()) - inner.event_dim])
+    return inner.to_event(fn.event_dim - inner.event_dim)
 
 
 def standard_normal(like: Tensor, shape: torch.Size, event_dim: int) -> dist.TorchDistribution:
@@ -63,12 +95,12 @@ def standard_normal(like: Tensor, shape: torch.Size, event_dim: int) -> dist.Tor
     return dist.Normal(zero, torch.ones_like(zero)).to_event(event_dim)
 
 
-def like_of(law: dist.TorchDistribution) -> Tensor:
-    """Some tensor of the law, for its dtype and device (torch's defaults for a law without parameters or draws)."""
-    for x in (getattr(law, "loc", None), *vars(law).values(), *(getattr(law, name, None) for name in law.arg_constraints)):
+def like_of(fn: dist.TorchDistribution) -> Tensor:
+    """Some tensor of the distribution, for its dtype and device (torch's defaults for one without parameters or draws)."""
+    for x in (getattr(fn, "loc", None), *vars(fn).values(), *(getattr(fn, name, None) for name in fn.arg_constraints)):
         if isinstance(x, Tensor):
             return x
     try:
-        return law.sample()
+        return fn.sample()
     except NotImplementedError:
         return torch.empty(())

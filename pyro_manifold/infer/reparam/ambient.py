@@ -1,4 +1,4 @@
-"""Any law on a manifold as a reweighted image of standard normals."""
+"""Any distribution on a manifold as the image of a reweighted normal."""
 
 import math
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from ...geometry import (
 from ...ops.circular import wrap
 from ...ops.numerics import norm
 from ._base import LatentReparam, innermost, like_of, standard_normal
+from .circular import draw_turns
 
 __all__ = ["AmbientReparam"]
 
@@ -34,9 +35,25 @@ class _Projection:
     def push(self, y: Tensor) -> Tensor:
         return self.geo.project(y.reshape(y.shape[:-1] + self.shape))
 
-    def lift(self, x: Tensor) -> Tensor:
-        """Normals that give x, of a typical length."""
-        return math.sqrt(self.shape[0]) * x.reshape(x.shape[: x.dim() - len(self.shape)] + (self.size,))
+    def lift(self, x: Tensor, draw: bool = False) -> Tensor:
+        r"""Normals that give x: :math:`Y = \sqrt n\,X`, or a draw :math:`Y = X S^{1/2}` with S ~ Wishart(n + 1, I) (given X; for
+        rotations the least singular value has either sign)."""
+        if not draw:
+            return self._flat(math.sqrt(self.shape[0]) * x)
+        batch = x.shape[: x.dim() - len(self.shape)]
+        rows, columns = self.shape[0], self.size // self.shape[0]
+        if columns == 1:
+            length = torch.distributions.Chi2(torch.full_like(x[..., :1], rows + 1.0)).sample().sqrt()
+            return self._flat(length * x)
+        z = torch.randn(batch + (rows + 1, columns), dtype=x.dtype, device=x.device)
+        _, s, v = torch.linalg.svd(z, full_matrices=False)
+        if isinstance(getattr(self.geo, "base", self.geo), SpecialOrthogonalGeometry):
+            sign = 1.0 - 2.0 * torch.randint(2, batch, device=x.device).to(x)
+            s = torch.cat([s[..., :-1], s[..., -1:] * sign.unsqueeze(-1)], -1)
+        return self._flat(x @ (v.mT * s.unsqueeze(-2)) @ v)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[: x.dim() - len(self.shape)] + (self.size,))
 
     def log_change(self, y: Tensor) -> Tensor:
         """Minus the log density of :meth:`push`; and the weight |Y| over its mean, which changes no law of directions."""
@@ -55,13 +72,13 @@ def _log_extent(y: Tensor) -> Tensor:
 
 
 class _Turns(_Projection):
-    """Normals of nine radians wrap to the uniform law, to 1e-17."""
+    """Normals of nine radians wrap to the uniform distribution, to 1e-17."""
 
     def push(self, y: Tensor) -> Tensor:
         return wrap(9 * y)
 
-    def lift(self, x: Tensor) -> Tensor:
-        return x / 9
+    def lift(self, x: Tensor, draw: bool = False) -> Tensor:
+        return (draw_turns(x, 9.0) if draw else x) / 9
 
     def log_change(self, y: Tensor) -> Tensor:
         return y.new_zeros(y.shape[:-1]) + self.geo.log_volume(self.shape)
@@ -76,7 +93,7 @@ class _Chart(_Projection):
     def push(self, y: Tensor) -> Tensor:
         return self.geo.chart(y)
 
-    def lift(self, x: Tensor) -> Tensor:
+    def lift(self, x: Tensor, draw: bool = False) -> Tensor:
         return self.geo.chart_inv(x)
 
     def log_change(self, y: Tensor) -> Tensor:
@@ -86,9 +103,10 @@ class _Chart(_Projection):
 
 
 class AmbientReparam(LatentReparam):
-    r"""Makes a site on a manifold a function of standard normals in flat space, ``{name}_ambient``, whatever its law.
+    r"""Makes a site on a manifold a function of real vectors in flat space, ``{name}_ambient``, whatever its distribution.
 
-    .. math:: y \sim \mathcal N(0, I), \qquad x = f(y) \sim q, \qquad \text{and the factor } p(x)/q(x)
+    .. math:: y \sim \mathcal N(y; 0, I)\,\frac{p(x)}{q(x)}, \qquad x = f(y),
+        \qquad f(y) \sim q \text{ for } y \sim \mathcal N(0, I)
 
     On spheres f normalises, :math:`y/|y|`; on Stiefel manifolds and rotations it takes the nearest point,
     :math:`Y(Y^\top Y)^{-1/2}`. Both commute with rotations, so x is uniform (Haar) and :math:`q = 1/\mathrm{vol}(M)`. Tori are
@@ -101,8 +119,8 @@ class AmbientReparam(LatentReparam):
     (its draws, normalised, are wider where p is wide).
 
     The radius of y is idle, and small radii turn small steps into large angles: for concentrated laws the geodesic kernels
-    need fewer gradients. A law with two modes keeps them. As with every factor, draws from the reparametrised model before any
-    inference follow q: take prior draws from the original model.
+    need fewer gradients. A distribution with two modes keeps them. Draws of y are draws of x ~ p, lifted (a length, a turn), so
+    prior and posterior predictive draws of the reparametrised model are those of the original one.
 
     :raises ValueError: for a site that is on no manifold, or on one without such an f.
 
@@ -118,23 +136,28 @@ class AmbientReparam(LatentReparam):
     """
 
     suffix = "ambient"
+    exact = False
 
-    def draw(self, name: str, fn: dist.TorchDistribution, value: Tensor | None) -> tuple[dist.TorchDistribution, Tensor | None]:
+    def base(self, name: str, fn: dist.TorchDistribution) -> dist.TorchDistribution:
         geo, maps = _maps(name, fn)
         shape = fn.shape()
         shape = shape[: len(shape) - geo.event_dim] + torch.Size([sum(m.size for m in maps)])
-        normal = standard_normal(like_of(innermost(fn)), shape, fn.event_dim - geo.event_dim + 1)
-        if value is None:
-            return normal, None
-        points = geo.split(value) if isinstance(geo, ProductGeometry) else [value]
-        return normal, torch.cat([m.lift(x) for m, x in zip(maps, points, strict=True)], -1)
+        return standard_normal(like_of(innermost(fn)), shape, fn.event_dim - geo.event_dim + 1)
 
     def push(self, fn: dist.TorchDistribution, noise: Tensor) -> Tensor:
         geo, maps = _maps("", fn)
         parts = [m.push(y) for m, y in zip(maps, noise.split([m.size for m in maps], -1), strict=True)]
         return geo._pack(parts) if isinstance(geo, ProductGeometry) else parts[0]
 
-    def factor(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor:
+    def lift(self, fn: dist.TorchDistribution, value: Tensor, draw: bool = False) -> Tensor:
+        geo, maps = _maps("", fn)
+        points = geo.split(value) if isinstance(geo, ProductGeometry) else [value]
+        return torch.cat([m.lift(x, draw) for m, x in zip(maps, points, strict=True)], -1)
+
+    def sample_noise(self, fn: dist.TorchDistribution, base: dist.TorchDistribution, shape: torch.Size) -> Tensor:
+        return self.lift(fn, fn.sample(shape), draw=True)
+
+    def log_weight(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor:
         geo, maps = _maps("", fn)
         parts = [m.log_change(y) for m, y in zip(maps, noise.split([m.size for m in maps], -1), strict=True)]
         return fn.log_prob(value) + sum_rightmost(sum(parts[1:], parts[0]), fn.event_dim - geo.event_dim)
@@ -149,8 +172,8 @@ def _maps(name: str, fn: dist.TorchDistribution) -> tuple[Geometry, list[_Projec
     manifold = manifold_of(law.support)
     if manifold is None:
         raise ValueError(
-            f"{name}: got {type(law).__name__} with support {law.support}, expected a law on a manifold (support on(...)). "
-            "Angles need CircularReparam; ordinary sites need nothing."
+            f"{name}: got {type(law).__name__} with support {law.support}, expected a distribution on a manifold "
+            "(support on(...)). Angles need CircularReparam; ordinary sites need nothing."
         )
     geo = geometry(manifold)
     if isinstance(geo, ProductGeometry):

@@ -3,14 +3,15 @@
 import math
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 
-from ...constraints import circular, manifold_of
+from ...constraints import circular, manifold_of, point_constraint
 from ...geometry import Torus
 from ...ops.circular import wrap
 from ._base import LatentReparam, innermost, like_of
 
-__all__ = ["CircularReparam", "is_angle", "is_unmarked_angle"]
+__all__ = ["CircularReparam", "draw_turns", "is_angle", "is_unmarked_angle"]
 
 _PYROS_OWN = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)  # angles whose support says "real"
 
@@ -19,16 +20,16 @@ class CircularReparam(LatentReparam):
     r"""Replaces a site of angles by one on the line, ``{name}_unwrapped``, wrapped to :math:`[-\pi,\pi)`.
 
     .. math::
-        y \sim \mathcal N(0, s^2), \qquad \theta = \mathrm{wrap}(y), \qquad
-        \text{and the factor } 2\pi\,p(\theta)
+        y \sim \mathcal N(y; 0, s^2)\; 2\pi\,p(\theta), \qquad \theta = \mathrm{wrap}(y)
 
-    Wrapped, the normal is uniform (to :math:`2e^{-s^2/2} \approx 10^{-17}` at s = 9), so the joint law of the angle is p exactly,
-    proper on the line (an autoguide's entropy cannot run away) and smooth across :math:`\pm\pi` (NUTS walks through).
+    Wrapped, the normal is uniform (to :math:`2e^{-s^2/2} \approx 10^{-17}` at s = 9), so the distribution of the angle is p
+    exactly, proper on the line (an autoguide's entropy cannot run away) and smooth across :math:`\pm\pi` (NUTS walks through).
+    A draw of y is a draw of the angle with a turn drawn for it, so prior and posterior predictive draws are exact too.
     It repeats every turn with slowly falling weight: a unimodal guide covers one copy, and its ELBO is lower by about
     :math:`\log(s/\sqrt{2\pi})`; a larger ``scale`` flattens the envelope, whose slope at y is :math:`-y/s^2`.
 
     Works on Pyro's ``VonMises``, ``SineBivariateVonMises`` and ``SineSkewed``, on
-    :class:`~pyro_manifold.distributions.WrappedCauchy` and on any law whose support is
+    :class:`~pyro_manifold.distributions.WrappedCauchy` and on any distribution whose support is
     ``circular`` or a :class:`~pyro_manifold.geometry.Torus`. Observed sites are left alone.
 
     :param float scale: s, in radians, at least 9.
@@ -43,35 +44,55 @@ class CircularReparam(LatentReparam):
     """
 
     suffix = "unwrapped"
+    exact = False
 
     def __init__(self, scale: float = 9.0) -> None:
         if not scale >= 9:
-            raise ValueError(f"scale: got {scale}, expected at least 9: a narrower normal does not wrap to the uniform law.")
+            raise ValueError(f"scale: got {scale}, expected at least 9: a narrower normal does not wrap to a uniform angle.")
         self.scale = float(scale)
 
-    def draw(self, name: str, fn: dist.TorchDistribution, value: Tensor | None) -> tuple[dist.TorchDistribution, Tensor | None]:
-        law = innermost(fn)
-        if not is_angle(law):
+    def base(self, name: str, fn: dist.TorchDistribution) -> dist.TorchDistribution:
+        inner = innermost(fn)
+        if not is_angle(inner):
             raise ValueError(
-                f"{name}: got {type(law).__name__} with support {law.support}, expected a law of angles (VonMises, "
+                f"{name}: got {type(inner).__name__} with support {inner.support}, expected a distribution of angles (VonMises, "
                 "WrappedCauchy, support circular or on(Torus())). Take this site out of the config."
             )
-        zero = like_of(law).new_zeros(fn.shape())
-        return dist.Normal(zero, zero + self.scale).to_event(fn.event_dim), value
+        zero = like_of(inner).new_zeros(fn.shape())
+        return dist.Normal(zero, zero + self.scale).to_event(fn.event_dim)
 
     def push(self, fn: dist.TorchDistribution, noise: Tensor) -> Tensor:
         return wrap(noise)
 
-    def factor(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor:
+    def lift(self, fn: dist.TorchDistribution, value: Tensor) -> Tensor:
+        return value
+
+    def sample_noise(self, fn: dist.TorchDistribution, base: dist.TorchDistribution, shape: torch.Size) -> Tensor:
+        return draw_turns(fn.sample(shape), self.scale)
+
+    def log_weight(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor:
         return fn.log_prob(value) + math.log(2 * math.pi) * fn.event_shape.numel()
 
 
-def is_angle(law: dist.TorchDistribution) -> bool:
-    """Whether it is a law of angles, Pyro's own included."""
-    circle = isinstance(law.support, type(circular)) or isinstance(manifold_of(law.support), Torus)
-    return circle or is_unmarked_angle(law)
+def draw_turns(angle: Tensor, scale: float) -> Tensor:
+    r"""A draw of :math:`y \sim \mathcal N(0, s^2)` given wrap(y) = angle: :math:`y = \theta + 2\pi k` with
+    :math:`P(k) \propto e^{-(\theta + 2\pi k)^2/2s^2}`, over all k within 9 s (the rest has mass 1e-18)."""
+    most = math.ceil(9 * scale / (2 * math.pi)) + 1
+    turns = 2 * math.pi * torch.arange(-most, most + 1, dtype=angle.dtype, device=angle.device)
+    drawn = []
+    for x in wrap(angle).flatten().split(max(1, 2**22 // len(turns))):
+        y = x.unsqueeze(-1) + turns
+        k = torch.distributions.Categorical(logits=-0.5 * (y / scale).square(), validate_args=False).sample()
+        drawn.append(y.gather(-1, k.unsqueeze(-1)).squeeze(-1))
+    return torch.cat(drawn).reshape(angle.shape) if drawn else angle
 
 
-def is_unmarked_angle(law: dist.TorchDistribution) -> bool:
-    """Whether it is one of Pyro's laws of angles, whose support is the line."""
-    return isinstance(innermost(law), _PYROS_OWN)
+def is_angle(fn: dist.TorchDistribution) -> bool:
+    """Whether it is a distribution of angles, Pyro's own included."""
+    circle = isinstance(point_constraint(fn.support), type(circular)) or isinstance(manifold_of(fn.support), Torus)
+    return circle or is_unmarked_angle(fn)
+
+
+def is_unmarked_angle(fn: dist.TorchDistribution) -> bool:
+    """Whether it is one of Pyro's distributions of angles, whose support is the line."""
+    return isinstance(innermost(fn), _PYROS_OWN)

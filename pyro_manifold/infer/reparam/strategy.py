@@ -1,5 +1,7 @@
 """One reparametriser for each site that needs one."""
 
+from typing import Any
+
 import pyro.distributions as dist
 from pyro.infer.reparam.reparam import Reparam
 from pyro.infer.reparam.strategies import MinimalReparam
@@ -7,7 +9,7 @@ from pyro.infer.reparam.strategies import MinimalReparam
 from ...constraints import manifold_of
 from ...distributions import AngularCentralGaussian, WrappedNormal
 from ...geometry import geometry
-from ._base import innermost, unwrapped
+from ._base import innermost
 from .ambient import AmbientReparam
 from .circular import CircularReparam, is_angle
 from .projected_normal import ProjectedNormalReparam
@@ -19,18 +21,19 @@ __all__ = ["ManifoldReparam"]
 class ManifoldReparam(MinimalReparam):
     """Makes a model with manifold sites fit for plain HMC, NUTS and Pyro's autoguides: all latents become real vectors.
 
-    ============================================================== ================================================
-    latent site                                                    reparametriser
-    ============================================================== ================================================
-    ``WrappedNormal`` (not truncated; with ``centered=False``)     :class:`WrappedNormalReparam`
-    ``ProjectedNormal``, ``AngularCentralGaussian``                :class:`ProjectedNormalReparam`
-    angles, tori                                                   :class:`CircularReparam`
-    other laws on flat and hyperbolic space, SPD matrices          none: ``biject_to`` has their chart
-    other laws on spheres, frames, rotations, products with these  :class:`AmbientReparam`
-    anything else                                                  Pyro's ``MinimalReparam``
-    ============================================================== ================================================
+    ========================================================== ===================================
+    latent site                                                reparametriser
+    ========================================================== ===================================
+    ``WrappedNormal`` (not truncated; with ``centered=False``) :class:`WrappedNormalReparam`
+    ``ProjectedNormal``, ``AngularCentralGaussian``            :class:`ProjectedNormalReparam`
+    angles, tori                                               :class:`CircularReparam`
+    others on flat and hyperbolic space, SPD matrices          none: ``biject_to`` has their chart
+    others on spheres, frames, rotations, products with these  :class:`AmbientReparam`
+    anything else                                              Pyro's ``MinimalReparam``
+    ========================================================== ===================================
 
-    Observed sites are left alone. ``Predictive`` gives the values of the original sites back.
+    Observed sites are left alone. The choice is made for each run of the model. ``Predictive``
+    gives the values of the original sites back.
 
     :param bool centered: leave wrapped normals centred (chart or :class:`AmbientReparam`), for sites about which the data
         say much; default false.
@@ -48,16 +51,22 @@ class ManifoldReparam(MinimalReparam):
         super().__init__()
         self.centered = centered
 
+    def __call__(self, msg_or_fn: Any) -> Any:
+        """Decorate a model, or (called by Pyro) choose for a site: anew each time, for a site may be observed in one run and not
+        in the next, or have another distribution."""
+        if isinstance(msg_or_fn, dict):
+            self.config.pop(msg_or_fn["name"], None)
+        return super().__call__(msg_or_fn)
+
     def configure(self, msg: dict) -> Reparam | None:
-        law, observed = unwrapped(msg["fn"]), msg["is_observed"]
-        if isinstance(law, WrappedNormal) and not (law.truncated or self.centered or observed):
+        inner = innermost(msg["fn"])
+        if isinstance(inner, WrappedNormal) and not (inner.truncated or self.centered):
             return WrappedNormalReparam()
-        if isinstance(law, dist.ProjectedNormal | AngularCentralGaussian):
-            return None if observed else ProjectedNormalReparam()
-        law = innermost(law)
-        if is_angle(law):
-            return None if observed else CircularReparam()
-        manifold = manifold_of(law.support)
+        if isinstance(inner, dist.ProjectedNormal | AngularCentralGaussian):
+            return ProjectedNormalReparam()
+        if is_angle(inner):
+            return CircularReparam()
+        manifold = manifold_of(inner.support)
         if manifold is None:
             return super().configure(msg)
-        return None if observed or geometry(manifold).has_chart else AmbientReparam()
+        return None if geometry(manifold).has_chart else AmbientReparam()

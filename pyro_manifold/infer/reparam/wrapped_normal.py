@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...distributions import WrappedNormal
 from ...geometry import geometry
-from ._base import LatentReparam, standard_normal, unwrapped
+from ._base import LatentReparam, innermost, standard_normal
 
 __all__ = ["WrappedNormalReparam"]
 
@@ -21,7 +21,7 @@ class WrappedNormalReparam(LatentReparam):
     has poles), z takes them one at a time. Best where the data say little of each x; where they say much, centre it instead
     (leave the site alone, or :class:`AmbientReparam`).
 
-    :raises ValueError: for a site with another law, or a truncated one.
+    :raises ValueError: for a site with another distribution, or a truncated one.
 
     Reference: Papaspiliopoulos, Roberts & Sköld, Statist. Sci. 22 (2007), sec. 2.
 
@@ -35,21 +35,23 @@ class WrappedNormalReparam(LatentReparam):
 
     suffix = "tangent"
 
-    def draw(self, name: str, fn: dist.TorchDistribution, value: Tensor | None) -> tuple[dist.TorchDistribution, Tensor | None]:
-        law = unwrapped(fn)
-        if not isinstance(law, WrappedNormal) or law.truncated:
-            kind = "a truncated WrappedNormal" if isinstance(law, WrappedNormal) else type(law).__name__
+    def base(self, name: str, fn: dist.TorchDistribution) -> dist.TorchDistribution:
+        inner = innermost(fn)
+        if not isinstance(inner, WrappedNormal) or inner.truncated:
+            kind = "a truncated WrappedNormal" if isinstance(inner, WrappedNormal) else type(inner).__name__
             raise ValueError(f"{name}: got {kind}, expected a WrappedNormal, not truncated. Use AmbientReparam there.")
-        extra = fn.event_dim - geometry(law.manifold).event_dim
-        normal = standard_normal(law.loc, law.batch_shape + law.base_dist.event_shape, extra + 1)
-        if value is None:
-            return normal, None
-        v = law.transforms[0].inv(value)
-        if law._diagonal:
-            return normal, v / law.scale
-        return normal, torch.linalg.solve_triangular(law.base_dist.scale_tril, v[..., None], upper=False)[..., 0]
+        extra = fn.event_dim - geometry(inner.manifold).event_dim
+        return standard_normal(inner.loc, inner.batch_shape + inner.base_dist.event_shape, extra + 1)
 
     def push(self, fn: dist.TorchDistribution, noise: Tensor) -> Tensor:
-        law = unwrapped(fn)
-        v = law.scale * noise if law._diagonal else (law.base_dist.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
-        return law.transforms[0](v)
+        inner = innermost(fn)
+        tril = None if inner._diagonal else inner.base_dist.scale_tril
+        v = inner.scale * noise if tril is None else (tril @ noise.unsqueeze(-1)).squeeze(-1)
+        return inner.transforms[0](v)
+
+    def lift(self, fn: dist.TorchDistribution, value: Tensor) -> Tensor:
+        inner = innermost(fn)
+        v = inner.transforms[0].inv(value)
+        if inner._diagonal:
+            return v / inner.scale
+        return torch.linalg.solve_triangular(inner.base_dist.scale_tril, v[..., None], upper=False)[..., 0]

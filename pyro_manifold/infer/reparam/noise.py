@@ -1,0 +1,89 @@
+r"""The two sites that a reparametrised site becomes: its noise, and its value as a function of that.
+
+.. math:: \log p(y) = \log n(y) + \log\frac{p(f(y))}{q(f(y))}
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+__all__ = ["Determined", "Noise"]
+
+
+class Noise(TorchDistribution):
+    r"""Noise y whose image f(y) has exactly the distribution p of a site.
+
+    Base measure: Lebesgue. A draw of y is a draw of x ~ p, lifted to one of the y with f(y) = x by their distribution given x.
+
+    :param reparam: the reparametriser, which knows f (:meth:`~.LatentReparam.push`), draws and the weight p/q.
+    :param fn: p, possibly masked (the mask acts on the density, not on draws).
+    :param base: the normal n, of the batch shape of ``fn``.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, reparam: Any, fn: TorchDistribution, base: TorchDistribution) -> None:
+        self.reparam, self.fn, self.base = reparam, fn, base
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.base.support
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Noise":
+        batch_shape = torch.Size(batch_shape)
+        return Noise(self.reparam, self.fn.expand(batch_shape), self.base.expand(batch_shape))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            return self.reparam.sample_noise(self.fn, self.base, torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        x = self.reparam.push(self.fn, value)
+        return self.base.log_prob(value) + self.reparam.log_weight(self.fn, value, x)
+
+
+class Determined(TorchDistribution):
+    r"""A site whose value is a function of other sites, which carry its density.
+
+    .. math:: \log p(x') = \begin{cases} 0 & x' = x\\ \log p(x') \text{ of the site's own distribution} & \text{else}\end{cases}
+
+    The second case is that of a value put in place of x from outside, as ``poutine.condition(reparametrised_model, {...})`` does:
+    the data then have their density, and the noise integrates to one.
+
+    :param value: x.
+    :param fn: the distribution that the site had.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    has_rsample = True
+
+    def __init__(self, value: Tensor, fn: TorchDistribution, batch_shape: Sequence[int] | None = None) -> None:
+        self.value, self.fn = value, fn
+        cut = value.dim() - fn.event_dim
+        batch_shape = value.shape[:cut] if batch_shape is None else torch.Size(batch_shape)
+        super().__init__(batch_shape, value.shape[cut:], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.fn.support
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Determined":
+        return Determined(self.value, self.fn, batch_shape)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.value.expand(torch.Size(sample_shape) + self.shape())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        zero = self.value.new_zeros(())
+        shape = torch.broadcast_shapes(self.batch_shape, value.shape[: value.dim() - self.fn.event_dim])
+        if value is self.value:
+            return zero.expand(shape)
+        same = value == self.value
+        same = same.flatten(same.dim() - self.fn.event_dim).all(-1) if self.fn.event_dim else same
+        if not torch._C._functorch.is_functorch_wrapped_tensor(same) and bool(same.all()):
+            return zero.expand(shape)
+        return torch.where(same, zero, self.fn.log_prob(value)).expand(shape)
