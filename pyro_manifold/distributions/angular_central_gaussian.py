@@ -9,9 +9,10 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 from ..constraints import on
-from ..ops.checks import as_tensors, check_all
+from ..ops.batched import apply_matrix, compact_batch, solve_lower
+from ..ops.checks import as_tensors, check_all, check_expansion
 from ..ops.numerics import norm
-from ..ops.quadratic_form import expected_log_ratio, expected_projector
+from ..ops.quadratic_form import expected_log_ratio, expected_projector, log_singular_values
 from ..ops.radial import log_area
 from .bingham import check_symmetric
 from .shown import Shown
@@ -26,7 +27,8 @@ class AngularCentralGaussian(Shown, TorchDistribution):
 
     on :math:`S^{d-1}`, d >= 2. Like :class:`Bingham`'s a law of axes (p(x) = p(-x)), with heavier tails, in closed form, and
     with reparametrised draws. :math:`\Sigma` and :math:`c\Sigma` give the same law. The map z to x forgets a dimension, so the
-    law is no ``TransformedDistribution``.
+    law is no ``TransformedDistribution``. Spreads along the axes may be unlike by any factor up to 1e15 (a diagonal
+    ``scale_tril``: 1e300); only their ratios count.
 
     :param Tensor scale_tril: Cholesky factor of :math:`\Sigma`, shape ``batch + (d, d)``.
     :param Tensor covariance_matrix: :math:`\Sigma` itself, that of z. Give exactly one of the two.
@@ -60,19 +62,22 @@ class AngularCentralGaussian(Shown, TorchDistribution):
         name, matrix = ("scale_tril", tril) if cov is None else ("covariance_matrix", cov)
         if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.shape[-1] < 2:
             raise ValueError(f"{name}: got shape {tuple(matrix.shape)}, expected (..., d, d) with d >= 2. Give square matrices.")
+        batch = matrix.shape[:-2]
+        matrix = compact_batch(matrix, 2)
         if cov is None:
+            tril = matrix
             if validate:
                 ok = (matrix.diagonal(dim1=-2, dim2=-1) > 0).all(-1) & (matrix.triu(1) == 0).all(-1).all(-1)
                 ok = ok & matrix.isfinite().all(-1).all(-1)
                 check_all(ok, name, matrix, "lower triangular with a positive diagonal", "Use torch.linalg.cholesky.")
         else:
             if validate:
-                check_symmetric(name, cov)
-            tril, info = torch.linalg.cholesky_ex(cov)
+                check_symmetric(name, matrix)
+            tril, info = torch.linalg.cholesky_ex(matrix)
             if validate:
-                check_all(info == 0, name, cov, "a positive definite matrix", "Add a jitter to its diagonal.")
+                check_all(info == 0, name, matrix, "a positive definite matrix", "Add a jitter to its diagonal.")
         self._tril = tril
-        super().__init__(tril.shape[:-2], tril.shape[-1:], validate_args=False)
+        super().__init__(batch, tril.shape[-1:], validate_args=False)
         self._validate_args = validate
 
     @property
@@ -90,6 +95,7 @@ class AngularCentralGaussian(Shown, TorchDistribution):
         return self.scale_tril @ self.scale_tril.mT
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "AngularCentralGaussian":
+        check_expansion(self.batch_shape, batch_shape)
         new = self._get_checked_instance(AngularCentralGaussian, _instance)
         new._tril = self._tril
         super(AngularCentralGaussian, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
@@ -104,7 +110,7 @@ class AngularCentralGaussian(Shown, TorchDistribution):
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
         w = torch.randn(shape, dtype=self._tril.dtype, device=self._tril.device)
-        z = (self._tril @ w.unsqueeze(-1)).squeeze(-1)
+        z = apply_matrix(self._tril, w)
         return z / norm(z, keepdim=True)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -112,10 +118,11 @@ class AngularCentralGaussian(Shown, TorchDistribution):
             self._validate_sample(value)
         d, x, tril = self.event_shape[0], value.double(), self._tril.double()
         batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        w = torch.linalg.solve_triangular(tril, x.unsqueeze(-1), upper=False).squeeze(-1)
-        half_log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        size = tril.detach().abs().amax((-1, -2))
+        w = solve_lower(tril / size[..., None, None], x)
+        half_log_det = (tril.diagonal(dim1=-2, dim2=-1) / size.unsqueeze(-1)).log().sum(-1)
         # |x| is 1 up to rounding; with it the formula has degree 0 and does not feel that rounding
-        out = -log_area(d) - half_log_det - d / 2 * (w.square().sum(-1) / x.square().sum(-1)).log()
+        out = -log_area(d) - half_log_det - d * (norm(w) / norm(x)).log()
         return out.to(value.dtype).expand(batch)
 
     def _out(self, x: Tensor, rank: int) -> Tensor:
@@ -129,8 +136,7 @@ class AngularCentralGaussian(Shown, TorchDistribution):
     @property
     def second_moment(self) -> Tensor:
         r""":math:`\mathrm E[xx^\top]`, the covariance of x, by one-dimensional quadrature; ``batch_shape + (d, d)``, trace 1."""
-        tril = self._tril.double()
-        return self._out(expected_projector(tril @ tril.mT), 2)
+        return self._out(expected_projector(self._tril.double()), 2)
 
     @property
     def variance(self) -> Tensor:
@@ -140,8 +146,7 @@ class AngularCentralGaussian(Shown, TorchDistribution):
     @property
     def mode(self) -> Tensor:
         r"""The eigenvector of the greatest eigenvalue of :math:`\Sigma`: one of the two modes, or of many where repeated."""
-        tril = self._tril.detach().double()
-        return self._out(torch.linalg.eigh(tril @ tril.mT)[1][..., -1], 1)
+        return self._out(torch.linalg.svd(self._tril.detach().double())[0][..., 0], 1)
 
     def _divergence(self, precision_factor: Tensor | None) -> Tensor:
         r"""KL to the law of Cholesky factor M (uniform if ``None``): :math:`\tfrac d2\mathrm E\log(w^\top Kw/w^\top w)`,
@@ -149,7 +154,7 @@ class AngularCentralGaussian(Shown, TorchDistribution):
         tril = self._tril.double()
         if precision_factor is not None:
             tril = torch.linalg.solve_triangular(precision_factor, tril, upper=False)
-        return self.event_shape[0] / 2 * expected_log_ratio(torch.linalg.eigvalsh(tril.mT @ tril))
+        return self.event_shape[0] / 2 * expected_log_ratio(2 * log_singular_values(tril))
 
     def entropy(self) -> Tensor:
         r""":math:`\log|S^{d-1}| - \tfrac d2\mathrm E\log(w^\top\Sigma w/w^\top w)`, w standard normal, :math:`|\Sigma|=1`."""

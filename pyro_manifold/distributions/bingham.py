@@ -7,6 +7,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from ..ops import bingham_sampler
+from ..ops.batched import apply_matrix
 from ..ops.bingham import matrix_normalizer
 from ..ops.checks import as_tensors, check_all
 from .fisher_bingham import FisherBingham
@@ -82,7 +83,7 @@ class Bingham(FisherBingham):
         d = values.shape[-1]
         coef = (values[..., -1:] - values).to(self._dtype)
         coef, axes = (coef.expand(batch + (d,)), axes.expand(batch + (d, d))) if batch else (coef.reshape(d), axes.reshape(d, d))
-        return (axes.to(self._dtype) @ bingham_sampler.sample(coef, None, n).unsqueeze(-1)).squeeze(-1)
+        return apply_matrix(axes.to(self._dtype), bingham_sampler.sample(coef, None, n))
 
     @property
     def mode(self) -> Tensor:

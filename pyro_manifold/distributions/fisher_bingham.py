@@ -10,6 +10,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ..constraints import on
+from ..ops.batched import apply_matrix, compact_batch
+from ..ops.checks import check_expansion
 from .shown import Shown
 
 __all__ = ["FisherBingham"]
@@ -27,7 +29,7 @@ class FisherBingham(Shown, TorchDistribution):
     _event_ranks: Mapping[str, int] = {}
 
     def __init__(self, given: Mapping[str, Tensor], batch_shape: torch.Size, dim: int) -> None:
-        self._given = dict(given)
+        self._given = {name: compact_batch(x, self._event_ranks[name]) for name, x in given.items()}
         super().__init__(batch_shape, torch.Size([dim]), validate_args=False)
 
     @abstractmethod
@@ -65,6 +67,7 @@ class FisherBingham(Shown, TorchDistribution):
         return on(geoopt.Sphere())
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
+        check_expansion(self.batch_shape, batch_shape)
         new = self._get_checked_instance(type(self), _instance)
         FisherBingham.__init__(new, self._given, torch.Size(batch_shape), self.event_shape[0])
         new._validate_args = self._validate_args
@@ -84,7 +87,7 @@ class FisherBingham(Shown, TorchDistribution):
         x = value.double()
         x = x / x.norm(dim=-1, keepdim=True)  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
         h, b = self._natural()
-        bx = (b @ x.unsqueeze(-1)).squeeze(-1)
+        bx = apply_matrix(b, x)
         out = ((h + bx) * x).sum(-1) - self._log_c()
         return out.to(value.dtype).expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
 

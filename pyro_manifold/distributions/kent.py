@@ -7,6 +7,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from ..ops import kent_sampler
+from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.fisher_bingham import log_normalizer, normalizer_and_moments
 from .fisher_bingham import FisherBingham
@@ -129,7 +130,7 @@ class Kent(FisherBingham):
             axes, k, betas = axes.expand(batch + (d, d)), k.expand(batch), betas.expand(batch + (d - 1,))
         else:
             axes, k, betas = axes.reshape(d, d), k.reshape(()), betas.reshape(d - 1)
-        return (axes @ kent_sampler.sample(k, betas, n).unsqueeze(-1)).squeeze(-1)
+        return apply_matrix(axes, kent_sampler.sample(k, betas, n))
 
     @property
     def mode(self) -> Tensor:

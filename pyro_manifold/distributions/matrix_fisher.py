@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..constraints import on
 from ..geometry import SpecialOrthogonal
+from ..ops.batched import compact_batch
 from ..ops.bingham import matrix_normalizer
-from ..ops.checks import as_tensors, check_all
+from ..ops.checks import as_tensors, check_all, check_expansion
 from ..ops.quaternion import quadratic_form, rotation
 from .bingham import Bingham
 from .shown import Shown
@@ -55,7 +56,7 @@ class MatrixFisher(Shown, TorchDistribution):
             raise ValueError(f"matrix: got shape {tuple(matrix.shape)}, expected (..., 3, 3). Other SO(n) have no such law here.")
         if validate:
             check_all(matrix.isfinite().all(-1).all(-1), "matrix", matrix, "finite numbers", "Look where they come from.")
-        self._matrix = matrix
+        self._matrix = compact_batch(matrix, 2)
         super().__init__(matrix.shape[:-2], torch.Size([3, 3]), validate_args=False)
         self._validate_args = validate
 
@@ -69,6 +70,7 @@ class MatrixFisher(Shown, TorchDistribution):
         return self._matrix.expand(self.batch_shape + (3, 3))
 
     def expand(self, batch_shape: Sequence[int], _instance: "MatrixFisher | None" = None) -> "MatrixFisher":
+        check_expansion(self.batch_shape, batch_shape)
         new = self._get_checked_instance(MatrixFisher, _instance)
         new._matrix = self._matrix
         super(MatrixFisher, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)

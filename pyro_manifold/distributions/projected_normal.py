@@ -66,7 +66,8 @@ class ProjectedNormal(Shown, dist.ProjectedNormal):
         if validate:
             ok = concentration.isfinite().all(-1)
             check_all(ok, "concentration", concentration, "finite vectors", "Check what produced it.")
-        super().__init__(concentration, validate_args=validate_args)
+        super().__init__(concentration, validate_args=False)  # torch's own check of a vector fails for an empty batch
+        self._validate_args = validate
 
     def expand(self, batch_shape: Sequence[int], _instance: "ProjectedNormal | None" = None) -> "ProjectedNormal":
         return super().expand(batch_shape, _instance=self._get_checked_instance(ProjectedNormal, _instance))

@@ -94,7 +94,8 @@ def _full(dim: int, loc_batch: torch.Size, name: str, matrix: Tensor, validate: 
         ok = (matrix.diagonal(dim1=-2, dim2=-1) > 0).all(-1) & (matrix.triu(1) == 0).all(-1).all(-1)
         check_all(ok, name, matrix, "lower triangular with a positive diagonal", "Use torch.linalg.cholesky.")
     batch = broadcast_shapes(loc=loc_batch, scale=tril.shape[:-2])
-    return dist.MultivariateNormal(tril.new_zeros(dim), scale_tril=tril.expand(batch + (dim, dim)), validate_args=False)
+    # the mean carries the batch: a factor given once is not copied to every element of it
+    return dist.MultivariateNormal(tril.new_zeros(()).expand(batch + (dim,)), scale_tril=tril, validate_args=False)
 
 
 def winding_radius(base: Any) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..constraints import on
 from ..geometry import geometry
+from ..ops.checks import check_expansion
 from .shown import Shown
 
 __all__ = ["ManifoldUniform"]
@@ -76,6 +77,7 @@ class ManifoldUniform(Shown, TorchDistribution):
         return on(self.manifold)
 
     def expand(self, batch_shape: Sequence[int], _instance: "ManifoldUniform | None" = None) -> "ManifoldUniform":
+        check_expansion(self.batch_shape, batch_shape)
         new = self._get_checked_instance(ManifoldUniform, _instance)
         new.manifold, new.log_volume = self.manifold, self.log_volume
         super(ManifoldUniform, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
@@ -97,6 +99,28 @@ class ManifoldUniform(Shown, TorchDistribution):
             self._validate_sample(value)
         batch = value.shape[: value.dim() - len(self.event_shape)]
         return (-self.log_volume).expand(torch.broadcast_shapes(batch, self.batch_shape))
+
+    def _moment(self, which: int) -> Tensor:
+        like = self.log_volume
+        moment = geometry(self.manifold).uniform_moments(self.event_shape, dtype=like.dtype, device=like.device)[which]
+        return moment.expand(self.batch_shape + self.event_shape)
+
+    @property
+    def mean(self) -> Tensor:
+        r"""Expectation :math:`\mathrm E[x]` of the coordinates of a draw: 0, of angles in :math:`[-\pi,\pi)` too.
+
+        :raises NotImplementedError: where the integral does not converge or is not known (stereographic coordinates).
+        """
+        return self._moment(0)
+
+    @property
+    def variance(self) -> Tensor:
+        r"""Variance of each coordinate of a draw: 1/n on the sphere in :math:`\mathbb R^n`, for rotations and frames of
+        :math:`\mathbb R^n`; :math:`\pi^2/3` for an angle (whose *circular* variance is 1).
+
+        :raises NotImplementedError: as :attr:`mean`.
+        """
+        return self._moment(1)
 
     def entropy(self) -> Tensor:
         r""":math:`\log\mathrm{vol}(M)`."""

@@ -151,6 +151,15 @@ class Geometry(ABC):
             f"{self.manifold.name} has no finite volume; use WrappedNormal or RiemannianNormal instead of a uniform law."
         )
 
+    def uniform_moments(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each coordinate of :meth:`uniform_sample`, both of shape ``event_shape``, where they are known."""
+        raise NotImplementedError(
+            f"{self.manifold.name}: mean and variance of the coordinates of a uniform draw are not known or do not exist; "
+            "take them from draws."
+        )
+
     def chart(self, v: Tensor) -> Tensor:
         """The global chart R^dim -> M: exp at the origin. Only where :attr:`has_chart`."""
         origin = self.origin(v.shape[-1], dtype=v.dtype, device=v.device)
@@ -161,6 +170,14 @@ class Geometry(ABC):
         event_shape = x.shape[x.dim() - self.event_dim :]
         origin = self.origin(self.dim(event_shape), dtype=x.dtype, device=x.device)
         return self.log_frame(origin.expand_as(x), x)
+
+
+def moments_of_unit_columns(
+    event_shape: Sequence[int], dtype: torch.dtype | None, device: Any
+) -> tuple[Tensor, Tensor]:
+    """Mean 0 and variance 1/n of uniform unit vectors of R^n, or of the entries of a matrix that has them as columns."""
+    mean = torch.zeros(torch.Size(event_shape), dtype=dtype, device=device)
+    return mean, torch.full_like(mean, 1 / event_shape[0])
 
 
 def register_geometry(manifold_type: type) -> Callable[[_G], _G]:

@@ -140,6 +140,13 @@ class ProductGeometry(Geometry):
     def log_volume(self, event_shape: Sequence[int]) -> Tensor | float:
         return sum(g.log_volume(s) for g, s in zip(self.factors, self.shapes, strict=True))
 
+    def uniform_moments(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        pairs = [g.uniform_moments(s, dtype=dtype, device=device) for g, s in zip(self.factors, self.shapes, strict=True)]
+        mean, variance = zip(*pairs, strict=True)
+        return self._pack(list(mean)), self._pack(list(variance))
+
     def uniform_sample(
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
     ) -> Tensor:

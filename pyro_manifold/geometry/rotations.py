@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..ops.numerics import log_sinc_sqrt, norm
 from ..ops.orthogonal import haar, hat, log_sphere_area, polar, rotation_exp3, rotation_log, rotation_log3, size_of, vee
-from .base import Geometry, register_geometry
+from .base import Geometry, moments_of_unit_columns, register_geometry
 from .sphere import windings
 
 __all__ = ["SpecialOrthogonal", "SpecialOrthogonalGeometry"]
@@ -214,6 +214,11 @@ class SpecialOrthogonalGeometry(Geometry):
     def log_volume(self, event_shape: Sequence[int]) -> float:
         self.dim(event_shape)
         return sum(log_sphere_area(k) for k in range(1, self.manifold.n))
+
+    def uniform_moments(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        return moments_of_unit_columns(event_shape, dtype, device)
 
     def uniform_sample(
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None

@@ -134,6 +134,11 @@ class ScaledGeometry(Geometry):
     def log_volume(self, event_shape: Sequence[int]) -> Tensor | float:
         return self.base.log_volume(event_shape) + self.dim(event_shape) * self.manifold.scale.reshape(()).double().log()
 
+    def uniform_moments(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.base.uniform_moments(event_shape, dtype=dtype, device=device)
+
     def uniform_sample(
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
     ) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..ops.components import by_components, sq
 from ..ops.numerics import cos_sinc_sqrt, log_sinc_sqrt, norm, safe_sqrt
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
-from .base import Geometry, register_geometry
+from .base import Geometry, moments_of_unit_columns, register_geometry
 
 __all__ = ["SphereGeometry"]
 
@@ -133,6 +133,11 @@ class SphereGeometry(Geometry):
     def log_volume(self, event_shape: Sequence[int]) -> float:
         n = event_shape[-1]
         return math.log(2) + n / 2 * math.log(math.pi) - math.lgamma(n / 2)
+
+    def uniform_moments(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        return moments_of_unit_columns(event_shape, dtype, device)
 
     def uniform_sample(
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None

@@ -226,6 +226,16 @@ class StereographicGeometry(Geometry):
         K = self.curvature(next(self.manifold.parameters()).double())
         return SphereGeometry(geoopt.Sphere()).log_volume((d + 1,)) - 0.5 * d * K.log()
 
+    def uniform_moments(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        d = event_shape[-1]
+        if self.has_chart or d < 2:  # on the circle E|x| diverges
+            return super().uniform_moments(event_shape, dtype=dtype, device=device)
+        mean = torch.zeros(torch.Size(event_shape), dtype=dtype, device=device)
+        variance = math.inf if d == 2 else 1 / (self.curvature(mean) * (d - 2))  # |x|^2 is u/(1 - u) / K, u Beta(d/2, d/2)
+        return mean, torch.ones_like(mean) * variance
+
     def uniform_sample(
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
     ) -> Tensor:

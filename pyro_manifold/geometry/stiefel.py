@@ -30,7 +30,7 @@ from torch import Tensor
 from ..ops.autograd import first_order
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, log_sphere_area, polar, vee
-from .base import Geometry, register_geometry
+from .base import Geometry, moments_of_unit_columns, register_geometry
 
 __all__ = ["StiefelGeometry"]
 
@@ -257,6 +257,11 @@ class StiefelGeometry(Geometry):
     def log_volume(self, event_shape: Sequence[int]) -> float:
         n, p = event_shape
         return sum(log_sphere_area(k) for k in range(n - p, n)) + p * (p - 1) / 2 * math.log(self._weight)
+
+    def uniform_moments(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        return moments_of_unit_columns(event_shape, dtype, device)
 
     def uniform_sample(
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None

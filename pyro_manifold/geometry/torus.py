@@ -143,6 +143,12 @@ class TorusGeometry(FlatGeometry):
     def log_volume(self, event_shape: Sequence[int]) -> float:
         return event_shape[-1] * math.log(2 * math.pi)
 
+    def uniform_moments(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        mean = torch.zeros(torch.Size(event_shape), dtype=dtype, device=device)
+        return mean, torch.full_like(mean, math.pi**2 / 3)
+
     def uniform_sample(
         self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
     ) -> Tensor:

@@ -1,12 +1,13 @@
 """Argument checks that name the argument, what was seen, what was expected and the remedy."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["as_tensors", "broadcast_shapes", "check_all"]
+__all__ = ["as_tensors", "broadcast_shapes", "check_all", "check_expansion"]
 
 
 def as_tensors(**named: Any) -> list[Tensor]:
@@ -53,6 +54,14 @@ def broadcast_shapes(**named: torch.Size) -> torch.Size:
     except RuntimeError:
         seen = ", ".join(f"{k} {tuple(s)}" for k, s in named.items())
         raise ValueError(f"batch shapes do not broadcast: {seen}; expand or unsqueeze one of them.") from None
+
+
+def check_expansion(batch_shape: Sequence[int], new: Sequence[int]) -> None:
+    """Ask torch whether a distribution of ``batch_shape`` may be expanded to ``new``; no memory is taken.
+
+    :raises RuntimeError: where it may not, as torch's own distributions do.
+    """
+    torch.empty(()).expand(torch.Size(batch_shape)).expand(torch.Size(new))
 
 
 def check_all(ok: Tensor, name: str, value: Tensor, expected: str, remedy: str) -> None:

@@ -150,7 +150,7 @@ def rule(dtype: torch.dtype) -> tuple[int, float, int, float]:
 
 def chunks(n: int, nodes: int) -> Iterator[slice]:
     step = max(1, _CHUNK // nodes)
-    return (slice(i, i + step) for i in range(0, n, step))
+    return (slice(i, i + step) for i in range(0, max(n, 1), step))  # of no elements one empty slice
 
 
 def quadrature(law: Law, nodes: int, window: float) -> tuple[Tensor, Tensor, Tensor]:

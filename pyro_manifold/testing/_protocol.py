@@ -51,10 +51,16 @@ def infer_shapes(make: Make, params: Params) -> None:
 
 
 def expansion(make: Make, params: Params) -> None:
-    """``expand`` keeps class, values and gradients; ``to_event``, ``mask`` and enumeration wrappers work on top."""
+    """``expand`` keeps class, values and gradients, and refuses a batch that does not fit; wrappers work on top."""
     d = make(**params)
     e = d.expand((2,)).expand((3, 2))
     assert type(e) is type(d) and e.batch_shape == (3, 2) and e.event_shape == d.event_shape
+    for batch in ((3, 3), (2,), ()):
+        try:
+            e.expand(batch)
+        except (RuntimeError, ValueError):
+            continue
+        raise AssertionError(f"a distribution of batch shape (3, 2) is expanded to {batch}")
     x = e.sample()
     assert x.shape == (3, 2) + d.event_shape
     assert not torch.equal(x[0, 0], x[0, 1]), "an expanded distribution repeats its draws"

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ..constraints import on
+from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, check_all
 from .cache import DrawnCache
 from .exp_map import ManifoldTransform
@@ -97,10 +98,10 @@ class Rotation(DrawnCache):
     __hash__ = None  # type: ignore[assignment]
 
     def _call(self, x: Tensor) -> Tensor:
-        return (self.matrix @ x.unsqueeze(-1)).squeeze(-1)
+        return apply_matrix(self.matrix, x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return (self.matrix.mT @ y.unsqueeze(-1)).squeeze(-1)
+        return apply_matrix(self.matrix.mT, y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return x.new_zeros(torch.broadcast_shapes(x.shape[:-1], self.matrix.shape[:-2]))

@@ -36,9 +36,9 @@ def test_circle() -> None:
     """In the plane E[x_1^2] = a / (a + b) for diag(a^2, b^2), and the mean log ratio is 2 log((a + b) / 2 sqrt(ab))."""
     for a, b in ((1.0, 1.0), (3.0, 0.5), (1e4, 1e-4)):
         sigma = torch.tensor([a * a, b * b], dtype=torch.float64)
-        assert abs(float(expected_projector(torch.diag(sigma))[0, 0]) - a / (a + b)) < 1e-13
+        assert abs(float(expected_projector(torch.diag(sigma.sqrt()))[0, 0]) - a / (a + b)) < 1e-13
         expected = 2 * math.log((a + b) / (2 * math.sqrt(a * b)))
-        assert abs(float(expected_log_ratio(sigma)) - expected) < 1e-13 * (1 + expected)
+        assert abs(float(expected_log_ratio(sigma.log())) - expected) < 1e-13 * (1 + expected)
 
 
 def test_log_ratio_in_space() -> None:
@@ -46,7 +46,7 @@ def test_log_ratio_in_space() -> None:
     s = (4.0, 1.0, 0.25)
     f = lambda t: ((1 + 2 * t) ** -1.5 - 1 / mpmath.sqrt(mpmath.fprod(1 + 2 * t * v for v in s))) / t  # noqa: E731
     expected = float(mpmath.quad(f, [0, 1e-3, 0.1, 1, 10, 1e3, 1e6, mpmath.inf]))
-    assert abs(float(expected_log_ratio(torch.tensor(s, dtype=torch.float64))) - expected) < 1e-12
+    assert abs(float(expected_log_ratio(torch.tensor(s, dtype=torch.float64).log())) - expected) < 1e-12
 
 
 def test_scale_does_not_matter() -> None:
@@ -71,6 +71,47 @@ def test_kl() -> None:
     for other in (q, uniform):
         within_5_se(p.log_prob(x) - other.log_prob(x), kl_divergence(p, other))
     assert abs(float(kl_divergence(p, p))) < 1e-12
+
+
+def on_two_sphere(spread: tuple[float, float, float]) -> tuple[float, list[float]]:
+    """Entropy and E[x_i^2], by mpmath in log time (Frullani's integral; 30 digits)."""
+    with mpmath.workdps(30):
+        s = [mpmath.mpf(v) ** 2 for v in spread]
+        mean = mpmath.fprod(s) ** (mpmath.mpf(1) / 3)
+        s = [v / mean for v in s]
+        cuts = [mpmath.mpf(v) for v in range(-60, 61, 6)]
+        log_ratio = lambda t: (1 + 2 * mpmath.e**t) ** -1.5 - mpmath.fprod((1 + 2 * mpmath.e**t * v) ** -0.5 for v in s)  # noqa: E731
+        entropy = mpmath.log(4 * mpmath.pi) - 1.5 * mpmath.quad(log_ratio, cuts)
+        square = lambda t, a: mpmath.e**t * a / (1 + 2 * mpmath.e**t * a) * mpmath.fprod((1 + 2 * mpmath.e**t * v) ** -0.5 for v in s)  # noqa: E731, E501
+        return float(entropy), [float(mpmath.quad(lambda t, a=a: square(t, a), cuts)) for a in s]
+
+
+@pytest.mark.parametrize("spread", [(1e-6, 1.0, 1e3), (1e-8, 1e-8, 1e3), (1e2, 1.0, 1e-10), (1.0, 1.0, 1.0001)])
+def test_unlike_spreads(spread: tuple[float, float, float]) -> None:
+    """Sigma itself has a condition number of 1e18 and more: neither its eigenvalues nor its Cholesky factor are to be had."""
+    entropy, square = on_two_sphere(spread)
+    tril = torch.diag(torch.tensor(spread, dtype=torch.float64)).requires_grad_()
+    law = mdist.AngularCentralGaussian(tril)
+    torch.testing.assert_close(law.entropy(), torch.tensor(entropy, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(law.variance, torch.tensor(square, dtype=torch.float64), rtol=1e-11, atol=0)
+    for out in (law.entropy(), law.variance.log().sum(), law.log_prob(law.rsample((9,)).detach()).sum()):
+        assert bool(torch.autograd.grad(out, tril)[0].isfinite().all())
+    single = mdist.AngularCentralGaussian(tril.detach().float())
+    torch.testing.assert_close(single.variance, law.variance.detach().float(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(single.entropy(), law.entropy().detach().float())
+
+
+def test_any_size() -> None:
+    """Spreads near the ends of the dtype: only their ratios count."""
+    tril, x = random_tril(3), torch.nn.functional.normalize(torch.randn(9, 3, dtype=torch.float64), dim=-1)
+    law = mdist.AngularCentralGaussian(tril)
+    for size in (1e-300, 1e-160, 1e160, 1e300):
+        far = mdist.AngularCentralGaussian(size * tril)
+        torch.testing.assert_close(far.log_prob(x), law.log_prob(x))
+        torch.testing.assert_close(far.entropy(), law.entropy())
+        torch.testing.assert_close(far.second_moment, law.second_moment)
+    with pytest.raises(ValueError, match="scale_tril: .*singular"):
+        mdist.AngularCentralGaussian(torch.tensor([[1e-200, 0.0], [1.0, 1e-200]], dtype=torch.float64)).entropy()
 
 
 TRIL = torch.eye(3)

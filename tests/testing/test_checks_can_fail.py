@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_manifold.distributions import WrappedNormal
+from pyro_manifold.distributions import ManifoldUniform, WrappedNormal
 from pyro_manifold.geometry import SphereGeometry
 from pyro_manifold.testing import DISTRIBUTION_CHECKS, GEOMETRY_CHECKS, MODULE_CHECKS, TRANSFORM_CHECKS, check_stress
 from pyro_manifold.transforms import ExpMap
@@ -154,3 +154,12 @@ def test_module(check: str) -> None:
     MODULE_CHECKS[check](lambda: Bad(""), x, lambda m, x: m(x))
     with pytest.raises(AssertionError):
         MODULE_CHECKS[check](lambda: Bad(check), x, lambda m, x: m(x))
+
+
+def test_expansion_to_a_batch_that_does_not_fit_is_caught() -> None:
+    class Accepting(ManifoldUniform):
+        def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+            return Accepting(self.manifold, self.event_shape, batch_shape, dtype=torch.float64)
+
+    with pytest.raises(AssertionError, match=r"batch shape \(3, 2\) is expanded to \(3, 3\)"):
+        DISTRIBUTION_CHECKS["expansion"](lambda: Accepting(SPHERE, (3,), dtype=torch.float64), {})

@@ -1,10 +1,10 @@
 """Directions of normal vectors as functions of standard normals."""
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from ...distributions import AngularCentralGaussian
+from ...ops.batched import apply_matrix, solve_lower
 from ...ops.numerics import norm
 from ._base import LatentReparam, innermost, standard_normal
 
@@ -43,7 +43,7 @@ class ProjectedNormalReparam(LatentReparam):
     def push(self, fn: dist.TorchDistribution, noise: Tensor) -> Tensor:
         inner = innermost(fn)
         if isinstance(inner, AngularCentralGaussian):
-            y = (inner.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+            y = apply_matrix(inner.scale_tril, noise)
         else:
             y = inner.concentration + noise
         return y / norm(y, keepdim=True)
@@ -51,7 +51,7 @@ class ProjectedNormalReparam(LatentReparam):
     def lift(self, fn: dist.TorchDistribution, value: Tensor) -> Tensor:
         inner = innermost(fn)
         if isinstance(inner, AngularCentralGaussian):
-            z = torch.linalg.solve_triangular(inner.scale_tril, value[..., None], upper=False)[..., 0]
+            z = solve_lower(inner.scale_tril, value)
             return z * (value.shape[-1] ** 0.5 / norm(z, keepdim=True))
         return value * norm(inner.concentration, keepdim=True).clamp_min(1.0) - inner.concentration
 

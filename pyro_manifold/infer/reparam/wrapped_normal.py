@@ -1,11 +1,11 @@
 """Non-centred wrapped normals."""
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from ...distributions import WrappedNormal
 from ...geometry import geometry
+from ...ops.batched import apply_matrix, solve_lower
 from ._base import LatentReparam, innermost, standard_normal
 
 __all__ = ["WrappedNormalReparam"]
@@ -46,7 +46,7 @@ class WrappedNormalReparam(LatentReparam):
     def push(self, fn: dist.TorchDistribution, noise: Tensor) -> Tensor:
         inner = innermost(fn)
         tril = None if inner._diagonal else inner.base_dist.scale_tril
-        v = inner.scale * noise if tril is None else (tril @ noise.unsqueeze(-1)).squeeze(-1)
+        v = inner.scale * noise if tril is None else apply_matrix(tril, noise)
         return inner.transforms[0](v)
 
     def lift(self, fn: dist.TorchDistribution, value: Tensor) -> Tensor:
@@ -54,4 +54,4 @@ class WrappedNormalReparam(LatentReparam):
         v = inner.transforms[0].inv(value)
         if inner._diagonal:
             return v / inner.scale
-        return torch.linalg.solve_triangular(inner.base_dist.scale_tril, v[..., None], upper=False)[..., 0]
+        return solve_lower(inner.base_dist.scale_tril, v)
