@@ -9,12 +9,14 @@ import geoopt
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import MCMC
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..geometry import Geometry, ProductGeometry, SpecialOrthogonalGeometry, SphereGeometry, TorusGeometry, geometry
 from ..ops.circular import wrap
-from .draws import collect
+from .draws import collect, is_data
 from .frechet import frechet_mean
 
 __all__ = ["to_inference_data"]
@@ -141,18 +143,16 @@ def _diverging(mcmc: MCMC, chains: int, draws: int) -> Tensor | None:
 def _observed(model: Callable[..., Any], args: tuple, kwargs: dict) -> dict[str, Tensor]:
     with torch.no_grad(), poutine.block():
         trace = poutine.trace(model).get_trace(*args, **kwargs)
-    nodes = {k: v for k, v in trace.nodes.items() if v["type"] == "sample" and v["is_observed"]}
-    return {k: v["value"] for k, v in nodes.items() if torch.is_tensor(v["value"]) and not _is_bookkeeping(v)}
-
-
-def _is_bookkeeping(node: Any) -> bool:
-    return type(node["fn"]).__name__ in ("_Subsample", "Delta", "Unit")
+    return {k: torch.as_tensor(v["value"]) for k, v in trace.nodes.items() if is_data(v)}
 
 
 def _log_likelihood(
     model: Callable[..., Any], args: tuple, kwargs: dict, samples: Mapping[str, Tensor], names: list[str]
 ) -> dict[str, Tensor]:
-    """Pointwise log densities of the observed sites, one model run per draw."""
+    """Pointwise log densities of the observed sites, zero where masked, by one model run per draw.
+
+    :raises ValueError: for a model with latent sites that have no draws.
+    """
     chains, draws = next(iter(samples.values())).shape[:2]
     flat = {k: v.flatten(0, 1) for k, v in samples.items()}
     rows: dict[str, list[Tensor]] = {k: [] for k in names}
@@ -160,8 +160,15 @@ def _log_likelihood(
         for i in range(chains * draws):
             conditioned = poutine.condition(model, data={k: v[i] for k, v in flat.items()})
             trace = poutine.trace(conditioned).get_trace(*args, **kwargs)
+            missing = [k for k, v in trace.iter_stochastic_nodes() if not site_is_subsample(v)]
+            if missing:
+                raise ValueError(
+                    f"log_likelihood: the run has no draws of the latent sites {missing} (enumerated ones are summed out), and "
+                    "their likelihood is not known without. Draw them with infer_discrete, or leave log_likelihood out."
+                )
             for k in names:
-                rows[k].append(trace.nodes[k]["fn"].log_prob(trace.nodes[k]["value"]))
+                site = trace.nodes[k]
+                rows[k].append(scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"]))
     return {k: torch.stack(v).unflatten(0, (chains, draws)) for k, v in rows.items()}
 
 
@@ -193,12 +200,14 @@ def to_inference_data(
     :param source: a finished ``MCMC`` or ``VectorizedMCMC`` run, or a dict of draws (``Predictive(guide, ...)()``).
     :param manifolds: site name -> geoopt manifold; read off an MCMC run's model by default.
     :param group_by_chain: for a dict: False if its tensors start with (draws,) and not (chains, draws), as guide draws do.
-    :param log_likelihood: also the pointwise log likelihood, by one run of the model per draw (MCMC runs only).
+    :param log_likelihood: also the pointwise log likelihood, by one run of the model per draw (MCMC runs only); 0 in masked
+        rows.
     :param observed_data: by default the observed sites of an MCMC run's model.
     :param prior, prior_predictive, posterior_predictive: draws from ``Predictive``, of shape (draws, ...).
     :return: ``arviz.InferenceData`` (ArviZ 0.x; run with 0.23.4) or ``xarray.DataTree`` (1.x; run with 1.3.0), with
         groups posterior, sample_stats (divergences of an MCMC run), log_likelihood, observed_data and those given.
-    :raises ValueError: for unknown coords, draws off their manifold, a run without draws.
+    :raises ValueError: for unknown coords, draws off their manifold, a run without draws, a log likelihood without draws of
+        all latent sites.
 
     >>> import geoopt
     >>> x = geometry(geoopt.Sphere()).uniform_sample((2, 5), (3,))
@@ -222,9 +231,10 @@ def to_inference_data(
             groups["sample_stats"] = {"diverging": diverging.numpy()}
         if model is not None:
             args, kwargs = source._args or (), source._kwargs or {}
-            observed = observed_data or _observed(model, args, kwargs)
+            own = _observed(model, args, kwargs)
+            observed = observed_data or own
             if log_likelihood:
-                rows = _log_likelihood(model, args, kwargs, samples, list(observed))
+                rows = _log_likelihood(model, args, kwargs, samples, list(own))
                 groups["log_likelihood"] = {k: v.cpu().numpy() for k, v in rows.items()}
     for name, group in (
         ("prior", prior), ("prior_predictive", prior_predictive), ("posterior_predictive", posterior_predictive)

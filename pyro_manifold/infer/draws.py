@@ -4,15 +4,32 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import geoopt
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import MCMC
+from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
 from ..constraints import manifold_of
 from ..geometry import geometry
+from .reparam._base import innermost
+from .reparam.noise import Determined
 
-__all__ = ["collect", "site_manifolds"]
+__all__ = ["collect", "is_data", "site_manifolds"]
+
+
+def is_data(site: Any) -> bool:
+    """Is this site of a trace an observation, not a deterministic or reparametrised value, a factor or a plate's indices?
+
+    Pyro marks all of these as observed, most of them as a ``Delta`` in whatever wraps it.
+    """
+    if site["type"] != "sample" or not site["is_observed"] or site_is_subsample(site) or site_is_factor(site):
+        return False
+    fn = innermost(site["fn"])
+    if isinstance(fn, Determined):  # observed only where a value was put in place of its own
+        return site["value"] is not fn.value
+    return not isinstance(fn, dist.Delta) and not site["infer"].get("_deterministic", False)
 
 
 def site_manifolds(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, geoopt.Manifold]:

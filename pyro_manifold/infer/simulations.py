@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.infer import MCMC
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.ops.stats import effective_sample_size
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to, identity_transform
 
@@ -58,7 +59,7 @@ class _Task:
         """The random sites of one joint draw of parameters and data."""
         with torch.no_grad(), poutine.block():
             trace = poutine.trace(self.model).get_trace(*self.args)
-        nodes = {k: v for k, v in trace.iter_stochastic_nodes() if type(v["fn"]).__name__ != "_Subsample"}
+        nodes = {k: v for k, v in trace.iter_stochastic_nodes() if not site_is_subsample(v)}
         missing = [k for k in self.observed if k not in nodes]
         if missing or len(nodes) == len(self.observed):
             raise ValueError(

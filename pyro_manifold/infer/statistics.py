@@ -6,6 +6,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..constraints import manifold_of
@@ -62,7 +63,7 @@ class LogLikelihood:
         self.model, self.args, self.observed = model, args, tuple(observed)
         with torch.no_grad(), poutine.block():
             trace = poutine.trace(model).get_trace(*args)
-        nodes = {k: v for k, v in trace.iter_stochastic_nodes() if type(v["fn"]).__name__ != "_Subsample"}
+        nodes = {k: v for k, v in trace.iter_stochastic_nodes() if not site_is_subsample(v)}
         self.rank = {k: v["value"].dim() for k, v in nodes.items()}
 
     def _one(self, values: Values) -> Tensor:
@@ -99,7 +100,7 @@ def default_statistics(model: Callable[..., Any], args: tuple, observed: Sequenc
         trace = poutine.trace(model).get_trace(*args)
     out: dict[str, Statistic] = {}
     for name, node in trace.iter_stochastic_nodes():
-        if name in observed or type(node["fn"]).__name__ == "_Subsample":
+        if name in observed or site_is_subsample(node):
             continue
         x, manifold = node["value"], manifold_of(node["fn"].support)
         for index in torch.ones(x.shape).nonzero().tolist() if x.dim() else [[]]:
