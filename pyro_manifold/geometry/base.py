@@ -100,8 +100,9 @@ class Geometry(ABC):
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         """The tangent vector with frame coordinates ``v`` as an element of one inner product space for all p, isometrically.
 
-        Samplers add and compare velocities at different points there. Default: the frame coordinates themselves; compact
-        manifolds embedded in Euclidean space give the ambient vector, which turns as the geodesic closes.
+        Samplers add and compare velocities at different points there, and end a path where it turns back. Default: the frame
+        coordinates themselves, which never turn along a closed geodesic: where geodesics close, give a vector that does, such
+        as the ambient one of an embedding in Euclidean space.
         """
         return v
 
@@ -114,7 +115,8 @@ class Geometry(ABC):
         return self.from_tangent(p, self.log(p, q))
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
-        """All frame vectors with the same :meth:`exp` as ``v`` and length up to about ``radius``; stacked in front."""
+        """All frame vectors with the same :meth:`exp` as ``v``: ``v`` itself first, then at least those no longer than
+        ``radius``, each once; shape ``(k,) + v.shape``. Right as it is where exp is injective."""
         return v.unsqueeze(0)
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any, radius: float) -> Tensor:

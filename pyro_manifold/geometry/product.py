@@ -87,6 +87,10 @@ class ProductGeometry(Geometry):
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return torch.cat(self._each(lambda g, a, b: g.from_tangent(a, b), self.split(p), self.split(u)), -1)
 
+    def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        parts = self._each(lambda g, a, b: g.embed_tangent(a, b).flatten(b.dim() - 1), self.split(p), self.split_coordinates(v))
+        return torch.cat(parts, -1)
+
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         return self._pack(self._each(lambda g, a, b: g.exp(a, b), self.split(p), self.split(u)))
 

@@ -212,6 +212,14 @@ class StereographicGeometry(Geometry):
         w = (2 * (B * v).sum(0) / torch.where(bb == 0, 1.0, bb)) * B - v
         return y, torch.where(bb == 0, v, w) * (0.5 * (1 + K * sq(y)))
 
+    def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
+        """For K > 0 the velocity on the sphere of radius :math:`1/\\sqrt K` in one dimension more."""
+        if self.has_chart:
+            return v
+        K = self.curvature(p)
+        along = 2 * (p * v).sum(-1, keepdim=True) / (1 + K * p.square().sum(-1, keepdim=True))
+        return torch.cat([-K.sqrt() * along, v - K * along * p], -1)
+
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         return v.unsqueeze(0) if self.has_chart else windings(v, radius, math.pi / self.curvature(v).sqrt())
 

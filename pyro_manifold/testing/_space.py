@@ -4,7 +4,8 @@ A manifold compares by its own geodesic distance, angles by that of the torus, t
 Euclidean space around it.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import geoopt
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..constraints import circular, image, manifold_of, point_constraint
-from ..geometry import TorusGeometry, geometry
+from ..geometry import geometry
 from ..geometry.torus import Torus
 from ._tools import tolerance
 from .not_applicable import NotApplicable
-from .quadrature import MAX_DIM, Rule, image_rule, manifold_rule, random_rule
+from .quadrature import MAX_DIM, Rule, image_rule, manifold_rule
 
 
 class Space:
@@ -30,11 +31,17 @@ class Space:
         return x
 
     def features(self, x: Tensor) -> Tensor:
-        """Smooth functions of a value: coordinates, or of angles their cosines and sines."""
+        """Continuous functions of a value: its coordinates; where geodesics close, so that coordinates may jump as those of a
+        torus do, its distances to ``dim + 1`` poles."""
         x = self.points(x)
-        if isinstance(self.geo, TorusGeometry):
-            return torch.cat([x.cos(), x.sin()], -1)
-        return x.flatten(x.dim() - self.geo.event_dim)
+        shape = x.shape[x.dim() - self.geo.event_dim :]
+        reach = float(self.geo.injectivity_radius(shape))
+        if math.isinf(reach) or self.geo.in_linear_space:
+            return x.flatten(x.dim() - self.geo.event_dim)
+        origin = self.geo.base_point(shape, dtype=x.dtype, device=x.device)
+        steps = 0.3 * reach * torch.eye(self.dim + 1, self.dim, dtype=x.dtype, device=x.device)
+        poles = [self.geo.exp_frame(origin, v) for v in steps]
+        return torch.stack([self.geo.dist(p.expand_as(x), x) for p in poles], -1)
 
     def dist(self, x: Tensor, y: Tensor) -> Tensor:
         return self.geo.dist(self.points(x), self.points(y))
@@ -49,17 +56,15 @@ class Space:
         center = center.detach()
         return center, 2 * self.geo.dist(center.expand_as(x), x).max()
 
-    def resolution(self) -> tuple[int, int]:
-        """Radial and angular nodes: finer in the plane, where it is cheap; coarser on products, whose rules multiply."""
+    def resolution(self, finer: int) -> tuple[int, int]:
+        """Radial and angular nodes: more in the plane, where they are cheap; fewer on products, whose rules multiply."""
+        n_radial, n_angular = (48, 80) if self.dim == 2 else (48, 32)
         if len(getattr(self.geo, "factors", ())) > 1:
-            return 32, 32
-        return (96, 160) if self.dim == 2 else (96, 64)
+            n_radial = n_angular = 32
+        return finer * n_radial, finer * n_angular
 
-    def rule(self, d: Any) -> Rule:
-        return manifold_rule(self.manifold, *self.ball(d), *self.resolution())
-
-    def random_rule(self, d: Any, n: int) -> Rule:
-        return random_rule(self.manifold, *self.ball(d), n)
+    def rule(self, d: Any, finer: int = 1) -> Rule:
+        return manifold_rule(self.manifold, *self.ball(d), *self.resolution(finer))
 
 
 class Angles(Space):
@@ -71,12 +76,8 @@ class Angles(Space):
     def points(self, x: Tensor) -> Tensor:
         return x.unsqueeze(-1)
 
-    def rule(self, d: Any) -> Rule:
-        rule = super().rule(d)
-        return Rule(rule.points.squeeze(-1), rule.weights)
-
-    def random_rule(self, d: Any, n: int) -> Rule:
-        rule = super().random_rule(d, n)
+    def rule(self, d: Any, finer: int = 1) -> Rule:
+        rule = super().rule(d, finer)
         return Rule(rule.points.squeeze(-1), rule.weights)
 
 
@@ -87,14 +88,11 @@ class Image(Space):
         super().__init__(geoopt.Euclidean(ndim=1), parts[0].transform.dim)
         self.parts = list(parts)
 
-    def rule(self, d: Any) -> Rule:
-        return self._on_charts(lambda center, radius: manifold_rule(self.manifold, center, radius, *self.resolution()))
-
-    def random_rule(self, d: Any, n: int) -> Rule:
-        return self._on_charts(lambda center, radius: random_rule(self.manifold, center, radius, -(-n // len(self.parts))))
-
-    def _on_charts(self, coordinates: Callable[[Tensor, Tensor], Rule]) -> Rule:
-        rules = [image_rule(p.transform, coordinates(*self.ball(p.base_dist))) for p in self.parts]
+    def rule(self, d: Any, finer: int = 1) -> Rule:
+        rules = [
+            image_rule(p.transform, manifold_rule(self.manifold, *self.ball(p.base_dist), *self.resolution(finer)))
+            for p in self.parts
+        ]
         x = torch.cat([r.points for r in rules])
         near = tolerance(x, 100) * (1 + x.norm(dim=-1))
         charts = sum((p.transform.reconstruction_error(x) <= near).to(x.dtype) for p in self.parts)

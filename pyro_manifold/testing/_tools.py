@@ -29,12 +29,13 @@ def finite(x: Tensor, what: str) -> None:
     assert not bool(bad.any()), f"{what}: {int(bad.sum())} of {bad.numel()} elements are not finite"
 
 
+@torch.enable_grad()
 def batch_jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Jacobian of a map that acts on each element of a batch, ``(n, outputs, inputs)``, events flattened."""
     x = x.detach().requires_grad_()
     y = f(x).flatten(1)
     rows = [torch.autograd.grad(y[:, i].sum(), x, retain_graph=True, allow_unused=True)[0] for i in range(y.shape[1])]
-    return torch.stack([torch.zeros_like(x) if r is None else r for r in rows], 1).flatten(2)
+    return torch.stack([torch.zeros_like(x) if r is None else r for r in rows], 1).flatten(2).detach()
 
 
 def random_tangent(geo: Geometry, dim: int, n: int, like: Tensor, spread: float = 1.0) -> Tensor:

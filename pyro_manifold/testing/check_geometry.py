@@ -1,6 +1,7 @@
 r"""Does a geometry keep its contract? Each check compares one method with another or with automatic differentiation."""
 
 import math
+import warnings
 from collections.abc import Callable, Collection
 
 import geoopt
@@ -130,7 +131,7 @@ def _volume(geo: Geometry, dim: int, like: Tensor) -> None:
     try:
         log_volume = torch.as_tensor(geo.log_volume(shape), dtype=like.dtype, device=like.device)
     except NotImplementedError as e:
-        raise NotApplicable("the volume is infinite: that of a factor is") from e
+        raise NotApplicable("log_volume is not implemented: the volume is not finite") from e
     close(rule.weights.sum().log(), log_volume, "log_volume", 10)
     x = geo.uniform_sample((20_000,), shape, dtype=like.dtype, device=like.device)
     assert x.shape == (20_000,) + shape and x.dtype == like.dtype and bool(geo.contains(x).all())
@@ -141,8 +142,45 @@ def _volume(geo: Geometry, dim: int, like: Tensor) -> None:
         assert abs(error) < 5, f"uniform_sample: the mean distance to {p.tolist()} is {error:.1f} standard errors off"
 
 
+def _reach(geo: Geometry, dim: int) -> float:
+    """Injectivity radius, infinite where it is not known."""
+    try:
+        return float(geo.injectivity_radius(geo.point_shape(dim)))
+    except NotImplementedError:
+        return math.inf
+
+
+def _embedding(geo: Geometry, dim: int, like: Tensor) -> None:
+    """``embed_tangent`` is linear and isometric; where geodesics close, it should turn along them (a warning, not an error)."""
+    p = random_points(geo, dim, _N, like)
+    v, w = (torch.randn(_N, dim, dtype=like.dtype, device=like.device) for _ in range(2))
+
+    def embed(q: Tensor, x: Tensor) -> Tensor:
+        return geo.embed_tangent(q, x).flatten(x.dim() - 1)
+
+    close((embed(p, v) * embed(p, w)).sum(-1), (v * w).sum(-1), "embed_tangent is not isometric", 10)
+    close(embed(p, 2 * v - w), 2 * embed(p, v) - embed(p, w), "embed_tangent is not linear", 10)
+    reach = _reach(geo, dim)
+    if math.isinf(reach):
+        return
+    p = geo.origin(dim, dtype=like.dtype, device=like.device).expand_as(p)  # its frame is carried along: v stays the same
+    v = v / v.norm(dim=-1, keepdim=True)
+    start, turned = embed(p, v), torch.zeros(_N, dtype=torch.bool, device=like.device)
+    for t in torch.linspace(0, 2, 17).tolist():
+        q, u = geo.geodesic(p, geo.to_tangent(p, v), t * reach)
+        turned |= (embed(q, geo.from_tangent(q, u)) * start).sum(-1) < 0.5
+    if not bool(turned.any()):
+        warnings.warn(
+            f"embed_tangent: geodesics of {geo.manifold.name} close (injectivity radius {reach:.3g}), but the embedded velocity "
+            "never turns along them, so NUTS sees no U-turn and doubles every path to its limit; give embed_tangent the velocity "
+            "of an embedding in Euclidean space.",
+            stacklevel=3,
+        )
+
+
 def _preimages(geo: Geometry, dim: int, like: Tensor) -> None:
-    """All preimages map to one point, start with the vector given, and are distinct."""
+    """All preimages map to one point, start with the vector given, are distinct, and none is missing: a wrapped normal that is
+    summed over them has mass 1."""
     p, v = random_points(geo, dim, _N, like), random_tangent(geo, dim, _N, like)
     vs = geo.preimages(p, v, 8.0)
     close(vs[0], v, "the first preimage is not the vector itself")
@@ -151,6 +189,17 @@ def _preimages(geo: Geometry, dim: int, like: Tensor) -> None:
     gaps = torch.cdist(vs.transpose(0, 1), vs.transpose(0, 1))
     eye = torch.eye(len(vs), dtype=torch.bool, device=like.device)
     assert bool((gaps[:, ~eye] > 1e-3).all()), "a preimage is listed twice"
+    reach = _reach(geo, dim)
+    if math.isinf(reach) or dim > MAX_DIM:
+        return
+    p, sd = p[1], 0.5 * reach
+    radius = sd * (dim**0.5 + 3)
+    x, weights = manifold_rule(geo.manifold, p, radius, 24, 16)
+    p = p.expand_as(x)
+    vs = geo.preimages(p, geo.log_frame(p, x), radius)
+    normal = -0.5 * (vs / sd).square().sum(-1) - dim * math.log(sd * math.sqrt(2 * math.pi))
+    mass = (weights * (normal - geo.log_det_exp(p.expand(vs.shape[:1] + p.shape), vs)).logsumexp(0).exp()).sum()
+    assert abs(float(mass) - 1) < 0.01, f"preimages are missing: a normal summed over them has mass {float(mass):.4f}, not 1"
 
 
 GEOMETRY_CHECKS: dict[str, Callable[[Geometry, int, Tensor], None]] = {
@@ -159,6 +208,7 @@ GEOMETRY_CHECKS: dict[str, Callable[[Geometry, int, Tensor], None]] = {
         _shapes_and_membership,
         _exp_and_log,
         _frames,
+        _embedding,
         _geodesics,
         _volume_change,
         _coincidence,
@@ -182,6 +232,7 @@ def check_geometry(
     :param int dim: dimension of the member.
     :param skip: names of checks to leave out.
     :returns: the checks that do not apply, each with its reason.
+    :warns UserWarning: where geodesics close but ``embed_tangent`` does not turn along them.
     :raises AssertionError: naming what does not hold and by how much.
 
     >>> check_geometry(geoopt.Sphere(), dim=2)

@@ -3,9 +3,9 @@ r"""Integrals over manifolds of low dimension, in geodesic polar coordinates.
 .. math::
     \int_M f\,d\mathrm{vol} = \int_{S^{d-1}}\int_0^R f(\exp_p(r w))\,|\det d\exp_p(rw)|\,r^{d-1}\,dr\,dw
 
-Only the geometry's ``exp_frame`` and ``log_det_exp`` are used, so one rule serves every manifold on which a geodesic ball
-covers all but a null set. A product takes the product of its factors' rules, and the flat torus its angles, since no ball covers
-them.
+Each direction is followed to R or, if that is nearer, to the cut point, where its geodesic ceases to be the shortest way; the
+ball is then covered once. Only the geometry's ``exp_frame``, ``log_det_exp`` and, beyond the injectivity radius, ``dist`` are
+used, so one rule serves every manifold. A product takes the product of its factors' rules, and the flat torus its angles.
 """
 
 import math
@@ -84,7 +84,7 @@ def manifold_rule(
     r"""A quadrature rule on the geodesic ball around ``center``, or on a product of such balls.
 
     :param Tensor center: point(s), shape ``batch + event``; the rule is built in its dtype.
-    :param radius: geodesic radius R, a number or shape ``batch``; cut at the injectivity radius.
+    :param radius: geodesic radius R, a number or shape ``batch``; each direction ends at its cut point.
     :param int n_radial: Gauss-Legendre nodes in r.
     :param int n_angular: angles around each circle of directions.
     :raises ValueError: for a (factor) manifold of dimension above 3.
@@ -108,7 +108,9 @@ def manifold_rule(
     w, area = directions(_dim(geo, center), n_angular)
     t, dt = _legendre(n_radial, 0.0, 1.0)
     t, dt = t.repeat_interleave(len(w)), dt.repeat_interleave(len(w))
-    return _polar_rule(geo, center, radius, t, dt * area.repeat(n_radial), w.repeat(n_radial, 1))
+    reach = _reach(geo, center, radius, w)
+    repeated = reach.repeat((n_radial,) + (1,) * (reach.dim() - 1))
+    return _polar_rule(geo, center, repeated, t, dt * area.repeat(n_radial), w.repeat(n_radial, 1))
 
 
 def random_rule(manifold: geoopt.Manifold, center: Tensor, radius: Tensor | float, n: int) -> Rule:
@@ -130,8 +132,9 @@ def random_rule(manifold: geoopt.Manifold, center: Tensor, radius: Tensor | floa
         return _cell_rule(torch.rand(n, _dim(geo, center), dtype=center.dtype, device=center.device), center)
     w = torch.randn(n, _dim(geo, center), dtype=torch.float64)
     area = 2 * math.pi ** (w.shape[-1] / 2) / math.gamma(w.shape[-1] / 2)
+    w = w / w.norm(dim=-1, keepdim=True)
     t = torch.rand(n, dtype=torch.float64)
-    return _polar_rule(geo, center, radius, t, torch.full_like(t, area / n), w / w.norm(dim=-1, keepdim=True))
+    return _polar_rule(geo, center, _reach(geo, center, radius, w), t, torch.full_like(t, area / n), w)
 
 
 def image_rule(transform: InjectiveTransform, rule: Rule) -> Rule:
@@ -185,18 +188,44 @@ def _cell_rule(t: Tensor, center: Tensor) -> Rule:
     return Rule(points, points.new_full(points.shape[:-1], volume / len(t)))
 
 
-def _polar_rule(geo: Geometry, center: Tensor, radius: Tensor | float, t: Tensor, weight: Tensor, w: Tensor) -> Rule:
-    """Nodes ``exp(t R w)`` for t in (0, 1) and unit ``w``; ``weight`` is that of the measure dt dw."""
-    cut = center.dim() - geo.event_dim
-    batch, event_shape = center.shape[:cut], center.shape[cut:]
-    radius = torch.as_tensor(radius, dtype=center.dtype, device=center.device)
-    reach = torch.as_tensor(geo.injectivity_radius(event_shape), dtype=center.dtype, device=center.device)
-    radius = torch.minimum(radius, reach).expand(batch)
-    t, weight = (x.to(center).reshape((-1,) + (1,) * len(batch)) for x in (t, weight))
-    r, w = t * radius, w.to(center).reshape((-1,) + (1,) * len(batch) + w.shape[-1:])
-    v = r.unsqueeze(-1) * w
-    p = center.expand(v.shape[:-1] + event_shape)
-    return Rule(geo.exp_frame(p, v), weight * radius * r ** (w.shape[-1] - 1) * geo.log_det_exp(p, v).exp())
+def _on_rays(geo: Geometry, center: Tensor, r: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """The centre, and frame vectors of lengths ``r``, shape ``(N,) + batch``, along the N unit vectors ``w``."""
+    v = r.unsqueeze(-1) * w.to(center).reshape((-1,) + (1,) * (r.dim() - 1) + w.shape[-1:])
+    return center.expand(v.shape[:-1] + center.shape[center.dim() - geo.event_dim :]), v
+
+
+def _reach(geo: Geometry, center: Tensor, radius: Tensor | float, w: Tensor) -> Tensor:
+    """How far each direction is followed, shape ``(N,) + batch``: to ``radius``, or to the cut point by bisection."""
+    batch = center.shape[: center.dim() - geo.event_dim]
+    radius, safe = (
+        torch.as_tensor(r, dtype=center.dtype, device=center.device).expand(w.shape[:1] + batch)
+        for r in (radius, geo.injectivity_radius(center.shape[len(batch) :]))
+    )
+    low = torch.minimum(radius, safe)
+    if not bool((radius > low).any()):
+        return low
+
+    def shortest(r: Tensor) -> Tensor:
+        p, v = _on_rays(geo, center, r, w)
+        return geo.dist(p, geo.exp_frame(p, v)) >= r * (1 - tolerance(r))
+
+    just_beyond = torch.minimum(radius, low * (1 + 4 * tolerance(low)))
+    if not bool((shortest(just_beyond) & (just_beyond > low)).any()):  # on spheres, say, all directions are cut at once
+        return low
+    high = radius
+    for _ in range(50):
+        middle = (low + high) / 2
+        good = shortest(middle)
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return low
+
+
+def _polar_rule(geo: Geometry, center: Tensor, reach: Tensor, t: Tensor, weight: Tensor, w: Tensor) -> Rule:
+    """Nodes ``exp(t R w)`` for t in (0, 1), unit ``w`` and ``reach`` R; ``weight`` is that of the measure dt dw."""
+    t, weight = (x.to(center).reshape((-1,) + (1,) * (reach.dim() - 1)) for x in (t, weight))
+    r = t * reach
+    p, v = _on_rays(geo, center, r, w)
+    return Rule(geo.exp_frame(p, v), weight * reach * r ** (w.shape[-1] - 1) * geo.log_det_exp(p, v).exp())
 
 
 def normalisation(distribution: TorchDistribution, rule: Rule) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_manifold.distributions import ManifoldUniform, WrappedNormal
-from pyro_manifold.geometry import SphereGeometry
+from pyro_manifold.geometry import Geometry, SphereGeometry
 from pyro_manifold.testing import DISTRIBUTION_CHECKS, GEOMETRY_CHECKS, MODULE_CHECKS, TRANSFORM_CHECKS, check_stress
 from pyro_manifold.transforms import ExpMap
 
@@ -31,6 +31,7 @@ GEOMETRIES = {
         to_tangent=lambda self, p, v: SphereGeometry.to_tangent(self, p, v) * 2,
         from_tangent=lambda self, p, u: SphereGeometry.from_tangent(self, p, u) / 2,
     ),
+    "embedding": dict(embed_tangent=lambda self, p, v: 2 * SphereGeometry.embed_tangent(self, p, v)),
     "geodesics": dict(geodesic=lambda self, p, u, t: (SphereGeometry.exp(self, p, t * u), u)),
     "volume_change": dict(log_det_exp=shortened),
     "coincidence": dict(dist=lambda self, p, q: (p * q).sum(-1).clamp(-1, 1).arccos()),
@@ -45,6 +46,19 @@ def test_geometry(check: str) -> None:
     GEOMETRY_CHECKS[check](SphereGeometry(SPHERE), 2, LIKE)
     with pytest.raises(AssertionError):
         GEOMETRY_CHECKS[check](broken(SphereGeometry, **GEOMETRIES[check])(SPHERE), 2, LIKE)
+
+
+def test_missing_preimages() -> None:
+    """The first of them maps right and comes first; that there are others only the mass of a wide normal tells."""
+    broke = broken(SphereGeometry, preimages=lambda self, p, v, radius: v.unsqueeze(0))
+    with pytest.raises(AssertionError, match="preimages are missing: .* mass 0.8"):
+        GEOMETRY_CHECKS["preimages"](broke(SPHERE), 2, LIKE)
+
+
+def test_velocities_that_never_turn() -> None:
+    broke = broken(SphereGeometry, embed_tangent=Geometry.embed_tangent)
+    with pytest.warns(UserWarning, match="embed_tangent: geodesics of Sphere close"):
+        GEOMETRY_CHECKS["embedding"](broke(SPHERE), 2, LIKE)
 
 
 def test_chart_is_demanded_where_there_is_one() -> None:
