@@ -10,11 +10,12 @@ from pyro.infer.autoguide.initialization import init_to_median
 from ...constraints import manifold_of
 from ...geometry import geometry
 from ..reparam._base import innermost, like_of
+from .indices import ModelIndices
 
 __all__ = ["AutoManifoldDelta", "init_to_origin"]
 
 
-class AutoManifoldDelta(AutoDelta):
+class AutoManifoldDelta(ModelIndices, AutoDelta):
     r"""Maximum a posteriori: one point for each latent site, on its manifold.
 
     .. math:: \hat z = \arg\max_z\; p(x, z)

@@ -17,6 +17,7 @@ from torch.distributions import biject_to
 from ...distributions import RiemannianNormal, VonMisesFisher, WrappedNormal
 from ...geometry import geometry
 from ._sites import all_rows, sample_ordinary, start_of
+from .indices import ModelIndices
 
 __all__ = ["AutoManifoldNormal"]
 
@@ -42,7 +43,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
 }
 
 
-class AutoManifoldNormal(AutoNormal):
+class AutoManifoldNormal(ModelIndices, AutoNormal):
     r"""Independent laws for all latents: on the manifold for manifold sites, Pyro's normal for the others.
 
     .. math:: q(z) = \prod_{\text{manifold}} q_i(z_i; \mu_i, \sigma_i) \prod_{\text{ordinary}} \mathcal N(t_j(z_j); m_j, s_j)

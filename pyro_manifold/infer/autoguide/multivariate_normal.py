@@ -23,6 +23,7 @@ from ...distributions.tangent_normal import winding_radius
 from ...geometry import geometry
 from ...transforms import ExpMap
 from ._sites import sample_ordinary, start_of
+from .indices import given_indices
 
 __all__ = ["AutoManifoldMultivariateNormal"]
 
@@ -76,9 +77,10 @@ class AutoManifoldMultivariateNormal(AutoGuide):
         self._shapes: dict[str, torch.Size] = {}  # of each site's coordinates
         self._event_dims: dict[str, int] = {}
         self.locs = PyroModule()
+        given = given_indices(self.model, self._prototype_frames, args, kwargs)
         for name, site in self.prototype_trace.iter_stochastic_nodes():
             for frame in site["cond_indep_stack"]:
-                if (frame.full_size or frame.size) != frame.size:
+                if frame.name in given or (frame.full_size or frame.size) != frame.size:
                     raise ValueError(
                         f"{name}: is in the subsampled plate {frame.name!r}; a joint covariance needs all of its rows at once. "
                         "Use AutoManifoldNormal, or do not subsample."
