@@ -11,6 +11,7 @@ from torch import Tensor
 from ..constraints import on
 from ..ops.batched import apply_matrix, compact_batch, solve_lower
 from ..ops.checks import as_tensors, check_all, check_expansion
+from ..ops.linalg import sym
 from ..ops.numerics import norm
 from ..ops.quadratic_form import expected_log_ratio, expected_projector, log_singular_values
 from ..ops.radial import log_area
@@ -73,7 +74,7 @@ class AngularCentralGaussian(Shown, TorchDistribution):
         else:
             if validate:
                 check_symmetric(name, matrix)
-            tril, info = torch.linalg.cholesky_ex(matrix)
+            tril, info = torch.linalg.cholesky_ex(sym(matrix))
             if validate:
                 check_all(info == 0, name, matrix, "a positive definite matrix", "Add a jitter to its diagonal.")
         self._tril = tril

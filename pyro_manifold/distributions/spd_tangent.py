@@ -8,8 +8,8 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from ..ops.linalg import sym_eigenvalues, vec_to_sym
-from ..ops.numerics import log_sinhc
+from ..ops.gaps import log_sinhc_gaps
+from ..ops.linalg import vec_to_sym
 from ..ops.spd_normal import log_normalizer, normalizer_table, sample_tangent
 
 __all__ = ["SPDTangentNormal"]
@@ -67,9 +67,7 @@ class SPDTangentNormal(dist.TorchDistribution):
         out = -value.square().sum(-1) / (2 * self.scale**2) - self.log_z()
         if self.n == 1:
             return out
-        x = sym_eigenvalues(vec_to_sym(value / self.unit, self.n))
-        i, j = torch.triu_indices(self.n, self.n, 1, device=x.device)
-        return out + log_sinhc((x[..., j] - x[..., i]) / 2).sum(-1)
+        return out + log_sinhc_gaps(vec_to_sym(value / self.unit, self.n))
 
     def log_z(self) -> Tensor:
         r""":math:`\log Z(\sigma)`."""

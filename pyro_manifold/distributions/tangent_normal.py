@@ -11,6 +11,7 @@ from torch import Tensor
 from ..geometry import Geometry
 from ..ops.checks import broadcast_shapes, check_all
 from ..ops.components import concrete
+from ..ops.linalg import sym
 from .truncated import TruncatedTangentNormal
 
 __all__ = ["tangent_normal", "winding_radius"]
@@ -87,7 +88,7 @@ def _full(dim: int, loc_batch: torch.Size, name: str, matrix: Tensor, validate: 
         if validate:
             ok = (matrix - matrix.mT).abs().amax((-1, -2)) <= 1e-5 * matrix.abs().amax((-1, -2))
             check_all(ok, name, matrix, "a symmetric matrix", "Symmetrise it: (S + S.mT) / 2.")
-        tril, info = torch.linalg.cholesky_ex(matrix)
+        tril, info = torch.linalg.cholesky_ex(sym(matrix))
         if validate:
             check_all(info == 0, name, matrix, "a positive definite matrix", "Add a jitter to its diagonal.")
     elif validate:

@@ -160,7 +160,7 @@ def _dist(k: Tensor, p: Tensor, q: Tensor) -> Tensor:
     s = _half_chord2(k, x, y, (sq(y - x), _across2(x, y - x)))
     with torch.no_grad():
         exact = _half_chord2(k.double(), x.double(), y.double(), _error_free(x.double(), y.double()))
-    return 2 * k.sqrt() * asinh(safe_sqrt(exact.to(s) + (s - s.detach())))
+    return 2 * k.sqrt() * asinh(safe_sqrt(exact.to(s).detach() + (s - s.detach())))
 
 
 def _half_chord2(k: Tensor, x: Tensor, y: Tensor, parts: tuple[Tensor, Tensor]) -> Tensor:

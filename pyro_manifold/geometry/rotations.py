@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..ops.numerics import log_sinc_sqrt, norm
-from ..ops.orthogonal import haar, hat, log_sphere_area, polar, rotation_exp3, rotation_log, rotation_log3, size_of, vee
+from ..ops.orthogonal import haar, hat, log_det_dexp, log_sphere_area, polar, rotation_exp3, rotation_log, rotation_log3, size_of, vee
 from .base import Geometry, moments_of_unit_columns, register_geometry
 from .sphere import windings
 
@@ -181,9 +181,7 @@ class SpecialOrthogonalGeometry(Geometry):
         if v.shape[-1] <= 3:
             out = 2 * log_sinc_sqrt(v.square().sum(-1) / 4, 1) if v.shape[-1] == 3 else v.new_zeros(v.shape[:-1])
         else:
-            angle = torch.linalg.eigvalsh(1j * hat(v))
-            i, j = torch.tril_indices(angle.shape[-1], angle.shape[-1], -1, device=v.device)
-            out = log_sinc_sqrt((angle[..., i] + angle[..., j]).square() / 4, 1).sum(-1)
+            out = log_det_dexp(v)
         return out.expand(torch.broadcast_shapes(p.shape[:-2], v.shape[:-1]))
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:

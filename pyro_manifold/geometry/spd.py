@@ -21,6 +21,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.gaps import log_sinhc_gaps
 from ..ops.linalg import (
     EXP,
     INV_SQRT,
@@ -35,7 +36,7 @@ from ..ops.linalg import (
     sym_to_vec,
     vec_to_sym,
 )
-from ..ops.numerics import log_sinhc, norm
+from ..ops.numerics import norm
 from .base import Geometry, register_geometry
 
 __all__ = ["SPDGeometry"]
@@ -52,7 +53,7 @@ def _congruence(a: Tensor, x: Tensor) -> Tensor:
 
 def _cholesky(p: Tensor) -> tuple[Tensor, Tensor]:
     """L and its inverse."""
-    factor = torch.linalg.cholesky(_compact(p))
+    factor = torch.linalg.cholesky(sym(_compact(p)))
     eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
     return factor, torch.linalg.solve_triangular(factor, eye, upper=False)
 
@@ -194,9 +195,7 @@ class SPDGeometry(Geometry):
         n, batch = p.shape[-1], torch.broadcast_shapes(p.shape[:-2], v.shape[:-1])
         if self.flat or n == 1:
             return v.new_zeros(batch)
-        x = sym_eigenvalues(vec_to_sym(v, n))
-        i, j = torch.triu_indices(n, n, 1, device=v.device)
-        return log_sinhc((x[..., j] - x[..., i]) / 2).sum(-1).expand(batch)
+        return log_sinhc_gaps(vec_to_sym(v, n)).expand(batch)
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device)[..., None, None]

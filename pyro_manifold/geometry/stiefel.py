@@ -20,14 +20,14 @@ geoopt's ``expmap`` for the canonical metric is a Cayley retraction, and its ``p
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.autograd import first_order
+from ..ops.autograd import BatchFunction
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, log_sphere_area, polar, vee
 from .base import Geometry, moments_of_unit_columns, register_geometry
@@ -51,27 +51,41 @@ def _signs(x: Tensor) -> Tensor:
     return torch.where(good, 1.0, torch.stack(signs, -1))
 
 
-class _Log(torch.autograd.Function):
+class _Log(BatchFunction):
     """Frame coordinates of log_p(q), found by shooting; the derivative is that of the implicit equation exp_p(v) = q."""
 
+    ranks = (2, 2)
+
     @staticmethod
-    def forward(ctx: Any, p: Tensor, q: Tensor, geo: "StiefelGeometry") -> Tensor:
-        v = geo._shoot(p, q)
-        ctx.save_for_backward(p, q, v)
-        ctx.geo = geo
-        return v
+    def forward(p: Tensor, q: Tensor, geo: "StiefelGeometry") -> Tensor:
+        return geo._shoot(p, q)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, "StiefelGeometry"], output: Tensor) -> None:
+        ctx.geo = inputs[2]
+        ctx.save_for_backward(*inputs[:2], output)
+        ctx.save_for_forward(*inputs[:2], output)
+
+    @staticmethod
+    def _miss(ctx: Any) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+        """The Jacobian of the left side, and the equation as a function of p and q at the v that solves it."""
+        p, q, v = ctx.saved_tensors
+        geo = ctx.geo
+        return geo._jacobian(p, v), lambda p_, q_: geo.from_tangent(q, q_ - geo.exp_frame(p_, v))
+
+    @staticmethod
+    def jvp(ctx: Any, p_tangent: Tensor | None, q_tangent: Tensor | None, _: Any) -> Tensor:  # type: ignore[override]
+        jacobian, miss = _Log._miss(ctx)
+        p, q, _ = ctx.saved_tensors
+        moved = (torch.zeros_like(p) if p_tangent is None else p_tangent, torch.zeros_like(q) if q_tangent is None else q_tangent)
+        return torch.linalg.solve(jacobian, torch.func.jvp(miss, (p, q), moved)[1].unsqueeze(-1)).squeeze(-1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        p, q, v = (x.detach() for x in ctx.saved_tensors)
-        geo = ctx.geo
-        force = torch.linalg.solve(geo._jacobian(p, v).mT, grad.detach().unsqueeze(-1)).squeeze(-1)
-        with torch.enable_grad():
-            p_, q_ = p.clone().requires_grad_(), q.clone().requires_grad_()
-            miss = geo.from_tangent(q, q_ - geo.exp_frame(p_, v))
-            gp, gq = torch.autograd.grad(miss, (p_, q_), force)
-        depends = (*ctx.saved_tensors[:2], grad)
-        return first_order(gp, *depends), first_order(gq, *depends), None
+        jacobian, miss = _Log._miss(ctx)
+        force = torch.linalg.solve(jacobian.mT, grad.unsqueeze(-1)).squeeze(-1)
+        p, q, _ = ctx.saved_tensors
+        return (*torch.func.vjp(miss, p, q)[1](force), None)
 
 
 @register_geometry(geoopt.Stiefel)

@@ -1,11 +1,60 @@
-"""Custom gradients that are of the last order implemented."""
+"""Operators of our own: for every transform of ``torch.func``, and custom gradients that are of the last order implemented."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["first_order"]
+__all__ = ["BatchFunction", "differentiated", "first_order", "minus", "plus"]
+
+
+def differentiated(*xs: Tensor | None) -> bool:
+    """May a derivative in one of these be asked for? Inside ``torch.func`` and in forward mode the answer is a cautious yes."""
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in xs)
+
+
+def plus(a: Tensor | None, b: Tensor | None) -> Any:
+    """a + b of tangents or gradients, where None is zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+def minus(a: Tensor | None, b: Tensor | None) -> Any:
+    """a - b, likewise."""
+    return plus(a, None if b is None else -b)
+
+
+class BatchFunction(torch.autograd.Function):
+    """An operator on batches, with the one rule by which ``torch.func.vmap`` maps over it: another batch axis in front.
+
+    Subclasses write ``forward`` and ``setup_context`` for tensors of any batch shape, and name in ``ranks`` how many trailing
+    axes of each argument belong to one element (None: not a tensor). ``forward`` sees plain tensors, never those of a transform,
+    so it may branch on values, write in place and call LAPACK; mapped over, it is given all of one batch shape.
+    Every output must have the batch in front. ``backward`` and ``jvp`` are functions of torch's operators and of others of this kind.
+    """
+
+    ranks: ClassVar[tuple[int | None, ...]]
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Any, int]:  # type: ignore[override]
+        ranks = cls.ranks + (None,) * (len(args) - len(cls.ranks))
+        moved = [x.movedim(d, 0) if isinstance(d, int) else x for x, d in zip(args, in_dims, strict=True)]
+        parts = [(x, r, d) for x, r, d in zip(moved, ranks, in_dims, strict=True) if r is not None and x is not None]
+        batch = torch.broadcast_shapes(*(x.shape[(d is not None) : x.dim() - r] for x, r, d in parts))
+        for i, (x, r, d) in enumerate(zip(moved, ranks, in_dims, strict=True)):
+            if r is None or x is None:
+                continue
+            event = x.shape[x.dim() - r :]
+            if d is not None:  # the new axis first, then those that broadcasting would add
+                own = x.shape[1 : x.dim() - r]
+                x = x.reshape((info.batch_size,) + (1,) * (len(batch) - len(own)) + own + event)
+            moved[i] = x.expand((info.batch_size, *batch, *event))
+        return cls.apply(*moved), 0
 
 
 class _FirstOrder(torch.autograd.Function):
@@ -21,6 +70,8 @@ class _FirstOrder(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> Any:
         raise NotImplementedError("this derivative is of the last order implemented; detach its arguments to use it as a number.")
+
+    jvp = backward
 
 
 def first_order(value: Tensor, *depends: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import first_order
+from .autograd import BatchFunction, first_order, minus
 from .components import sq
 
 __all__ = ["around_axis", "squared_chord"]
@@ -37,7 +37,9 @@ def _rows(t: Tensor, shape: torch.Size) -> tuple[Tensor, bool]:
     return t.detach().expand(shape).reshape(-1, n), False
 
 
-class _SquaredChord(torch.autograd.Function):
+class _SquaredChord(BatchFunction):
+    ranks = (1, 1)
+
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(x.shape, y.shape)
@@ -52,6 +54,12 @@ class _SquaredChord(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, x_tangent: Tensor | None, y_tangent: Tensor | None) -> Tensor:  # type: ignore[override]
+        x, y = ctx.saved_tensors
+        return 2 * ((x - y) * minus(x_tangent, y_tangent)).sum(-1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .autograd import BatchFunction
 from .fisher_bingham import normalizer_and_moments, square_products
 
 __all__ = ["matrix_normalizer"]
@@ -23,19 +24,32 @@ def _in_basis(v: Tensor, diagonal: Tensor) -> Tensor:
     return (v * diagonal.unsqueeze(-2)) @ v.mT
 
 
-class _MatrixNormalizer(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor) -> tuple[Tensor, ...]:
-        values, v = torch.linalg.eigh(a)
-        log_c, second, _ = normalizer_and_moments(-values)
-        moment = _in_basis(v, second)
-        ctx.save_for_backward(values, v, second, moment)
-        ctx.set_materialize_grads(False)
-        return log_c, moment
+class _MatrixNormalizer(BatchFunction):
+    """log C and E[xx^T], and eigenvalues, axes and moments along them for the derivatives."""
+
+    ranks = (2,)
 
     @staticmethod
-    def backward(ctx: Any, c0: Tensor | None, c2: Tensor | None) -> Tensor | None:  # type: ignore[override]
-        values, v, second, moment = ctx.saved_tensors
+    def forward(a: Tensor) -> tuple[Tensor, ...]:
+        values, v = torch.linalg.eigh(a)
+        log_c, second, _ = normalizer_and_moments(-values)
+        return log_c, _in_basis(v, second), values, v, second
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*output[1:])
+        ctx.save_for_forward(*output[1:])
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        moment, values, v, second = ctx.saved_tensors
+        return (moment * tangent).sum((-1, -2)), _MomentGradient.apply(values, v, second, tangent), None, None, None
+
+    @staticmethod
+    def backward(ctx: Any, c0: Tensor | None, c2: Tensor | None, *_: Any) -> Tensor | None:  # type: ignore[override]
+        moment, values, v, second = ctx.saved_tensors
         out = None if c0 is None else c0[..., None, None] * moment
         if c2 is not None:
             curved = _MomentGradient.apply(values, v, second, c2)
@@ -43,9 +57,11 @@ class _MatrixNormalizer(torch.autograd.Function):
         return out
 
 
-class _MomentGradient(torch.autograd.Function):
+class _MomentGradient(BatchFunction):
+    ranks = (1, 2, 1, 2)
+
     @staticmethod
-    def forward(ctx: Any, values: Tensor, v: Tensor, second: Tensor, c2: Tensor) -> Tensor:
+    def forward(values: Tensor, v: Tensor, second: Tensor, c2: Tensor) -> Tensor:
         g = v.mT @ (0.5 * (c2 + c2.mT)) @ v
         n = square_products(-values)
         covariance = n - second.unsqueeze(-1) * second.unsqueeze(-2)
@@ -53,8 +69,13 @@ class _MomentGradient(torch.autograd.Function):
         return v @ (2 * n * g + torch.diag_embed(diagonal)) @ v.mT
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        raise NotImplementedError("log C of a Bingham law has derivatives up to the second order here, no third.")
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None: ...
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, ...]:
+        raise NotImplementedError("log C of a Bingham distribution has derivatives up to the second order here, no third.")
+
+    jvp = backward
 
 
 def matrix_normalizer(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,4 +87,4 @@ def matrix_normalizer(a: Tensor) -> tuple[Tensor, Tensor]:
     tensor(1.8379, dtype=torch.float64)
     """
     a = a.double()
-    return _MatrixNormalizer.apply(0.5 * (a + a.mT))
+    return _MatrixNormalizer.apply(0.5 * (a + a.mT))[:2]

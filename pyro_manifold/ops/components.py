@@ -196,6 +196,20 @@ def fused(
             ctx.set_materialize_grads(False)
             ctx.mark_non_differentiable(*output[1:])
             ctx.save_for_backward(*inputs[:3], *output)
+            ctx.save_for_forward(*inputs[:3], *output)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+            k, x, z, out, *kept = ctx.saved_tensors
+
+            def gradients(grad: Tensor) -> tuple[Tensor, ...]:
+                args = (y.t() for y in (x, z, out, grad))
+                g_k, g_x, g_z = pull(k, *args, None, tangents[0] is not None, (None, None))
+                return tuple(_turned(g) for g, t in zip((g_k, g_x, g_z), tangents, strict=False) if t is not None)
+
+            # linear in grad: its transpose is the derivative in the direction of the tangents
+            (tangent,) = torch.func.vjp(gradients, torch.zeros_like(out))[1](tuple(t for t in tangents[:3] if t is not None))
+            return tangent, *(None for _ in kept)
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .autograd import first_order
+from .autograd import BatchFunction, first_order, plus
 
 __all__ = [
     "EXP",
@@ -33,6 +33,8 @@ __all__ = [
     "LOG1P",
     "SQRT",
     "Spectral",
+    "divided_difference",
+    "eigh",
     "sym",
     "sym_derivative",
     "sym_eigenvalues",
@@ -98,7 +100,7 @@ _MANY = {2: 300, 3: 2000}  # from this batch size elementwise rotations beat a l
 _NEAR = 0.25  # gaps below this many scales are integrated: 6 nodes are then good to 1e-15, and division loses one digit
 
 
-def _first(spec: Spectral, a: Tensor, b: Tensor) -> Tensor:
+def divided_difference(spec: Spectral, a: Tensor, b: Tensor) -> Tensor:
     """f[a, b]."""
     if spec.quotient is not None:
         return spec.quotient(a, b)
@@ -116,7 +118,7 @@ def _second(spec: Spectral, x: Tensor) -> Tensor:
     a, b, c = torch.stack([y.expand(shape) for y in (i, k, j)]).sort(0).values
     gap = c - a
     near = gap < _NEAR * torch.minimum(spec.scale(a), spec.scale(c))
-    far = (_first(spec, c, b) - _first(spec, b, a)) / torch.where(near, 1.0, gap)
+    far = (divided_difference(spec, c, b) - divided_difference(spec, b, a)) / torch.where(near, 1.0, gap)
     mean = sum(w * t * v * spec.d2f(a + t * (b - a) + t * s * (c - b)) for t, w in _NODES for s, v in _NODES)
     return torch.where(near, mean, far)
 
@@ -154,8 +156,8 @@ def _jacobi(a: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([m[i, i] for i in range(n)], -1), torch.stack([torch.stack(row, -1) for row in u], -2)
 
 
-def _eigh(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors of the symmetric part; NaN for a matrix that is not finite, where LAPACK would raise."""
+def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of the symmetric part, values alone; NaN for a matrix that is not finite, where LAPACK would raise."""
     a = sym(a)
     ok = a.isfinite().all(-1).all(-1)
     a = torch.where(ok[..., None, None], a, torch.zeros_like(a))
@@ -164,19 +166,35 @@ def _eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(ok[..., None], x, math.nan), u
 
 
-class _Derivative(torch.autograd.Function):
+@torch.no_grad()
+def _bilinear(spec: Spectral, x: Tensor, u: Tensor, h: Tensor, k: Tensor) -> Tensor:
+    """D^2 f(A)[H, K], from the eigen-decomposition of A; its inner product with a third matrix is symmetric in all three."""
+    h, k = u.mT @ sym(h) @ u, u.mT @ sym(k) @ u
+    half = torch.einsum("...ikj,...ik,...kj->...ij", _second(spec, x), h, k)
+    return u @ (half + half.mT) @ u.mT
+
+
+class _Derivative(BatchFunction):
     """Df(A)[H], given the eigen-decomposition of A. Self-adjoint in H; its derivative in A is the second one of f."""
 
-    generate_vmap_rule = True
+    ranks = (2, 2, 1, 2)
 
     @staticmethod
     def forward(a: Tensor, h: Tensor, x: Tensor, u: Tensor, spec: Spectral) -> Tensor:
-        return sym(u @ (_first(spec, x[..., :, None], x[..., None, :]) * (u.mT @ sym(h) @ u)) @ u.mT)
+        return sym(u @ (divided_difference(spec, x[..., :, None], x[..., None, :]) * (u.mT @ sym(h) @ u)) @ u.mT)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         a, h, x, u, ctx.spec = inputs
         ctx.save_for_backward(a, h, x, u)
+        ctx.save_for_forward(a, h, x, u)
+
+    @staticmethod
+    def jvp(ctx: Any, a_tangent: Tensor | None, h_tangent: Tensor | None, *_: Any) -> Any:  # type: ignore[override]
+        a, h, x, u = ctx.saved_tensors
+        in_h = None if h_tangent is None else _Derivative.apply(a, h_tangent, x, u, ctx.spec)
+        in_a = None if a_tangent is None else first_order(_bilinear(ctx.spec, x, u, h, a_tangent), a, h, a_tangent)
+        return plus(in_h, in_a)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
@@ -185,22 +203,18 @@ class _Derivative(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             in_h = _Derivative.apply(a, grad, x, u, ctx.spec)
         if ctx.needs_input_grad[0]:
-            with torch.no_grad():
-                g, k = u.mT @ sym(grad) @ u, u.mT @ sym(h) @ u
-                half = torch.einsum("...ikj,...ik,...kj->...ij", _second(ctx.spec, x), g, k)
-                in_a = u @ (half + half.mT) @ u.mT
-            in_a = first_order(in_a, a, h, grad)
+            in_a = first_order(_bilinear(ctx.spec, x, u, grad, h), a, h, grad)
         return in_a, in_h, None, None, None
 
 
-class _Function(torch.autograd.Function):
+class _Function(BatchFunction):
     """f(A) for several f, from one eigen-decomposition."""
 
-    generate_vmap_rule = True
+    ranks = (2,)
 
     @staticmethod
     def forward(a: Tensor, *specs: Spectral) -> tuple[Tensor, ...]:
-        x, u = _eigh(a)
+        x, u = eigh(a)
         return (x, u, *(sym((u * spec.f(x).unsqueeze(-2)) @ u.mT) for spec in specs))
 
     @staticmethod
@@ -209,7 +223,13 @@ class _Function(torch.autograd.Function):
         x, u = output[:2]
         ctx.mark_non_differentiable(x, u)
         ctx.save_for_backward(a, x, u)
+        ctx.save_for_forward(a, x, u)
         ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        a, x, u = ctx.saved_tensors
+        return (None, None, *(_Derivative.apply(a, tangent, x, u, spec) for spec in ctx.specs))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
@@ -229,17 +249,23 @@ def sym_function(a: Tensor, *specs: Spectral) -> Any:
     return out[0] if len(specs) == 1 else out
 
 
-class _Eigenvalues(torch.autograd.Function):
-    generate_vmap_rule = True
+class _Eigenvalues(BatchFunction):
+    ranks = (2,)
 
     @staticmethod
     def forward(a: Tensor) -> tuple[Tensor, Tensor]:
-        return _eigh(a)
+        return eigh(a)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(inputs[0], output[1])
+        ctx.save_for_forward(inputs[0], output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        a, u = ctx.saved_tensors
+        return first_order((u.mT @ sym(tangent) @ u).diagonal(dim1=-2, dim2=-1), a, tangent), None
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:  # type: ignore[override]
@@ -261,7 +287,7 @@ def sym_derivative(a: Tensor, h: Tensor, spec: Spectral) -> Tensor:
     True
     """
     a, h = torch.broadcast_tensors(a, h)
-    x, u = _eigh(a.detach())
+    x, u = eigh(a.detach())
     return _Derivative.apply(a, h, x, u, spec)
 
 

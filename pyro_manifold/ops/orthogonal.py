@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import first_order
-from .numerics import arctanc_sqrt, norm, sinc_sqrt
+from .autograd import BatchFunction, differentiated, first_order
+from .numerics import arctanc_sqrt, log_sinc_sqrt, norm, sinc_sqrt
 
-__all__ = ["haar", "hat", "log_sphere_area", "polar", "rotation_exp3", "rotation_log", "rotation_log3", "size_of", "vee"]
+__all__ = ["haar", "hat", "log_det_dexp", "log_sphere_area", "polar", "rotation_exp3", "rotation_log", "rotation_log3", "size_of"]
+__all__ += ["vee"]
 
 
 def size_of(dim: int) -> int:
@@ -52,32 +53,43 @@ def vee(a: Tensor) -> Tensor:
     return a[..., i, j]
 
 
-class _Polar(torch.autograd.Function):
+class _Polar(BatchFunction):
+    ranks = (2,)
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, proper: bool) -> Tensor:
+    def forward(x: Tensor, proper: bool) -> tuple[Tensor, ...]:
         u, s, vh = torch.linalg.svd(x, full_matrices=False)
         if proper:  # flip the direction of the smallest singular value where the determinant would be -1
             flip = torch.linalg.det(u @ vh) < 0
             u, s = u.clone(), s.clone()
             u[..., -1] = torch.where(flip.unsqueeze(-1), -u[..., -1], u[..., -1])
             s[..., -1] = torch.where(flip, -s[..., -1], s[..., -1])
-        ctx.save_for_backward(x, u, s, vh)
-        return u @ vh
+        return u @ vh, u, s, vh
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(inputs[0], *output[1:])
+        ctx.save_for_forward(inputs[0], *output[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, u, s, vh = ctx.saved_tensors
-        g = grad @ vh.mT
+        g = tangent @ vh.mT
         h = u.mT @ g
         total = s.unsqueeze(-1) + s.unsqueeze(-2)
         core = (h - h.mT) / torch.where(total == 0, torch.inf, total)
         outside = (g - u @ h) / torch.where(s == 0, torch.inf, s).unsqueeze(-2)
-        return first_order((u @ core + outside) @ vh, x, grad), None
+        return first_order((u @ core + outside) @ vh, x, tangent), None, None, None
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, None]:  # type: ignore[override]
+        return _Polar.jvp(ctx, grad)[0], None  # the derivative is self-adjoint
 
 
 def polar(x: Tensor, proper: bool = False) -> Tensor:
     """Nearest matrix with orthonormal columns, or (``proper``) nearest rotation; first derivatives only."""
-    return _Polar.apply(x, proper)
+    return _Polar.apply(x, proper)[0]
 
 
 # --- three dimensions, closed form -----------------------------------------------------------------------------------
@@ -155,9 +167,30 @@ def _inverse_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
     return (out - out.mT) / 2
 
 
-class _RotationLog(torch.autograd.Function):
+def _dexp(v: Tensor) -> Tensor:
+    r"""The matrix of :math:`(1 - e^{-\mathrm{ad}})/\mathrm{ad}` of the skew matrix with coordinates v, in these coordinates: a block of
+    an exponential, :math:`\exp\begin{bmatrix} -\mathrm{ad} & I \\ 0 & 0\end{bmatrix}`, so smooth where angles meet."""
+    m = v.shape[-1]
+    eye = torch.eye(m, dtype=v.dtype, device=v.device)
+    x, basis = hat(v).unsqueeze(-3), hat(eye)
+    minus_ad = vee(basis @ x - x @ basis).mT
+    top = torch.cat([minus_ad, eye.expand_as(minus_ad)], -1)
+    return torch.linalg.matrix_exp(torch.cat([top, torch.zeros_like(top)], -2))[..., :m, m:]
+
+
+def _solve_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
+    """:func:`_inverse_dexp`, or where derivatives of it may be asked for, dense linear algebra that has them."""
+    if not differentiated(x, w):
+        return _inverse_dexp(x, w, adjoint)
+    a = _dexp(vee(x))
+    return hat(torch.linalg.solve_ex(a.mT if adjoint else a, vee(w).unsqueeze(-1)).result.squeeze(-1))
+
+
+class _RotationLog(BatchFunction):
+    ranks = (2,)
+
     @staticmethod
-    def forward(ctx: Any, r: Tensor) -> Tensor:
+    def forward(r: Tensor) -> Tensor:
         w, angle = _planes(r)
         n = r.shape[-1]
         block = torch.nn.functional.pad(torch.stack([angle, torch.zeros_like(angle)], -1).flatten(-2), (0, n % 2))
@@ -168,18 +201,70 @@ class _RotationLog(torch.autograd.Function):
             step = _inverse_dexp(out, (rest - rest.mT) / 2)
             size = torch.linalg.matrix_norm(step)[..., None, None]
             out = out + torch.where(size < 1e-2, step, 0.0)
-        ctx.save_for_backward(r, out)
         return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs, output)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
+        r, out = ctx.saved_tensors
+        turn = r.mT @ tangent
+        return _solve_dexp(out, (turn - turn.mT) / 2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         r, out = ctx.saved_tensors
-        return first_order(r @ _inverse_dexp(out, (grad - grad.mT) / 2, adjoint=True), r, grad)
+        return r @ _solve_dexp(out, (grad - grad.mT) / 2, adjoint=True)
 
 
 def rotation_log(r: Tensor) -> Tensor:
-    """Principal logarithm (skew, angles in [-pi, pi]) of rotations of any size; first derivatives only."""
+    """Principal logarithm (skew, angles in [-pi, pi]) of rotations of any size."""
     return _RotationLog.apply(r)
+
+
+def _by_angles(v: Tensor) -> Tensor:
+    angle = torch.linalg.eigvalsh(1j * hat(v))
+    i, j = torch.tril_indices(angle.shape[-1], angle.shape[-1], -1, device=v.device)
+    return log_sinc_sqrt((angle[..., i] + angle[..., j]).square() / 4, 1).sum(-1)
+
+
+class _LogDetDexp(BatchFunction):
+    ranks = (1,)
+
+    @staticmethod
+    def forward(v: Tensor) -> Tensor:
+        return _by_angles(v)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def _smooth(v: Tensor) -> Tensor:
+        return torch.linalg.slogdet(_dexp(v)).logabsdet
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.func.jvp(_LogDetDexp._smooth, (ctx.saved_tensors[0],), (tangent,))[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (v,) = ctx.saved_tensors
+        return torch.func.vjp(_LogDetDexp._smooth if differentiated(v, grad) else _by_angles, v)[1](grad)[0]
+
+
+def log_det_dexp(v: Tensor) -> Tensor:
+    r"""Log volume change of the exponential map of rotations, :math:`\sum_{i<j}\log|\mathrm{sinc}\frac{\lambda_i+\lambda_j}{2}|` with
+    :math:`\pm i\lambda` the eigenvalues of the skew matrix with coordinates v.
+
+    >>> log_det_dexp(torch.zeros(6))
+    tensor(0.)
+    """
+    return _LogDetDexp.apply(v)
 
 
 def haar(shape: torch.Size, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import first_order
+from .autograd import BatchFunction, first_order
 
 __all__ = ["log_radial_integral"]
 
@@ -114,8 +114,10 @@ def _evaluate(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return tuple(torch.where(up, x, y) for x, y in zip(_upwards(a.clamp_min(0), n), down, strict=True))  # type: ignore[return-value]
 
 
-class _Slope(torch.autograd.Function):
+class _Slope(BatchFunction):
     """F', with its derivative: F'' = R' = n + aR - R^2, less 1 for a > 0."""
+
+    ranks = (0,)
 
     @staticmethod
     def forward(a: Tensor, n: int) -> Tensor:
@@ -125,16 +127,23 @@ class _Slope(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
         a, ctx.n = inputs
         ctx.save_for_backward(a, output)
+        ctx.save_for_forward(a, output)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
         a, slope = ctx.saved_tensors
         top = a.clamp_min(0)  # slope = R - top
         second = ctx.n - (slope + top) * (slope + (top - a)) - (a > 0).to(a.dtype)
-        return first_order(grad * second, a, grad), None
+        return first_order(tangent * second, a, tangent)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Slope.jvp(ctx, grad), None  # elementwise: the derivative is its own transpose
 
 
-class _LogRadialIntegral(torch.autograd.Function):
+class _LogRadialIntegral(BatchFunction):
+    ranks = (0,)
+
     @staticmethod
     def forward(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
         return _evaluate(a, n)
@@ -143,12 +152,17 @@ class _LogRadialIntegral(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
         a, ctx.n = inputs
         ctx.save_for_backward(a, output[1])
+        ctx.save_for_forward(a, output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor, _: Any) -> tuple[Tensor, None]:  # type: ignore[override]
         a, slope = ctx.saved_tensors
-        return grad * (_Slope.apply(a, ctx.n) if torch.is_grad_enabled() else slope), None
+        return tangent * (_Slope.apply(a, ctx.n) if torch.is_grad_enabled() else slope), None
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _LogRadialIntegral.jvp(ctx, grad, None)
 
 
 def log_radial_integral(a: Tensor, n: int) -> Tensor:

@@ -16,8 +16,8 @@ one fact gives
 * one-signed tail integrals for the implicit gradients :math:`\partial r/\partial\theta = -\partial_\theta F(r)/f(r)`.
 
 All arithmetic is float64 in the unit :math:`1/\sqrt{|K|}` (``y = r sqrt|K|``, ``s = sigma sqrt|K|``); the exponent is
-taken relative to the mode, in a form without cancellation for s from 0 to infinity. Gradients are first order only: a
-second derivative raises.
+taken relative to the mode, in a form without cancellation for s from 0 to infinity. log Z may be differentiated
+twice, moments once.
 """
 
 import math
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .autograd import first_order
+from .autograd import BatchFunction, differentiated, first_order, plus
 from .numerics import cos_sqrt, sinc_sqrt
 from .quadrature import compact, legendre
 
@@ -39,6 +39,7 @@ _RULE = {torch.float64: (48, 8.8, 16, 25.0)}
 _RULE_SINGLE = (32, 6.5, 12, 22.0)
 _FLAT = 1e-9  # below this s the space is flat to rounding (relative deviation d^2 s^2): s is floored, K = 0 is regular
 _CHUNK = 1 << 16  # elements of a node x batch temporary; larger ones cost more in page faults than in arithmetic
+_NEARLY_FLAT = 0.3  # below this sigma^2 |K| nothing of f is left near the antipode of a sphere (beyond 16 standard deviations)
 _COT = [1 / 3, 1 / 45, 2 / 945, 1 / 4725, 2 / 93555, 1382 / 638512875, 4 / 18243225, 3617 / 162820783125]
 
 
@@ -116,6 +117,18 @@ class Law(NamedTuple):
             series = series.mul_(x).mul_(sign).add_(c)
         return (-(self.dim - 1) / 2) * self.unit**2 * torch.where(near, x * series, far)
 
+    def curvature_score_slope(self, y: Tensor) -> Tensor:
+        r"""Its derivative in K at fixed r: -(d-1)/2 r^4 c'(x), with q = 1 - x c and 2 x q' = q - q^2 - x."""
+        x = y * y if self.sphere else -y * y
+        near = x.abs() < 0.05
+        safe, z = torch.where(near, 1.0, y), torch.where(near, 1.0 if self.sphere else -1.0, x)
+        q = safe / (safe.tan() if self.sphere else safe.tanh())
+        far = -((q - q * q - z) / (2 * z) + (1 - q) / z) / z
+        series = torch.zeros_like(y)
+        for k in range(len(_COT) - 1, 0, -1):
+            series = series * x + k * _COT[k]
+        return (-(self.dim - 1) / 2) * (self.unit * y) ** 4 * torch.where(near, series, far)
+
 
 def law_of(scale: Tensor, curvature: Tensor, dim: int) -> Law:
     """Mode by Newton steps: y tanh y = s^2 (d-1) (hyperbolic), y tan y = s^2 (d-1) (sphere)."""
@@ -173,7 +186,7 @@ def log_area(dim: int) -> float:
 def _moments_op(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) -> list[Tensor]:
     """log of the integral of f, E of one statistic, and the derivatives of both in scale and, if ``curved``, in curvature.
 
-    An operator of its own, so that compilers and tracers see one node: the sign of the curvature picks the formulas, and
+    An operator, so that compilers and tracers see one node: the sign of the curvature picks the formulas, and
     is not to become a constant of the traced program.
     """
     sigma, k = scale.double().reshape(-1), curvature.double()
@@ -204,24 +217,131 @@ def _(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) 
     return [scale.new_empty(scale.shape) for _ in range(6 if curved else 4)]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:2], *output[2:])
+@torch.library.custom_op("pyro_manifold::radial_hessian", mutates_args=())
+def _hessian_op(scale: Tensor, curvature: Tensor, dim: int) -> list[Tensor]:
+    r"""Of log Z: first derivatives in scale and curvature, and second ones :math:`\sigma\sigma, \sigma K, KK`.
+
+    At fixed r, with the scores u and c of log f in :math:`\sigma` and K, these are :math:`\mathrm{Var}\,u + \mathrm E\,\partial_\sigma u`,
+    :math:`\mathrm{Cov}(u, c)` and :math:`\mathrm{Var}\,c + \mathrm E\,\partial_Kc`. The last diverges at the antipode; with
+    :math:`\log Z = d\log\sigma + G(w)`, :math:`w = \sigma^2K`, it follows from the mixed one where w is not small:
+    :math:`\partial_{KK} = \sigma^4G''`, :math:`\partial_{\sigma K} = 2\sigma(G' + wG'')`, :math:`\partial_K = \sigma^2G'`.
+    """
+    sigma, k = scale.double().reshape(-1), curvature.double()
+    law = law_of(sigma, k, dim)
+    nodes, window, _, _ = rule(scale.dtype)
+    out: list[list[Tensor]] = []
+    for part in chunks(len(sigma), nodes):
+        lanes, s = law.map(lambda t: t[part]), sigma[part]  # noqa: B023
+        y, p, _ = quadrature(lanes, nodes, window)
+        r2 = (y * lanes.unit).square()
+        u, c = r2 / s**3, lanes.curvature_score(y)
+        mean_u, mean_c = (p * u).sum(0), (p * c).sum(0)
+        mixed = (p * (u - mean_u) * (c - mean_c)).sum(0)
+        w = s.square() * k
+        near = w.abs() < _NEARLY_FLAT
+        far = s.square() * (mixed * s / 2 - mean_c) / torch.where(near, 1.0, w)
+        direct = (p * ((c - mean_c).square() + lanes.curvature_score_slope(y))).sum(0)
+        second = (p * (u - mean_u).square()).sum(0) - 3 * mean_u / s
+        out.append([mean_u, mean_c, second, mixed, torch.where(near, direct, far)])
+    return [torch.cat(t).reshape(scale.shape).to(scale.dtype) for t in zip(*out, strict=True)]
 
 
-def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Tensor | None, ...]:
-    scale, curvature, *d = ctx.saved_tensors
-    depends = scale, curvature, *grads[:2]
-    half = len(d) // 2
-    g = [grads[0] * a + grads[1] * b for a, b in zip(d[:half], d[half:], strict=True)]
-    g_k = first_order(g[1].sum().to(curvature.dtype), *depends) if half > 1 else None
-    return first_order(g[0], *depends), g_k, None, None, None
+@_hessian_op.register_fake
+def _(scale: Tensor, curvature: Tensor, dim: int) -> list[Tensor]:
+    return [scale.new_empty(scale.shape) for _ in range(5)]
 
 
-_moments_op.register_autograd(_backward, setup_context=_save)
+class _Lanes(BatchFunction):
+    """Functions of lanes of scales and one curvature; mapped over curvatures, one after the other."""
+
+    ranks = (0,)
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: Any, scale: Tensor, curvature: Tensor, *rest: Any) -> Any:
+        if in_dims[1] is None:
+            return cls.apply(scale.movedim(in_dims[0], 0), curvature, *rest), 0
+        scales = [scale] * info.batch_size if in_dims[0] is None else scale.movedim(in_dims[0], 0)
+        each = [cls.apply(s, k, *rest) for s, k in zip(scales, curvature.movedim(in_dims[1], 0), strict=True)]
+        return tuple(torch.stack(column) for column in zip(*each, strict=True)), 0
+
+
+class _Moments(_Lanes):
+    """log Z and a mean, and their derivatives, which the gradient is made of."""
+
+    @staticmethod
+    def forward(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) -> tuple[Tensor, ...]:
+        return tuple(_moments_op(scale, curvature, dim, statistic, curved))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.dim, ctx.curved = inputs[2], inputs[4]
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.save_for_backward(*inputs[:2], *output[2:])
+        ctx.save_for_forward(*inputs[:2], *output[2:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def _derivatives(ctx: Any) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
+        """Of log Z (differentiable where that may be asked for) and of the mean, each in scale and, if ``curved``, in curvature."""
+        scale, curvature, *d = ctx.saved_tensors
+        half = len(d) // 2
+        first = d[:half]
+        if differentiated(scale, curvature):
+            first = list(_Slopes.apply(scale, curvature, ctx.dim)[:half])
+        return scale, curvature, [first, d[half:]]
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, k_tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        scale, curvature, derivatives = _Moments._derivatives(ctx)
+        out = []
+        for d in derivatives:
+            part = torch.zeros_like(scale) if tangent is None else d[0] * tangent
+            out.append(part if k_tangent is None or not ctx.curved else part + d[1] * k_tangent)
+        log_z, mean = out
+        return log_z, first_order(mean, scale, curvature), *(None for _ in ctx.saved_tensors[2:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        scale, curvature, (d_log_z, d_mean) = _Moments._derivatives(ctx)
+        g_log_z, g_mean = grads[:2]
+        out: list[Tensor | None] = []
+        for a, b in zip(d_log_z, d_mean, strict=True):
+            other = None if g_mean is None else first_order(g_mean * b, scale, curvature, g_mean)
+            out.append(plus(None if g_log_z is None else g_log_z * a, other))
+        g_k = out[1].sum().to(curvature.dtype) if len(out) > 1 and out[1] is not None else None
+        return out[0], g_k, None, None, None
+
+
+class _Slopes(_Lanes):
+    """The derivatives of log Z in scale and curvature; those of these are of the last order."""
+
+    @staticmethod
+    def forward(scale: Tensor, curvature: Tensor, dim: int) -> tuple[Tensor, ...]:
+        return tuple(_hessian_op(scale, curvature, dim))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.save_for_backward(*inputs[:2], *output[2:])
+        ctx.save_for_forward(*inputs[:2], *output[2:])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, k_tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        scale, curvature, *second = ctx.saved_tensors
+        ss, sk, kk = (first_order(x, scale, curvature) for x in second)
+        t = torch.zeros_like(scale) if tangent is None else tangent
+        t_k = torch.zeros_like(curvature) if k_tangent is None else k_tangent
+        return ss * t + sk * t_k, sk * t + kk * t_k, None, None, None
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, g_k: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        scale, curvature, *second = ctx.saved_tensors
+        ss, sk, kk = (first_order(x, scale, curvature) for x in second)
+        return ss * g + sk * g_k, (sk * g + kk * g_k).sum().to(curvature.dtype), None
 
 
 def _moments(scale: Tensor, curvature: Tensor, dim: int, statistic: str) -> tuple[Tensor, Tensor]:
-    log_z, mean = _moments_op(compact(scale), curvature, int(dim), statistic, curvature.requires_grad)[:2]
+    log_z, mean = _Moments.apply(compact(scale), curvature, int(dim), statistic, differentiated(curvature))[:2]
     return (log_z + log_area(dim)).expand(scale.shape), mean.expand(scale.shape)
 
 

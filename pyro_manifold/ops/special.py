@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .autograd import first_order
+from .autograd import BatchFunction, first_order, minus
 
 __all__ = ["bessel_ratio", "digamma_difference", "log_bessel", "log_gamma_ratio", "ratio_complement"]
 
@@ -185,32 +185,46 @@ def _columns(k: Tensor, order: float, fields: Sequence[str], value: str = "", sl
     return tuple(column.view(k.shape) for column in out)
 
 
-class _Ratio(torch.autograd.Function):
+_NO_SECOND = "the second derivative of a Bessel ratio is not implemented; detach the concentration."
+
+
+class _Ratio(BatchFunction):
     """A, 1 - A and the slope A'; the first two have a derivative, once."""
 
+    ranks = (0,)
+
     @staticmethod
-    def forward(k: Tensor, order: float) -> tuple[Tensor, ...]:
+    def forward(k: Tensor, order: float, with_slope: bool) -> tuple[Tensor, ...]:
         return _columns(k, order, ("ratio", "complement", "slope"), slope=True)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, bool], output: tuple[Tensor, ...]) -> None:
+        ctx.with_slope = inputs[2]
         ctx.save_for_backward(inputs[0], output[2])
+        ctx.save_for_forward(inputs[0], output[2])
         ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        if ctx.with_slope:
+            raise NotImplementedError(_NO_SECOND)
+        k, slope = ctx.saved_tensors
+        ratio = first_order(tangent * slope, k, tangent)
+        return ratio, -ratio, torch.zeros_like(ratio)  # the caller uses two
 
     @staticmethod
     def backward(ctx: Any, g_ratio: Tensor | None, g_complement: Tensor | None, g_slope: Tensor | None) -> Any:
         if g_slope is not None:
-            raise NotImplementedError("the second derivative of a Bessel ratio is not implemented; detach the concentration.")
-        if g_ratio is None or g_complement is None:
-            g = g_ratio if g_complement is None else -g_complement
-        else:
-            g = g_ratio - g_complement
+            raise NotImplementedError(_NO_SECOND)
+        g = minus(g_ratio, g_complement)
         k, slope = ctx.saved_tensors
-        return None if g is None else first_order(g * slope, k, g), None
+        return (None if g is None else first_order(g * slope, k, g)), None, None
 
 
-class _LogBessel(torch.autograd.Function):
+class _LogBessel(BatchFunction):
     """G or G - k, with its slope as a second output that the backward pass uses."""
+
+    ranks = (0,)
 
     @staticmethod
     def forward(k: Tensor, order: float, scaled: bool) -> tuple[Tensor, Tensor]:
@@ -224,15 +238,24 @@ class _LogBessel(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, float, bool], output: tuple[Tensor, Tensor]) -> None:
         k, ctx.order, ctx.scaled = inputs
         ctx.save_for_backward(k, output[1])
+        ctx.save_for_forward(k, output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def _slope(ctx: Any) -> Tensor:
         k, slope = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative may be asked for
-            ratio, complement, _ = bessel_ratio(k, ctx.order)
-            slope = -complement if ctx.scaled else ratio
-        return grad * slope, None, None
+            ratio, complement, _ = _Ratio.apply(k, ctx.order, False)
+            return -complement if ctx.scaled else ratio
+        return slope
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return grad * _LogBessel._slope(ctx), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+        return tangent * _LogBessel._slope(ctx), None
 
 
 def log_bessel(k: Tensor, order: float, scaled: bool = False) -> Tensor:
@@ -260,7 +283,7 @@ def bessel_ratio(k: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
     >>> ratio, complement, slope
     (tensor(0.), tensor(1.), tensor(0.3333))
     """
-    return _Ratio.apply(k, float(order))
+    return _Ratio.apply(k, float(order), True)
 
 
 def ratio_complement(k: Tensor, order: float) -> Tensor:
