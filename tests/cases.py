@@ -6,7 +6,7 @@ A case that a check cannot hold for names the check in ``skip`` with the reason.
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import geoopt
@@ -179,6 +179,11 @@ def _unwind(x: Tensor, centre: float = 0.0) -> Tensor:
 def two_circles() -> list[mt.Chart]:
     """Of radius 1, their centres 4 apart."""
     return [mt.Chart(partial(_wind, centre=c), partial(_unwind, centre=c), 1, 2) for c in (-2.0, 2.0)]
+
+
+@cache
+def injective_flow_of(dtype: torch.dtype, device: torch.device) -> flows.InjectiveFlow:
+    return injective_flow().to(dtype=dtype, device=device)
 
 
 def injective_flow() -> flows.InjectiveFlow:
@@ -470,7 +475,9 @@ DISTRIBUTIONS = [
     ),
     DistributionCase(
         "pushforward-flow",
-        lambda loc, scale: mdist.Pushforward(dist.Normal(loc, scale.unsqueeze(-1)).to_event(1), injective_flow().to(loc)),
+        lambda loc, scale: mdist.Pushforward(
+            dist.Normal(loc, scale.unsqueeze(-1)).to_event(1), injective_flow_of(loc.dtype, loc.device)
+        ),
         dict(loc=[0.3, -0.2], scale=0.5),
         skip={"infer_shapes": "its arguments are a law and a map, not tensors"},
     ),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ..constraints import image
-from ..ops.checks import check_all
+from ..ops.checks import check_all, check_dtype
 from ..ops.numerics import concrete
 from ..transforms.injective import InjectiveTransform
 from ..transforms.module import modules_of
@@ -92,6 +92,7 @@ class Pushforward(dist.TransformedDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         # not the inherited one: off the image, and the memory of what an observed tensor was encoded to
         self.transform.inverse_shape(value.shape)
+        check_dtype("value", value)
         if concrete(value):
             check_all(value.isfinite(), "value", value, "finite numbers", "Remove those rows, or mask them in the model.")
         u, log_volume = self.transform.coordinates(value)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..ops.checks import as_tensors, broadcast_shapes, check_all
+from ..ops.checks import as_tensors, broadcast_shapes, check_all, check_dtype
 from ..ops.numerics import concrete
 from .pushforward import Pushforward
 
@@ -107,6 +107,7 @@ class PushforwardMixture(dist.TorchDistribution):
         r""":math:`\log w_k\,p_k(x)` for each chart, on the last axis; :math:`-\infty` for those that ``value`` is not on."""
         transforms = [c.transform for c in self.components]
         transforms[0].inverse_shape(value.shape)
+        check_dtype("value", value)
         if concrete(value):
             check_all(value.isfinite(), "value", value, "finite numbers", "Remove those rows, or mask them in the model.")
         eps = torch.finfo(value.dtype).eps ** 0.5 if self.atol is None else self.atol

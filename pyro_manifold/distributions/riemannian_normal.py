@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..constraints import check_point
 from ..geometry import Geometry, ScaledGeometry, SPDGeometry, geometry
-from ..ops.checks import as_tensors, broadcast_shapes, check_all
-from ..ops.numerics import log_sinc_sqrt, norm
+from ..ops.checks import as_tensors, broadcast_shapes, check_all, held
+from ..ops.numerics import log_sinc_sqrt, norm, scalar
 from ..ops.radial import log_normalizer, radius_moment
 from ..ops.radial_sample import sample_radius
 from ..transforms import ExpMap
@@ -67,7 +67,7 @@ class _RadialNormal(dist.TorchDistribution):
 def _curvature(geo: Geometry, loc: Tensor) -> Tensor:
     """Constant curvature, as far as the base laws ask: affine-invariant SPD matrices (non-positive) count as flat here."""
     try:
-        return loc.new_zeros(()) if _is_spd(geo) else geo.curvature(loc).reshape(())
+        return scalar(0.0, loc) if _is_spd(geo) else geo.curvature(loc).reshape(())
     except NotImplementedError:
         raise ValueError(
             f"manifold: got {geo.manifold.name}, expected one of constant curvature (Sphere, PoincareBall, Lorentz, "
@@ -85,7 +85,7 @@ def _is_spd(geo: Geometry) -> bool:
 
 def _unit(geo: Geometry, like: Tensor) -> Tensor:
     """What lengths are multiplied by."""
-    s = like.new_ones(())
+    s = scalar(1.0, like)
     while isinstance(geo, ScaledGeometry):
         s, geo = s * geo.scale(like), geo.base
     return s
@@ -152,7 +152,7 @@ class RiemannianNormal(ExpMapLaw):
                 (scale < math.inf) | (curvature > 0), "scale", scale, f"finite numbers on {manifold.name}",
                 "Only on the sphere is there a limit at infinity (the uniform law).",
             )  # fmt: skip
-            if dim == 1 and curvature > 0 and curvature.requires_grad:
+            if dim == 1 and curvature.requires_grad and bool(held(curvature) > 0):
                 raise ValueError(
                     f"manifold: got {manifold.name} of dimension 1 with learned positive curvature, which has no gradient "
                     "here; expected dimension 2 or more. On a circle learn the scale instead."

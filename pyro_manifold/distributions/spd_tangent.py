@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..ops.gaps import log_sinhc_gaps
 from ..ops.linalg import vec_to_sym
+from ..ops.numerics import scalar
 from ..ops.spd_normal import log_normalizer, normalizer_table, sample_tangent
 
 __all__ = ["SPDTangentNormal"]
@@ -40,7 +41,7 @@ class SPDTangentNormal(dist.TorchDistribution):
 
     def __init__(self, scale: Tensor, n: int, unit: Tensor | None = None) -> None:
         self.scale, self.n = scale, n
-        self.unit = scale.new_ones(()) if unit is None else unit
+        self.unit = scalar(1.0, scale) if unit is None else unit
         self._table = normalizer_table(n, scale.device)
         super().__init__(scale.shape, torch.Size([n * (n + 1) // 2]), validate_args=False)
 

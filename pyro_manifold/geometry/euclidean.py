@@ -7,7 +7,7 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.numerics import norm
+from ..ops.numerics import norm, scalar
 from .base import Geometry, register_geometry
 
 __all__ = ["EuclideanGeometry", "FlatGeometry"]
@@ -87,4 +87,4 @@ class EuclideanGeometry(FlatGeometry):
             )
 
     def curvature(self, like: Tensor) -> Tensor:
-        return like.new_zeros(())
+        return scalar(0.0, like)

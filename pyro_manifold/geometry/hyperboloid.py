@@ -57,7 +57,7 @@ class HyperboloidGeometry(Geometry):
             )
 
     def _k(self, like: Tensor) -> Tensor:
-        return self.manifold.k.reshape(()).to(like)
+        return self.manifold.k.reshape(()).to(dtype=like.dtype, device=like.device)
 
     def curvature(self, like: Tensor) -> Tensor:
         """-1/k, differentiable in k, in the dtype of ``like``."""

@@ -18,7 +18,18 @@ import torch
 from torch import Tensor
 
 from ..ops.numerics import log_sinc_sqrt, norm
-from ..ops.orthogonal import haar, hat, log_det_dexp, log_sphere_area, polar, rotation_exp3, rotation_log, rotation_log3, size_of, vee
+from ..ops.orthogonal import (
+    haar,
+    hat,
+    log_det_dexp,
+    log_sphere_area,
+    polar,
+    rotation_exp3,
+    rotation_log,
+    rotation_log3,
+    size_of,
+    vee,
+)
 from .base import Geometry, moments_of_unit_columns, register_geometry
 from .sphere import windings
 

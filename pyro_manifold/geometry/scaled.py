@@ -56,7 +56,7 @@ class ScaledGeometry(Geometry):
 
     def scale(self, like: Tensor) -> Tensor:
         """s as a scalar in the dtype and on the device of ``like``, differentiable where it is learned."""
-        return self.manifold.scale.reshape(()).to(like)
+        return self.manifold.scale.reshape(()).to(dtype=like.dtype, device=like.device)
 
     # --- points and ambient vectors: those of the base ----------------------------------------------------------------
     def dim(self, event_shape: Sequence[int]) -> int:

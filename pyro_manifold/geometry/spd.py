@@ -36,7 +36,7 @@ from ..ops.linalg import (
     sym_to_vec,
     vec_to_sym,
 )
-from ..ops.numerics import norm
+from ..ops.numerics import norm, scalar
 from .base import Geometry, register_geometry
 
 __all__ = ["SPDGeometry"]
@@ -209,7 +209,7 @@ class SPDGeometry(Geometry):
         return _congruence(factor, e), _congruence(factor, sym(w @ e))
 
     def curvature(self, like: Tensor) -> Tensor:
-        return like.new_zeros(()) if self.flat else super().curvature(like)
+        return scalar(0.0, like) if self.flat else super().curvature(like)
 
 
 def _lift_quotient(a: Tensor, b: Tensor, floor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..ops.components import by_components, sq
-from ..ops.numerics import cos_sinc_sqrt, log_sinc_sqrt, norm, safe_sqrt
+from ..ops.numerics import cos_sinc_sqrt, log_sinc_sqrt, norm, safe_sqrt, scalar
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
 from .base import Geometry, moments_of_unit_columns, register_geometry
 
@@ -145,4 +145,4 @@ class SphereGeometry(Geometry):
         return self.project(torch.randn(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device))
 
     def curvature(self, like: Tensor) -> Tensor:
-        return like.new_ones(())
+        return scalar(1.0, like)

@@ -75,7 +75,7 @@ class StereographicGeometry(Geometry):
     def curvature(self, like: Tensor) -> Tensor:
         """K, differentiable in the manifold's parameter; in that parameter's dtype first, so that it is geoopt's own number."""
         raw = next(self.manifold.parameters()).reshape(())
-        return (self._sign * torch.nn.functional.softplus(raw) if self._sign else raw).to(like)
+        return (self._sign * torch.nn.functional.softplus(raw) if self._sign else raw).to(dtype=like.dtype, device=like.device)
 
     @property
     def has_chart(self) -> bool:  # type: ignore[override]

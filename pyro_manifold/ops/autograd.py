@@ -35,7 +35,7 @@ class BatchFunction(torch.autograd.Function):
     Subclasses write ``forward`` and ``setup_context`` for tensors of any batch shape, and name in ``ranks`` how many trailing
     axes of each argument belong to one element (None: not a tensor). ``forward`` sees plain tensors, never those of a transform,
     so it may branch on values, write in place and call LAPACK; mapped over, it is given all of one batch shape.
-    Every output must have the batch in front. ``backward`` and ``jvp`` are functions of torch's operators and of others of this kind.
+    Every output must have the batch in front. ``backward`` and ``jvp`` are made of torch's operators and of others of this kind.
     """
 
     ranks: ClassVar[tuple[int | None, ...]]

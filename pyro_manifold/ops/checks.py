@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["as_tensors", "broadcast_shapes", "check_all", "check_expansion"]
+__all__ = ["as_tensors", "broadcast_shapes", "check_all", "check_dtype", "check_expansion", "held"]
+
+
+def check_dtype(name: str, x: Any) -> None:
+    """:raises ValueError: for a tensor of complex numbers, integers or truth values, whose density would be one too."""
+    if isinstance(x, Tensor) and not x.dtype.is_floating_point:
+        remedy = "take its .real, if that is what is meant" if x.dtype.is_complex else "convert it with .float() or .double()"
+        raise ValueError(f"{name}: got dtype {x.dtype}, expected a floating dtype; {remedy}.")
 
 
 def as_tensors(**named: Any) -> list[Tensor]:
@@ -19,8 +26,7 @@ def as_tensors(**named: Any) -> list[Tensor]:
     """
     tensors = {k: x.as_subclass(Tensor) for k, x in named.items() if isinstance(x, Tensor)}
     for name, x in tensors.items():
-        if not x.dtype.is_floating_point:
-            raise ValueError(f"{name}: got dtype {x.dtype}, expected a floating dtype; convert it with .float() or .double().")
+        check_dtype(name, x)
     first = next(iter(tensors.items()), None)
     if first is not None:
         for name, x in tensors.items():
@@ -64,10 +70,21 @@ def check_expansion(batch_shape: Sequence[int], new: Sequence[int]) -> None:
     torch.empty(()).expand(torch.Size(batch_shape)).expand(torch.Size(new))
 
 
+def held(x: Tensor) -> Tensor:
+    """The plain tensor that a transform of ``torch.func`` holds, mapped axes included: a check sees all that is mapped over."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
 def check_all(ok: Tensor, name: str, value: Tensor, expected: str, remedy: str) -> None:
     """Raise a ``ValueError`` about the first element of ``value`` where ``ok`` (its leading axes) is false."""
-    if bool(ok.all()):
+    plain = held(ok)
+    if bool(plain.all()):
         return
+    if plain is not ok and plain.shape != ok.shape:  # mapped over: the place of an element is not known here
+        raise ValueError(f"{name}: {int((~plain).sum())} of {plain.numel()} are not {expected}. {remedy}")
+    ok, value = plain, held(value)
     bad = value.expand(torch.broadcast_shapes(value.shape, ok.shape + (1,) * (value.dim() - ok.dim())))
     index = tuple(int(i) for i in (~ok).nonzero()[0])
     seen = bad[index].detach().flatten().tolist()

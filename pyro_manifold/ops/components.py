@@ -202,7 +202,7 @@ def fused(
         def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
             k, x, z, out, *kept = ctx.saved_tensors
 
-            def gradients(grad: Tensor) -> tuple[Tensor, ...]:
+            def gradients(grad: Tensor) -> tuple[Tensor | None, ...]:
                 args = (y.t() for y in (x, z, out, grad))
                 g_k, g_x, g_z = pull(k, *args, None, tangents[0] is not None, (None, None))
                 return tuple(_turned(g) for g, t in zip((g_k, g_x, g_z), tangents, strict=False) if t is not None)

@@ -106,11 +106,11 @@ def _chunked(f: Callable[..., tuple[Tensor, ...]], rows: Tensor, *others: Tensor
     return tuple(torch.cat(p) for p in zip(*parts, strict=True))
 
 
-def _by_rows(f: Callable[..., tuple[Tensor, ...]], *xs: Tensor | None) -> tuple[Tensor, ...]:
+def _by_rows(f: Callable[..., tuple[Tensor, ...]], lam: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
     """:func:`_chunked` for arguments of any one batch shape."""
-    batch = next(x for x in xs if x is not None).shape[:-1]
-    rows = (x if x is None else x.reshape(-1, x.shape[-1]) for x in xs)
-    return tuple(y.reshape(batch + y.shape[1:]) for y in _chunked(f, *rows))
+    batch, d = lam.shape[:-1], lam.shape[-1]
+    rows = (x if x is None else x.reshape(-1, d) for x in others)
+    return tuple(y.reshape(batch + y.shape[1:]) for y in _chunked(f, lam.reshape(-1, d), *rows))
 
 
 def _values(lam: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:

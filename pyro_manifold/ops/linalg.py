@@ -157,7 +157,7 @@ def _jacobi(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors of the symmetric part, values alone; NaN for a matrix that is not finite, where LAPACK would raise."""
+    """Eigenvalues and vectors of the symmetric part, to be differentiated by nobody; NaN for a matrix that is not finite."""
     a = sym(a)
     ok = a.isfinite().all(-1).all(-1)
     a = torch.where(ok[..., None, None], a, torch.zeros_like(a))

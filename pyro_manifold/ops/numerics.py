@@ -33,6 +33,7 @@ __all__ = [
     "log_sinhc",
     "norm",
     "safe_sqrt",
+    "scalar",
     "sinc_slope",
     "sinc_sqrt",
     "tanc_sqrt",
@@ -49,6 +50,11 @@ def norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     q = (x / scale).square().sum(dim, keepdim=True)
     r = torch.where(zero, torch.zeros_like(q), torch.where(zero, 1.0, q).sqrt() * scale)
     return r if keepdim else r.squeeze(dim)
+
+
+def scalar(value: float, like: Tensor) -> Tensor:
+    """A constant in the dtype and on the device of ``like``; ``like.new_full`` would be mapped over with it."""
+    return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def safe_sqrt(s: Tensor) -> Tensor:

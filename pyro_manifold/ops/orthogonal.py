@@ -168,8 +168,9 @@ def _inverse_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
 
 
 def _dexp(v: Tensor) -> Tensor:
-    r"""The matrix of :math:`(1 - e^{-\mathrm{ad}})/\mathrm{ad}` of the skew matrix with coordinates v, in these coordinates: a block of
-    an exponential, :math:`\exp\begin{bmatrix} -\mathrm{ad} & I \\ 0 & 0\end{bmatrix}`, so smooth where angles meet."""
+    r"""The matrix of :math:`(1 - e^{-\mathrm{ad}})/\mathrm{ad}` of the skew matrix with coordinates v, in these coordinates.
+
+    It is a block of :math:`\exp\begin{bmatrix} -\mathrm{ad} & I \\ 0 & 0\end{bmatrix}`, so smooth where angles meet."""
     m = v.shape[-1]
     eye = torch.eye(m, dtype=v.dtype, device=v.device)
     x, basis = hat(v).unsqueeze(-3), hat(eye)
@@ -258,8 +259,9 @@ class _LogDetDexp(BatchFunction):
 
 
 def log_det_dexp(v: Tensor) -> Tensor:
-    r"""Log volume change of the exponential map of rotations, :math:`\sum_{i<j}\log|\mathrm{sinc}\frac{\lambda_i+\lambda_j}{2}|` with
-    :math:`\pm i\lambda` the eigenvalues of the skew matrix with coordinates v.
+    r"""Log volume change of the exponential map of rotations, with :math:`\pm i\lambda` the eigenvalues of the skew matrix of v:
+
+    .. math:: \sum_{i<j}\log\Big|\mathrm{sinc}\,\frac{\lambda_i+\lambda_j}{2}\Big|
 
     >>> log_det_dexp(torch.zeros(6))
     tensor(0.)

@@ -39,7 +39,7 @@ _RULE = {torch.float64: (48, 8.8, 16, 25.0)}
 _RULE_SINGLE = (32, 6.5, 12, 22.0)
 _FLAT = 1e-9  # below this s the space is flat to rounding (relative deviation d^2 s^2): s is floored, K = 0 is regular
 _CHUNK = 1 << 16  # elements of a node x batch temporary; larger ones cost more in page faults than in arithmetic
-_NEARLY_FLAT = 0.3  # below this sigma^2 |K| nothing of f is left near the antipode of a sphere (beyond 16 standard deviations)
+_NEARLY_FLAT = 0.05  # below this sigma^2 |K| nothing of f is left near the antipode of a sphere (14 standard deviations away)
 _COT = [1 / 3, 1 / 45, 2 / 945, 1 / 4725, 2 / 93555, 1382 / 638512875, 4 / 18243225, 3617 / 162820783125]
 
 
@@ -221,8 +221,9 @@ def _(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) 
 def _hessian_op(scale: Tensor, curvature: Tensor, dim: int) -> list[Tensor]:
     r"""Of log Z: first derivatives in scale and curvature, and second ones :math:`\sigma\sigma, \sigma K, KK`.
 
-    At fixed r, with the scores u and c of log f in :math:`\sigma` and K, these are :math:`\mathrm{Var}\,u + \mathrm E\,\partial_\sigma u`,
-    :math:`\mathrm{Cov}(u, c)` and :math:`\mathrm{Var}\,c + \mathrm E\,\partial_Kc`. The last diverges at the antipode; with
+    At fixed r, with the scores u and c of log f in :math:`\sigma` and K, these are
+    :math:`\mathrm{Var}\,u + \mathrm E\,\partial_\sigma u`, :math:`\mathrm{Cov}(u, c)` and
+    :math:`\mathrm{Var}\,c + \mathrm E\,\partial_Kc`. The terms of the last diverge at the antipode; with
     :math:`\log Z = d\log\sigma + G(w)`, :math:`w = \sigma^2K`, it follows from the mixed one where w is not small:
     :math:`\partial_{KK} = \sigma^4G''`, :math:`\partial_{\sigma K} = 2\sigma(G' + wG'')`, :math:`\partial_K = \sigma^2G'`.
     """
@@ -282,7 +283,7 @@ class _Moments(_Lanes):
 
     @staticmethod
     def _derivatives(ctx: Any) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
-        """Of log Z (differentiable where that may be asked for) and of the mean, each in scale and, if ``curved``, in curvature."""
+        """Of log Z (differentiable where that may be asked for) and of the mean: each in scale and, if ``curved``, curvature."""
         scale, curvature, *d = ctx.saved_tensors
         half = len(d) // 2
         first = d[:half]

@@ -102,15 +102,17 @@ def test_log_inverts_exp_within_the_injectivity_radius(metric, shape):
     assert (geo.log_frame(p, geo.exp_frame(p, v)) - v).abs().max() < 1e-12
 
 
-def test_log_has_the_implicit_derivative_and_no_second():
+def test_log_has_the_implicit_derivatives():
     geo, p, v = draws("euclidean", (3, 2), n=1)
     q = geo.exp_frame(p, v)
     project = geo.project
     p_, q_ = p.clone().requires_grad_(), q.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: geo.log_frame(project(a), project(b)), (p_, q_))
-    (g,) = torch.autograd.grad(geo.dist(p, q_).sum() * q_.sum(), q_, create_graph=True)
-    with pytest.raises(NotImplementedError, match="last order implemented"):
-        torch.autograd.grad(g.sum(), q_)
+    assert torch.autograd.gradgradcheck(lambda b: geo.dist(p, geo.exp_frame(p, b)), (v.requires_grad_(),))
+    jacobian = torch.func.jacfwd(lambda x: geo.log_frame(p, geo.exp_frame(p, x)))(v.detach())
+    assert torch.allclose(jacobian.reshape(3, 3), torch.eye(3, dtype=F64))
+    lengths = torch.func.vmap(lambda x: geo.dist(p[0], x))(q.expand(2, 3, 2))
+    assert torch.allclose(lengths, v.detach().norm(dim=-1))
 
 
 def test_log_that_does_not_exist_is_an_error():

@@ -1,0 +1,97 @@
+"""Does ``torch.func`` see the density that a loop and plain autograd see?"""
+
+from collections.abc import Callable, Iterator
+
+import pyro
+import torch
+from torch import Tensor
+from torch.func import hessian, jacfwd, jacrev, vmap
+
+from ._tools import close, finite
+from ._types import Make, Params
+
+
+def _double(params: Params) -> Params:
+    return {k: x.double() for k, x in params.items()}
+
+
+def _log_prob(make: Make, params: Params) -> Callable[..., Tensor]:
+    """log_prob as a function of the value and each parameter."""
+    return lambda x, *values: make(**dict(zip(params, values, strict=True))).log_prob(x)
+
+
+def _variants(make: Make, params: Params, n: int) -> dict[str, list[Tensor]]:
+    """``n`` valid values of each parameter: draws for a point of the manifold, multiples of others where those are valid."""
+    d = make(**params)
+    out = {}
+    for name, x in params.items():
+        others = list(d.sample((n,))) if name == "loc" and x.shape == d.event_shape else [x * (1 - 0.1 * i) for i in range(n)]
+        try:
+            for y in others:
+                make(**{**params, name: y})
+        except ValueError:
+            others = [x] * n
+        out[name] = others
+    return out
+
+
+def mapping(make: Make, params: Params) -> None:
+    """``torch.func.vmap`` of log_prob, over values and over parameters, is a loop; validation is on and sees all of them."""
+    params, n = _double(params), 3
+    with pyro.validation_enabled(True):
+        log_prob, x = _log_prob(make, params), make(**params).sample((n,))
+        fixed = list(params.values())
+        close(vmap(lambda y: log_prob(y, *fixed))(x), torch.stack([log_prob(y, *fixed) for y in x]), "vmap over values")
+        variants = _variants(make, params, n)
+        expected = torch.stack([log_prob(x[0], *values) for values in zip(*variants.values(), strict=True)]) if params else None
+        if expected is not None:
+            stacked = [torch.stack(v) for v in variants.values()]
+            close(vmap(lambda *p: log_prob(x[0], *p))(*stacked), expected, "vmap over parameters")
+        x[1] = torch.nan
+        try:
+            vmap(lambda y: log_prob(y, *fixed))(x)
+        except ValueError:
+            return
+        raise AssertionError("mapped over values, log_prob accepts one that is NaN")
+
+
+def _moves(leaves: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Directions in which one argument moves: all its entries, by fixed irregular amounts."""
+    for i, x in enumerate(leaves):
+        step = torch.linspace(0.5, 1.0, max(1, x.numel()), dtype=x.dtype, device=x.device).cos().reshape(x.shape)
+        yield [step if j == i else torch.zeros_like(y) for j, y in enumerate(leaves)]
+
+
+def derivatives(make: Make, params: Params) -> None:
+    """``jacrev`` and ``jacfwd`` of log_prob are autograd's gradient, ``hessian`` is the slope of that gradient (central
+    differences); in the value and every parameter, in float64, with validation."""
+    params = _double(params)
+    log_prob = _log_prob(make, params)
+    x = make(**params).sample()
+    names, leaves = ["value", *params], [x, *params.values()]
+    every = tuple(range(len(leaves)))
+
+    def gradient(at: list[Tensor]) -> list[Tensor]:
+        at = [t.detach().clone().requires_grad_() for t in at]
+        lp = log_prob(*at)
+        if not lp.requires_grad:  # constant: a uniform distribution
+            return [torch.zeros_like(t) for t in at]
+        return list(torch.autograd.grad(lp, at, materialize_grads=True))
+
+    with pyro.validation_enabled(True):
+        expected = gradient(leaves)
+        for f in (jacrev, jacfwd):
+            for name, g, e in zip(names, f(log_prob, every)(*leaves), expected, strict=True):
+                close(g, e, f"{f.__name__} in {name}")
+        second = [[block.detach() for block in row] for row in hessian(log_prob, every)(*leaves)]
+    h = 1e-5
+    with pyro.validation_enabled(False):  # a point that moves in the ambient space leaves the manifold
+        for name, row, move in zip(names, zip(*second, strict=True), _moves(leaves), strict=True):
+            ahead, behind = (gradient([t + s * h * m for t, m in zip(leaves, move, strict=True)]) for s in (1.0, -1.0))
+            moved = next(m for m in move if m.any())
+            for other, block, a, b in zip(names, row, ahead, behind, strict=True):
+                finite(block, f"hessian in {other} and {name}")
+                slope = (block * moved).flatten(a.dim()).sum(-1) if moved.dim() else block * moved
+                size = 1 + max(float(g.abs().max()) for g in (*ahead, block))
+                error = float((slope - (a - b) / (2 * h)).abs().max()) / size
+                assert error < 1e-6, f"hessian in {other} and {name} is off by {error:.1g} of the gradient"
