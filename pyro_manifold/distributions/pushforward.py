@@ -141,4 +141,4 @@ class ConditionalPushforward(ConditionalDistribution, nn.Module):
     def clear_cache(self) -> None:
         """Drop what is remembered of the last draw."""
         self.base.clear_cache()
-        self.transform._cached_x_y = (None, None)
+        self.transform.clear_cache()

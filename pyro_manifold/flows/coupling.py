@@ -17,9 +17,8 @@ import torch
 from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor
 
-from ..ops.numerics import concrete
 from ..ops.splines import rational_quadratic, spline_gradient, spline_size
-from ..transforms.module import ModuleTransform
+from ..transforms.module import ModuleBijection
 from .perceptron import Perceptron
 
 __all__ = ["ConditionalCoupling", "Coupling"]
@@ -27,7 +26,7 @@ __all__ = ["ConditionalCoupling", "Coupling"]
 _LOG_SCALE = 3.0  # log scales of an affine coupling stay within +- this: e^3 a layer, as a soft bound
 
 
-class Coupling(ModuleTransform):
+class Coupling(ModuleBijection):
     r"""Affine or rational-quadratic coupling of the coordinates ``changed``, given the others.
 
     :param int dim: size of x.
@@ -66,8 +65,6 @@ class Coupling(ModuleTransform):
         self.kind, self.bound = kind, float(bound)
         self.size = 2 if kind == "affine" else spline_size(bins)
         self.net = Perceptron(len(kept), len(changed) * self.size, hidden, context_dim)
-        self.context: Tensor | None = None
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
         self.register_buffer("kept", torch.tensor(kept, dtype=torch.long))
         self.register_buffer("changed", torch.tensor(changed, dtype=torch.long))
         self.register_buffer("order", torch.tensor(kept + changed).argsort())
@@ -99,7 +96,7 @@ class Coupling(ModuleTransform):
 
     def _run(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         a = x.index_select(-1, self.kept)
-        h = self.net.hidden(a, self.context)
+        h = self.net.hidden(a, self.needed_context(self.net.context_dim))
         b, log_slope = self._map(*self._operands(h, x), inverse)
         return self._join(a, b.mT.reshape(h.shape[:-1] + b.shape[:1])), log_slope.sum(0).reshape(h.shape[:-1])
 
@@ -107,33 +104,20 @@ class Coupling(ModuleTransform):
         joined = torch.cat([a.expand(b.shape[:-1] + a.shape[-1:]), b], -1)
         return joined.reshape(-1, self.dim).index_select(-1, self.order).reshape(joined.shape)
 
-    # --- torch's transform --------------------------------------------------------------------------------------------
-    # The log-determinant comes with the value: that of the last pair is kept, as Pyro's layers do.
-    def _call(self, x: Tensor) -> Tensor:
-        y, log_det = self._run(x)
-        self._last = (x, y, log_det) if concrete(x) else None
-        return y
+    # --- the transform ------------------------------------------------------------------------------------------------
+    def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._run(x)
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        x, log_det = self._run(y, inverse=True)
-        self._last = (x, y, -log_det) if concrete(y) else None
-        return x
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        if self._last is not None and self._last[0] is x and self._last[1] is y:
-            log_det, self._last = self._last[2], None  # once: a second use might find its graph freed
-            return log_det
-        return self._run(x)[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_last": None}
+    def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_slope = self._run(y, inverse=True)
+        return x, -log_slope
 
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
         rows = tangents.reshape(-1, self.dim)  # of a matrix, torch selects four times as fast
         ta, tb = (rows.index_select(-1, i).reshape(tangents.shape[:-1] + i.shape) for i in (self.kept, self.changed))
         a = x.index_select(-1, self.kept)
-        h, hidden = self.net.push(a, ta, self.context)
+        h, hidden = self.net.push(a, ta, self.needed_context(self.net.context_dim))
         batch, many = h.shape[:-1], len(self.changed)
         b, slope, in_raw = self._gradient(*self._operands(h, x))
         b, slope = (v.mT.reshape(*batch, many) for v in (b, slope))

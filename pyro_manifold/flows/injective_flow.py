@@ -6,14 +6,16 @@ Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and de
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Transform
 
+from ..transforms.cache import dependencies
 from ..transforms.injective import InjectiveTransform
 from ..transforms.module import modules_of
-from ..transforms.push import push
+from ..transforms.push import evaluate, invert, push
 
 __all__ = ["InjectiveFlow"]
 
@@ -52,15 +54,18 @@ class InjectiveFlow(InjectiveTransform):
         self.layers = list(layers)
         self._learned = modules_of(layers)
 
+    def depends(self) -> list[Any] | None:
+        return dependencies([self.embedding, *self.layers])
+
     def _call(self, u: Tensor) -> Tensor:
         x = self.embedding._call(u)
         for layer in self.layers:
-            x = layer._call(x)
+            x = evaluate(layer, x)
         return x
 
     def _inverse(self, x: Tensor) -> Tensor:
         for layer in reversed(self.layers):
-            x = layer._inverse(x)
+            x = invert(layer, x)
         return self.embedding._inverse(x)
 
     def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:

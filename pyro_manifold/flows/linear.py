@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from ..ops.checks import as_tensors
 from ..transforms.injective import principal_axes
-from ..transforms.module import ModuleTransform
+from ..transforms.module import ModuleBijection
 from .coupling import given
 from .perceptron import Perceptron
 
 __all__ = ["ConditionalLULinear", "LULinear"]
 
 
-class LULinear(ModuleTransform):
+class LULinear(ModuleBijection):
     r"""A learned invertible matrix and shift; the identity at first, or what ``matrix`` and ``loc`` say.
 
     :param int dim: size of x.
@@ -58,7 +58,6 @@ class LULinear(ModuleTransform):
         self.loc = nn.Parameter(loc.clone())
         self.log_diagonal = nn.Parameter(diagonal.abs().log())
         self.lu = nn.Parameter(torch.where(self.free, L.tril(-1) + U.triu(1), 0.0)[self.free])
-        self.context: Tensor | None = None
         self.net = Perceptron(context_dim, dim * (dim + 1), (64,)) if context_dim else None
 
     @classmethod
@@ -76,8 +75,9 @@ class LULinear(ModuleTransform):
     def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """L below its diagonal of ones, U, log of its diagonal, b."""
         lu, log_diagonal, loc = self.lu, self.log_diagonal, self.loc
-        if self.net is not None and self.context is not None:
-            extra = self.net(self.context)
+        context = self.needed_context(0 if self.net is None else self.net.in_dim)
+        if self.net is not None and context is not None:
+            extra = self.net(context)
             lu = lu + extra[..., : -2 * self.dim]
             log_diagonal, loc = log_diagonal + extra[..., -2 * self.dim : -self.dim], loc + extra[..., -self.dim :]
         full = lu.new_zeros(lu.shape[:-1] + (self.dim, self.dim))
@@ -85,28 +85,36 @@ class LULinear(ModuleTransform):
         U = torch.where(self.free, full.triu(1), (self.signs * log_diagonal.exp()).unsqueeze(-1))
         return full.tril(-1), U, log_diagonal, loc
 
-    def _call(self, x: Tensor) -> Tensor:
-        return self.push(x, x.new_zeros(0, self.dim))[0]
+    def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        matrix, log_diagonal, loc = self._matrix()
+        y = x @ matrix.mT if matrix.dim() == 2 else (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
+        return y + loc, self._log_volume(log_diagonal, y)
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        L, U, _, loc = self._factors()
+    def _matrix(self) -> tuple[Tensor, Tensor, Tensor]:
+        """P L U, log of the diagonal of U, b."""
+        L, U, log_diagonal, loc = self._factors()
+        return self.permutation @ (U + L @ U), log_diagonal, loc
+
+    @staticmethod
+    def _log_volume(log_diagonal: Tensor, y: Tensor) -> Tensor:
+        log_det = log_diagonal.sum(-1)
+        return log_det.expand(torch.broadcast_shapes(log_det.shape, y.shape[:-1]))
+
+    def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        L, U, log_diagonal, loc = self._factors()
         z = (y - loc) @ self.permutation
         one = L.dim() == 2  # one matrix: the batch as columns
         columns = z.reshape(-1, self.dim).mT if one else z.unsqueeze(-1)
         columns = torch.linalg.solve_triangular(L, columns, upper=False, unitriangular=True)
         columns = torch.linalg.solve_triangular(U, columns, upper=True)
-        return columns.mT.reshape(z.shape) if one else columns.squeeze(-1)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        log_det = self._factors()[2].sum(-1)
-        return log_det.expand(torch.broadcast_shapes(log_det.shape, x.shape[:-1]))
+        x = columns.mT.reshape(z.shape) if one else columns.squeeze(-1)
+        return x, self._log_volume(log_diagonal, x)
 
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
-        L, U, _, loc = self._factors()
-        transposed = (self.permutation @ (U + L @ U)).mT
-        y = x @ transposed if transposed.dim() == 2 else (x.unsqueeze(-2) @ transposed).squeeze(-2)
-        return y + loc, tangents @ transposed
+        matrix, _, loc = self._matrix()
+        y = x @ matrix.mT if matrix.dim() == 2 else (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
+        return y + loc, tangents @ matrix.mT
 
 
 class ConditionalLULinear(ConditionalTransformModule):

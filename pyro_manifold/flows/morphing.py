@@ -13,7 +13,6 @@ Pavez, Cranmer, *Mining gold from implicit models*, PNAS 2020 (morphing-aware es
 """
 
 import math
-import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +22,10 @@ from pyro.distributions.conditional import ConditionalDistribution
 from torch import Tensor, nn
 
 from ..ops.checks import as_tensors, check_all
-from ..ops.numerics import concrete
+from ..ops.components import concrete
+from ..ops.memo import Memo
 from ..ops.rejection import rejection
-from ..transforms.cache import versions
+from ..transforms.cache import dependencies
 from .latent_flow import LatentFlow
 from .perceptron import Perceptron
 
@@ -79,11 +79,8 @@ class MorphingHead(ConditionalDistribution, nn.Module):
             raise ValueError(f"mixture: got {len(s)} draws whose (1, theta) do not span {len(S)} dimensions; give more of them.")
         self.register_buffer("gram", gram)
         self.net = Perceptron(base.dim, len(S) ** 2, hidden)
-        self._seen: tuple[Any, ...] | None = None
+        self._features = Memo()
         self.to(base.zero)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_seen": None}
 
     def _direction(self, theta: Tensor) -> Tensor:
         """s, unit vectors of shape ``(..., k + 1)``."""
@@ -111,13 +108,19 @@ class MorphingHead(ConditionalDistribution, nn.Module):
 
     def features(self, u: Tensor) -> tuple[Tensor, Tensor]:
         r""":math:`\log p_{\mathrm{mix}}(u)` and :math:`M(u)`; of fixed u, under fixed parameters, once."""
-        state = versions(u, self)
-        if self._seen is not None and self._seen[0]() is u and not u.requires_grad and self._seen[1] == state:
-            return self._seen[2]
-        out = (self.base.condition().log_prob(u), self.amplitudes(u))
-        if not (out[0].requires_grad or out[1].requires_grad) and torch.is_grad_enabled() and concrete(u):
-            self._seen = (weakref.ref(u), state, out)
-        return out
+        depends = self._depends() if concrete(u) else None
+        seen = self._features.get([u], depends)
+        if seen is not None:
+            return seen[0], seen[1]
+        log_mix, m = self.base.condition().log_prob(u), self.amplitudes(u)
+        if concrete(u) and not (log_mix.requires_grad or m.requires_grad):
+            self._features.put([u], depends, [log_mix, m])
+        return log_mix, m
+
+    def _depends(self) -> list[Any] | None:
+        """What the features are computed from besides u."""
+        read = dependencies(self.base.layers)
+        return None if read is None else [*read, *self.parameters(), *self.buffers()]
 
     @torch.no_grad()
     def log_normaliser(self, context: Tensor, num: int = 10_000) -> Tensor:
@@ -130,7 +133,7 @@ class MorphingHead(ConditionalDistribution, nn.Module):
 
     def clear_cache(self) -> None:
         """Forget the last u."""
-        self._seen = None
+        self._features.clear()
 
 
 def _log_form(m: Tensor, s: Tensor) -> Tensor:

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
+from ..transforms.cache import dependencies
 from ..transforms.injective import principal_axes
-from ..transforms.module import ModuleTransform, modules_of
-from ..transforms.push import push
+from ..transforms.module import ModuleBijection, modules_of
+from ..transforms.push import evaluate_and_log_volume, invert_and_log_volume, push
 from .coupling import Coupling
 from .linear import LULinear
 
 __all__ = ["Among", "Haar", "multiscale_layers"]
 
 
-class Among(ModuleTransform):
+class Among(ModuleBijection):
     r"""Layers that act on the first k coordinates, :math:`(x_{1:k}, x_{k+1:d}) \mapsto (f(x_{1:k}), x_{k+1:d})`.
 
     :param int dim: d.
@@ -48,37 +49,36 @@ class Among(ModuleTransform):
         self.first, self.layers = first, list(layers)
         self._learned = modules_of(layers)
 
-    def _call(self, x: Tensor) -> Tensor:
-        y = x[..., : self.first]
-        for layer in self.layers:
-            y = layer._call(y)
-        return torch.cat([y, x[..., self.first :]], -1)
+    def depends(self) -> list[Any] | None:
+        return dependencies(self.layers)
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        x = y[..., : self.first]
+    def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, total = x[..., : self.first], x.new_zeros(x.shape[:-1])
+        for layer in self.layers:
+            y, log_volume = evaluate_and_log_volume(layer, y)
+            total = total + log_volume
+        return self._with_rest(y, x), total
+
+    def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        x, total = y[..., : self.first], y.new_zeros(y.shape[:-1])
         for layer in reversed(self.layers):
-            x = layer._inverse(x)
-        return torch.cat([x, y[..., self.first :]], -1)
+            x, log_volume = invert_and_log_volume(layer, x)
+            total = total + log_volume
+        return self._with_rest(x, y), total
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        x, total = x[..., : self.first], x.new_zeros(x.shape[:-1])
-        for layer in self.layers:
-            after = layer._call(x)
-            log_det = layer.log_abs_det_jacobian(x, after)
-            total = total + (log_det if layer.domain.event_dim else log_det.sum(-1))
-            x = after
-        return total
+    def _with_rest(self, first: Tensor, x: Tensor) -> Tensor:
+        rest = x[..., self.first :]
+        return torch.cat([first, rest.expand(first.shape[:-1] + rest.shape[-1:])], -1)
 
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
         y, t = x[..., : self.first], tangents[..., : self.first]
         for layer in self.layers:
             y, t = push(layer, y, t)
-        rest = tangents[..., self.first :]
-        return torch.cat([y, x[..., self.first :]], -1), torch.cat([t, rest.expand(t.shape[:-1] + rest.shape[-1:])], -1)
+        return self._with_rest(y, x), self._with_rest(t, tangents)
 
 
-class Haar(ModuleTransform):
+class Haar(ModuleBijection):
     r"""From a half-size image and three bands of detail to the image, all as vectors; orthogonal, so of volume change 1.
 
     .. math:: \begin{pmatrix} x_{2i,2j} & x_{2i,2j+1} \\ x_{2i+1,2j} & x_{2i+1,2j+1} \end{pmatrix} = \tfrac12
@@ -101,23 +101,26 @@ class Haar(ModuleTransform):
         self.height, self.width = height, width
         self.dim = self.codomain_dim = height * width
 
-    def _call(self, z: Tensor) -> Tensor:
+    def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._image(x), x.new_zeros(x.shape[:-1])
+
+    def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self._bands(y), y.new_zeros(y.shape[:-1])
+
+    def _image(self, z: Tensor) -> Tensor:
         c, h, v, q = z.unflatten(-1, (4, self.height // 2, self.width // 2)).unbind(-3)
         rows = [torch.stack(pair, -1).flatten(-2) for pair in ((c + h + v + q, c - h + v - q), (c + h - v - q, c - h - v + q))]
         return 0.5 * torch.stack(rows, -2).flatten(-3)
 
-    def _inverse(self, x: Tensor) -> Tensor:
+    def _bands(self, x: Tensor) -> Tensor:
         x = x.unflatten(-1, (self.height, self.width))
         a, b, c, d = (x[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
         bands = [a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d]
         return 0.5 * torch.stack(bands, -3).flatten(-3)
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[:-1])
-
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``: linear."""
-        return self._call(x), self._call(tangents)
+        return self._image(x), self._image(tangents)
 
 
 def multiscale_layers(

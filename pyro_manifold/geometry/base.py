@@ -39,6 +39,11 @@ class Geometry(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.manifold})"
 
+    def depends(self) -> list[Any] | None:
+        """The tensors that the formulas read besides their arguments: parameters and buffers of the manifold. ``None`` if they
+        cannot be known (functions of the user), so that no result may be remembered."""
+        return [*self.manifold.parameters(), *self.manifold.buffers()]
+
     # --- shapes and membership ---------------------------------------------------------------------------------------
     @abstractmethod
     def dim(self, event_shape: Sequence[int]) -> int:

@@ -73,6 +73,10 @@ class EmbeddedGeometry(SubmanifoldGeometry):
 
     manifold: EmbeddedManifold
 
+    def depends(self) -> list[Any] | None:
+        transform = self.manifold.transform
+        return transform.depends() if hasattr(transform, "depends") else None
+
     def _bases(self, p: Tensor) -> tuple[Tensor, Tensor]:
         _, jac = self.manifold._function.jacobian(self.manifold.transform.inv(p))
         basis = householder_basis(jac)

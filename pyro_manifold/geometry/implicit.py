@@ -27,6 +27,8 @@ class ImplicitManifold(Submanifold):
         ``torch.func.vmap``; if it takes leading batch axes itself, it is called with them, which is faster.
     :param near: a point near the manifold, in the shape and dtype of its points; the nearest solution becomes ``point``.
     :param str name: for messages.
+    :param bool pure: declares that c reads nothing besides x that may change. Tangent spaces are then
+        remembered from one step of a kernel to the next.
     :raises ValueError: if c does not work at ``near``, is not finite there, or has dependent rows.
     :raises ConvergenceError: if no solution is found from ``near``.
 
@@ -35,10 +37,12 @@ class ImplicitManifold(Submanifold):
     (tensor([1., 0.]), 1)
     """
 
-    def __init__(self, constraint: Callable[[Tensor], Tensor], near: Tensor, name: str = "ImplicitManifold") -> None:
+    def __init__(
+        self, constraint: Callable[[Tensor], Tensor], near: Tensor, name: str = "ImplicitManifold", *, pure: bool = False
+    ) -> None:
         if not torch.is_tensor(near) or not near.dtype.is_floating_point or near.dim() == 0:
             raise ValueError(f"near: got {near!r}, expected a floating tensor in the shape of one point.")
-        super().__init__(near.detach().clone().as_subclass(Tensor), 0, name)
+        super().__init__(near.detach().clone().as_subclass(Tensor), 0, name, pure=pure)
         self.constraint = constraint
         flat = self.point.reshape(-1)
         try:

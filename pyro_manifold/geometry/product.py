@@ -36,6 +36,10 @@ class ProductGeometry(Geometry):
         self.slices = manifold.slices
         self.dims = [g.dim(s) for g, s in zip(self.factors, self.shapes, strict=True)]
 
+    def depends(self) -> list[Any] | None:
+        parts = [g.depends() for g in self.factors]
+        return None if any(p is None for p in parts) else [x for p in parts for x in p or ()]
+
     @property
     def has_chart(self) -> bool:  # type: ignore[override]
         return all(g.has_chart for g in self.factors)

@@ -50,6 +50,9 @@ class ScaledGeometry(Geometry):
         self.event_dim, self.membership = self.base.event_dim, self.base.membership
         self.in_linear_space = self.base.in_linear_space  # sqrt(K) r is the same number
 
+    def depends(self) -> list[Any] | None:
+        return None if self.base.depends() is None else super().depends()
+
     @property
     def has_chart(self) -> bool:  # type: ignore[override]
         return self.base.has_chart

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..ops.components import concrete
+from ..ops.memo import Snapshot
 from ..ops.newton import ConvergenceError
 from ..ops.numerics import norm
 from .base import Geometry, geometry
@@ -35,13 +36,15 @@ class Submanifold(geoopt.Manifold):
 
     :param point: one point of the manifold (its origin), in the event shape of all.
     :param int dim: dimension.
+    :param bool pure: do the functions that define it read nothing that changes?
     """
 
     reversible = False
     point: Tensor
 
-    def __init__(self, point: Tensor, dim: int, name: str) -> None:
+    def __init__(self, point: Tensor, dim: int, name: str, *, pure: bool = False) -> None:
         super().__init__()
+        self.pure = pure
         self.register_buffer("point", point)
         self.dim, self.ndim, self.name = dim, point.dim(), name
 
@@ -107,7 +110,7 @@ class SubmanifoldGeometry(Geometry):
         super().__init__(manifold)
         self.event_dim = manifold.ndim
         self.membership = f"of shape {tuple(manifold.event_shape)}"
-        self._kept: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
+        self._last_bases: list[tuple[Tensor, Snapshot, tuple[Tensor, Tensor]]] = []
 
     @staticmethod
     def of(manifold: Submanifold) -> "SubmanifoldGeometry":
@@ -145,20 +148,31 @@ class SubmanifoldGeometry(Geometry):
         return x.reshape(batch + self.manifold.event_shape)
 
     def bases(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """Orthonormal bases of normal and tangent space, ``batch + (D, m)`` and ``batch + (D, dim)``; the last two are kept."""
-        keep = concrete(p) and not p.requires_grad
-        for x, out in self._kept if keep else ():
-            if x.shape == p.shape and x.dtype == p.dtype and x.device == p.device and torch.equal(x, p):
-                return out
+        """Orthonormal bases of normal and tangent space, ``batch + (D, m)`` and ``batch + (D, dim)``.
+
+        Those of the last two arrays of points are remembered until anything that the manifold reads is changed, unless functions
+        of the user define it that are not declared pure.
+        """
+        read = self.depends() if concrete(p) and not p.requires_grad else None
+        if read is not None and any(isinstance(t, Tensor) and t.requires_grad for t in read):
+            read = None
+        if read is not None:
+            for x, state, out in self._last_bases:
+                same = x.shape == p.shape and x.dtype == p.dtype and x.device == p.device and torch.equal(x, p)
+                if same and state.same_as([*read, *out]):
+                    return out
         batch, (flat,) = self._flat(p)
         normal, tangent = self._bases(flat)
         out = normal.reshape(batch + normal.shape[1:]), tangent.reshape(batch + tangent.shape[1:])
-        if keep:
-            self._kept = [*self._kept[-1:], (p.detach().clone(), out)]
+        if read is not None:
+            self._last_bases = [*self._last_bases[-1:], (p.detach().clone(), Snapshot([*read, *out]), out)]
         return out
 
+    def depends(self) -> list[Any] | None:
+        return super().depends() if self.manifold.pure else None
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": []}
+        return {**self.__dict__, "_last_bases": []}
 
     def dim(self, event_shape: Sequence[int]) -> int:
         if tuple(event_shape) != tuple(self.manifold.event_shape):
@@ -197,7 +211,9 @@ class SubmanifoldGeometry(Geometry):
         return self._shaped(batch, q)
 
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return self.to_tangent(p, self.from_tangent(p, u))
+        tangent = self.bases(p)[1]
+        u = (tangent @ (tangent.mT @ u.reshape(u.shape[: u.dim() - self.event_dim] + (-1, 1)))).squeeze(-1)
+        return self._shaped(u.shape[:-1], u)
 
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         u = (self.bases(p)[1] @ v.unsqueeze(-1)).squeeze(-1)

@@ -73,7 +73,8 @@ def pushforward(make: Make, params: Params) -> None:
     """If it is one base and injective maps: log_prob is the base's less the autodiff log-determinants."""
     d = make(**params)
     transforms = getattr(d, "transforms", None)
-    if not transforms or not all(t.bijective for t in transforms) or not getattr(d, "_injective", True):
+    one_to_one = all(t.bijective or hasattr(t, "log_volume") for t in transforms or ())
+    if not transforms or not one_to_one or not getattr(d, "_injective", True):
         raise NotApplicable("not the image of a base under injective maps")
     z = d.base_dist.sample((16,))
     x, expected = z, d.base_dist.log_prob(z)

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ._changes import moved, same, tensors_behind
 from ._tools import close, finite
 from ._types import Make, Params
 from .not_applicable import NotApplicable
@@ -135,6 +136,33 @@ def changed_values(make: Make, params: Params) -> None:
     with torch.no_grad():
         x.copy_(other)
         close(d.log_prob(x), d.log_prob(other.clone()), "log_prob of a value that changed in place")
+
+
+def changed_parameters(make: Make, params: Params) -> None:
+    """A draw is scored as any other tensor with its numbers, whichever parameter has changed in place since (of the distribution,
+    its manifold or its modules), and so is the gradient in the parameters at a draw without one."""
+    params = {k: v.detach().clone() for k, v in params.items()}
+    d = make(**params)
+    behind = [*params.items(), *tensors_behind(d)]
+    if not behind:
+        raise NotApplicable("it has no tensor parameters")
+    # without validation: a point is none of the manifold whose curvature has changed
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for name, tensor in behind:
+            x = d.sample((3,))
+            d.log_prob(x)
+            with moved(tensor):
+                same(d.log_prob(x), d.log_prob(x.clone()), f"log_prob of a draw after {name} changed in place")
+    leaves = {k: v.detach().clone().requires_grad_() for k, v in params.items()}
+    d = make(**leaves)
+    x = d.sample((3,))
+    scores = [d.log_prob(value).sum() for value in (x, x.clone())]
+    if not scores[1].requires_grad:
+        return
+    grads = [torch.autograd.grad(s, list(leaves.values()), materialize_grads=True) for s in scores if s.requires_grad]
+    assert len(grads) == 2, "log_prob of a draw has no gradient in the parameters"
+    for name, ours, wanted in zip(leaves, *grads, strict=True):
+        close(ours, wanted, f"the gradient of log_prob in {name} at a draw", 100)
 
 
 def _compiled(make: Make, params: Params, fullgraph: bool) -> None:

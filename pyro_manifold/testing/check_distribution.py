@@ -21,6 +21,7 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
         _protocol.validation,
         _protocol.pyro_site,
         _protocol.changed_values,
+        _protocol.changed_parameters,
         _protocol.compilation,
         _protocol.one_graph,
         _functional.mapping,

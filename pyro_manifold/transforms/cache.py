@@ -1,28 +1,91 @@
-"""A cache of what a map has drawn, and of nothing else."""
+"""What a map remembers of the pairs it made: one cache, keyed on everything the pair was computed from."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.distributions import Transform
+from torch.distributions import Distribution, Transform, constraints
 
 from ..ops.components import concrete
+from ..ops.memo import Memo
 
-__all__ = ["DrawnCache", "version", "versions"]
+__all__ = ["CachedTransform", "dependencies", "module_tensors"]
+
+_PLAIN = (type(None), bool, int, float, complex, str, slice, torch.dtype, torch.device, constraints.Constraint)
+# attributes that hold what was computed, not what it was computed from; and those of every module
+_NOT_READ = {"_inv", "_cache_size", *vars(nn.Module())} - {"_parameters", "_buffers", "_modules", "training"}
+_KNOWN = ("torch", "pyro", "geoopt", "pyro_manifold")
 
 
-class DrawnCache(Transform):
-    """torch's cache of the last pair (x, y), only for y that the map itself made from x, both as they were then.
+def dependencies(part: Any) -> list[Any] | None:
+    """The tensors and plain values that a transform, distribution or module computes with, found in its attributes;
+    ``None`` where some cannot be known: functions of the user may read anything.
 
-    torch keeps inverses too and asks only whether y is the same object: an optimiser that changes y in place would get the x of
-    before, a second backward pass a graph that is gone, and a draw made a leaf (``requires_grad_``) no gradient.
+    >>> from torch.distributions import AffineTransform
+    >>> dependencies(AffineTransform(torch.tensor(1.0), 2.0))
+    [tensor(1.), 2.0, 0]
+    >>> dependencies(lambda x: x) is None
+    True
+    """
+    if isinstance(part, (Tensor, *_PLAIN)):
+        return [part]
+    if isinstance(part, Memo):
+        return []
+    if isinstance(part, (list, tuple, Mapping)):
+        values = list(part.values() if isinstance(part, Mapping) else part)
+        out = []
+        for value in values:
+            found = dependencies(value)
+            if found is None:
+                return None
+            out.extend(found)
+        return out
+    if isinstance(part, CachedTransform):
+        return part.depends()
+    if isinstance(part, (Transform, Distribution, nn.Module)) and type(part).__module__.split(".")[0] in _KNOWN:
+        return attributes(part)
+    return None
+
+
+def attributes(part: Any) -> list[Any] | None:
+    """:func:`dependencies` of all attributes of an object but those that hold results."""
+    names = (name for name in vars(part) if name not in _NOT_READ and not name.startswith("_cached"))
+    return dependencies([vars(part)[name] for name in names])
+
+
+def module_tensors(module: nn.Module) -> list[Any]:
+    """Parameters and buffers of a module and its parts: five times as fast as torch's generators."""
+    out = [*module._parameters.values(), *module._buffers.values()]
+    for part in module._modules.values():
+        if part is not None:
+            out.extend(module_tensors(part))
+    return out
+
+
+class CachedTransform(Transform):
+    """A transform that remembers the last pair (x, y) it made, while nothing that it was computed from has changed.
+
+    torch's own cache asks only whether y is the same object. This one returns the x of before only if y, x and all
+    that :meth:`depends` names are unchanged, and never where a gradient is asked for that the remembered tensors do
+    not carry: the density of a detached draw depends on the parameters through the inverse. Only pairs made in the
+    forward direction are returned, under ``cache_size=1``.
     """
 
-    _made: Any = None
+    def __init__(self, cache_size: int = 0) -> None:
+        super().__init__(cache_size=cache_size)
+        self._made = Memo()  # y -> x, by the map
+        self._inverted = Memo()  # y -> x, by its inverse
+
+    def depends(self) -> list[Any] | None:
+        """All tensors (and plain values) besides x that the map reads; ``None`` if they cannot be known, so that
+        nothing is remembered. By default those found among the attributes."""
+        return attributes(self)
 
     def __call__(self, x: Tensor) -> Any:
-        y = super().__call__(x)
-        if self._cache_size:
-            self._made = self._state(y)
+        y = self._call(x)
+        if self._cache_size and concrete(x):
+            self._made.put([y], self.depends(), [x])
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
@@ -31,21 +94,12 @@ class DrawnCache(Transform):
 
     def drawn(self, y: Tensor) -> Tensor | None:
         """The x that ``y`` was made from, if that is known for certain."""
-        x, made = self._cached_x_y if self._cache_size else (None, None)
-        if x is None or y is not made or (y.requires_grad and y.is_leaf) or self._state(y) != self._made:
+        if not self._cache_size or not concrete(y):
             return None
-        return x
+        pair = self._made.get([y], self.depends())
+        return None if pair is None else pair[0]
 
-    def _state(self, y: Tensor) -> Any:
-        """What must be as it was."""
-        return version(y)
-
-
-def version(y: Tensor) -> int:
-    """Counts changes in place, where they are recorded."""
-    return y._version if concrete(y) and not y.is_inference() else 0
-
-
-def versions(y: Tensor, module: nn.Module) -> tuple[Any, ...]:
-    """The state of ``y`` and of all parameters and buffers: what was computed of them holds while it is the same."""
-    return version(y), *((id(p), version(p), p.requires_grad) for p in (*module.parameters(), *module.buffers()))
+    def clear_cache(self) -> None:
+        """Forget the last pair."""
+        self._made.clear()
+        self._inverted.clear()

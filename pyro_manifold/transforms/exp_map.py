@@ -13,12 +13,12 @@ from ..constraints import check_point, circular, on
 from ..geometry import Geometry, geometry
 from ..ops.checks import as_tensors
 from ..ops.circular import wrap
-from .cache import DrawnCache
+from .cache import CachedTransform
 
 __all__ = ["ExpMap", "ManifoldTransform"]
 
 
-class ManifoldTransform(DrawnCache):
+class ManifoldTransform(CachedTransform):
     """A transform whose parameters are one manifold and one point of it; shapes broadcast against that point's batch.
 
     Subclasses name ``in_shape`` and ``out_shape`` (event shapes for a given dimension) and the map itself.
@@ -42,6 +42,10 @@ class ManifoldTransform(DrawnCache):
     @property
     def geometry(self) -> Geometry:
         return geometry(self.manifold)
+
+    def depends(self) -> list[Any] | None:
+        read = self.geometry.depends()
+        return None if read is None else [self.loc, *read]
 
     def with_cache(self, cache_size: int = 1) -> "ManifoldTransform":
         if self._cache_size == cache_size:

@@ -7,12 +7,15 @@ r"""Injective maps :math:`g: \mathbb R^n \to \mathbb R^d`, n <= d, whose image i
 the second with respect to the n-dimensional Hausdorff measure of the image. ``inv`` is a left inverse: what it makes of a
 point off the image is that of its :meth:`~InjectiveTransform.project`.
 
+Half log-determinants of Gram matrices do not add up along a chain: for f after g,
+:math:`\det J_g^TJ_f^TJ_fJ_g \ne \det J_f^TJ_f\,\det J_g^TJ_g`. So these maps are no bijections, and are composed by
+:class:`~pyro_manifold.flows.InjectiveFlow` only.
+
 References: [1] Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS 2020, eqs. 2
 and 7. [2] Ross and Cresswell, *Tractable density estimation on learned manifolds with conformal embedding flows*, NeurIPS 2021,
 sec. 3.
 """
 
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +26,8 @@ from torch.distributions import biject_to, constraints, transform_to
 
 from ..constraints import image
 from ..ops.checks import as_tensors, check_all
-from ..ops.numerics import concrete
+from ..ops.components import concrete
+from .cache import CachedTransform, dependencies
 from .module import ModuleTransform
 from .push import forward_push, half_log_det_gram
 
@@ -33,10 +37,16 @@ __all__ = ["Chart", "InjectiveTransform", "LinearEmbedding", "Pad"]
 class InjectiveTransform(ModuleTransform, ABC):
     """What all injective maps share. A subclass gives ``_call`` and ``_inverse``, and ``push`` where it has a closed form.
 
+    The volume is :meth:`log_volume`, the density of the image that of :class:`~pyro_manifold.distributions.Pushforward`. A
+    ``TransformedDistribution`` through such a map can be drawn from, but has no ``log_prob``: torch would add its log-determinant
+    to those of other layers.
+
     :param int dim: n, the dimension of u.
     :param int codomain_dim: d, that of x.
-    :raises ValueError: if n > d; where the derivative loses rank (by ``log_volume``).
+    :raises ValueError: if n > d; where the derivative loses rank (by ``log_volume``); by ``log_abs_det_jacobian``.
     """
+
+    bijective = False
 
     def __init__(self, dim: int, codomain_dim: int, *, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
@@ -46,13 +56,6 @@ class InjectiveTransform(ModuleTransform, ABC):
                 "injective map cannot lower the dimension."
             )
         self.dim, self.codomain_dim = dim, codomain_dim
-        self._memory: list[Any] = [None]  # of the last x; one for all copies with and without cache
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_memory": [None]}
-
-    def _sharing(self, **changed: Any) -> Any:
-        return super()._sharing(_memory=self._memory, **changed)
 
     @property
     def codomain(self) -> constraints.Constraint:  # type: ignore[override]
@@ -77,20 +80,25 @@ class InjectiveTransform(ModuleTransform, ABC):
         r""":math:`\tfrac12\log\det J^TJ` at ``u``, shape ``u.shape[:-1]``."""
         return self.push_volume(u)[1]
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:  # torch's names: x is u here
-        return self.log_volume(x)
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        raise ValueError(
+            f"transforms: {self!r} is injective, not a bijection, and torch adds log-determinants along a chain, which "
+            "is wrong for it. Score the image with pyro_manifold.distributions.Pushforward(base, transform), put layers "
+            "behind it by InjectiveFlow(embedding, layers), and ask transform.log_volume(u) for the volume."
+        )
 
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x`` is kept, until
-        ``x`` or a parameter is changed: data observed through a fixed map are encoded once."""
-        seen = self._memory[0]
-        if seen is not None and seen[0]() is x and not x.requires_grad and seen[1] == self._state(x):
-            return seen[2]
+        """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x`` is remembered,
+        until ``x`` or anything that the map reads is changed: data observed through a fixed map are encoded once."""
+        depends = self.depends() if concrete(x) else None
+        seen = self._inverted.get([x], depends)
+        if seen is not None:
+            return seen[0], seen[1]
         u = self._inv_call(x)
-        out = (u, self.log_volume(u))
-        if not (out[0].requires_grad or out[1].requires_grad) and torch.is_grad_enabled() and concrete(x):
-            self._memory[0] = (weakref.ref(x), self._state(x), out)
-        return out
+        log_volume = self.log_volume(u)
+        if concrete(x) and not (u.requires_grad or log_volume.requires_grad):
+            self._inverted.put([x], depends, [u, log_volume])
+        return u, log_volume
 
     def project(self, x: Tensor) -> Tensor:
         """g(inv(x)), a point of the image; for ``x`` of the image, ``x``."""
@@ -193,7 +201,10 @@ class Chart(InjectiveTransform):
     :param inverse: a left inverse of it.
     :param int dim: n.
     :param int codomain_dim: d.
-    :raises ValueError: if n > d; where the derivative of g loses rank.
+    :param bool pure: declares that both functions read nothing besides their argument but parameters and buffers of modules.
+        Only then is a result remembered (draws are scored without the inverse, observed data are encoded once): a function may
+        read tensors that change later. Charts made of transforms and torch's own modules are known without it.
+    :raises ValueError: if n > d; for arguments that cannot be called; where the derivative of g loses rank.
 
     >>> circle = Chart(lambda u: torch.cat([u.cos(), u.sin()], -1), lambda x: torch.atan2(x[..., 1:], x[..., :1]), 1, 2)
     >>> circle(torch.tensor([0.0])), circle.log_volume(torch.tensor([0.0]))
@@ -202,11 +213,27 @@ class Chart(InjectiveTransform):
 
     def __init__(
         self, forward: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor], dim: int, codomain_dim: int,
-        *, cache_size: int = 0,
+        *, pure: bool = False, cache_size: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(dim, codomain_dim, cache_size=cache_size)
+        for name, f in (("forward", forward), ("inverse", inverse)):
+            if not callable(f):
+                raise ValueError(
+                    f"{name}: got {f!r}; expected a function (or module) of one tensor of vectors. Write the chart as a "
+                    "function of u and its left inverse as a function of x."
+                )
         self._forward: Any = forward
         self._backward: Any = inverse
+        self.pure = pure
+
+    def depends(self) -> list[Any] | None:
+        read: list[Any] = []
+        for f in (self._forward, self._backward):
+            known = dependencies(f)
+            if known is None and not self.pure:
+                return None
+            read.extend([*f.parameters(), *f.buffers()] if known is None and isinstance(f, nn.Module) else known or ())
+        return read
 
     def _call(self, u: Tensor) -> Tensor:
         return self._forward(u)
@@ -219,6 +246,58 @@ class Chart(InjectiveTransform):
         return self._forward.push(u, tangents) if own else super().push(u, tangents)
 
 
+class OntoImage(CachedTransform):
+    r"""An injective map as the bijection from :math:`\mathbb R^n` onto its image: unconstrained coordinates of a latent site.
+
+    .. math:: u \mapsto g(u) \in M, \qquad \log\frac{d\mathrm{vol}_M}{du} = \tfrac12\log\det J_g^TJ_g
+
+    This is what ``biject_to(image(g))`` gives guides and kernels. Its values are points of a manifold: a layer of
+    :math:`\mathbb R^d` behind it does not fit.
+
+    :param InjectiveTransform transform: g.
+    """
+
+    bijective = True
+    domain = constraints.real_vector
+
+    def __init__(self, transform: InjectiveTransform, cache_size: int = 0) -> None:
+        super().__init__(cache_size=cache_size)
+        self.transform = transform
+
+    @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        return image(self.transform)
+
+    def depends(self) -> list[Any] | None:
+        return self.transform.depends()
+
+    def with_cache(self, cache_size: int = 1) -> "OntoImage":
+        return self if cache_size == self._cache_size else OntoImage(self.transform, cache_size)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.transform(x)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.transform.inv(y)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.transform.log_volume(x)
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return self.transform.forward_shape(shape)
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return self.transform.inverse_shape(shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OntoImage) and self.transform == other.transform
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"OntoImage({self.transform!r})"
+
+
 _register: Any = biject_to.register
-_register(image, lambda constraint: constraint.transform)
-transform_to.register(image, lambda constraint: constraint.transform)
+_register(image, lambda constraint: OntoImage(constraint.transform))
+transform_to.register(image, lambda constraint: OntoImage(constraint.transform))

@@ -9,12 +9,12 @@ from torch import Tensor
 from ..constraints import on
 from ..geometry import geometry
 from ..geometry.stereographic import sphere_to_stereographic, stereographic_to_sphere
-from .cache import DrawnCache
+from .cache import CachedTransform
 
 __all__ = ["BallToHyperboloid", "SphereToStereographic"]
 
 
-class _Between(DrawnCache):
+class _Between(CachedTransform):
     """A bijection from the points of one manifold to those of another."""
 
     bijective = True
@@ -30,6 +30,9 @@ class _Between(DrawnCache):
     @property
     def codomain(self) -> on:  # type: ignore[override]
         return on(self.target)
+
+    def depends(self) -> list[Any] | None:
+        return [x for m in (self.source, self.target) for x in (*m.parameters(), *m.buffers())]
 
     def with_cache(self, cache_size: int = 1) -> "_Between":
         return self if self._cache_size == cache_size else type(self)(self.source, self.target, cache_size)

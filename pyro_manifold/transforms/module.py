@@ -1,6 +1,7 @@
 """What transforms with parameters share: torch's modules that can be cached copies of one another."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,9 +10,10 @@ from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from .cache import DrawnCache, versions
+from ..ops.components import concrete
+from .cache import CachedTransform, module_tensors
 
-__all__ = ["ModuleTransform", "modules_of"]
+__all__ = ["ModuleBijection", "ModuleTransform", "modules_of"]
 
 
 def modules_of(parts: Iterable[Any]) -> nn.ModuleList:
@@ -19,19 +21,19 @@ def modules_of(parts: Iterable[Any]) -> nn.ModuleList:
     return nn.ModuleList(p for p in parts if isinstance(p, nn.Module))
 
 
-class ModuleTransform(DrawnCache, TransformModule):
-    """A bijection (onto its image) of vectors that is a module. ``with_cache`` gives a copy that shares the parameters."""
+class ModuleTransform(CachedTransform, TransformModule):
+    """A map of vectors that is a module. ``with_cache`` gives a copy that shares the parameters."""
 
     domain: Any = constraints.real_vector
     codomain: Any = constraints.real_vector
-    bijective = True
     dim: int
     codomain_dim: int
+    context: Tensor | None = None  # of conditional layers, set by ``condition``
 
     def with_cache(self, cache_size: int = 1) -> Any:
         if cache_size == self._cache_size:
             return self
-        return self._sharing(_cache_size=cache_size, _cached_x_y=(None, None), _inv=None)
+        return self._sharing(_cache_size=cache_size, _inv=None)
 
     def _sharing(self, **changed: Any) -> Any:
         """A copy with other attributes and the same parameters."""
@@ -39,8 +41,31 @@ class ModuleTransform(DrawnCache, TransformModule):
         new.__dict__.update(changed)
         return new
 
-    def _state(self, y: Tensor) -> Any:
-        return versions(y, self)
+    def check_dtype(self, x: Tensor, name: str = "value") -> None:
+        """:raises ValueError: unless ``x`` has the dtype of the parameters, single or double precision."""
+        if x.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{name}: got dtype {x.dtype}; expected torch.float32 or torch.float64: {type(self).__name__} has no use for "
+                "integers, and half precision does not hold its volume. Convert it with .float() or .double()."
+            )
+        like = next((t for t in module_tensors(self) if t is not None and t.is_floating_point()), None)
+        if like is not None and like.dtype != x.dtype:
+            raise ValueError(
+                f"{name}: got dtype {x.dtype}, but the parameters of {type(self).__name__} have {like.dtype}; convert one of "
+                "them, value.to(dtype) or transform.to(dtype), to float32 or float64."
+            )
+
+    def needed_context(self, size: int) -> Tensor | None:
+        """The context that a conditional layer was given, ``size`` numbers on the last axis.
+
+        :raises ValueError: if it was given none.
+        """
+        if size and self.context is None:
+            raise ValueError(
+                f"context: {type(self).__name__} was made with context_dim={size} and has none; use Conditional"
+                f"{type(self).__name__}(...).condition(context), which gives the layer for a context."
+            )
+        return self.context
 
     def _resize(self, shape: torch.Size, seen: int, made: int) -> torch.Size:
         if len(shape) < 1 or shape[-1] != seen:
@@ -53,8 +78,75 @@ class ModuleTransform(DrawnCache, TransformModule):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         return self._resize(shape, self.codomain_dim, self.dim)
 
+    def __call__(self, x: Tensor) -> Tensor:
+        self.check_dtype(x)
+        return super().__call__(x)
+
+    def _inv_call(self, y: Tensor) -> Tensor:
+        self.check_dtype(y)
+        return super()._inv_call(y)
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and all(vars(self)[k] is vars(other)[k] for k in ("_parameters", "_buffers", "_modules"))
 
     def __hash__(self) -> int:
         return id(self._parameters)
+
+
+class ModuleBijection(ModuleTransform, ABC):
+    r"""A learned bijection of :math:`\mathbb R^d`. A subclass gives value and log-determinant together, in both directions, and
+    ``push`` where it has a closed form; torch's methods follow.
+
+    The log-determinant that comes with a value is remembered, so that torch's ``log_abs_det_jacobian(x, y)`` of the
+    pair just made costs no second pass.
+    """
+
+    bijective = True
+
+    def depends(self) -> list[Any] | None:
+        """Parameters, buffers and the context: a subclass that reads more says so."""
+        return [*module_tensors(self), self.context]
+
+    @abstractmethod
+    def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """y and :math:`\\log|\\det dy/dx|`, shape ``x.shape[:-1]`` (broadcast with the batch of a context)."""
+
+    @abstractmethod
+    def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x and :math:`\\log|\\det dy/dx|` there: the log-determinant of the map, not of its inverse."""
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.forward_and_log_volume(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inverse_and_log_volume(y)[0]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.check_dtype(x)
+        y, log_volume = self.forward_and_log_volume(x)
+        if concrete(x):
+            self._made.put([y], self.depends(), [x, log_volume])
+        return y
+
+    def _inv_call(self, y: Tensor) -> Tensor:
+        self.check_dtype(y)
+        x = self.drawn(y)
+        if x is not None:
+            return x
+        x, log_volume = self.inverse_and_log_volume(y)
+        if concrete(y):
+            self._inverted.put([y], self.depends(), [x, log_volume])
+        return x
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        if concrete(x) and concrete(y):
+            for memo in (self._inverted, self._made):
+                if not memo.gives(x):
+                    continue
+                pair = memo.get([y], self.depends())
+                if pair is None or pair[1] is None:
+                    continue
+                if torch.is_grad_enabled() and pair[1].requires_grad:
+                    memo.replace([x, None])  # given once: at a second use its graph might be freed
+                return pair[1]
+        return self.forward_and_log_volume(x)[1]

@@ -13,10 +13,90 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import ComposeTransform, IndependentTransform, Transform
+from torch.distributions.transforms import _InverseTransform
 
 from ..ops.numerics import concrete
 
-__all__ = ["forward_push", "half_log_det_gram", "push"]
+__all__ = [
+    "evaluate",
+    "evaluate_and_log_volume",
+    "forward_push",
+    "half_log_det_gram",
+    "invert",
+    "invert_and_log_volume",
+    "push",
+]
+
+
+def evaluate(transform: Transform, x: Tensor) -> Tensor:
+    """Value of any transform of torch, Pyro or ours; a chain and an inverse too, whose ``_call`` is empty. Nothing is left in a
+    cache, where tensors of a differentiation in progress would stay."""
+    if isinstance(transform, ComposeTransform):
+        for part in transform.parts:
+            x = evaluate(part, x)
+        return x
+    if isinstance(transform, _InverseTransform):
+        return invert(transform.inv, x)
+    if isinstance(transform, IndependentTransform):
+        return evaluate(transform.base_transform, x)
+    return transform._call(x)
+
+
+def invert(transform: Transform, y: Tensor) -> Tensor:
+    """:func:`evaluate` of the inverse."""
+    if isinstance(transform, ComposeTransform):
+        for part in reversed(transform.parts):
+            y = invert(part, y)
+        return y
+    if isinstance(transform, _InverseTransform):
+        return evaluate(transform.inv, y)
+    if isinstance(transform, IndependentTransform):
+        return invert(transform.base_transform, y)
+    return transform._inverse(y)
+
+
+def evaluate_and_log_volume(transform: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and log-determinant of any bijection of vectors, shape ``x.shape[:-1]``; nothing is left in a cache of ours."""
+    if hasattr(transform, "forward_and_log_volume"):
+        return transform.forward_and_log_volume(x)
+    if isinstance(transform, ComposeTransform):
+        total = x.new_zeros(x.shape[:-1])
+        for part in transform.parts:
+            x, log_volume = evaluate_and_log_volume(part, x)
+            total = total + log_volume
+        return x, total
+    if isinstance(transform, _InverseTransform):
+        y, log_volume = invert_and_log_volume(transform.inv, x)
+        return y, -log_volume
+    if isinstance(transform, IndependentTransform):
+        return evaluate_and_log_volume(transform.base_transform, x)
+    y = transform._call(x)
+    return y, _of_vectors(transform, transform.log_abs_det_jacobian(x, y))
+
+
+def invert_and_log_volume(transform: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The x that ``transform`` takes to ``y``, and its log-determinant there."""
+    if hasattr(transform, "inverse_and_log_volume"):
+        return transform.inverse_and_log_volume(y)
+    if isinstance(transform, ComposeTransform):
+        total = y.new_zeros(y.shape[:-1])
+        for part in reversed(transform.parts):
+            y, log_volume = invert_and_log_volume(part, y)
+            total = total + log_volume
+        return y, total
+    if isinstance(transform, _InverseTransform):
+        x, log_volume = evaluate_and_log_volume(transform.inv, y)
+        return x, -log_volume
+    if isinstance(transform, IndependentTransform):
+        return invert_and_log_volume(transform.base_transform, y)
+    x = transform._inverse(y)
+    return x, _of_vectors(transform, transform.log_abs_det_jacobian(x, y))
+
+
+def _of_vectors(transform: Transform, log_det: Tensor) -> Tensor:
+    """An elementwise transform has one log-determinant for each coordinate."""
+    return log_det if transform.domain.event_dim else log_det.sum(-1)
 
 
 def push(transform: Any, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,8 +109,13 @@ def push(transform: Any, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
     """
     if hasattr(transform, "push"):
         return transform.push(x, tangents)
-    # _call, not __call__: a cache would keep the tracers of functorch
-    return forward_push(transform._call, x, tangents)
+    if isinstance(transform, ComposeTransform):
+        for part in transform.parts:
+            x, tangents = push(part, x, tangents)
+        return x, tangents
+    if isinstance(transform, IndependentTransform):
+        return push(transform.base_transform, x, tangents)
+    return forward_push(lambda z: evaluate(transform, z), x, tangents)
 
 
 def forward_push(f: Callable[[Tensor], Tensor], x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:

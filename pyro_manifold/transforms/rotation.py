@@ -7,7 +7,7 @@ from torch import Tensor
 from ..constraints import on
 from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, check_all
-from .cache import DrawnCache
+from .cache import CachedTransform
 from .exp_map import ManifoldTransform
 
 __all__ = ["Rotation", "Translation"]
@@ -64,7 +64,7 @@ class Translation(ManifoldTransform):
     inverse_shape = forward_shape
 
 
-class Rotation(DrawnCache):
+class Rotation(CachedTransform):
     r"""An orthogonal matrix acting on the unit sphere, :math:`x \mapsto Rx`; preserves surface area.
 
     :param Tensor matrix: :math:`R`, shape ``batch + (n, n)``.

@@ -6,11 +6,13 @@ import geoopt
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Transform
 
 from pyro_manifold.distributions import ManifoldUniform, WrappedNormal
 from pyro_manifold.geometry import Geometry, SphereGeometry
 from pyro_manifold.testing import DISTRIBUTION_CHECKS, GEOMETRY_CHECKS, MODULE_CHECKS, TRANSFORM_CHECKS, check_stress
-from pyro_manifold.transforms import ExpMap
+from pyro_manifold.transforms import ExpMap, Pad
+from pyro_manifold.transforms.module import ModuleBijection
 
 SPHERE, BALL = geoopt.Sphere(), geoopt.PoincareBall()
 LIKE = torch.empty((), dtype=torch.float64)
@@ -71,6 +73,7 @@ TRANSFORMS = {
     "shapes": dict(forward_shape=lambda self, shape: torch.Size(shape)),
     "inverse": dict(_inverse=lambda self, y: 2 * ExpMap._inverse(self, y)),
     "volume_change": dict(log_abs_det_jacobian=lambda self, x, y: 0.99 * ExpMap.log_abs_det_jacobian(self, x, y)),
+    "changed_values": dict(__call__=Transform.__call__, _inv_call=Transform._inv_call),
     "gradients": dict(_call=lambda self, x: ExpMap._call(self, x - x.mean(0))),
     "pickling": dict(__reduce__=lambda self: (ExpMap, (self.manifold, self.loc.roll(1)))),
     "composition": dict(log_abs_det_jacobian=lambda self, x, y: torch.full_like(x[..., 0], torch.nan)),
@@ -110,6 +113,13 @@ def remembered(self: Any, value: Tensor) -> Tensor:
     return now + (WrappedNormal.log_prob(self, first) - now).detach()
 
 
+def with_torchs_cache(self: Any, manifold: Any, loc: Tensor, scale: Tensor) -> None:
+    """A distribution whose map remembers draws as torch does."""
+    WrappedNormal.__init__(self, manifold, loc, scale)
+    stale = broken(ExpMap, __call__=Transform.__call__, _inv_call=Transform._inv_call)
+    self.transforms = [stale(manifold, loc, cache_size=1)]
+
+
 LAWS: dict[str, dict[str, Any]] = {
     "shapes": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x).sum()),
     "infer_shapes": dict(infer_shapes=staticmethod(lambda **shapes: (torch.Size(), torch.Size([3])))),
@@ -119,6 +129,7 @@ LAWS: dict[str, dict[str, Any]] = {
     "copies": dict(__reduce__=lambda self: (WrappedNormal, (self.manifold, self.loc, 2.0))),
     "validation": dict(_validate_sample=lambda self, value: None),
     "changed_values": dict(log_prob=remembered),
+    "changed_parameters": dict(__init__=with_torchs_cache),
     "pyro_site": dict(expand=lambda self, batch_shape, _instance=None: self),
     "compilation": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + float(torch.compiler.is_compiling())),
     "one_graph": dict(
@@ -177,3 +188,44 @@ def test_expansion_to_a_batch_that_does_not_fit_is_caught() -> None:
 
     with pytest.raises(AssertionError, match=r"batch shape \(3, 2\) is expanded to \(3, 3\)"):
         DISTRIBUTION_CHECKS["expansion"](lambda: Accepting(SPHERE, (3,), dtype=torch.float64), {})
+
+
+class Layer(ModuleBijection):
+    """A scaling, broken by the sign of the log-determinant that its inverse remembers, or by what it says it reads."""
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__(cache_size=1)
+        self.dim = self.codomain_dim = 2
+        self.fault, self.log_scale = fault, torch.nn.Parameter(torch.tensor([0.3, 0.0], dtype=torch.float64))
+
+    def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * self.log_scale.exp(), self.log_scale.sum().expand(x.shape[:-1])
+
+    def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        log_volume = self.log_scale.sum().expand(y.shape[:-1])
+        return y * (-self.log_scale).exp(), -log_volume if self.fault == "volume_change" else log_volume
+
+    def depends(self) -> list[Any]:
+        return [] if self.fault == "changed_values" else [self.log_scale]
+
+
+@pytest.mark.parametrize("check", ["volume_change", "changed_values"])
+def test_what_a_layer_remembers(check: str) -> None:
+    x = torch.randn(3, 2, dtype=torch.float64)
+    TRANSFORM_CHECKS[check](Layer(), x)
+    with pytest.raises(AssertionError):
+        TRANSFORM_CHECKS[check](Layer(check), x)
+
+
+class Added(Pad):
+    """An injective map that torch may add up."""
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.log_volume(x)
+
+
+def test_an_injective_map_that_adds_its_volume() -> None:
+    x = torch.randn(3, 2, dtype=torch.float64)
+    TRANSFORM_CHECKS["composition"](Pad(2, 3), x)
+    with pytest.raises(AssertionError, match="added up"):
+        TRANSFORM_CHECKS["composition"](Added(2, 3), x)
