@@ -5,7 +5,6 @@ import inspect
 import re
 from pathlib import Path
 
-import pytest
 import torch
 from cases import DISTRIBUTIONS, GEOMETRIES, MODULES, TRANSFORMS, tensors
 
@@ -37,30 +36,27 @@ def covered() -> set[type]:
 
 PUBLIC = [(p, name, x) for p in PRESENT for name, x in exported(p)]
 CLASSES = [(p, name, x) for p, name, x in PUBLIC if inspect.isclass(x) and not inspect.isabstract(x)]
-ids = [f"{p}.{name}" for p, name, _ in CLASSES]
 
 
-CASED = [c for c in CLASSES if c[0] in NEEDS_CASE]
+def test_has_case() -> None:
+    met = covered()
+    lacking = [f"{package}.{name}" for package, name, cls in CLASSES if package in NEEDS_CASE and cls not in met]
+    assert not lacking, f"no case in tests/cases.py builds {', '.join(lacking)}: add one each"
 
 
-@pytest.mark.parametrize("package, name, cls", CASED, ids=[f"{p}.{name}" for p, name, _ in CASED])
-def test_has_case(package: str, name: str, cls: type) -> None:
-    assert cls in covered(), f"{package}.{name} has no case: add one to tests/cases.py"
+def test_has_doctest() -> None:
+    lacking = [f"{package}.{name}" for package, name, cls in CLASSES if ">>>" not in (inspect.getdoc(cls) or "")]
+    assert not lacking, f"no doctest in {', '.join(lacking)}: two or three lines in the docstring of each"
 
 
-@pytest.mark.parametrize("package, name, cls", CLASSES, ids=ids)
-def test_has_doctest(package: str, name: str, cls: type) -> None:
-    assert ">>>" in (inspect.getdoc(cls) or ""), f"{package}.{name} has no doctest: two or three lines in its docstring"
+def test_is_documented() -> None:
+    pages = {package: (ROOT / "docs" / "api" / f"{package}.md").read_text() for package in PRESENT}
+    lacking = [f"{p}.{name}" for p, name, _ in PUBLIC if not re.search(rf"::\s+(\w+\.)*{name}\b", pages[p])]
+    assert not lacking, f"no line in docs/api/ for {', '.join(lacking)}"
+    bare = [f"{p}.{name}" for p, name, x in PUBLIC if callable(x) and not inspect.getdoc(x)]
+    assert not bare, f"no docstring: {', '.join(bare)}"
 
 
-@pytest.mark.parametrize("package, name, x", PUBLIC, ids=[f"{p}.{name}" for p, name, _ in PUBLIC])
-def test_is_documented(package: str, name: str, x: object) -> None:
-    page = (ROOT / "docs" / "api" / f"{package}.md").read_text()
-    assert re.search(rf"::\s+(\w+\.)*{name}\b", page), f"{package}.{name} has no line in docs/api/{package}.md"
-    assert inspect.getdoc(x) or not callable(x), f"{package}.{name} has no docstring"
-
-
-@pytest.mark.parametrize("package", ["distributions"])
-def test_densities_state_their_measure(package: str) -> None:
-    for _, name, cls in (c for c in CLASSES if c[0] == package):
-        assert "Base measure:" in (inspect.getdoc(cls) or ""), f"{name}: the docstring does not state its base measure"
+def test_densities_state_their_measure() -> None:
+    lacking = [n for p, n, cls in CLASSES if p == "distributions" and "Base measure:" not in (inspect.getdoc(cls) or "")]
+    assert not lacking, f"the docstring does not state its base measure: {', '.join(lacking)}"
