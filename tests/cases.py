@@ -204,6 +204,8 @@ _B2 = [[0.0, 0.0], [0.3, -0.4], [-0.5, 0.6]]
 _H2 = [1.25**0.5, 0.3, -0.4]  # a point of the hyperboloid
 _R3 = [[0.6, -0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]  # a rotation
 
+_CYCLE = [[0.0, 0.3, 1.3], [1.0, 0.0, 0.3], [0.0, 1.0, 0.0]]  # its permutation is not its own inverse
+
 TRANSFORMS = [
     TransformCase("ball-to-hyperboloid", lambda: mt.BallToHyperboloid(BALL, LORENTZ), {}, [[0.0, 0.0], [0.3, -0.4], [-0.8, 0.5]]),
     TransformCase("sphere-to-stereographic", lambda: mt.SphereToStereographic(SPHERE, geoopt.SphereProjection(k=0.5)), {},
@@ -233,6 +235,7 @@ TRANSFORMS = [
     TransformCase("coupling-spline", lambda: learned(flows.Coupling(3, [0, 2])), {}, _V3),
     TransformCase("coupling-affine", lambda: learned(flows.Coupling(3, [1], kind="affine")), {}, _V3),
     TransformCase("lu-linear", lambda: learned(flows.LULinear(3)), {}, _V3),
+    TransformCase("lu-cycle", lambda: learned(flows.LULinear(3, torch.tensor(_CYCLE))), {}, _V3),
     TransformCase("among", lambda: learned(flows.Among(3, 2, [flows.Coupling(2, [0])])), {}, _V3),
     TransformCase("haar", lambda: flows.Haar(2, 2), {}, [[0.0, 0.0, 0.0, 0.0], [0.5, -0.3, 0.2, 1.0]]),
     TransformCase("injective-flow", injective_flow, {}, _V2),

@@ -153,6 +153,11 @@ class ConditionalCoupling(ConditionalTransformModule):
 
 def given(layer: Any, context: Tensor, size: int) -> Any:
     """``layer`` with ``context`` set, sharing its parameters."""
+    if not isinstance(context, Tensor):
+        raise ValueError(f"context: got {context!r}; expected a tensor of size {size} on the last axis.")
+    if torch.is_autocast_enabled(context.device.type):
+        context = layer.in_own_dtype(context)
+    layer.check_dtype(context, "context")
     if context.dim() < 1 or context.shape[-1] != size:
         raise ValueError(f"context: got shape {tuple(context.shape)}; expected size {size} on the last axis.")
     return layer._sharing(context=context)

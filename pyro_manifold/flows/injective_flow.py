@@ -42,13 +42,14 @@ class InjectiveFlow(InjectiveTransform):
         shape = torch.Size([self.codomain_dim])
         for i, layer in enumerate(layers):
             try:
-                fits = isinstance(layer, Transform) and layer.domain.event_dim <= 1 and layer.forward_shape(shape) == shape
+                one_to_one = isinstance(layer, InjectiveTransform) or (isinstance(layer, Transform) and layer.bijective)
+                fits = one_to_one and layer.domain.event_dim <= 1 and layer.forward_shape(shape) == shape
             except ValueError:
                 fits = False
             if not fits:
                 raise ValueError(
-                    f"layers: number {i} is {layer!r}; expected a transform of vectors of size {self.codomain_dim} onto such "
-                    "vectors. Give a context to conditional layers first, by .condition(context)."
+                    f"layers: number {i} is {layer!r}; expected a bijection of vectors of size {self.codomain_dim}. Give "
+                    "a context to conditional layers first, by .condition(context)."
                 )
         self.embedding = embedding
         self.layers = list(layers)

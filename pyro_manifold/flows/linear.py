@@ -42,6 +42,7 @@ class LULinear(ModuleBijection):
         if not (isinstance(dim, int) and dim >= 1):
             raise ValueError(f"dim: got {dim!r}; expected a positive integer.")
         matrix = torch.eye(dim) if matrix is None else as_tensors(matrix=matrix)[0].detach()
+        self.check_dtype(matrix, "matrix")
         loc = matrix.new_zeros(dim) if loc is None else as_tensors(matrix=matrix, loc=loc)[1].detach()
         if matrix.shape != (dim, dim) or loc.shape != (dim,):
             raise ValueError(
@@ -54,7 +55,7 @@ class LULinear(ModuleBijection):
         self.dim = self.codomain_dim = dim
         self.register_buffer("permutation", P)
         self.register_buffer("signs", diagonal.sign())
-        self.register_buffer("free", ~torch.eye(dim, dtype=torch.bool))
+        self.register_buffer("free", ~torch.eye(dim, dtype=torch.bool, device=matrix.device))
         self.loc = nn.Parameter(loc.clone())
         self.log_diagonal = nn.Parameter(diagonal.abs().log())
         self.lu = nn.Parameter(torch.where(self.free, L.tril(-1) + U.triu(1), 0.0)[self.free])

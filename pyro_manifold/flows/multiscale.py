@@ -43,8 +43,9 @@ class Among(ModuleBijection):
         if not 1 <= first <= dim:
             raise ValueError(f"first: got {first} of {dim} coordinates; expected from 1 to all of them.")
         for i, layer in enumerate(layers):
-            if layer.domain.event_dim > 1 or layer.forward_shape(torch.Size([first])) != torch.Size([first]):
-                raise ValueError(f"layers: number {i} is {layer!r}; expected a transform of vectors of size {first} onto such.")
+            fits = isinstance(layer, Transform) and layer.bijective and layer.domain.event_dim <= 1
+            if not fits or layer.forward_shape(torch.Size([first])) != torch.Size([first]):
+                raise ValueError(f"layers: number {i} is {layer!r}; expected a bijection of vectors of size {first}.")
         self.dim = self.codomain_dim = dim
         self.first, self.layers = first, list(layers)
         self._learned = modules_of(layers)
@@ -151,7 +152,7 @@ def multiscale_layers(
         )
     if levels == 0:
         parts = (range(dim, d), range(dim))
-        bends = [Coupling(d, parts[i % 2], kind="affine", hidden=hidden) for i in range(depth if dim < d else 0)]
+        bends = [Coupling(d, parts[i % 2], kind="affine", hidden=hidden).to(x) for i in range(depth if dim < d else 0)]
         loc, axes, scale = principal_axes(x)
         if not bool(scale[dim - 1] > 0):
             raise ValueError(f"dim: got {dim}; expected at most the {int((scale > 0).sum())} that the shrunken rows of x span.")

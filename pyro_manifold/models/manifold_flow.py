@@ -102,7 +102,7 @@ class ManifoldFlow(_Flow):
         :param bool encoder: a network in place of g's inverse (M_e-flow).
         """
         _check_dim(x, dim)
-        g: InjectiveTransform = InjectiveFlow(Pad(dim, x.shape[-1]), graph_layers(x, dim, depth, hidden, kind))
+        g: InjectiveTransform = InjectiveFlow(Pad(dim, x.shape[-1]), graph_layers(x, dim, depth, hidden, kind)).to(x)
         if encoder:
             g = Chart(g, _Encoder(x, dim, hidden), dim, x.shape[-1])
         return cls(g, _latent(dim, context_dim, latent_depth, latent_hidden).to(x))

@@ -28,7 +28,7 @@ from ..constraints import image
 from ..ops.checks import as_tensors, check_all
 from ..ops.components import concrete
 from .cache import CachedTransform, dependencies
-from .module import ModuleTransform
+from .module import ModuleTransform, full_precision
 from .push import forward_push, half_log_det_gram
 
 __all__ = ["Chart", "InjectiveTransform", "LinearEmbedding", "Pad"]
@@ -71,8 +71,10 @@ class InjectiveTransform(ModuleTransform, ABC):
         """g(u) and :math:`J_g(u)T`, for the k vectors T of ``tangents``, shape ``batch + (k, n)``."""
         return forward_push(self._call, u, tangents)
 
+    @full_precision
     def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, in one pass."""
+        self.check_dtype(u, "u")
         x, J = self.push(u, torch.eye(self.dim, dtype=u.dtype, device=u.device))  # one for all, up to the first map that bends
         return x, half_log_det_gram(J).expand(x.shape[:-1])
 
@@ -87,6 +89,7 @@ class InjectiveTransform(ModuleTransform, ABC):
             "behind it by InjectiveFlow(embedding, layers), and ask transform.log_volume(u) for the volume."
         )
 
+    @full_precision
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x`` is remembered,
         until ``x`` or anything that the map reads is changed: data observed through a fixed map are encoded once."""
@@ -100,9 +103,11 @@ class InjectiveTransform(ModuleTransform, ABC):
             self._inverted.put([x], depends, [u, log_volume])
         return u, log_volume
 
+    @full_precision
     def project(self, x: Tensor) -> Tensor:
         """g(inv(x)), a point of the image; for ``x`` of the image, ``x``."""
         self.inverse_shape(x.shape)
+        self.check_dtype(x)
         return self._call(self._inverse(x))
 
     def reconstruction_error(self, x: Tensor) -> Tensor:
@@ -182,6 +187,8 @@ class LinearEmbedding(InjectiveTransform):
 
 def principal_axes(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, principal axes (columns, those of most variance first) and standard deviations of the rows of ``x``."""
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x: got dtype {x.dtype}; expected torch.float32 or torch.float64. Convert it with .float().")
     if x.dim() != 2 or len(x) < 2:
         raise ValueError(f"x: got shape {tuple(x.shape)}; expected (rows, d) with at least 2 rows.")
     check_all(x.isfinite(), "x", x, "finite numbers", "Remove or impute those rows.")

@@ -1,24 +1,52 @@
 """What transforms with parameters share: torch's modules that can be cached copies of one another."""
 
 import copy
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import CatTransform, ComposeTransform, IndependentTransform, StackTransform, constraints
+from torch.distributions.transforms import _InverseTransform
 
 from ..ops.components import concrete
 from .cache import CachedTransform, module_tensors
 
-__all__ = ["ModuleBijection", "ModuleTransform", "modules_of"]
+__all__ = ["ModuleBijection", "ModuleTransform", "full_precision", "modules_of"]
 
 
 def modules_of(parts: Iterable[Any]) -> nn.ModuleList:
-    """Those of ``parts`` that have parameters to register: not every transform or distribution is a module."""
-    return nn.ModuleList(p for p in parts if isinstance(p, nn.Module))
+    """Those of ``parts`` that have parameters to register, also inside inverses and chains, which are no modules."""
+    return nn.ModuleList(m for p in parts for m in _modules_in(p))
+
+
+def _modules_in(part: Any) -> list[nn.Module]:
+    if isinstance(part, nn.Module):
+        return [part]
+    if isinstance(part, _InverseTransform):
+        return _modules_in(part.inv)
+    if isinstance(part, ComposeTransform | CatTransform | StackTransform):
+        parts = part.parts if isinstance(part, ComposeTransform) else part.transforms
+        return [m for p in parts for m in _modules_in(p)]
+    return _modules_in(part.base_transform) if isinstance(part, IndependentTransform) else []
+
+
+def full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of x that computes in the dtype of the parameters also under ``torch.autocast``, whose half precision
+    does not hold log-determinants."""
+
+    @functools.wraps(method)
+    def wrapped(self: Any, x: Tensor, *args: Any) -> Any:
+        kind = x.device.type
+        if not torch.is_autocast_enabled(kind):
+            return method(self, x, *args)
+        with torch.autocast(kind, enabled=False):
+            return method(self, self.in_own_dtype(x), *(self.in_own_dtype(a) if isinstance(a, Tensor) else a for a in args))
+
+    return wrapped
 
 
 class ModuleTransform(CachedTransform, TransformModule):
@@ -41,18 +69,26 @@ class ModuleTransform(CachedTransform, TransformModule):
         new.__dict__.update(changed)
         return new
 
+    def _like(self) -> Tensor | None:
+        return next((t for t in module_tensors(self) if t is not None and t.is_floating_point()), None)
+
+    def in_own_dtype(self, x: Tensor) -> Tensor:
+        """``x``, made by autocast in half precision, in the dtype of the parameters."""
+        like = self._like()
+        return x.to(torch.get_default_dtype() if like is None else like.dtype)
+
     def check_dtype(self, x: Tensor, name: str = "value") -> None:
         """:raises ValueError: unless ``x`` has the dtype of the parameters, single or double precision."""
         if x.dtype not in (torch.float32, torch.float64):
             raise ValueError(
-                f"{name}: got dtype {x.dtype}; expected torch.float32 or torch.float64: {type(self).__name__} has no use for "
-                "integers, and half precision does not hold its volume. Convert it with .float() or .double()."
+                f"{name}: got dtype {x.dtype}; {type(self).__name__} computes in torch.float32 or torch.float64 (half "
+                "precision does not hold log-determinants). Convert it with .float() or .double()."
             )
-        like = next((t for t in module_tensors(self) if t is not None and t.is_floating_point()), None)
+        like = self._like()
         if like is not None and like.dtype != x.dtype:
             raise ValueError(
-                f"{name}: got dtype {x.dtype}, but the parameters of {type(self).__name__} have {like.dtype}; convert one of "
-                "them, value.to(dtype) or transform.to(dtype), to float32 or float64."
+                f"{name}: got dtype {x.dtype}, but the parameters of {type(self).__name__} have {like.dtype}; convert "
+                f"one of them: {name}.to({like.dtype}), or transform.to({x.dtype})."
             )
 
     def needed_context(self, size: int) -> Tensor | None:
@@ -78,11 +114,15 @@ class ModuleTransform(CachedTransform, TransformModule):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         return self._resize(shape, self.codomain_dim, self.dim)
 
+    @full_precision
     def __call__(self, x: Tensor) -> Tensor:
+        self.forward_shape(x.shape)
         self.check_dtype(x)
         return super().__call__(x)
 
+    @full_precision
     def _inv_call(self, y: Tensor) -> Tensor:
+        self.inverse_shape(y.shape)
         self.check_dtype(y)
         return super()._inv_call(y)
 
@@ -121,14 +161,18 @@ class ModuleBijection(ModuleTransform, ABC):
     def _inverse(self, y: Tensor) -> Tensor:
         return self.inverse_and_log_volume(y)[0]
 
+    @full_precision
     def __call__(self, x: Tensor) -> Tensor:
+        self.forward_shape(x.shape)
         self.check_dtype(x)
         y, log_volume = self.forward_and_log_volume(x)
         if concrete(x):
             self._made.put([y], self.depends(), [x, log_volume])
         return y
 
+    @full_precision
     def _inv_call(self, y: Tensor) -> Tensor:
+        self.inverse_shape(y.shape)
         self.check_dtype(y)
         x = self.drawn(y)
         if x is not None:
@@ -138,6 +182,7 @@ class ModuleBijection(ModuleTransform, ABC):
             self._inverted.put([y], self.depends(), [x, log_volume])
         return x
 
+    @full_precision
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         if concrete(x) and concrete(y):
             for memo in (self._inverted, self._made):
