@@ -1,118 +1,57 @@
-"""What a kernel learns in warm-up: the scales of its system, the arc length of HMC. The schedule and the step size are Pyro's."""
+"""What a kernel learns from its trajectories: the step size, and the arc length of HMC."""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.ops.dual_averaging import DualAveraging
 from torch import Tensor
 
-from .motion import AmbientMotion
-from .systems import Site, State, System
+from .scales import has_bounded_coordinates
+from .systems import State, System, rows
 
-__all__ = ["ArcAdapter", "ScaleAdapter", "StepAdapter"]
+__all__ = ["ArcAdapter", "StepAdapter"]
 
 
-class StepAdapter(DualAveraging):
+class StepAdapter:
     r"""The step size at which trajectories are accepted as often as asked, by Robbins and Monro's recursion, averaged.
 
     .. math:: \log\epsilon_{t+1} = \log\epsilon_t + c\,(t + t_0)^{-\kappa}(a_t - a^*),\qquad
         \log\bar\epsilon_t = (1 - t^{-\kappa})\log\bar\epsilon_{t-1} + t^{-\kappa}\log\epsilon_t
 
-    Dual averaging, whose methods it has, moves by about :math:`2.5\,(a_t - a^*)` at every t: with the noise of one chain its
+    Stan's dual averaging moves by about :math:`2.5\,(a_t - a^*)` at every t: with the noise of one chain its
     steps stay spread by a factor of 1.5, and as acceptance is concave in the step, their mean is accepted too often (measured
     0.93 where 0.8 was asked, at two thirds of the step). Here the spread vanishes. :math:`c = 2.5` is Newton's gain for
     :math:`a = 2\Phi(-k\epsilon^2)` at 0.8.
 
     References: Robbins & Monro 1951; Polyak & Juditsky 1992; Andrieu & Thoms 2008, sec. 5.
+
+    :param float size: the step size to start from.
+    :param float target: the acceptance probability :math:`a^*`.
     """
 
-    _t: int
-    _x_t: float
-    _x_avg: float
+    gain, t0, kappa = 2.5, 3, 0.75
 
-    def __init__(self) -> None:
-        super().__init__(t0=3)
+    def __init__(self, size: float, target: float) -> None:
+        self.target = target
+        self._t = 0
+        self._log, self._mean = math.log(size), 0.0
 
-    def reset(self) -> None:
-        super().reset()
-        self._x_t = self.prox_center - math.log(10)  # Pyro centres dual averaging at ten times the step to start from
-
-    def step(self, g: float) -> None:
+    def update(self, accept: float) -> None:
         self._t += 1
-        self._x_t -= 2.5 * (self._t + self.t0) ** -self.kappa * g
+        self._log += self.gain * (self._t + self.t0) ** -self.kappa * (accept - self.target)
         weight = self._t**-self.kappa
-        self._x_avg = (1 - weight) * self._x_avg + weight * self._x_t
+        self._mean = (1 - weight) * self._mean + weight * self._log
 
+    @property
+    def size(self) -> float:
+        """For the next transition."""
+        return math.exp(self._log)
 
-def _flat(site: Site) -> bool:
-    """Are ambient coordinates of this site good statistics? Not on hyperbolic space or SPD, where they have heavy tails."""
-    if site.geometry is None or isinstance(site.motion, AmbientMotion):
-        return True
-    event = site.shape[len(site.shape) - site.geometry.event_dim :]
-    return float(site.geometry.injectivity_radius(event)) < math.inf
-
-
-class ScaleAdapter:
-    r"""One scalar per manifold site and a diagonal or dense block for the Euclidean ones, from draws pooled over chains.
-
-    The scalar is the dispersion per dimension of a site's points, :math:`s^2 = \tfrac{1}{2d}\mathrm E\,|x - x'|^2` over
-    independent pairs: chordal on compact manifolds, geodesic on the others. Shrunk towards 1e-3 as Stan does.
-    It has the methods that :class:`pyro.infer.mcmc.adaptation.WarmupAdapter` calls on a mass matrix.
-    """
-
-    def __init__(self, dense: bool = False) -> None:
-        self.dense = dense
-        self.system: System | None = None
-        self._draws: list[dict[str, Tensor]] = []
-
-    def configure(self, shape: Any = None, adapt_mass_matrix: bool = True, options: Any = None) -> None:
-        self._draws = []
-
-    def update(self, z: dict[str, Tensor], z_grad: Any = None) -> None:
-        self._draws.append({k: v.detach().clone() for k, v in z.items()})
-
-    @torch.no_grad()
-    def end_adaptation(self) -> None:
-        system = self.system
-        assert system is not None
-        if not self._draws:
-            return
-        z = {k: torch.cat([d[k] for d in self._draws]) for k in self._draws[0]}
-        n = next(iter(z.values())).shape[0]
-        self._draws = []
-        if n < 5:
-            return
-        shrink, floor = n / (n + 5.0), 1e-3 * 5.0 / (n + 5.0)
-        order = torch.randperm(n, device=next(iter(z.values())).device)
-        scale, flat, flat_scale = {}, [], None
-        for s in system.sites:
-            x = z[s.name]
-            if s.geometry is None:
-                flat.append(x.reshape(n, -1))
-                continue
-            assert s.motion is not None
-            s.motion.centre(x)
-            if _flat(s):
-                d2 = self._chord2(s, x, x[order])
-            else:
-                d2 = s.geometry.dist(x, x[order]).square().reshape(n, -1).sum(-1)
-            scale[s.name] = (shrink * 0.5 * float(d2.mean()) / s.dim + floor) ** 0.5
-        if flat:
-            x = torch.cat(flat, -1)
-            if self.dense:
-                cov = shrink * torch.cov(x.T).reshape(x.shape[-1], -1)
-                eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-                flat_scale = torch.linalg.cholesky(cov + floor * eye)
-            else:
-                flat_scale = (shrink * x.var(0) + floor).sqrt()
-        system.rescale(scale, flat_scale)
-
-    @staticmethod
-    def _chord2(s: Site, x: Tensor, y: Tensor) -> Tensor:
-        d = (x - y).reshape(x.shape[0], -1).square().sum(-1)
-        return d / 2 if type(s.motion).__name__ == "_Rotations" else d  # |dR|_F^2 is twice the metric's
+    @property
+    def mean(self) -> float:
+        """For the draws that count."""
+        return math.exp(self._mean)
 
 
 class ArcAdapter:
@@ -191,17 +130,20 @@ class ArcAdapter:
             x = z[s.name]
             if s.geometry is None:
                 x = x - self._base[s.name]
-            elif not _flat(s):
+            elif not has_bounded_coordinates(s):
                 x = s.geometry.log_frame(self._base[s.name].expand_as(x), x)
-            parts.append(x.reshape(x.shape[0], -1))
+            parts.append(rows(x))
         return torch.cat(parts, -1).double()
 
-    def choose(self, step: float, stretch: float = 1.0) -> None:
-        """Set the length for steps of this size from what was recorded; ``stretch``: new time units per old ones."""
+    def choose(self, step: float, stretch: float = 1.0, enough: bool = True) -> None:
+        """Set the length for steps of this size from what was recorded; ``stretch``: new time units per old ones.
+
+        Without ``enough`` records the length is kept, in the new units.
+        """
         if not self.adapt:
             return
         n = self._moments[2]
-        if self._moved is None or n < 10:
+        if self._moved is None or n < 10 or not enough:
             self.length, self.longest = self.length * stretch, self.longest * stretch
             self._clear()
             return

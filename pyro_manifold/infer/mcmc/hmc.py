@@ -1,6 +1,5 @@
 """Geodesic HMC as a kernel of Pyro's ``MCMC``."""
 
-import math
 import multiprocessing
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -8,27 +7,28 @@ from typing import Any
 
 import geoopt
 import pyro
+import torch
 from pyro.infer.autoguide.initialization import init_to_uniform
-from pyro.infer.mcmc import HMC
 from torch import Tensor
 
 from ...geometry import geometry
-from .adapters import ArcAdapter, ScaleAdapter, StepAdapter
 from .constrained import ProjectedMotion
 from .errors import InvalidStartError, StepSizeError
-from .integrators import first_step_size
-from .options import Isometry, check_options, isometries_of
+from .kernel import GeodesicKernel
+from .options import Isometry
 from .potential import ChainBatch
-from .start import check_start, find_start, prepare
+from .scales import set_inverse_mass
+from .start import check_sites, check_start, find_start, prepare
 from .systems import State, System
 from .transitions import Outcome, hmc, isometry_jump
+from .warmup import WarmUp
 
 __all__ = ["GeodesicHMC"]
 
 PATIENCE = 100  # transitions that may all diverge before we say so
 
 
-class GeodesicHMC(HMC):
+class GeodesicHMC(GeodesicKernel):
     r"""Hamiltonian Monte Carlo whose manifold sites move along geodesics, mixed with ordinary sites.
 
     .. math:: H(z, w) = -\log p(z, x) + \tfrac12|w|^2, \qquad \text{kick, exact geodesic flow, kick}
@@ -73,10 +73,6 @@ class GeodesicHMC(HMC):
     torch.Size([20, 3])
     """
 
-    transforms: Any
-    potential_fn: Any
-    _initial_params: Any
-
     def __init__(
         self,
         model: Callable[..., Any] | None = None,
@@ -96,33 +92,19 @@ class GeodesicHMC(HMC):
         vectorize: str = "auto",
         jit_compile: bool = False,
     ) -> None:
-        check_options(
-            model=model, potential_fn=potential_fn, manifolds=manifolds, chains=chains, step_size=step_size,
-            trajectory_length=trajectory_length, full_mass=full_mass, target_accept_prob=target_accept_prob, vectorize=vectorize,
-            jit_compile=jit_compile,
-        )  # fmt: skip
-        super().__init__(
-            model, potential_fn, step_size, trajectory_length=1.0, adapt_step_size=adapt_step_size,
-            adapt_mass_matrix=adapt_mass_matrix, full_mass=full_mass, target_accept_prob=target_accept_prob,
-            init_strategy=init_strategy, max_plate_nesting=max_plate_nesting,
-        )  # fmt: skip
-        self.chains, self.vectorize, self.isometries = chains, vectorize, isometries_of(isometries)
-        self.manifolds = dict(manifolds or {})
-        self._adapter.mass_matrix_adapter = ScaleAdapter(dense=full_mass)
-        if adapt_step_size:
-            self._adapter._step_size_adapt_scheme = StepAdapter()
-        self._arc = ArcAdapter(trajectory_length)
+        if jit_compile:
+            raise ValueError(
+                "jit_compile: not supported here; run many chains in one kernel instead: chains=64 (one gradient for all)."
+            )
+        super().__init__(model, potential_fn)
+        self._trajectory_length(trajectory_length)
+        self.manifolds = manifolds or {}
+        self.chains, self.vectorize, self.isometries = chains, vectorize, isometries
+        self.step_size, self.target_accept_prob = step_size, target_accept_prob
+        self.adapt_step_size, self.adapt_mass_matrix, self.full_mass = adapt_step_size, adapt_mass_matrix, full_mass
+        self.init_strategy, self.max_plate_nesting = init_strategy, max_plate_nesting
 
     # --- start -------------------------------------------------------------------------------------------------------
-    @property
-    def initial_params(self) -> Any:
-        return self._initial_params
-
-    @initial_params.setter
-    def initial_params(self, params: Any) -> None:
-        self._initial_params = params
-        self._starts.append(params)
-
     def _own_start(self) -> Any:
         """The start of this chain: Pyro hands one kernel those of all chains before its processes, named 0, 1, ..., start."""
         starts = [p for p in self._starts if p is not None]
@@ -131,128 +113,142 @@ class GeodesicHMC(HMC):
             return starts[int(worker)]
         return starts[-1] if starts else None
 
-    def _reset(self) -> None:
-        super()._reset()
-        self._starts: list[Any] = []
-        self._state: State | None = None
-        self._system: Any = None
-        self.num_gradients = self.warmup_gradients = self._lost = 0
-        if getattr(self, "model", None) is not None:  # Pyro takes a kernel with a potential to be one without a model
-            self.potential_fn = None
-
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
-        given = self._own_start()
+        given, how = self._own_start(), self.vectorize
         self._reset()  # an interrupted run leaves no trace
-        self._warmup_steps = warmup_steps
+        self._arc.reset()
         if self.model is not None:
-            made = prepare(self.model, args, kwargs, self._init_strategy, self._max_plate_nesting)
-            if made.enumerated and self.vectorize == "auto":
-                self.vectorize = "loop"
-            self._potential, self.transforms, self.manifolds = made.potential, made.transforms, made.manifolds
-            given = given or find_start(made, self.chains, args, kwargs)
+            made = prepare(self.model, args, kwargs, self.init_strategy, self.max_plate_nesting)
+            if made.enumerated and how == "auto":
+                how = "loop"
+            self._transforms, self._options["manifolds"] = made.transforms, made.manifolds
+            given = given or (find_start(made, self.chains, args, kwargs) if made.transforms else {})
+            potential = made.potential
         else:
-            self._potential, self.transforms = self.potential_fn, {}
-            if not given:
+            potential, self._transforms = self._options["potential_fn"], {}
+            if given is None:
                 raise InvalidStartError("initial_params: missing; give MCMC(initial_params={site: value}) with potential_fn.")
-        self._initial_params = given
-        z = {k: v.detach().clone() for k, v in given.items()}
-        if self.chains == 1:
-            z = {k: v.unsqueeze(0) for k, v in z.items()}
-        check_start(z, self.chains, self.manifolds, self.isometries)
+        self._warmup_steps, self._potential, self._initial_params = warmup_steps, potential, given
+        if not given:
+            return  # nothing is latent
+        z = self._rows(given)
+        check_start(z, self.chains, self.manifolds)
+        check_sites(z, self.manifolds, self.isometries)
         geometries = {k: geometry(m) for k, m in self.manifolds.items()}
-        batch = ChainBatch(self._potential, z, self.vectorize)
+        batch = ChainBatch(potential, z, how)
         self._system = System(batch, geometries, {k: v.shape[1:] for k, v in z.items()})
         for s in self._system.sites:
             if s.motion is not None:
                 s.motion.centre(z[s.name])
+        mass = self._options["inverse_mass_matrix"]
+        if mass is not None:
+            set_inverse_mass(self._system, mass)
+        self._state = self._at(given)
+        self._warm = WarmUp(
+            self._system, warmup_steps, self._options["step_size"], self.target_accept_prob, self.adapt_step_size,
+            self.adapt_mass_matrix, self.full_mass,
+        )  # fmt: skip
         with pyro.validation_enabled(False):
-            self._state = self._system.state(z)
-        bad = ~(self._state.potential.isfinite() & self._state.grad.isfinite().all(-1))
+            self._warm.start(self._state, guess=mass is None)
+        self._gradients += self._warm.trials * self.chains
+
+    def _rows(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {k: (v.unsqueeze(0) if self.chains == 1 else v).detach() for k, v in params.items()}
+
+    def _at(self, params: Mapping[str, Tensor]) -> State:
+        """The state at these values: the remembered one if it has them."""
+        z, state = self._rows(params), self._state
+        if state is not None and z.keys() == state.z.keys() and all(torch.equal(z[k], v) for k, v in state.z.items()):
+            return state
+        shapes = {s.name: (self.chains, *s.shape) for s in self._system.sites}
+        if {k: tuple(v.shape) for k, v in z.items()} != shapes:
+            cut = 1 if self.chains == 1 else 0
+            raise ValueError(
+                f"params: got shapes {dict((k, tuple(v.shape)) for k, v in params.items())}, expected "
+                f"{dict((k, v[cut:]) for k, v in shapes.items())}."
+            )
+        check_start(z, self.chains, self.manifolds)
+        with pyro.validation_enabled(False):
+            state = self._system.state(z)
+        self._gradients += self.chains
+        bad = ~(state.potential.isfinite() & state.grad.isfinite().all(-1))
         if bool(bad.any()):
             raise InvalidStartError(
                 f"the log density or its gradient is not finite at the start of chain {int(bad.nonzero()[0])}; "
                 "start elsewhere (init_strategy or initial_params) or check the model there."
             )
-        self._arc.reset()
-        self._adapter.mass_matrix_adapter.system = self._system
-        self._adapter.configure(warmup_steps, mass_matrix_shape={}, find_reasonable_step_size_fn=self._find_reasonable_step_size)
-        if self._adapter.adapt_step_size and warmup_steps:
-            self._adapter.reset_step_size_adaptation(z)
+        return state
 
-    @property
-    def step_size(self) -> float:
-        """The adapted step, at most the system's cap: on flat targets adaptation alone would send it to infinity."""
-        size = self._adapter.step_size
-        return size if self._system is None else min(size, self._system.step_cap())
-
-    @property
-    def trajectory_length(self) -> float:
-        """Mean arc length, in units of the learned scales."""
-        return self._arc.length
-
-    @trajectory_length.setter
-    def trajectory_length(self, value: float) -> None:  # Pyro's constructor sets one
-        pass
-
-    def _find_reasonable_step_size(self, z: dict[str, Tensor]) -> float:
-        assert self._state is not None
-        size, trials = first_step_size(self._system, self._state, self.step_size, (self._min_stepsize, self._max_stepsize))
-        self.num_gradients += trials * self.chains
-        return size
+    def clear_cache(self) -> None:
+        """Forget potential and gradient at the current values; for a density that has changed since."""
+        self._state = None
 
     # --- sampling ----------------------------------------------------------------------------------------------------
     def _transition(self, state: State, step_size: float) -> Outcome:
-        warm = self._t < self._warmup_steps
+        warm = self._t < (self._warmup_steps or 0)
         record = self._arc.recorder(self._system, step_size) if warm and self._arc.adapt else None
         return hmc(self._system, state, step_size, self._arc.count(step_size, warm), record)
 
-    def _adapt(self, state: State, accept: Tensor) -> None:
-        adapter, before = self._adapter, dict(self._system.scale)
-        window, step = adapter._current_window if self._adapter.adaptation_schedule else 0, self.step_size
-        flat = self._system.flat_scale
-        adapter.step(self._t - 1, state.z, accept)
-        if self._t == self._warmup_steps or (self._adapter.adaptation_schedule and adapter._current_window != window):
-            logs = [(math.log(before[s.name] / self._system.scale[s.name]), s.dim) for s in self._system.sites if s.geometry]
-            if self._system.flat:
-                old, new = (x if x is None or x.dim() == 1 else x.diagonal() for x in (flat, self._system.flat_scale))
-                ratio = 0.0 if new is None else float((new.log() if old is None else (new / old).log()).mean())
-                logs.append((-ratio, self._system.flat))
-            stretch = math.exp(sum(a * b for a, b in logs) / sum(b for _, b in logs))
-            self._arc.choose(self.step_size if stretch == 1.0 else step * stretch, stretch)
-
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        state = self._state
-        assert state is not None
-        if self.potential_fn is None:
-            self.potential_fn = self._potential
+        """One transition from ``params``, which may differ from what the last one returned (HMC within Gibbs).
+
+        A density that has changed otherwise, as a Gibbs step changes it, needs :meth:`clear_cache` first.
+
+        :raises ValueError: for other names or shapes than those of the sites, values off the manifold or without density.
+        """
+        if not self._running:
+            raise RuntimeError("sample: this kernel is not set up; call setup(warmup_steps, *args) or run it by MCMC.")
+        assert self._warmup_steps is not None
+        if self._system is None:
+            return self._sample_nothing(params)
+        assert self._warm is not None
+        state = self._at(params)
         with pyro.validation_enabled(False):
             out = self._transition(state, self.step_size)
             state = out.state
             for name, f in self.isometries.items():
                 state = isometry_jump(self._system, state, name, f)
-                self.num_gradients += self.chains
+                self._gradients += self.chains
             if self._t % 50 == 49 and self.manifolds:  # take rounding drift off the manifold away
                 state = self._system.state(self._system.project(state.z))
-                self.num_gradients += self.chains
+                self._gradients += self.chains
         self._state = state
-        self.num_gradients += int(out.steps.sum())
+        self._gradients += int(out.steps.sum())
         self._t += 1
         self._watch(out)
-        accept = out.accept_prob.mean()
+        accept = float(out.accept_prob.mean())
         if self._t <= self._warmup_steps:
             n = self._t
-            self._adapt(state, accept)
-            self.warmup_gradients = self.num_gradients
-            if self._t == self._warmup_steps:
-                for s in self._system.sites:
-                    if isinstance(s.motion, ProjectedMotion):
-                        s.motion.refused = dict.fromkeys(s.motion.refused, 0)
+            with pyro.validation_enabled(False):
+                self._adapt(state, accept)
+            self._warmup_gradients = self.num_gradients
         else:
             n = self._t - self._warmup_steps
             self._divergences.extend((n - 1, int(c)) for c in out.diverging.nonzero())
-            self._accept_cnt += float(accept)
-        self._mean_accept_prob += (float(accept) - self._mean_accept_prob) / n
+            self._accept_sum += accept
+        self._mean_accept_prob += (accept - self._mean_accept_prob) / n
         return {k: v.clone() if self.chains > 1 else v[0].clone() for k, v in state.z.items()}
+
+    def _sample_nothing(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        if params:
+            raise ValueError(f"params: got {sorted(params)}, but this model has no latent sites.")
+        self._t += 1
+        self._mean_accept_prob = 1.0
+        self._accept_sum += float(self._t > (self._warmup_steps or 0))
+        return params
+
+    def _adapt(self, state: State, accept: float) -> None:
+        assert self._warm is not None
+        trials = self._warm.trials
+        done = self._warm.update(state, accept)
+        self._gradients += (self._warm.trials - trials) * self.chains
+        if done is not None:
+            stretch, enough = done
+            self._arc.choose(self.step_size, stretch, enough)
+        if self._t == self._warmup_steps:
+            for s in self._system.sites:
+                if isinstance(s.motion, ProjectedMotion):
+                    s.motion.refused = dict.fromkeys(s.motion.refused, 0)
 
     def _watch(self, out: Outcome) -> None:
         self._lost = self._lost + 1 if bool((out.diverging | (out.accept_prob == 0)).all()) else 0
@@ -268,14 +264,15 @@ class GeodesicHMC(HMC):
 
     def diagnostics(self) -> dict[str, Any]:
         """``divergences`` (draws), acceptance and gradients; for sites on implicit manifolds ``refused steps`` since warm-up."""
-        if self._system is None:
+        if not self._running:
             raise RuntimeError("diagnostics: this kernel has been cleaned up after its run; ask mcmc.diagnostics().")
-        refused = {s.name: dict(s.motion.refused) for s in self._system.sites if isinstance(s.motion, ProjectedMotion)}
+        sites = [] if self._system is None else self._system.sites
+        refused = {s.name: dict(s.motion.refused) for s in sites if isinstance(s.motion, ProjectedMotion)}
         by_chain = [[draw for draw, chain in self._divergences if chain == i] for i in range(self.chains)]
         return {
             "divergences": [draw for draw, _ in self._divergences],
             **({"divergences by chain": by_chain} if self.chains > 1 else {}),
-            "acceptance rate": self._accept_cnt / max(1, self._t - self._warmup_steps),
+            "acceptance rate": self._accept_sum / max(1, self._t - (self._warmup_steps or 0)),
             "gradients": self.num_gradients,
             "warmup gradients": self.warmup_gradients,
             **({"refused steps": refused} if refused else {}),

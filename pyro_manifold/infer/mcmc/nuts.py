@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .hmc import GeodesicHMC
+from .options import Option, whole
 from .systems import State
 from .transitions import Outcome, nuts
 
@@ -33,6 +34,8 @@ class GeodesicNUTS(GeodesicHMC):
     True
     """
 
+    max_tree_depth: Any = Option(whole, live=True)
+
     def __init__(
         self,
         model: Callable[..., Any] | None = None,
@@ -43,10 +46,24 @@ class GeodesicNUTS(GeodesicHMC):
     ) -> None:
         if "trajectory_length" in kwargs:
             raise ValueError("trajectory_length: NUTS finds it; use GeodesicHMC to fix it, or max_tree_depth to bound it.")
-        if max_tree_depth < 1:
-            raise ValueError(f"max_tree_depth: got {max_tree_depth}, expected at least 1.")
         super().__init__(model, potential_fn, trajectory_length=1.0, **kwargs)  # a length that is given is not learned
         self.max_tree_depth = max_tree_depth
+
+    @property
+    def trajectory_length(self) -> float:
+        raise AttributeError("trajectory_length: NUTS finds one for each draw.")
+
+    @trajectory_length.setter
+    def trajectory_length(self, value: float | None) -> None:
+        raise AttributeError("trajectory_length: NUTS finds it; use GeodesicHMC to fix it, or max_tree_depth to bound it.")
+
+    @property
+    def num_steps(self) -> int:
+        raise AttributeError("num_steps: NUTS finds it for each draw.")
+
+    @num_steps.setter
+    def num_steps(self, value: int) -> None:
+        raise AttributeError("num_steps: NUTS finds it; max_tree_depth bounds it.")
 
     def _transition(self, state: State, step_size: float) -> Outcome:
         return nuts(self._system, state, step_size, self.max_tree_depth)

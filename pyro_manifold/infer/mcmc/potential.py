@@ -9,6 +9,8 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Transform
 
+from .systems import rows
+
 __all__ = ["ChainBatch", "ModelPotential"]
 
 Positions = dict[str, Tensor]
@@ -49,7 +51,7 @@ class ModelPotential:
 
     def _evaluate(self, z: Positions, chains: int | None) -> Tensor:
         def total(x: Tensor) -> Tensor:  # over everything but the chains
-            return x.sum() if chains is None or x.dim() <= self.nesting else x.reshape(x.shape[0], -1).sum(-1)
+            return x.sum() if chains is None or x.dim() <= self.nesting else rows(x).sum(-1)
 
         values = {k: self.transforms[k].inv(v) for k, v in z.items()}
         trace = poutine.trace(poutine.condition(self.model, values)).get_trace(*self.args, **self.kwargs)
@@ -113,4 +115,4 @@ class ChainBatch:
 
 
 def _distinct(z: Positions) -> bool:
-    return all(len(v.flatten(1).unique(dim=0)) == len(v) for v in z.values())
+    return all(len(rows(v).unique(dim=0)) == len(v) for v in z.values() if v.numel())

@@ -20,7 +20,7 @@ from .errors import InvalidStartError
 from .potential import ChainBatch, ModelPotential
 from .systems import System
 
-__all__ = ["Prepared", "check_start", "find_start", "prepare"]
+__all__ = ["Prepared", "check_sites", "check_start", "find_start", "prepare"]
 
 Positions = dict[str, Tensor]
 
@@ -136,8 +136,6 @@ def find_start(made: Prepared, chains: int, args: tuple, kwargs: dict) -> Positi
         with poutine.block(), pyro.validation_enabled(False):
             trace = poutine.trace(made.model).get_trace(*args, **kwargs)
             z = {k: t(trace.nodes[k]["value"].detach()).unsqueeze(0) for k, t in made.transforms.items()}
-            if not z:
-                raise InvalidStartError("model: it has no continuous latent site, so there is nothing to sample.")
             system = System(ChainBatch(made.potential, z), geometries, {k: v.shape[1:] for k, v in z.items()})
             u, grad = system.evaluate(z)
         if bool(u.isfinite().all()) and bool(grad.isfinite().all()):
@@ -150,12 +148,8 @@ def find_start(made: Prepared, chains: int, args: tuple, kwargs: dict) -> Positi
     )
 
 
-def check_start(z: Positions, chains: int, manifolds: dict[str, geoopt.Manifold], isometries: dict[str, Any]) -> None:
-    """:raises ValueError: for names that are not sites, a wrong number of rows, points off their manifold, a map that is not an
-    isometry or not its own inverse."""
-    for name in [*manifolds, *isometries]:
-        if name not in z:
-            raise ValueError(f"manifolds, isometries: {name!r} is not a continuous latent site; those are {sorted(z)}.")
+def check_start(z: Positions, chains: int, manifolds: dict[str, geoopt.Manifold]) -> None:
+    """:raises ValueError: for a wrong number of rows, or points off their manifold."""
     for k, v in z.items():
         if v.dim() == 0 or v.shape[0] != chains:
             rows = v.shape[0] if v.dim() else "no"
@@ -165,6 +159,13 @@ def check_start(z: Positions, chains: int, manifolds: dict[str, geoopt.Manifold]
                 f"initial_params: {k!r} is not on {manifolds[k].name}; project it first with "
                 "pyro_manifold.geometry.geometry(manifold).project(value)."
             )
+
+
+def check_sites(z: Positions, manifolds: dict[str, geoopt.Manifold], isometries: dict[str, Any]) -> None:
+    """:raises ValueError: for names that are not sites, a map that is not an isometry or not its own inverse."""
+    for name in [*manifolds, *isometries]:
+        if name not in z:
+            raise ValueError(f"manifolds, isometries: {name!r} is not a continuous latent site; those are {sorted(z)}.")
     for k, f in isometries.items():
         if k not in manifolds:
             raise ValueError(f"isometries: {k!r} is not a manifold site; those are {sorted(manifolds)}.")

@@ -12,6 +12,7 @@ space whatever the metric. A scalar scale per manifold site only rescales its ti
 sites share a diagonal or dense block. [1] Byrne & Girolami, *Geodesic Monte Carlo on embedded manifolds*, 2013, alg. 1.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -22,9 +23,14 @@ from torch import Tensor
 from ...geometry import Geometry
 from .motion import Motion, motion
 
-__all__ = ["Site", "State", "System"]
+__all__ = ["Site", "State", "System", "rows"]
 
 Positions = dict[str, Tensor]
+
+
+def rows(x: Tensor) -> Tensor:
+    """All axes but the first as one, of scalars and empty arrays too."""
+    return x.reshape(x.shape[0], x.shape[1:].numel())
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,13 @@ class System:
         self.flat_scale = self.flat_scale if flat_scale is None else flat_scale
         self._factors = None
 
+    def log_scales(self) -> Tensor:
+        """Logs of the scales, one for each degree of freedom (of a dense block, of its diagonal)."""
+        parts = [torch.full((s.dim,), math.log(self.scale[s.name])) for s in self.sites if s.geometry is not None]
+        flat = torch.ones(self.flat) if self.flat_scale is None else self.flat_scale
+        flat = flat.diagonal() if flat.dim() == 2 else flat
+        return torch.cat([*parts, flat.detach().cpu().log()])
+
     def scaled(self, x: Tensor, transpose: bool = False) -> Tensor:
         """``s x``: momentum to velocity; with ``transpose`` gradient to force."""
         if self._factors is None or self._factors.dtype != x.dtype or self._factors.device != x.device:
@@ -145,7 +158,10 @@ class System:
     # --- potential and flows -----------------------------------------------------------------------------------------
     def _points(self, s: Site, c: Tensor) -> Tensor:
         """Momentum coordinates of one site with the axes of its plates."""
-        return c.reshape((c.shape[0],) + s.points + (-1,)) if s.points else c
+        if not s.points:
+            return c
+        assert s.motion is not None
+        return c.reshape((c.shape[0],) + s.points + (s.motion.size(s.shape[len(s.points) :]),))
 
     def evaluate(self, z: Positions) -> tuple[Tensor, Tensor]:
         """Potential and its gradient in momentum coordinates; infinite for a chain whose matrices do not factorise."""
@@ -178,7 +194,7 @@ class System:
 
     def pack(self, z: Positions, w: Tensor, potential: Tensor, grad: Tensor) -> State:
         n = w.shape[0]
-        parts = [z[s.name].reshape(n, -1) for s in self.sites]
+        parts = [rows(z[s.name]) for s in self.sites]
         return State(self, torch.cat([*parts, w, grad, potential.reshape(n, 1)], -1))
 
     def state(self, z: Positions, w: Tensor | None = None) -> State:
@@ -216,7 +232,7 @@ class System:
                 if s.points:
                     t = t.expand(p.shape[:-1] + (1,))
                 out[s.name], c = s.motion.flow(x, p, t)
-                c = c.reshape(x.shape[0], -1)
+                c = rows(c)
             parts.append(c)
         return out, parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
@@ -226,7 +242,7 @@ class System:
         for s in self.sites:
             c = w[:, s.slice]
             if s.motion is not None:
-                c = s.motion.direction(z[s.name], self._points(s, c)).reshape(c.shape[0], -1)
+                c = s.motion.direction(z[s.name], self._points(s, c)).flatten(1)
             parts.append(c)
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 

@@ -1,0 +1,148 @@
+r"""How wide each site is, from the draws of warm-up pooled over chains: what the dynamics are scaled by.
+
+The variance per degree of freedom of a site's points x is
+
+.. math:: v = \tfrac{1}{2d}\,\mathrm E\,|x - x'|^2
+
+over independent pairs: chordal on compact manifolds, geodesic on the others; per coordinate (or a covariance) for the ordinary
+sites. Early draws, made before the chains have arrived, are spread by their starts. With g the gradient of the potential, the
+mean square per degree of freedom of which grows as much, the product :math:`r = v\,\mathrm E|g|^2 / d` says by how much: it is 1
+for a normal density, whatever the chains have seen of it. So the early estimate is
+
+.. math:: s^2 = v / \sqrt{\max(1, r)},
+
+and before the first draw, v = 1. (1 is a lower bound of r at stationarity on flat space, by Cramer and Rao; less means that
+the density is flat.) The last estimate, from stationary draws, is :math:`s^2 = v`.
+
+References: Seyboldt, nutpie, 2024 (the early estimate, for diagonal masses); Carpenter et al., Stan, 2017 (shrinkage).
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .motion import AmbientMotion
+from .systems import Site, State, System, rows
+
+__all__ = ["ScaleEstimate", "has_bounded_coordinates", "inverse_mass", "set_inverse_mass"]
+
+
+def has_bounded_coordinates(site: Site) -> bool:
+    """Are ambient coordinates of this site good statistics? Not on hyperbolic space or SPD, where they have heavy tails."""
+    if site.geometry is None or isinstance(site.motion, AmbientMotion):
+        return True
+    event = site.shape[len(site.points) :]
+    return float(site.geometry.injectivity_radius(event)) < math.inf
+
+
+class ScaleEstimate:
+    """Collects the states of a window and sets the scales of their system.
+
+    :param dense: a full covariance for the ordinary sites instead of variances.
+    """
+
+    def __init__(self, system: System, dense: bool) -> None:
+        self.system, self.dense = system, dense
+        self._states: list[Tensor] = []
+
+    def add(self, state: State) -> None:
+        self._states.append(state.table.clone())
+
+    @torch.no_grad()
+    def guess(self, state: State) -> None:
+        """From the gradients where the chains start, as if the variances were 1; the scales do not grow."""
+        system = self.system
+        scale = {s.name: self._early(1.0, self._force(s, state.grad)) ** 0.5 for s in system.sites if s.geometry and s.dim}
+        flat = None
+        if system.flat:
+            force = state.grad[:, system.size - system.flat :].square().mean(0)
+            flat = (1 / force.clamp(min=1).sqrt()).sqrt()
+            flat = torch.diag(flat) if self.dense else flat
+        system.rescale(scale, flat)
+
+    @torch.no_grad()
+    def apply(self, early: bool) -> bool:
+        """Set the scales from the states added since the last call; no change (False) for fewer than 5."""
+        states, self._states = self._states, []
+        if not states:
+            return False
+        system, state = self.system, State(self.system, torch.cat(states))
+        n, z = len(state.table), state.z
+        if n < 5:
+            return False
+        shrink, floor = n / (n + 5.0), 1e-3 * 5.0 / (n + 5.0)
+        order = torch.randperm(n, device=state.table.device)
+        scale: dict[str, float] = {}
+        for s in system.sites:
+            if s.geometry is None or not s.dim:
+                continue
+            assert s.motion is not None
+            x = z[s.name]
+            s.motion.centre(x)
+            v = float(self._squared_distance(s, x, x[order]).mean()) / (2 * s.dim)
+            v = self._early(v, self._force(s, state.grad)) if early else v
+            scale[s.name] = (shrink * v + floor) ** 0.5
+        system.rescale(scale, self._flat_scale(state, shrink, floor, early) if system.flat else None)
+        return True
+
+    def _flat_scale(self, state: State, shrink: float, floor: float, early: bool) -> Tensor:
+        system = self.system
+        at = sum(s.shape.numel() for s in system.sites if s.geometry is not None)
+        x, grad = state.table[:, at : system.width], state.grad[:, system.size - system.flat :]
+        var = x.var(0)
+        factor = (var * grad.square().mean(0)).clamp(min=1).pow(-0.25) if early else torch.ones_like(var)
+        if not self.dense:
+            return (shrink * var * factor.square() + floor).sqrt()
+        cov = torch.cov(x.T).reshape(system.flat, system.flat) * factor * factor.unsqueeze(-1)
+        return torch.linalg.cholesky(shrink * cov + floor * torch.eye(system.flat).to(cov))
+
+    @staticmethod
+    def _early(v: float, force: float) -> float:
+        return v / max(1.0, v * force) ** 0.5
+
+    @staticmethod
+    def _force(s: Site, grad: Tensor) -> float:
+        return float(grad[:, s.slice].square().sum(-1).mean()) / s.dim
+
+    @staticmethod
+    def _squared_distance(s: Site, x: Tensor, y: Tensor) -> Tensor:
+        assert s.geometry is not None
+        if not has_bounded_coordinates(s):
+            return rows(s.geometry.dist(x, y).square()).sum(-1)
+        d = rows((x - y).square()).sum(-1)
+        return d / 2 if type(s.motion).__name__ == "_Rotations" else d  # |dR|_F^2 is twice the metric's
+
+
+def inverse_mass(system: System) -> dict[tuple[str, ...], Tensor]:
+    """Squared scales by block: a number for each manifold site; variances or a covariance for the ordinary ones together."""
+    out: dict[tuple[str, ...], Tensor]
+    out = {(s.name,): torch.tensor(system.scale[s.name] ** 2) for s in system.sites if s.geometry is not None}
+    ordinary = tuple(s.name for s in system.sites if s.geometry is None)
+    if ordinary:
+        scale = torch.ones(system.flat) if system.flat_scale is None else system.flat_scale
+        out[ordinary] = scale.square() if scale.dim() == 1 else scale @ scale.mT
+    return out
+
+
+def set_inverse_mass(system: System, given: Mapping[tuple[str, ...], Tensor]) -> None:
+    """
+    :raises ValueError: for blocks that are not those of :func:`inverse_mass`, or of another size.
+    """
+    blocks = inverse_mass(system)
+    scale, flat = {}, None
+    for names, value in given.items():
+        if names not in blocks:
+            raise ValueError(f"inverse_mass_matrix: {names} is no block; those are {', '.join(map(str, blocks))}.")
+        n = 1 if names[0] in system.scale else system.flat
+        if value.shape not in ((n,), (n, n)) and not (n == 1 and value.numel() == 1):
+            raise ValueError(
+                f"inverse_mass_matrix: {names} got the shape {tuple(value.shape)}, expected "
+                + ("a number, the squared scale of the site." if names[0] in system.scale else f"({n},) or ({n}, {n}).")
+            )
+        if names[0] in system.scale:
+            scale[names[0]] = float(value) ** 0.5
+        else:
+            flat = torch.linalg.cholesky(value) if value.dim() == 2 else value.reshape(n).sqrt()
+    system.rescale(scale, flat)
