@@ -193,7 +193,7 @@ def sample_height(k: Tensor, n: int, profile: Profile, shape: Sequence[int] | No
     >>> sample_height(torch.ones(4), 5, EXPONENTIAL).shape
     torch.Size([4])
     """
-    return _Height.apply(k, n, profile, torch.Size(k.shape if shape is None else shape))
+    return _Height.apply(k, n, profile, torch.Size([int(size) for size in (k.shape if shape is None else shape)]))
 
 
 def _warp(s: Tensor) -> Tensor:

@@ -17,7 +17,16 @@ from ...constraints import manifold_of, on
 from ...geometry import geometry
 from ..reparam.circular import is_unmarked_angle
 
-__all__ = ["all_rows", "sample_ordinary", "start_of"]
+__all__ = ["FixedOptions", "all_rows", "sample_ordinary", "start_of"]
+
+
+class FixedOptions:
+    """Options of a guide that act when it is made: setting them later raises."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("family", "init_loc_fn", "init_scale") and "prototype_trace" in self.__dict__:
+            raise AttributeError(f"{name}: acts when the guide is made, and would have no effect now; make a new guide with it.")
+        super().__setattr__(name, value)
 
 
 def start_of(name: str, site: dict) -> tuple[geoopt.Manifold | None, Tensor, Any, int]:

@@ -16,7 +16,9 @@ from torch.distributions import biject_to
 
 from ...distributions import RiemannianNormal, VonMisesFisher, WrappedNormal
 from ...geometry import geometry
-from ._sites import all_rows, sample_ordinary, start_of
+from ..anywhere import init_to_draw
+from ._sites import FixedOptions, all_rows, sample_ordinary, start_of
+from .centre import centre, standard_draws
 from .indices import ModelIndices
 
 __all__ = ["AutoManifoldNormal"]
@@ -43,8 +45,8 @@ FAMILIES: dict[str, Callable[..., Any]] = {
 }
 
 
-class AutoManifoldNormal(ModelIndices, AutoNormal):
-    r"""Independent laws for all latents: on the manifold for manifold sites, Pyro's normal for the others.
+class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
+    r"""Independent distributions of all latents: on the manifold for manifold sites, Pyro's normal for the others.
 
     .. math:: q(z) = \prod_{\text{manifold}} q_i(z_i; \mu_i, \sigma_i) \prod_{\text{ordinary}} \mathcal N(t_j(z_j); m_j, s_j)
 
@@ -54,9 +56,11 @@ class AutoManifoldNormal(ModelIndices, AutoNormal):
 
     :param model: a Pyro model; enumerated sites must be hidden with ``poutine.block``, as for Pyro's guides.
     :param family: ``"wrapped"`` (one scale per tangent coordinate), ``"riemannian"`` or ``"von_mises_fisher"`` (one scale per
-        point; concentration :math:`1/\sigma^2`), or a dict from site names to these.
-    :param init_loc_fn: per-site initialisation, as in Pyro.
-    :param float init_scale: initial scale of every coordinate.
+        point; concentration :math:`1/\sigma^2`), or a dict from site names to these. By default, and for sites that the dict
+        leaves out, ``"von_mises_fisher"`` on spheres and ``"wrapped"`` elsewhere.
+    :param init_loc_fn: per-site initialisation, as in Pyro; by default manifold sites start at a draw of their prior.
+    :param float init_scale: initial spread: of ordinary sites the scale of every unconstrained coordinate; of manifold sites of
+        dimension d the root mean square distance from the centre, that is :math:`\sigma = \text{init\_scale}/\sqrt d`.
     :param create_plates: as in Pyro, for data subsampling.
     :raises ValueError: for an unknown family, or one that does not exist on a site's manifold; for a latent ``VonMises``.
 
@@ -73,20 +77,25 @@ class AutoManifoldNormal(ModelIndices, AutoNormal):
         self,
         model: Callable[..., Any],
         *,
-        family: str | Mapping[str, str] = "wrapped",
+        family: str | Mapping[str, str] | None = None,
         init_loc_fn: Callable[..., Any] | None = None,
         init_scale: float = 0.1,
         create_plates: Callable[..., Any] | None = None,
     ) -> None:
-        names = {family} if isinstance(family, str) else set(family.values())
+        names = {family} if isinstance(family, str) else set((family or {}).values())
         if names - set(FAMILIES):
             raise ValueError(f"family: got {sorted(names - set(FAMILIES))}, expected {', '.join(map(repr, FAMILIES))}.")
-        self.family = family if isinstance(family, str) else dict(family)
-        kwargs = {} if init_loc_fn is None else {"init_loc_fn": init_loc_fn}
-        super().__init__(model, init_scale=init_scale, create_plates=create_plates, **kwargs)
+        super().__init__(model, init_scale=init_scale, create_plates=create_plates, init_loc_fn=init_loc_fn or init_to_draw)
+        self._given_family = family if isinstance(family, str) else dict(family or {})
+
+    @property
+    def family(self) -> str | dict[str, str]:
+        """As given."""
+        return self._given_family
 
     def _family(self, name: str) -> str:
-        return self.family if isinstance(self.family, str) else self.family.get(name, "wrapped")
+        default = "von_mises_fisher" if isinstance(self._manifolds[name], geoopt.Sphere) else "wrapped"
+        return self.family if isinstance(self.family, str) else self.family.get(name, default)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         AutoGuide._setup_prototype(self, *args, **kwargs)
@@ -101,8 +110,9 @@ class AutoManifoldNormal(ModelIndices, AutoNormal):
             else:
                 self._manifolds[name] = manifold
                 cut = value.dim() - event_dim
-                size = geometry(manifold).dim(value.shape[cut:]) if self._family(name) == "wrapped" else 1
-                scale, scale_dim = value.new_full(value.shape[:cut] + (size,), self._init_scale), 1
+                dim = geometry(manifold).dim(value.shape[cut:])
+                size = dim if self._family(name) == "wrapped" else 1
+                scale, scale_dim = value.new_full(value.shape[:cut] + (size,), self._init_scale / dim**0.5), 1
             deep_setattr(self.locs, name, PyroParam(value.clone(), constraint, event_dim))
             deep_setattr(self.scales, name, PyroParam(scale, self.scale_constraint, scale_dim))
 
@@ -135,13 +145,18 @@ class AutoManifoldNormal(ModelIndices, AutoNormal):
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The centres of manifold sites, the medians of the others."""
-        return {
-            name: self._get_loc_and_scale(name)[0].clone()
-            if name in self._manifolds
-            else biject_to(site["fn"].support)(self._get_loc_and_scale(name)[0])
-            for name, site in self.prototype_trace.iter_stochastic_nodes()
-        }
+        """The centres of the draws of manifold sites, the medians of the others; copies."""
+        result = {}
+        for name, site in self.prototype_trace.iter_stochastic_nodes():
+            loc, scale = self._get_loc_and_scale(name)
+            if name not in self._manifolds:
+                result[name] = biject_to(site["fn"].support)(loc).clone()
+            elif self._family(name) == "wrapped":
+                v = scale * standard_draws(scale.shape, scale)
+                result[name] = centre(geometry(self._manifolds[name]), loc, v)
+            else:  # densities that fall with the distance
+                result[name] = loc.clone()
+        return result
 
     @torch.no_grad()
     def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -153,6 +168,3 @@ class AutoManifoldNormal(ModelIndices, AutoNormal):
                 q = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device).reshape((-1,) + (1,) * loc.dim())
                 results[name] = biject_to(site["fn"].support)(dist.Normal(loc, scale).icdf(q))
         return results
-
-    def get_posterior(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("there is no single posterior law; use guide() for draws, median() for centres.")

@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.distributions import constraints
 from pyro.distributions.util import eye_like
 from pyro.infer.autoguide.guides import AutoGuide
-from pyro.infer.autoguide.initialization import InitMessenger, init_to_feasible
+from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.infer.autoguide.utils import deep_setattr
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
@@ -22,13 +22,15 @@ from torch.distributions import biject_to
 from ...distributions.tangent_normal import winding_radius
 from ...geometry import geometry
 from ...transforms import ExpMap
-from ._sites import sample_ordinary, start_of
+from ..anywhere import init_to_draw
+from ._sites import FixedOptions, sample_ordinary, start_of
+from .centre import centre, standard_draws
 from .indices import given_indices
 
 __all__ = ["AutoManifoldMultivariateNormal"]
 
 
-class AutoManifoldMultivariateNormal(AutoGuide):
+class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
     r"""One normal law with full covariance, of the tangent vectors of manifold sites and the unconstrained others together.
 
     .. math::
@@ -47,8 +49,9 @@ class AutoManifoldMultivariateNormal(AutoGuide):
     injectivity radius.
 
     :param model: a Pyro model; enumerated sites must be hidden with ``poutine.block``, as for Pyro's guides.
-    :param init_loc_fn: per-site initialisation, as in Pyro.
-    :param float init_scale: initial scale of every coordinate.
+    :param init_loc_fn: per-site initialisation, as in Pyro; by default manifold sites start at a draw of their prior.
+    :param float init_scale: initial spread: of ordinary sites the scale of every unconstrained coordinate; of manifold sites of
+        dimension d the root mean square distance from the centre, that is init_scale over the root of d.
     :raises ValueError: for a model without latents, a subsampled plate (use :class:`AutoManifoldNormal`), a latent ``VonMises``.
 
     References: Kucukelbir et al., JMLR 2017 (full-rank ADVI); Ranganath, Tran & Blei, ICML 2016, sec. 3 (auxiliary
@@ -64,7 +67,7 @@ class AutoManifoldMultivariateNormal(AutoGuide):
     """
 
     def __init__(
-        self, model: Callable[..., Any], *, init_loc_fn: Callable[..., Any] = init_to_feasible, init_scale: float = 0.1
+        self, model: Callable[..., Any], *, init_loc_fn: Callable[..., Any] = init_to_draw, init_scale: float = 0.1
     ) -> None:
         if not init_scale > 0:
             raise ValueError(f"init_scale: got {init_scale}, expected a positive number.")
@@ -97,6 +100,9 @@ class AutoManifoldMultivariateNormal(AutoGuide):
             raise ValueError("model: has no latent sites; use an empty guide.")
         size = sum(shape.numel() for shape in self._shapes.values())
         scale = value.new_full((size,), self._init_scale)
+        for name, _, where in self._slices():
+            if name in self._manifolds:
+                scale[where] /= max(1, self._shapes[name][-1]) ** 0.5
         self.scale = PyroParam(scale, constraints.softplus_positive, 1)
         self.scale_tril = PyroParam(eye_like(scale, size), constraints.unit_lower_cholesky, 2)
 
@@ -141,27 +147,38 @@ class AutoManifoldMultivariateNormal(AutoGuide):
         if geo.injectivity_radius(event) == torch.inf:
             return -geo.log_det_exp(loc, v)
         rows = rows.reshape(self._shapes[name] + rows.shape[-1:])
-        base = dist.MultivariateNormal(torch.zeros_like(rows[..., 0]), covariance_matrix=rows @ rows.mT)
+        base = dist.MultivariateNormal(torch.zeros_like(rows[..., 0]), scale_tril=_marginal_tril(rows))
         loc = loc.expand(v.shape[:-1] + event)
         return geo.log_wrapped(loc, v, base, winding_radius(base)) - base.log_prob(v)
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The centres of manifold sites, the medians of the others."""
-        return {name: value.squeeze(0) if name not in self._manifolds else value for name, value in self._at([0.5]).items()}
+        """The centres of the draws of manifold sites, the medians of the others; copies."""
+        tril = self.get_posterior().scale_tril
+        w = standard_draws(tril.shape[:1], tril) @ tril.mT
+        result = {}
+        for name, site, where in self._slices():
+            loc = attrgetter(name)(self.locs)
+            if name in self._manifolds:
+                v = w[:, where].reshape(w.shape[:1] + self._shapes[name])
+                result[name] = centre(geometry(self._manifolds[name]), loc, v)
+            else:
+                result[name] = biject_to(site["fn"].support)(loc).clone()
+        return result
 
     @torch.no_grad()
     def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Marginal quantiles of the ordinary sites; a manifold has no order, so its sites are left out."""
-        return {name: value for name, value in self._at(quantiles).items() if name not in self._manifolds}
-
-    def _at(self, quantiles: Any) -> dict[str, Tensor]:
         result, sd = {}, self.get_posterior().variance.sqrt()
         for name, site, where in self._slices():
-            loc = attrgetter(name)(self.locs)
-            if name in self._manifolds:
-                result[name] = loc.clone()
-                continue
-            q = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device).reshape((-1,) + (1,) * loc.dim())
-            result[name] = biject_to(site["fn"].support)(dist.Normal(loc, sd[where].reshape(loc.shape)).icdf(q))
+            if name not in self._manifolds:
+                loc = attrgetter(name)(self.locs)
+                q = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device).reshape((-1,) + (1,) * loc.dim())
+                result[name] = biject_to(site["fn"].support)(dist.Normal(loc, sd[where].reshape(loc.shape)).icdf(q))
         return result
+
+
+def _marginal_tril(rows: Tensor) -> Tensor:
+    """The Cholesky factor of ``rows @ rows.mT``, which is not formed: it would have half the digits."""
+    r = torch.linalg.qr(rows.mT).R
+    return (r * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(r).unsqueeze(-1)).mT

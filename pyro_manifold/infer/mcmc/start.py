@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, identity_transform
 
 from ...constraints import circular, manifold_of, on, point_constraint, polar
-from ...geometry import Geometry, SubmanifoldGeometry, geometry
+from ...geometry import geometry
+from ..anywhere import anywhere
 from .errors import InvalidStartError
 from .potential import ChainBatch, ModelPotential
 from .systems import System
@@ -47,22 +48,7 @@ class _Init:
                 except NotImplementedError:
                     return fn.sample()  # refused later too
                 return t(4 * torch.rand(t.inverse_shape(fn.batch_shape + fn.event_shape)) - 2)
-            known = [v for v in (*vars(fn).values(), *manifold.state_dict().values()) if torch.is_tensor(v)]
-            geo = geometry(manifold)
-            plates = len(fn.batch_shape + fn.event_shape) - geo.event_dim  # those of to_event too
-            batch, event = (fn.batch_shape + fn.event_shape)[:plates], (fn.batch_shape + fn.event_shape)[plates:]
-            return _anywhere(geo, batch, event, next(iter(known), torch.empty(0)))
-
-
-def _anywhere(geo: Geometry, batch: torch.Size, event: torch.Size, like: Tensor) -> Tensor:
-    """Points to start from: uniform where there is such a law, scattered about the origin elsewhere."""
-    try:
-        return geo.uniform_sample(batch, event, dtype=like.dtype, device=like.device)
-    except NotImplementedError:
-        origin = geo.base_point(event, dtype=like.dtype, device=like.device).expand(batch + event)
-    if isinstance(geo, SubmanifoldGeometry):
-        return geo.wander(origin)
-    return geo.exp_frame(origin, torch.randn(batch + (geo.dim(event),), dtype=like.dtype, device=like.device))
+            return anywhere(fn, manifold)
 
 
 @dataclass

@@ -1,0 +1,50 @@
+"""Points to start from, on any manifold, whether a distribution there can be sampled or not."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import geoopt
+import torch
+from pyro.infer.autoguide.initialization import init_to_feasible
+from torch import Tensor
+
+from ..constraints import manifold_of
+from ..geometry import SubmanifoldGeometry, geometry
+
+__all__ = ["anywhere", "init_to_draw"]
+
+
+def anywhere(fn: Any, manifold: geoopt.Manifold) -> Tensor:
+    """A value for a site: uniform where there is such a distribution, scattered about the origin elsewhere."""
+    known = [v for v in (*vars(fn).values(), *manifold.state_dict().values()) if torch.is_tensor(v)]
+    like = next(iter(known), torch.empty(0))
+    geo = geometry(manifold)
+    plates = len(fn.batch_shape + fn.event_shape) - geo.event_dim  # those of to_event too
+    batch, event = (fn.batch_shape + fn.event_shape)[:plates], (fn.batch_shape + fn.event_shape)[plates:]
+    try:
+        return geo.uniform_sample(batch, event, dtype=like.dtype, device=like.device)
+    except NotImplementedError:
+        origin = geo.base_point(event, dtype=like.dtype, device=like.device).expand(batch + event)
+    if isinstance(geo, SubmanifoldGeometry):
+        return geo.wander(origin)
+    return geo.exp_frame(origin, torch.randn(batch + (geo.dim(event),), dtype=like.dtype, device=like.device))
+
+
+def init_to_draw(site: dict | None = None, *, fallback: Callable[..., Any] = init_to_feasible) -> Any:
+    """Initialise manifold sites at a draw of their prior, or anywhere where it has no sampler; others by ``fallback``.
+
+    At one point for all, the origin say, distances between sites are 0 and have no gradient, and a point opposite to the answer
+    on a sphere is a saddle.
+    """
+    if site is None:
+        return functools.partial(init_to_draw, fallback=fallback)
+    manifold = manifold_of(site["fn"].support)
+    if manifold is None:
+        return fallback(site)
+    try:
+        value = site["fn"].sample().detach()
+    except NotImplementedError:
+        value = anywhere(site["fn"], manifold)
+    value._pyro_custom_init = False
+    return value
