@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
 from ..geometry import ScaledGeometry, geometry
+from ..ops.precision import full_precision
 from ..ops.special import bessel_ratio, log_bessel
 from .angular_central_gaussian import AngularCentralGaussian
 from .fisher_bingham import FisherBingham
@@ -44,6 +45,7 @@ def share_centre(p: WrappedNormal | RiemannianNormal, q: WrappedNormal | Riemann
 
 
 @register_kl(WrappedNormal, WrappedNormal)
+@full_precision
 def _kl_wrapped_wrapped(p: WrappedNormal, q: WrappedNormal) -> Tensor:
     r"""With one centre and an injective exp, the map is the same bijection on both sides: the divergence of the normals."""
     if not (p._injective and q._injective and share_centre(p, q)):
@@ -59,6 +61,7 @@ def _kl_wrapped_wrapped(p: WrappedNormal, q: WrappedNormal) -> Tensor:
 
 
 @register_kl(RiemannianNormal, RiemannianNormal)
+@full_precision
 def _kl_riemannian_riemannian(p: RiemannianNormal, q: RiemannianNormal) -> Tensor:
     r"""With one centre: :math:`\log(Z_q/Z_p) + E_p[r^2]\,(\sigma_q^{-2} - \sigma_p^{-2})/2`."""
     if not share_centre(p, q):
@@ -68,6 +71,7 @@ def _kl_riemannian_riemannian(p: RiemannianNormal, q: RiemannianNormal) -> Tenso
 
 
 @register_kl(RiemannianNormal, ManifoldUniform)
+@full_precision
 def _kl_riemannian_uniform(p: RiemannianNormal, q: ManifoldUniform) -> Tensor:
     if not share_manifold(p, q, p.loc):
         raise NotImplementedError("the two laws live on different manifolds.")
@@ -75,6 +79,7 @@ def _kl_riemannian_uniform(p: RiemannianNormal, q: ManifoldUniform) -> Tensor:
 
 
 @register_kl(VonMisesFisher, VonMisesFisher)
+@full_precision
 def _kl_vmf_vmf(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
     r""":math:`(\kappa_p-\kappa_q)A_p + \kappa_q A_p |\mu_p-\mu_q|^2/2 - G_p + G_q`, a Bregman divergence of G."""
     _same_sphere(p, q)
@@ -89,6 +94,7 @@ def _kl_vmf_vmf(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
 
 @register_kl(VonMisesFisher, ManifoldUniform)
 @register_kl(PowerSpherical, ManifoldUniform)
+@full_precision
 def _kl_rotation_uniform(p: VonMisesFisher | PowerSpherical, q: ManifoldUniform) -> Tensor:
     r""":math:`\log|S^{n-1}| - \mathrm H[p]`, in a form without cancellation."""
     _same_sphere(p, q)
@@ -102,6 +108,7 @@ def _same_sphere(p: TorchDistribution, q: TorchDistribution) -> None:
 
 
 @register_kl(FisherBingham, FisherBingham)
+@full_precision
 def _kl_quadratic_quadratic(p: FisherBingham, q: FisherBingham) -> Tensor:
     r"""Bingham and Kent in any pairing: :math:`\log(C_q/C_p) + (h_p-h_q)\cdot E_p x + \mathrm{tr}((B_p-B_q)E_p xx^\top)`."""
     _same_sphere(p, q)
@@ -112,6 +119,7 @@ def _kl_quadratic_quadratic(p: FisherBingham, q: FisherBingham) -> Tensor:
 
 
 @register_kl(FisherBingham, VonMisesFisher)
+@full_precision
 def _kl_quadratic_vmf(p: FisherBingham, q: VonMisesFisher) -> Tensor:
     r"""The log density of q is linear in x: :math:`-\mathrm H[p] - \mathrm E_p\log q`."""
     _same_sphere(p, q)
@@ -120,6 +128,7 @@ def _kl_quadratic_vmf(p: FisherBingham, q: VonMisesFisher) -> Tensor:
 
 
 @register_kl(VonMisesFisher, FisherBingham)
+@full_precision
 def _kl_vmf_quadratic(p: VonMisesFisher, q: FisherBingham) -> Tensor:
     _same_sphere(p, q)
     h, b = q._natural()
@@ -129,6 +138,7 @@ def _kl_vmf_quadratic(p: VonMisesFisher, q: FisherBingham) -> Tensor:
 
 
 @register_kl(MatrixFisher, MatrixFisher)
+@full_precision
 def _kl_matrix_fisher(p: MatrixFisher, q: MatrixFisher) -> Tensor:
     r"""That of the laws of the quaternions; the factor 4 of the volumes cancels."""
     out = kl_divergence(p._quaternion, q._quaternion)
@@ -136,6 +146,7 @@ def _kl_matrix_fisher(p: MatrixFisher, q: MatrixFisher) -> Tensor:
 
 
 @register_kl(AngularCentralGaussian, AngularCentralGaussian)
+@full_precision
 def _kl_angular(p: AngularCentralGaussian, q: AngularCentralGaussian) -> Tensor:
     r""":math:`\tfrac d2\,\mathrm E\log(w^\top Kw/w^\top w)` with K the first matrix seen from the second, of determinant 1."""
     _same_sphere(p, q)
@@ -146,6 +157,7 @@ def _kl_angular(p: AngularCentralGaussian, q: AngularCentralGaussian) -> Tensor:
 @register_kl(AngularCentralGaussian, ManifoldUniform)
 @register_kl(FisherBingham, ManifoldUniform)
 @register_kl(MatrixFisher, ManifoldUniform)
+@full_precision
 def _kl_directional_uniform(p: AngularCentralGaussian | FisherBingham | MatrixFisher, q: ManifoldUniform) -> Tensor:
     r""":math:`\log\mathrm{vol}(M) - \mathrm H[p]`."""
     _same_sphere(p, q)

@@ -7,11 +7,12 @@ import geoopt
 from torch import Tensor
 
 from ..ops.checks import check_all, check_dtype, held
+from ..ops.precision import FullPrecision
 
 __all__ = ["Shown"]
 
 
-class Shown:
+class Shown(FullPrecision):
     """Mixin: prints the arguments of ``__init__``, also where torch looks in vain in ``__dict__``; checks the dtype of values.
 
     >>> import torch
@@ -22,6 +23,9 @@ class Shown:
 
     event_shape: Any
     support: Any
+    _exact = (
+        "__init__", "sample", "rsample", "log_prob", "entropy", "mean", "mode", "variance", "covariance_matrix", "second_moment",
+    )  # fmt: skip
 
     def _validate_sample(self, value: Any) -> None:
         check_dtype("value", value)

@@ -14,13 +14,15 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.precision import FullPrecision
+
 __all__ = ["Geometry", "geometry", "register_geometry"]
 
 _REGISTRY: dict[type, Callable[[Any], "Geometry"]] = {}
 _G = TypeVar("_G", bound=Callable[[Any], "Geometry"])
 
 
-class Geometry(ABC):
+class Geometry(FullPrecision, ABC):
     """Exponential map, frames and volumes of one manifold, vectorised over leading batch axes.
 
     Subclasses must give the abstract methods; the others have a default that is right when those are.
@@ -28,6 +30,10 @@ class Geometry(ABC):
     :param manifold: the geoopt manifold whose parameters (curvature, say) are read at each call, so they may be learned.
     """
 
+    _exact = (
+        "contains", "project", "project_tangent", "to_tangent", "from_tangent", "embed_tangent", "exp", "log", "dist",
+        "exp_frame", "log_frame", "log_det_exp", "geodesic", "preimages", "log_wrapped", "chart", "chart_inv", "uniform_sample",
+    )  # fmt: skip
     event_dim = 1  # rank of a point: 1 for vectors, 2 for matrices
     has_chart = False  # is ``chart`` (exp at the origin) a bijection R^dim -> M?
     membership = ""  # what makes a point, in words, for error messages

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from . import _density, _functional, _protocol
+from . import _autocast, _density, _functional, _protocol
 from ._tools import finite
 from ._types import Make, Params
 from .not_applicable import run_checks
@@ -26,6 +26,7 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
         _protocol.one_graph,
         _functional.mapping,
         _functional.derivatives,
+        _autocast.autocast,
         _density.total_mass,
         _density.goodness_of_fit,
         _density.pushforward,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from ..constraints import manifold_of
+from ._autocast import autocast_of_map
 from ._changes import moved, same, tensors_behind
 from ._tools import close, finite, log_volume_change
 from .not_applicable import NotApplicable, run_checks
@@ -145,7 +146,8 @@ def _composition(t: Transform, x: Tensor) -> None:
 
 
 TRANSFORM_CHECKS: dict[str, Callable[[Transform, Tensor], None]] = {
-    f.__name__.strip("_"): f for f in (_shapes, _inverse, _volume_change, _changed_values, _gradients, _pickling, _composition)
+    f.__name__.strip("_"): f
+    for f in (_shapes, _inverse, _volume_change, _changed_values, _gradients, _pickling, _composition, autocast_of_map)
 }
 
 

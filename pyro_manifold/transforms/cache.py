@@ -9,6 +9,7 @@ from torch.distributions import Distribution, Transform, constraints
 
 from ..ops.components import concrete
 from ..ops.memo import Memo
+from ..ops.precision import FullPrecision
 
 __all__ = ["CachedTransform", "dependencies", "module_tensors"]
 
@@ -63,7 +64,7 @@ def module_tensors(module: nn.Module) -> list[Any]:
     return out
 
 
-class CachedTransform(Transform):
+class CachedTransform(FullPrecision, Transform):
     """A transform that remembers the last pair (x, y) it made, while nothing that it was computed from has changed.
 
     torch's own cache asks only whether y is the same object. This one returns the x of before only if y, x and all
@@ -71,6 +72,11 @@ class CachedTransform(Transform):
     not carry: the density of a detached draw depends on the parameters through the inverse. Only pairs made in the
     forward direction are returned, under ``cache_size=1``.
     """
+
+    _exact = (
+        "_call", "_inverse", "__call__", "_inv_call", "log_abs_det_jacobian", "push", "push_volume", "log_volume", "coordinates",
+        "project", "reconstruction_error",
+    )  # fmt: skip
 
     def __init__(self, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)

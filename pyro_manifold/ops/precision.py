@@ -1,0 +1,62 @@
+"""Maps and densities keep their digits inside ``torch.autocast``.
+
+Autocast turns every matrix product into bfloat16 or float16, of 3 decimal digits: a density would be wrong in the second digit, a
+rotation no rotation. What is decorated here is computed as if autocast were off, from arguments made float32 where they
+were of half precision; networks beside it go on in half precision.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import wraps
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["FullPrecision", "full_precision"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_KINDS = ("cpu", "cuda")
+
+
+def _promoted(x: Any) -> Any:
+    return x.float() if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def full_precision(f: _F) -> _F:
+    """``f``, computed with autocast off and without half-precision arguments where autocast is on.
+
+    >>> square = full_precision(lambda x: x @ x)
+    >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+    ...     square(torch.eye(2)).dtype, square(torch.eye(2).bfloat16()).dtype
+    (torch.float32, torch.float32)
+    """
+
+    @wraps(f)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        on = [kind for kind in _KINDS if torch.is_autocast_enabled(kind)]
+        if not on:
+            return f(*args, **kwargs)
+        with ExitStack() as stack:
+            for kind in on:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            return f(*map(_promoted, args), **{k: _promoted(x) for k, x in kwargs.items()})
+
+    wrapped._full_precision = True  # type: ignore[attr-defined]
+    return wrapped  # type: ignore[return-value]
+
+
+class FullPrecision:
+    """Mixin: methods and properties named in ``_exact``, those of subclasses too, are :func:`full_precision`."""
+
+    _exact: ClassVar[Iterable[str]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in cls._exact:
+            member = getattr(cls, name, None)
+            if isinstance(member, property):
+                if member.fget is not None and not hasattr(member.fget, "_full_precision"):
+                    setattr(cls, name, property(full_precision(member.fget), member.fset, member.fdel, member.__doc__))
+            elif callable(member) and member is not getattr(object, name, None) and not hasattr(member, "_full_precision"):
+                setattr(cls, name, full_precision(member))
