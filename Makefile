@@ -5,13 +5,14 @@ STAMP := .venv/.stamp
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test slow lint docs bench clean
+.PHONY: help env demo test slow lint docs bench mutants clean
 
 help:
 	@echo "make demo   train two VAEs on real digits and draw them into demo_output/"
 	@echo "make test   the default test suite, doctests included (make slow: the long grids)"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   HTML into docs/_build/html, warnings are errors"
+	@echo "make mutants  what share of one-token mistakes the default suite notices (an hour)"
 	@echo "make bench  timings against named peers"
 	@echo "make clean  remove what the others made, .venv included"
 
@@ -42,6 +43,10 @@ docs: $(STAMP)
 bench: $(STAMP)
 	@for f in tests/benchmarks/bench_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done
 
+mutants: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[dev,mutants]"
+	$(BIN)/python tests/mutants.py $(ARGS)
+
 clean:
-	rm -rf .venv build dist docs/_build demo_output .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv build dist docs/_build demo_output mutants .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,11 +1,17 @@
-"""Tutorials and other scripts: as modules, so that their parts can be tested, and as the processes that a user starts."""
+"""Tutorials and other scripts: as modules, so that their parts can be tested, and run as a user runs them."""
 
+import contextlib
 import importlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+
+import pyro
+import torch
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 
@@ -15,6 +21,19 @@ def load(script: Path) -> ModuleType:
     if str(script.parent) not in sys.path:
         sys.path.append(str(script.parent))
     return importlib.import_module(script.stem)
+
+
+def run(script: Path, *args: object) -> str:
+    """What the script prints with these arguments. It runs in this process, which has imported its libraries already."""
+    before, dtype, out = sys.argv, torch.get_default_dtype(), io.StringIO()
+    sys.argv = [str(script), *map(str, args)]
+    try:
+        with contextlib.redirect_stdout(out), pyro.validation_enabled():  # what it switches is back afterwards
+            runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv = before
+        torch.set_default_dtype(dtype)
+    return out.getvalue()
 
 
 def python(*args: object, **env: str) -> subprocess.CompletedProcess:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from scripts import TUTORIALS, load, python
+from scripts import TUTORIALS, load, run
 from torch.distributions import MultivariateNormal
 
 from pyro_manifold.flows import LatentFlow
@@ -68,10 +68,9 @@ def test_autoguide_of_a_plane(tutorial: ModuleType) -> None:
 
 
 def test_script_in_smoke_mode(tutorial: ModuleType, tmp_path: Path) -> None:
-    run = python(SCRIPT, "--smoke", "--quiet", "--out", tmp_path)
-    assert run.returncode == 0, run.stderr
+    printed = run(SCRIPT, "--smoke", "--quiet", "--out", tmp_path)
     names = ("| NUTS |", "| AutoMultivariateNormal |", "| M-flow guide |", "| true process |", "| linear |")
-    assert all(any(line.startswith(name) for line in run.stdout.splitlines()) for name in names)
+    assert all(any(line.startswith(name) for line in printed.splitlines()) for name in names)
     assert (tmp_path / "surface.pt").exists()
     assert (tmp_path / "learned_latents.png").read_bytes().startswith(b"\x89PNG")
     # what is there is read, not trained again: no steps are asked for

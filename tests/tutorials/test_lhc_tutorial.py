@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from scripts import TUTORIALS, load, python
+from scripts import TUTORIALS, load, run
 
 from pyro_manifold.datasets.lhc import grid_posterior
 from pyro_manifold.flows import LatentFlow, MorphingHead, coupling_chain
@@ -66,22 +66,21 @@ def test_modes_and_their_masses(nuts: ModuleType) -> None:
 def test_script_in_smoke_mode(tmp_path: Path) -> None:
     """With two theta, then three on the surface that the first run has learned."""
     two, three = tmp_path / "2", tmp_path / "3"
-    rows = run(two, "--densities", "head, joint score", "head, joint ratio", "head, both", "spline, SCANDAL")
+    rows = results(two, "--densities", "head, joint score", "head, joint ratio", "head, both", "spline, SCANDAL")
     assert [len(rows[k]) for k in ("posteriors", "NUTS", "SBC", "score")] == [5, 4, 4, 3]
     exact = rows["posteriors"][0]
     assert exact["name"] == "exact" and exact["kl"] == 0 and exact["c2st"] == 0.5 and exact["less_exact"] == 0
     assert (two / "lhc.png").read_bytes().startswith(b"\x89PNG")
     assert "f_Wt" in (two / "summary_unimodal.txt").read_text()
     surface = two / "surface.pt"
-    rows = run(three, "--theta", "3", "--surface", str(surface), "--densities", "head, both", "--seeds", "2")
+    rows = results(three, "--theta", "3", "--surface", str(surface), "--densities", "head, both", "--seeds", "2")
     assert [len(rows[k]) for k in ("posteriors", "NUTS", "SBC", "score")] == [3, 1, 2, 2]
     assert all(len(r["r2"]) == 3 for r in rows["score"]) and not (three / "surface.pt").exists()
 
 
-def run(out: Path, *options: str) -> dict[str, list[dict[str, Any]]]:
+def results(out: Path, *options: str) -> dict[str, list[dict[str, Any]]]:
     """Its results by part."""
-    done = python(SCRIPT, "--smoke", "--no-progress", "--out", out, *options)
-    assert done.returncode == 0, done.stderr
+    run(SCRIPT, "--smoke", "--no-progress", "--out", out, *options)
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in (out / "results.jsonl").read_text().splitlines():
         row = json.loads(line)
