@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence, register_kl
 
 from ..geometry import ScaledGeometry, geometry
 from ..ops.precision import full_precision
-from ..ops.special import bessel_ratio, log_bessel
+from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
 from .angular_central_gaussian import AngularCentralGaussian
 from .fisher_bingham import FisherBingham
 from .matrix_fisher import MatrixFisher
@@ -63,11 +63,13 @@ def _kl_wrapped_wrapped(p: WrappedNormal, q: WrappedNormal) -> Tensor:
 @register_kl(RiemannianNormal, RiemannianNormal)
 @full_precision
 def _kl_riemannian_riemannian(p: RiemannianNormal, q: RiemannianNormal) -> Tensor:
-    r"""With one centre: :math:`\log(Z_q/Z_p) + E_p[r^2]\,(\sigma_q^{-2} - \sigma_p^{-2})/2`."""
+    r"""With one centre: :math:`\log(Z_q/Z_p) + \frac12 E_p[r^2/\sigma_p^2]\,(\sigma_p^2/\sigma_q^2 - 1)`, in float64."""
     if not share_centre(p, q):
         raise NotImplementedError("the KL of Riemannian normals has a closed form only if they share manifold and centre.")
-    log_z, square = p._log_z_and_square()
-    return q._log_z - log_z + square * (q.scale**-2 - p.scale**-2) / 2
+    log_z, square = p._exact_moments()
+    ratio = p.scale.double() / q.scale.double()
+    out = q._exact_moments()[0] - log_z + square * ((ratio - 1) * (ratio + 1)) / 2
+    return out.to(p.scale.dtype)
 
 
 @register_kl(RiemannianNormal, ManifoldUniform)
@@ -75,21 +77,19 @@ def _kl_riemannian_riemannian(p: RiemannianNormal, q: RiemannianNormal) -> Tenso
 def _kl_riemannian_uniform(p: RiemannianNormal, q: ManifoldUniform) -> Tensor:
     if not share_manifold(p, q, p.loc):
         raise NotImplementedError("the two laws live on different manifolds.")
-    return geometry(q.manifold).log_volume(q.event_shape) - p.entropy()
+    log_z, square = p._exact_moments()  # near the uniform distribution the difference is far smaller than its terms
+    out = geometry(q.manifold).log_volume(q.event_shape) - log_z - square / 2
+    return out.to(p.scale.dtype).expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 
 
 @register_kl(VonMisesFisher, VonMisesFisher)
 @full_precision
 def _kl_vmf_vmf(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
-    r""":math:`(\kappa_p-\kappa_q)A_p + \kappa_q A_p |\mu_p-\mu_q|^2/2 - G_p + G_q`, a Bregman divergence of G."""
+    r""":math:`\kappa_q A_p |\mu_p-\mu_q|^2/2 + (\kappa_p-\kappa_q)A_p - G_p + G_q`, the last a Bregman divergence."""
     _same_sphere(p, q)
     kp, kq = p.concentration, q.concentration
-    ratio, complement, _ = bessel_ratio(kp, p._order)
-    turn = kq * ratio * (p.loc - q.loc).square().sum(-1) / 2
-    small = (kp - kq) * ratio - log_bessel(kp, p._order) + log_bessel(kq, p._order)
-    # the same with G - k in place of G, which stays small for large k
-    large = (kq - kp) * complement - log_bessel(kp, p._order, scaled=True) + log_bessel(kq, p._order, scaled=True)
-    return turn + torch.where(torch.maximum(kp, kq) < p._order + 1, small, large)
+    turn = kq * bessel_ratio(kp, p._order)[0] * ((p.loc - q.loc).square().sum(-1) / 2)
+    return turn + bessel_divergence(kp, kq, p._order)
 
 
 @register_kl(VonMisesFisher, ManifoldUniform)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..ops.axis import squared_chord
-from ..ops.heights import POWER, mean_log_power
+from ..ops.heights import POWER
 from ..ops.radial import log_area
-from ..ops.special import log_gamma_ratio
+from ..ops.special import log_gamma_ratio, power_divergence
 from .rotationally_symmetric import RotationallySymmetric
 
 __all__ = ["PowerSpherical"]
@@ -45,24 +45,23 @@ class PowerSpherical(RotationallySymmetric):
     @staticmethod
     def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:
         near, far = squared_chord(x, mu), squared_chord(x, -mu)
-        close = near < far
+        close, opposite = near < far, far == 0
         # log((1 + t)/2) from the shorter chord, which has the digits
-        log = torch.where(close, torch.log1p(-torch.where(close, near, 0.0) / 4), torch.log(torch.where(close, 4.0, far) / 4))
+        below = torch.log1p(-torch.where(close, near, 0.0) / 4)
+        log = torch.where(close, below, torch.where(close | opposite, 4.0, far).div(4).log())
         b = (n - 1) / 2
-        power = torch.where(k == 0, 0.0, k * torch.where(k == 0, 0.0, log))  # 0 * log 0 = 0 at the antipode
-        return power + log_gamma_ratio(k + b, b) - (2 * b * math.log(2) + b * math.log(math.pi))
+        normaliser = log_gamma_ratio(k.double() + b, b).to(k.dtype)
+        out = k * log + normaliser - (2 * b * math.log(2) + b * math.log(math.pi))
+        return torch.where(opposite & (k > 0), -math.inf, out)  # the antipode itself has no gradient
 
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
         k, n = self.concentration, self.event_shape[0]
         a, b = k + (n - 1) / 2, (n - 1) / 2  # (1 + t)/2 is Beta(a, b)
-        across = 2 * a / ((a + b) * (a + b + 1))
+        across = 2 * (a / (a + b)) / (a + b + 1)
         return k / (a + b), across * 2 * b / (a + b), across
 
     def _divergence_from_uniform(self) -> Tensor:
-        k, n = self.concentration, self.event_shape[0]
-        b = (n - 1) / 2
-        log_mode = log_gamma_ratio(k + b, b) - math.lgamma(2 * b) + math.lgamma(b)  # log density at loc, over the uniform
-        return log_mode + k * mean_log_power(k, n)
+        return power_divergence(self.concentration, (self.event_shape[0] - 1) / 2)
 
     def entropy(self) -> Tensor:
         r""":math:`\log Z - \kappa[\log 2 + \psi(\kappa+\beta) - \psi(\kappa+2\beta)]`."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..constraints import check_point
 from ..geometry import Geometry, ScaledGeometry, SPDGeometry, geometry
 from ..ops.checks import as_tensors, broadcast_shapes, check_all, held
-from ..ops.numerics import log_sinc_sqrt, norm, scalar
+from ..ops.numerics import log_sinc_length, norm, scalar
 from ..ops.radial import log_normalizer, radius_moment
 from ..ops.radial_sample import sample_radius
 from ..transforms import ExpMap
@@ -38,6 +38,10 @@ class _RadialNormal(dist.TorchDistribution):
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "_RadialNormal":
         return _RadialNormal(self.manifold, self.scale.expand(torch.Size(batch_shape)), self.event_shape[0])
 
+    def double(self) -> "_RadialNormal":
+        """The same distribution in float64."""
+        return _RadialNormal(self.manifold, self.scale.double(), self.event_shape[0])
+
     @property
     def curvature(self) -> Tensor:
         """Read at each call: it may be learned."""
@@ -52,9 +56,9 @@ class _RadialNormal(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         k, dim = self.curvature, self.event_shape[0]
         s = value.square().sum(-1)
-        out = -s / (2 * self.scale**2) - log_normalizer(self.scale, k, dim)
+        out = -(norm(value) / self.scale).square() / 2 - log_normalizer(self.scale, k, dim)
         if dim > 1:
-            out = out + (dim - 1) * log_sinc_sqrt(k * s)
+            out = out + (dim - 1) * log_sinc_length(value, k)
         return torch.where(k * s < math.pi**2, out, -math.inf)
 
     def log_z(self) -> Tensor:
@@ -183,8 +187,8 @@ class RiemannianNormal(ExpMapLaw):
         if self._validate_args:
             self._validate_sample(value)
         v = self.transforms[0].drawn(value)
-        square = geometry(self.manifold).dist(self.transforms[0].loc, value).square() if v is None else v.square().sum(-1)
-        return -square / (2 * self.scale**2) - self._log_z
+        r = geometry(self.manifold).dist(self.transforms[0].loc, value) if v is None else norm(v)
+        return -(r / self.scale).square() / 2 - self._log_z  # divided before it is squared
 
     @property
     def _dim(self) -> int:
@@ -194,9 +198,11 @@ class RiemannianNormal(ExpMapLaw):
     def _log_z(self) -> Tensor:
         return self.base_dist.log_z()
 
-    def _log_z_and_square(self) -> tuple[Tensor, Tensor]:
-        """log Z and the mean squared distance to the centre."""
-        return self.base_dist.log_z_and_square()
+    def _exact_moments(self) -> tuple[Tensor, Tensor]:
+        r""":math:`\log Z` and :math:`E[r^2]/\sigma^2`, in float64: sums and differences of them must not cancel."""
+        base = self.base_dist.double()
+        log_z, square = base.log_z_and_square()
+        return log_z, square / base.scale / base.scale
 
     @property
     def mode(self) -> Tensor:
@@ -223,5 +229,5 @@ class RiemannianNormal(ExpMapLaw):
 
     def entropy(self) -> Tensor:
         r""":math:`\log Z + E[r^2]/2\sigma^2`, differentiable in scale and curvature."""
-        log_z, square = self._log_z_and_square()
-        return log_z + square / (2 * self.scale**2)
+        log_z, square = self._exact_moments()
+        return (log_z + square / 2).to(self.scale.dtype)

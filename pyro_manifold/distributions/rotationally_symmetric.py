@@ -17,7 +17,7 @@ from ..geometry import geometry
 from ..ops.axis import around_axis
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.heights import Profile, sample_height
-from ..ops.numerics import log_sinc_sqrt, norm
+from ..ops.numerics import log_sinc_length, norm
 from ..transforms import ExpMap
 from .shown import Shown
 
@@ -53,7 +53,7 @@ class _Tangent(dist.TorchDistribution):
         x = torch.stack([r.cos(), r.sin()], -1)
         pole = torch.nn.functional.pad(torch.ones_like(x[..., :1]), (0, 1))
         out = self.law._log_density(x, pole, self.concentration, value.shape[-1] + 1)
-        out = out + (value.shape[-1] - 1) * log_sinc_sqrt(r.square())
+        out = out + (value.shape[-1] - 1) * log_sinc_length(value, 1.0)
         return torch.where(r < math.pi, out, -math.inf)
 
 
@@ -147,14 +147,15 @@ class RotationallySymmetric(Shown, dist.TransformedDistribution):
     def variance(self) -> Tensor:
         """Diagonal of :attr:`covariance_matrix`."""
         _, along, across = (m.unsqueeze(-1) for m in self._moments())
-        return across + (along - across) * self.loc**2
+        square = self.loc**2  # along the axis the variance may be far smaller: no difference of the two
+        return across * (1 - square) + along * square
 
     @property
     def covariance_matrix(self) -> Tensor:
         r"""Covariance :math:`\mathrm{Var}(t)\,\mu\mu^T + (I - \mu\mu^T)(1 - \mathrm E t^2)/(n-1)`, :math:`t=\mu\cdot x`."""
         _, along, across = (m[..., None, None] for m in self._moments())
         outer = self.loc.unsqueeze(-1) * self.loc.unsqueeze(-2)
-        return across * torch.eye(self.event_shape[0], dtype=outer.dtype, device=outer.device) + (along - across) * outer
+        return across * (torch.eye(self.event_shape[0], dtype=outer.dtype, device=outer.device) - outer) + along * outer
 
     @property
     def mode(self) -> Tensor:

@@ -48,6 +48,10 @@ class SPDTangentNormal(dist.TorchDistribution):
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "SPDTangentNormal":
         return SPDTangentNormal(self.scale.expand(torch.Size(batch_shape)), self.n, self.unit)
 
+    def double(self) -> "SPDTangentNormal":
+        """The same distribution in float64."""
+        return SPDTangentNormal(self.scale.double(), self.n, self.unit.double())
+
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
         return not (self.scale.requires_grad or self.unit.requires_grad)
@@ -65,7 +69,7 @@ class SPDTangentNormal(dist.TorchDistribution):
         return self.sample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        out = -value.square().sum(-1) / (2 * self.scale**2) - self.log_z()
+        out = -(value / self.scale.unsqueeze(-1)).square().sum(-1) / 2 - self.log_z()
         if self.n == 1:
             return out
         return out + log_sinhc_gaps(vec_to_sym(value / self.unit, self.n))

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..ops.axis import squared_chord
 from ..ops.heights import EXPONENTIAL
 from ..ops.radial import log_area
-from ..ops.special import bessel_ratio, log_bessel
+from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
 from .rotationally_symmetric import RotationallySymmetric
 
 __all__ = ["VonMisesFisher"]
@@ -18,8 +18,8 @@ class VonMisesFisher(RotationallySymmetric):
     .. math::
         p(x) = \frac{\kappa^{v}}{(2\pi)^{n/2} I_{v}(\kappa)}\, e^{\kappa\,\mu\cdot x}, \qquad v = n/2 - 1
 
-    on :math:`S^{n-1} \subset \mathbb R^n` for every n >= 2 and concentration from 0 (uniform) to 1e6 and beyond, in pure
-    torch. The density is evaluated as :math:`-\kappa|x-\mu|^2/2 - (G_v(\kappa) - \kappa) - \log|S^{n-1}|`
+    on :math:`S^{n-1} \subset \mathbb R^n` for every n >= 2 and concentration from 0 (uniform) to the largest number of
+    the dtype, in pure torch. The density is evaluated as :math:`-\kappa|x-\mu|^2/2 - (G_v(\kappa) - \kappa) - \log|S^{n-1}|`
     (:mod:`pyro_manifold.ops.special`): no branch, no cancellation. Draws are exact and their gradient in ``concentration`` is
     unbiased (:mod:`pyro_manifold.ops.heights`), of first order. ``log_prob`` is twice differentiable in ``concentration``.
 
@@ -57,11 +57,8 @@ class VonMisesFisher(RotationallySymmetric):
         return ratio, slope, (complement * (1 + ratio) - slope) / (self.event_shape[0] - 1)
 
     def _divergence_from_uniform(self) -> Tensor:
-        r""":math:`\kappa A - G`, at large concentration without cancellation as :math:`-(G - \kappa) - \kappa(1 - A)`."""
-        k, v = self.concentration, self._order
-        ratio, complement, _ = bessel_ratio(k, v)
-        small = k * ratio - log_bessel(k, v)
-        return torch.where(k < v + 1, small, -log_bessel(k, v, scaled=True) - k * complement)
+        r""":math:`\kappa A - G`."""
+        return bessel_divergence(self.concentration, torch.zeros_like(self.concentration), self._order)
 
     def entropy(self) -> Tensor:
         r""":math:`\log|S^{n-1}| + G_v(\kappa) - \kappa A_v(\kappa)`."""

@@ -99,7 +99,9 @@ class WrappedCauchy(Shown, TorchDistribution):
 
 @register_kl(WrappedCauchy, WrappedCauchy)
 def _kl_wrapped_cauchy(p: WrappedCauchy, q: WrappedCauchy) -> Tensor:
-    r""":math:`\log\frac{|1-\rho_p\rho_q e^{i(\mu_p-\mu_q)}|^2}{(1-\rho_p^2)(1-\rho_q^2)}`: log|1 - z|^2 is harmonic."""
+    r""":math:`\log\frac{|1-\rho_p\rho_q e^{i(\mu_p-\mu_q)}|^2}{(1-\rho_p^2)(1-\rho_q^2)}`, for log|1 - z|^2 is harmonic;
+    as :math:`\log(1 + \cdot)` of what it has more than 1, :math:`(\rho_p-\rho_q)^2 + 4\rho_p\rho_q\sin^2\frac{\mu_p-\mu_q}2`
+    over the same denominator."""
     a, b = p.concentration, q.concentration
-    cross = (1 - a * b) ** 2 + 4 * a * b * torch.sin((p.loc - q.loc) / 2) ** 2
-    return cross.log() - torch.log1p(-a) - torch.log1p(a) - torch.log1p(-b) - torch.log1p(b)
+    apart = (a - b) ** 2 + 4 * a * b * torch.sin((p.loc - q.loc) / 2) ** 2
+    return torch.log1p(apart / ((1 - a) * (1 + a) * (1 - b) * (1 + b)))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..ops.components import by_components, sq
 from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
-from ..ops.numerics import asinh, cos_sinc_sqrt, log_sinc_sqrt, safe_sqrt
+from ..ops.numerics import asinh, cos_sinc_sqrt, log_sinc_length, safe_sqrt
 from .base import Geometry, register_geometry
 
 __all__ = ["HyperboloidGeometry"]
@@ -110,7 +110,7 @@ class HyperboloidGeometry(Geometry):
         return by_components(partial(_dist, self._k(p)), p, q)
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        out = (v.shape[-1] - 1) * log_sinc_sqrt(v.square().sum(-1) / -self._k(v), -1)
+        out = (v.shape[-1] - 1) * log_sinc_length(v, -1 / self._k(v), -1)
         return out.expand(torch.broadcast_shapes(p.shape[:-1], v.shape[:-1]))
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:

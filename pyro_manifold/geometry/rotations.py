@@ -17,7 +17,7 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.numerics import log_sinc_sqrt, norm
+from ..ops.numerics import fewer_turns, log_sinc_length, norm
 from ..ops.orthogonal import (
     haar,
     hat,
@@ -37,7 +37,10 @@ __all__ = ["SpecialOrthogonal", "SpecialOrthogonalGeometry"]
 
 
 def _expm(v: Tensor) -> Tensor:
-    return rotation_exp3(v) if v.shape[-1] == 3 else torch.linalg.matrix_exp(hat(v))
+    if v.shape[-1] == 1:
+        c, s = v.cos(), v.sin()
+        return torch.cat([c, -s, s, c], -1).reshape(v.shape[:-1] + (2, 2))
+    return rotation_exp3(fewer_turns(v)) if v.shape[-1] == 3 else torch.linalg.matrix_exp(hat(v))
 
 
 def _logm(r: Tensor) -> Tensor:
@@ -190,7 +193,7 @@ class SpecialOrthogonalGeometry(Geometry):
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         if v.shape[-1] <= 3:
-            out = 2 * log_sinc_sqrt(v.square().sum(-1) / 4, 1) if v.shape[-1] == 3 else v.new_zeros(v.shape[:-1])
+            out = 2 * log_sinc_length(v, 0.25, 1) if v.shape[-1] == 3 else v.new_zeros(v.shape[:-1])
         else:
             out = log_det_dexp(v)
         return out.expand(torch.broadcast_shapes(p.shape[:-2], v.shape[:-1]))

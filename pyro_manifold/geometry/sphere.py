@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..ops.components import by_components, sq
-from ..ops.numerics import cos_sinc_sqrt, log_sinc_sqrt, norm, safe_sqrt, scalar
+from ..ops.numerics import cos_sinc_sqrt, fewer_turns, log_sinc_length, norm, safe_sqrt, scalar
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
 from .base import Geometry, moments_of_unit_columns, register_geometry
 
@@ -98,13 +98,13 @@ class SphereGeometry(Geometry):
         return self.to_tangent(p, v)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        return sphere_exp(None, p, u)
+        return sphere_exp(None, p, fewer_turns(u))
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
         return sphere_log(None, p, q)
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
-        return self.exp(p, self.to_tangent(p, v))
+        return sphere_exp(None, p, self.to_tangent(p, fewer_turns(v)))
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
         return self.from_tangent(p, self.log(p, q))
@@ -113,7 +113,7 @@ class SphereGeometry(Geometry):
         return by_components(lambda p, q: 2 * torch.atan2(safe_sqrt(sq(q - p)), safe_sqrt(sq(q + p))), p, q)
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        return (v.shape[-1] - 1) * log_sinc_sqrt(v.square().sum(-1), 1).expand(
+        return (v.shape[-1] - 1) * log_sinc_length(v, 1.0, 1).expand(
             torch.broadcast_shapes(p.shape[:-1], v.shape[:-1])
         )
 

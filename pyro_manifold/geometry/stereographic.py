@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..ops.ball import ball_exp, ball_log, inside, shortening
 from ..ops.components import by_components, concrete, may_hold, sq
-from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, log_sinc_sqrt, safe_sqrt
+from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, cut_short, fewer_turns, log_sinc_length, safe_sqrt
 from .base import Geometry, register_geometry
 from .sphere import SphereGeometry, windings
 
@@ -112,7 +112,10 @@ class StereographicGeometry(Geometry):
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
         K = self.curvature(p)
-        return ball_exp(K, p, v, True) if self._hyperbolic(K) else by_components(partial(self._exp, K), p, v)
+        if self._hyperbolic(K):
+            return ball_exp(K, p, cut_short(v), True)
+        v = fewer_turns(v, math.pi * K.abs().clamp_min(torch.finfo(K.dtype).tiny).rsqrt()) if self._sign > 0 else cut_short(v)
+        return by_components(partial(self._exp, K), p, v)
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
         K = self.curvature(p)
@@ -120,7 +123,7 @@ class StereographicGeometry(Geometry):
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         K = self.curvature(p)
-        return ball_exp(K, p, u, False) if self._hyperbolic(K) else self.exp_frame(p, self.from_tangent(p, u))
+        return ball_exp(K, p, cut_short(u), False) if self._hyperbolic(K) else self.exp_frame(p, self.from_tangent(p, u))
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
         K = self.curvature(p)
@@ -130,7 +133,7 @@ class StereographicGeometry(Geometry):
         return by_components(partial(self._dist, self.curvature(p)), p, q)
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        out = (v.shape[-1] - 1) * log_sinc_sqrt(self.curvature(v) * v.square().sum(-1), self._sign)
+        out = (v.shape[-1] - 1) * log_sinc_length(v, self.curvature(v), self._sign)
         return out.expand(torch.broadcast_shapes(p.shape, v.shape)[:-1])
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:

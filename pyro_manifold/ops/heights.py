@@ -61,7 +61,7 @@ class Profile(Protocol):
 
 class _Exponential:
     def fixed_point(self, k: Tensor, n: int) -> Tensor:
-        b = (n - 1) / (2 * k + (4 * k * k + (n - 1) ** 2).sqrt())
+        b = (n - 1) / (2 * k + torch.hypot(2 * k, torch.full_like(k, n - 1)))
         return 2 * b / (1 + b)
 
     def score(self, s: Tensor) -> Tensor:
@@ -132,14 +132,23 @@ def _slices(n: int, width: int) -> Iterator[slice]:
 
 def _propose(k: Tensor, n: int, profile: Profile) -> tuple[Tensor, Tensor]:
     """One height per lane, and whether it is accepted."""
-    y = torch.rand_like(k).mul_(2 * math.pi).cos_()
+    # 1 - y and 1 + y of a uniform point's first coordinate y, each with all its digits: near the antipode s is their ratio
+    half = torch.rand_like(k).mul_(math.pi)
+    below, above = half.sin().square_().mul_(2), half.cos_().square_().mul_(2)
     if n > 2:
-        y.mul_(torch.rand_like(k).log_().mul_(2 / (n - 2)).expm1_().neg_().sqrt_())
+        radius = torch.rand_like(k).log_().mul_(2 / (n - 2))
+        rest = radius.exp()
+        radius = radius.expm1_().neg_().sqrt_()
+        rest.div_(radius + 1)  # 1 - radius
+        below.mul_(radius).add_(rest)
+        above.mul_(radius).add_(rest)
     s0 = profile.fixed_point(k, n)
-    q = (1 - s0).mul_(y)
-    s = y.neg_().add_(1).mul_(s0).div_(q + 1).clamp_max_(2)  # it may round up
+    far = above > 0.5
+    width = torch.addcmul(s0, 1 - s0, above)  # 1 + (1 - s0) y
+    s = (s0 * below).div_(width).clamp_max_(2)  # it may round up
+    log_width = torch.where(far, (1 - s0).mul_(above - 1).log1p_(), width.log_())
     # the ratio of target to proposal, over its value at s0
-    log_ratio = profile.score(s).sub_(profile.score(s0)).mul_(k).sub_(q.log1p_(), alpha=n - 1)
+    log_ratio = profile.score(s).sub_(profile.score(s0)).mul_(k).sub_(log_width, alpha=n - 1)
     return s, torch.rand_like(k).log_() <= log_ratio
 
 
@@ -249,7 +258,7 @@ def _tail(s: Tensor, k: Tensor, mean: Tensor, n: int, profile: Profile, x: Tenso
     w = (step * x).add_(w0)  # (nodes, lanes)
     q = w * w
     score = profile.score(torch.rsub(w, 6, alpha=4).mul_(q))
-    j = w.sub_(q).clamp_min_(1e-100)  # w (1 - w): s c = 4 j^2 (3 + 4j), ds = 12 j dw
+    j = w.sub_(q).clamp_min_(1e-150)  # w (1 - w): s c = 4 j^2 (3 + 4j), ds = 12 j dw
     exponent = k * score
     if m:
         exponent.add_((4 * j).add_(3).mul_(j).mul_(j).log_(), alpha=m)

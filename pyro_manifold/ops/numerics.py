@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .components import concrete, patch, plain  # noqa: F401
+from .components import concrete, may_hold, patch, plain  # noqa: F401
 
 __all__ = [
     "arsinhc",
@@ -29,8 +29,12 @@ __all__ = [
     "asinh",
     "cos_sinc_sqrt",
     "cos_sqrt",
+    "cut_short",
+    "fewer_turns",
+    "log_sinc_length",
     "log_sinc_sqrt",
     "log_sinhc",
+    "long_vectors",
     "norm",
     "safe_sqrt",
     "scalar",
@@ -55,6 +59,54 @@ def norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
 def scalar(value: float, like: Tensor) -> Tensor:
     """A constant in the dtype and on the device of ``like``; ``like.new_full`` would be mapped over with it."""
     return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
+_LONG = {torch.float64: 1e150, torch.float32: 1e15, torch.bfloat16: 1e15}  # squares up to here add up without overflow
+
+
+def long_vectors(v: Tensor) -> Tensor | None:
+    """Where vectors (last axis) are so long that their squared length may overflow, ``batch + (1,)``; None if nowhere."""
+    limit = _LONG.get(v.dtype, 1e2)
+    if v.numel() and v.device.type == "cpu" and concrete(v):
+        low, high = torch.aminmax(v.detach())
+        if float(high) <= limit and float(low) >= -limit:
+            return None
+    long = v.detach().abs().amax(-1, keepdim=True) > limit
+    return long if v.numel() and may_hold(long) else None
+
+
+def fewer_turns(v: Tensor, half_turn: Tensor | float = math.pi) -> Tensor:
+    """``v``, but vectors whose squared length would overflow less their whole turns, of length ``2 * half_turn``."""
+    long = long_vectors(v)
+    if long is None:
+        return v
+    far = torch.where(long, v, 1.0)
+    far = far / far.detach().abs().amax(-1, keepdim=True)
+    axis = far / norm(far, keepdim=True)
+    r = (torch.where(long, v, 1.0) * axis.detach()).sum(-1, keepdim=True)  # the length, with the axis as its gradient
+    angle = r * (math.pi / half_turn)
+    rest = torch.atan2(angle.sin(), angle.cos())  # sine and cosine reduce by the exact pi, remainder() by a rounded one
+    return torch.where(long, axis * (rest * (half_turn / math.pi)), v)
+
+
+def cut_short(v: Tensor) -> Tensor:
+    """``v``, but vectors whose squared length would overflow shortened to about the longest whose does not."""
+    long = long_vectors(v)
+    if long is None:
+        return v
+    return torch.where(long, v / v.detach().abs().amax(-1, keepdim=True) * _LONG.get(v.dtype, 1e2), v)
+
+
+def log_sinc_length(v: Tensor, curvature: Tensor | float, sign: int = 0) -> Tensor:
+    r"""``log|sin(r)/r|`` at :math:`r = \sqrt K|v|`, for vectors (last axis) of any length; a known sign of K halves the work."""
+    long = long_vectors(v)
+    if long is None:
+        return log_sinc_sqrt(curvature * v.square().sum(-1), sign)
+    near = log_sinc_sqrt(curvature * torch.where(long, 1.0, v).square().sum(-1), sign)
+    k = torch.as_tensor(curvature, dtype=v.dtype, device=v.device)
+    r = k.abs().sqrt() * norm(torch.where(long, v, 1.0))
+    bent = torch.where(k > 0, torch.sin(r).abs().clamp_min(torch.finfo(v.dtype).tiny).log(), r - math.log(2)) - r.log()
+    return torch.where(long.squeeze(-1), bent, near)
 
 
 def safe_sqrt(s: Tensor) -> Tensor:

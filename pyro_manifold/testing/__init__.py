@@ -3,6 +3,7 @@
 from .check_distribution import DISTRIBUTION_CHECKS, check_distribution, check_stress
 from .check_geometry import GEOMETRY_CHECKS, check_geometry
 from .check_module import MODULE_CHECKS, check_module
+from .check_precision import check_precision
 from .check_transform import TRANSFORM_CHECKS, check_transform
 from .gof import energy_distance, pairwise_dist, two_sample_test
 from .not_applicable import NotApplicable
@@ -18,6 +19,7 @@ __all__ = [
     "check_distribution",
     "check_geometry",
     "check_module",
+    "check_precision",
     "check_stress",
     "check_transform",
     "directions",
