@@ -4,6 +4,7 @@ r"""Level sets: the manifold of the points where given functions vanish.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from .submanifold import NEWTON, Submanifold, SubmanifoldGeometry
 
 __all__ = ["ImplicitGeometry", "ImplicitManifold"]
 
-_PROJECTION = 100
+_PROJECTION, _DESCENT = 100, 200
 
 
 class ImplicitManifold(Submanifold):
@@ -25,11 +26,11 @@ class ImplicitManifold(Submanifold):
 
     :param constraint: c, from one point to m numbers (any shape), differentiable by torch and mapped over batches by
         ``torch.func.vmap``; if it takes leading batch axes itself, it is called with them, which is faster.
-    :param near: a point near the manifold, in the shape and dtype of its points; the nearest solution becomes ``point``.
+    :param near: a point near the manifold, in the shape and dtype of its points. A solution is found from there, and moved along
+        the manifold for as long as it comes nearer: ``point`` is one whose distance from ``near`` is (locally) least.
     :param str name: for messages.
-    :param bool pure: declares that c reads nothing besides x that may change. Tangent spaces are then
-        remembered from one step of a kernel to the next.
-    :raises ValueError: if c does not work at ``near``, is not finite there, or has dependent rows.
+    :raises ValueError: if c does not work at ``near``, is not finite there, has dependent equations, or a gradient that vanishes
+        on the manifold.
     :raises ConvergenceError: if no solution is found from ``near``.
 
     >>> ellipse = ImplicitManifold(lambda x: x[..., 0] ** 2 + x[..., 1] ** 2 / 4 - 1, near=torch.tensor([0.5, 0.0]))
@@ -37,12 +38,10 @@ class ImplicitManifold(Submanifold):
     (tensor([1., 0.]), 1)
     """
 
-    def __init__(
-        self, constraint: Callable[[Tensor], Tensor], near: Tensor, name: str = "ImplicitManifold", *, pure: bool = False
-    ) -> None:
+    def __init__(self, constraint: Callable[[Tensor], Tensor], near: Tensor, name: str = "ImplicitManifold") -> None:
         if not torch.is_tensor(near) or not near.dtype.is_floating_point or near.dim() == 0:
             raise ValueError(f"near: got {near!r}, expected a floating tensor in the shape of one point.")
-        super().__init__(near.detach().clone().as_subclass(Tensor), 0, name, pure=pure)
+        super().__init__(near.detach().clone().as_subclass(Tensor), 0, name)
         self.constraint = constraint
         flat = self.point.reshape(-1)
         try:
@@ -59,18 +58,71 @@ class ImplicitManifold(Submanifold):
         if m >= d:
             raise ValueError(f"constraint: got {m} equations for {d} coordinates, expected fewer; leave dependent ones out.")
         q, ok = ImplicitGeometry(self)._project(flat.unsqueeze(0))
-        s = torch.linalg.svdvals(torch.stack([self._function.jacobian(q)[1][0], jac[0]]))
-        rank = int((s[0] > 8 * torch.finfo(s.dtype).eps ** 0.5 * s.max()).sum())
+        rank = self._rank(q)
         if rank < m:
-            raise ValueError(
-                f"constraint: its Jacobian has rank {rank} at {[round(x, 4) for x in q[0].tolist()]}, expected {m}, the number "
-                "of equations; leave dependent equations out (of a symmetric matrix take the upper triangle), and write c so "
-                "that its gradient does not vanish on the manifold (|x| - 1, not (|x| - 1)^2)."
-            )
+            raise ValueError(self._no_rank(rank, m, q))
         if not bool(ok):
             raise ConvergenceError(f"near: no solution of the constraint was found from {flat.tolist()}; start nearer to one.")
-        self.point = q[0].reshape(near.shape)
         self.dim = d - m
+        q = self._nearest(q, flat.unsqueeze(0))
+        rank = self._rank(q)
+        if rank < m:
+            raise ValueError(self._no_rank(rank, m, q))
+        self.point = q[0].reshape(near.shape)
+
+    @staticmethod
+    def _no_rank(rank: int, m: int, q: Tensor) -> str:
+        return (
+            f"constraint: its Jacobian has rank {rank} at {[round(x, 4) for x in q[0].tolist()]}, expected {m}, the number "
+            "of equations; leave dependent equations out (of a symmetric matrix take the upper triangle), and write c so "
+            "that its gradient does not vanish on the manifold (|x| - 1, not (|x| - 1)^2)."
+        )
+
+    def _rank(self, q: Tensor) -> int:
+        r"""Rank of the Jacobian on the manifold, in whatever units the equations are.
+
+        Its rows are divided by their lengths a little off the manifold, at :math:`q \pm h v` with v the right singular
+        vectors and :math:`h = \epsilon^{1/4}(1 + |q|)`. A singular value that is tiny at q, or grows more than tenfold
+        from q to there, belongs to an equation that vanishes to higher order: the root of :math:`f^2` is found to
+        :math:`\sqrt\epsilon` only, and its gradient grows by :math:`h/\sqrt\epsilon`.
+        """
+        eps = torch.finfo(q.dtype).eps
+        jac = self._function.jacobian(q)[1][0]
+        if not bool(jac.any()):
+            return 0
+        v = torch.linalg.svd(jac, full_matrices=False).Vh
+        h = eps**0.25 * (1 + float(q.norm()))
+        around = self._function.jacobian(q + h * torch.cat([v, -v]))[1]
+        around = around[around.isfinite().all(-1).all(-1)]  # c need not be defined off the manifold
+        lengths = torch.cat([around, jac.unsqueeze(0)]).norm(dim=-1).amax(0).unsqueeze(-1)
+        lengths = torch.where(lengths > 0, lengths, 1.0)
+        here = torch.linalg.svdvals(jac / lengths)
+        there = torch.linalg.svdvals(around / lengths).amax(0) if len(around) else here
+        return int(((here > 8 * eps**0.5) & (here > 0.1 * there)).sum())
+
+    def _nearest(self, q: Tensor, near: Tensor) -> Tensor:
+        """From the solution ``q`` down the distance to ``near``, by projected steps along the tangential part of near - q, halved
+        until they come nearer."""
+        geo = ImplicitGeometry(self)
+        tolerance = torch.finfo(q.dtype).eps ** 0.75 * (1 + float(near.norm()))
+        share = 1.0
+        for _ in range(_DESCENT):
+            tangent = geo._bases(q)[1]
+            u = (tangent @ (tangent.mT @ (near - q).unsqueeze(-1))).squeeze(-1)
+            if not float(u.norm()) > tolerance:
+                break
+            share = min(1.0, 2 * share)
+            while share > 1e-6:
+                new, ok = geo._retract(q, share * u)
+                # Armijo's rule for the squared distance, whose slope along u is -2 |u|^2
+                least = float((q - near).square().sum()) - 0.5 * share * float(u.square().sum())
+                if bool(ok) and float((new - near).square().sum()) <= least:
+                    break
+                share = share / 2
+            else:
+                break
+            q = new
+        return q
 
     def _at(self, x: Tensor) -> Tensor:
         return self.constraint(x.reshape(x.shape[:-1] + self.point.shape))
@@ -89,6 +141,9 @@ class ImplicitGeometry(SubmanifoldGeometry):
     """
 
     manifold: ImplicitManifold
+
+    def depends(self) -> list[Any] | None:
+        return None  # what the constraint reads is not known
 
     def _bases(self, p: Tensor) -> tuple[Tensor, Tensor]:
         _, jac = self.manifold._function.jacobian(p)

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from ..ops.components import concrete
-from ..ops.memo import Snapshot
 from ..ops.newton import ConvergenceError
 from ..ops.numerics import norm
 from .base import Geometry, geometry
@@ -36,15 +35,13 @@ class Submanifold(geoopt.Manifold):
 
     :param point: one point of the manifold (its origin), in the event shape of all.
     :param int dim: dimension.
-    :param bool pure: do the functions that define it read nothing that changes?
     """
 
     reversible = False
     point: Tensor
 
-    def __init__(self, point: Tensor, dim: int, name: str, *, pure: bool = False) -> None:
+    def __init__(self, point: Tensor, dim: int, name: str) -> None:
         super().__init__()
-        self.pure = pure
         self.register_buffer("point", point)
         self.dim, self.ndim, self.name = dim, point.dim(), name
 
@@ -110,7 +107,6 @@ class SubmanifoldGeometry(Geometry):
         super().__init__(manifold)
         self.event_dim = manifold.ndim
         self.membership = f"of shape {tuple(manifold.event_shape)}"
-        self._last_bases: list[tuple[Tensor, Snapshot, tuple[Tensor, Tensor]]] = []
 
     @staticmethod
     def of(manifold: Submanifold) -> "SubmanifoldGeometry":
@@ -148,31 +144,10 @@ class SubmanifoldGeometry(Geometry):
         return x.reshape(batch + self.manifold.event_shape)
 
     def bases(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """Orthonormal bases of normal and tangent space, ``batch + (D, m)`` and ``batch + (D, dim)``.
-
-        Those of the last two arrays of points are remembered until anything that the manifold reads is changed, unless functions
-        of the user define it that are not declared pure.
-        """
-        read = self.depends() if concrete(p) and not p.requires_grad else None
-        if read is not None and any(isinstance(t, Tensor) and t.requires_grad for t in read):
-            read = None
-        if read is not None:
-            for x, state, out in self._last_bases:
-                same = x.shape == p.shape and x.dtype == p.dtype and x.device == p.device and torch.equal(x, p)
-                if same and state.same_as([*read, *out]):
-                    return out
+        """Orthonormal bases of normal and tangent space, ``batch + (D, m)`` and ``batch + (D, dim)``."""
         batch, (flat,) = self._flat(p)
         normal, tangent = self._bases(flat)
-        out = normal.reshape(batch + normal.shape[1:]), tangent.reshape(batch + tangent.shape[1:])
-        if read is not None:
-            self._last_bases = [*self._last_bases[-1:], (p.detach().clone(), Snapshot([*read, *out]), out)]
-        return out
-
-    def depends(self) -> list[Any] | None:
-        return super().depends() if self.manifold.pure else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_bases": []}
+        return normal.reshape(batch + normal.shape[1:]), tangent.reshape(batch + tangent.shape[1:])
 
     def dim(self, event_shape: Sequence[int]) -> int:
         if tuple(event_shape) != tuple(self.manifold.event_shape):

@@ -1,5 +1,6 @@
 """Implicit and embedded manifolds: against closed forms, and what they say of constraints that cannot work."""
 
+import math
 import pickle
 
 import geoopt
@@ -144,3 +145,54 @@ def test_what_is_not_known_says_what_to_do():
         geo.project(torch.zeros(3, dtype=F64))
     with pytest.raises(ConvergenceError, match="retr: no point of my sphere"):
         geo.manifold.retr(p, torch.tensor([3.0, 0.0, 0.0], dtype=F64))
+
+
+def sphere_(x):
+    return x.norm(dim=-1) - 1
+
+
+def torus_(x):
+    return (x[..., :2].norm(dim=-1) - 1) ** 2 + x[..., 2] ** 2 - 0.25
+
+
+def ellipsoid_(x):
+    return x[..., 0] ** 2 + x[..., 1] ** 2 / 4 + x[..., 2] ** 2 / 9 - 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_constraints_whose_gradient_vanishes_on_the_manifold(dtype):
+    """Powers of an equation, and an equation that becomes dependent on the manifold alone, are refused; the equation
+    itself is accepted from the same starts, in any units."""
+    generator = torch.Generator().manual_seed(0)
+    for f in (sphere_, torus_, ellipsoid_):
+        for _ in range(2):
+            near = torch.randn(3, generator=generator, dtype=torch.float64).to(dtype)
+            near = near / near.norm() * (0.7 + 0.6 * torch.rand((), generator=generator).item())
+            for unit in (1e-6, 1e6):
+                m = ImplicitManifold(lambda x: unit * f(x), near=near)  # noqa: B023
+                assert m.dim == 2 and bool(geometry(m).contains(m.point))
+                pair = ImplicitManifold(lambda x: torch.stack([f(x), unit * x[..., 0] - unit * 0.1], -1), near=near)  # noqa: B023
+                assert pair.dim == 1
+            for bad in (
+                lambda x: f(x) ** 2,  # noqa: B023
+                lambda x: f(x) ** 3,  # noqa: B023
+                lambda x: 1e6 * f(x) ** 2,  # noqa: B023
+                lambda x: torch.stack([f(x) ** 2, x[..., 0] - 0.1], -1),  # noqa: B023
+                lambda x: torch.stack([f(x), f(x) + (x[..., 0] - 0.1) ** 2], -1),  # noqa: B023
+            ):
+                with pytest.raises((ValueError, ConvergenceError)):
+                    ImplicitManifold(bad, near=near)
+
+
+def test_the_point_is_the_nearest_solution():
+    """Against a fine grid of the ellipse with semi-axes 1 and 2, from inside and outside; a sphere keeps the direction."""
+    t = torch.linspace(0, 2 * math.pi, 400_001, dtype=F64)
+    grid = torch.stack([t.cos(), 2 * t.sin()], -1)
+    for start in ([0.5, 0.2], [2.0, 2.0], [0.1, 0.9], [3.0, 0.2], [-0.4, 0.1], [0.1, 1.7], [-5.0, -9.0], [1.0, 0.0]):
+        near = torch.tensor(start, dtype=F64)
+        m = ImplicitManifold(lambda x: x[..., 0] ** 2 + x[..., 1] ** 2 / 4 - 1, near=near)
+        wanted = (grid - near).norm(dim=-1).min()
+        assert abs(float((m.point - near).norm() - wanted)) < 1e-9
+        assert float((m.point - grid[(grid - near).norm(dim=-1).argmin()]).norm()) < 1e-4
+    near = torch.tensor([0.3, -2.0, 0.4], dtype=F64)
+    torch.testing.assert_close(ImplicitManifold(sphere_, near=near).point, near / near.norm())
