@@ -75,7 +75,7 @@ class CachedTransform(FullPrecision, Transform):
 
     _exact = (
         "_call", "_inverse", "__call__", "_inv_call", "log_abs_det_jacobian", "push", "push_volume", "log_volume", "coordinates",
-        "project", "reconstruction_error",
+        "project", "reconstruction_error", "forward_and_log_volume", "inverse_and_log_volume",
     )  # fmt: skip
 
     def __init__(self, cache_size: int = 0) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ..ops.numerics import concrete
 from .injective import InjectiveTransform, principal_axes
-from .module import full_precision
 
 __all__ = ["ConformalEmbedding"]
 
@@ -105,7 +104,6 @@ class ConformalEmbedding(InjectiveTransform):
             x = self._turn(i, (self._bend(x, -self.pull[i])[0] - self.shift[i]) * (-self.log_scale[i]).exp(), back=True)
         return x[..., : self.dim]
 
-    @full_precision
     def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, without tangents."""
         self.check_dtype(u, "u")

@@ -28,7 +28,7 @@ from ..constraints import image
 from ..ops.checks import as_tensors, check_all
 from ..ops.components import concrete
 from .cache import CachedTransform, dependencies
-from .module import ModuleTransform, full_precision
+from .module import ModuleTransform
 from .push import forward_push, half_log_det_gram
 
 __all__ = ["Chart", "InjectiveTransform", "LinearEmbedding", "Pad"]
@@ -71,7 +71,6 @@ class InjectiveTransform(ModuleTransform, ABC):
         """g(u) and :math:`J_g(u)T`, for the k vectors T of ``tangents``, shape ``batch + (k, n)``."""
         return forward_push(self._call, u, tangents)
 
-    @full_precision
     def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, in one pass."""
         self.check_dtype(u, "u")
@@ -89,7 +88,6 @@ class InjectiveTransform(ModuleTransform, ABC):
             "behind it by InjectiveFlow(embedding, layers), and ask transform.log_volume(u) for the volume."
         )
 
-    @full_precision
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x`` is remembered,
         until ``x`` or anything that the map reads is changed: data observed through a fixed map are encoded once."""
@@ -103,7 +101,6 @@ class InjectiveTransform(ModuleTransform, ABC):
             self._inverted.put([x], depends, [u, log_volume])
         return u, log_volume
 
-    @full_precision
     def project(self, x: Tensor) -> Tensor:
         """g(inv(x)), a point of the image; for ``x`` of the image, ``x``."""
         self.inverse_shape(x.shape)

@@ -1,9 +1,8 @@
 """What transforms with parameters share: torch's modules that can be cached copies of one another."""
 
 import copy
-import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch.distributions.transforms import _InverseTransform
 from ..ops.components import concrete
 from .cache import CachedTransform, module_tensors
 
-__all__ = ["ModuleBijection", "ModuleTransform", "full_precision", "modules_of"]
+__all__ = ["ModuleBijection", "ModuleTransform", "modules_of"]
 
 
 def modules_of(parts: Iterable[Any]) -> nn.ModuleList:
@@ -32,21 +31,6 @@ def _modules_in(part: Any) -> list[nn.Module]:
         parts = part.parts if isinstance(part, ComposeTransform) else part.transforms
         return [m for p in parts for m in _modules_in(p)]
     return _modules_in(part.base_transform) if isinstance(part, IndependentTransform) else []
-
-
-def full_precision(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of x that computes in the dtype of the parameters also under ``torch.autocast``, whose half precision
-    does not hold log-determinants."""
-
-    @functools.wraps(method)
-    def wrapped(self: Any, x: Tensor, *args: Any) -> Any:
-        kind = x.device.type
-        if not torch.is_autocast_enabled(kind):
-            return method(self, x, *args)
-        with torch.autocast(kind, enabled=False):
-            return method(self, self.in_own_dtype(x), *(self.in_own_dtype(a) if isinstance(a, Tensor) else a for a in args))
-
-    return wrapped
 
 
 class ModuleTransform(CachedTransform, TransformModule):
@@ -114,13 +98,11 @@ class ModuleTransform(CachedTransform, TransformModule):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         return self._resize(shape, self.codomain_dim, self.dim)
 
-    @full_precision
     def __call__(self, x: Tensor) -> Tensor:
         self.forward_shape(x.shape)
         self.check_dtype(x)
         return super().__call__(x)
 
-    @full_precision
     def _inv_call(self, y: Tensor) -> Tensor:
         self.inverse_shape(y.shape)
         self.check_dtype(y)
@@ -161,7 +143,6 @@ class ModuleBijection(ModuleTransform, ABC):
     def _inverse(self, y: Tensor) -> Tensor:
         return self.inverse_and_log_volume(y)[0]
 
-    @full_precision
     def __call__(self, x: Tensor) -> Tensor:
         self.forward_shape(x.shape)
         self.check_dtype(x)
@@ -170,7 +151,6 @@ class ModuleBijection(ModuleTransform, ABC):
             self._made.put([y], self.depends(), [x, log_volume])
         return y
 
-    @full_precision
     def _inv_call(self, y: Tensor) -> Tensor:
         self.inverse_shape(y.shape)
         self.check_dtype(y)
@@ -182,7 +162,6 @@ class ModuleBijection(ModuleTransform, ABC):
             self._inverted.put([y], self.depends(), [x, log_volume])
         return x
 
-    @full_precision
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         if concrete(x) and concrete(y):
             for memo in (self._inverted, self._made):
