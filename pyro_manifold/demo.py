@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from .datasets import digits, train_test_split
 from .models import PoincareVAE
+from .training import CheckpointError, digest, load_checkpoint, save_checkpoint
 
 __all__ = ["main"]
 
@@ -103,22 +104,38 @@ class Run:
         if not self.path.exists():
             return
         try:
-            state = torch.load(self.path, weights_only=True)
-        except Exception as error:  # whatever is wrong with the file, the remedy is the same
-            print(f"{self.path} cannot be read ({type(error).__name__}); starting afresh.")
+            self._take(load_checkpoint(self.path, self.fingerprint()))
+        except CheckpointError as error:
+            print(f"{error}\nStarting afresh.")
             return
-        if state["settings"] != self.settings:
-            print(f"{self.path} is from a run with other settings; starting afresh.")
-            return
-        self.scores, self.kept, self.current = state["scores"], state["kept"], state["current"]
         print(f"Resuming from {self.path}.")
 
+    def fingerprint(self) -> dict[str, Any]:
+        return {**self.settings, "digits": digest(self.pixels, self.labels)}
+
+    def _take(self, state: Any) -> None:
+        """The state of a checkpoint, once it is seen to be one that this run can go on from."""
+        try:
+            scores = {name: [float(s) for s in state["scores"][name]] for name in MODELS}
+            kept, current = dict(state["kept"]), state["current"]
+            x = self.pixels
+            for name, weights in kept.items():
+                build(name, self.args.curvature, x).load_state_dict(weights)
+            for name in MODELS:
+                assert len(scores[name]) <= self.args.splits and (name in kept or not scores[name])
+            if current is not None:
+                pending = next(n for i in range(self.args.splits) for n in MODELS if len(scores[n]) <= i)
+                build(pending, self.args.curvature, x).load_state_dict(current["weights"])
+                assert 0 < int(current["epoch"]) <= self.args.epochs and isinstance(current["optimizer"], dict)
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint: {str(self.path)!r} does not hold what this run would have saved ({type(error).__name__}: {error})."
+            ) from error
+        self.scores, self.kept, self.current = scores, kept, current
+
     def save(self) -> None:
-        """Written beside and renamed: a kill at any moment leaves the old checkpoint or the new one."""
-        state = {k: getattr(self, k) for k in ("settings", "scores", "kept", "current")}
-        partial = self.path.with_suffix(".tmp")
-        torch.save(state, partial)
-        partial.replace(self.path)
+        state = {k: getattr(self, k) for k in ("scores", "kept", "current")}
+        save_checkpoint(self.path, state, self.fingerprint())
         self.saved = self.clock()
 
     def data(self, split: int) -> list[tuple[Tensor, Tensor]]:
@@ -209,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"wrote {path}")
         run.path.unlink()
         print(f"{time.monotonic() - start:.0f} s")
-    except ImportError as error:
+    except (ImportError, CheckpointError) as error:
         print(f"pyro-manifold-demo: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from cases import DISTRIBUTIONS, GEOMETRIES, MODULES, TRANSFORMS, tensors
 from pyro_manifold.geometry import geometry
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ["geometry", "constraints", "transforms", "distributions", "flows", "infer", "nn", "models"]
+LAYERS = ["geometry", "constraints", "transforms", "distributions", "flows", "infer", "nn", "training", "models"]
 PACKAGES = [*LAYERS, "datasets", "plotting", "plotting_mcmc", "testing"]
 PRESENT = [p for p in PACKAGES if any((ROOT / "pyro_manifold" / f).exists() for f in (f"{p}/__init__.py", f"{p}.py"))]
 NEEDS_CASE = {"geometry", "transforms", "distributions", "flows", "nn", "models"}

@@ -10,6 +10,7 @@ import torch
 from scripts import python
 
 from pyro_manifold import demo
+from pyro_manifold.training import load_checkpoint, save_checkpoint
 
 SMALL = ["--epochs", "2", "--splits", "2", "--samples", "3", "--quiet"]
 
@@ -19,7 +20,7 @@ def test_table_pictures_and_resumption_after_a_kill(tmp_path: Path) -> None:
     assert demo.main([*SMALL, "--out", str(whole)]) == 0
     for name in ("latent.png", "samples.png", "interpolation.png"):
         assert (whole / name).read_bytes().startswith(b"\x89PNG") and (whole / name).stat().st_size > 10_000
-    assert not (whole / "checkpoint.pt").exists() and not (whole / "checkpoint.tmp").exists()
+    assert not list(whole.glob("checkpoint*"))
     results = json.loads((whole / "results.json").read_text())
     assert [len(v) for v in results["scores"].values()] == [2, 2]
     assert all(-64 * 0.694 < s < -10 for v in results["scores"].values() for s in v)  # better than fair coins
@@ -37,7 +38,7 @@ def test_table_pictures_and_resumption_after_a_kill(tmp_path: Path) -> None:
     )
     killed = python("-c", script)
     assert killed.returncode == -signal.SIGKILL and (broken / "checkpoint.pt").exists()
-    state = torch.load(broken / "checkpoint.pt", weights_only=True)
+    state = load_checkpoint(broken / "checkpoint.pt")
     assert state["scores"] != {} and not (broken / "results.json").exists()
     resumed = python("-m", "pyro_manifold.demo", *SMALL, "--out", broken)
     assert resumed.returncode == 0, resumed.stderr
@@ -76,18 +77,53 @@ class _Bar:
 
 
 def test_checkpoint_of_other_settings_or_in_pieces_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run = demo.Run(demo._arguments([*SMALL, "--out", str(tmp_path)]))
+    path = tmp_path / "checkpoint.pt"
+
+    def fresh(*args: str) -> demo.Run:
+        return demo.Run(demo._arguments([*SMALL, *args, "--out", str(tmp_path)]))
+
+    run = fresh()
     run.scores["N-VAE"] = [-20.0]
+    run.kept["N-VAE"] = demo.build("N-VAE", 1.0, run.pixels).state_dict()
     run.save()
-    again = demo.Run(demo._arguments([*SMALL, "--out", str(tmp_path)]))
+    again = fresh()
     again.load()
     assert again.scores["N-VAE"] == [-20.0]
-    other = demo.Run(demo._arguments([*SMALL, "--seed", "1", "--out", str(tmp_path)]))
+    other = fresh("--seed", "1")
     other.load()
-    assert other.scores["N-VAE"] == [] and "other settings" in capsys.readouterr().out
-    (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
-    other.load()
-    assert other.scores["N-VAE"] == [] and "cannot be read" in capsys.readouterr().out
+    assert other.scores["N-VAE"] == [] and "seed was 0, is 1. Remove" in capsys.readouterr().out
+    whole = path.read_bytes()
+    for content in (b"", b"half a file", whole[:1000], whole[:500] + bytes([whole[500] ^ 4]) + whole[501:]):
+        path.write_bytes(content)
+        again = fresh()
+        again.load()
+        assert again.scores["N-VAE"] == [] and "Starting afresh" in capsys.readouterr().out
+
+
+def test_odd_but_readable_checkpoints_are_not_used(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = demo.Run(demo._arguments([*SMALL, "--out", str(tmp_path)]))
+    weights = demo.build("N-VAE", 1.0, run.pixels).state_dict()
+    none = {name: [] for name in demo.MODELS}
+    scores = {"N-VAE": [-20.0], "P-VAE": []}
+    odd = [
+        3, {}, {"scores": 3, "kept": {}, "current": None}, {"scores": {}, "kept": {}, "current": None},
+        {"scores": scores, "kept": {}, "current": None}, {"scores": scores, "kept": {"N-VAE": {}}, "current": None},
+        {"scores": {**none, "N-VAE": ["good"]}, "kept": {"N-VAE": weights}, "current": None},
+        {"scores": {**none, "N-VAE": [-20.0] * 3}, "kept": {"N-VAE": weights}, "current": None},
+        {"scores": none, "kept": {}, "current": {"epoch": 1}},
+        {"scores": none, "kept": {}, "current": {"epoch": 99, "weights": weights, "optimizer": {}}},
+    ]  # fmt: skip
+    for state in odd:
+        save_checkpoint(run.path, state, run.fingerprint())
+        run.load()
+        assert run.scores == none and run.kept == {} and run.current is None
+        assert "does not hold what this run would have saved" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "checkpoint.pt.part").mkdir()
+    assert demo.main([*SMALL, "--epochs", "1", "--out", str(tmp_path)]) == 1
+    assert "error: checkpoint: cannot write" in capsys.readouterr().err
 
 
 def test_both_models_have_the_same_number_of_weights() -> None:

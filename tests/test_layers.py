@@ -12,7 +12,7 @@ from scripts import python
 import pyro_manifold
 
 ROOT = Path(pyro_manifold.__file__).parent
-LAYERS = ["ops", "geometry", "constraints", "transforms", "distributions", "flows", "infer", "nn", "models"]
+LAYERS = ["ops", "geometry", "constraints", "transforms", "distributions", "flows", "infer", "nn", "training", "models"]
 # leaves may use any layer; of the other leaves only those named
 LEAVES: dict[str, set[str]] = {
     "datasets": set(),
