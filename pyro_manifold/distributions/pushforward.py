@@ -41,7 +41,10 @@ class Pushforward(dist.TransformedDistribution):
     :param float atol: distance from the image, relative to 1 + the length of x, from which on a value is off it;
         the square root of the machine precision if omitted.
     :raises ValueError: for a base of another event shape, an unknown ``off_manifold``; for values off the manifold under
-        ``"error"``; where the derivative of g loses rank.
+        ``"error"``, and values of which no row is finite; where the derivative of g loses rank.
+
+    A row that is not finite is no point of the manifold: its log density is :math:`-\infty`, without a gradient, so that missing
+    rows may hold NaN and be dropped by ``mask``, ``poutine.mask`` or ``obs_mask``.
 
     Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS 2020, eq. 7.
 
@@ -93,10 +96,11 @@ class Pushforward(dist.TransformedDistribution):
         # not the inherited one: off the image, and the memory of what an observed tensor was encoded to
         self.transform.inverse_shape(value.shape)
         check_dtype("value", value)
-        if concrete(value):
-            check_all(value.isfinite(), "value", value, "finite numbers", "Remove those rows, or mask them in the model.")
+        value, finite = without_gaps(value, self.transform, bool(self._validate_args))
         u, log_volume = self.transform.coordinates(value)
         out = self.base_dist.log_prob(u) - log_volume
+        if finite is not None:
+            out = torch.where(finite, out, -math.inf)
         if self.off_manifold == "project":
             return out
         on_image = image(self.transform, self.atol).check(value)
@@ -110,6 +114,24 @@ class Pushforward(dist.TransformedDistribution):
     def log_prob_of(self, u: Tensor) -> Tensor:
         """log p(g(u)) without encoding, for coordinates ``u``."""
         return self.base_dist.log_prob(u) - self.transform.log_volume(u)
+
+
+def without_gaps(value: Tensor, transform: InjectiveTransform, validate: bool) -> tuple[Tensor, Tensor | None]:
+    """``value`` with a point of the image in place of rows that are not finite, and which rows are (None: all of them). Nothing
+    that is computed from a NaN, no gradient either, then reaches the rows beside it, and a mask can drop it.
+
+    :raises ValueError: if ``validate`` and no row is finite.
+    """
+    if not concrete(value):
+        return value, None
+    finite = value.isfinite().all(-1)
+    if bool(finite.all()):
+        return value, None
+    if validate and not bool(finite.any()):
+        check_all(finite, "value", value, "finite numbers", "Remove those rows, or mask them beside others.")
+    with torch.no_grad():
+        point = transform(value.new_zeros(transform.dim))
+    return torch.where(finite.unsqueeze(-1), value, point), finite
 
 
 class ConditionalPushforward(ConditionalDistribution, nn.Module):

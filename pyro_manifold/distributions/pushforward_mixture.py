@@ -14,7 +14,7 @@ from torch.distributions import constraints
 
 from ..ops.checks import as_tensors, broadcast_shapes, check_all, check_dtype
 from ..ops.numerics import concrete
-from .pushforward import Pushforward
+from .pushforward import Pushforward, without_gaps
 
 __all__ = ["PushforwardMixture"]
 
@@ -42,7 +42,7 @@ class PushforwardMixture(dist.TorchDistribution):
     chart times the density of that chart; where they cross in fewer dimensions this holds almost everywhere, and where charts
     overlap their densities add up. A value on none is on the nearest, or off the manifold, as the components'
     ``off_manifold`` says. A union has no bijection from a vector space: for a latent site, sample the chart by ``Categorical``
-    and enumerate it.
+    and enumerate it. A row that is not finite is on none of them and has log density :math:`-\infty`; see :class:`Pushforward`.
 
     :param Tensor weights: :math:`w`, shape ``batch + (k,)``, on the simplex.
     :param components: k laws :class:`Pushforward` of one dimension, batch shape and ``off_manifold``.
@@ -108,8 +108,7 @@ class PushforwardMixture(dist.TorchDistribution):
         transforms = [c.transform for c in self.components]
         transforms[0].inverse_shape(value.shape)
         check_dtype("value", value)
-        if concrete(value):
-            check_all(value.isfinite(), "value", value, "finite numbers", "Remove those rows, or mask them in the model.")
+        value, finite = without_gaps(value, transforms[0], bool(self._validate_args))
         eps = torch.finfo(value.dtype).eps ** 0.5 if self.atol is None else self.atol
         atol = (eps * (1 + torch.linalg.vector_norm(value, dim=-1))).unsqueeze(-1)
         us = [g._inverse(value) for g in transforms]
@@ -124,7 +123,8 @@ class PushforwardMixture(dist.TorchDistribution):
             )  # fmt: skip
         on = error <= (torch.maximum(atol, error.amin(-1, keepdim=True)) if off == "project" else atol)
         parts = [self._part(c, u, on[..., k]) for k, (c, u) in enumerate(zip(self.components, us, strict=True))]
-        return self.weights.log() + torch.stack(parts, -1)
+        joint = self.weights.log() + torch.stack(parts, -1)
+        return joint if finite is None else torch.where(finite.unsqueeze(-1), joint, -torch.inf)
 
     @staticmethod
     def _part(component: Pushforward, u: Tensor, on: Tensor) -> Tensor:
