@@ -17,6 +17,7 @@ from torch.distributions import constraints
 from ..constraints import image
 from ..ops.checks import check_all, check_dtype
 from ..ops.numerics import concrete
+from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.injective import InjectiveTransform
 from ..transforms.module import modules_of
 
@@ -25,7 +26,7 @@ __all__ = ["ConditionalPushforward", "Pushforward"]
 _OFF = ("project", "reject", "error")
 
 
-class Pushforward(dist.TransformedDistribution):
+class Pushforward(CopiesWithoutCaches, dist.TransformedDistribution):
     r"""The law of g(u), u of law ``base``, on the n-dimensional manifold :math:`g(\mathbb R^n) \subset \mathbb R^d`.
 
     .. math:: \log p(x) = \log p_U(u) - \tfrac12\log\det J_g(u)^TJ_g(u), \qquad u = g^{-1}(x)
@@ -134,7 +135,7 @@ def without_gaps(value: Tensor, transform: InjectiveTransform, validate: bool) -
     return torch.where(finite.unsqueeze(-1), value, point), finite
 
 
-class ConditionalPushforward(ConditionalDistribution, nn.Module):
+class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
     """A :class:`Pushforward` whose base law depends on a context; the manifold does not.
 
     :param base: a Pyro ``ConditionalDistribution`` of vectors of size n, such as ``ConditionalTransformedDistribution``.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from ..transforms.cache import dependencies
+from ..transforms.cache import CopiesWithoutCaches, dependencies
 from ..transforms.injective import InjectiveTransform
 from ..transforms.module import modules_of
 from ..transforms.push import evaluate, invert, push
@@ -20,7 +20,7 @@ from ..transforms.push import evaluate, invert, push
 __all__ = ["InjectiveFlow"]
 
 
-class InjectiveFlow(InjectiveTransform):
+class InjectiveFlow(CopiesWithoutCaches, InjectiveTransform):
     r"""An embedding of :math:`\mathbb R^n` followed by bijections of :math:`\mathbb R^d`.
 
     The n columns of :math:`J_g` are pushed through the layers one after the other, never a d x d matrix.

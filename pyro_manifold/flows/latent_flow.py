@@ -11,6 +11,7 @@ import torch
 from pyro.distributions.conditional import ConditionalDistribution
 from torch import Tensor, nn
 
+from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.module import modules_of
 from .coupling import ConditionalCoupling, Coupling
 
@@ -28,7 +29,7 @@ def coupling_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) ->
     return [Coupling(dim, changed, **kwargs) for changed in turns]
 
 
-class LatentFlow(ConditionalDistribution, nn.Module):
+class LatentFlow(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
     r"""Standard normal vectors of size n through layers, which may depend on a context.
 
     :param int dim: n.

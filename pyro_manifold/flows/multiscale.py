@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from ..transforms.cache import dependencies
+from ..transforms.cache import CopiesWithoutCaches, dependencies
 from ..transforms.injective import principal_axes
 from ..transforms.module import ModuleBijection, modules_of
 from ..transforms.push import evaluate_and_log_volume, invert_and_log_volume, push
@@ -25,7 +25,7 @@ from .linear import LULinear
 __all__ = ["Among", "Haar", "multiscale_layers"]
 
 
-class Among(ModuleBijection):
+class Among(CopiesWithoutCaches, ModuleBijection):
     r"""Layers that act on the first k coordinates, :math:`(x_{1:k}, x_{k+1:d}) \mapsto (f(x_{1:k}), x_{k+1:d})`.
 
     :param int dim: d.

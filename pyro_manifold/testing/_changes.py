@@ -25,7 +25,7 @@ def tensors_behind(obj: Any, name: str = "", seen: set[int] | None = None) -> It
             yield from tensors_behind(value, f"{name}.{key}", seen)
     if isinstance(obj, (Distribution, Transform, nn.Module, constraints.Constraint)):
         for key, value in vars(obj).items():
-            if not key.startswith("_cached"):
+            if not key.startswith("_cache"):
                 yield from tensors_behind(value, f"{name}.{key}", seen)
     elif isinstance(obj, (list, tuple)):
         for i, value in enumerate(obj):

@@ -139,8 +139,9 @@ def changed_values(make: Make, params: Params) -> None:
 
 
 def changed_parameters(make: Make, params: Params) -> None:
-    """A draw is scored as any other tensor with its numbers, whichever parameter has changed in place since (of the distribution,
-    its manifold or its modules), and so is the gradient in the parameters at a draw without one."""
+    """A draw is scored as any other tensor with its numbers, whichever parameter has changed in place since (of the
+    distribution, its manifold or its modules): by the density of the new parameters or, where the constructor took a
+    copy, of the old ones, never by parts of both. So is the gradient in the parameters at a draw without one."""
     params = {k: v.detach().clone() for k, v in params.items()}
     d = make(**params)
     behind = [*params.items(), *tensors_behind(d)]
@@ -150,9 +151,14 @@ def changed_parameters(make: Make, params: Params) -> None:
     with torch.no_grad(), pyro.validation_enabled(False):
         for name, tensor in behind:
             x = d.sample((3,))
-            d.log_prob(x)
+            before = d.log_prob(x)
             with moved(tensor):
-                same(d.log_prob(x), d.log_prob(x.clone()), f"log_prob of a draw after {name} changed in place")
+                now = d.log_prob(x.clone())
+                same(d.log_prob(x), now, f"log_prob of a draw after {name} changed in place")
+                if name in params:
+                    after = make(**{k: v.clone() for k, v in params.items()}).log_prob(x.clone())
+                    what = f"log_prob after {name} changed in place is of neither the old nor the new distribution"
+                    assert any(torch.allclose(now, y, 1e-5, 1e-6, equal_nan=True) for y in (before, after)), what
     leaves = {k: v.detach().clone().requires_grad_() for k, v in params.items()}
     d = make(**leaves)
     x = d.sample((3,))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pyro.distributions.conditional import ConditionalDistribution, ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
@@ -11,7 +12,7 @@ from ..ops.components import concrete
 from ..ops.memo import Memo
 from ..ops.precision import FullPrecision
 
-__all__ = ["CachedTransform", "dependencies", "module_tensors"]
+__all__ = ["CachedTransform", "CopiesWithoutCaches", "dependencies", "module_tensors"]
 
 _PLAIN = (type(None), bool, int, float, complex, str, slice, torch.dtype, torch.device, constraints.Constraint)
 # attributes that hold what was computed, not what it was computed from; and those of every module
@@ -51,7 +52,7 @@ def dependencies(part: Any) -> list[Any] | None:
 
 def attributes(part: Any) -> list[Any] | None:
     """:func:`dependencies` of all attributes of an object but those that hold results."""
-    names = (name for name in vars(part) if name not in _NOT_READ and not name.startswith("_cached"))
+    names = (name for name in vars(part) if name not in _NOT_READ and not name.startswith("_cache"))
     return dependencies([vars(part)[name] for name in names])
 
 
@@ -62,6 +63,38 @@ def module_tensors(module: nn.Module) -> list[Any]:
         if part is not None:
             out.extend(module_tensors(part))
     return out
+
+
+def clear_caches(obj: Any, seen: set[int] | None = None) -> None:
+    """Make the transforms of torch and Pyro that ``obj`` holds forget their last pair and what they computed with it."""
+    seen = set() if seen is None else seen
+    if id(obj) in seen:
+        return
+    seen.add(id(obj))
+    if isinstance(obj, (list, tuple)):
+        parts = list(obj)
+    elif isinstance(obj, Mapping):
+        parts = list(obj.values())
+    elif isinstance(obj, (Transform, Distribution, ConditionalDistribution, ConditionalTransform, nn.Module)):
+        for name, value in vars(obj).items():
+            if name.startswith("_cache") and isinstance(value, Tensor):
+                vars(obj)[name] = None
+        if "_cached_x_y" in vars(obj):
+            obj._cached_x_y = None, None  # type: ignore[union-attr]
+        parts = [value for name, value in vars(obj).items() if name != "_parameters"]
+    else:
+        return
+    for part in parts:
+        clear_caches(part, seen)
+
+
+class CopiesWithoutCaches:
+    """Mixin for what holds foreign layers: copies and pickles do not take along what these have cached, tensors with a graph that
+    torch refuses to copy."""
+
+    def __getstate__(self) -> Any:
+        clear_caches(vars(self))
+        return getattr(super(), "__getstate__", self.__dict__.copy)()
 
 
 class CachedTransform(FullPrecision, Transform):

@@ -217,6 +217,22 @@ def test_what_a_layer_remembers(check: str) -> None:
         TRANSFORM_CHECKS[check](Layer(check), x)
 
 
+def test_a_density_of_parts_of_two_distributions_is_caught() -> None:
+    """The normaliser is computed when the distribution is made, the rest when it is asked."""
+
+    class Half(WrappedNormal):
+        def __init__(self, manifold: Any, loc: Tensor, scale: Tensor) -> None:
+            super().__init__(manifold, loc, scale)
+            self.log_scale = self.scale.log().sum(-1).detach().clone()
+
+        def log_prob(self, value: Tensor) -> Tensor:
+            return super().log_prob(value) + self.scale.log().sum(-1) - self.log_scale
+
+    params = dict(loc=torch.tensor([0.3, -0.2]).double(), scale=torch.tensor([0.7]).double())
+    with pytest.raises(AssertionError, match="scale changed in place is of neither the old nor the new"):
+        DISTRIBUTION_CHECKS["changed_parameters"](lambda loc, scale: Half(BALL, loc, scale), params)
+
+
 class Added(Pad):
     """An injective map that torch may add up."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import AffineTransform, ComposeTransform, ExpTransform, IndependentTransform
 
 from pyro_manifold import flows
-from pyro_manifold.distributions import Pushforward, RiemannianNormal, WrappedNormal
+from pyro_manifold.distributions import ConditionalPushforward, Pushforward, RiemannianNormal, WrappedNormal
 from pyro_manifold.geometry import EmbeddedManifold, geometry
 from pyro_manifold.transforms import Chart, ExpMap, LinearEmbedding, Pad
 from pyro_manifold.transforms.cache import dependencies
@@ -186,6 +186,31 @@ def test_copies_after_a_draw(name: str) -> None:
     x = d.rsample((3,))
     d.log_prob(x)
     torch.testing.assert_close(copy.deepcopy(d).log_prob(x.detach()), d.log_prob(x.detach()))
+
+
+def foreign_layers() -> dict[str, Any]:
+    """Holders of Pyro's learned layers, whose caches keep tensors with a graph, after use."""
+    spline = dist.transforms.Spline
+    latent = flows.LatentFlow(1, [spline(1)])
+    latent.condition().log_prob(latent.condition().rsample((3,)))
+    g = flows.InjectiveFlow(Pad(2, 3), [dist.transforms.affine_coupling(3), spline(3)])
+    beside = flows.Among(4, 3, [spline(3)])
+    for f, n in ((g, 2), (beside, 4)):
+        f.layers[0](f.layers[0].inv(torch.randn(2, 3)))
+        f.inv(f(torch.randn(2, n)))
+    normal = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    base = dist.ConditionalTransformedDistribution(normal, [dist.transforms.conditional_spline(2, 3), spline(2)])
+    law = ConditionalPushforward(base, Pad(2, 3))
+    law.condition(torch.ones(3)).log_prob(law.condition(torch.ones(3)).rsample((2,)))
+    return {"latent": latent, "flow": g, "beside": beside, "pushforward": law}
+
+
+@pytest.mark.parametrize("name", ["latent", "flow", "beside", "pushforward"])
+def test_holders_of_pyros_layers_copy_after_use(name: str) -> None:
+    holder = foreign_layers()[name]
+    for other in (copy.deepcopy(holder), pickle.loads(pickle.dumps(holder))):
+        for a, b in zip(holder.parameters(), other.parameters(), strict=True):
+            assert a is not b and torch.equal(a, b)
 
 
 def test_a_conditional_pushforward_copies_after_a_draw() -> None:
