@@ -10,6 +10,7 @@ from torch.distributions import Transform
 
 from pyro_manifold.distributions import ManifoldUniform, WrappedNormal
 from pyro_manifold.geometry import Geometry, SphereGeometry
+from pyro_manifold.ops.components import concrete
 from pyro_manifold.testing import DISTRIBUTION_CHECKS, GEOMETRY_CHECKS, MODULE_CHECKS, TRANSFORM_CHECKS, check_stress
 from pyro_manifold.transforms import ExpMap, Pad
 from pyro_manifold.transforms.module import ModuleBijection
@@ -73,6 +74,7 @@ TRANSFORMS = {
     "shapes": dict(forward_shape=lambda self, shape: torch.Size(shape)),
     "inverse": dict(_inverse=lambda self, y: 2 * ExpMap._inverse(self, y)),
     "volume_change": dict(log_abs_det_jacobian=lambda self, x, y: 0.99 * ExpMap.log_abs_det_jacobian(self, x, y)),
+    "autocast_of_map": dict(_exact=(), __call__=lambda self, x: ExpMap.__call__(self, x) + torch.is_autocast_enabled("cpu")),
     "changed_values": dict(__call__=Transform.__call__, _inv_call=Transform._inv_call),
     "gradients": dict(_call=lambda self, x: ExpMap._call(self, x - x.mean(0))),
     "pickling": dict(__reduce__=lambda self: (ExpMap, (self.manifold, self.loc.roll(1)))),
@@ -128,6 +130,9 @@ LAWS: dict[str, dict[str, Any]] = {
     ),
     "copies": dict(__reduce__=lambda self: (WrappedNormal, (self.manifold, self.loc, 2.0))),
     "validation": dict(_validate_sample=lambda self, value: None),
+    "mapping": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + float(not concrete(x))),
+    "derivatives": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + (x - x.detach()).square().sum(-1)),
+    "autocast": dict(_exact=(), log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + torch.is_autocast_enabled("cpu")),
     "changed_values": dict(log_prob=remembered),
     "changed_parameters": dict(__init__=with_torchs_cache),
     "pyro_site": dict(expand=lambda self, batch_shape, _instance=None: self),
