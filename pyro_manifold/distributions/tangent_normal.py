@@ -10,11 +10,10 @@ from torch import Tensor
 
 from ..geometry import Geometry
 from ..ops.checks import broadcast_shapes, check_all
-from ..ops.components import concrete
 from ..ops.linalg import sym
 from .truncated import TruncatedTangentNormal
 
-__all__ = ["tangent_normal", "winding_radius"]
+__all__ = ["tangent_normal"]
 
 
 def tangent_normal(
@@ -97,13 +96,3 @@ def _full(dim: int, loc_batch: torch.Size, name: str, matrix: Tensor, validate: 
     batch = broadcast_shapes(loc=loc_batch, scale=tril.shape[:-2])
     # the mean carries the batch: a factor given once is not copied to every element of it
     return dist.MultivariateNormal(tril.new_zeros(()).expand(batch + (dim,)), scale_tril=tril, validate_args=False)
-
-
-def winding_radius(base: Any) -> float:
-    """Tangent length beyond which the normal has less than 1e-8 of its mass in any direction; a constant when traced."""
-    full = isinstance(base, dist.MultivariateNormal)
-    spread = (base.scale_tril if full else base.stddev).detach()
-    if not concrete(spread):
-        return 8 * math.pi
-    sd = torch.linalg.matrix_norm(spread, 2) if full else spread
-    return 6.0 * float(sd.max()) if sd.numel() else 0.0

@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 from ..ops.autograd import first_order
+from ..ops.incomplete_gamma import log_gammainc, log_gammainc_slope
 from ..ops.numerics import norm
 
 __all__ = ["TruncatedTangentNormal"]
@@ -16,15 +17,15 @@ __all__ = ["TruncatedTangentNormal"]
 _MAX_ROUNDS = 200  # acceptance is at least 0.16 a round, so a lane is left over with probability below 1e-15
 
 
-def _log_pdf(a: float, x: Tensor) -> Tensor:
-    return (a - 1) * x.log() - x - math.lgamma(a)
+def _half_square(r: Tensor, scale: Tensor) -> Tensor:
+    return 0.5 * (r.double() / scale.double()).square()
 
 
 class _ImplicitRadius(torch.autograd.Function):
     r"""Identity on a drawn radius; its gradient in (scale, bound) follows from F(r; scale, bound) = const.
 
-    With x = r^2/2s^2, X = R^2/2s^2, P the regularised gamma function at a = d/2 and p its derivative, and
-    h = (X p(X)/P(X)) (P(x)/(x p(x))):  dr/ds = (r/s)(1 - h),  dr/dR = (r/R) h.
+    With x = r^2/2s^2, X = R^2/2s^2, P the regularised gamma function at a = d/2, e(x) = d log P/d log x and h = e(X)/e(x):
+    dr/ds = (r/s)(1 - h),  dr/dR = (r/R) h.
     """
 
     @staticmethod
@@ -36,12 +37,8 @@ class _ImplicitRadius(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
         r, scale, bound = ctx.saved_tensors
-        a = torch.as_tensor(ctx.a, dtype=r.dtype, device=r.device)
-        x, top = 0.5 * (r / scale) ** 2, 0.5 * (bound / scale) ** 2
-        tiny = x < 1e-8  # P(x)/(x p(x)) -> 1/a
-        y = torch.where(tiny, 1.0, x)
-        inner = torch.where(tiny, 1 / a, torch.special.gammainc(a, y) / (y * _log_pdf(ctx.a, y).exp()))
-        h = top * _log_pdf(ctx.a, top).exp() / torch.special.gammainc(a, top) * inner
+        log_h = log_gammainc_slope(ctx.a, _half_square(bound, scale)) - log_gammainc_slope(ctx.a, _half_square(r, scale))
+        h = log_h.exp().to(r.dtype)
         ds, db = grad * (r / scale) * (1 - h), grad * (r / bound) * h
         depends = r, scale, bound, grad
         return None, first_order(ds.sum_to_size(scale.shape), *depends), first_order(db.sum_to_size(bound.shape), *depends), None
@@ -64,10 +61,11 @@ class TruncatedTangentNormal(TorchDistribution):
     def __init__(self, scale: Tensor, radius: float | Tensor, dim: int) -> None:
         self._scale = scale
         self.radius = torch.as_tensor(radius, dtype=scale.dtype, device=scale.device)
+        self._exact_radius = torch.as_tensor(radius, dtype=torch.float64, device=scale.device)  # d log R is in the density
         super().__init__(scale.shape, torch.Size([dim]), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TruncatedTangentNormal":
-        return TruncatedTangentNormal(self._scale.expand(torch.Size(batch_shape)), self.radius, self.event_shape[0])
+        return TruncatedTangentNormal(self._scale.expand(torch.Size(batch_shape)), self._exact_radius, self.event_shape[0])
 
     @property
     def stddev(self) -> Tensor:
@@ -75,9 +73,10 @@ class TruncatedTangentNormal(TorchDistribution):
         return self._scale.unsqueeze(-1).expand(self.batch_shape + self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        d, s2 = self.event_shape[0], self._scale**2
-        mass = torch.special.gammainc(torch.full_like(s2, d / 2), 0.5 * self.radius**2 / s2)
-        out = -0.5 * value.square().sum(-1) / s2 - d / 2 * torch.log(2 * math.pi * s2) - mass.log()
+        d, s = self.event_shape[0], self._scale
+        log_mass = log_gammainc(d / 2, _half_square(self._exact_radius, s))
+        log_peak = -d / 2 * math.log(2 * math.pi) - d * s.double().log() - log_mass  # a wide scale cancels in float64
+        out = log_peak.to(s.dtype) - 0.5 * (value / s.unsqueeze(-1)).square().sum(-1)
         return torch.where(norm(value.detach()) <= self.radius, out, -math.inf)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..constraints import check_point
 from ..geometry import EuclideanGeometry, TorusGeometry, geometry
+from ..geometry.windings import marginal_sd
 from ..ops.checks import as_tensors
 from ..ops.chi import chi_expectation
 from ..ops.numerics import cos_sqrt, log_sinc_sqrt
 from ..transforms import ExpMap
 from .exp_map_law import ExpMapLaw
-from .tangent_normal import tangent_normal, winding_radius
+from .tangent_normal import tangent_normal
 
 __all__ = ["WrappedNormal"]
 
@@ -52,7 +53,7 @@ class WrappedNormal(ExpMapLaw):
     tensor(-1.8379)
     """
 
-    _kept = ("manifold", "truncated", "_injective", "_isotropic", "_radius")
+    _kept = ("manifold", "truncated", "_injective", "_isotropic")
     arg_constraints: dict[str, Any] = {}  # checked in __init__: they depend on the manifold
 
     def __init__(
@@ -80,14 +81,13 @@ class WrappedNormal(ExpMapLaw):
         self.manifold, self.truncated = manifold, truncated
         self._injective = geo.injectivity_radius(loc.shape[cut:]) == math.inf
         self._isotropic = base.event_shape[0] == 1 or (scale is not None and scale.shape[-1:] in ((), (1,)))
-        self._radius = math.inf if self._injective or truncated else winding_radius(base)
         transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
         super().__init__(base, [transform], validate_args=validate_args)
 
     @property
     def scale(self) -> Tensor:
         """Standard deviations along the frame axes, ``batch_shape + (dim,)``; the marginal ones for a full covariance."""
-        return self.base_dist.stddev
+        return self.base_dist.stddev if self.truncated else marginal_sd(self.base_dist)
 
     @property
     def covariance_matrix(self) -> Tensor:
@@ -116,7 +116,7 @@ class WrappedNormal(ExpMapLaw):
             self._validate_sample(value)
         t = self.transforms[0]
         v = t.inv(value)
-        return geometry(self.manifold).log_wrapped(t.loc, v, self.base_dist, self._radius)
+        return geometry(self.manifold).log_wrapped(t.loc, v, self.base_dist)
 
     @property
     def mode(self) -> Tensor:

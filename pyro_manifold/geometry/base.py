@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..ops.precision import FullPrecision
+from .windings import normal_radius
 
 __all__ = ["Geometry", "geometry", "register_geometry"]
 
@@ -127,15 +128,24 @@ class Geometry(FullPrecision, ABC):
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         """All frame vectors with the same :meth:`exp` as ``v``: ``v`` itself first, then at least those no longer than
-        ``radius``, each once; shape ``(k,) + v.shape``. Right as it is where exp is injective."""
+        ``radius``, each once; shape ``(k,) + v.shape``. Right as it is where exp is injective.
+
+        The new axis is in front of the whole batch, so callers expand ``v`` to every batch axis that takes part.
+        """
         return v.unsqueeze(0)
 
-    def log_wrapped(self, p: Tensor, v: Tensor, base: Any, radius: float) -> Tensor:
-        r"""Log density at :math:`\exp_p(v)`, w.r.t. volume, of the normal law ``base`` of frame coordinates wrapped by exp.
+    def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
+        r"""Log density at :math:`\exp_p(v)`, w.r.t. volume, of the centred normal ``base`` of frame coordinates wrapped by exp.
 
-        A sum over :meth:`preimages` up to ``radius``; overridden where the sum factorises or has a shorter dual.
+        A sum over :meth:`preimages`, as far as the normal reaches; overridden where the sum has a closed form, factorises or has
+        a shorter dual. The batch shapes of p, v and ``base`` broadcast.
+
+        :param base: ``Independent(Normal)`` or ``MultivariateNormal`` with mean 0 and event shape ``(dim,)``.
         """
-        vs = self.preimages(p, v, radius)
+        event = p.shape[p.dim() - self.event_dim :]
+        batch = torch.broadcast_shapes(p.shape[: p.dim() - self.event_dim], v.shape[:-1], base.batch_shape)
+        p, v = p.expand(batch + event), v.expand(batch + v.shape[-1:])
+        vs = self.preimages(p, v, normal_radius(base))
         return torch.logsumexp(base.log_prob(vs) - self.log_det_exp(p, vs), 0)
 
     def curvature(self, like: Tensor) -> Tensor:

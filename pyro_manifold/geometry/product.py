@@ -128,17 +128,17 @@ class ProductGeometry(Geometry):
         )
         return torch.stack([torch.cat(c, -1) for c in itertools.product(*parts)])
 
-    def log_wrapped(self, p: Tensor, v: Tensor, base: Any, radius: float) -> Tensor:
+    def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         """Independent coordinates make independent factors: a sum of logs instead of a sum over every combination."""
         if not isinstance(base, torch.distributions.Independent):
-            return super().log_wrapped(p, v, base, radius)
+            return super().log_wrapped(p, v, base)
         normal = base.base_dist
         laws = [
             torch.distributions.Independent(torch.distributions.Normal(m, s, validate_args=False), 1, validate_args=False)
-            for m, s in zip(*(self.split_coordinates(x) for x in (normal.mean, normal.stddev)), strict=True)
+            for m, s in zip(*(self.split_coordinates(x) for x in (normal.mean, normal.scale)), strict=True)
         ]
         parts = self._each(
-            lambda g, a, b, c: g.log_wrapped(a, b, c, radius), self.split(p), self.split_coordinates(v), laws
+            lambda g, a, b, c: g.log_wrapped(a, b, c), self.split(p), self.split_coordinates(v), laws
         )
         return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
 

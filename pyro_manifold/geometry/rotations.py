@@ -31,7 +31,7 @@ from ..ops.orthogonal import (
     vee,
 )
 from .base import Geometry, moments_of_unit_columns, register_geometry
-from .sphere import windings
+from .windings import largest_sd, log_wound_normal, windings
 
 __all__ = ["SpecialOrthogonal", "SpecialOrthogonalGeometry"]
 
@@ -205,20 +205,32 @@ class SpecialOrthogonalGeometry(Geometry):
         return q, q @ hat(v)
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
-        """Windings about the axis for n <= 3; beyond, ``v`` alone, which is all there is within ``radius`` or an error.
+        """Windings about the axis for n <= 3; beyond, ``v`` alone, which is all there is within the injectivity radius.
 
-        :raises NotImplementedError: for n > 3 where vectors about as long as ``radius`` reach past the cut locus.
+        :raises NotImplementedError: for n > 3 and a ``radius`` beyond it.
+        """
+        if self.manifold.n <= 3:
+            return windings(v, radius, math.pi)
+        if radius > math.pi:
+            raise NotImplementedError(f"{self.manifold.name}: preimages beyond pi are known for n <= 3 only, got {radius:.3g}.")
+        return v.unsqueeze(0)
+
+    def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
+        """The sum over windings for n <= 3; beyond, the only term of a normal that stays within the injectivity radius.
+
+        :raises NotImplementedError: for n > 3 and a wider normal.
         """
         n = self.manifold.n
         if n <= 3:
-            return windings(v, radius, math.pi)
-        widest = radius * (1 + math.sqrt(n) / 3)  # largest angle of a skew normal matrix: 2 sd sqrt(n), and 6 sd on top
-        if widest > math.pi:
+            return log_wound_normal(v, base, 2 * (n - 2), half=2)
+        reach = 6 + 2 * math.sqrt(n)  # the largest angle of a skew normal matrix is about 2 sd sqrt(n); 6 sd on top
+        widest = largest_sd(base)
+        if widest * reach > math.pi:
             raise NotImplementedError(
-                f"{self.manifold.name}: a normal this wide (6 sd = {radius:.3g}) wraps around, and its windings are summed "
-                f"for n <= 3 only; use a scale below {math.pi / (6 + 2 * math.sqrt(n)):.2g}, or truncated=True (isotropic)."
+                f"{self.manifold.name}: a normal this wide (sd {widest:.3g}) wraps around, and its windings are summed "
+                f"for n <= 3 only; use a scale below {math.pi / reach:.2g}, or truncated=True (isotropic)."
             )
-        return v.unsqueeze(0)
+        return base.log_prob(v) - self.log_det_exp(p, v)
 
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
         return math.pi

@@ -16,8 +16,8 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.numerics import concrete
 from .base import Geometry, geometry, register_geometry
+from .windings import marginal_sd
 
 __all__ = ["ScaledGeometry"]
 
@@ -116,15 +116,12 @@ class ScaledGeometry(Geometry):
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         s = self.scale(v)
-        return s * self.base.preimages(p, v / s, _radius(radius, s))
+        return s * self.base.preimages(p, v / s, radius / float(s.detach()))
 
-    def log_wrapped(self, p: Tensor, v: Tensor, base: Any, radius: float) -> Tensor:
-        """The base's density of v/s, whose own sum may be shorter, with respect to the larger volume."""
+    def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
+        """The base's density of v/s, with respect to the larger volume."""
         s = self.scale(v)
-        law = _over(base, s)
-        if law is None:
-            return super().log_wrapped(p, v, base, radius)
-        return self.base.log_wrapped(p, v / s, law, _radius(radius, s)) - v.shape[-1] * s.log()
+        return self.base.log_wrapped(p, v / s, _over(base, s)) - v.shape[-1] * s.log()
 
     def curvature(self, like: Tensor) -> Tensor:
         return self.base.curvature(like) / self.scale(like).square()
@@ -148,20 +145,12 @@ class ScaledGeometry(Geometry):
         return self.base.uniform_sample(shape, event_shape, dtype=dtype, device=device)
 
 
-def _radius(radius: float, s: Tensor) -> float:
-    """In the base's units; when traced, where s has no value, four turns, as for the winding sums themselves."""
-    return radius / float(s.detach()) if concrete(s) else 8 * math.pi
-
-
 def _over(base: Any, s: Tensor) -> Any:
-    """The law of v/s for a centred or shifted normal v; ``None`` for other laws."""
+    """The distribution of v/s for a centred normal v."""
     d = torch.distributions
     if isinstance(base, d.MultivariateNormal):
-        return d.MultivariateNormal(base.loc / s, scale_tril=base.scale_tril / s, validate_args=False)
-    if isinstance(base, d.Independent) and isinstance(base.base_dist, d.Normal):
-        normal = d.Normal(base.mean / s, base.stddev / s, validate_args=False)
-        return d.Independent(normal, base.reinterpreted_batch_ndims, validate_args=False)
-    return None
+        return d.MultivariateNormal(base.loc, scale_tril=base.scale_tril / s, validate_args=False)
+    return d.Independent(d.Normal(base.mean, marginal_sd(base) / s, validate_args=False), 1, validate_args=False)
 
 
 def _rebuild(base: geoopt.Manifold, scale: Tensor | None, log_scale: Tensor | None) -> geoopt.Scaled:

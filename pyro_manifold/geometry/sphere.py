@@ -22,21 +22,9 @@ from ..ops.components import by_components, sq
 from ..ops.numerics import cos_sinc_sqrt, fewer_turns, log_sinc_length, norm, safe_sqrt, scalar
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
 from .base import Geometry, moments_of_unit_columns, register_geometry
+from .windings import log_wound_normal, windings
 
 __all__ = ["SphereGeometry"]
-
-
-def windings(v: Tensor, radius: float, half_turn: Tensor | float) -> Tensor:
-    r"""The vectors :math:`(|v| + 2hk)\,v/|v|` of length up to about ``radius``, k = 0 first, where h is ``half_turn``."""
-    half = half_turn.item() if isinstance(half_turn, Tensor) else half_turn
-    n = max(1, math.ceil((radius + half) / (2 * half)))
-    r = norm(v, keepdim=True)
-    zero = r == 0
-    e = torch.nn.functional.pad(torch.ones_like(r), (0, v.shape[-1] - 1))
-    axis = torch.where(zero, e, v / torch.where(zero, 1.0, r))
-    turns = [2 * k for k in range(-n, n + 1) if k != 0]
-    shift = torch.as_tensor(turns, dtype=v.dtype, device=v.device).reshape((-1,) + (1,) * v.dim()) * half_turn
-    return torch.cat([v.unsqueeze(0), v + shift * axis])
 
 
 @register_geometry(geoopt.Sphere)
@@ -126,6 +114,9 @@ class SphereGeometry(Geometry):
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         r"""The vectors :math:`(|v| + 2\pi k)\,v/|v|`; at v = 0, where the axis is free, the first frame axis is used."""
         return windings(v, radius, math.pi)
+
+    def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
+        return log_wound_normal(v, base, v.shape[-1] - 1)
 
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
         return math.pi

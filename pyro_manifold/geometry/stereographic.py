@@ -27,7 +27,8 @@ from ..ops.ball import ball_exp, ball_log, inside, shortening
 from ..ops.components import by_components, concrete, may_hold, sq
 from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, cut_short, fewer_turns, log_sinc_length, safe_sqrt
 from .base import Geometry, register_geometry
-from .sphere import SphereGeometry, windings
+from .sphere import SphereGeometry
+from .windings import log_wound_normal, windings
 
 __all__ = ["StereographicGeometry"]
 
@@ -225,6 +226,11 @@ class StereographicGeometry(Geometry):
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         return v.unsqueeze(0) if self.has_chart else windings(v, radius, math.pi / self.curvature(v).sqrt())
+
+    def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
+        if self.has_chart:
+            return super().log_wrapped(p, v, base)
+        return log_wound_normal(v, base, v.shape[-1] - 1, root=self.curvature(v).sqrt())
 
     # --- globals -----------------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:

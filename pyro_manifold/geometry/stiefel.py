@@ -31,6 +31,7 @@ from ..ops.autograd import BatchFunction
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, log_sphere_area, polar, vee
 from .base import Geometry, moments_of_unit_columns, register_geometry
+from .windings import largest_sd, log_wound_normal, windings
 
 __all__ = ["StiefelGeometry"]
 
@@ -249,17 +250,32 @@ class StiefelGeometry(Geometry):
         return norm(self.log_frame(p, q))
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
-        """``v`` alone, which is all there is for a normal that stays within the injectivity radius.
+        """Windings on the sphere (p = 1); else ``v`` alone, which is all there is within the injectivity radius.
 
-        :raises NotImplementedError: for a wider one.
+        :raises NotImplementedError: for a ``radius`` beyond it.
         """
+        if p.shape[-1] == 1:
+            return windings(v, radius, math.pi)
         reach = self.injectivity_radius(p.shape[-2:])
-        if radius * (1 + math.sqrt(v.shape[-1]) / 6) > reach:
-            raise NotImplementedError(
-                f"{self.manifold.name}: a normal this wide (6 sd = {radius:.3g}) wraps around, and its windings are not known; "
-                f"use a scale below {reach / (6 + math.sqrt(v.shape[-1])):.2g}, or truncated=True with an isotropic scale."
-            )
+        if radius > reach:
+            raise NotImplementedError(f"{self.manifold.name}: preimages longer than {reach:.3g} are not known, got {radius:.3g}.")
         return v.unsqueeze(0)
+
+    def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
+        """The sphere's sum (p = 1), or the only term of a normal that stays within the injectivity radius.
+
+        :raises NotImplementedError: for a wider normal.
+        """
+        if p.shape[-1] == 1:
+            return log_wound_normal(v, base, v.shape[-1] - 1)
+        reach, sigmas = self.injectivity_radius(p.shape[-2:]), 6 + math.sqrt(v.shape[-1])
+        widest = largest_sd(base)
+        if widest * sigmas > reach:
+            raise NotImplementedError(
+                f"{self.manifold.name}: a normal this wide (sd {widest:.3g}) wraps around, and its windings are not known; "
+                f"use a scale below {reach / sigmas:.2g}, or truncated=True with an isotropic scale."
+            )
+        return base.log_prob(v) - self.log_det_exp(p, v)
 
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
         """π (Euclidean, spheres, rotations), at least :math:`\\sqrt{4/5}\\,\\pi` (canonical) [3]."""

@@ -21,6 +21,7 @@ from ..ops.components import concrete
 from ..ops.numerics import norm
 from .base import register_geometry
 from .euclidean import FlatGeometry
+from .windings import marginal_sd
 
 __all__ = ["Torus", "TorusGeometry"]
 
@@ -116,14 +117,15 @@ class TorusGeometry(FlatGeometry):
         k = max(1, math.ceil((radius + math.pi) / (2 * math.pi)))
         return v + 2 * math.pi * _lattice([k] * v.shape[-1], v).reshape((-1,) + (1,) * (v.dim() - 1) + v.shape[-1:])
 
-    def log_wrapped(self, p: Tensor, v: Tensor, base: Any, radius: float) -> Tensor:
+    def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         """Axis by axis for independent coordinates, else by the shorter of the lattice sum and its dual."""
         if isinstance(base, torch.distributions.Independent):
-            return log_wrapped_normal(v, base.stddev).sum(-1)
+            return log_wrapped_normal(v, marginal_sd(base)).sum(-1)
+        v = v.expand(torch.broadcast_shapes(p.shape[:-1], v.shape[:-1], base.batch_shape) + v.shape[-1:])
         if not concrete(base.scale_tril):
-            return super().log_wrapped(p, v, base, radius)  # the number of terms may not depend on the values
+            return super().log_wrapped(p, v, base)  # the number of terms may not depend on the values
         d, tril = v.shape[-1], base.scale_tril.detach()
-        sd = base.stddev.detach().reshape(-1, d).amax(0).tolist()
+        sd = marginal_sd(base).detach().reshape(-1, d).amax(0).tolist()
         counts = [max(1, math.ceil((8 * s + math.pi) / (2 * math.pi))) for s in sd]
         terms = math.prod(2.0 * k + 1 for k in counts)
         low = float(torch.linalg.svdvals(tril)[..., -1].min())

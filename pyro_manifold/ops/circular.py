@@ -25,13 +25,15 @@ def wrap(x: Tensor) -> Tensor:
 
 
 def log_wrapped_normal(x: Tensor, scale: Tensor) -> Tensor:
-    r"""Log density of the angle ``x`` (in :math:`[-\pi,\pi]`) under N(0, ``scale``^2) wrapped; elementwise."""
-    x, scale = torch.broadcast_tensors(x, scale)
+    r"""Log density of the angle ``x`` under N(0, ``scale``^2) wrapped; elementwise."""
+    x, scale = torch.broadcast_tensors(wrap(x), scale)
     wide = scale > _CROSSOVER
-    turns = torch.arange(-_WINDINGS, _WINDINGS + 1, dtype=x.dtype, device=x.device).reshape((-1,) + (1,) * x.dim())
+    k = torch.arange(-_WINDINGS, _WINDINGS + 1, dtype=x.dtype, device=x.device).reshape((-1,) + (1,) * x.dim())
     narrow_scale = torch.where(wide, 1.0, scale)
-    z = (x + 2 * math.pi * turns) / narrow_scale
-    direct = torch.logsumexp(-0.5 * z * z, 0) - narrow_scale.log() - 0.5 * math.log(2 * math.pi)
+    # each term relative to that of k = 0; for narrower scales than this only half a turn has another, and s cancels there
+    s = narrow_scale.clamp_min(math.sqrt(torch.finfo(x.dtype).eps) / 50)
+    others = torch.logsumexp(-(2 * math.pi * k / s) * ((math.pi * k + x) / s), 0)
+    direct = others - 0.5 * (x / narrow_scale).square() - narrow_scale.log() - 0.5 * math.log(2 * math.pi)
     n = torch.arange(1, _COSINES + 1, dtype=x.dtype, device=x.device).reshape((-1,) + (1,) * x.dim())
     wide_scale = torch.where(wide, scale, 2.0)
     cosines = (torch.exp(-0.5 * (n * wide_scale) ** 2) * torch.cos(n * x)).sum(0)

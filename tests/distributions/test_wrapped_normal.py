@@ -3,17 +3,19 @@
 import math
 
 import geoopt
+import mpmath as mp
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, JitTrace_ELBO, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, Predictive, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from scipy import integrate, stats
 from torch.distributions import kl_divergence
 
 from pyro_manifold.distributions import WrappedNormal
 from pyro_manifold.distributions.truncated import TruncatedTangentNormal
-from pyro_manifold.geometry import geometry
+from pyro_manifold.geometry import Torus, geometry
 from pyro_manifold.transforms import PolarExpMap
 
 F64 = torch.float64
@@ -26,7 +28,7 @@ MU = {
 
 def sphere_mass(d, n=400, m=256):
     """Integral of exp(log_prob) over S^2 in polar coordinates about loc: Gauss-Legendre x trapezoid."""
-    x, w = (torch.from_numpy(a) for a in __import__("numpy").polynomial.legendre.leggauss(n))
+    x, w = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(n))
     r, phi = math.pi * (x + 1) / 2, torch.arange(m, dtype=F64) * 2 * math.pi / m
     grid = torch.stack([r[:, None].expand(n, m), phi.cos().expand(n, m), phi.sin().expand(n, m)], -1)
     density = d.log_prob(PolarExpMap(geoopt.Sphere(), d.loc)(grid)).exp()
@@ -246,8 +248,6 @@ def test_render_model():
 
 
 def test_enumeration_of_other_sites():
-    from pyro.infer import TraceEnum_ELBO, config_enumerate
-
     locs = torch.stack([MU["sphere"], -MU["sphere"]])
 
     @config_enumerate
@@ -263,3 +263,92 @@ def test_enumeration_of_other_sites():
     loss = TraceEnum_ELBO(max_plate_nesting=0).loss(model, guide)
     d = WrappedNormal(geoopt.Sphere(), locs, 0.5)
     assert loss == pytest.approx(-float(d.log_prob(MU["sphere"]).exp().mean().log()), rel=1e-6)
+
+
+# --- high dimension, wide scales, broadcasting -----------------------------------------------------------------------------
+def polar_mass(d: WrappedNormal) -> float:
+    r"""Mass of a density of the angle t to ``loc`` = e_1 on :math:`S^d`: :math:`|S^{d-1}|\int p(t)\sin^{d-1}t\,dt`."""
+    dim = d.event_shape[-1] - 1
+    t, w = (torch.as_tensor(a) for a in np.polynomial.legendre.leggauss(600))
+    t, w = (t + 1) * math.pi / 2, w * math.pi / 2
+    x = torch.nn.functional.pad(torch.stack([t.cos(), t.sin()], -1), (0, dim - 1))
+    area = math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
+    return float((w * (d.log_prob(x) + (dim - 1) * t.sin().log() + area).exp()).sum())
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+def test_mass_in_any_dimension(truncated):
+    """The windows of the sums know that a normal of d coordinates has length sd (sqrt d + 9), not 9 sd."""
+    for dim in (1, 2, 3, 64, 100, 128, 256, 512, 1024):
+        loc = torch.eye(dim + 1, dtype=F64)[0]
+        for scale in (0.1, 0.5, 1.0, 2.0, 12.4, 12.6, 1e6):
+            d = WrappedNormal(geoopt.Sphere(), loc, torch.tensor(scale, dtype=F64), truncated=truncated)
+            if dim < 3 or (0.3 < scale < 1e3 and not truncated):  # else 600 nodes are too few for so narrow a shell
+                assert polar_mass(d) == pytest.approx(1, abs=1e-9), (dim, scale)
+
+
+def test_a_remembered_draw_scores_as_its_copy():
+    """In dimension 1, 2, 64 and 1024, on the sphere, its projection, a scaled one and a product."""
+    torch.manual_seed(0)
+    for dim in (1, 2, 64, 1024):
+        e = torch.eye(dim + 1, dtype=F64)[0]
+        product = geoopt.ProductManifold((geoopt.Sphere(), dim + 1), (Torus(), 2))
+        cases = [
+            (geoopt.Sphere(), e),
+            (geoopt.Scaled(geoopt.Sphere(), 2.0), e),
+            (geoopt.SphereProjection(k=0.7), torch.zeros(dim, dtype=F64)),
+            (product, torch.cat([e, torch.ones(2, dtype=F64)])),
+        ]
+        for manifold, loc in cases:
+            for scale in (0.2, 1.0, 3.0):
+                d = WrappedNormal(manifold, loc, torch.tensor(scale, dtype=F64))
+                x = d.sample((3,))
+                torch.testing.assert_close(d.log_prob(x), d.log_prob(x.clone()), rtol=1e-6, atol=1e-6)
+
+
+def test_log_mass_of_the_truncated_normal():
+    """The mass within the injectivity radius underflows in float32 (and float64): log P(75, pi^2/2) = -137.03 on S^150."""
+    for dtype, tol in ((torch.float32, 1e-6), (F64, 1e-12)):
+        for dim, scale in ((1, 1.0), (2, 100.0), (20, 100.0), (64, 1.0), (100, 2.0), (150, 1.0), (1024, 0.5), (1024, 1e6)):
+            s = torch.tensor(scale, dtype=dtype, requires_grad=True)
+            d = WrappedNormal(geoopt.Sphere(), torch.eye(dim + 1, dtype=dtype)[0], s, truncated=True)
+            with mp.workdps(30):
+                log_mass = mp.log(mp.gammainc(mp.mpf(dim) / 2, 0, mp.pi**2 / 2 / mp.mpf(scale) ** 2, regularized=True))
+            expected = -dim / 2 * math.log(2 * math.pi) - dim * math.log(scale) - float(log_mass)
+            value = d.base_dist.log_prob(torch.zeros(dim, dtype=dtype))
+            assert value.item() == pytest.approx(expected, rel=tol, abs=tol)
+            x = d.rsample((4,))
+            assert all(g.isfinite().all() for y in (x, d.log_prob(x.detach())) for g in torch.autograd.grad(y.sum(), s))
+
+
+def test_a_scale_of_any_width_costs_the_same():
+    """The limit: direction and angle uniform, 1 / (2 pi^2 sin t) on S^2; within 1/s^2 of it; on products and at a radius too."""
+    x = torch.nn.functional.normalize(torch.randn(100, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    loc = torch.tensor([1.0, 0.0, 0.0])
+    expected = -math.log(2 * math.pi**2) - 0.5 * torch.log1p(-(x[:, 0] ** 2))
+    for scale in (1e4, 1e6, 1e30):
+        torch.testing.assert_close(WrappedNormal(geoopt.Sphere(), loc, scale).log_prob(x), expected, rtol=1e-4, atol=1e-5)
+        scaled = WrappedNormal(geoopt.Scaled(geoopt.Sphere(), 2.0), loc, scale)
+        torch.testing.assert_close(scaled.log_prob(x), expected - math.log(4), rtol=1e-4, atol=1e-5)
+        product = WrappedNormal(geoopt.ProductManifold((geoopt.Sphere(), 3), (Torus(), 1)), torch.cat([loc, loc[:1]]), scale)
+        both = product.log_prob(torch.cat([x, x[:, :1]], -1))
+        torch.testing.assert_close(both, expected - math.log(2 * math.pi), rtol=1e-4, atol=1e-5)
+    joint = WrappedNormal(product.manifold, product.loc, scale_tril=1e6 * torch.eye(3))
+    with pytest.raises(ValueError, match="turns"):
+        joint.log_prob(product.loc)
+
+
+def test_enumerated_scales_of_one_centre():
+    """A mixture over five scales by TraceEnum_ELBO is its sum written out: the scales broadcast, they are no windings."""
+    scales = torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0])
+    loc = torch.tensor([0.0, 0.0, 1.0])
+    x = WrappedNormal(geoopt.Sphere(), loc, 0.5).sample((10,))
+
+    def model():
+        k = pyro.sample("k", dist.Categorical(torch.ones(5)))
+        with pyro.plate("n", 10):
+            pyro.sample("x", WrappedNormal(geoopt.Sphere(), loc, scales[k].unsqueeze(-1)), obs=x)
+
+    loss = TraceEnum_ELBO(max_plate_nesting=1).loss(config_enumerate(model), lambda: None)
+    each = torch.stack([WrappedNormal(geoopt.Sphere(), loc, s).log_prob(x).sum() for s in scales])
+    assert loss == pytest.approx(-float(torch.logsumexp(each, 0) - math.log(5)), rel=1e-5)

@@ -19,7 +19,6 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import biject_to
 
-from ...distributions.tangent_normal import winding_radius
 from ...geometry import geometry
 from ...transforms import ExpMap
 from ..anywhere import init_to_draw
@@ -149,7 +148,7 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
         rows = rows.reshape(self._shapes[name] + rows.shape[-1:])
         base = dist.MultivariateNormal(torch.zeros_like(rows[..., 0]), scale_tril=_marginal_tril(rows))
         loc = loc.expand(v.shape[:-1] + event)
-        return geo.log_wrapped(loc, v, base, winding_radius(base)) - base.log_prob(v)
+        return geo.log_wrapped(loc, v, base) - base.log_prob(v)
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

@@ -1,0 +1,106 @@
+r"""Tangent vectors that wind around closed geodesics, and the density of a normal of tangent vectors summed over them.
+
+Where all geodesics close with length :math:`2\pi/\sqrt K`, the vectors that reach one point lie on one line, the axis :math:`e`,
+and a normal :math:`\mathcal N(0, \Sigma)` restricted to that line is a normal of standard deviation
+:math:`s = (e^\top\Sigma^{-1}e)^{-1/2}`. The sum is then that of :func:`pyro_manifold.ops.windings.log_windings`.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops.components import concrete
+from ..ops.numerics import norm
+from ..ops.windings import log_windings, normal_reach
+
+__all__ = ["largest_sd", "log_wound_normal", "marginal_sd", "normal_radius", "windings"]
+
+_MAX_TURNS = 1000
+
+
+def axis_of(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Length, shape ``batch``, and unit vector of ``v``; of the zero vector the first axis."""
+    r = norm(v, keepdim=True)
+    zero = r == 0
+    e = torch.nn.functional.pad(torch.ones_like(r), (0, v.shape[-1] - 1))
+    return r.squeeze(-1), torch.where(zero, e, v / torch.where(zero, 1.0, r))
+
+
+def windings(v: Tensor, radius: float, half_turn: Tensor | float) -> Tensor:
+    r"""The vectors :math:`(|v| + 2hk)\,v/|v|` of length up to about ``radius``, k = 0 first, where h is ``half_turn``.
+
+    :raises ValueError: for more than 1000 turns.
+    """
+    half = half_turn.item() if isinstance(half_turn, Tensor) else half_turn
+    n = max(1, math.ceil((radius + half) / (2 * half)))
+    if n > _MAX_TURNS:
+        raise ValueError(
+            f"radius: a normal that reaches {radius:.3g} winds around {n} times, at most {_MAX_TURNS} turns are listed; give a "
+            "diagonal scale, whose windings have a closed form, a narrower one, or truncated=True."
+        )
+    _, axis = axis_of(v)
+    turns = [2 * k for k in range(-n, n + 1) if k != 0]
+    shift = torch.as_tensor(turns, dtype=v.dtype, device=v.device).reshape((-1,) + (1,) * v.dim()) * half_turn
+    return torch.cat([v.unsqueeze(0), v + shift * axis])
+
+
+def marginal_sd(base: Any) -> Tensor:
+    """Standard deviations of the coordinates of a normal, ``batch + (d,)``; no square of them overflows, as in ``stddev``.
+
+    :param base: ``Independent(Normal)`` or ``MultivariateNormal``.
+    """
+    return norm(base.scale_tril) if isinstance(base, torch.distributions.MultivariateNormal) else base.base_dist.scale
+
+
+def largest_sd(base: Any) -> float:
+    """Largest standard deviation along any direction and in any batch element; 2.5 when traced, where it has no value.
+
+    :param base: ``Independent(Normal)`` or ``MultivariateNormal``.
+    """
+    full = isinstance(base, torch.distributions.MultivariateNormal)
+    spread = (base.scale_tril if full else marginal_sd(base)).detach()
+    if not concrete(spread):
+        return 2.5
+    sd = torch.linalg.matrix_norm(spread, 2) if full else spread
+    return float(sd.max()) if sd.numel() else 0.0
+
+
+def normal_radius(base: Any) -> float:
+    r"""Length beyond which a centred normal of d coordinates has nothing left: :math:`(\sqrt d + c)` times its largest sd.
+
+    The length is chi-distributed with mean :math:`\sqrt d` sd and tails of a normal; :math:`e^{-c^2/2}` is below rounding.
+    """
+    return (math.sqrt(base.event_shape[0]) + normal_reach(base.mean.dtype)) * largest_sd(base)
+
+
+def _on_axis(base: Any, e: Tensor) -> tuple[Tensor, Tensor]:
+    r"""s, the standard deviation along the unit vector e, and the log density of the normal at 0."""
+    d = e.shape[-1]
+    constant = -0.5 * d * math.log(2 * math.pi)
+    if isinstance(base, torch.distributions.MultivariateNormal):
+        tril = base.scale_tril
+        unit = tril.detach().abs().amax((-1, -2))
+        scaled = torch.distributions.MultivariateNormal(
+            e.new_zeros(d), scale_tril=tril / unit[..., None, None], validate_args=False
+        )
+        log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_det_scaled = scaled.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        square = -2 * (scaled.log_prob(e) + log_det_scaled - constant)
+        return unit * square.rsqrt(), constant - log_det
+    sd = marginal_sd(base)
+    return norm(e / sd).reciprocal(), constant - sd.log().sum(-1)
+
+
+def log_wound_normal(v: Tensor, base: Any, power: int, half: int = 1, root: Tensor | float = 1.0) -> Tensor:
+    r"""Log density at :math:`\exp_p(v)`, with respect to volume, of the centred normal ``base`` of frame coordinates.
+
+    :param Tensor v: any of the vectors that reach the point, ``batch + (d,)``.
+    :param base: as for :func:`largest_sd`; its batch broadcasts with that of v.
+    :param int power: of the volume change, see :func:`~pyro_manifold.ops.windings.log_windings`; likewise ``half``.
+    :param root: :math:`\sqrt K`.
+    """
+    r, e = axis_of(v)
+    s, log_peak = _on_axis(base, e)
+    return log_peak + log_windings(r * root, s * root, power, half)

@@ -1,0 +1,138 @@
+r"""The density that a normal on a line gets when the line is wound around a closed geodesic of length :math:`2\pi`.
+
+.. math::
+    w(t) = \log \sum_{k\in\mathbb Z} \Big|\frac{t_k}{h\sin(t_k/h)}\Big|^m e^{-t_k^2/2s^2}, \qquad t_k = t + 2\pi k
+
+m = d - 1, h = 1 on the sphere :math:`S^d`; m = h = 2 on :math:`SO(3)`; m = 0 on circles. The sine is the same in every term, and
+:math:`f(t) = |t|^m e^{-t^2/2s^2}` is log-concave on either side of 0, with :math:`(\log f)'' \le -1/s^2` and its mode at
+:math:`s\sqrt m`. So, relative to the largest term, nothing is left beyond :math:`s\sqrt m \pm (2\pi + cs)`, where
+:math:`e^{-c^2/2}` is below the rounding error: some :math:`4 + 2cs/\pi` terms whatever m is. From :math:`s_0 = 12.5` on the
+theta-function dual takes over,
+
+.. math::
+    \sum_k |t_k|^m e^{-t_k^2/2s^2} = \frac{(2s^2)^{\frac{m+1}2}}{2\pi}\,\Gamma\big(\tfrac{m+1}2\big)
+        - 2 \sum_{j\ge0} \frac{(-1)^j (2\pi)^{m+2j}}{j!\,(2s^2)^j}\,\frac{B_{m+1+2j}(t/2\pi)}{m+1+2j} + O(e^{-s^2/4})
+
+whose first term is the limit of a wide normal. The others, Bernoulli polynomials, come from the kink of :math:`|t|^m` at 0: they
+are absent for even m and below the rounding error for m > 32. Measured against sums in 60 digits for m from 1 to 1023, the two
+branches differ by less than 2e-16 at :math:`s_0`.
+
+For m > 0 the sum has poles, at t = 0 and (for h = 1) at t = π; a point nearer to a pole than the rounding error eps is scored as
+if it were at the distance eps.
+
+References: DLMF 24.4 and 25.11.14 (Hurwitz zeta at negative integers); Mardia & Jupp (2000), eq. 3.5.60 (m = 0).
+"""
+
+import math
+from fractions import Fraction
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .circular import log_wrapped_normal
+from .components import concrete, may_hold
+from .numerics import log_sinc_sqrt
+
+__all__ = ["log_windings", "normal_reach"]
+
+_CROSSOVER = 12.5
+_SMOOTH = 32
+_KINKS = 14  # terms of the kink's series
+_TURN = 2 * math.pi
+
+
+def normal_reach(dtype: torch.dtype) -> float:
+    """The c with ``exp(-c**2 / 2)`` an eighth of the rounding error of ``dtype``: 8.7 in float64, 6.0 in float32."""
+    return math.sqrt(-2 * math.log(torch.finfo(dtype).eps / 8))
+
+
+def log_windings(t: Tensor, scale: Tensor, power: int, half: int = 1) -> Tensor:
+    r"""The logarithm w of the sum over all windings; elementwise, differentiable in both arguments.
+
+    :param Tensor t: arc length from the centre, in radians, of any number of turns.
+    :param Tensor scale: s > 0, the standard deviation along the line, in radians.
+    :param int power: m >= 0, the dimension of the Jacobi fields.
+    :param int half: h, 1 or 2: the Jacobi fields vanish at multiples of :math:`h\pi`.
+
+    >>> log_windings(torch.tensor(0.0), torch.tensor(0.1), 0)
+    tensor(0.)
+    """
+    t, scale = torch.broadcast_tensors(t, scale)
+    t = (t - _TURN * (t.detach() / _TURN).round()).abs()
+    if power == 0:
+        return log_wrapped_normal(t, scale) + scale.log() + 0.5 * math.log(_TURN)
+    log_sinc = log_sinc_sqrt((t / half).square(), 1)
+    log_t = t.clamp_min(torch.finfo(t.dtype).eps).log()
+    wide = scale.detach() > _CROSSOVER
+    if not may_hold(wide):
+        return _direct(t, scale, power, log_t) - power * log_sinc
+    direct = _direct(t, torch.where(wide, 1.0, scale), power, log_t)
+    dual = _dual(t, torch.where(wide, scale, 2 * _CROSSOVER), power) - power * log_t
+    return torch.where(wide, dual, direct) - power * log_sinc
+
+
+def _direct(t: Tensor, scale: Tensor, power: int, log_t: Tensor) -> Tensor:
+    """Log of the sum of ``f(t_k) / t**m``, relative to its term with k = 0, which is ``exp(-t**2 / 2 s**2)``."""
+    reach = normal_reach(t.dtype)
+    s = scale.detach()
+    mode = s * math.sqrt(power)
+    first = torch.ceil((mode - reach * s - 1.5 * _TURN) / _TURN).clamp_min(1)
+    if not concrete(s):
+        count = math.ceil(2 * reach * _CROSSOVER / _TURN) + 4
+    elif s.numel() == 0:
+        count = 1
+    else:
+        count = int((torch.floor((mode + reach * s + 1.5 * _TURN) / _TURN) - first).amax()) + 1
+    k = first + torch.arange(count, dtype=t.dtype, device=t.device).reshape((-1,) + (1,) * t.dim())
+    # for narrower scales than this every k but 0 is beyond rounding, unless t is half a turn, where s does not matter
+    s = scale.clamp_min(math.sqrt(torch.finfo(t.dtype).eps) / 50)
+    terms = [
+        power * ((_TURN * k + sign * t).log() - log_t) - (_TURN * k / s) * ((_TURN / 2 * k + sign * t) / s) for sign in (1, -1)
+    ]
+    zero = torch.zeros_like(t).unsqueeze(0)
+    return torch.logsumexp(torch.cat([zero, *terms]), 0) - 0.5 * (t / scale).square()
+
+
+def _dual(t: Tensor, scale: Tensor, power: int) -> Tensor:
+    """Log of the sum of ``f(t_k)`` for a wide normal."""
+    half = (power + 1) / 2
+    out = 2 * half * scale.log() + half * math.log(2) + math.lgamma(half) - math.log(_TURN)
+    if power % 2 == 0 or power > _SMOOTH:
+        return out
+    q = (_CROSSOVER / scale).square()
+    x = (0.5 - t / _TURN).square()
+    kink = torch.zeros_like(out)
+    for coefficients in reversed(_kink(power)):
+        bernoulli = torch.zeros_like(x)
+        for c in reversed(coefficients):
+            bernoulli = bernoulli * x + c
+        kink = kink * q + bernoulli
+    return out + torch.log1p(kink * q ** int(half))
+
+
+@cache
+def _kink(power: int) -> list[list[float]]:
+    r"""The kink's terms at :math:`s_0`, divided by the limit: their coefficients as polynomials in :math:`(1/2 - t/2\pi)^2`."""
+    out = []
+    for j in range(_KINKS):
+        n = power + 1 + 2 * j
+        log_factor = n * math.log(_TURN / (math.sqrt(2) * _CROSSOVER)) - math.log(n)
+        log_factor -= math.lgamma(j + 1) + math.lgamma((power + 1) / 2)
+        # B_n(1/2 + u) = sum_i C(n, i) B_i(1/2) u^(n-i), with B_i(1/2) = (2^(1-i) - 1) B_i
+        at_half = [math.comb(n, i) * (Fraction(2) ** (1 - i) - 1) * _bernoulli(i) for i in range(n, -1, -2)]
+        out.append([2 * (-1) ** (j + 1) * math.exp(log_factor + _log_abs(b)) * (1 if b > 0 else -1) for b in at_half])
+    return out
+
+
+def _log_abs(b: Fraction) -> float:
+    return math.log(abs(b.numerator)) - math.log(b.denominator)
+
+
+@cache
+def _bernoulli(n: int) -> Fraction:
+    """The Bernoulli number of an even index."""
+    if n == 0:
+        return Fraction(1)
+    lower = sum(math.comb(n + 1, i) * _bernoulli(i) for i in range(0, n, 2)) - Fraction(n + 1, 2)
+    return -lower / (n + 1)
