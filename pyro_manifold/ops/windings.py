@@ -25,7 +25,6 @@ References: DLMF 24.4 and 25.11.14 (Hurwitz zeta at negative integers); Mardia &
 
 import math
 from fractions import Fraction
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -40,6 +39,38 @@ _CROSSOVER = 12.5
 _SMOOTH = 32
 _KINKS = 14  # terms of the kink's series
 _TURN = 2 * math.pi
+
+
+def _bernoulli_numbers(n: int) -> list[Fraction]:
+    """Those of even index up to n, B_1 left out."""
+    out = [Fraction(1)]
+    for m in range(2, n + 1, 2):
+        lower = sum(math.comb(m + 1, 2 * i) * b for i, b in enumerate(out)) - Fraction(m + 1, 2)
+        out.append(-lower / (m + 1))
+    return out
+
+
+_BERNOULLI = _bernoulli_numbers(_SMOOTH + 2 * _KINKS)
+
+
+def _log_abs(b: Fraction) -> float:
+    return math.log(abs(b.numerator)) - math.log(b.denominator)
+
+
+def _kink(power: int) -> list[list[float]]:
+    r"""The kink's terms at :math:`s_0`, divided by the limit: their coefficients as polynomials in :math:`(1/2 - t/2\pi)^2`."""
+    out = []
+    for j in range(_KINKS):
+        n = power + 1 + 2 * j
+        log_factor = n * math.log(_TURN / (math.sqrt(2) * _CROSSOVER)) - math.log(n)
+        log_factor -= math.lgamma(j + 1) + math.lgamma((power + 1) / 2)
+        # B_n(1/2 + u) = sum_i C(n, i) B_i(1/2) u^(n-i), with B_i(1/2) = (2^(1-i) - 1) B_i
+        at_half = [math.comb(n, i) * (Fraction(2) ** (1 - i) - 1) * _BERNOULLI[i // 2] for i in range(n, -1, -2)]
+        out.append([2 * (-1) ** (j + 1) * math.exp(log_factor + _log_abs(b)) * (1 if b > 0 else -1) for b in at_half])
+    return out
+
+
+_KINK = {m: _kink(m) for m in range(1, _SMOOTH, 2)}  # made once: a compiler would trace it
 
 
 def normal_reach(dtype: torch.dtype) -> float:
@@ -103,36 +134,9 @@ def _dual(t: Tensor, scale: Tensor, power: int) -> Tensor:
     q = (_CROSSOVER / scale).square()
     x = (0.5 - t / _TURN).square()
     kink = torch.zeros_like(out)
-    for coefficients in reversed(_kink(power)):
+    for coefficients in reversed(_KINK[power]):
         bernoulli = torch.zeros_like(x)
         for c in reversed(coefficients):
             bernoulli = bernoulli * x + c
         kink = kink * q + bernoulli
     return out + torch.log1p(kink * q ** int(half))
-
-
-@cache
-def _kink(power: int) -> list[list[float]]:
-    r"""The kink's terms at :math:`s_0`, divided by the limit: their coefficients as polynomials in :math:`(1/2 - t/2\pi)^2`."""
-    out = []
-    for j in range(_KINKS):
-        n = power + 1 + 2 * j
-        log_factor = n * math.log(_TURN / (math.sqrt(2) * _CROSSOVER)) - math.log(n)
-        log_factor -= math.lgamma(j + 1) + math.lgamma((power + 1) / 2)
-        # B_n(1/2 + u) = sum_i C(n, i) B_i(1/2) u^(n-i), with B_i(1/2) = (2^(1-i) - 1) B_i
-        at_half = [math.comb(n, i) * (Fraction(2) ** (1 - i) - 1) * _bernoulli(i) for i in range(n, -1, -2)]
-        out.append([2 * (-1) ** (j + 1) * math.exp(log_factor + _log_abs(b)) * (1 if b > 0 else -1) for b in at_half])
-    return out
-
-
-def _log_abs(b: Fraction) -> float:
-    return math.log(abs(b.numerator)) - math.log(b.denominator)
-
-
-@cache
-def _bernoulli(n: int) -> Fraction:
-    """The Bernoulli number of an even index."""
-    if n == 0:
-        return Fraction(1)
-    lower = sum(math.comb(n + 1, i) * _bernoulli(i) for i in range(0, n, 2)) - Fraction(n + 1, 2)
-    return -lower / (n + 1)
