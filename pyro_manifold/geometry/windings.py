@@ -32,6 +32,9 @@ def windings(v: Tensor, radius: float, half_turn: Tensor | float) -> Tensor:
     r"""The vectors :math:`(|v| + 2hk)\,v/|v|` of length up to about ``radius``, k = 0 first, where h is ``half_turn``.
 
     :raises ValueError: for more than 1000 turns.
+
+    >>> windings(torch.tensor([1.0, 0.0]), 4.0, math.pi)[:, 0]
+    tensor([  1.0000, -11.5664,  -5.2832,   7.2832,  13.5664])
     """
     half = half_turn.item() if isinstance(half_turn, Tensor) else half_turn
     n = max(1, math.ceil((radius + half) / (2 * half)))
@@ -50,6 +53,9 @@ def marginal_sd(base: Any) -> Tensor:
     """Standard deviations of the coordinates of a normal, ``batch + (d,)``; no square of them overflows, as in ``stddev``.
 
     :param base: ``Independent(Normal)`` or ``MultivariateNormal``.
+
+    >>> marginal_sd(torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), 1e30), 1))
+    tensor([1.0000e+30, 1.0000e+30])
     """
     return norm(base.scale_tril) if isinstance(base, torch.distributions.MultivariateNormal) else base.base_dist.scale
 
@@ -58,6 +64,9 @@ def largest_sd(base: Any) -> float:
     """Largest standard deviation along any direction and in any batch element; 2.5 when traced, where it has no value.
 
     :param base: ``Independent(Normal)`` or ``MultivariateNormal``.
+
+    >>> largest_sd(torch.distributions.MultivariateNormal(torch.zeros(2), torch.tensor([[2.5, 1.5], [1.5, 2.5]])))
+    2.0
     """
     full = isinstance(base, torch.distributions.MultivariateNormal)
     spread = (base.scale_tril if full else marginal_sd(base)).detach()
@@ -71,6 +80,10 @@ def normal_radius(base: Any) -> float:
     r"""Length beyond which a centred normal of d coordinates has nothing left: :math:`(\sqrt d + c)` times its largest sd.
 
     The length is chi-distributed with mean :math:`\sqrt d` sd and tails of a normal; :math:`e^{-c^2/2}` is below rounding.
+
+    >>> base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(4), 1.0), 1)
+    >>> round(normal_radius(base), 1)
+    8.0
     """
     return (math.sqrt(base.event_shape[0]) + normal_reach(base.mean.dtype)) * largest_sd(base)
 
@@ -100,6 +113,10 @@ def log_wound_normal(v: Tensor, base: Any, power: int, half: int = 1, root: Tens
     :param base: as for :func:`largest_sd`; its batch broadcasts with that of v.
     :param int power: of the volume change, see :func:`~pyro_manifold.ops.windings.log_windings`; likewise ``half``.
     :param root: :math:`\sqrt K`.
+
+    >>> base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(1), 0.1), 1)
+    >>> log_wound_normal(torch.tensor([2 * torch.pi]), base, 0) - base.log_prob(torch.zeros(1))
+    tensor(0.)
     """
     r, e = axis_of(v)
     s, log_peak = _on_axis(base, e)

@@ -74,7 +74,11 @@ _KINK = {m: _kink(m) for m in range(1, _SMOOTH, 2)}  # made once: a compiler wou
 
 
 def normal_reach(dtype: torch.dtype) -> float:
-    """The c with ``exp(-c**2 / 2)`` an eighth of the rounding error of ``dtype``: 8.7 in float64, 6.0 in float32."""
+    """The c with ``exp(-c**2 / 2)`` an eighth of the rounding error of ``dtype``: 8.7 in float64, 6.0 in float32.
+
+    >>> round(normal_reach(torch.float64), 1)
+    8.7
+    """
     return math.sqrt(-2 * math.log(torch.finfo(dtype).eps / 8))
 
 
