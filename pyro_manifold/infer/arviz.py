@@ -18,6 +18,7 @@ from ..geometry import Geometry, ProductGeometry, SpecialOrthogonalGeometry, Sph
 from ..ops.circular import wrap
 from .draws import collect, is_data
 from .frechet import frechet_mean
+from .mcmc.errors import ConvergenceError
 
 __all__ = ["to_inference_data"]
 
@@ -114,7 +115,10 @@ class _Converter:
         if name in self.manifolds:
             geo = geometry(self.manifolds[name])
             if name not in self.centers and _needs_center(geo, self.kind):
-                self.centers[name] = frechet_mean(geo.manifold, x.flatten(0, lead - 1), tolerance=1e-5).mean
+                try:
+                    self.centers[name] = frechet_mean(geo.manifold, x.flatten(0, lead - 1), tolerance=1e-5).mean
+                except ConvergenceError as error:
+                    raise ConvergenceError(f"{name}: {error} Or use coords='ambient', which needs no mean.") from error
             x, labels = self.map(geo, x, self.centers.get(name))
             event = [f"{name}_coord"]
             self.coords[event[0]] = labels

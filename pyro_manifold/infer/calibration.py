@@ -7,7 +7,7 @@ for every statistic f, if and only if :math:`q` is the posterior as far as the s
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from .simulations import Lockstep, Separate, Values
 from .statistics import Statistic
 
 __all__ = ["SBCResult", "sbc"]
+
 
 @dataclass(frozen=True)
 class SBCResult:
@@ -83,6 +84,28 @@ def _seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
+def _explained(error: Exception, tasks: list[Any], futures: dict[Future, int], executor: Executor) -> Exception:
+    """What is known of the error of a simulation that ran elsewhere: its own report, or the seeds that may have caused it."""
+    if str(error).startswith("sbc: "):
+        return RuntimeError(str(error))
+    if "pickle" in f"{type(error).__name__} {error}".lower():
+        return ValueError(
+            "executor: model, posterior or statistics cannot be sent to another process; expected functions "
+            f"defined at the top level of a module ({error})."
+        )
+    ended = {i: f.exception() for f, i in futures.items() if f.done() and not f.cancelled()}
+    dead = [i for i, e in ended.items() if e is error]
+    if isinstance(error, BrokenExecutor):  # of all tasks that have not succeeded; workers take them in order
+        unfinished = [i for i in range(len(tasks)) if i not in ended or ended[i] is not None]
+        dead = unfinished[: getattr(executor, "_max_workers", len(tasks))]
+    seeds = [seed for i in dead for seed in tasks[i].seeds]
+    which = f"the simulation with seed {seeds[0]}" if len(seeds) == 1 else f"one of the simulations with seeds {seeds}"
+    return RuntimeError(
+        f"sbc: a worker died while it ran {which} ({type(error).__name__}: {error}); it was killed (memory?) or crashed. To look "
+        "at it: pyro.set_rng_seed(seed), then run the model and condition it on its own data."
+    )
+
+
 def sbc(
     model: Callable[..., Any],
     posterior: Callable[..., Any],
@@ -125,7 +148,8 @@ def sbc(
         Threads take turns, since Pyro's state is global.
     :param bool disable_progbar: no progress bar.
     :raises ValueError: for names that are no random sites, counts below 1, too few draws.
-    :raises RuntimeError: when a simulation fails, with its seed; the others are cancelled.
+    :raises RuntimeError: when a simulation fails or its worker dies, with its seed; the others are cancelled. A simulation with
+        NaN among its data, draws or statistics fails.
 
     References: Talts et al. 2018, algorithm 2 (arXiv 1804.06788); Modrák et al. 2023 (data-dependent statistics);
     Säilynoja, Bürkner & Vehtari 2022 (bands).
@@ -169,19 +193,16 @@ def sbc(
         else:
             futures: dict[Future, int] = {}
             try:
-                futures = {executor.submit(task): i for i, task in enumerate(tasks)}
+                for i, task in enumerate(tasks):
+                    futures[executor.submit(task)] = i
                 for future in as_completed(futures):
                     results[futures[future]] = future.result()
                     bar.update(len(tasks[futures[future]].seeds))
-            except BaseException as error:
+            except Exception as error:
+                raise _explained(error, tasks, futures, executor) from error
+            finally:
                 for future in futures:
                     future.cancel()
-                if "pickle" in f"{type(error).__name__} {error}".lower():
-                    raise ValueError(
-                        "executor: model, posterior or statistics cannot be sent to another process; expected functions "
-                        f"defined at the top level of a module ({error})."
-                    ) from error
-                raise
-    ranks = {k: torch.cat([r[k] for r, _ in results]) for k in results[0][0]}
-    ess = {k: float(torch.cat([e[k] for _, e in results]).mean()) for k in ranks}
+    ranks = {k: torch.as_tensor(np.concatenate([r[k] for r, _ in results])) for k in results[0][0]}
+    ess = {k: float(np.concatenate([e[k] for _, e in results]).mean()) for k in ranks}
     return SBCResult(ranks, num_draws, ess)

@@ -5,6 +5,7 @@ For a site with draws x, pooled Fréchet mean m and orthonormal frame at m, the 
 .. math:: f_0(x) = d(m, x), \qquad f_i(x) = \langle e_i, \log_m x\rangle, \quad i = 1,\dots,\dim M
 """
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..geometry import StiefelGeometry, geometry
+from ..geometry import Geometry, StiefelGeometry, geometry
 from .draws import collect
 from .frechet import FrechetMean, frechet_mean
+from .mcmc.errors import ConvergenceError
 
 __all__ = [
     "FrechetMean", "align_axes", "frechet_mean", "geodesic_ess", "geodesic_r_hat", "geodesic_statistics", "manifold_summary",
@@ -132,6 +134,9 @@ def manifold_summary(
 
     .. math:: \text{scale}^2 = \tfrac{1}{\dim M}\,\mathrm E\,d(\bar x, x)^2
 
+    A site whose draws have no clear mean (axes, frames in several copies of sign) has no ``mean`` and ``scale``, and a warning
+    that names it; the others are measured from a point of the chain there.
+
     :param source: a finished ``MCMC`` (or ``VectorizedMCMC``) run, or a dict of draws, ``(chains, draws) + shape``.
     :param manifolds: site name -> manifold; read off an MCMC run's model by default.
     :param group_by_chain: False for a dict whose tensors start with (draws,).
@@ -145,9 +150,28 @@ def manifold_summary(
     out: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
     for name, m in found.items():
         x, geo = samples[name], geometry(m)
-        mean, variance = frechet_mean(m, x.flatten(0, 1), tolerance=1e-5)
-        scale = (variance / geo.dim(x.shape[x.dim() - geo.event_dim :])).sqrt()
-        center = None if isinstance(geo, StiefelGeometry) else mean
-        ess, r_hat = geodesic_ess(m, x, center), geodesic_r_hat(m, x, center)
-        out[name] = {"mean": mean, "scale": scale, "n_eff": ess, "r_hat": r_hat}
+        centred: dict[str, Tensor] = {}
+        center = None if isinstance(geo, StiefelGeometry) else x[0, -1]
+        try:
+            _check_one_mode(geo, x)
+            mean, variance = frechet_mean(m, x.flatten(0, 1), tolerance=1e-5)
+        except (ConvergenceError, ValueError) as error:
+            warnings.warn(
+                f"{name}: the draws have no clear mean on {m.name}, so its mean and scale are left out ({error}). Align copies "
+                "that mean the same (align_axes, for frames column by column), or look at the modes one by one.",
+                UserWarning,
+                stacklevel=2,
+            )
+        else:
+            centred = {"mean": mean, "scale": (variance / geo.dim(x.shape[x.dim() - geo.event_dim :])).sqrt()}
+            center = None if isinstance(geo, StiefelGeometry) else mean
+        out[name] = {**centred, "n_eff": geodesic_ess(m, x, center), "r_hat": geodesic_r_hat(m, x, center)}
     return out
+
+
+def _check_one_mode(geo: Geometry, x: Tensor) -> None:
+    """Frames in several copies of sign have columns whose mean is near zero, and logarithms between them cost much or fail."""
+    if isinstance(geo, StiefelGeometry):
+        least = torch.linalg.svdvals(x.mean((0, 1)))[..., -1]
+        if bool((least < 0.5).any()):
+            raise ValueError(f"the least singular value of the mean frame is {float(least.min()):.2f}, below 0.5")

@@ -23,6 +23,7 @@ from .statistics import Statistic, default_statistics
 __all__ = ["Lockstep", "Separate"]
 
 Values = dict[str, Tensor]
+Arrays = dict[str, Any]  # of numpy
 _LOCK = threading.RLock()  # Pyro's handler stack and torch's generator are global: simulations of one process take turns
 
 
@@ -40,14 +41,18 @@ class _Task:
     max_samples: int
     statistics: dict[str, Statistic] | None
 
-    def __call__(self) -> tuple[Values, Values]:
-        """Ranks and effective sample sizes, per statistic one row per simulation."""
+    def __call__(self) -> tuple[Arrays, Arrays]:
+        """Ranks and effective sample sizes, per statistic one row per simulation.
+
+        They travel as arrays: a tensor would be fetched from the worker's memory, and be lost with the worker.
+        """
         with _LOCK:
             state = pyro.util.get_rng_state()
             try:
                 with pyro.get_param_store().scope():
-                    return self._run()
-            except Exception as error:
+                    ranks, ess = self._run()
+                return {k: v.cpu().numpy() for k, v in ranks.items()}, {k: v.cpu().numpy() for k, v in ess.items()}
+            except (Exception, SystemExit) as error:
                 raise RuntimeError(
                     f"sbc: the simulation with seed {self.seeds[0]} failed ({type(error).__name__}: {error}). To look at it: "
                     "pyro.set_rng_seed(seed), then run the model and condition it on its own data."
@@ -74,11 +79,15 @@ class _Task:
             pyro.set_rng_seed(seed)
             truths.append(self._prior())
         truth = {k: torch.stack([t[k]["value"] for t in truths]) for k in truths[0]}
+        _check_finite("model", truth, "draws from the model; check its prior, and the simulator")
         statistics = self.statistics or default_statistics(self.model, self.args, self.observed)
         num_samples = min(self.max_samples, 2 * self.num_draws)
         while True:
             draws = self._draw(truth, num_samples)  # (simulations, chains, draws) + shape
+            latent = {k: v for k, v in draws.items() if k not in self.observed}
+            _check_finite("posterior", latent, "draws; a rank cannot count others")
             f = {k: s(draws) for k, s in statistics.items()}
+            _check_numbers(f)
             ess = {k: self._ess(v) for k, v in f.items()}
             worst = min(float(e.mean()) for e in ess.values())
             enough = worst >= self.num_draws
@@ -92,6 +101,7 @@ class _Task:
                 raise ValueError(f"posterior: gave {x.shape[1]} draws, expected at least num_draws = {self.num_draws}.")
             keep = torch.linspace(0, x.shape[1] - 1, self.num_draws).round().long()
             x, x0 = x[:, keep], s(truth).unsqueeze(-1)
+            _check_numbers({k: x0})
             ties = (x == x0).sum(-1)
             ranks[k] = (x < x0).sum(-1) + (torch.rand(ties.shape) * (ties + 1)).long()
         return ranks, ess
@@ -107,6 +117,22 @@ class _Task:
         raise NotImplementedError
 
     _fixed = False
+
+
+def _check_finite(who: str, values: Values, what: str) -> None:
+    for k, v in values.items():
+        bad = int((~v.isfinite()).sum()) if v.is_floating_point() else 0
+        if bad:
+            raise ValueError(f"{who}: {bad} of {v.numel()} values of {k!r} are NaN or infinite, expected finite {what}.")
+
+
+def _check_numbers(statistics: Values) -> None:
+    for k, v in statistics.items():
+        if bool(v.isnan().any()):
+            raise ValueError(
+                f"statistics: {k!r} is NaN for {int(v.isnan().sum())} of {v.numel()} draws, expected a number for each; a rank "
+                "cannot count NaN."
+            )
 
 
 class Separate(_Task):

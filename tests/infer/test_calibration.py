@@ -1,5 +1,6 @@
 """Calibration passes a right sampler, fails wrong ones, and does not care who runs it."""
 
+import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import geoopt
@@ -12,6 +13,7 @@ from sbc_models import MODELS, D, calibrate, hmc, num, nuts
 
 from pyro_manifold.distributions import ManifoldUniform
 from pyro_manifold.infer import GeodesicNUTS, sbc
+from pyro_manifold.infer.calibration import _seed
 from pyro_manifold.infer.rank_tests import bins_for, chi_square, ecdf_band, ecdf_test
 
 
@@ -110,6 +112,45 @@ def fails(model):
     raise ArithmeticError("broken")
 
 
+def exits(model):
+    raise SystemExit(3)
+
+
+def dies(model):
+    """The worker goes away in the third simulation, as one that is killed for its memory does."""
+    y = float(poutine.trace(model).get_trace().nodes["y"]["value"])
+    if y == FATAL:
+        os._exit(1)
+    return normal_draws(model)
+
+
+def value_of_y(seed):
+    pyro.set_rng_seed(seed)
+    return float(poutine.trace(conjugate).get_trace().nodes["y"]["value"])
+
+
+SEEDS = [_seed(20261121, i) for i in range(4)]
+with torch.random.fork_rng():
+    FATAL = value_of_y(SEEDS[2])
+
+
+def test_a_dead_worker_is_reported_with_its_seed():
+    with ProcessPoolExecutor(1, mp_context=torch.multiprocessing.get_context("spawn")) as executor:
+        with pytest.raises(RuntimeError, match=f"worker died while it ran the simulation with seed {SEEDS[2]} .*Broken"):
+            run(conjugate, dies, n=4, executor=executor)
+
+
+def nan_draws(model):
+    draws = normal_draws(model)["m"]
+    draws[3:5] = torch.nan
+    return {"m": draws}
+
+
+def nan_model():
+    m = pyro.sample("m", dist.Normal(num(0.0), 1.0))
+    pyro.sample("y", dist.Delta(m / 0 * 0))
+
+
 @pytest.mark.parametrize(
     "call, error, match",
     [
@@ -120,12 +161,19 @@ def fails(model):
         (lambda: sbc(conjugate, normal_draws, "y"), ValueError, r"expected a list of site names: \['y'\]"),
         (lambda: sbc(conjugate, fails, ["w"], disable_progbar=True), RuntimeError, r"observed: got \['w'\]"),
         (lambda: run(conjugate, fails, n=2), RuntimeError, r"simulation with seed \d+ failed \(ArithmeticError: broken\)"),
+        (lambda: run(conjugate, exits, n=2), RuntimeError, r"simulation with seed \d+ failed \(SystemExit: 3\)"),
+        (lambda: run(conjugate, nan_draws, n=2), RuntimeError, r"seed \d+ failed .*posterior: 2 of 15 values of 'm' are NaN"),
+        (lambda: run(nan_model, normal_draws, n=2), RuntimeError, r"seed \d+ failed .*model: 1 of 1 values of 'y' are NaN"),
+        (
+            lambda: run(conjugate, normal_draws, n=2, statistics={"log": lambda v: v["m"].log()}),
+            RuntimeError, r"seed \d+ failed .*statistics: 'log' is NaN for \d+ of",
+        ),
         (lambda: run(conjugate, lambda m: 3, n=2), RuntimeError, "posterior: returned int; expected an MCMC kernel"),
         (lambda: run(conjugate, normal_draws, n=2, num_draws=31), RuntimeError, "gave 15 draws, expected at least num_draws"),
         (lambda: run(conjugate, normal_draws, n=2, lockstep=2), RuntimeError, "lockstep needs GeodesicHMC"),
         (lambda: run(conjugate, normal_draws, n=8).p_values("ks"), ValueError, "test: got 'ks'"),
     ],
-)
+)  # fmt: skip
 def test_bad_arguments(call, error, match):
     with pytest.raises(error, match=match):
         call()

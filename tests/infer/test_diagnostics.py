@@ -103,6 +103,35 @@ def test_chains_that_disagree_or_stand_still():
     assert list(s) == ["x"] and s["x"]["mean"].shape == (3,)
 
 
+def test_summary_of_frames_in_copies_of_sign():
+    """Convergence is judged, the mean is left out with the site's name; the other sites have everything."""
+    geo = geometry(geoopt.Stiefel())
+    frames = geo.project(torch.eye(5, 2, dtype=F64) + 0.05 * torch.randn(4, 50, 5, 2, dtype=F64))
+    signs = torch.randn(4, 50, 1, 2, dtype=F64).sign()
+    draws = {"frames": frames, "copies": frames * signs, "x": cloud(SPHERE, (3,), (4, 50))}
+    with pytest.warns(UserWarning, match="copies: the draws have no clear mean on .*below 0.5.*column by column"):
+        s = manifold_summary(draws, {"frames": geo.manifold, "copies": geo.manifold, "x": SPHERE})
+    assert list(s["copies"]) == ["n_eff", "r_hat"] and list(s["x"]) == list(s["frames"]) == ["mean", "scale", "n_eff", "r_hat"]
+    assert s["copies"]["n_eff"] > 50 and s["copies"]["r_hat"] < 1.1  # signs and noise are independent draws
+    stuck = frames * signs[:, :1]  # each chain keeps to its own copy
+    with pytest.warns(UserWarning, match="copies: "):
+        assert manifold_summary({"copies": stuck}, {"copies": geo.manifold})["copies"]["r_hat"] > 1.5
+
+
+def test_a_site_without_a_mean_is_named(monkeypatch):
+    def fails(*args, **kwargs):
+        raise ConvergenceError("no mean")
+
+    x = cloud(SPHERE, (3,), (4, 50))
+    monkeypatch.setattr("pyro_manifold.infer.diagnostics.frechet_mean", fails)
+    monkeypatch.setattr(interop, "frechet_mean", fails)
+    with pytest.warns(UserWarning, match="x: the draws have no clear mean on Sphere"):
+        s = manifold_summary({"x": x}, {"x": SPHERE})
+    assert list(s["x"]) == ["n_eff", "r_hat"] and s["x"]["r_hat"] < 1.1
+    with pytest.raises(ConvergenceError, match="x: no mean Or use coords='ambient'"):
+        to_inference_data({"x": x}, manifolds={"x": SPHERE}, coords="chart")
+
+
 SAMPLES = {
     "x": cloud(SPHERE, (3,), (2, 20)), "r": cloud(SpecialOrthogonal(3), (3, 3), (2, 20)), "t": torch.randn(2, 20, 4, 2),
     "b": cloud(MANIFOLDS[1][0], (2,), (2, 20)), "m": torch.randn(2, 20),

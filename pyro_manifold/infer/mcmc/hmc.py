@@ -16,7 +16,7 @@ from .constrained import ProjectedMotion
 from .errors import InvalidStartError, StepSizeError
 from .kernel import GeodesicKernel
 from .options import Isometry
-from .potential import ChainBatch
+from .potential import ChainBatch, warn_of_loop
 from .scales import set_inverse_mass
 from .start import check_sites, check_start, find_start, prepare
 from .systems import State, System
@@ -121,6 +121,8 @@ class GeodesicHMC(GeodesicKernel):
             made = prepare(self.model, args, kwargs, self.init_strategy, self.max_plate_nesting)
             if made.enumerated and how == "auto":
                 how = "loop"
+                if self.chains > 1:
+                    warn_of_loop(self.chains, "the model has enumerated sites")
             self._transforms, self._options["manifolds"] = made.transforms, made.manifolds
             given = given or (find_start(made, self.chains, args, kwargs) if made.transforms else {})
             potential = made.potential
@@ -251,6 +253,10 @@ class GeodesicHMC(GeodesicKernel):
                     s.motion.refused = dict.fromkeys(s.motion.refused, 0)
 
     def _watch(self, out: Outcome) -> None:
+        assert self._warm is not None and self._warmup_steps is not None
+        if self._t <= self._warmup_steps and self._warm.learns_scales:  # new scales may yet make steps possible
+            self._lost = 0
+            return
         self._lost = self._lost + 1 if bool((out.diverging | (out.accept_prob == 0)).all()) else 0
         if self._lost >= PATIENCE:
             raise StepSizeError(

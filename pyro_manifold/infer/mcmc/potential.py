@@ -1,5 +1,6 @@
 """The potential energy of a Pyro model for many chains at once."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.distributions import Transform
 
 from .systems import rows
 
-__all__ = ["ChainBatch", "ModelPotential"]
+__all__ = ["ChainBatch", "ModelPotential", "warn_of_loop"]
 
 Positions = dict[str, Tensor]
 
@@ -70,7 +71,8 @@ class ChainBatch:
     """One potential for a batch of chains, by the fastest way that gives what the chains give one by one.
 
     Tried in this order at the starting points, and compared there with one-by-one evaluation: chains as an outer plate (of a
-    user's own ``potential_fn``: as a first axis of its argument), ``torch.func.vmap``, a loop (right for any model).
+    user's own ``potential_fn``: as a first axis of its argument), ``torch.func.vmap``, a loop (right for any
+    model; a warning says why it was needed).
     """
 
     def __init__(self, single: Callable[[Positions], Tensor], z: Positions, how: str = "auto") -> None:
@@ -84,16 +86,19 @@ class ChainBatch:
                 self.how = self._choose(z)
 
     def _choose(self, z: Positions) -> str:
-        expected = self._loop(z)
+        expected, reasons = self._loop(z), []
         for how in ("plates", "vmap"):
             if how == "plates" and not (isinstance(self._single, ModelPotential) or _distinct(z)):
                 continue  # a function that mixes chains up could agree by chance
             try:
                 seen = self._by(how, z)
-            except Exception:  # whatever a model does with a batch it was not written for, the loop below is right
+            except Exception as error:  # whatever a model does with a batch it was not written for, the loop below is right
+                reasons.append(f"{how}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
                 continue
             if seen.shape == expected.shape and torch.allclose(seen, expected, rtol=1e-4, atol=1e-4, equal_nan=True):
                 return how
+            reasons.append(f"{how}: not the values of one chain at a time")
+        warn_of_loop(len(expected), "; ".join(reasons))
         return "loop"
 
     def _loop(self, z: Positions) -> Tensor:
@@ -112,6 +117,17 @@ class ChainBatch:
     def __call__(self, z: Positions) -> Tensor:
         with pyro.validation_enabled(False):
             return self._by(self.how, z)
+
+
+def warn_of_loop(chains: int, reason: str) -> None:
+    """Tell that chains cannot share a gradient, and what would let them."""
+    warnings.warn(
+        f"vectorize: the {chains} chains are evaluated one after another, {chains} times the cost of one ({reason}). Write the "
+        "model so that it broadcasts on the left of its plates (as vectorised particles need) or under torch.func.vmap; "
+        'vectorize="loop" says that the loop is meant.',
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _distinct(z: Positions) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from contextlib import nullcontext
 
 import geoopt
 import pyro
@@ -118,7 +119,8 @@ def test_a_potential_of_one_chain_is_called_with_all_where_that_is_right(potenti
     start = geometry(SPHERE).uniform_sample((1 if same else 3,), (3,), dtype=F64).expand(3, 3)
     kernel = GeodesicHMC(potential_fn=potential, manifolds={"x": SPHERE}, chains=3)
     kernel.initial_params = {"x": start}
-    kernel.setup(0)
+    with pytest.warns(UserWarning, match="one after another") if how == "loop" else nullcontext():
+        kernel.setup(0)
     batch = kernel._system.potential
     assert batch.how == how
     assert torch.allclose(batch({"x": start}), batch._loop({"x": start}))
@@ -290,6 +292,46 @@ def test_a_fixed_step_that_always_diverges():
     mcmc = MCMC(k, num_samples=300, warmup_steps=0, initial_params={"y": torch.ones(2, dtype=F64)}, disable_progbar=True)
     with pytest.raises(StepSizeError, match="every trajectory of the last 100 transitions diverged.*smaller"):
         mcmc.run()
+
+
+def test_patience_while_scales_are_learned():
+    """Transitions that all diverge are no error before the scales are known, after 120 of 150; then a hundred of them are."""
+    seen = []
+    k = GeodesicHMC(potential_fn=cliff_but_flat, step_size=1.0, adapt_step_size=False)
+    mcmc = MCMC(
+        k, num_samples=300, warmup_steps=150, initial_params={"y": torch.zeros(2, dtype=F64)}, disable_progbar=True,
+        hook_fn=lambda *args: seen.append(args[-1]),
+    )  # fmt: skip
+    with pytest.raises(StepSizeError, match="every trajectory of the last 100 transitions diverged"):
+        mcmc.run()
+    assert len(seen) == 219
+
+
+def cliff_but_flat(z):
+    """No move is ever accepted."""
+    return torch.where((z["y"] == 0).all(), 0.0, 1e12) + 0 * z["y"].sum()
+
+
+def test_a_kernel_says_that_it_falls_back_to_the_loop():
+    def branches(z):
+        return z["y"].square().sum() * (1.0 if z["y"].tolist() else 2.0)
+
+    def enumerated():
+        c = pyro.sample("c", dist.Bernoulli(torch.tensor(0.5, dtype=F64)), infer={"enumerate": "parallel"})
+        pyro.sample("y", dist.Normal(c, torch.tensor(1.0, dtype=F64)))
+
+    start = {"y": torch.randn(3, 2, dtype=F64)}
+    k = GeodesicHMC(potential_fn=branches, chains=3)
+    k.initial_params = start
+    with pytest.warns(UserWarning, match=r"the 3 chains are evaluated one after another, .*vmap: .*vectorize=\"loop\""):
+        k.setup(10)
+    k = GeodesicHMC(potential_fn=branches, chains=3, vectorize="loop")
+    k.initial_params = start
+    k.setup(10)  # no warning
+    k = GeodesicHMC(enumerated, chains=3)
+    with pytest.warns(UserWarning, match="the model has enumerated sites"):
+        k.setup(10)
+    assert k.vectorize == "auto"
 
 
 def test_a_chain_whose_matrix_does_not_factorise_diverges_alone():
