@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import geoopt
@@ -165,7 +166,7 @@ class RiemannianNormal(ExpMapLaw):
         self.manifold = manifold
         base: Any
         if _is_spd(geo):
-            base = SPDTangentNormal(scale.expand(batch), event_shape[-1], _unit(geo, scale))
+            base = SPDTangentNormal(scale.expand(batch), event_shape[-1], partial(_unit, geo))
         else:
             base = _RadialNormal(manifold, scale.expand(batch), dim)
         transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)

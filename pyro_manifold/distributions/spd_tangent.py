@@ -1,6 +1,6 @@
 """The tangent law of the Riemannian normal on positive definite matrices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -27,7 +27,8 @@ class SPDTangentNormal(dist.TorchDistribution):
 
     :param Tensor scale: :math:`\sigma > 0`, shape ``batch``.
     :param int n: size of the matrices, at most 32.
-    :param Tensor unit: s, a number: lengths on the manifold are s times those of the affine-invariant metric.
+    :param unit: s, a number, or a function that gives it in the dtype of a tensor: lengths on the manifold are s times those of
+        the affine-invariant metric.
     :raises ValueError: for a larger n.
 
     Base measure: Lebesgue measure of v.
@@ -39,18 +40,24 @@ class SPDTangentNormal(dist.TorchDistribution):
     arg_constraints = {"scale": constraints.positive}
     support = constraints.real_vector
 
-    def __init__(self, scale: Tensor, n: int, unit: Tensor | None = None) -> None:
-        self.scale, self.n = scale, n
-        self.unit = scalar(1.0, scale) if unit is None else unit
+    def __init__(self, scale: Tensor, n: int, unit: Tensor | Callable[[Tensor], Tensor] | None = None) -> None:
+        self.scale, self.n, self._unit = scale, n, unit
         self._table = normalizer_table(n, scale.device)
         super().__init__(scale.shape, torch.Size([n * (n + 1) // 2]), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "SPDTangentNormal":
-        return SPDTangentNormal(self.scale.expand(torch.Size(batch_shape)), self.n, self.unit)
+        return SPDTangentNormal(self.scale.expand(torch.Size(batch_shape)), self.n, self._unit)
+
+    @property
+    def unit(self) -> Tensor:
+        """s; of a learned scale, as it is now."""
+        if self._unit is None:
+            return scalar(1.0, self.scale)
+        return (self._unit(self.scale) if callable(self._unit) else self._unit).to(self.scale)
 
     def double(self) -> "SPDTangentNormal":
         """The same distribution in float64."""
-        return SPDTangentNormal(self.scale.double(), self.n, self.unit.double())
+        return SPDTangentNormal(self.scale.double(), self.n, self._unit)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -76,7 +77,8 @@ def _truncated(
         _positive(scale)
     scale = scale if scale.dim() == 0 else scale.squeeze(-1)
     batch = broadcast_shapes(loc=loc_batch, scale=scale.shape)
-    return TruncatedTangentNormal(scale.expand(batch), radius, geo.dim(event_shape))
+    now = partial(geo.injectivity_radius, event_shape)  # read at each call: curvature may be learned
+    return TruncatedTangentNormal(scale.expand(batch), now, geo.dim(event_shape))
 
 
 def _full(dim: int, loc_batch: torch.Size, name: str, matrix: Tensor, validate: bool) -> Any:

@@ -1,7 +1,7 @@
 """The isotropic normal of a tangent space, conditioned on a ball."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,14 +58,23 @@ class TruncatedTangentNormal(TorchDistribution):
     has_rsample = True
     support = constraints.real_vector
 
-    def __init__(self, scale: Tensor, radius: float | Tensor, dim: int) -> None:
-        self._scale = scale
-        self.radius = torch.as_tensor(radius, dtype=scale.dtype, device=scale.device)
-        self._exact_radius = torch.as_tensor(radius, dtype=torch.float64, device=scale.device)  # d log R is in the density
+    def __init__(self, scale: Tensor, radius: float | Tensor | Callable[[], float | Tensor], dim: int) -> None:
+        self._scale, self._radius = scale, radius
         super().__init__(scale.shape, torch.Size([dim]), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TruncatedTangentNormal":
-        return TruncatedTangentNormal(self._scale.expand(torch.Size(batch_shape)), self._exact_radius, self.event_shape[0])
+        return TruncatedTangentNormal(self._scale.expand(torch.Size(batch_shape)), self._radius, self.event_shape[0])
+
+    @property
+    def _exact_radius(self) -> Tensor:
+        """R, in float64: d log R is in the density."""
+        radius = self._radius() if callable(self._radius) else self._radius
+        return torch.as_tensor(radius, dtype=torch.float64, device=self._scale.device)
+
+    @property
+    def radius(self) -> Tensor:
+        """R in the dtype of the scale; of a learned manifold, as it is now."""
+        return self._exact_radius.to(self._scale.dtype)
 
     @property
     def stddev(self) -> Tensor:

@@ -144,7 +144,8 @@ def changed_parameters(make: Make, params: Params) -> None:
     copy, of the old ones, never by parts of both. So is the gradient in the parameters at a draw without one."""
     params = {k: v.detach().clone() for k, v in params.items()}
     d = make(**params)
-    behind = [*params.items(), *tensors_behind(d)]
+    behind = [*params.items(), *tensors_behind(getattr(d, "manifold", None)), *tensors_behind(d)]
+    given = {*params, *(name for name, _ in tensors_behind(getattr(d, "manifold", None)))}
     if not behind:
         raise NotApplicable("it has no tensor parameters")
     # without validation: a point is none of the manifold whose curvature has changed
@@ -155,7 +156,7 @@ def changed_parameters(make: Make, params: Params) -> None:
             with moved(tensor):
                 now = d.log_prob(x.clone())
                 same(d.log_prob(x), now, f"log_prob of a draw after {name} changed in place")
-                if name in params:
+                if name in given:
                     after = make(**{k: v.clone() for k, v in params.items()}).log_prob(x.clone())
                     what = f"log_prob after {name} changed in place is of neither the old nor the new distribution"
                     assert any(torch.allclose(now, y, 1e-5, 1e-6, equal_nan=True) for y in (before, after)), what
