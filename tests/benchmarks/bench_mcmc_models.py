@@ -61,6 +61,41 @@ def of_hierarchy(s: Draws) -> torch.Tensor:
     return torch.cat([v.reshape(v.shape[:2] + (-1,)) for v in sites], -1)
 
 
+# --- 8 sites ------------------------------------------------------------------------------------------------------------
+def sites_data() -> torch.Tensor:
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        centre = mdist.VonMisesFisher(torch.tensor([0.0, 0.6, 0.8]), torch.tensor(10.0)).sample((8,))
+        return mdist.VonMisesFisher(centre, torch.tensor(50.0)).sample((15,))
+
+
+def sites(y):
+    """8 site means and concentrations about a grand mean on S^2, 15 observations of each: scales from 0.03 to 0.3."""
+    grand = pyro.sample("grand", mdist.ManifoldUniform(geoopt.Sphere(), 3))
+    between = pyro.sample("between", dist.LogNormal(torch.tensor(2.0), 1.0))
+    with pyro.plate("site", 8, dim=-1):
+        mean = pyro.sample("mean", mdist.VonMisesFisher(grand, between, validate_args=False))
+        within = pyro.sample("within", dist.LogNormal(torch.tensor(3.0), 1.0))
+        with pyro.plate("observation", 15, dim=-2):
+            pyro.sample("y", mdist.VonMisesFisher(mean, within, validate_args=False), obs=y)
+
+
+def of_sites(s: Draws) -> torch.Tensor:
+    parts = (s["between"].log(), s["within"].log(), s["grand"], s["mean"])
+    return torch.cat([v.reshape(v.shape[:2] + (-1,)) for v in parts], -1)
+
+
+def warm_up(seeds: int) -> None:
+    print("\nWarm-up of the 8 sites, 4 chains in lockstep, 150 + 150 draws\n")
+    print("| kernel | seed | gradients of warm-up | of sampling | ESS per gradient of sampling |\n|" + "---|" * 5, flush=True)
+    for cls in (GeodesicNUTS, GeodesicHMC):
+        for seed in range(seeds):
+            pyro.set_rng_seed(seed)
+            r = geodesic(sites, (sites_data(),), of_sites, cls, 4, 150, 150, seed)
+            ess = bench.effective(r.values) / r.gradients
+            print(f"| {cls.__name__} | {seed} | {r.warm_gradients} | {r.gradients} | {ess:.3f} |", flush=True)
+
+
 # --- area on a torus -------------------------------------------------------------------------------------------------
 RING, TUBE = 1.0, 0.5
 
@@ -113,7 +148,11 @@ def mici_torus(warmup: int, draws: int, seed: int) -> Result:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a fifth of the draws")
-    part = 5 if parser.parse_args().quick else 1
+    parser.add_argument("--warm-up", action="store_true", help="only the last table")
+    args = parser.parse_args()
+    part = 5 if args.quick else 1
+    if args.warm_up:
+        return warm_up(4 if part == 1 else 2)
     runs, one, many = 4 if part == 1 else 2, (280 // part + 20, 500 // part), (180 // part + 20, 50 // part)  # warm-up, draws
     data = (hierarchy_data(),)
     models: dict[str, tuple[Any, ...]] = {
@@ -133,6 +172,7 @@ def main() -> None:
         except ImportError as error:
             cells.append(f"({error.name} is not installed)")
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    warm_up(4 if part == 1 else 2)
 
 
 if __name__ == "__main__":

@@ -95,9 +95,9 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
                 self._shapes[name] = value.shape[:cut] + torch.Size([geometry(manifold).dim(value.shape[cut:])])
                 self._event_dims[name] = 1 + site["fn"].event_dim - event_dim  # several points may be one event
             deep_setattr(self.locs, name, PyroParam(value.clone(), constraint, event_dim))
-        if not self._shapes:
-            raise ValueError("model: has no latent sites; use an empty guide.")
         size = sum(shape.numel() for shape in self._shapes.values())
+        if not size:
+            raise ValueError("model: has no latent sites, or empty ones alone; use an empty guide.")
         scale = value.new_full((size,), self._init_scale)
         for name, _, where in self._slices():
             if name in self._manifolds:

@@ -35,7 +35,7 @@ class GeodesicHMC(GeodesicKernel):
 
     Sites whose support is a manifold (``on(manifold)``, Pyro's ``constraints.sphere``) are sampled as points, with respect to
     Riemannian volume and without charts; the others as Pyro does, through ``biject_to``. Each manifold site has one scale and
-    the ordinary ones share a diagonal or dense mass, learned in warm-up on Pyro's schedule. The arc length of a trajectory is
+    the ordinary ones share a diagonal or dense mass, learned in warm-up from its first draws on. The arc length of a path is
     uniform on ``trajectory_length`` times [1/2, 3/2]; by default warm-up learns the one with most effective draws per
     gradient, which on spheres is two to three times as many as NUTS makes.
 
@@ -60,6 +60,10 @@ class GeodesicHMC(GeodesicKernel):
     :raises ValueError: for unsupported options (``jit_compile``) or supports, or names that are not sites.
 
     ``initial_params`` (Pyro's argument of ``MCMC``) are unconstrained values for ordinary sites and points for manifold sites.
+
+    Public attributes take effect when they are set (:class:`~.kernel.GeodesicKernel`), or setting them raises.
+    ``inverse_mass_matrix`` holds the squared scales, and can be given. ``sample(params)`` goes on from the values that it is
+    given; ``clear_cache()`` says that the density has changed.
 
     References: Byrne & Girolami 2013 (geodesic flows); Neal 2011; Bou-Rabee & Sanz-Serna 2017 (random arc lengths).
 

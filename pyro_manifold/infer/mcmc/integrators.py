@@ -34,7 +34,7 @@ def first_step_size(system: System, at: State, size: float, bounds: tuple[float,
         nonlocal trials
         trials += 1
         state = at.with_momentum(system.draw(at.z))
-        error = geodesic_leapfrog(system, state, torch.full_like(state.w[:, :1], size)).energy() - state.energy()
+        error = geodesic_leapfrog(system, state, state.potential.new_full((len(state.w), 1), size)).energy() - state.energy()
         return float((-error).exp().clamp(max=1).nan_to_num(0).mean()) > 0.8
 
     up = good(size)

@@ -159,7 +159,7 @@ def hmc(
     h0 = state.energy()
     if record is not None:
         record(0, state, torch.zeros_like(h0))
-    step, new, lost = torch.full_like(state.w[:, :1], step_size), state, torch.zeros_like(h0, dtype=torch.bool)
+    step, new, lost = h0.new_full((len(h0), 1), step_size), state, torch.zeros_like(h0, dtype=torch.bool)
     diverging = lost
     for i in range(count):
         new = geodesic_leapfrog(system, new, step)

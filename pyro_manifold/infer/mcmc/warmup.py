@@ -89,7 +89,7 @@ class WarmUp:
         if self._seen < self._sizes[0]:
             return None
         stretch, enough = 1.0, self._seen >= 20 or len(self._sizes) == 1
-        if self.learns_scales:
+        if self.learns_scales and self.system.size:
             before = self.system.log_scales()
             self._scales.apply(early=len(self._sizes) > 2)  # type: ignore[union-attr]
             change = before - self.system.log_scales()
