@@ -99,7 +99,7 @@ class Pushforward(CopiesWithoutCaches, dist.TransformedDistribution):
         check_dtype("value", value)
         value, finite = without_gaps(value, self.transform, bool(self._validate_args))
         u, log_volume = self.transform.coordinates(value)
-        out = self.base_dist.log_prob(u) - log_volume
+        out = self._base_log_prob(u) - log_volume
         if finite is not None:
             out = torch.where(finite, out, -math.inf)
         if self.off_manifold == "project":
@@ -114,7 +114,12 @@ class Pushforward(CopiesWithoutCaches, dist.TransformedDistribution):
 
     def log_prob_of(self, u: Tensor) -> Tensor:
         """log p(g(u)) without encoding, for coordinates ``u``."""
-        return self.base_dist.log_prob(u) - self.transform.log_volume(u)
+        return self._base_log_prob(u) - self.transform.log_volume(u)
+
+    def _base_log_prob(self, u: Tensor) -> Tensor:
+        """That of the base, which may be one of torch's; those of independent coordinates fail on an empty batch."""
+        shape = torch.broadcast_shapes(u.shape[:-1], self.base_dist.batch_shape)
+        return self.base_dist.log_prob(u) if math.prod(shape) else u.sum(-1).expand(shape)
 
 
 def without_gaps(value: Tensor, transform: InjectiveTransform, validate: bool) -> tuple[Tensor, Tensor | None]:

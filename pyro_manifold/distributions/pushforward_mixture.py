@@ -99,6 +99,8 @@ class PushforwardMixture(dist.TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
             shape = torch.Size(sample_shape)
+            if (shape + self.batch_shape).numel() == 0:  # torch's multinomial draws at least one
+                return self.weights.new_empty(shape + self.batch_shape + self.event_shape)
             which = dist.Categorical(self.weights).sample(shape)[..., None, None]
             draws = torch.stack([c.sample(shape) for c in self.components], -2)
             return draws.gather(-2, which.expand(which.shape[:-1] + self.event_shape)).squeeze(-2)

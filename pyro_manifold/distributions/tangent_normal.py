@@ -17,6 +17,24 @@ from .truncated import TruncatedTangentNormal
 __all__ = ["tangent_normal"]
 
 
+class _Diagonal(dist.Independent):
+    """Torch's sum over coordinates fails on an empty batch."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base_dist.log_prob(value).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return self.base_dist.entropy().sum(-1)
+
+
+class _Full(dist.MultivariateNormal):
+    """Torch's density fails on an empty batch."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        none = (value + self.loc).sum(-1)
+        return super().log_prob(value) if none.numel() else none + self._unbroadcasted_scale_tril.sum((-1, -2))
+
+
 def tangent_normal(
     geo: Geometry,
     event_shape: Sequence[int],
@@ -57,7 +75,8 @@ def _diagonal(dim: int, loc_batch: torch.Size, scale: Tensor, validate: bool) ->
     if validate:
         _positive(scale)
     batch = broadcast_shapes(loc=loc_batch, scale=scale.shape[:-1])
-    return dist.Normal(scale.new_zeros(()), scale.expand(batch + (dim,)), validate_args=False).to_event(1)
+    normal = dist.Normal(scale.new_zeros(()), scale.expand(batch + (dim,)), validate_args=False)
+    return _Diagonal(normal, 1, validate_args=False)
 
 
 def _truncated(
@@ -97,4 +116,4 @@ def _full(dim: int, loc_batch: torch.Size, name: str, matrix: Tensor, validate: 
         check_all(ok, name, matrix, "lower triangular with a positive diagonal", "Use torch.linalg.cholesky.")
     batch = broadcast_shapes(loc=loc_batch, scale=tril.shape[:-2])
     # the mean carries the batch: a factor given once is not copied to every element of it
-    return dist.MultivariateNormal(tril.new_zeros(()).expand(batch + (dim,)), scale_tril=tril, validate_args=False)
+    return _Full(tril.new_zeros(()).expand(batch + (dim,)), scale_tril=tril, validate_args=False)

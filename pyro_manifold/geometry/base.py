@@ -14,6 +14,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.components import concrete
 from ..ops.precision import FullPrecision
 from .windings import normal_radius
 
@@ -145,6 +146,11 @@ class Geometry(FullPrecision, ABC):
         event = p.shape[p.dim() - self.event_dim :]
         batch = torch.broadcast_shapes(p.shape[: p.dim() - self.event_dim], v.shape[:-1], base.batch_shape)
         p, v = p.expand(batch + event), v.expand(batch + v.shape[-1:])
+        if v.numel() == 0:
+            return v.sum(-1)
+        longest = v.detach().abs().amax() * math.sqrt(v.shape[-1])
+        if not concrete(longest) or bool(longest > self.injectivity_radius(event)):  # a remembered draw may wind many times
+            v = self.log_frame(p, self.exp_frame(p, v))
         vs = self.preimages(p, v, normal_radius(base))
         return torch.logsumexp(base.log_prob(vs) - self.log_det_exp(p, vs), 0)
 

@@ -53,7 +53,7 @@ class ProductGeometry(Geometry):
         return list(v.split(self.dims, -1))
 
     def _pack(self, parts: Sequence[Tensor]) -> Tensor:
-        flat = [x.reshape(x.shape[: x.dim() - len(s)] + (-1,)) for x, s in zip(parts, self.shapes, strict=True)]
+        flat = [x.flatten(x.dim() - len(s)) for x, s in zip(parts, self.shapes, strict=True)]
         return torch.cat(flat, -1)
 
     def _each(self, f: Callable[..., Tensor], *args: Sequence[Any]) -> list[Tensor]:

@@ -121,7 +121,9 @@ class TorusGeometry(FlatGeometry):
         """Axis by axis for independent coordinates, else by the shorter of the lattice sum and its dual."""
         if isinstance(base, torch.distributions.Independent):
             return log_wrapped_normal(v, marginal_sd(base)).sum(-1)
-        v = v.expand(torch.broadcast_shapes(p.shape[:-1], v.shape[:-1], base.batch_shape) + v.shape[-1:])
+        v = wrap(v).expand(torch.broadcast_shapes(p.shape[:-1], v.shape[:-1], base.batch_shape) + v.shape[-1:])
+        if v.numel() == 0:
+            return base.log_prob(v)
         if not concrete(base.scale_tril):
             return super().log_wrapped(p, v, base)  # the number of terms may not depend on the values
         d, tril = v.shape[-1], base.scale_tril.detach()

@@ -94,6 +94,9 @@ def _on_axis(base: Any, e: Tensor) -> tuple[Tensor, Tensor]:
     constant = -0.5 * d * math.log(2 * math.pi)
     if isinstance(base, torch.distributions.MultivariateNormal):
         tril = base.scale_tril
+        if tril.numel() == 0 or e.numel() == 0:  # torch divides by the number of elements
+            none = tril.sum((-1, -2)) + e.sum(-1)
+            return none, none
         unit = tril.detach().abs().amax((-1, -2))
         scaled = torch.distributions.MultivariateNormal(
             e.new_zeros(d), scale_tril=tril / unit[..., None, None], validate_args=False

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from . import _autocast, _density, _functional, _protocol
+from . import _autocast, _broadcasting, _density, _functional, _protocol
 from ._tools import finite
 from ._types import Make, Params
 from .not_applicable import run_checks
@@ -17,6 +17,8 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
         _protocol.shapes,
         _protocol.infer_shapes,
         _protocol.expansion,
+        _broadcasting.broadcasting,
+        _broadcasting.empty_batches,
         _protocol.copies,
         _protocol.validation,
         _protocol.pyro_site,

@@ -1,5 +1,6 @@
 """Each check meets something it must reject: broken geometries, transforms, laws and modules."""
 
+import math
 from typing import Any
 
 import geoopt
@@ -128,6 +129,8 @@ LAWS: dict[str, dict[str, Any]] = {
     "expansion": dict(
         expand=lambda self, batch_shape, _instance=None: WrappedNormal(self.manifold, self.loc, self.scale).expand(batch_shape)
     ),
+    "broadcasting": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + math.log(sum(self.batch_shape) or 1)),
+    "empty_batches": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x).reshape(-1)),
     "copies": dict(__reduce__=lambda self: (WrappedNormal, (self.manifold, self.loc, 2.0))),
     "validation": dict(_validate_sample=lambda self, value: None),
     "mapping": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + float(not concrete(x))),
