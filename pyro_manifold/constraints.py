@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints as torch_constraints
 
 from .geometry import Geometry, geometry
-from .ops.checks import check_all
+from .ops.checks import check_all, held
 
 __all__ = ["check_point", "circular", "image", "manifold_of", "on", "point_constraint", "polar"]
 
@@ -154,8 +154,24 @@ def check_point(manifold: geoopt.Manifold, name: str, value: Tensor) -> torch.Si
     event_shape = value.shape[value.dim() - geo.event_dim :]
     if geo.dim(event_shape) < 1:
         raise ValueError(f"{name}: got event shape {tuple(event_shape)}, expected {what} of dimension at least 1.")
-    check_all(
-        geo.contains(value), name, value, what,
-        f"Project it first: pyro_manifold.geometry.geometry(manifold).project({name}).",
-    )  # fmt: skip
+    check_membership(geo, name, value, what, f"Project it first: pyro_manifold.geometry.geometry(manifold).project({name}).")
     return event_shape
+
+
+def check_membership(geo: Geometry, name: str, value: Tensor, what: str, remedy: str) -> None:
+    """Check that all ``value`` are points; say by how much the first is off that is not, and how it is projected (``remedy``).
+
+    :raises ValueError: with the distance to the nearest point, the tolerance, and what casting does.
+    """
+    ok = geo.contains(value)
+    if bool(held(ok).all()):
+        return
+    note = ""
+    if held(value) is value and value.shape[: ok.dim()] == ok.shape:
+        with torch.no_grad():
+            bad = value[~ok][0]
+            off = float(torch.linalg.vector_norm(geo.project(bad) - bad)) if bool(bad.isfinite().all()) else math.nan
+        if math.isfinite(off):
+            note = f" It is {off:.2g} off, and the tolerance of {value.dtype} is {torch.finfo(value.dtype).eps ** 0.5:.2g}"
+            note += "; points rounded in a narrower dtype and cast must be projected again." if off < 1e-3 else "."
+    check_all(ok, name, value, what, remedy + note)

@@ -43,6 +43,20 @@ def _axes(ax: Any, **kwargs: Any) -> Any:
     return plt.subplots(**kwargs)[1]
 
 
+def _styled(kind: str, style: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Defaults of a "line" or of "points" under what the caller gives, whichever of matplotlib's aliases he uses."""
+    import matplotlib.cbook
+    import matplotlib.collections
+    import matplotlib.lines
+
+    artist = matplotlib.lines.Line2D if kind == "line" else matplotlib.collections.Collection
+    given = matplotlib.cbook.normalize_kwargs(style, artist)
+    out = {**matplotlib.cbook.normalize_kwargs(defaults, artist), **given}
+    if {"c", "facecolor"} & set(given) and "color" not in given:
+        out.pop("color", None)  # scatter takes one of them
+    return out
+
+
 def _curvature(geo: Geometry, z: Tensor) -> float:
     try:
         curvature = float(geo.curvature(z))
@@ -122,7 +136,7 @@ def geodesic(manifold: geoopt.Manifold, p: Tensor, q: Tensor, ax: Any = None, **
     t = torch.linspace(0, 1, 101, dtype=p.dtype, device=p.device).unsqueeze(-1)
     v = geo.log_frame(p, q).detach()
     curve = to_plane(manifold, geo.exp_frame(p.detach().expand(101, -1), t * v))
-    ax.plot(*curve.T.cpu().numpy(), **{"color": "black", "linewidth": 1.5, **style})
+    ax.plot(*curve.T.cpu().numpy(), **_styled("line", style, color="black", linewidth=1.5))
     return ax
 
 
@@ -140,13 +154,14 @@ def latent_scatter(
         raise ValueError(f"labels: got shape {tuple(labels.shape)}; expected ({len(z)},), one class per point.")
     ax = latent_axes(manifold) if ax is None else ax
     xy = to_plane(manifold, z).cpu()
-    style = {"s": 14, "linewidths": 0, "alpha": 0.85, "zorder": 2, **style}
+    look: dict[str, Any] = dict(s=14, linewidths=0, alpha=0.85, zorder=2)
     if labels is None:
-        ax.scatter(*xy.T.numpy(), color=_COLORS[0], **style)
+        ax.scatter(*xy.T.numpy(), **_styled("points", style, color=_COLORS[0], **look))
         return ax
     labels = labels.cpu()
     for i, label in enumerate(labels.unique().tolist()):
-        ax.scatter(*xy[labels == label].T.numpy(), color=_COLORS[i % len(_COLORS)], label=str(label), **style)
+        own = _styled("points", style, color=_COLORS[i % len(_COLORS)], label=str(label), **look)
+        ax.scatter(*xy[labels == label].T.numpy(), **own)
     ax.legend(title=title, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=2)
     return ax
 
@@ -191,7 +206,7 @@ def sphere_points(x: Tensor, ax: Any = None, **style: Any) -> Any:
     """
     lon, lat = (t.detach().cpu().numpy() for t in lon_lat(x))
     ax = world_axes() if ax is None else ax
-    ax.scatter(lon, lat, **{"s": 6, "color": _COLORS[0], "linewidths": 0, "zorder": 3, **style})
+    ax.scatter(lon, lat, **_styled("points", style, s=6, color=_COLORS[0], linewidths=0, zorder=3))
     return ax
 
 
@@ -267,7 +282,7 @@ def elbow(scan: Any, ax: Any = None, *, label: str | None = None, **style: Any) 
     :param label: of the line; ``style`` goes to matplotlib's ``plot``.
     """
     ax = _axes(ax, figsize=(5, 3.5), layout="constrained")
-    (line,) = ax.plot(scan.dims, scan.errors, **{"marker": "o", "markersize": 4, "label": label, **style})
+    (line,) = ax.plot(scan.dims, scan.errors, **_styled("line", style, marker="o", markersize=4, label=label))
     at = scan.errors[scan.dims.index(scan.elbow)]
     ring = {"markersize": 13, "fillstyle": "none", "color": line.get_color()}
     ax.plot([scan.elbow], [at], marker="o", linestyle="none", **ring)

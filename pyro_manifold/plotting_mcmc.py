@@ -10,6 +10,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from .constraints import check_point
 from .geometry import geometry
 from .infer.arviz import _arviz, to_inference_data
 from .infer.calibration import SBCResult
@@ -17,7 +18,7 @@ from .infer.diagnostics import geodesic_statistics
 from .infer.frechet import frechet_mean
 from .infer.rank_tests import ecdf_band
 from .ops.lon_lat import from_lon_lat
-from .plotting import _COLORS, _axes, latent_axes, to_plane
+from .plotting import _COLORS, _axes, _styled, latent_axes, to_plane
 
 __all__ = ["disk_posterior", "plot_rank", "plot_sbc", "sphere_trace"]
 
@@ -36,12 +37,14 @@ def sphere_trace(x: Tensor, ax: Any = None, *, lines: bool = True, **style: Any)
     :param style: goes to matplotlib's ``scatter``.
     :raises ValueError: for another shape.
     """
-    x = _grouped(x, 1).double()
+    x = _grouped(x, 1)
     if x.shape[-1] != 3:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (chains, draws, 3): points of the sphere S^2.")
     ax = _axes(ax, figsize=(5, 5), layout="constrained")
     sphere = geoopt.Sphere()
     geo = geometry(sphere)
+    check_point(sphere, "x", x)
+    x = geo.project(x.double())  # rounded to float32 they are no points in float64
     mean = frechet_mean(sphere, x.flatten(0, 1), tolerance=1e-4).mean
     up = torch.tensor([0.0, 0.0, 1.0] if abs(float(mean[2])) < 0.9 else [1.0, 0.0, 0.0], dtype=x.dtype)
     up = geo.project(up - (up * mean).sum() * mean)
@@ -59,7 +62,6 @@ def sphere_trace(x: Tensor, ax: Any = None, *, lines: bool = True, **style: Any)
     for lon in torch.arange(0, 180, 30, dtype=x.dtype).deg2rad():
         draw(from_lon_lat(lon, t), color="0.8", linewidth=0.6, zorder=0)  # latitudes beyond the poles: the other half
     ax.plot(t.cos().numpy(), t.sin().numpy(), color="0.25", linewidth=1.2)
-    style = {"s": 8, "linewidths": 0, "zorder": 2, **style}
     s = torch.linspace(0, 1, 12, dtype=x.dtype).unsqueeze(-1)
     for i, chain in enumerate(x):
         color = _COLORS[i % len(_COLORS)]
@@ -69,8 +71,9 @@ def sphere_trace(x: Tensor, ax: Any = None, *, lines: bool = True, **style: Any)
             draw(arcs.flatten(0, 1), color=color, linewidth=0.5, alpha=0.5, zorder=1)
         p = chain @ view.T
         front = p[:, 2] >= 0
-        ax.scatter(*p[front, :2].T.numpy(), color=color, label=f"chain {i}", **style)
-        ax.scatter(*p[~front, :2].T.numpy(), color=color, **{**style, "alpha": 0.2})
+        look = _styled("points", style, s=8, linewidths=0, zorder=2, color=color, label=f"chain {i}")
+        ax.scatter(*p[front, :2].T.numpy(), **look)
+        ax.scatter(*p[~front, :2].T.numpy(), **{**look, "alpha": 0.2, "label": None})
     ax.set_aspect("equal")
     ax.axis("off")
     if len(x) > 1:
@@ -95,9 +98,9 @@ def disk_posterior(
         raise ValueError(f"probs: got {probs}, expected probabilities between 0 and 1.")
     to_plane(manifold, x)  # or an error that says why not
     ax = latent_axes(manifold) if ax is None else ax
-    style = {"s": 6, "linewidths": 0, "alpha": 0.5, "zorder": 2, **style}
     for i, chain in enumerate(x):
-        ax.scatter(*to_plane(manifold, chain).T.numpy(), color=_COLORS[i % len(_COLORS)], label=f"chain {i}", **style)
+        look: dict[str, Any] = dict(s=6, linewidths=0, alpha=0.5, zorder=2, color=_COLORS[i % len(_COLORS)], label=f"chain {i}")
+        ax.scatter(*to_plane(manifold, chain).T.numpy(), **_styled("points", style, **look))
     mean = frechet_mean(manifold, x.flatten(0, 1), tolerance=1e-5).mean
     radius = geo.dist(mean.expand_as(x), x).flatten()
     t = torch.linspace(0, 2 * math.pi, 181, dtype=x.dtype)

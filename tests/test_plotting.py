@@ -153,3 +153,21 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         plotting.image_grid(torch.zeros(1, 2, 2))
+
+
+def test_matplotlib_aliases() -> None:
+    """``lw`` is ``linewidth``, ``c`` a colour: in each function that passes style on, on top of its defaults."""
+    ball = geoopt.PoincareBall()
+    z = geometry(ball).chart(torch.randn(6, 2))
+    ax = plotting.geodesic(ball, z[0], z[1], lw=3.0, c="red", ls=":")
+    line = ax.lines[-1]
+    assert (line.get_linewidth(), line.get_color(), line.get_linestyle()) == (3.0, "red", ":")
+    points = plotting.latent_scatter(ball, z, lw=2.0, c="red", ec="blue").collections[-1]
+    assert points.get_linewidths()[0] == 2.0 and tuple(points.get_facecolors()[0][:3]) == (1.0, 0.0, 0.0)
+    points = plotting.latent_scatter(ball, z, torch.tensor([0, 1] * 3), color="red", lw=2.0).collections[-1]
+    assert tuple(points.get_facecolors()[0][:3]) == (1.0, 0.0, 0.0)
+    x = torch.nn.functional.normalize(torch.randn(6, 3), dim=-1)
+    points = plotting.sphere_points(x, c=torch.arange(6.0).numpy(), lw=1.0, cmap="magma").collections[-1]
+    assert points.get_array() is not None and points.get_linewidths()[0] == 1.0
+    scan = DimensionScan([1, 2, 3], [1.0, 0.1, 0.1])
+    assert plotting.elbow(scan, lw=4.0, ms=9).lines[0].get_linewidth() == 4.0

@@ -83,3 +83,11 @@ def test_calibration_band_tells_biased_ranks():
 def test_bad_arguments(draw, message):
     with pytest.raises(ValueError, match=message):
         draw(geometry(SPHERE).uniform_sample((2, 4), (3,), dtype=D))
+
+
+def test_matplotlib_aliases() -> None:
+    x = torch.nn.functional.normalize(torch.randn(2, 5, 3), dim=-1)
+    drawn = plotting.sphere_trace(x, lw=2.0, c="red").collections
+    assert all(tuple(p.get_facecolors()[0][:3]) == (1.0, 0.0, 0.0) for p in drawn if len(p.get_offsets()))
+    drawn = plotting.disk_posterior(geoopt.PoincareBall(), 0.1 * torch.randn(2, 5, 2), lw=2.0, color="red").collections
+    assert drawn[0].get_linewidths()[0] == 2.0

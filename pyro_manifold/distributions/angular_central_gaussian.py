@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 from ..constraints import on
+from ..ops.arguments import checked
 from ..ops.batched import apply_matrix, compact_batch, solve_lower
 from ..ops.checks import as_tensors, check_all, check_expansion
 from ..ops.linalg import sym
@@ -48,6 +49,7 @@ class AngularCentralGaussian(Shown, TorchDistribution):
     arg_constraints: dict[str, Any] = {"scale_tril": constraints.independent(constraints.real, 2)}  # the rest in __init__
     has_rsample = True
 
+    @checked
     def __init__(
         self,
         scale_tril: Tensor | None = None,

@@ -7,6 +7,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from ..ops import bingham_sampler
+from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.bingham import matrix_normalizer
 from ..ops.checks import as_tensors, check_all
@@ -51,6 +52,7 @@ class Bingham(FisherBingham):
     arg_constraints: dict[str, Any] = {"matrix": constraints.independent(constraints.real, 2)}  # and symmetric
     _event_ranks = {"matrix": 2}
 
+    @checked
     def __init__(self, matrix: Tensor, *, validate_args: bool | None = None) -> None:
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         (matrix,) = as_tensors(matrix=matrix)

@@ -7,6 +7,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from ..ops import kent_sampler
+from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.fisher_bingham import log_normalizer, normalizer_and_moments
@@ -50,6 +51,7 @@ class Kent(FisherBingham):
     }
     _event_ranks = {"frame": 2, "concentration": 0, "axis_ovalness": 1}
 
+    @checked
     def __init__(
         self,
         frame: Tensor,
@@ -143,7 +145,8 @@ def _check(frame: Tensor, k: Tensor, beta: Tensor | None, betas: Tensor | None) 
     gram = frame.mT @ frame - torch.eye(frame.shape[-1], dtype=frame.dtype, device=frame.device)
     check_all(
         gram.abs().amax((-1, -2)) <= eps, "frame", frame, "orthonormal columns",
-        "Orthonormalise it: torch.linalg.qr(frame).Q, or learn it as a point of SpecialOrthogonal(d).",
+        "Orthonormalise it (also after a cast to a wider dtype): torch.linalg.qr(frame).Q; "
+        "or learn it as a point of SpecialOrthogonal(d).",
     )  # fmt: skip
     check_all((k >= 0) & k.isfinite(), "concentration", k, "nonnegative numbers", "Negate the first axis instead.")
     if beta is not None:

@@ -15,10 +15,13 @@ from ..geometry import ScaledGeometry, geometry
 from ..ops.precision import full_precision
 from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
 from .angular_central_gaussian import AngularCentralGaussian
+from .exp_map_law import ExpMapLaw
 from .fisher_bingham import FisherBingham
 from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
+from .pushforward import Pushforward
 from .riemannian_normal import RiemannianNormal
+from .rotationally_symmetric import RotationallySymmetric
 from .uniform import ManifoldUniform
 from .von_mises_fisher import VonMisesFisher
 from .wrapped_normal import WrappedNormal
@@ -163,3 +166,22 @@ def _kl_directional_uniform(p: AngularCentralGaussian | FisherBingham | MatrixFi
     _same_sphere(p, q)
     out = geometry(q.manifold).log_volume(q.event_shape) - p.entropy()
     return out.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+
+
+_PUSHED = (ExpMapLaw, RotationallySymmetric, Pushforward)
+
+
+def _kl_pushed(p: TorchDistribution, q: TorchDistribution) -> Tensor:
+    """Images of two bases under one injective map; torch says nothing, in as many words, about any other pair."""
+    if isinstance(p, Pushforward) and isinstance(q, Pushforward) and p.transforms == q.transforms:
+        return kl_divergence(p.base_dist, q.base_dist)
+    raise NotImplementedError(
+        f"no closed form is known for the KL of {type(p).__name__} from {type(q).__name__}; estimate it by draws: "
+        "x = p.sample((n,)); (p.log_prob(x) - q.log_prob(x)).mean(0)."
+    )
+
+
+for _a in (*_PUSHED, torch.distributions.TransformedDistribution):
+    for _b in (*_PUSHED, torch.distributions.TransformedDistribution):
+        if _a in _PUSHED or _b in _PUSHED:
+            register_kl(_a, _b)(_kl_pushed)

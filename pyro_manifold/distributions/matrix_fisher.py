@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..constraints import on
 from ..geometry import SpecialOrthogonal
+from ..ops.arguments import checked
 from ..ops.batched import compact_batch
 from ..ops.bingham import matrix_normalizer
 from ..ops.checks import as_tensors, check_all, check_expansion
@@ -49,6 +50,7 @@ class MatrixFisher(Shown, TorchDistribution):
     has_rsample = False
     manifold = SpecialOrthogonal(3)
 
+    @checked
     def __init__(self, matrix: Tensor, *, validate_args: bool | None = None) -> None:
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         (matrix,) = as_tensors(matrix=matrix)

@@ -13,6 +13,7 @@ from pyro.ops.tensor_utils import safe_normalize
 from torch import Tensor
 
 from ..constraints import on
+from ..ops.arguments import checked
 from ..ops.checks import as_tensors, check_all
 from ..ops.numerics import norm
 from ..ops.projected import log_radial_integral
@@ -55,6 +56,7 @@ class ProjectedNormal(Shown, dist.ProjectedNormal):
     support = on(_SPHERE)
     manifold = _SPHERE
 
+    @checked
     def __init__(self, concentration: Tensor, *, validate_args: bool | None = None) -> None:
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         (concentration,) = as_tensors(concentration=concentration)

@@ -12,21 +12,23 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.conditional import ConditionalDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from ..constraints import image
+from ..ops.arguments import checked
 from ..ops.checks import check_all, check_dtype
 from ..ops.numerics import concrete
 from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.injective import InjectiveTransform
 from ..transforms.module import modules_of
+from .shown import Explained
 
 __all__ = ["ConditionalPushforward", "Pushforward"]
 
 _OFF = ("project", "reject", "error")
 
 
-class Pushforward(CopiesWithoutCaches, dist.TransformedDistribution):
+class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
     r"""The law of g(u), u of law ``base``, on the n-dimensional manifold :math:`g(\mathbb R^n) \subset \mathbb R^d`.
 
     .. math:: \log p(x) = \log p_U(u) - \tfrac12\log\det J_g(u)^TJ_g(u), \qquad u = g^{-1}(x)
@@ -56,8 +58,9 @@ class Pushforward(CopiesWithoutCaches, dist.TransformedDistribution):
     tensor(-2.5284)
     """
 
+    @checked
     def __init__(
-        self, base: Any, transform: InjectiveTransform, *, off_manifold: str = "project", atol: float | None = None,
+        self, base: Distribution, transform: InjectiveTransform, *, off_manifold: str = "project", atol: float | None = None,
         validate_args: bool | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(transform, InjectiveTransform):
@@ -157,7 +160,8 @@ class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Mo
     torch.Size([3])
     """
 
-    def __init__(self, base: Any, transform: InjectiveTransform, **kwargs: Any) -> None:
+    @checked
+    def __init__(self, base: ConditionalDistribution, transform: InjectiveTransform, **kwargs: Any) -> None:
         nn.Module.__init__(self)
         self.base, self.transform, self.kwargs = base, transform.with_cache(), kwargs
         # Pyro's conditional distributions are no modules, their transforms are

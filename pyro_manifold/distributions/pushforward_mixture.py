@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all, check_dtype
 from ..ops.numerics import concrete
 from .pushforward import Pushforward, without_gaps
+from .shown import Explained
 
 __all__ = ["PushforwardMixture"]
 
@@ -32,7 +34,7 @@ class _Union(constraints.Constraint):
         return torch.stack([p.check(value) for p in self.parts]).any(0)
 
 
-class PushforwardMixture(dist.TorchDistribution):
+class PushforwardMixture(Explained, dist.TorchDistribution):
     r"""Weighted pushforwards of one dimension n, on the union of their images, which may be disjoint.
 
     .. math:: \log p(x) = \log\sum_{k:\, x \in M_k} w_k\, p_U^{(k)}(u_k)\det\!\big(J_k^TJ_k\big)^{-1/2}, \quad u_k = g_k^{-1}(x)
@@ -61,6 +63,7 @@ class PushforwardMixture(dist.TorchDistribution):
     arg_constraints = {"weights": constraints.simplex}
     has_rsample = False
 
+    @checked
     def __init__(
         self, weights: Tensor, components: Sequence[Pushforward], *, atol: float | None = None, validate_args: bool | None = None
     ) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..constraints import check_point
 from ..geometry import Geometry, ScaledGeometry, SPDGeometry, geometry
+from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all, held
 from ..ops.numerics import log_sinc_length, norm, scalar
 from ..ops.radial import log_normalizer, radius_moment
@@ -140,6 +141,7 @@ class RiemannianNormal(ExpMapLaw):
     _kept = ("manifold",)
     arg_constraints: dict[str, Any] = {"scale": constraints.positive}  # and loc on the manifold: checked in __init__
 
+    @checked
     def __init__(
         self, manifold: geoopt.Manifold, loc: Tensor, scale: Tensor | float, *, validate_args: bool | None = None
     ) -> None:

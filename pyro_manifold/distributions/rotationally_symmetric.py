@@ -12,8 +12,9 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from ..constraints import on
+from ..constraints import check_membership, on
 from ..geometry import geometry
+from ..ops.arguments import checked
 from ..ops.axis import around_axis
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.heights import Profile, sample_height
@@ -69,6 +70,7 @@ class RotationallySymmetric(Shown, dist.TransformedDistribution):
     manifold = _SPHERE
     _profile: ClassVar[Profile]
 
+    @checked
     def __init__(self, loc: Tensor, concentration: Tensor | float, *, validate_args: bool | None = None) -> None:
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         loc, k = as_tensors(loc=loc, concentration=concentration)
@@ -78,8 +80,8 @@ class RotationallySymmetric(Shown, dist.TransformedDistribution):
                 "Add the coordinate axis."
             )
         if validate:
-            ok = geometry(_SPHERE).contains(loc)
-            check_all(ok, "loc", loc, "unit vectors", "Normalise it: torch.nn.functional.normalize(loc, dim=-1).")
+            remedy = "Normalise it: torch.nn.functional.normalize(loc, dim=-1)."
+            check_membership(geometry(_SPHERE), "loc", loc, "unit vectors", remedy)
             check_all(
                 (k >= 0) & (k < math.inf), "concentration", k, "finite numbers, zero or positive",
                 "Use a positive constraint such as softplus; for the opposite direction negate loc.",

@@ -1,4 +1,5 @@
-"""What a law prints: its manifold, and its parameters as torch prints them (one number by value, more by shape)."""
+"""What a distribution says of itself: its parameters as torch prints them (one number by value, more by shape), and what to do
+about a quantity that it has not."""
 
 import inspect
 from typing import Any
@@ -6,13 +7,42 @@ from typing import Any
 import geoopt
 from torch import Tensor
 
+from ..constraints import check_membership, manifold_of
+from ..geometry import geometry
 from ..ops.checks import check_all, check_dtype, held
 from ..ops.precision import FullPrecision
 
-__all__ = ["Shown"]
+__all__ = ["Explained", "Shown"]
 
 
-class Shown(FullPrecision):
+class Explained:
+    """Mixin: quantities without a formula raise a ``NotImplementedError`` with a message, where torch's is empty."""
+
+    def _lacks(self, what: str, remedy: str) -> NotImplementedError:
+        return NotImplementedError(f"{type(self).__name__} on {self.support} has no {what}; {remedy}.")  # type: ignore[attr-defined]
+
+    @property
+    def mean(self) -> Tensor:
+        raise self._lacks("closed form for the mean", "take that of draws, or pyro_manifold.infer.frechet_mean of them")
+
+    @property
+    def variance(self) -> Tensor:
+        raise self._lacks("closed form for the variance", "take that of draws")
+
+    def entropy(self) -> Tensor:
+        raise self._lacks("closed form for the entropy", "estimate it by -d.log_prob(d.sample((n,))).mean(0)")
+
+    def cdf(self, value: Tensor) -> Tensor:
+        raise self._lacks("cdf, since its points have no order", "compare a coordinate or a distance with that of draws")
+
+    def icdf(self, value: Tensor) -> Tensor:
+        raise self._lacks("icdf, since its points have no order", "take quantiles of a coordinate or a distance of draws")
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        raise self._lacks("support to enumerate", "it is continuous; enumerate discrete sites only")
+
+
+class Shown(Explained, FullPrecision):
     """Mixin: prints the arguments of ``__init__``, also where torch looks in vain in ``__dict__``; checks the dtype of values.
 
     >>> import torch
@@ -33,7 +63,14 @@ class Shown(FullPrecision):
         if mapped and value.shape[value.dim() - len(self.event_shape) :] == self.event_shape:
             # torch would print what is mapped over, and cannot
             check_all(self.support.check(value), "value", value, f"within {self.support}", "Look at what is mapped over.")
-        super()._validate_sample(value)  # type: ignore[misc]
+        try:
+            super()._validate_sample(value)  # type: ignore[misc]
+        except ValueError:
+            manifold = manifold_of(self.support)
+            if manifold is not None and value.shape[value.dim() - len(self.event_shape) :] == self.event_shape:
+                remedy = "Project it first: pyro_manifold.geometry.geometry(d.support.manifold).project(value)."
+                check_membership(geometry(manifold), "value", value, f"points of {manifold.name}", remedy)
+            raise
 
     def __repr__(self) -> str:
         shown: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..constraints import on
 from ..geometry import geometry
+from ..ops.arguments import checked
 from ..ops.checks import check_expansion
 from .shown import Shown
 
@@ -40,6 +41,7 @@ class ManifoldUniform(Shown, TorchDistribution):
     arg_constraints: dict[str, Any] = {}
     has_rsample = True
 
+    @checked
     def __init__(
         self,
         manifold: geoopt.Manifold,

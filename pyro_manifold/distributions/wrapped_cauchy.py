@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import register_kl
 
 from ..constraints import circular
+from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.circular import wrap
 from .shown import Shown
@@ -44,6 +45,7 @@ class WrappedCauchy(Shown, TorchDistribution):
     support = circular
     has_rsample = True
 
+    @checked
     def __init__(self, loc: Tensor | float, concentration: Tensor | float, *, validate_args: bool | None = None) -> None:
         loc, concentration = as_tensors(loc=loc, concentration=concentration)
         batch = broadcast_shapes(loc=loc.shape, concentration=concentration.shape)

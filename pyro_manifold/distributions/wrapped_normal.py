@@ -11,6 +11,7 @@ from torch import Tensor
 from ..constraints import check_point
 from ..geometry import EuclideanGeometry, TorusGeometry, geometry
 from ..geometry.windings import marginal_sd
+from ..ops.arguments import checked
 from ..ops.checks import as_tensors
 from ..ops.chi import chi_expectation
 from ..ops.numerics import cos_sqrt, log_sinc_sqrt
@@ -56,6 +57,7 @@ class WrappedNormal(ExpMapLaw):
     _kept = ("manifold", "truncated", "_injective", "_isotropic")
     arg_constraints: dict[str, Any] = {}  # checked in __init__: they depend on the manifold
 
+    @checked
     def __init__(
         self,
         manifold: geoopt.Manifold,

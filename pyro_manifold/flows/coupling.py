@@ -17,6 +17,7 @@ import torch
 from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor
 
+from ..ops.arguments import checked
 from ..ops.splines import rational_quadratic, spline_gradient, spline_size
 from ..transforms.module import ModuleBijection
 from .perceptron import Perceptron
@@ -45,6 +46,7 @@ class Coupling(ModuleBijection):
     (tensor([ 0.5000,  1.0000, -1.0000], grad_fn=...), tensor(True))
     """
 
+    @checked(dim=1, context_dim=0)
     def __init__(
         self, dim: int, changed: Sequence[int], *, kind: str = "spline", hidden: tuple[int, ...] = (64, 64), bins: int = 8,
         bound: float = 5.0, context_dim: int = 0, cache_size: int = 0,
@@ -143,6 +145,7 @@ class ConditionalCoupling(ConditionalTransformModule):
     torch.Size([2])
     """
 
+    @checked(dim=1, context_dim=0)
     def __init__(self, dim: int, changed: Sequence[int], context_dim: int, **kwargs: Any) -> None:
         super().__init__()
         self.layer = Coupling(dim, changed, context_dim=context_dim, **kwargs)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
+from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches, dependencies
 from ..transforms.injective import InjectiveTransform
 from ..transforms.module import modules_of
@@ -37,6 +38,7 @@ class InjectiveFlow(CopiesWithoutCaches, InjectiveTransform):
     (0.0, 0.0)
     """
 
+    @checked
     def __init__(self, embedding: InjectiveTransform, layers: Sequence[Transform], *, cache_size: int = 0) -> None:
         super().__init__(embedding.dim, embedding.codomain_dim, cache_size=cache_size)
         shape = torch.Size([self.codomain_dim])

@@ -10,7 +10,9 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.conditional import ConditionalDistribution
 from torch import Tensor, nn
+from torch.distributions import Transform
 
+from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.module import modules_of
 from .coupling import ConditionalCoupling, Coupling
@@ -18,6 +20,7 @@ from .coupling import ConditionalCoupling, Coupling
 __all__ = ["LatentFlow", "coupling_chain"]
 
 
+@checked(dim=1, depth=0, context_dim=0)
 def coupling_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) -> list[Any]:
     """``depth`` couplings that change odd and even coordinates in turn (one coordinate: that, given the context)."""
     if dim == 1 and not context_dim:
@@ -46,7 +49,8 @@ class LatentFlow(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
 
     zero: Tensor
 
-    def __init__(self, dim: int, layers: Sequence[Any], context_dim: int = 0) -> None:
+    @checked(dim=1, context_dim=0)
+    def __init__(self, dim: int, layers: Sequence[Transform | nn.Module], context_dim: int = 0) -> None:
         nn.Module.__init__(self)
         self.dim, self.context_dim = dim, context_dim
         self.layers = list(layers)

@@ -13,6 +13,7 @@ import torch
 from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor, nn
 
+from ..ops.arguments import checked
 from ..ops.checks import as_tensors
 from ..transforms.injective import principal_axes
 from ..transforms.module import ModuleBijection
@@ -35,6 +36,7 @@ class LULinear(ModuleBijection):
     tensor([2., 1.], grad_fn=...)
     """
 
+    @checked(dim=1, context_dim=0)
     def __init__(
         self, dim: int, matrix: Tensor | None = None, loc: Tensor | None = None, *, context_dim: int = 0, cache_size: int = 0
     ) -> None:
@@ -130,6 +132,7 @@ class ConditionalLULinear(ConditionalTransformModule):
     torch.Size([5, 2])
     """
 
+    @checked(dim=1, context_dim=0)
     def __init__(self, dim: int, context_dim: int, **kwargs: Any) -> None:
         super().__init__()
         self.layer = LULinear(dim, context_dim=context_dim, **kwargs)

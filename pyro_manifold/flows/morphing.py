@@ -21,6 +21,7 @@ import torch
 from pyro.distributions.conditional import ConditionalDistribution
 from torch import Tensor, nn
 
+from ..ops.arguments import checked
 from ..ops.checks import as_tensors, check_all
 from ..ops.components import concrete
 from ..ops.memo import Memo
@@ -61,6 +62,7 @@ class MorphingHead(ConditionalDistribution, nn.Module):
     root: Tensor
     gram: Tensor
 
+    @checked
     def __init__(self, base: LatentFlow, S: Tensor, mixture: Tensor, *, hidden: tuple[int, ...] = (128, 128, 128)) -> None:
         nn.Module.__init__(self)
         if base.context_dim:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
+from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches, dependencies
 from ..transforms.injective import principal_axes
 from ..transforms.module import ModuleBijection, modules_of
@@ -38,6 +39,7 @@ class Among(CopiesWithoutCaches, ModuleBijection):
     tensor([1., 0., 0.])
     """
 
+    @checked(dim=1)
     def __init__(self, dim: int, first: int, layers: Sequence[Transform], *, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         if not 1 <= first <= dim:
@@ -95,6 +97,7 @@ class Haar(ModuleBijection):
     tensor([2., 0., 0., 0.])
     """
 
+    @checked(height=1, width=1)
     def __init__(self, height: int, width: int, *, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         if height < 2 or width < 2 or height % 2 or width % 2:
@@ -124,6 +127,7 @@ class Haar(ModuleBijection):
         return self._image(x), self._image(tangents)
 
 
+@checked(dim=1, levels=0, depth=0)
 def multiscale_layers(
     x: Tensor, shape: tuple[int, int], dim: int, *, levels: int = 1, depth: int = 1, hidden: tuple[int, ...] = (128, 128)
 ) -> list[Any]:

@@ -8,6 +8,8 @@ r"""A perceptron whose derivative is pushed along with its value.
 import torch
 from torch import Tensor, nn
 
+from ..ops.arguments import checked
+
 __all__ = ["Perceptron"]
 
 
@@ -24,6 +26,7 @@ class Perceptron(nn.Module):
     torch.Size([5, 3])
     """
 
+    @checked(in_dim=0, out_dim=1, context_dim=0)
     def __init__(self, in_dim: int, out_dim: int, hidden: tuple[int, ...] = (64, 64), context_dim: int = 0) -> None:
         super().__init__()
         sizes = (in_dim + context_dim, *hidden)

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Transform
 
+from ..ops.arguments import checked
 from ..ops.newton import PointFunction, householder_basis, newton
 from .base import register_geometry
 from .submanifold import NEWTON, Submanifold, SubmanifoldGeometry
@@ -32,7 +34,8 @@ class EmbeddedManifold(Submanifold):
     (1, tensor([3.0480, 4.0640]))
     """
 
-    def __init__(self, transform: Any, origin: Tensor | None = None, name: str = "EmbeddedManifold") -> None:
+    @checked
+    def __init__(self, transform: Transform, origin: Tensor | None = None, name: str = "EmbeddedManifold") -> None:
         if origin is None:
             if not hasattr(transform, "dim"):
                 raise ValueError(f"origin: {type(transform).__name__} does not say its dimension; give origin, shape (n,).")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
 from ..ops.components import concrete
 from ..ops.newton import ConvergenceError, PointFunction, householder_basis, newton
 from .base import register_geometry
@@ -38,6 +39,7 @@ class ImplicitManifold(Submanifold):
     (tensor([1., 0.]), 1)
     """
 
+    @checked
     def __init__(self, constraint: Callable[[Tensor], Tensor], near: Tensor, name: str = "ImplicitManifold") -> None:
         if not torch.is_tensor(near) or not near.dtype.is_floating_point or near.dim() == 0:
             raise ValueError(f"near: got {near!r}, expected a floating tensor in the shape of one point.")

@@ -17,6 +17,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
 from ..ops.numerics import fewer_turns, log_sinc_length, norm
 from ..ops.orthogonal import (
     haar,
@@ -63,6 +64,7 @@ class SpecialOrthogonal(geoopt.Manifold):
     ndim = 2
     reversible = True
 
+    @checked(n=2)
     def __init__(self, n: int) -> None:
         super().__init__()
         if not isinstance(n, int) or n < 2:

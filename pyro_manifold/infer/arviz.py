@@ -15,6 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ..geometry import Geometry, ProductGeometry, SpecialOrthogonalGeometry, SphereGeometry, TorusGeometry, geometry
+from ..ops.arguments import checked
 from ..ops.circular import wrap
 from .draws import collect, is_data
 from .frechet import frechet_mean
@@ -176,6 +177,7 @@ def _log_likelihood(
     return {k: torch.stack(v).unflatten(0, (chains, draws)) for k, v in rows.items()}
 
 
+@checked
 def to_inference_data(
     source: Any,
     *,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..ops.arguments import checked
 from .rank_tests import bins_for, chi_square, ecdf_test
 from .simulations import Lockstep, Separate, Values
 from .statistics import Statistic
@@ -106,6 +107,7 @@ def _explained(error: Exception, tasks: list[Any], futures: dict[Future, int], e
     )
 
 
+@checked(num_simulations=1, num_draws=1, warmup_steps=0, lockstep=0)
 def sbc(
     model: Callable[..., Any],
     posterior: Callable[..., Any],

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Geometry, StiefelGeometry, geometry
+from ..ops.arguments import checked
 from .draws import collect
 from .frechet import FrechetMean, frechet_mean
 from .mcmc.errors import ConvergenceError
@@ -25,6 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+@checked
 def align_axes(x: Tensor, sample_dims: int = 2) -> Tensor:
     r"""Axial data as directions in one half of the sphere: :math:`x\,\mathrm{sign}\langle x, a\rangle`, a the main axis.
 
@@ -87,6 +89,7 @@ def _arviz(name: str, f: Tensor) -> Tensor:
     return torch.as_tensor(told["f"].values, dtype=torch.double, device=f.device)
 
 
+@checked
 def geodesic_ess(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None = None) -> Tensor:
     """Bulk effective sample size (ArviZ's), the smallest over the geodesic statistics, shape ``batch``.
 
@@ -106,6 +109,7 @@ def geodesic_ess(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None = N
     return _arviz("ess", f).masked_fill(stuck, 0.0).amin(-1)
 
 
+@checked
 def geodesic_r_hat(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None = None) -> Tensor:
     r"""Rank-normalised split :math:`\hat R` (ArviZ's), the largest over the geodesic statistics, shape ``batch``.
 
@@ -127,6 +131,7 @@ def geodesic_r_hat(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None =
     return _arviz("rhat", f).nan_to_num(torch.inf, torch.inf).amax(-1)
 
 
+@checked
 def manifold_summary(
     source: Any, manifolds: Mapping[str, geoopt.Manifold] | None = None, group_by_chain: bool = True
 ) -> "OrderedDict[str, dict[str, Tensor]]":

@@ -60,10 +60,12 @@ def collect(
             if model is not None and not manifolds:
                 manifolds = site_manifolds(model, *(source._args or ()), **(source._kwargs or {}))
     elif isinstance(source, Mapping):
-        samples = {k: v if group_by_chain else v.unsqueeze(0) for k, v in source.items()}
+        samples = {k: v if group_by_chain or not isinstance(v, Tensor) else v.unsqueeze(0) for k, v in source.items()}
     else:
         raise ValueError(f"source: got {type(source).__name__}, expected an MCMC run or a dict of draws (site name -> tensor).")
     for k, v in samples.items():
+        if not isinstance(v, Tensor):
+            raise ValueError(f"source: got {type(v).__name__} for {k}, expected a tensor of draws.")
         if v.dim() < 2:
             raise ValueError(f"{k}: got shape {tuple(v.shape)}, expected (chains, draws, ...); or give group_by_chain=False.")
     found = {k: m for k, m in (manifolds or {}).items() if k in samples}

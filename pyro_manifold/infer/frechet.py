@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Geometry, ProductGeometry, StiefelGeometry, TorusGeometry, geometry
+from ..ops.arguments import checked
 from ..ops.circular import wrap
 from ..ops.numerics import norm
 from .mcmc.errors import ConvergenceError
@@ -32,6 +33,7 @@ class FrechetMean(NamedTuple):
 
 
 @torch.no_grad()
+@checked(max_steps=0, tolerance=0)
 def frechet_mean(
     manifold: geoopt.Manifold, x: Tensor, weights: Tensor | None = None, *, max_steps: int = 500, tolerance: float | None = None
 ) -> FrechetMean:

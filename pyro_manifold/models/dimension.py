@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
 from .fit_md import fit_md
 from .manifold_flow import ManifoldFlow
 
@@ -41,6 +42,7 @@ class DimensionScan:
         return self.dims[1 + max(range(len(fall)), key=fall.__getitem__)]
 
 
+@checked(epochs=0)
 def scan_dimension(
     x: Tensor, dims: Sequence[int], *, make: Callable[[Tensor, int], ManifoldFlow] = ManifoldFlow.from_data,
     held_out: float = 0.2, seed: int = 0, epochs: int = 25, **kwargs: Any,

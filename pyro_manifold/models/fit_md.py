@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..ops.arguments import checked
 from .manifold_flow import AmbientFlow, ManifoldFlow
 from .md_losses import check_rows, density_loss, log_density, ratio_rows, reconstruction_loss, whitener
 
@@ -101,6 +102,7 @@ def _stages(
     return [[manifold, density]] if schedule == "alternating" else [[manifold], [density]]
 
 
+@checked(epochs=0, seconds=0, batch_size=1, lr=0, seed=0)
 def fit_md(
     flow: ManifoldFlow | AmbientFlow,
     x: Tensor,

@@ -17,9 +17,11 @@ import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from ..distributions import Pushforward
-from ..flows import Coupling, InjectiveFlow, LatentFlow, LULinear, Perceptron, coupling_chain
+from ..flows import Coupling, InjectiveFlow, LatentFlow, LULinear, MorphingHead, Perceptron, coupling_chain
+from ..ops.arguments import checked
 from ..transforms import Chart, InjectiveTransform, LinearEmbedding, Pad
 from ..transforms.injective import principal_axes
 from ..transforms.module import modules_of
@@ -83,13 +85,19 @@ class ManifoldFlow(_Flow):
     (torch.Size([50]), torch.Size([4, 3]))
     """
 
-    def __init__(self, transform: InjectiveTransform, latent: LatentFlow, *, off_manifold: str = "project") -> None:
+    @checked
+    def __init__(
+        self, transform: InjectiveTransform, latent: LatentFlow | MorphingHead, *, off_manifold: str = "project"
+    ) -> None:
         super().__init__()
+        if off_manifold not in ("project", "reject", "error"):
+            raise ValueError(f"off_manifold: got {off_manifold!r}, expected 'project', 'reject' or 'error'.")
         if latent.dim != transform.dim:
             raise ValueError(f"latent: its dimension is {latent.dim}; expected {transform.dim}, that of transform's domain.")
         self.transform, self.latent, self.off_manifold = transform, latent, off_manifold
 
     @classmethod
+    @checked(dim=1, context_dim=0, depth=0, latent_depth=0)
     def from_data(
         cls, x: Tensor, dim: int, context_dim: int = 0, *, depth: int = 3, hidden: tuple[int, ...] = (64, 64, 64),
         kind: str = "affine", latent_depth: int = 5, latent_hidden: tuple[int, ...] = (64, 64), encoder: bool = False,
@@ -180,7 +188,10 @@ class AmbientFlow(_Flow):
     torch.Size([50])
     """
 
-    def __init__(self, layers: Sequence[Any], latent: LatentFlow, codomain_dim: int, *, eps: float = 0.01) -> None:
+    @checked(codomain_dim=1)
+    def __init__(
+        self, layers: Sequence[Transform | nn.Module], latent: LatentFlow, codomain_dim: int, *, eps: float = 0.01
+    ) -> None:
         super().__init__()
         if not latent.dim <= codomain_dim or not eps > 0:
             raise ValueError(f"latent, eps: got dimension {latent.dim} in {codomain_dim} and {eps}; expected n <= d and eps > 0.")
@@ -189,6 +200,7 @@ class AmbientFlow(_Flow):
         self._learned = modules_of(layers)
 
     @classmethod
+    @checked(dim=1, context_dim=0, depth=0, latent_depth=0)
     def from_data(
         cls, x: Tensor, dim: int, context_dim: int = 0, *, depth: int = 6, hidden: tuple[int, ...] = (64, 64), eps: float = 0.01,
         outer: bool = False, latent_depth: int = 5,

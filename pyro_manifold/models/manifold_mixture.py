@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributions import PushforwardMixture
+from ..ops.arguments import checked
 from .fit_md import History, fit_md
 from .manifold_flow import ManifoldFlow, _Flow
 
@@ -43,6 +44,7 @@ class ManifoldMixture(_Flow):
     centres: Tensor
     atol: Tensor
 
+    @checked
     def __init__(self, flows: Sequence[ManifoldFlow], centres: Tensor) -> None:
         super().__init__()
         sizes = {(f.transform.dim, f.transform.codomain_dim) for f in flows}
@@ -57,6 +59,7 @@ class ManifoldMixture(_Flow):
         self.register_buffer("atol", centres.new_tensor(torch.finfo(centres.dtype).eps ** 0.5))
 
     @classmethod
+    @checked(dim=1, charts=1)
     def from_data(cls, x: Tensor, dim: int, charts: int, *, seed: int = 0, **kwargs: Any) -> "ManifoldMixture":
         """An M-flow for each of ``charts`` clusters of the rows ``x`` (k-means); ``kwargs`` go to :meth:`ManifoldFlow.from_data`.
 
@@ -96,6 +99,7 @@ class ManifoldMixture(_Flow):
         return self._projections(x)[1].amin(-1)
 
 
+@checked(rounds=1, epochs=0)
 def fit_charts(
     mixture: ManifoldMixture, x: Tensor, *, rounds: int = 2, epochs: int | tuple[int, int] = 25, **kwargs: Any
 ) -> list[History]:

@@ -14,6 +14,7 @@ from ..distributions import RiemannianNormal, WrappedNormal
 from ..geometry import geometry
 from ..nn import ManifoldDecoder, ManifoldEncoder
 from ..nn.charts import chart_geometry, check_last, check_size
+from ..ops.arguments import checked
 
 __all__ = ["PoincareVAE"]
 
@@ -55,6 +56,7 @@ class PoincareVAE(PyroModule):
     (torch.Size([3, 64]), torch.Size([5]))
     """
 
+    @checked(dim=1, data_dim=1, hidden=1)
     def __init__(
         self,
         manifold: geoopt.Manifold,

@@ -4,6 +4,7 @@ import geoopt
 from torch import Tensor, nn
 
 from ..geometry import Geometry, geometry
+from ..ops.arguments import checked
 
 __all__ = ["ExpMapHead", "LogMapLayer", "chart_geometry", "check_last", "check_size"]
 
@@ -55,6 +56,7 @@ class ExpMapHead(nn.Module):
     torch.Size([5, 2])
     """
 
+    @checked(in_features=1, dim=1)
     def __init__(self, manifold: geoopt.Manifold, in_features: int, dim: int) -> None:
         super().__init__()
         chart_geometry(manifold).point_shape(dim)
@@ -81,6 +83,7 @@ class LogMapLayer(nn.Module):
     tensor([2.0000, 0.0000])
     """
 
+    @checked
     def __init__(self, manifold: geoopt.Manifold) -> None:
         super().__init__()
         chart_geometry(manifold)

@@ -3,6 +3,7 @@
 import geoopt
 from torch import Tensor, nn
 
+from ..ops.arguments import checked
 from .charts import LogMapLayer, chart_geometry, check_size
 from .gyroplane import GyroplaneLayer
 from .mobius import MobiusLinear
@@ -39,6 +40,7 @@ class ManifoldDecoder(nn.Module):
     torch.Size([5, 64])
     """
 
+    @checked
     def __init__(
         self, manifold: geoopt.Manifold, dim: int, hidden: int, out_features: int, first: str = "gyroplane"
     ) -> None:

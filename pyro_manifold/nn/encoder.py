@@ -3,6 +3,7 @@
 import geoopt
 from torch import Tensor, nn
 
+from ..ops.arguments import checked
 from .charts import ExpMapHead, check_last, check_size
 
 __all__ = ["ManifoldEncoder"]
@@ -30,6 +31,7 @@ class ManifoldEncoder(nn.Module):
     (torch.Size([5, 2]), torch.Size([5, 2]))
     """
 
+    @checked
     def __init__(
         self, manifold: geoopt.Manifold, in_features: int, hidden: int, dim: int, *, isotropic: bool = False
     ) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..geometry import geometry
+from ..ops.arguments import checked
 from ..ops.numerics import arcsinc_sqrt, asinh, cos_sqrt, norm, sinc_sqrt
 from .charts import check_last, check_size
 
@@ -42,6 +43,7 @@ class GyroplaneLayer(nn.Module):
     torch.Size([5, 200])
     """
 
+    @checked
     def __init__(self, manifold: geoopt.Manifold, dim: int, out_features: int) -> None:
         super().__init__()
         try:

@@ -6,6 +6,7 @@ import geoopt
 import torch
 from torch import Tensor, nn
 
+from ..ops.arguments import checked
 from .charts import check_last, check_size
 
 __all__ = ["MobiusLinear"]
@@ -30,6 +31,7 @@ class MobiusLinear(nn.Module):
     True
     """
 
+    @checked
     def __init__(self, manifold: geoopt.Stereographic, in_features: int, out_features: int) -> None:
         super().__init__()
         if not isinstance(manifold, geoopt.Stereographic):

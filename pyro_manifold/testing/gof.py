@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ..geometry import geometry
+from ..ops.arguments import checked
 
 __all__ = ["energy_distance", "pairwise_dist", "two_sample_test"]
 
 
+@checked
 def pairwise_dist(manifold: geoopt.Manifold, x: Tensor, y: Tensor) -> Tensor:
     """Geodesic distances, shape ``(n, m)``, between samples of shape ``(n,) + event`` and ``(m,) + event``."""
     return geometry(manifold).dist(x.unsqueeze(1), y.unsqueeze(0))
@@ -25,6 +27,7 @@ def energy_distance(kernel: Tensor, sign: Tensor) -> Tensor:
     return -((sign @ kernel) * sign).sum(-1)
 
 
+@checked(permutations=1)
 def two_sample_test(manifold: geoopt.Manifold, x: Tensor, y: Tensor, permutations: int = 1999) -> float:
     """Permutation p-value of the geodesic energy distance between two samples.
 

@@ -19,6 +19,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ..geometry import Geometry, ProductGeometry, ScaledGeometry, TorusGeometry, geometry
+from ..ops.arguments import checked
 from ..ops.circular import wrap
 from ..transforms.injective import InjectiveTransform
 from ._tools import batch_jacobian, tolerance
@@ -78,6 +79,7 @@ def directions(dim: int, n: int = 48) -> tuple[Tensor, Tensor]:
     return points.reshape(-1, dim), weights.reshape(-1)
 
 
+@checked(n_radial=1, n_angular=1, radius=0)
 def manifold_rule(
     manifold: geoopt.Manifold, center: Tensor, radius: Tensor | float, n_radial: int = 96, n_angular: int = 48
 ) -> Rule:
@@ -93,7 +95,7 @@ def manifold_rule(
     >>> manifold_rule(sphere, x, 4.0).weights.sum()  # the area of S^2
     tensor(12.5664)
     """
-    geo = geometry(manifold)
+    geo = _checked_geometry(manifold, radius)
     if isinstance(geo, ScaledGeometry):
         s = geo.scale(center)
         return _magnified(manifold_rule(geo.base.manifold, center, radius / s, n_radial, n_angular), s, _dim(geo, center))
@@ -113,6 +115,7 @@ def manifold_rule(
     return _polar_rule(geo, center, repeated, t, dt * area.repeat(n_radial), w.repeat(n_radial, 1))
 
 
+@checked(n=1, radius=0)
 def random_rule(manifold: geoopt.Manifold, center: Tensor, radius: Tensor | float, n: int) -> Rule:
     """Like :func:`manifold_rule`, with n random nodes: the Monte Carlo rule with radius and direction uniform.
 
@@ -121,7 +124,7 @@ def random_rule(manifold: geoopt.Manifold, center: Tensor, radius: Tensor | floa
     >>> random_rule(geoopt.Sphere(), torch.tensor([0.0, 0.0, 1.0]), 4.0, 1000).points.shape
     torch.Size([1000, 3])
     """
-    geo = geometry(manifold)
+    geo = _checked_geometry(manifold, radius)
     if isinstance(geo, ScaledGeometry):
         s = geo.scale(center)
         return _magnified(random_rule(geo.base.manifold, center, radius / s, n), s, _dim(geo, center))
@@ -161,6 +164,12 @@ def image_rule(transform: InjectiveTransform, rule: Rule) -> Rule:
         same = (transform.inv(x.clone()) - u).norm(dim=-1) <= tolerance(u, 100) * (1 + u.norm(dim=-1))
         stretch = (0.5 * torch.logdet(jacobian.mT @ jacobian)).exp()
         return Rule(x, rule.weights * stretch * same)
+
+
+def _checked_geometry(manifold: geoopt.Manifold, radius: Tensor | float) -> Geometry:
+    if not bool((torch.as_tensor(radius) >= 0).all()):
+        raise ValueError(f"radius: got {radius}, expected numbers that are not negative.")
+    return geometry(manifold)
 
 
 def _dim(geo: Geometry, center: Tensor) -> int:

@@ -12,6 +12,7 @@ eq. 7 and table 1.
 import torch
 from torch import Tensor, nn
 
+from ..ops.arguments import checked
 from ..ops.numerics import concrete
 from .injective import InjectiveTransform, principal_axes
 
@@ -41,6 +42,7 @@ class ConformalEmbedding(InjectiveTransform):
     (True, torch.Size([]))
     """
 
+    @checked(dim=1, codomain_dim=1, blocks=0)
     def __init__(self, dim: int, codomain_dim: int, *, blocks: int = 1, cache_size: int = 0) -> None:
         super().__init__(dim, codomain_dim, cache_size=cache_size)
         if not (isinstance(blocks, int) and blocks >= 1):

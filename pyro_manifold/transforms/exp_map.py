@@ -11,6 +11,7 @@ from torch.distributions import Transform, biject_to, transform_to
 
 from ..constraints import check_point, circular, on
 from ..geometry import Geometry, geometry
+from ..ops.arguments import checked
 from ..ops.checks import as_tensors
 from ..ops.circular import wrap
 from .cache import CachedTransform
@@ -26,6 +27,7 @@ class ManifoldTransform(CachedTransform):
 
     bijective = True
 
+    @checked
     def __init__(
         self, manifold: geoopt.Manifold, loc: Tensor | None = None, *, cache_size: int = 0, validate_args: bool = True
     ) -> None:

@@ -13,11 +13,13 @@ stochastic Lanczos quadrature*, SIAM J. Matrix Anal. Appl. 2017, sec. 3.
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
 from .injective import InjectiveTransform
 
 __all__ = ["hutchinson_log_volume"]
 
 
+@checked(max_steps=0)
 def hutchinson_log_volume(
     transform: InjectiveTransform, u: Tensor, *, probes: int = 1, rtol: float = 1e-5, max_steps: int | None = None
 ) -> Tensor:

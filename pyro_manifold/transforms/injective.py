@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints, transform_to
 
 from ..constraints import image
+from ..ops.arguments import checked
 from ..ops.checks import as_tensors, check_all
 from ..ops.components import concrete
 from .cache import CachedTransform, dependencies
@@ -48,6 +49,7 @@ class InjectiveTransform(ModuleTransform, ABC):
 
     bijective = False
 
+    @checked(dim=1)
     def __init__(self, dim: int, codomain_dim: int, *, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         if not (isinstance(dim, int) and isinstance(codomain_dim, int) and 1 <= dim <= codomain_dim):
@@ -146,6 +148,7 @@ class LinearEmbedding(InjectiveTransform):
     tensor([1., 1.])
     """
 
+    @checked
     def __init__(self, matrix: Tensor, loc: Tensor | None = None, *, cache_size: int = 0) -> None:
         (matrix,) = as_tensors(matrix=matrix)
         if matrix.dim() != 2:
@@ -215,6 +218,7 @@ class Chart(InjectiveTransform):
     (tensor([1., 0.]), tensor(0.))
     """
 
+    @checked(dim=1)
     def __init__(
         self, forward: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor], dim: int, codomain_dim: int,
         *, pure: bool = False, cache_size: int = 0,

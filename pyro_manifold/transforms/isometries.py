@@ -9,6 +9,7 @@ from torch import Tensor
 from ..constraints import on
 from ..geometry import geometry
 from ..geometry.stereographic import sphere_to_stereographic, stereographic_to_sphere
+from ..ops.arguments import checked
 from .cache import CachedTransform
 
 __all__ = ["BallToHyperboloid", "SphereToStereographic"]
@@ -79,6 +80,7 @@ class BallToHyperboloid(_Between):
     tensor([1.6667, 1.3333, 0.0000])
     """
 
+    @checked
     def __init__(self, ball: geoopt.Stereographic, hyperboloid: geoopt.Lorentz, cache_size: int = 0) -> None:
         if not isinstance(ball, geoopt.Stereographic) or not geometry(ball).has_chart:
             raise ValueError(f"ball: got {ball}, expected a geoopt.PoincareBall or a Stereographic of negative curvature.")
@@ -126,6 +128,7 @@ class SphereToStereographic(_Between):
     tensor([1., 0.])
     """
 
+    @checked
     def __init__(self, sphere: geoopt.Sphere, plane: geoopt.Stereographic, cache_size: int = 0) -> None:
         if not isinstance(sphere, geoopt.Sphere):
             raise ValueError(f"sphere: got {sphere}, expected a geoopt.Sphere.")

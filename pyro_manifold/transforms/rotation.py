@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ..constraints import on
+from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, check_all
 from .cache import CachedTransform
@@ -79,6 +80,7 @@ class Rotation(CachedTransform):
     domain = on(geoopt.Sphere())
     codomain = domain
 
+    @checked
     def __init__(self, matrix: Tensor, *, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         (matrix,) = as_tensors(matrix=matrix)
@@ -86,7 +88,8 @@ class Rotation(CachedTransform):
             raise ValueError(f"matrix: got shape {tuple(matrix.shape)}, expected (..., n, n). Give square matrices.")
         gram = matrix.mT @ matrix - torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         ok = gram.abs().amax((-1, -2)) <= torch.finfo(matrix.dtype).eps ** 0.5
-        check_all(ok, "matrix", matrix, "an orthogonal matrix", "Orthogonalise it, e.g. torch.linalg.qr(matrix).Q.")
+        remedy = "Orthogonalise it (also after a cast to a wider dtype), e.g. torch.linalg.qr(matrix).Q."
+        check_all(ok, "matrix", matrix, "an orthogonal matrix", remedy)
         self.matrix = matrix
 
     def with_cache(self, cache_size: int = 1) -> "Rotation":

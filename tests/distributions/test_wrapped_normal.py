@@ -179,8 +179,8 @@ def test_product_couples_factors():
         ({"covariance_matrix": FULL + torch.tensor([[0, 1], [0, 0]])}, "symmetric"),
         ({"scale": torch.ones(2, dtype=torch.float32)}, "dtype torch.float32 but loc"),
         ({"scale": torch.ones(2, dtype=torch.int64)}, "expected a floating dtype"),
-        ({"scale": torch.ones(2, dtype=F64, device="meta")}, "scale: got device meta but loc has device cpu"),
-        ({"scale": "wide"}, "scale: got str"),
+        ({"scale": torch.ones(2, dtype=F64, device="meta")}, "scale: got .* on meta"),
+        ({"scale": "wide"}, "scale: got 'wide'"),
         ({"scale": torch.ones(2, dtype=F64), "truncated": True}, "isotropic"),
         ({"loc": 2 * MU["sphere"], "scale": 1.0}, "loc: got 1.2, 0, 1.6, expected points of Sphere. Project"),
         ({"loc": torch.full((3,), math.nan, dtype=F64), "scale": 1.0}, "loc: got nan"),
@@ -197,9 +197,9 @@ def test_bad_input(kwargs, message):
 
 
 def test_bad_manifold_and_value():
-    with pytest.raises(ValueError, match="no geometry is registered for int"):
+    with pytest.raises(ValueError, match="manifold: got 3, expected a manifold"):
         WrappedNormal(3, MU["sphere"], 1.0)
-    with pytest.raises(ValueError, match="the class itself"):
+    with pytest.raises(ValueError, match="class Sphere itself"):
         WrappedNormal(geoopt.Sphere, MU["sphere"], 1.0)
     with pytest.raises(ValueError, match="nothing to truncate"):
         WrappedNormal(geoopt.PoincareBall(), MU["ball"], 1.0, truncated=True)

@@ -135,7 +135,7 @@ def test_a_chart_that_closes_over_a_tensor() -> None:
 
 
 def test_chart_arguments() -> None:
-    with pytest.raises(ValueError, match="forward: got None; expected a function"):
+    with pytest.raises(ValueError, match="forward: got None, expected a function"):
         Chart(None, None, 1, 2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="inverse: got 3"):
         Chart(torch.cos, 3, 1, 2)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from pyro.infer.autoguide.guides import AutoDelta
 from pyro.infer.autoguide.initialization import init_to_median
 from torch import Tensor
 
+from ...ops.arguments import checked
 from ..anywhere import init_to_draw
 from ._sites import FixedOptions
 from .indices import ModelIndices
@@ -36,6 +37,7 @@ class AutoManifoldDelta(FixedOptions, ModelIndices, AutoDelta):
     tensor([..., ...], grad_fn=...)
     """
 
+    @checked
     def __init__(
         self,
         model: Callable[..., Any],

@@ -16,6 +16,7 @@ from torch.distributions import biject_to
 
 from ...distributions import RiemannianNormal, VonMisesFisher, WrappedNormal
 from ...geometry import geometry
+from ...ops.arguments import checked
 from ..anywhere import init_to_draw
 from ._sites import FixedOptions, all_rows, sample_ordinary, start_of
 from .centre import centre, standard_draws
@@ -73,6 +74,7 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
     torch.Size([3])
     """
 
+    @checked
     def __init__(
         self,
         model: Callable[..., Any],

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ...geometry import geometry
+from ...ops.arguments import checked
 from ...transforms import ExpMap
 from ..anywhere import init_to_draw
 from ._sites import FixedOptions, sample_ordinary, start_of
@@ -65,6 +66,7 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
     (torch.Size([3]), torch.Size([3]))
     """
 
+    @checked
     def __init__(
         self, model: Callable[..., Any], *, init_loc_fn: Callable[..., Any] = init_to_draw, init_scale: float = 0.1
     ) -> None:

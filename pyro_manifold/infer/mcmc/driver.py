@@ -4,6 +4,8 @@ from typing import Any
 
 from pyro.infer import MCMC
 
+from ...ops.arguments import checked
+
 __all__ = ["VectorizedMCMC"]
 
 
@@ -28,6 +30,7 @@ class VectorizedMCMC(MCMC):
     _samples: Any
     _diagnostics: Any
 
+    @checked(num_samples=0)
     def __init__(self, kernel: Any, num_samples: int, *args: Any, **kwargs: Any) -> None:
         if not hasattr(kernel, "chains"):
             raise ValueError(f"kernel: {type(kernel).__name__} has no chains; use pyro.infer.MCMC for it.")

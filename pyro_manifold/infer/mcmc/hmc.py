@@ -12,6 +12,7 @@ from pyro.infer.autoguide.initialization import init_to_uniform
 from torch import Tensor
 
 from ...geometry import geometry
+from ...ops.arguments import checked
 from .constrained import ProjectedMotion
 from .errors import InvalidStartError, StepSizeError
 from .kernel import GeodesicKernel
@@ -77,6 +78,7 @@ class GeodesicHMC(GeodesicKernel):
     torch.Size([20, 3])
     """
 
+    @checked(chains=1)
     def __init__(
         self,
         model: Callable[..., Any] | None = None,

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...ops.arguments import checked
 from .hmc import GeodesicHMC
 from .options import Option, whole
 from .systems import State
@@ -36,6 +37,7 @@ class GeodesicNUTS(GeodesicHMC):
 
     max_tree_depth: Any = Option(whole, live=True)
 
+    @checked(max_tree_depth=1)
     def __init__(
         self,
         model: Callable[..., Any] | None = None,

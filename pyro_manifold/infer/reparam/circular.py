@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...constraints import circular, manifold_of, point_constraint
 from ...geometry import Torus
+from ...ops.arguments import checked
 from ...ops.circular import wrap
 from ._base import LatentReparam, innermost, like_of
 
@@ -46,6 +47,7 @@ class CircularReparam(LatentReparam):
     suffix = "unwrapped"
     exact = False
 
+    @checked
     def __init__(self, scale: float = 9.0) -> None:
         if not scale >= 9:
             raise ValueError(f"scale: got {scale}, expected at least 9: a narrower normal does not wrap to a uniform angle.")

@@ -9,6 +9,7 @@ from pyro.infer.reparam.strategies import MinimalReparam
 from ...constraints import manifold_of
 from ...distributions import AngularCentralGaussian, WrappedNormal
 from ...geometry import geometry
+from ...ops.arguments import checked
 from ._base import innermost
 from .ambient import AmbientReparam
 from .circular import CircularReparam, is_angle
@@ -47,6 +48,7 @@ class ManifoldReparam(MinimalReparam):
     ['mu_ambient', 'x_tangent']
     """
 
+    @checked
     def __init__(self, *, centered: bool = False) -> None:
         super().__init__()
         self.centered = centered

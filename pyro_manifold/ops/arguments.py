@@ -1,0 +1,174 @@
+"""Arguments of the wrong kind are refused at the door, by name: :func:`checked` compares a call with the annotations.
+
+What kind a number, tensor, manifold or function must be is written once, in the signature; what values it may have is checked
+inside.
+"""
+
+import collections.abc
+import functools
+import inspect
+import numbers
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import geoopt
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import check_dtype
+
+__all__ = ["checked"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_WORDS: dict[Any, str] = {
+    Tensor: "a floating tensor",
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    geoopt.Manifold: "a manifold such as geoopt.Sphere()",
+    type(None): "None",
+}
+
+
+def _words(hint: Any) -> str:
+    """An annotation in words."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(a) for a in args)
+    if origin is collections.abc.Callable:
+        return "a function"
+    if origin is tuple and args and args[-1] is not ...:
+        return f"{len(args)} values"
+    if origin is not None and issubclass(origin, collections.abc.Mapping):
+        return f"a dictionary with {_words(args[1])} for each name"
+    if origin is not None:
+        return f"a sequence, each element {_words(args[0])}"
+    return _WORDS.get(hint) or f"a {getattr(hint, '__name__', hint)}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Is the value of the kind that an annotation names? True for what is not understood."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, TypeVar):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        if Tensor in args and isinstance(value, numbers.Real) and not isinstance(value, bool):
+            return True  # a parameter, whose value is looked at inside
+        return any(_fits(value, a) for a in args)
+    if hint is None or hint is type(None):
+        return value is None
+    if origin is collections.abc.Callable or hint is collections.abc.Callable:
+        return callable(value)
+    if hint is bool:
+        return isinstance(value, (bool, np.bool_))
+    if hint is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
+    if hint is Tensor:
+        return isinstance(value, Tensor) and value.dtype.is_floating_point and not value.is_meta
+    kind = origin or hint
+    if not isinstance(kind, type):
+        return True
+    if not isinstance(value, kind) or isinstance(value, (str, Tensor)) and kind is not str and origin is not None:
+        return False
+    if origin is None or not args:
+        return True
+    if isinstance(value, collections.abc.Mapping):
+        return all(_fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items())
+    if isinstance(value, tuple) and kind is tuple and args[-1] is not ...:
+        return len(value) == len(args) and all(_fits(v, a) for v, a in zip(value, args, strict=True))
+    return not isinstance(value, collections.abc.Iterable) or all(_fits(v, args[0]) for v in value)
+
+
+def _takes_tensors(hint: Any) -> bool:
+    return hint is Tensor or Tensor in typing.get_args(hint)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} on {value.device}"
+    if isinstance(value, np.ndarray):
+        return f"a numpy array of shape {value.shape}"
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself"
+    text = repr(value)
+    return text if len(text) < 60 else f"a {type(value).__name__}"
+
+
+def _remedy(name: str, value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f" Convert it with torch.as_tensor({name})."
+    if isinstance(value, Tensor) and value.is_meta:
+        return " It has a shape but no values; make it on the CPU or a GPU."
+    if isinstance(value, type):
+        return f" Make an instance, {value.__name__}(...)."
+    return ""
+
+
+def _hints(f: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(f)
+    except NameError:  # a name that only type checkers import
+        return {}
+
+
+def checked(function: Any = None, /, **least: float) -> Any:
+    """Decorator: a call whose arguments do not fit the annotations raises a ``ValueError`` that names the argument, what was
+    given, what is expected, and how to convert it.
+
+    Tensors must be floating and have values, integers are not truth values, numbers are not NaN. Elements of sequences and
+    dictionaries are looked at too.
+
+    :param least: the least value of each numeric argument named.
+
+    >>> @checked(n=1)
+    ... def power(x: Tensor, n: int = 2) -> Tensor:
+    ...     return x**n
+    >>> power(torch.ones(2), n=0)
+    Traceback (most recent call last):
+    ValueError: n: got 0, expected an integer of at least 1.
+    >>> power(np.ones(2))
+    Traceback (most recent call last):
+    ValueError: x: got a numpy array of shape (2,), expected a floating tensor. Convert it with torch.as_tensor(x).
+    """
+    if function is None:
+        return functools.partial(_decorated, least=least)
+    return _decorated(function, {})
+
+
+def _decorated(f: _F, least: dict[str, float]) -> _F:
+    signature = inspect.signature(f)
+    skipped = {
+        n for n, p in signature.parameters.items() if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) or n in ("self", "cls")
+    }
+    hints: dict[str, Any] = {}
+
+    @functools.wraps(f)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return f(*args, **kwargs)
+        if not hints:
+            hints.update(_hints(f), **{"return": None})
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:  # a missing or unknown argument: Python says so
+            return f(*args, **kwargs)
+        for name, value in given.items():
+            if name in skipped or name not in hints:
+                continue
+            low = least.get(name)
+            expected = _words(hints[name]) + ("" if low is None else f" of at least {low}")
+            if not _fits(value, hints[name]):
+                if _takes_tensors(hints[name]):
+                    check_dtype(name, value)
+                raise ValueError(f"{name}: got {_shown(value)}, expected {expected}.{_remedy(name, value)}")
+            if low is not None and isinstance(value, numbers.Real) and value < low:
+                raise ValueError(f"{name}: got {value!r}, expected {expected}.")
+        return f(*args, **kwargs)
+
+    return typing.cast(_F, wrapper)

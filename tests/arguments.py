@@ -1,0 +1,167 @@
+"""A good call of everything exported that takes arguments, and what does not belong in each of them.
+
+``GOOD`` lists ``(callable, arguments)``; :func:`wrong` gives, for one good argument, values of another kind.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import geoopt
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+import pyro_manifold.distributions as md
+from pyro_manifold import constraints, flows, geometry, infer, models, nn, testing
+from pyro_manifold import transforms as mt
+
+SPHERE, BALL, LORENTZ = geoopt.Sphere(), geoopt.PoincareBall(), geoopt.Lorentz()
+E3 = torch.eye(3)
+LINE = mt.Pad(1, 2)
+NORMAL = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+
+
+ROWS = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+
+
+def model() -> None:
+    pyro.sample("z", md.ManifoldUniform(SPHERE, (3,)))
+
+
+def flow() -> models.ManifoldFlow:
+    return models.ManifoldFlow.from_data(ROWS, 1, hidden=(4,), latent_hidden=(4,), latent_depth=1)
+
+
+DRAWS = torch.nn.functional.normalize(torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (md.AngularCentralGaussian, dict(scale_tril=E3)),
+    (md.AngularCentralGaussian, dict(covariance_matrix=E3)),
+    (md.Bingham, dict(matrix=E3)),
+    (md.ConditionalPushforward, dict(base=flows.LatentFlow(1, [], 2), transform=LINE)),
+    (md.Kent, dict(frame=E3, concentration=5.0, ovalness=1.0)),
+    (md.Kent, dict(frame=E3, concentration=5.0, axis_ovalness=torch.tensor([1.0, -1.0]))),
+    (md.ManifoldUniform, dict(manifold=SPHERE, event_shape=3, batch_shape=(2,))),
+    (md.MatrixFisher, dict(matrix=E3)),
+    (md.PowerSpherical, dict(loc=E3[0], concentration=torch.tensor(2.0))),
+    (md.ProjectedNormal, dict(concentration=E3[0])),
+    (md.Pushforward, dict(base=NORMAL, transform=LINE, off_manifold="project", atol=0.1)),
+    (md.PushforwardMixture, dict(weights=torch.ones(1), components=[md.Pushforward(NORMAL, LINE)], atol=0.1)),
+    (md.RiemannianNormal, dict(manifold=SPHERE, loc=E3[0], scale=torch.tensor(1.0))),
+    (md.VonMisesFisher, dict(loc=E3[0], concentration=torch.tensor(2.0))),
+    (md.WrappedCauchy, dict(loc=torch.tensor(0.0), concentration=torch.tensor(0.5))),
+    (md.WrappedNormal, dict(manifold=SPHERE, loc=E3[0], scale=torch.tensor(1.0))),
+    (md.WrappedNormal, dict(manifold=SPHERE, loc=E3[0], scale_tril=torch.eye(2))),
+    (md.WrappedNormal, dict(manifold=SPHERE, loc=E3[0], covariance_matrix=torch.eye(2))),
+    (geometry.geometry, dict(manifold=SPHERE)),
+    (geometry.SpecialOrthogonal, dict(n=3)),
+    (geometry.EmbeddedManifold, dict(transform=LINE)),
+    (geometry.ImplicitManifold, dict(constraint=lambda x: x.norm(dim=-1) - 1, near=E3[0])),
+    (constraints.on, dict(manifold=SPHERE)),
+    (mt.BallToHyperboloid, dict(ball=BALL, hyperboloid=LORENTZ)),
+    (mt.SphereToStereographic, dict(sphere=SPHERE, plane=geoopt.SphereProjection())),
+    (mt.Chart, dict(forward=LINE, inverse=LINE.inv, dim=1, codomain_dim=2)),
+    (mt.ConformalEmbedding, dict(dim=1, codomain_dim=2, blocks=1)),
+    (mt.ExpMap, dict(manifold=SPHERE, loc=E3[0])),
+    (mt.PolarExpMap, dict(manifold=SPHERE, loc=E3[0])),
+    (mt.Translation, dict(manifold=SPHERE, loc=E3[0])),
+    (mt.LinearEmbedding, dict(matrix=torch.ones(2, 1), loc=torch.zeros(2))),
+    (mt.Pad, dict(dim=1, codomain_dim=2)),
+    (mt.Rotation, dict(matrix=E3)),
+    (mt.hutchinson_log_volume, dict(transform=LINE, u=torch.zeros(2, 1), probes=2, rtol=1e-3, max_steps=3)),
+    (flows.Among, dict(dim=3, first=1, layers=[flows.LULinear(1)])),
+    (flows.ConditionalCoupling, dict(dim=2, changed=[0], context_dim=1)),
+    (flows.ConditionalLULinear, dict(dim=2, context_dim=1)),
+    (flows.Coupling, dict(dim=2, changed=[0], kind="spline", hidden=(4,), bins=4, bound=3.0, context_dim=1)),
+    (flows.Haar, dict(height=2, width=2)),
+    (flows.InjectiveFlow, dict(embedding=LINE, layers=[flows.LULinear(2)])),
+    (flows.LULinear, dict(dim=2, matrix=torch.eye(2), loc=torch.zeros(2), context_dim=0)),
+    (flows.LatentFlow, dict(dim=2, layers=[flows.LULinear(2)], context_dim=1)),
+    (flows.MorphingHead, dict(base=flows.LatentFlow(2, []), S=torch.eye(2), mixture=torch.randn(9, 1), hidden=(4,))),
+    (flows.Perceptron, dict(in_dim=2, out_dim=2, hidden=(4,), context_dim=1)),
+    (flows.coupling_chain, dict(dim=2, depth=1, context_dim=1)),
+    (infer.AutoManifoldDelta, dict(model=model)),
+    (infer.AutoManifoldMultivariateNormal, dict(model=model, init_scale=0.1)),
+    (infer.AutoManifoldNormal, dict(model=model, family="wrapped", init_scale=0.1)),
+    (infer.CircularReparam, dict(scale=9.0)),
+    (infer.GeodesicHMC, dict(model=model, chains=1, step_size=0.5, trajectory_length=1.0, target_accept_prob=0.8,
+                             vectorize="auto", adapt_step_size=True, full_mass=False)),
+    (infer.GeodesicHMC, dict(potential_fn=lambda z: z["z"].sum(), manifolds={"z": SPHERE})),
+    (infer.GeodesicNUTS, dict(model=model, max_tree_depth=3)),
+    (infer.VectorizedMCMC, dict(kernel=infer.GeodesicNUTS(model), num_samples=3)),
+    (infer.align_axes, dict(x=DRAWS)),
+    (infer.frechet_mean, dict(manifold=SPHERE, x=DRAWS[0, :5], weights=torch.ones(5), max_steps=9, tolerance=1e-3)),
+    (infer.geodesic_ess, dict(manifold=SPHERE, x=DRAWS, center=E3[0])),
+    (infer.geodesic_r_hat, dict(manifold=SPHERE, x=DRAWS, center=E3[0])),
+    (infer.manifold_summary, dict(source={"z": DRAWS}, manifolds={"z": SPHERE})),
+    (infer.to_inference_data, dict(source={"z": DRAWS}, manifolds={"z": SPHERE}, coords="ambient")),
+    (nn.ExpMapHead, dict(manifold=BALL, in_features=2, dim=2)),
+    (nn.GyroplaneLayer, dict(manifold=BALL, dim=2, out_features=2)),
+    (nn.LogMapLayer, dict(manifold=BALL)),
+    (nn.ManifoldDecoder, dict(manifold=BALL, dim=2, hidden=3, out_features=2, first="gyroplane")),
+    (nn.ManifoldEncoder, dict(manifold=BALL, in_features=2, hidden=3, dim=2)),
+    (nn.MobiusLinear, dict(manifold=BALL, in_features=2, out_features=2)),
+    (models.AmbientFlow, dict(layers=[flows.LULinear(2)], latent=flows.LatentFlow(1, []), codomain_dim=2, eps=0.1)),
+    (models.ManifoldFlow, dict(transform=LINE, latent=flows.LatentFlow(1, []), off_manifold="project")),
+    (models.ManifoldFlow.from_data, dict(x=ROWS, dim=1, depth=1, hidden=(4,), latent_hidden=(4,), latent_depth=1)),
+    (models.AmbientFlow.from_data, dict(x=ROWS, dim=1, depth=1, hidden=(4,), latent_depth=1, eps=0.1)),
+    (models.ManifoldMixture, dict(flows=[flow()], centres=torch.zeros(1, 2))),
+    (models.ManifoldMixture.from_data, dict(x=ROWS, dim=1, charts=1, hidden=(4,), latent_hidden=(4,))),
+    (models.PoincareVAE, dict(manifold=BALL, dim=2, data_dim=3, hidden=4, prior="wrapped", prior_scale=1.0, name="vae")),
+    (models.fit_md, dict(flow=flow(), x=ROWS, epochs=1, batch_size=10, lr=1e-3, validation=0.2, seed=0, disable_progbar=True)),
+    (models.fit_charts, dict(mixture=models.ManifoldMixture([flow()], torch.zeros(1, 2)), x=ROWS, rounds=1, epochs=1)),
+    (models.scan_dimension, dict(x=ROWS, dims=[1], held_out=0.2, epochs=1)),
+    (testing.two_sample_test, dict(manifold=SPHERE, x=DRAWS[0], y=DRAWS[1], permutations=9)),
+    (testing.manifold_rule, dict(manifold=SPHERE, center=E3[0], radius=1.0, n_radial=4, n_angular=4)),
+    (testing.pairwise_dist, dict(manifold=SPHERE, x=DRAWS[0], y=DRAWS[1])),
+]  # fmt: skip
+
+
+def wrong(value: Any) -> Iterator[tuple[str, Any]]:
+    """Values that are no substitute for ``value``, each with a word for it."""
+    if isinstance(value, Tensor):
+        yield "numpy", value.numpy().astype(np.float32)
+        yield "integers", torch.ones_like(value, dtype=torch.int64)
+        yield "complex", value.to(torch.complex64)
+        yield "meta", value.to("meta")
+        yield "a string", "x"
+        yield "None", None
+        yield "a list", [None]
+        return
+    yield "None", None
+    if isinstance(value, str):
+        yield "a number", 3
+        yield "another word", "nonsense"
+        return
+    if isinstance(value, bool):
+        yield "a string", "yes"
+        yield "a tensor", torch.ones(2)
+        return
+    yield "a string", "x"
+    if isinstance(value, geoopt.Manifold):
+        yield "the class", geoopt.Sphere
+        yield "a tensor", torch.zeros(3)
+    elif isinstance(value, int):
+        yield "a fraction", 2.5
+        yield "negative", -1
+        yield "a tensor", torch.ones(2)
+    elif isinstance(value, float):
+        yield "nan", float("nan")
+        yield "a list", [None]
+    elif isinstance(value, dict):
+        yield "a dict of strings", dict.fromkeys(value, "sphere")
+        yield "a list", [3]
+    elif isinstance(value, (list, tuple)):
+        yield "a number", 3
+        yield "a list of strings", ["x"]
+        yield "a list of None", [None]
+    else:  # callables, distributions, transforms, modules
+        yield "a number", 3
+        yield "a tensor", torch.zeros(3)
+
+
+def called(f: Callable[..., Any]) -> str:
+    return getattr(f, "__qualname__", repr(f))
+
