@@ -39,7 +39,7 @@ class InjectiveFlow(CopiesWithoutCaches, InjectiveTransform):
     """
 
     @checked
-    def __init__(self, embedding: InjectiveTransform, layers: Sequence[Transform], *, cache_size: int = 0) -> None:
+    def __init__(self, embedding: InjectiveTransform, layers: Sequence[Any], *, cache_size: int = 0) -> None:
         super().__init__(embedding.dim, embedding.codomain_dim, cache_size=cache_size)
         shape = torch.Size([self.codomain_dim])
         for i, layer in enumerate(layers):

@@ -40,7 +40,7 @@ class Among(CopiesWithoutCaches, ModuleBijection):
     """
 
     @checked(dim=1)
-    def __init__(self, dim: int, first: int, layers: Sequence[Transform], *, cache_size: int = 0) -> None:
+    def __init__(self, dim: int, first: int, layers: Sequence[Any], *, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         if not 1 <= first <= dim:
             raise ValueError(f"first: got {first} of {dim} coordinates; expected from 1 to all of them.")
