@@ -60,7 +60,7 @@ class TruncatedTangentNormal(TorchDistribution):
 
     def __init__(self, scale: Tensor, radius: float | Tensor | Callable[[], float | Tensor], dim: int) -> None:
         self._scale, self._radius = scale, radius
-        super().__init__(scale.shape, torch.Size([dim]), validate_args=False)
+        super().__init__(scale.shape, torch.Size([int(dim)]), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TruncatedTangentNormal":
         return TruncatedTangentNormal(self._scale.expand(torch.Size(batch_shape)), self._radius, self.event_shape[0])

@@ -85,7 +85,7 @@ def normal_radius(base: Any) -> float:
     >>> round(normal_radius(base), 1)
     8.0
     """
-    return (math.sqrt(base.event_shape[0]) + normal_reach(base.mean.dtype)) * largest_sd(base)
+    return (math.sqrt(int(base.event_shape[0])) + normal_reach(base.mean.dtype)) * largest_sd(base)
 
 
 def _on_axis(base: Any, e: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,6 +93,7 @@ def log_windings(t: Tensor, scale: Tensor, power: int, half: int = 1) -> Tensor:
     >>> log_windings(torch.tensor(0.0), torch.tensor(0.1), 0)
     tensor(0.)
     """
+    power = int(power)  # a jit tracer makes tensors of sizes
     t, scale = torch.broadcast_tensors(t, scale)
     t = (t - _TURN * (t.detach() / _TURN).round()).abs()
     if power == 0:
