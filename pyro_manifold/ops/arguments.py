@@ -100,7 +100,9 @@ def _shown(value: Any) -> str:
     return text if len(text) < 60 else f"a {type(value).__name__}"
 
 
-def _remedy(name: str, value: Any) -> str:
+def _remedy(name: str, value: Any, hint: Any) -> str:
+    if isinstance(value, str) and str in typing.get_args(hint):
+        return f" Put it into a list: [{value!r}]."
     if isinstance(value, np.ndarray):
         return f" Convert it with torch.as_tensor({name})."
     if isinstance(value, Tensor) and value.is_meta:
@@ -166,7 +168,7 @@ def _decorated(f: _F, least: dict[str, float]) -> _F:
             if not _fits(value, hints[name]):
                 if _takes_tensors(hints[name]):
                     check_dtype(name, value)
-                raise ValueError(f"{name}: got {_shown(value)}, expected {expected}.{_remedy(name, value)}")
+                raise ValueError(f"{name}: got {_shown(value)}, expected {expected}.{_remedy(name, value, hints[name])}")
             if low is not None and isinstance(value, numbers.Real) and value < low:
                 raise ValueError(f"{name}: got {value!r}, expected {expected}.")
         return f(*args, **kwargs)

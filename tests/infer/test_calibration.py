@@ -158,7 +158,7 @@ def nan_model():
         (lambda: run(conjugate, normal_draws, num_draws=0), ValueError, "num_draws: got 0"),
         (lambda: run(conjugate, normal_draws, lockstep=-1), ValueError, "lockstep: got -1"),
         (lambda: run(conjugate, normal_draws, max_samples=3), ValueError, "max_samples: got 3"),
-        (lambda: sbc(conjugate, normal_draws, "y"), ValueError, r"expected a list of site names: \['y'\]"),
+        (lambda: sbc(conjugate, normal_draws, "y"), ValueError, r"observed: got 'y', .*list: \['y'\]"),
         (lambda: sbc(conjugate, fails, ["w"], disable_progbar=True), RuntimeError, r"observed: got \['w'\]"),
         (lambda: run(conjugate, fails, n=2), RuntimeError, r"simulation with seed \d+ failed \(ArithmeticError: broken\)"),
         (lambda: run(conjugate, exits, n=2), RuntimeError, r"simulation with seed \d+ failed \(SystemExit: 3\)"),
