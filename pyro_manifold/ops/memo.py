@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["Memo", "Snapshot"]
 
-_COPIED = 1024  # elements up to which a tensor on the CPU is compared by its contents too
+_COPIED = 1 << 20  # elements up to which a tensor on the CPU is compared by its contents too
 
 
 def _can_be_watched(items: Sequence[Any]) -> bool:
@@ -27,9 +27,9 @@ def _can_be_watched(items: Sequence[Any]) -> bool:
 class Snapshot:
     """The state of some tensors (and plain values) at one moment, to be compared with a later one.
 
-    A tensor is the same if it is the same object, with the same memory, the same version (torch counts changes in place), and is
-    differentiated as before. Of small tensors on the CPU the contents are compared too, since changes through ``x.data`` or numpy
-    are not counted.
+    A tensor is the same if it is the same object, with the same memory, the same version (torch counts changes in
+    place), and is differentiated as before. Of tensors on the CPU (up to a million elements) the contents are compared
+    too, since changes through ``x.data`` or numpy are not counted.
 
     >>> x = torch.zeros(2)
     >>> before = Snapshot([x, 1])

@@ -39,6 +39,67 @@ def test_log_prob_of_a_draw_after_the_curvature_changed() -> None:
                 torch.testing.assert_close(d.log_prob(x), expected, rtol=1e-10, atol=1e-10)
 
 
+def remembering() -> dict[str, tuple[Any, list[Tensor]]]:
+    """Distributions whose draws are remembered, each with the tensors that its map reads."""
+    big = torch.zeros(4, 2, dtype=F64)
+    context = torch.ones(2, dtype=F64)
+    normal = dist.Normal(torch.zeros(3, dtype=F64), 1.0).to_event(1)
+    coupling, linear = (
+        learned(make(context_dim=2)).double()
+        for make in (lambda **k: flows.ConditionalCoupling(3, [0], **k), lambda **k: flows.ConditionalLULinear(3, **k))
+    )
+    layers = [coupling.condition(context).with_cache(), linear.condition(context).with_cache()]
+    flow = learned(flows.Coupling(3, [0])).double().with_cache()
+    scale = torch.ones(1, dtype=F64)
+    wide = torch.zeros(2000, 2, dtype=F64)
+    return {
+        "view": (WrappedNormal(geoopt.PoincareBall(), big[1], scale), [big]),
+        "expanded": (WrappedNormal(geoopt.PoincareBall(), big[1], scale).expand((3,)).to_event(1), [big]),
+        "many": (WrappedNormal(geoopt.PoincareBall(), wide, scale), [wide]),
+        "flow": (dist.TransformedDistribution(normal, [flow]), list(flow.parameters())),
+        "conditional": (
+            dist.TransformedDistribution(normal, layers), [context, *coupling.parameters(), *linear.parameters()],
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["view", "expanded", "many", "flow", "conditional"])
+def test_a_draw_is_scored_like_its_copy(name: str) -> None:
+    """Whatever changes, in whatever way: the value, part of it, or what the map reads; counted by torch or not."""
+    d, read = remembering()[name]
+    changes: dict[str, Callable[[Tensor], Any]] = {
+        "in place": lambda t: t.mul_(0.9).add_(0.01),
+        "a part": lambda t: t.reshape(-1)[:1].add_(0.01),
+        "data": lambda t: t.data.mul_(0.9).add_(0.01),
+        "numpy": lambda t: t.detach().numpy().__imul__(0.9),
+    }
+    with torch.no_grad():
+        for target in (None, *read):
+            for change in changes.values():
+                x = d.sample()
+                change(x if target is None else target)
+                torch.testing.assert_close(d.log_prob(x), d.log_prob(x.clone()), rtol=1e-9, atol=1e-9)
+
+
+def test_a_replaced_part_is_seen() -> None:
+    flow = learned(flows.Coupling(3, [0])).with_cache()
+    d = dist.TransformedDistribution(dist.Normal(torch.zeros(3), 1.0).to_event(1), [flow])
+    state = {k: v + 0.1 if v.is_floating_point() else v for k, v in flow.state_dict().items()}
+    for change in (
+        lambda: flow.load_state_dict(state),
+        lambda: setattr(flow.net, "last", torch.nn.Linear(64, flow.net.last.out_features)),
+        lambda: flow.double().float(),
+    ):
+        x = d.sample((4,))
+        change()
+        torch.testing.assert_close(d.log_prob(x), d.log_prob(x.clone()))
+    ball = geoopt.PoincareBall(learnable=True)
+    w = WrappedNormal(ball, torch.zeros(2), 0.1)
+    x = w.sample((4,))
+    ball.isp_c = torch.nn.Parameter(torch.tensor(0.3))
+    torch.testing.assert_close(w.log_prob(x), w.log_prob(x.clone()))
+
+
 def score(d: Any, x: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     return [g for g in torch.autograd.grad(d.log_prob(x).sum(), leaves, materialize_grads=True)]
 
