@@ -49,12 +49,14 @@ class TransformCase:
 
 @dataclass(frozen=True)
 class DistributionCase:
-    """``make`` takes the parameters as tensors, unbatched; ``stress`` lists parameters that replace some of them."""
+    """``make`` takes the parameters as tensors, unbatched; ``stress`` and ``extremes`` list parameters that replace some of them:
+    where everything is to be finite, and where float32 is to be as good as its rounding besides."""
 
     name: str
     make: Callable[..., Any]
     params: Mapping[str, Any]
     stress: tuple[Mapping[str, Any], ...] = ()
+    extremes: tuple[Mapping[str, Any], ...] = ()
     skip: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -246,6 +248,8 @@ _RANK = {"infer_shapes": "shapes alone do not tell a batch of vectors from a mat
 _BREAK = {"one_graph": "the radial engine (quadrature, data-dependent windows) runs outside the graph"}
 _TRIL = [[0.8, 0.0], [0.5, 0.6]]
 _CONCENTRATIONS = tuple(dict(concentration=k) for k in (0.0, 1e-6, 1e3, 1e6))
+_SIZES = (1e-8, 83767.77, 1e15, 1e37)
+_EXTREMES = tuple(dict(concentration=k) for k in (0.0, 1e-8, 83767.77, 2e7, 1e13, 1e19, 1e37))
 _TINY_AND_HUGE = (dict(scale=[1e-6]), dict(scale=[1e-3]), dict(scale=[2.0]))
 
 _SYMMETRIC = [[1.0, 0.5, -0.2], [0.5, -2.0, 0.3], [-0.2, 0.3, 0.7]]
@@ -363,6 +367,7 @@ DISTRIBUTIONS = [
         lambda loc, concentration: mdist.WrappedCauchy(loc, concentration),
         dict(loc=3.0, concentration=0.6),
         skip={"validation": "a scalar is one value of a law of the circle; test_wrapped_cauchy checks the errors"},
+        extremes=(dict(concentration=0.0), dict(concentration=1 - 2.0**-24)),
         stress=(dict(concentration=0.0), dict(concentration=0.999999)),
     ),
     DistributionCase("uniform-torus", lambda: mdist.ManifoldUniform(TORUS, (2,)), {}),
@@ -411,11 +416,13 @@ DISTRIBUTIONS = [
         lambda loc, concentration: mdist.VonMisesFisher(loc, concentration),
         dict(loc=[0.6, 0.8], concentration=2.0),
         stress=_CONCENTRATIONS,
+        extremes=_EXTREMES,
     ),
     DistributionCase(
         "vmf-S2",
         lambda loc, concentration: mdist.VonMisesFisher(loc, concentration),
         dict(loc=_X2, concentration=5.0),
+        extremes=_EXTREMES,
         stress=_CONCENTRATIONS + (dict(loc=[1.0, 0.0, 0.0]), dict(loc=[-1.0, 0.0, 0.0])),
     ),
     DistributionCase(
@@ -423,23 +430,27 @@ DISTRIBUTIONS = [
         lambda loc, concentration: mdist.VonMisesFisher(loc, concentration),
         dict(loc=[0.0, *_X2], concentration=3.0),
         stress=_CONCENTRATIONS,
+        extremes=_EXTREMES,
     ),
     DistributionCase(
         "power-spherical-S1",
         lambda loc, concentration: mdist.PowerSpherical(loc, concentration),
         dict(loc=[0.6, 0.8], concentration=2.0),
         stress=_CONCENTRATIONS,
+        extremes=_EXTREMES,
     ),
     DistributionCase(
         "power-spherical-S3",
         lambda loc, concentration: mdist.PowerSpherical(loc, concentration),
         dict(loc=[0.0, *_X2], concentration=3.0),
         stress=_CONCENTRATIONS,
+        extremes=_EXTREMES,
     ),
     DistributionCase(
         "projected-normal-S2",
         lambda concentration: mdist.ProjectedNormal(concentration),
         dict(concentration=[0.6, 0.8, -1.0]),
+        extremes=tuple(dict(concentration=[k, 0.0, 0.0]) for k in (0.0, 1e-30, 1e4, 1e15)),
         stress=(dict(concentration=[0.0, 0.0, 0.0]), dict(concentration=[100.0, 0.0, 0.0])),
     ),
     DistributionCase(
@@ -451,6 +462,7 @@ DISTRIBUTIONS = [
         "bingham-S2",
         lambda matrix: mdist.Bingham(matrix),
         dict(matrix=_SYMMETRIC),
+        extremes=tuple(dict(matrix=[[k, 0.0, 0.0], [0.0, k / 2, 0.0], [0.0, 0.0, -k]]) for k in _SIZES),
         stress=(
             dict(matrix=[[0.0, 0.0, 0.0]] * 3),
             dict(matrix=[[1e4, 0.0, 0.0], [0.0, 1e4, 0.0], [0.0, 0.0, -1e4]]),
@@ -462,6 +474,9 @@ DISTRIBUTIONS = [
         "kent-S2",
         lambda frame, concentration, ovalness: mdist.Kent(frame, concentration, ovalness),
         dict(frame=_FRAME, concentration=5.0, ovalness=2.0),
+        extremes=tuple(
+            dict(frame=torch.eye(3).tolist(), concentration=k, ovalness=r * k) for k in _SIZES for r in (0.0, 0.4, 0.5)
+        ),
         stress=(
             dict(concentration=0.0, ovalness=0.0),
             dict(concentration=1e4, ovalness=5e3),
@@ -477,6 +492,7 @@ DISTRIBUTIONS = [
         "acg-S2",
         lambda scale_tril: mdist.AngularCentralGaussian(scale_tril),
         dict(scale_tril=[[1.0, 0.0, 0.0], [0.5, 0.7, 0.0], [-0.3, 0.2, 0.5]]),
+        extremes=(dict(scale_tril=[[1e-6, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1e3]]),),
         stress=(dict(scale_tril=[[1.0, 0.0, 0.0], [0.0, 1e-4, 0.0], [0.0, 0.0, 1e4]]),),
     ),
     DistributionCase(
@@ -499,6 +515,7 @@ DISTRIBUTIONS = [
         "matrix-fisher",
         lambda matrix: mdist.MatrixFisher(matrix),
         dict(matrix=[[1.0, 0.3, 0.0], [-0.5, 0.7, 0.2], [0.1, 0.0, -0.4]]),
+        extremes=tuple(dict(matrix=[[k, 0.0, 0.0], [0.0, k, 0.0], [0.0, 0.0, k]]) for k in _SIZES),
         stress=(dict(matrix=[[0.0, 0.0, 0.0]] * 3), dict(matrix=[[1e4, 0.0, 0.0], [0.0, 1e4, 0.0], [0.0, 0.0, -1e4]])),
     ),
 ]

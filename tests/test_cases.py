@@ -25,6 +25,7 @@ from pyro_manifold.testing import (
     MODULE_CHECKS,
     TRANSFORM_CHECKS,
     NotApplicable,
+    check_precision,
     check_stress,
 )
 
@@ -110,6 +111,14 @@ def test_distribution_float32(case: DistributionCase, check: str, device: torch.
 )
 def test_stress(case: DistributionCase, changed: dict[str, Any], dtype_: torch.dtype, device: torch.device) -> None:
     check_stress(case.make, tensors({**case.params, **changed}, dtype=dtype_, device=device))
+
+
+@pytest.mark.parametrize(
+    "case, changed",
+    [pytest.param(c, s, id=f"{c.name}-{i}") for c in DISTRIBUTIONS for i, s in enumerate(c.extremes)],
+)
+def test_precision(case: DistributionCase, changed: dict[str, Any], device: torch.device) -> None:
+    check_precision(case.make, tensors({**case.params, **changed}, device=device))
 
 
 @pytest.mark.parametrize("case, check", product(MODULES, MODULE_CHECKS))

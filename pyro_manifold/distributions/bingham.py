@@ -9,7 +9,7 @@ from torch import Tensor
 from ..ops import bingham_sampler
 from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
-from ..ops.bingham import matrix_normalizer
+from ..ops.bingham import matrix_divergence, matrix_normalizer
 from ..ops.checks import as_tensors, check_all
 from .fisher_bingham import FisherBingham
 
@@ -26,6 +26,15 @@ def check_symmetric(name: str, matrix: Tensor) -> None:
     check_all(ok, name, matrix, "a finite symmetric matrix", f"Symmetrise it: ({name} + {name}.mT) / 2.")
 
 
+def in_own_axes(a: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Axes of a symmetric matrix, the greatest eigenvalue's first, and in them that eigenvalue less the matrix: nothing of the
+    size of A is left near its mode. The axes are constants (those of any matrix nearby would do as well): no eigenvector is
+    differentiated."""
+    axes = torch.linalg.eigh(a.detach())[1].flip(-1)
+    own = axes.mT @ a @ axes
+    return axes, own[..., :1, :1].detach() * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - own
+
+
 class Bingham(FisherBingham):
     r"""The antipodally symmetric law with a quadratic log density: a normal vector conditioned to have length 1.
 
@@ -33,8 +42,8 @@ class Bingham(FisherBingham):
 
     on :math:`S^{d-1}`, d >= 2. A and A + cI give the same law. The eigenvectors of A are its axes, the mode is that of the
     greatest eigenvalue; A = 0 is uniform, two unlike eigenvalues give Watson's law. In eigen form: ``(V * z.unsqueeze(-2)) @
-    V.mT`` with axes in the columns of V. C and its derivatives are exact to rounding for entries up to 1e4 and more
-    (:mod:`pyro_manifold.ops.fisher_bingham`), at repeated eigenvalues too. Draws are exact, by rejection, without ``rsample``.
+    V.mT`` with axes in the columns of V. C and its derivatives are exact to rounding for entries of
+    any size (:mod:`pyro_manifold.ops.fisher_bingham`), at repeated eigenvalues too. Exact draws, by rejection; no ``rsample``.
 
     :param Tensor matrix: A, symmetric (of either sign), shape ``batch + (d, d)``; only its symmetric part counts.
     :raises ValueError: for a ``matrix`` that is not square, not finite or not symmetric.
@@ -50,6 +59,7 @@ class Bingham(FisherBingham):
     """
 
     arg_constraints: dict[str, Any] = {"matrix": constraints.independent(constraints.real, 2)}  # and symmetric
+    _offset = 0.0
     _event_ranks = {"matrix": 2}
 
     @checked
@@ -72,16 +82,25 @@ class Bingham(FisherBingham):
     def infer_shapes(matrix: Any) -> tuple[torch.Size, torch.Size]:  # type: ignore[override]
         return torch.Size(matrix)[:-2], torch.Size(matrix)[-1:]
 
-    def _natural(self) -> tuple[Tensor, Tensor]:
+    def _symmetric(self) -> Tensor:
         a = self._given["matrix"].double()
-        return a.new_zeros(a.shape[-1]), 0.5 * (a + a.mT)
+        return 0.5 * (a + a.mT)
 
-    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        log_c, second = matrix_normalizer(self._given["matrix"])
-        return log_c, second.new_zeros(second.shape[:-1]), second
+    def _form(self) -> tuple[Tensor, Tensor]:
+        return in_own_axes(self._symmetric())
+
+    def _normalizer(self, form: Tensor) -> Tensor:
+        return matrix_normalizer(-form)[0]
+
+    def _moments(self, form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log, second = matrix_normalizer(-form)
+        return log, second.new_zeros(second.shape[:-1]), second
+
+    def _uniform_divergence(self) -> Tensor:
+        return matrix_divergence(self._form()[1].neg())
 
     def _draw(self, batch: torch.Size, n: int) -> Tensor:
-        values, axes = torch.linalg.eigh(self._natural()[1])
+        values, axes = torch.linalg.eigh(self._symmetric())
         d = values.shape[-1]
         coef = (values[..., -1:] - values).to(self._dtype)
         coef, axes = (coef.expand(batch + (d,)), axes.expand(batch + (d, d))) if batch else (coef.reshape(d), axes.reshape(d, d))
@@ -90,4 +109,4 @@ class Bingham(FisherBingham):
     @property
     def mode(self) -> Tensor:
         """The eigenvector of the greatest eigenvalue: one of the two modes, or one of many where that is repeated."""
-        return self._out(torch.linalg.eigh(self._natural()[1].detach())[1][..., -1], 1)
+        return self._out(torch.linalg.eigh(self._symmetric().detach())[1][..., -1], 1)

@@ -2,7 +2,7 @@ r"""What Bingham's and Kent's laws share: the exponential family with a linear a
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import geoopt
 import torch
@@ -12,40 +12,49 @@ from torch import Tensor
 from ..constraints import on
 from ..ops.batched import apply_matrix, compact_batch
 from ..ops.checks import check_expansion
+from ..ops.radial import log_area
 from .shown import Shown
 
 __all__ = ["FisherBingham"]
 
 
 class FisherBingham(Shown, TorchDistribution):
-    r"""Base class of :math:`\log p(x) = h\cdot x + x^\top Bx - \log C(h, B)` on :math:`S^{d-1}`; not a law of its own.
+    r"""Base class of :math:`\log p(x) = -y^\top Dy - S`, with :math:`y = \Gamma^\top(x - o\,\gamma_1)`; not a law of its own.
 
-    Subclasses give :meth:`_natural`, :meth:`_moments` and :meth:`_draw`, all in float64 and for the parameters as they were
-    given, before :meth:`expand`; so a plate of a million costs one normaliser. No push-forward of a simple base gives these
-    laws: they are sampled by rejection and have no ``rsample``.
+    :math:`\Gamma` are orthonormal axes, the mode :math:`\gamma_1` first, D is nonnegative definite, o is 0 (Bingham) or 1 (Kent).
+    In this form nothing is of the order of the concentration where there is mass: values, entropies and divergences keep
+    their digits at any concentration. Subclasses give the parts in float64, for the parameters as they were given, before
+    :meth:`expand`; so a plate of a million costs one normaliser. No push-forward of a simple base gives these laws: they are
+    sampled by rejection and have no ``rsample``.
     """
 
     has_rsample = False
     _event_ranks: Mapping[str, int] = {}
+    _offset: ClassVar[float]
 
     def __init__(self, given: Mapping[str, Tensor], batch_shape: torch.Size, dim: int) -> None:
         self._given = {name: compact_batch(x, self._event_ranks[name]) for name, x in given.items()}
         super().__init__(batch_shape, torch.Size([dim]), validate_args=False)
 
     @abstractmethod
-    def _natural(self) -> tuple[Tensor, Tensor]:
-        """h, ``batch + (d,)``, and B, ``batch + (d, d)``."""
+    def _form(self) -> tuple[Tensor, Tensor]:
+        r"""The axes :math:`\Gamma` and D, both ``batch + (d, d)``."""
 
     @abstractmethod
-    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        r""":math:`\log C`, :math:`\mathrm E[x]` and :math:`\mathrm E[xx^\top]`."""
+    def _normalizer(self, form: Tensor) -> Tensor:
+        """S, from D."""
+
+    @abstractmethod
+    def _moments(self, form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""S, :math:`\mathrm E[y]` and :math:`\mathrm E[yy^\top]`, from D."""
+
+    @abstractmethod
+    def _uniform_divergence(self) -> Tensor:
+        """The divergence from the uniform distribution."""
 
     @abstractmethod
     def _draw(self, batch: torch.Size, n: int) -> Tensor:
         """``n`` draws for each element of ``batch``, to which the parameters are to be expanded: ``(n,) + batch + (d,)``."""
-
-    def _log_c(self) -> Tensor:
-        return self._moments()[0]
 
     def _parameter(self, name: str) -> Tensor:
         x = self._given[name]
@@ -81,39 +90,55 @@ class FisherBingham(Shown, TorchDistribution):
                 return self._draw(torch.Size(), shape[:-1].numel()).reshape(shape)
             return self._draw(self.batch_shape, torch.Size(sample_shape).numel()).reshape(shape)
 
+    def _coordinates(self, axes: Tensor, x: Tensor) -> Tensor:
+        r"""y, with :math:`\gamma_1\cdot x - 1` as minus half the squared chord."""
+        if not self._offset:
+            return apply_matrix(axes.mT, x)
+        chord = x - axes[..., 0]
+        y = apply_matrix(axes.mT, chord)
+        return torch.cat([-0.5 * chord.square().sum(-1, keepdim=True).expand(y.shape[:-1] + (1,)), y[..., 1:]], -1)
+
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         x = value.double()
         x = x / x.norm(dim=-1, keepdim=True)  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
-        h, b = self._natural()
-        bx = apply_matrix(b, x)
-        out = ((h + bx) * x).sum(-1) - self._log_c()
+        axes, form = self._form()
+        y = self._coordinates(axes, x)
+        out = -(y * apply_matrix(form, y)).sum(-1) - self._normalizer(form)
         return out.to(value.dtype).expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+
+    def _summary(self) -> tuple[Tensor, Tensor]:
+        """Mean and covariance, in float64."""
+        axes, form = self._form()
+        _, mean, second = self._moments(form)
+        covariance = second - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+        return apply_matrix(axes, mean) + self._offset * axes[..., 0], axes @ covariance @ axes.mT
 
     @property
     def mean(self) -> Tensor:
         r"""Ambient expectation :math:`\mathrm E[x]`, inside the ball."""
-        return self._out(self._moments()[1], 1)
+        return self._out(self._summary()[0], 1)
 
     @property
     def second_moment(self) -> Tensor:
         r""":math:`\mathrm E[xx^\top]`, ``batch_shape + (d, d)``, of trace 1."""
-        return self._out(self._moments()[2], 2)
+        mean, covariance = self._summary()
+        return self._out(covariance + mean.unsqueeze(-1) * mean.unsqueeze(-2), 2)
 
     @property
     def covariance_matrix(self) -> Tensor:
         r"""Ambient covariance :math:`\mathrm E[xx^\top] - \mathrm E[x]\mathrm E[x]^\top`, ``batch_shape + (d, d)``."""
-        _, mean, second = self._moments()
-        return self._out(second - mean.unsqueeze(-1) * mean.unsqueeze(-2), 2)
+        return self._out(self._summary()[1], 2)
 
     @property
     def variance(self) -> Tensor:
         """Diagonal of :attr:`covariance_matrix`."""
-        return self.covariance_matrix.diagonal(dim1=-2, dim2=-1)
+        return self._out(self._summary()[1].diagonal(dim1=-2, dim2=-1), 1)
 
     def entropy(self) -> Tensor:
-        r""":math:`\log C - h\cdot\mathrm E[x] - \mathrm{tr}(B\,\mathrm E[xx^\top])`, differentiable in the parameters."""
-        log_c, mean, second = self._moments()
-        h, b = self._natural()
-        return self._out(log_c - (h * mean).sum(-1) - (b * second).sum((-1, -2)), 0)
+        r""":math:`S + \mathrm E[y^\top Dy]`, differentiable in the parameters."""
+        return self._out(log_area(self.event_shape[0]) - self._uniform_divergence(), 0)
+
+    def _divergence_from_uniform(self) -> Tensor:
+        return self._out(self._uniform_divergence(), 0)

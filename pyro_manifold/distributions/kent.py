@@ -10,7 +10,7 @@ from ..ops import kent_sampler
 from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
-from ..ops.fisher_bingham import log_normalizer, normalizer_and_moments
+from ..ops.fisher_bingham import relative_moments, relative_normalizer, uniform_divergence
 from .fisher_bingham import FisherBingham
 
 __all__ = ["Kent"]
@@ -49,6 +49,7 @@ class Kent(FisherBingham):
         "frame": constraints.independent(constraints.real, 2),  # and orthonormal
         "concentration": constraints.nonnegative,
     }
+    _offset = 1.0
     _event_ranks = {"frame": 2, "concentration": 0, "axis_ovalness": 1}
 
     @checked
@@ -108,22 +109,24 @@ class Kent(FisherBingham):
         f = self._given["frame"].double()
         return 1.5 * f - 0.5 * f @ (f.mT @ f)
 
-    def _coefficients(self) -> tuple[Tensor, Tensor]:
+    def _rates(self) -> Tensor:
+        r""":math:`c = (\kappa/2, \kappa/2 - \beta_2, \dots)`: the log density is :math:`-c_1(1-x_1)^2 - \sum_jc_jx_j^2 - S`."""
         k, betas = self._given["concentration"].double(), self._given["axis_ovalness"].double()
-        pad = torch.nn.functional.pad
-        return pad(-betas, (1, 0)), pad(k.unsqueeze(-1), (0, self.event_shape[0] - 1))
+        return (k / 2).unsqueeze(-1) - torch.nn.functional.pad(betas, (1, 0))
 
-    def _natural(self) -> tuple[Tensor, Tensor]:
-        axes, (coef, g) = self._axes(), self._coefficients()
-        return g[..., :1] * axes[..., 0], (axes * -coef.unsqueeze(-2)) @ axes.mT
+    def _form(self) -> tuple[Tensor, Tensor]:
+        return self._axes(), torch.diag_embed(self._rates())
 
-    def _log_c(self) -> Tensor:
-        return log_normalizer(*self._coefficients())
+    def _normalizer(self, form: Tensor) -> Tensor:
+        return relative_normalizer(form.diagonal(dim1=-2, dim2=-1))
 
-    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        log_c, second, first = normalizer_and_moments(*self._coefficients())
-        axes = self._axes()
-        return log_c, first[..., :1] * axes[..., 0], (axes * second.unsqueeze(-2)) @ axes.mT
+    def _moments(self, form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log, moments = relative_moments(form.diagonal(dim1=-2, dim2=-1))
+        fall = 0.5 * moments.sum(-1, keepdim=True)  # 2 (1 - x_1) = (1 - x_1)^2 + x_2^2 + ...
+        return log, torch.nn.functional.pad(-fall, (0, moments.shape[-1] - 1)), torch.diag_embed(moments)
+
+    def _uniform_divergence(self) -> Tensor:
+        return uniform_divergence(self._rates())
 
     def _draw(self, batch: torch.Size, n: int) -> Tensor:
         axes, k, betas = self._axes().to(self._dtype), self._given["concentration"], self._given["axis_ovalness"]
@@ -154,7 +157,7 @@ def _check(frame: Tensor, k: Tensor, beta: Tensor | None, betas: Tensor | None) 
         check_all(beta >= 0, "ovalness", beta, "nonnegative numbers", "Swap the second and the last axis instead.")
     else:
         assert betas is not None
-        ok = betas.sum(-1).abs() <= 10 * eps * (1 + betas.abs().amax(-1))
+        ok = betas.isfinite().all(-1) & (betas.sum(-1).abs() <= 10 * eps * (1 + betas.abs().amax(-1)))
         check_all(ok, "axis_ovalness", betas, "numbers that add up to 0", "Subtract their mean: b - b.mean(-1, keepdim=True).")
         _check_oval("axis_ovalness", betas, betas.amax(-1), k, eps)
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
 from ..geometry import ScaledGeometry, geometry
+from ..ops.batched import apply_matrix
 from ..ops.precision import full_precision
+from ..ops.radial import log_area
 from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
 from .angular_central_gaussian import AngularCentralGaussian
 from .exp_map_law import ExpMapLaw
@@ -97,9 +99,11 @@ def _kl_vmf_vmf(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
 
 @register_kl(VonMisesFisher, ManifoldUniform)
 @register_kl(PowerSpherical, ManifoldUniform)
+@register_kl(FisherBingham, ManifoldUniform)
+@register_kl(MatrixFisher, ManifoldUniform)
 @full_precision
-def _kl_rotation_uniform(p: VonMisesFisher | PowerSpherical, q: ManifoldUniform) -> Tensor:
-    r""":math:`\log|S^{n-1}| - \mathrm H[p]`, in a form without cancellation."""
+def _kl_directional_uniform(p: VonMisesFisher | PowerSpherical | FisherBingham | MatrixFisher, q: ManifoldUniform) -> Tensor:
+    r""":math:`\log\mathrm{vol}(M) - \mathrm H[p]`, in a form without cancellation."""
     _same_sphere(p, q)
     return p._divergence_from_uniform().expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 
@@ -110,34 +114,72 @@ def _same_sphere(p: TorchDistribution, q: TorchDistribution) -> None:
         raise NotImplementedError("the two laws live on different manifolds.")
 
 
+def _mean_exponent(form: Tensor, turn: Tensor, mean: Tensor, second: Tensor, apart: Tensor) -> Tensor:
+    r""":math:`\mathrm E[y^\top Dy]` of q's form D, where :math:`y = Rz + a`, from the moments of z."""
+    mean = apply_matrix(turn, mean).unsqueeze(-1)
+    apart = apart.unsqueeze(-1)
+    cross = mean @ apart.mT
+    return (form * (turn @ second @ turn.mT + cross + cross.mT + apart @ apart.mT)).sum((-1, -2))
+
+
+def _unit(p: VonMisesFisher) -> Tensor:
+    """The axis in float64, of length 1 there too: rounded to float32 it is off by 1e-7."""
+    mu = p.loc.double()
+    return mu / mu.norm(dim=-1, keepdim=True)
+
+
+def _between_modes(q: FisherBingham, axes: Tensor, x: Tensor, offset: float) -> Tensor:
+    """q's coordinates of the point ``offset * x``, for a unit vector x."""
+    if offset and q._offset:
+        return q._coordinates(axes, x)
+    return apply_matrix(axes.mT, offset * x - q._offset * axes[..., 0])
+
+
 @register_kl(FisherBingham, FisherBingham)
 @full_precision
 def _kl_quadratic_quadratic(p: FisherBingham, q: FisherBingham) -> Tensor:
-    r"""Bingham and Kent in any pairing: :math:`\log(C_q/C_p) + (h_p-h_q)\cdot E_p x + \mathrm{tr}((B_p-B_q)E_p xx^\top)`."""
+    r"""Bingham and Kent in any pairing: :math:`S_q - S_p + \mathrm E_p[y_q^\top D_qy_q - y_p^\top D_py_p]`."""
     _same_sphere(p, q)
-    log_c, mean, second = p._moments()
-    (hp, bp), (hq, bq) = p._natural(), q._natural()
-    out = ((hp - hq) * mean).sum(-1) + ((bp - bq) * second).sum((-1, -2)) - log_c + q._log_c()
+    (axes_p, form_p), (axes_q, form_q) = p._form(), q._form()
+    log, mean, second = p._moments(form_p)
+    apart = _between_modes(q, axes_q, axes_p[..., 0], p._offset)
+    other = _mean_exponent(form_q, axes_q.mT @ axes_p, mean, second, apart)
+    out = q._normalizer(form_q) - log + other - (form_p * second).sum((-1, -2))
     return out.to(p._dtype).expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 
 
 @register_kl(FisherBingham, VonMisesFisher)
 @full_precision
 def _kl_quadratic_vmf(p: FisherBingham, q: VonMisesFisher) -> Tensor:
-    r"""The log density of q is linear in x: :math:`-\mathrm H[p] - \mathrm E_p\log q`."""
+    r"""The same with :math:`\kappa(1 - \mu\cdot x)`, whose mean is :math:`\kappa[\rho + (1-\rho)\mathrm E(1-x_1)]`,
+    :math:`\rho = |\gamma_1-\mu|^2/2`."""
     _same_sphere(p, q)
-    log_c = log_bessel(q.concentration, q._order) + geometry(q.manifold).log_volume(q.event_shape)
-    return log_c - q.concentration * (q.loc * p.mean).sum(-1) - p.entropy()
+    axes, form = p._form()
+    log, mean, second = p._moments(form)
+    k = q.concentration.double()
+    apart = (axes[..., 0] - _unit(q)).square().sum(-1) / 2
+    fall = apart - (1 - apart) * mean[..., 0] if p._offset else torch.ones_like(apart)
+    own = (form * second).sum((-1, -2))
+    out = log_bessel(k, q._order, scaled=True) + log_area(q.event_shape[0]) - log + k * fall - own
+    return out.to(p._dtype).expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 
 
 @register_kl(VonMisesFisher, FisherBingham)
 @full_precision
 def _kl_vmf_quadratic(p: VonMisesFisher, q: FisherBingham) -> Tensor:
     _same_sphere(p, q)
-    h, b = q._natural()
-    mean, covariance = p.mean.double(), p.covariance_matrix.double()
-    linear = ((h + (b @ mean.unsqueeze(-1)).squeeze(-1)) * mean).sum(-1) + (b * covariance).sum((-1, -2))
-    return -p.entropy() - (linear - q._log_c()).to(q._dtype)
+    axes, form = q._form()
+    k, mu = p.concentration.double(), _unit(p)
+    ratio, fall, slope = bessel_ratio(k, p._order)
+    across = ((fall * (1 + ratio) - slope) / (p.event_shape[0] - 1))[..., None, None]
+    outer = mu.unsqueeze(-1) * mu.unsqueeze(-2)
+    eye = torch.eye(p.event_shape[0], dtype=mu.dtype, device=mu.device)
+    second = across * (eye - outer) + (slope + fall.square())[..., None, None] * outer
+    apart = _between_modes(q, axes, mu, 1.0)
+    other = _mean_exponent(form, axes.mT, -fall.unsqueeze(-1) * mu, second, apart)
+    log = log_bessel(k, p._order, scaled=True) + log_area(p.event_shape[0])
+    out = q._normalizer(form) - log + other - k * fall
+    return out.to(q._dtype).expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 
 
 @register_kl(MatrixFisher, MatrixFisher)
@@ -158,14 +200,10 @@ def _kl_angular(p: AngularCentralGaussian, q: AngularCentralGaussian) -> Tensor:
 
 
 @register_kl(AngularCentralGaussian, ManifoldUniform)
-@register_kl(FisherBingham, ManifoldUniform)
-@register_kl(MatrixFisher, ManifoldUniform)
 @full_precision
-def _kl_directional_uniform(p: AngularCentralGaussian | FisherBingham | MatrixFisher, q: ManifoldUniform) -> Tensor:
-    r""":math:`\log\mathrm{vol}(M) - \mathrm H[p]`."""
+def _kl_angular_uniform(p: AngularCentralGaussian, q: ManifoldUniform) -> Tensor:
     _same_sphere(p, q)
-    out = geometry(q.manifold).log_volume(q.event_shape) - p.entropy()
-    return out.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
+    return p._divergence(None).to(p._tril.dtype).expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 
 
 _PUSHED = (ExpMapLaw, RotationallySymmetric, Pushforward)

@@ -10,11 +10,12 @@ from torch import Tensor
 from ..constraints import on
 from ..geometry import SpecialOrthogonal
 from ..ops.arguments import checked
-from ..ops.batched import compact_batch
+from ..ops.batched import apply_matrix, compact_batch
 from ..ops.bingham import matrix_normalizer
 from ..ops.checks import as_tensors, check_all, check_expansion
+from ..ops.orthogonal import quaternion
 from ..ops.quaternion import quadratic_form, rotation
-from .bingham import Bingham
+from .bingham import Bingham, in_own_axes
 from .shown import Shown
 
 __all__ = ["MatrixFisher"]
@@ -90,26 +91,23 @@ class MatrixFisher(Shown, TorchDistribution):
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():
-            law = Bingham(quadratic_form(self._matrix), validate_args=False).expand(self.batch_shape)
-            q = law.sample(sample_shape)
-            return rotation(q.unsqueeze(-1) * q.unsqueeze(-2))
+            q = self._quaternion.expand(self.batch_shape).sample(sample_shape)
+            return rotation(q.unsqueeze(-1) * q.unsqueeze(-2)).to(self._matrix.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         r = value.double()
         r = 1.5 * r - 0.5 * r @ (r.mT @ r)  # towards the nearest rotation: in float32 it is off by 1e-7
-        out = (self._matrix.double() * r).sum((-1, -2)) - self._log_c_and_mean()[0]
+        axes, form = in_own_axes(quadratic_form(self._matrix.double()))
+        y = apply_matrix(axes.mT, quaternion(r))
+        out = -(y * apply_matrix(form, y)).sum(-1) - matrix_normalizer(-form)[0] - _LOG_4
         return out.to(value.dtype).expand(torch.broadcast_shapes(value.shape[:-2], self.batch_shape))
-
-    def _log_c_and_mean(self) -> tuple[Tensor, Tensor]:
-        log_c, second = matrix_normalizer(quadratic_form(self._matrix.double()))
-        return log_c + _LOG_4, rotation(second)
 
     @property
     def mean(self) -> Tensor:
         r"""Ambient expectation :math:`\mathrm E[R] = \partial\log c/\partial F`, a matrix of singular values at most 1."""
-        return self._log_c_and_mean()[1].to(self._matrix.dtype).expand(self.batch_shape + (3, 3))
+        return rotation(self._quaternion.second_moment).to(self._matrix.dtype).expand(self.batch_shape + (3, 3))
 
     @property
     def mode(self) -> Tensor:
@@ -119,6 +117,7 @@ class MatrixFisher(Shown, TorchDistribution):
 
     def entropy(self) -> Tensor:
         r""":math:`\log c(F) - \mathrm{tr}(F^\top\mathrm E[R])`, differentiable in F."""
-        log_c, mean = self._log_c_and_mean()
-        out = log_c - (self._matrix.double() * mean).sum((-1, -2))
-        return out.to(self._matrix.dtype).expand(self.batch_shape)
+        return (self._quaternion.entropy() + _LOG_4).to(self._matrix.dtype).expand(self.batch_shape)
+
+    def _divergence_from_uniform(self) -> Tensor:
+        return self._quaternion._divergence_from_uniform().to(self._matrix.dtype).expand(self.batch_shape)

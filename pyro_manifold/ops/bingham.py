@@ -14,10 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction
-from .fisher_bingham import normalizer_and_moments, square_products
+from .autograd import BatchFunction, first_order
+from .fisher_bingham import relative_moments, square_products, uniform_divergence
 
-__all__ = ["matrix_normalizer"]
+__all__ = ["matrix_divergence", "matrix_normalizer"]
+
+
+def _gaps(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The greatest eigenvalue, what the others lack of it (the rates, descending eigenvalues) and the axes."""
+    values, v = torch.linalg.eigh(a)
+    values, v = values.flip(-1), v.flip(-1)
+    return values[..., 0], values[..., :1] - values, v
 
 
 def _in_basis(v: Tensor, diagonal: Tensor) -> Tensor:
@@ -25,15 +32,16 @@ def _in_basis(v: Tensor, diagonal: Tensor) -> Tensor:
 
 
 class _MatrixNormalizer(BatchFunction):
-    """log C and E[xx^T], and eigenvalues, axes and moments along them for the derivatives."""
+    """log C and E[xx^T], and rates, axes and moments along them for the derivatives."""
 
     ranks = (2,)
 
     @staticmethod
     def forward(a: Tensor) -> tuple[Tensor, ...]:
-        values, v = torch.linalg.eigh(a)
-        log_c, second, _ = normalizer_and_moments(-values)
-        return log_c, _in_basis(v, second), values, v, second
+        top, rates, v = _gaps(a)
+        log, moments = relative_moments(rates)
+        second = torch.cat([moments[..., :1] - 1, moments[..., 1:]], -1)  # E(1 - x_1)^2 is 1 + E x_1^2
+        return top + log, _in_basis(v, second), rates, v, second
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
@@ -44,15 +52,15 @@ class _MatrixNormalizer(BatchFunction):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        moment, values, v, second = ctx.saved_tensors
-        return (moment * tangent).sum((-1, -2)), _MomentGradient.apply(values, v, second, tangent), None, None, None
+        moment, rates, v, second = ctx.saved_tensors
+        return (moment * tangent).sum((-1, -2)), _MomentGradient.apply(rates, v, second, tangent), None, None, None
 
     @staticmethod
     def backward(ctx: Any, c0: Tensor | None, c2: Tensor | None, *_: Any) -> Tensor | None:  # type: ignore[override]
-        moment, values, v, second = ctx.saved_tensors
+        moment, rates, v, second = ctx.saved_tensors
         out = None if c0 is None else c0[..., None, None] * moment
         if c2 is not None:
-            curved = _MomentGradient.apply(values, v, second, c2)
+            curved = _MomentGradient.apply(rates, v, second, c2)
             out = curved if out is None else out + curved
         return out
 
@@ -61,9 +69,9 @@ class _MomentGradient(BatchFunction):
     ranks = (1, 2, 1, 2)
 
     @staticmethod
-    def forward(values: Tensor, v: Tensor, second: Tensor, c2: Tensor) -> Tensor:
+    def forward(rates: Tensor, v: Tensor, second: Tensor, c2: Tensor) -> Tensor:
         g = v.mT @ (0.5 * (c2 + c2.mT)) @ v
-        n = square_products(-values)
+        n = square_products(rates)
         covariance = n - second.unsqueeze(-1) * second.unsqueeze(-2)
         diagonal = (covariance @ g.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)).squeeze(-1)
         return v @ (2 * n * g + torch.diag_embed(diagonal)) @ v.mT
@@ -76,6 +84,49 @@ class _MomentGradient(BatchFunction):
         raise NotImplementedError("log C of a Bingham distribution has derivatives up to the second order here, no third.")
 
     jvp = backward
+
+
+class _MatrixDivergence(BatchFunction):
+    """The divergence from the uniform distribution: a function of the eigenvalues alone, so its gradient has the same axes."""
+
+    ranks = (2,)
+
+    @staticmethod
+    def forward(a: Tensor) -> tuple[Tensor, Tensor]:
+        _, rates, v = _gaps(a)
+        with torch.enable_grad():
+            c = rates.detach().requires_grad_()
+            value = uniform_divergence(c)
+            (slope,) = torch.autograd.grad(value.sum(), c)
+        # c_i = top - value_i, with the first rate fixed at 0
+        own = torch.cat([slope[..., 1:].sum(-1, keepdim=True), -slope[..., 1:]], -1)
+        return value.detach(), _in_basis(v, own)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs, output[1])
+        ctx.save_for_forward(*inputs, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        a, slope = ctx.saved_tensors
+        return first_order((slope * tangent).sum((-1, -2)), a, tangent), None
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:  # type: ignore[override]
+        a, slope = ctx.saved_tensors
+        return first_order(grad[..., None, None] * slope, a, grad)
+
+
+def matrix_divergence(a: Tensor) -> Tensor:
+    r"""The divergence of :math:`e^{x^\top Ax}/C(A)` from the uniform distribution, float64; differentiable once.
+
+    >>> matrix_divergence(torch.zeros(3, 3))
+    tensor(0., dtype=torch.float64)
+    """
+    a = a.double()
+    return _MatrixDivergence.apply(0.5 * (a + a.mT))[0]
 
 
 def matrix_normalizer(a: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,7 @@ def acceptance(coef: Tensor, kappa: Tensor) -> Tensor:
     tensor(1.0000, dtype=torch.float64)
     """
     coef, kappa = coef.double(), kappa.double()
-    log_c = log_normalizer(coef, torch.nn.functional.pad(kappa.unsqueeze(-1), (0, coef.shape[-1] - 1)))
+    log_c = log_normalizer(coef, kappa)
     return (log_c - log_envelope_mass(coef, kappa)).exp()
 
 

@@ -1,20 +1,26 @@
-r"""The one normaliser of all quadratic-exponential laws on the sphere :math:`S^{d-1}\subset\mathbb R^d`, d >= 2.
+r"""The one normaliser of all quadratic-exponential distributions on the sphere :math:`S^{d-1}\subset\mathbb R^d`, d >= 2.
+
+Relative to its mode a density of this kind is, in its own axes and with rates :math:`c_1 \ge 0`,
 
 .. math::
-    C(l,g) = \int_{S^{d-1}} e^{-\sum_i l_i x_i^2 + g\cdot x}\,dS
-           = 2\pi^{d/2}\,\frac1{2\pi i}\int_{t-i\infty}^{t+i\infty}
-             e^{s}\prod_i (l_i+s)^{-1/2}\, e^{\sum_i g_i^2/4(l_i+s)}\,ds
+    e^{-q(x)}, \qquad q(x) = c_1 (1-x_1)^2 + \sum_{j\ge2} c_jx_j^2, \qquad
+    e^{S(c)} = \int_{S^{d-1}} e^{-q}\,dS
+             = 2\pi^{d/2}\,\frac1{2\pi i}\int_{t-i\infty}^{t+i\infty} e^{s^2/(c_1+s)}\prod_j (c_j+s)^{-1/2}\,ds
 
-von Mises-Fisher, Bingham, Kent and (through quaternions) the matrix Fisher law of SO(3) are special cases. Shift l so that
-its least entry is 0, let :math:`\varphi` be the log integrand and t > 0 its saddle. The trapezoidal rule in w runs along
+Kent's density :math:`e^{\kappa x_1+\sum\beta_jx_j^2}` has :math:`c_1=\kappa/2`, :math:`c_j=\kappa/2-\beta_j`, von Mises-Fisher's
+equal rates :math:`\kappa/2`, Bingham's :math:`c_1 = 0` and the gaps of its eigenvalues; through quaternions the matrix Fisher
+distribution of SO(3) is one of them. Nothing of the order of :math:`\kappa` appears, so that log densities, entropies and
+divergences keep their digits at every concentration: q is of the order of 1 wherever there is mass.
+
+Let :math:`\varphi` be the log integrand and t > 0 its saddle. The trapezoidal rule in w runs along
 
 .. math:: s(w) = t - A(\cosh w - 1) + i\sigma\sinh w, \quad \sigma = \varphi''(t)^{-1/2},\;
           A = \min\{1,\ 5\sigma|\varphi'''(t)|/12\varphi''(t)\}\,\sigma
 
 A is about the curvature of steepest descent at the saddle. Since :math:`A\le\sigma`, no factor grows along the path faster
-than :math:`e^s` decays, however unlike the :math:`l_i`; the parabola :math:`s=t(1+iu)^2` overflows when, say, l = (0, L) and
-g = (0, 2L). Moments are averages over the same nodes, so derivatives are as exact as values: :math:`\log C` may be
-differentiated twice, the moments once.
+than :math:`e^s` decays, however unlike the :math:`c_i`. Moments are averages over the same nodes: given s, the coordinates
+:math:`x_j`, j >= 2, are independent normals of variance :math:`\tfrac12(c_j+s)^{-1}`. Derivatives are as exact as values:
+:math:`S` may be differentiated twice, moments and entropies once.
 
 References: Kume & Wood, Biometrika 92 (2005), eq. 8; Kume & Sei, Stat. Comput. 28 (2018); the contour's shape:
 Weideman & Trefethen, Math. Comp. 76 (2007), sec. 4.
@@ -22,74 +28,97 @@ Weideman & Trefethen, Math. Comp. 76 (2007), sec. 4.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, differentiated
+from .autograd import BatchFunction, differentiated, first_order
+from .quadrature import legendre
 
-__all__ = ["log_normalizer", "normalizer_and_moments", "square_products"]
+__all__ = ["log_normalizer", "relative_moments", "relative_normalizer", "square_products", "uniform_divergence"]
 
-_NODES = 72  # worst error on random and adversarial (l, g) up to 1e4: 4e-12 (64 nodes 3e-11, 48 nodes 5e-9); plain cases need 40
+_NODES = 72  # worst error on random and adversarial rates up to 1e4: 4e-12 (64 nodes 3e-11, 48 nodes 5e-9); plain cases need 40
 _CHUNK = 2**17  # rows x nodes x d at a time: smaller ones pay for the calls, larger ones for page faults
 _DROP = 38.0  # the integrand is followed until it has fallen by exp(-38)
+_NARROW = 6e-6  # below this E|x - mode|^2, and without mass at the antipode, E(1 - x_1)^2 is taken from the moments of the others
 
 
-def _saddle(lam: Tensor, g2: Tensor) -> Tensor:
-    r"""Root t of :math:`h(t)=\sum_i \tfrac12(l_i+t)^{-1}+\tfrac14 g_i^2(l_i+t)^{-2}=1`.
+def _saddle(c: Tensor) -> Tensor:
+    r"""Root t of :math:`h(t)=\sum_i \tfrac12(c_i+t)^{-1}+c_1^2(c_1+t)^{-2}=1`.
 
-    :math:`h^{-1/2}` is increasing and concave, so Newton's method from a lower bound climbs to the root monotonically."""
-    t = ((1 + (1 + 4 * g2).sqrt()) / 4 - lam).amax(-1, keepdim=True)
+    :math:`h^{-1/2}` is increasing and concave, so Newton's method from a lower bound climbs to the root monotonically. The
+    bounds: each term alone; and the largest of the other terms against :math:`1-c_1^2/(c_1+t)^2\le2t/(c_1+t)`."""
+    first, others = c[:, :1], c[:, 1:].amin(-1, keepdim=True)
+    one = torch.ones_like(first)
+    alone = 0.25 * (1 + 1 / (torch.hypot(one, 4 * first) + 4 * first))
+    slack = 4 * others - 1
+    root = torch.hypot(slack, 4 * first.sqrt())
+    ridge = torch.where(slack > 0, 2 * first / (slack + root).clamp_min(torch.finfo(c.dtype).tiny), (root - slack) / 8)
+    t = torch.maximum(torch.maximum(alone, ridge), 0.5 - others)
     for _ in range(12):
-        v = 1 / (lam + t)
-        h = (v * (0.5 + 0.25 * g2 * v)).sum(-1, keepdim=True)
-        slope = (v * v * (0.5 + 0.5 * g2 * v)).sum(-1, keepdim=True)
-        t = t + 2 * h * (h.sqrt() - 1) / slope
+        v = 1 / (c + t)
+        v1 = v[:, :1]
+        excess = 0.5 * v.sum(-1, keepdim=True) - (t * v1) * ((2 * first + t) * v1)  # h - 1
+        slope = 0.5 * v.square().sum(-1, keepdim=True) + 2 * (first * v1).square() * v1
+        h = 1 + excess
+        t = t + 2 * h * excess / ((1 + h.sqrt()) * slope)
     return t
 
 
-def _contour(lam: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """For rows of float64 parameters: log C; complex weights ``(rows, n)`` whose real parts add up to 1; 1/(l_i + s) in
-    two real parts ``(d, rows, n)``, with d in front because sums over a short last axis are slow."""
-    shift = lam.amin(-1, keepdim=True)
-    lam = lam - shift
-    g2 = torch.zeros_like(lam) if g is None else g * g
-    t = _saddle(lam, g2)
-    v = 1 / (lam + t)
-    b = 0.25 * g2 * v
-    # exponent less its value at t: with z = (s - t) / (lam + t), linear * (s - t) + sum(b z^2 / (1 + z) - log(1 + z) / 2)
-    linear = 1 - (b * v).sum(-1, keepdim=True)
-    sigma = (v * v * (0.5 + 2 * b)).sum(-1, keepdim=True).rsqrt()
-    a = torch.minimum(sigma, sigma**4 * (v**3 * (1 + 6 * b)).sum(-1, keepdim=True) * (5 / 12))
+class _Contour(NamedTuple):
+    """S; complex weights ``(rows, n)`` whose real parts add up to 1; 1/(c_i + s), complex ``(d, rows, n)``, d in front because
+    sums over a short last axis are slow; and s/(c_1 + s), ``(rows, n)``."""
+
+    log: Tensor
+    weights: Tensor
+    u: Tensor
+    w: Tensor
+
+
+def _contour(c: Tensor) -> _Contour:
+    """For rows of float64 rates. Products are taken in an order in which nothing overflows or vanishes up to 1e300."""
+    first = c[:, :1]
+    t = _saddle(c)
+    v = 1 / (c + t)
+    v1 = v[:, :1]
+    share = first * v1  # c_1 / (c_1 + t)
+    # with z = (s - t) / (c + t) the exponent less its value at t is linear * (s - t) + (r z_1)^2 / (1 + z_1) - sum log(1 + z) / 2
+    linear = (t * v1) * ((2 * first + t) * v1)
+    r = first.sqrt() * share.sqrt()
+    sigma = (0.5 * v.square().sum(-1, keepdim=True) + 2 * share.square() * v1).rsqrt()
+    sv = sigma * v
+    bent = sigma * (sv.pow(3).sum(-1, keepdim=True) + 6 * sigma * (share * sv[:, :1]).square()) * (5 / 12)
+    a = torch.minimum(sigma, bent)
     low, high = torch.full_like(t, 1.0), torch.full_like(t, 9.0)
     for _ in range(6):
         w = (low + high) / 2
         x, y = a * (torch.cosh(w) - 1) * v, sigma * torch.sinh(w) * v
         m = (1 - x).square() + y * y
         fall = a * (torch.cosh(w) - 1) * linear - w + (0.25 * m.log()).sum(-1, keepdim=True)
-        fall = fall - (b * ((x * x - y * y) * (1 - x) - 2 * x * y * y) / m).sum(-1, keepdim=True)
+        x1, y1, m1 = x[:, :1], y[:, :1], m[:, :1]
+        rx, ry = r * x1, r * y1
+        fall = fall - ((rx * rx - ry * ry) * (1 - x1) - 2 * rx * ry * y1) / m1
         low, high = torch.where(fall < _DROP, w, low), torch.where(fall < _DROP, high, w)
     h = high / _NODES
-    e = (0.5 * h * torch.arange(_NODES + 1, dtype=lam.dtype, device=lam.device)).exp()
+    e = (0.5 * h * torch.arange(_NODES + 1, dtype=c.dtype, device=c.device)).exp()
     half_sinh, half_cosh = 0.5 * (e - 1 / e), 0.5 * (e + 1 / e)
     drop, sinh = 2 * half_sinh.square(), 2 * half_sinh * half_cosh  # cosh(w) - 1 and sinh(w)
     x, y, vs = -a * drop, sigma * sinh, v.mT.unsqueeze(-1)
     re, im = 1 + x * vs, y * vs  # 1 + z, shape (d, rows, n); in real parts, for a complex log costs twenty real ones
     m = re * re + im * im
-    ds = torch.complex(x, y)
-    exponent = ds * linear - 0.5 * torch.complex(0.5 * m.log().sum(0), torch.atan2(im, re).sum(0))
-    vs = vs / m
-    u = (vs * re, -vs * im)
-    if g is not None:
-        bv = (b * v).mT.unsqueeze(-1)
-        exponent = exponent + ds.square() * torch.complex((bv * u[0]).sum(0), (bv * u[1]).sum(0))
+    inverse = torch.complex(re[0] / m[0], -im[0] / m[0])  # 1 / (1 + z_1)
+    u = torch.complex(re / m * vs, -im / m * vs)
+    rz = torch.complex(r * (x * v1), r * (y * v1))
+    exponent = torch.complex(x * linear, y * linear) + rz.square() * inverse
+    exponent = exponent - 0.5 * torch.complex(0.5 * m.log().sum(0), torch.atan2(im, re).sum(0))
     f = torch.polar(exponent.real.exp(), exponent.imag) * torch.complex(sigma * (1 + drop), a * sinh)
     f = torch.cat([0.5 * f[..., :1], f[..., 1:]], -1)
     total = f.real.sum(-1, keepdim=True)
-    d = lam.shape[-1]
-    log_c = t + (b + 0.5 * v.log()).sum(-1, keepdim=True) + (h * total).log() - shift
-    return log_c.squeeze(-1) + math.log(2) + (d / 2 - 1) * math.log(math.pi), f / total, u
+    d = c.shape[-1]
+    log = t * (t * v1) + 0.5 * v.log().sum(-1, keepdim=True) + (h * total).log()
+    constant = math.log(2) + (d / 2 - 1) * math.log(math.pi)
+    return _Contour(log.squeeze(-1) + constant, f / total, u, torch.complex((t + x) * v1, y * v1) * inverse)
 
 
 def _mean(weights: Tensor, f: Tensor) -> Tensor:
@@ -97,94 +126,95 @@ def _mean(weights: Tensor, f: Tensor) -> Tensor:
     return (weights * f).sum(-1).real.mT
 
 
-def _chunked(f: Callable[..., tuple[Tensor, ...]], rows: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+def _chunked(f: Callable[..., tuple[Tensor, ...]], rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """``f`` on slices of the rows of all arguments."""
     size = max(1, _CHUNK // (_NODES * rows.shape[-1]))
     if len(rows) <= size:
         return f(rows, *others)
-    parts = [f(rows[i : i + size], *(x if x is None else x[i : i + size] for x in others)) for i in range(0, len(rows), size)]
+    parts = [f(rows[i : i + size], *(x[i : i + size] for x in others)) for i in range(0, len(rows), size)]
     return tuple(torch.cat(p) for p in zip(*parts, strict=True))
 
 
-def _by_rows(f: Callable[..., tuple[Tensor, ...]], lam: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+def _by_rows(f: Callable[..., tuple[Tensor, ...]], c: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """:func:`_chunked` for arguments of any one batch shape."""
-    batch, d = lam.shape[:-1], lam.shape[-1]
-    rows = (x if x is None else x.reshape(-1, d) for x in others)
-    return tuple(y.reshape(batch + y.shape[1:]) for y in _chunked(f, lam.reshape(-1, d), *rows))
+    batch, d = c.shape[:-1], c.shape[-1]
+    rows = (x.reshape(-1, d) for x in others)
+    return tuple(y.reshape(batch + y.shape[1:]) for y in _chunked(f, c.reshape(-1, d), *rows))
 
 
-def _values(lam: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
-    return (_contour(lam, g)[0],)
+def _values(c: Tensor) -> tuple[Tensor, ...]:
+    return (_contour(c).log,)
 
 
-def _values_and_moments(lam: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
-    log_c, weights, parts = _contour(lam, g)
-    u = torch.complex(*parts)
-    first = _mean(weights, u)
-    if g is None:
-        return log_c, 0.5 * first, torch.zeros_like(lam)
-    return log_c, 0.5 * first + 0.25 * g * g * _mean(weights, u * u), 0.5 * g * first
+def _values_and_moments(c: Tensor) -> tuple[Tensor, ...]:
+    k = _contour(c)
+    half = 0.5 * k.u
+    moments = _mean(k.weights, half)
+    first = moments[:, 0] + _mean(k.weights, k.w.square().unsqueeze(0))[:, 0]
+    # where all mass is near the mode this is a difference: (1 - x_1)^2 = q^2/4 + q^3/8 + ... with q the squares of the others
+    others = half[1:]
+    square, cube = (2 * others.square()).sum(0), (8 * others.pow(3)).sum(0)
+    mean = others.sum(0)
+    q2 = _mean(k.weights, (mean.square() + square).unsqueeze(0))[:, 0]
+    q3 = _mean(k.weights, (mean * mean.square() + 3 * mean * square + cube).unsqueeze(0))[:, 0]
+    narrow = (moments[:, 1:].sum(-1) < _NARROW) & (c[:, 0] > 25)
+    first = torch.where(narrow, q2 / 4 + q3 / 8, first)
+    return k.log, torch.cat([first.unsqueeze(-1), moments[:, 1:]], -1)
 
 
-def _curvature(lam: Tensor, g: Tensor | None, c2: Tensor, c1: Tensor) -> tuple[Tensor, ...]:
-    """Gradient in (l, g) of ``c2.E[x^2] + c1.E[x]``: derivatives of the nodes' moments, and of their weights."""
-    _, weights, parts = _contour(lam, g)
-    u = torch.complex(*parts)
-    c2, c1 = c2.mT.unsqueeze(-1), c1.mT.unsqueeze(-1)
-    gg = torch.zeros_like(c2) if g is None else g.mT.unsqueeze(-1)
-    first, second = 0.5 * gg * u, 0.5 * u * (1 + 0.5 * gg * gg * u)
-    q = (c2 * second + c1 * first).sum(0)
-    q = q - (weights * q).sum(-1, keepdim=True).real
-    in_l = -0.5 * u * u * (c2 * (1 + gg * gg * u) + c1 * gg) - q * second
-    in_g = 0.5 * u * (c2 * gg * u + c1) + q * first
-    return _mean(weights, in_l), _mean(weights, in_g)
+def _slopes(c: Tensor, g: Tensor) -> tuple[Tensor, ...]:
+    """Gradient in c of ``g.E[((1 - x_1)^2, x_2^2, ...)]``: derivatives of the nodes' moments, and of their weights."""
+    k = _contour(c)
+    g = g.mT.unsqueeze(-1)
+    statistics = 0.5 * k.u
+    squared = k.w.square()
+    statistics = torch.cat([statistics[:1] + squared, statistics[1:]])
+    q = (g * statistics).sum(0)
+    q = q - (k.weights * q).sum(-1, keepdim=True).real
+    change = -0.5 * (g * k.u) * k.u  # in this order: squares of 1e-300 vanish
+    change = torch.cat([change[:1] - 2 * g[:1] * squared * k.u[:1], change[1:]])
+    return (_mean(k.weights, change - q * statistics),)
 
 
 class _Moments(BatchFunction):
-    """(l, g) -> (log C, E[x^2], E[x]); the gradient of the first is made of the other two."""
+    """c -> (S, E((1 - x_1)^2, x_2^2, ...)); the gradient of the first is minus the second, whose own is symmetric."""
 
-    ranks = (1, 1)
-
-    @staticmethod
-    def forward(lam: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
-        return _by_rows(_values_and_moments, lam, g)
+    ranks = (1,)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs, *output[1:])
-        ctx.save_for_forward(*inputs, *output[1:])
+    def forward(c: Tensor) -> tuple[Tensor, ...]:
+        return _by_rows(_values_and_moments, c)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs, output[1])
+        ctx.save_for_forward(*inputs, output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def jvp(ctx: Any, l_tangent: Tensor | None, g_tangent: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
-        lam, g, second, first = ctx.saved_tensors
-        in_l = torch.zeros_like(lam) if l_tangent is None else l_tangent
-        in_g = torch.zeros_like(lam) if g_tangent is None else g_tangent
-        # the matrix of second derivatives of log C is symmetric, and E[x^2] = -d log C/dl
-        d_second, minus_d_first = _Curvature.apply(lam, g, in_l, -in_g)
-        return (in_g * first - in_l * second).sum(-1), d_second, -minus_d_first
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        c, moments = ctx.saved_tensors
+        return -(tangent * moments).sum(-1), _Slopes.apply(c, tangent)
 
     @staticmethod
-    def backward(ctx: Any, c0: Tensor | None, c2: Tensor | None, c1: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        lam, g, second, first = ctx.saved_tensors
-        in_l, in_g = torch.zeros_like(lam), torch.zeros_like(lam)
-        if c2 is not None or c1 is not None:
-            zero = torch.zeros_like(lam)
-            in_l, in_g = _Curvature.apply(lam, g, zero if c2 is None else c2, zero if c1 is None else c1)
-        if c0 is not None:
-            in_l, in_g = in_l - c0.unsqueeze(-1) * second, in_g + c0.unsqueeze(-1) * first
-        return in_l, None if g is None else in_g
+    def backward(ctx: Any, g0: Tensor | None, g: Tensor | None) -> Tensor | None:  # type: ignore[override]
+        c, moments = ctx.saved_tensors
+        out = None if g is None else _Slopes.apply(c, g)
+        if g0 is None:
+            return out
+        value = -g0.unsqueeze(-1) * moments
+        return value if out is None else out + value
 
 
-class _Curvature(BatchFunction):
-    ranks = (1, 1, 1, 1)
+class _Slopes(BatchFunction):
+    ranks = (1, 1)
 
     @staticmethod
-    def forward(lam: Tensor, g: Tensor | None, c2: Tensor, c1: Tensor) -> tuple[Tensor, ...]:
-        return _by_rows(_curvature, lam, g, c2, c1)
+    def forward(c: Tensor, g: Tensor) -> Tensor:
+        return _by_rows(_slopes, c, g)[0]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None: ...
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None: ...
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
@@ -193,49 +223,102 @@ class _Curvature(BatchFunction):
     jvp = backward
 
 
-def _rows(lam: Tensor, g: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
-    shape = lam.shape if g is None else torch.broadcast_shapes(lam.shape, g.shape)
-    if not shape or shape[-1] < 2:
-        raise ValueError(f"lam: got shape {tuple(lam.shape)}, expected (..., d), d >= 2 the ambient dimension.")
-    lam, g = (None if x is None else x.double().expand(shape).reshape(-1, shape[-1]) for x in (lam, g))  # type: ignore[assignment]
-    return lam, g, shape
+class _UniformDivergence(BatchFunction):
+    r"""log of the area - S - c.E[...]: the divergence from the uniform distribution, and its gradient as a second output.
+
+    Its gradient is minus that of :math:`c\cdot` moments at fixed c. Where the rates are small it is integrated along the ray
+    to 0, :math:`\int_0^1 t\,\mathrm{Var}_{tc}(q)\,dt`."""
+
+    ranks = (1,)
+
+    @staticmethod
+    def forward(c: Tensor) -> tuple[Tensor, Tensor]:
+        batch, d = c.shape[:-1], c.shape[-1]
+        c = c.reshape(-1, d)
+        log, moments = _chunked(_values_and_moments, c)
+        area = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
+        value = area - log - (c * moments).sum(-1)
+        i = (c.abs().amax(-1) < 1).nonzero(as_tuple=True)
+        near = c[i]
+        x, weight = legendre(8, c.device)
+        nodes = (x.unsqueeze(-1) * near).reshape(-1, d)
+        variance = -(_chunked(_slopes, nodes, near.repeat(len(x), 1))[0].reshape((len(x),) + near.shape) * near).sum(-1)
+        value[i] = (weight * x * variance).sum(0)
+        return value.reshape(batch), -_chunked(_slopes, c, c)[0].reshape(batch + (d,))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs, output[1])
+        ctx.save_for_forward(*inputs, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        c, slope = ctx.saved_tensors
+        return first_order((tangent * slope).sum(-1), c, tangent), None
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:  # type: ignore[override]
+        c, slope = ctx.saved_tensors
+        return first_order(grad.unsqueeze(-1) * slope, c, grad)
 
 
-def normalizer_and_moments(lam: Tensor, g: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    r""":math:`\log C(l, g)`, :math:`E[x_i^2]` and :math:`E[x_i]`, in the dtype of ``lam`` (float64 inside).
+def _checked(c: Tensor) -> Tensor:
+    if c.dim() < 1 or c.shape[-1] < 2:
+        raise ValueError(f"rates: got shape {tuple(c.shape)}, expected (..., d), d >= 2 the ambient dimension.")
+    return c.double()
 
-    :param Tensor lam: quadratic coefficients, shape ``batch + (d,)``, of either sign.
-    :param Tensor g: linear coefficients, same shape; 0 if omitted.
 
-    >>> log_c, second, first = normalizer_and_moments(torch.zeros(3))
-    >>> log_c, second  # log 4 pi
-    (tensor(2.5310), tensor([0.3333, 0.3333, 0.3333]))
+def relative_moments(c: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`S(c)` and the means of :math:`(1-x_1)^2, x_2^2, \dots, x_d^2`, in float64.
+
+    :param Tensor c: rates, shape ``batch + (d,)``, the first not negative.
+
+    >>> log, moments = relative_moments(torch.zeros(3))
+    >>> log, moments  # log 4 pi; 1 + 1/3
+    (tensor(2.5310, dtype=torch.float64), tensor([1.3333, 0.3333, 0.3333], dtype=torch.float64))
     """
-    rows, linear, shape = _rows(lam, g)
-    log_c, second, first = _Moments.apply(rows, linear)
-    return log_c.reshape(shape[:-1]).to(lam.dtype), second.reshape(shape).to(lam.dtype), first.reshape(shape).to(lam.dtype)
+    return _Moments.apply(_checked(c))
 
 
-def log_normalizer(lam: Tensor, g: Tensor | None = None) -> Tensor:
-    r""":math:`\log C(l, g)`, differentiable twice; half the work of :func:`normalizer_and_moments` where no gradient is due.
+def relative_normalizer(c: Tensor) -> Tensor:
+    r""":math:`S(c)`, differentiable twice; half the work of :func:`relative_moments` where no gradient is due.
+
+    >>> relative_normalizer(torch.full((3,), 0.5e300).double())  # log 2 pi - log 1e300
+    tensor(-688.9377, dtype=torch.float64)
+    """
+    c = _checked(c)
+    return _Moments.apply(c)[0] if differentiated(c) else _by_rows(_values, c)[0]
+
+
+def log_normalizer(lam: Tensor, kappa: Tensor | None = None) -> Tensor:
+    r""":math:`\log\int e^{\kappa x_1-\sum_i l_i x_i^2}dS`, shape ``batch``; ``lam`` of either sign, kappa nonnegative.
 
     >>> log_normalizer(torch.zeros(4))  # log 2 pi^2
     tensor(2.9826)
     """
-    if differentiated(lam, g):
-        return normalizer_and_moments(lam, g)[0]
-    rows, linear, shape = _rows(lam, g)
-    return _chunked(_values, rows, linear)[0].reshape(shape[:-1]).to(lam.dtype)
+    k = lam.new_zeros(()).double() if kappa is None else kappa.double()
+    l1 = lam[..., :1].double()
+    out = k - l1.squeeze(-1) + relative_normalizer(lam.double() - l1 + (k / 2).unsqueeze(-1))
+    return out.to(lam.dtype)
 
 
-def square_products(lam: Tensor) -> Tensor:
-    r""":math:`E[x_i^2x_j^2]` (a third of it where i = j) under :math:`e^{-\sum l_ix_i^2}`, ``batch + (d, d)``; no gradient."""
+def uniform_divergence(c: Tensor) -> Tensor:
+    r"""The Kullback-Leibler divergence from the uniform distribution, float64, with all its digits near rates of 0 too.
+
+    >>> uniform_divergence(torch.tensor([0.0, 1e-8, 1e-8]))  # Bingham's: 2 / 45 of the square
+    tensor(4.4444e-18, dtype=torch.float64)
+    """
+    return _UniformDivergence.apply(_checked(c))[0]
+
+
+def square_products(c: Tensor) -> Tensor:
+    r""":math:`E[x_i^2x_j^2]` (a third of it where i = j) under :math:`e^{-\sum c_ix_i^2}` with :math:`c_1 = 0`."""
 
     def products(rows: Tensor) -> tuple[Tensor, ...]:
-        _, weights, parts = _contour(rows, None)
-        u = torch.complex(*parts).movedim(0, 1)
-        return ((0.25 * (weights.unsqueeze(-2) * u) @ u.mT).real,)
+        k = _contour(rows)
+        u = k.u.movedim(0, 1)
+        return ((0.25 * (k.weights.unsqueeze(-2) * u) @ u.mT).real,)
 
     with torch.no_grad():
-        rows, _, shape = _rows(lam, None)
-        return _chunked(products, rows)[0].reshape(shape + shape[-1:]).to(lam.dtype)
+        return _by_rows(products, _checked(c))[0]

@@ -8,8 +8,9 @@ With :math:`x = (1-2r^2, 2y\sqrt{1-r^2})`, :math:`r = |y| < 1`, and :math:`q_\pm
 
 for any :math:`\rho\ge0`, because :math:`r^2\ge q_+/\max\beta` and :math:`r^2q_-\le q_-`: a Gaussian, however flat the ridge
 becomes as :math:`2\beta\to\kappa`. Rows of small concentration, where the ball r < 1 matters, take the angular Gaussian bound
-of :mod:`.bingham_sampler`; each row takes the one with the greater acceptance. On the two-sphere the bound is that of Kent &
-Hamelryck, in Gaussian rather than exponential form.
+of :mod:`.bingham_sampler`; each row takes the one with the greater acceptance. Both masses are taken relative to
+:math:`e^\kappa`, and precisions from :math:`\kappa/2-\beta_j`: nothing cancels at large concentrations. On the two-sphere the
+bound is that of Kent & Hamelryck, in Gaussian rather than exponential form.
 
 Reference: Kent & Hamelryck, in Quantitative Biology, Shape Analysis and Wavelets (Leeds, 2005), p. 57-60.
 """
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import bingham_sampler
-from .fisher_bingham import log_normalizer
+from .fisher_bingham import relative_normalizer
 from .rejection import rejection
 
 __all__ = ["acceptance", "sample"]
@@ -30,17 +31,27 @@ def _coefficients(beta: Tensor) -> Tensor:
     return torch.nn.functional.pad(-beta, (1, 0))
 
 
+def _angular_mass(kappa: Tensor, beta: Tensor) -> Tensor:
+    r"""Log integral of the angular bound less kappa; infinite where :math:`\kappa\gg d`: the Gaussian is better there."""
+    small = kappa < 20 * (beta.shape[-1] + 50)
+    k = torch.where(small, kappa, 0.0)
+    b = torch.where(small.unsqueeze(-1), beta, 0.0)
+    return torch.where(small, bingham_sampler.log_envelope_mass(_coefficients(b), k) - k, math.inf)
+
+
 def _gaussian(kappa: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For float64 rows: precisions (B, d - 1), rho (B, 1), log integral of the bound (B,)."""
+    """For float64 rows: precisions (B, d - 1), rho (B, 1), log integral of the bound less kappa (B,)."""
     d, top = beta.shape[-1] + 1, beta.amax(-1, keepdim=True).clamp_min(0)
-    rho = torch.cat([beta.new_zeros(1), torch.logspace(-4, 0, 33, dtype=beta.dtype, device=beta.device)])
-    precision = 4 * kappa[:, None, None] + (d - 3) - 8 * beta.clamp_min(0).unsqueeze(-2) * (1 - 2 * rho.unsqueeze(-1))
+    grid = torch.cat([beta.new_zeros(1), torch.logspace(-3, 1.5, 33, dtype=beta.dtype, device=beta.device)])
+    rho = (grid / top.clamp_min(1).sqrt()).clamp_max(1)  # the best is about 1/4 of it on a flat ridge
+    up = beta.clamp_min(0).unsqueeze(-2)
+    precision = 8 * (kappa[:, None, None] / 2 - up) + 16 * up * rho.unsqueeze(-1) + (d - 3)
     proper = (precision > 0).all(-1)
-    volume = 0.5 * (2 * math.pi / torch.where(precision > 0, precision, 1.0)).log().sum(-1)
-    log_mass = kappa.unsqueeze(-1) + (d - 1) * math.log(2) + 4 * rho * rho * top + volume
+    volume = 0.5 * (math.log(2 * math.pi) - torch.where(precision > 0, precision, 1.0).log()).sum(-1)
+    log_mass = (d - 1) * math.log(2) + 4 * rho * rho * top + volume
     log_mass = torch.where(proper, log_mass, math.inf)
     i, row = log_mass.argmin(-1), torch.arange(len(beta), device=beta.device)
-    return precision[row, i], rho[i].unsqueeze(-1), log_mass[row, i]
+    return precision[row, i], rho[row, i].unsqueeze(-1), log_mass[row, i]
 
 
 def acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
@@ -50,10 +61,9 @@ def acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
     tensor(True)
     """
     beta, kappa = beta.double(), kappa.double().expand(beta.shape[:-1])
-    coef = _coefficients(beta)
-    log_c = log_normalizer(coef, torch.nn.functional.pad(kappa.unsqueeze(-1), (0, beta.shape[-1])))
+    log = relative_normalizer((kappa / 2).unsqueeze(-1) + _coefficients(beta))
     gaussian = _gaussian(kappa.reshape(-1), beta.reshape(-1, beta.shape[-1]))[2].reshape(kappa.shape)
-    return (log_c - torch.minimum(gaussian, bingham_sampler.log_envelope_mass(coef, kappa))).exp()
+    return (log - torch.minimum(gaussian, _angular_mass(kappa, beta))).exp()
 
 
 @torch.no_grad()
@@ -68,11 +78,10 @@ def sample(kappa: Tensor, beta: Tensor, n: int) -> Tensor:
     b = beta.double().reshape(-1, d - 1)
     k = kappa.double().expand(batch).reshape(-1)
     precision, rho, log_mass = _gaussian(k, b)
-    coef = _coefficients(b)
-    angular = log_mass >= bingham_sampler.log_envelope_mass(coef, k)
+    angular = log_mass >= _angular_mass(k, b)
     out = beta.new_empty((n, len(b), d))
-    if bool(angular.any()):
-        out[:, angular] = bingham_sampler.sample(coef[angular].to(beta.dtype), k[angular].to(beta.dtype), n)
+    if bool(angular.any()):  # in float64: the bound is a difference of terms of the size of kappa
+        out[:, angular] = bingham_sampler.sample(_coefficients(b)[angular], k[angular], n).to(beta.dtype)
     rest = ~angular
     if bool(rest.any()):
         spread, b, rho = (x[rest].to(beta.dtype) for x in (precision.rsqrt(), b, rho))

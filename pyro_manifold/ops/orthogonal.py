@@ -17,8 +17,8 @@ from torch import Tensor
 from .autograd import BatchFunction, differentiated, first_order
 from .numerics import arctanc_sqrt, log_sinc_sqrt, norm, sinc_sqrt
 
-__all__ = ["haar", "hat", "log_det_dexp", "log_sphere_area", "polar", "rotation_exp3", "rotation_log", "rotation_log3", "size_of"]
-__all__ += ["vee"]
+__all__ = ["haar", "hat", "log_det_dexp", "log_sphere_area", "polar", "quaternion"]
+__all__ += ["rotation_exp3", "rotation_log", "rotation_log3", "size_of", "vee"]
 
 
 def size_of(dim: int) -> int:
@@ -101,7 +101,7 @@ def rotation_exp3(w: Tensor) -> Tensor:
     return eye + sinc_sqrt(s, 1) * k + 0.5 * sinc_sqrt(s / 4, 1) ** 2 * (k @ k)
 
 
-def _quaternion(r: Tensor) -> Tensor:
+def quaternion(r: Tensor) -> Tensor:
     """Unit quaternion (real part first, not negative) of a rotation, from the largest of its four components."""
     d = r.diagonal(dim1=-2, dim2=-1)
     tr = d.sum(-1, keepdim=True)
@@ -118,7 +118,7 @@ def _quaternion(r: Tensor) -> Tensor:
 
 def rotation_log3(r: Tensor) -> Tensor:
     """Axis times angle in [0, pi] of a 3x3 rotation; at angle pi one of the two axes, with the gradient on its side."""
-    q = _quaternion(r)
+    q = quaternion(r)
     c, v = q[..., :1], q[..., 1:]
     s = v.square().sum(-1, keepdim=True)
     far = c * c < s  # angle above pi/2

@@ -337,8 +337,9 @@ class _Divergence(BatchFunction):
     def forward(p: Tensor, q: Tensor, order: float) -> tuple[Tensor, ...]:
         dtype, shape = p.dtype, p.shape
         p, q = p.detach().double().reshape(-1), q.detach().double().reshape(-1)
-        a, b = (_anywhere(x, order, False, "", True) for x in (p, q))
-        assert a.ratio is not None and a.complement is not None and a.slope is not None
+        a, b = (_anywhere(x, order, False, "", False) for x in (p, q))
+        own = _bessel(p.clamp_max(_last(order)), order, False, "", True).slope
+        assert a.ratio is not None and a.complement is not None and own is not None
         assert b.ratio is not None and b.complement is not None
         small = torch.maximum(p, q) < order + 1
         d = q - p
@@ -346,7 +347,8 @@ class _Divergence(BatchFunction):
         scaled = [_columns(x, order, ("g",), "G - k")[0] for x in (p, q)]  # stays small for large k
         value = torch.where(small, plain[1] - plain[0] - d * a.ratio, scaled[1] - scaled[0] + d * a.complement)
         slope_q = torch.where(small, b.ratio - a.ratio, a.complement - b.complement)
-        slope_p = -d * a.slope
+        beyond = (p / _last(order)).clamp_min(1)
+        slope_p = -(d / beyond) * own / beyond
         # where p and q are close, all of these cancel: integrals of A' over the segment between them
         i = (d.abs() < _NEAR * torch.maximum(p, q)).nonzero(as_tuple=True)
         unit = (torch.maximum(p[i], q[i]) / _last(order)).clamp_min(1)  # beyond that only the ratio of p and q counts

@@ -19,7 +19,27 @@ from timing import least
 from torch import Tensor
 
 from pyro_manifold.ops import bingham_sampler, kent_sampler
-from pyro_manifold.ops.fisher_bingham import _saddle, log_normalizer, normalizer_and_moments
+from pyro_manifold.ops.fisher_bingham import log_normalizer, relative_moments
+
+
+def ours(lam: Tensor, g: Tensor) -> Tensor:
+    """The package's, whose linear term is along the first axis."""
+    return log_normalizer(lam, g[..., 0])
+
+
+def ours_with_moments(lam: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    return relative_moments(lam - lam[..., :1] + g[..., :1] / 2)
+
+
+def _saddle(lam: Tensor, g2: Tensor) -> Tensor:
+    """Root t of the sum of 1/2(l + t) + g^2/4(l + t)^2 = 1, for the peers."""
+    t = ((1 + (1 + 4 * g2).sqrt()) / 4 - lam).amax(-1, keepdim=True)
+    for _ in range(12):
+        v = 1 / (lam + t)
+        h = (v * (0.5 + 0.25 * g2 * v)).sum(-1, keepdim=True)
+        slope = (v * v * (0.5 + 0.5 * g2 * v)).sum(-1, keepdim=True)
+        t = t + 2 * h * (h.sqrt() - 1) / slope
+    return t
 
 
 def saddlepoint(lam: Tensor, g: Tensor) -> Tensor:
@@ -98,22 +118,21 @@ def accuracy() -> None:
         expected = [kent(k, b) for k, b in zip(ks[2:-1], bs, strict=True)]
         cells.append((f"Kent S^2, beta = {r} kappa", lam, first(3, ks[2:-1]), expected))
     lam = (10 ** (7 * torch.rand(200, 2, dtype=torch.float64) - 3)).clamp(max=1e4)
-    g = 2 * lam * (1 + 0.1 * torch.randn(200, 1, dtype=torch.float64)) * (torch.rand(200, 2) < 0.5)
-    g = g.clamp(-1e4, 1e4)
+    g = 2 * lam * (1 + 0.1 * torch.randn(200, 1, dtype=torch.float64)) * torch.tensor([1.0, 0.0])
+    g = g.clamp(0, 1e4)
     cells.append(("circle, l over 7 decades, g near 2 l", lam, g, circle(lam, g)))
     print("Largest |error of log C| (NaN counts as inf); coefficients up to 1e4. Bar: 1e-11.\n")
     print("| law | cells | ours | parabola, 32 nodes | saddlepoint, third order |\n|---|---|---|---|---|")
     for name, lam, g, expected in cells:
         exact = torch.tensor(expected, dtype=torch.float64)
-        e = [float((f(lam, g) - exact).abs().nan_to_num(math.inf).max()) for f in (log_normalizer, parabola, saddlepoint)]
+        e = [float((f(lam, g) - exact).abs().nan_to_num(math.inf).max()) for f in (ours, parabola, saddlepoint)]
         print(f"| {name} | {len(lam)} | {e[0]:.1e} | {e[1]:.1e} | {e[2]:.1e} |")
 
 
 def published_kent_acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
     """kappa x_1 <= kappa (1 + x_1^2) / 2 turns the Kent law into a Bingham law, which an angular Gaussian covers."""
     coef = torch.cat([-0.5 * kappa.unsqueeze(-1), -beta], -1)
-    linear = torch.nn.functional.pad(kappa.unsqueeze(-1), (0, beta.shape[-1]))
-    log_c = log_normalizer(torch.nn.functional.pad(-beta, (1, 0)), linear)
+    log_c = log_normalizer(torch.nn.functional.pad(-beta, (1, 0)), kappa)
     return (log_c - 0.5 * kappa - bingham_sampler.log_envelope_mass(coef, torch.zeros_like(kappa))).exp()
 
 
@@ -130,8 +149,8 @@ def acceptances() -> None:
         for r in (0.0, 0.25, 0.4, 0.5):
             beta = torch.zeros(len(scale), d - 1, dtype=torch.float64)
             beta[:, 0], beta[:, -1] = r * scale, -r * scale
-            ours, theirs = (float(f(scale, beta).min()) for f in (kent_sampler.acceptance, published_kent_acceptance))
-            print(f"| Kent, beta = {r} kappa | {d} | {ours:.2f} | {theirs:.3f} |")
+            here, there = (float(f(scale, beta).min()) for f in (kent_sampler.acceptance, published_kent_acceptance))
+            print(f"| Kent, beta = {r} kappa | {d} | {here:.2f} | {there:.3f} |")
 
 
 def seconds(f: Callable[[], object], repeats: int) -> float:
@@ -144,7 +163,7 @@ def times(n: int, repeats: int) -> None:
     print("|---|---|---|---|---|---|")
     for d in (3, 4, 10, 50):
         rows = max(n // d, 100)
-        lam, g = 50 * torch.rand(rows, d, dtype=torch.float64), torch.randn(rows, d, dtype=torch.float64)
+        lam, g = 50 * torch.rand(rows, d, dtype=torch.float64), first(d, torch.rand(rows, dtype=torch.float64).tolist())
         k = g.norm(dim=-1).numpy()
 
         def gradient(lam: Tensor = lam, g: Tensor = g) -> None:
@@ -153,8 +172,8 @@ def times(n: int, repeats: int) -> None:
 
         with torch.no_grad():
             fs = [
-                lambda lam=lam, g=g: log_normalizer(lam, g),
-                lambda lam=lam, g=g: normalizer_and_moments(lam, g),
+                lambda lam=lam, g=g: ours(lam, g),
+                lambda lam=lam, g=g: ours_with_moments(lam, g),
                 lambda lam=lam, g=g: saddlepoint(lam, g),
                 torch.enable_grad()(gradient),
                 lambda k=k, d=d: ive(d / 2 - 1, k) + gammaln(d / 2),

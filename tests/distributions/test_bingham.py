@@ -117,7 +117,7 @@ def test_expanded_plate_costs_one_normaliser(monkeypatch: pytest.MonkeyPatch) ->
     from pyro_manifold.ops import fisher_bingham
 
     contour = fisher_bingham._contour
-    monkeypatch.setattr(fisher_bingham, "_contour", lambda lam, g: rows.append(len(lam)) or contour(lam, g))
+    monkeypatch.setattr(fisher_bingham, "_contour", lambda c: rows.append(len(c)) or contour(c))
     law = mdist.Bingham(torch.eye(3)).expand((100_000,))
     assert law.log_prob(law.sample()).shape == (100_000,)
     assert sum(rows) == 1

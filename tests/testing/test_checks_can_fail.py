@@ -9,10 +9,17 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform
 
-from pyro_manifold.distributions import ManifoldUniform, WrappedNormal
+from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher, WrappedNormal
 from pyro_manifold.geometry import Geometry, SphereGeometry
 from pyro_manifold.ops.components import concrete
-from pyro_manifold.testing import DISTRIBUTION_CHECKS, GEOMETRY_CHECKS, MODULE_CHECKS, TRANSFORM_CHECKS, check_stress
+from pyro_manifold.testing import (
+    DISTRIBUTION_CHECKS,
+    GEOMETRY_CHECKS,
+    MODULE_CHECKS,
+    TRANSFORM_CHECKS,
+    check_precision,
+    check_stress,
+)
 from pyro_manifold.transforms import ExpMap, Pad
 from pyro_manifold.transforms.module import ModuleBijection
 
@@ -253,3 +260,24 @@ def test_an_injective_map_that_adds_its_volume() -> None:
     TRANSFORM_CHECKS["composition"](Pad(2, 3), x)
     with pytest.raises(AssertionError, match="added up"):
         TRANSFORM_CHECKS["composition"](Added(2, 3), x)
+
+
+PRECISION = {
+    "float32 is off": dict(
+        entropy=lambda self: VonMisesFisher.entropy(self) + self.concentration - (self.concentration + 1e-3) + 1e-3
+    ),
+    "variance is negative": dict(variance=property(lambda self: VonMisesFisher.variance.fget(self) - 1e-3)),  # type: ignore[attr-defined]
+    "gradient of entropy in concentration.*not finite": dict(
+        entropy=lambda self: VonMisesFisher.entropy(self) + 0 * (self.concentration - self.concentration).sqrt()
+    ),
+    "entropy.*not finite": dict(entropy=lambda self: VonMisesFisher.entropy(self) + torch.inf),
+}
+
+
+@pytest.mark.parametrize("message", PRECISION)
+def test_precision(message: str) -> None:
+    """Cancellation at order kappa, a negative variance, a NaN gradient and an infinite value are all caught."""
+    params = dict(loc=torch.eye(3)[0], concentration=torch.tensor(1e6))
+    check_precision(VonMisesFisher, params)
+    with pytest.raises(AssertionError, match=message):
+        check_precision(broken(VonMisesFisher, **PRECISION[message]), params)
