@@ -151,6 +151,10 @@ def _check(frame: Tensor, k: Tensor, beta: Tensor | None, betas: Tensor | None) 
         "Orthonormalise it (also after a cast to a wider dtype): torch.linalg.qr(frame).Q; "
         "or learn it as a point of SpecialOrthogonal(d).",
     )  # fmt: skip
+    for name, x in (("ovalness", beta), ("axis_ovalness", betas)):
+        if x is not None:
+            finite = x.isfinite() if name == "ovalness" else x.isfinite().all(-1)
+            check_all(finite, name, x, "finite numbers", "Look where they come from.")
     check_all((k >= 0) & k.isfinite(), "concentration", k, "nonnegative numbers", "Negate the first axis instead.")
     if beta is not None:
         _check_oval("ovalness", beta, beta, k, eps)

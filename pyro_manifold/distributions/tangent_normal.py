@@ -63,7 +63,8 @@ def tangent_normal(
 
 
 def _positive(scale: Tensor) -> None:
-    check_all(scale > 0, "scale", scale, "positive numbers", "Use a positive constraint such as softplus.")
+    ok = (scale > 0) & scale.isfinite()
+    check_all(ok, "scale", scale, "finite positive numbers", "Use a positive constraint such as softplus.")
 
 
 def _diagonal(dim: int, loc_batch: torch.Size, scale: Tensor, validate: bool) -> Any:
@@ -104,6 +105,8 @@ def _full(dim: int, loc_batch: torch.Size, name: str, matrix: Tensor, validate: 
     if matrix.dim() < 2 or matrix.shape[-2:] != (dim, dim):
         raise ValueError(f"{name}: got shape {tuple(matrix.shape)}, expected (..., {dim}, {dim}), the manifold's dimension.")
     tril = matrix
+    if validate:
+        check_all(matrix.isfinite().all(-1).all(-1), name, matrix, "finite numbers", "Look where they come from.")
     if name == "covariance_matrix":
         if validate:
             ok = (matrix - matrix.mT).abs().amax((-1, -2)) <= 1e-5 * matrix.abs().amax((-1, -2))

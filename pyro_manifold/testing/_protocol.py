@@ -84,26 +84,6 @@ def copies(make: Make, params: Params) -> None:
         close(other.log_prob(x), d.log_prob(x), "log_prob of a copy")
 
 
-def validation(make: Make, params: Params) -> None:
-    """Values outside the support, of a wrong shape, and NaN parameters are errors, not numbers."""
-    with pyro.validation_enabled(True):
-        d = make(**params)
-        x = d.sample()
-        for bad, what in ((torch.full_like(x, torch.nan), "NaN"), (x.new_zeros(()), "a scalar")):
-            try:
-                d.log_prob(bad)
-            except (ValueError, RuntimeError):
-                continue
-            raise AssertionError(f"log_prob accepts {what} as a value")
-        for name, value in params.items():
-            try:
-                make(**{**params, name: torch.full_like(value, torch.nan)})
-            except ValueError as e:
-                assert name in str(e), f"the error about a NaN {name} does not name it: {e}"
-            else:
-                raise AssertionError(f"{name} = NaN is accepted")
-
-
 def pyro_site(make: Make, params: Params) -> None:
     """It is a sample site: plates, conditioning, tracing, provenance, Predictive."""
 

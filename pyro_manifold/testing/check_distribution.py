@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from . import _autocast, _broadcasting, _density, _functional, _protocol
+from . import _autocast, _broadcasting, _density, _functional, _protocol, _validation
 from ._tools import finite
 from ._types import Make, Params
 from .not_applicable import run_checks
@@ -20,7 +20,7 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
         _broadcasting.broadcasting,
         _broadcasting.empty_batches,
         _protocol.copies,
-        _protocol.validation,
+        _validation.validation,
         _protocol.pyro_site,
         _protocol.changed_values,
         _protocol.changed_parameters,
