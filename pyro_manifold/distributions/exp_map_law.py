@@ -1,12 +1,16 @@
 """What the laws share that are a law of tangent vectors at a centre, pushed to the manifold by the exponential map."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 
 from ..constraints import on
+from ..geometry import geometry
+from ..ops.components import concrete
 from .shown import Shown
 
 __all__ = ["ExpMapLaw"]
@@ -29,6 +33,39 @@ class ExpMapLaw(Shown, dist.TransformedDistribution):
     def loc(self) -> Tensor:
         """The centre, expanded to ``batch_shape + event_shape``."""
         return self.transforms[0].loc.expand(self.batch_shape + self.event_shape)
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return self._held(super().rsample(torch.Size(sample_shape)))
+
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        return self._held(super().sample(torch.Size(sample_shape)))
+
+    @torch.no_grad()
+    def _check_held(self, x: Tensor) -> None:
+        """That the dtype of the draws ``x`` holds them: within :meth:`Geometry.reach` at a glance, beyond it one by one."""
+        geo, t = geometry(self.manifold), self.transforms[0]
+        reach = geo.reach(self.event_shape, x)
+        if math.isinf(reach) or not concrete(x) or not x.numel():
+            return
+        v, loc = t.drawn(x), t.loc
+        if v is not None:
+            origin = geo.base_point(self.event_shape, dtype=x.dtype, device=x.device)
+            farthest = geo.dist(origin.expand_as(loc), loc).max() + torch.linalg.vector_norm(v, dim=-1).max()
+            if bool(farthest <= reach):
+                return
+        loc = loc.expand_as(x)
+        ok = geo.contains(x) & geo.dist(loc, x).isfinite() & geo.log_frame(loc, x).isfinite().all(-1)
+        if not bool(ok.all()):
+            wider = "float64 or " if x.dtype != torch.float64 else ""
+            raise ValueError(
+                f"scale: {int((~ok).sum())} of {ok.numel()} draws lie beyond what points of {self.manifold.name} hold in "
+                f"{x.dtype} (about {reach:.3g} from the origin). Use {wider}a smaller scale; "
+                "a normal distribution of chart coordinates (the logarithm at the origin) has no such bound."
+            )
+
+    def _held(self, x: Tensor) -> Tensor:
+        self._check_held(x)
+        return x
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
         owner = next(c for c in type(self).__mro__ if "_kept" in vars(c))

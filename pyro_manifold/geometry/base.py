@@ -81,6 +81,13 @@ class Geometry(FullPrecision, ABC):
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         """Orthogonal projection of the ambient vector ``u`` on :math:`T_pM`."""
 
+    def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
+        """Distance from the origin up to which points are held by coordinates in the dtype of ``like``; infinite by default.
+
+        Draws that reach farther are looked at one by one: what the dtype cannot hold is an error where it is drawn.
+        """
+        return math.inf
+
     # --- metric ------------------------------------------------------------------------------------------------------
     @abstractmethod
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:

@@ -80,6 +80,10 @@ class HyperboloidGeometry(Geometry):
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         return torch.nn.functional.pad(self._k(torch.empty(0, dtype=dtype, device=device)).sqrt().reshape(1), (0, dim))
 
+    def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
+        """Where squares of coordinates are within a factor of 50 of overflow."""
+        return float(self._k(like.detach()).detach().sqrt()) * (math.log(torch.finfo(like.dtype).max) / 2 - 2)
+
     def project(self, x: Tensor) -> Tensor:
         y = x[..., 1:]
         return torch.cat([(self._k(x) + y.square().sum(-1, keepdim=True)).sqrt(), y], -1)
@@ -166,7 +170,7 @@ def _dist(k: Tensor, p: Tensor, q: Tensor) -> Tensor:
 def _half_chord2(k: Tensor, x: Tensor, y: Tensor, parts: tuple[Tensor, Tensor]) -> Tensor:
     """(L/2)^2 = sinh^2(d / 2 sqrt k)."""
     dd, across2 = parts
-    xy, tt = (x * y).sum(0), ((k + sq(x)) * (k + sq(y))).sqrt()
+    xy, tt = (x * y).sum(0), (k + sq(x)).sqrt() * (k + sq(y)).sqrt()
     back = 2 * xy < -tt
     near = (k * dd + across2) / (2 * k * (k + tt + torch.where(back, 0.0, xy)))
     return torch.where(back, (tt - xy - k) / (2 * k), near)

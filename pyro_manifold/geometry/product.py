@@ -73,6 +73,9 @@ class ProductGeometry(Geometry):
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
         return torch.stack(self._each(lambda g, y: g.contains(y, atol), self.split(x))).all(0)
 
+    def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
+        return min(g.reach(s, like) for g, s in zip(self.factors, self.shapes, strict=True))
+
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         self.point_shape(dim)
         return self._pack(self._each(lambda g, s: g.base_point(s, dtype=dtype, device=device), self.shapes))

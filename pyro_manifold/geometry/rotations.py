@@ -25,6 +25,7 @@ from ..ops.orthogonal import (
     log_det_dexp,
     log_sphere_area,
     polar,
+    rotation_exp,
     rotation_exp3,
     rotation_log,
     rotation_log3,
@@ -41,7 +42,7 @@ def _expm(v: Tensor) -> Tensor:
     if v.shape[-1] == 1:
         c, s = v.cos(), v.sin()
         return torch.cat([c, -s, s, c], -1).reshape(v.shape[:-1] + (2, 2))
-    return rotation_exp3(fewer_turns(v)) if v.shape[-1] == 3 else torch.linalg.matrix_exp(hat(v))
+    return rotation_exp3(fewer_turns(v)) if v.shape[-1] == 3 else rotation_exp(v)
 
 
 def _logm(r: Tensor) -> Tensor:

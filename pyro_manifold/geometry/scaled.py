@@ -65,6 +65,9 @@ class ScaledGeometry(Geometry):
     def dim(self, event_shape: Sequence[int]) -> int:
         return self.base.dim(event_shape)
 
+    def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
+        return float(self.scale(like).detach()) * self.base.reach(event_shape, like)
+
     def point_shape(self, dim: int) -> torch.Size:
         return self.base.point_shape(dim)
 

@@ -130,6 +130,10 @@ class SPDGeometry(Geometry):
         symmetric = (x - x.mT).abs().amax((-1, -2)) <= atol * x.abs().amax((-1, -2))
         return finite & symmetric & (torch.linalg.cholesky_ex(sym(x)).info == 0)
 
+    def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
+        r"""At distance r the condition number is at most :math:`e^{\sqrt2r}`, and the matrix positive up to 1/(10 n eps)."""
+        return -math.log(10 * event_shape[-1] * torch.finfo(like.dtype).eps) / math.sqrt(2)
+
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         return torch.eye(self.point_shape(dim)[0], dtype=dtype, device=device)
 

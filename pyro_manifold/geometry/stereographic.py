@@ -23,7 +23,7 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.ball import ball_exp, ball_log, inside, shortening
+from ..ops.ball import ball_exp, ball_log, inside, rim_margin, shortening
 from ..ops.components import by_components, concrete, may_hold, sq
 from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, cut_short, fewer_turns, log_sinc_length, safe_sqrt
 from .base import Geometry, register_geometry
@@ -98,8 +98,14 @@ class StereographicGeometry(Geometry):
         return torch.zeros(dim, dtype=dtype, device=device)
 
     def project(self, x: Tensor) -> Tensor:
+        margin = rim_margin(x.shape[-1], x.dtype)
         q = -self.curvature(x) * x.square().sum(-1, keepdim=True)
-        return x * ((1 - 4 * torch.finfo(x.dtype).eps) * q.clamp_min(1.0).rsqrt()).where(q >= 1, 1.0)
+        out = q >= 1 - margin
+        return torch.where(out, x * ((1 - margin) * torch.where(out, q, 1.0).rsqrt()), x)
+
+    def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
+        K = float(self.curvature(like.detach()).detach())
+        return math.log(2 / rim_margin(event_shape[-1], like.dtype)) / math.sqrt(-K) if K < 0 else math.inf
 
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return u

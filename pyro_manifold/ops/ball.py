@@ -18,7 +18,7 @@ from .components import Into, Kept, combine, concrete, dot, extend, fused, patch
 from .numerics import arcsinc_slope, arcsinc_sqrt, arsinhc, cos_sinc_sqrt, sinc_slope
 
 _LOST = 0.25  # a sum of opposite signs below this part of its first term is taken again from the sum of the vectors
-__all__ = ["ball_exp", "ball_log", "inside", "shortening"]
+__all__ = ["ball_exp", "ball_log", "inside", "rim_margin", "shortening"]
 
 _EXP_MAX = {torch.float32: 60.0, torch.float64: 600.0}  # sqrt(-K)|v| is cut here, far outside what the ball can hold
 
@@ -32,22 +32,31 @@ def shortening(s: Tensor) -> Tensor | float:
     return torch.where(over, floor / torch.where(over, s, 1.0), 1.0).sqrt()
 
 
+def rim_margin(d: int, dtype: torch.dtype) -> float:
+    r"""How far inside the rim, relative to its radius, the outermost point of d coordinates lies: :math:`(4+\sqrt d)\,\epsilon`.
+
+    Its squared length is a sum of d rounded terms, in an order that differs from one device or layout to another; measured, it is
+    off by about :math:`\epsilon\sqrt d/8` (one standard deviation), a sixteenth of what this leaves.
+    """
+    return (4 + math.sqrt(d)) * torch.finfo(dtype).eps
+
+
 def inside(K: Tensor, y: Tensor) -> Tensor:
     """``y``, or where that is not inside, the outermost representable point in its direction, with a warning."""
-    eps = torch.finfo(y.dtype).eps
-    q, rim = K * sq(y.detach()), 2 * eps - 1  # this close, y may be the rounding of anything beyond
+    margin = rim_margin(len(y), y.dtype)
+    q, rim = K * sq(y.detach()), 2 * margin - 1  # this close, y may be the rounding of anything beyond
     if concrete(y):
         if y.numel() == 0 or not bool(q.amin() <= rim):
             return y
         warnings.warn(
             f"a point of the ball lies beyond the radius that {y.dtype} coordinates can hold (about "
-            f"{math.log(2 / eps):.1f}/sqrt(-K)) and was placed on it: its density will be wrong. "
+            f"{math.log(2 / margin):.1f}/sqrt(-K)) and was placed on it: its density will be wrong. "
             "Use geoopt.Lorentz (the same law in other coordinates) or float64.",
             RuntimeWarning,
             stacklevel=2,
         )
     out = q <= rim
-    return torch.where(out, y * ((1 - 4 * eps) * torch.where(out, -q, 1.0).rsqrt()), y)
+    return torch.where(out, y * ((1 - margin) * torch.where(out, -q, 1.0).rsqrt()), y)
 
 
 def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore[type-arg]
@@ -80,7 +89,7 @@ def _weights(K: Tensor, a: Tensor, r: Tensor, pv: Tensor, H: Tensor, G: Tensor) 
 def _exp(K: Tensor, p: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
     a, m, r, pv, s, H, G, cut = _arc(K, p, z, frame)
     y = combine(torch.addcmul(H, K * pv, G, value=-1) * r, p, G * r * cut, z, into=into)
-    near = y.numel() == 0 or (concrete(y) and bool((a * r).amin() > 1e3 * torch.finfo(y.dtype).eps))
+    near = y.numel() == 0 or (concrete(y) and bool((a * r).amin() > 200 * rim_margin(len(y), y.dtype)))
     return y if near else inside(K, y), a, torch.as_tensor(m).to(a).expand_as(a), r, pv, s, H, G
 
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, differentiated, first_order
+from .components import concrete
 from .numerics import arctanc_sqrt, log_sinc_sqrt, norm, sinc_sqrt
 
 __all__ = ["haar", "hat", "log_det_dexp", "log_sphere_area", "polar", "quaternion"]
-__all__ += ["rotation_exp3", "rotation_log", "rotation_log3", "size_of", "vee"]
+__all__ += ["rotation_exp", "rotation_exp3", "rotation_log", "rotation_log3", "size_of", "vee"]
 
 
 def size_of(dim: int) -> int:
@@ -177,6 +178,50 @@ def _dexp(v: Tensor) -> Tensor:
     minus_ad = vee(basis @ x - x @ basis).mT
     top = torch.cat([minus_ad, eye.expand_as(minus_ad)], -1)
     return torch.linalg.matrix_exp(torch.cat([top, torch.zeros_like(top)], -2))[..., :m, m:]
+
+
+class _Exp(BatchFunction):
+    """exp of long skew matrices: whole turns of their angles drop out, and the result is as orthogonal as for short ones."""
+
+    ranks = (2,)
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        angle, v = torch.linalg.eigh(1j * x.double())  # x = -i angle
+        return ((v * torch.polar(torch.ones_like(angle), -angle).unsqueeze(-2)) @ v.mH).real.to(x.dtype).contiguous()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs, output)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
+        x, r = ctx.saved_tensors
+        turn = _dexp(vee(x)) @ vee((tangent - tangent.mT) / 2).unsqueeze(-1)
+        return r @ hat(turn.squeeze(-1))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        x, r = ctx.saved_tensors
+        g = r.mT @ grad
+        return hat((_dexp(vee(x)).mT @ vee((g - g.mT) / 2).unsqueeze(-1)).squeeze(-1))
+
+
+_LONG = 12.0  # of the coordinates: torch's matrix exponential is orthogonal to rounding up to about there
+
+
+def rotation_exp(v: Tensor) -> Tensor:
+    """exp of the skew matrix with coordinates ``v``, of any size, orthogonal to rounding however many turns that are.
+
+    >>> rotation_exp(torch.zeros(1))
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    x = hat(v)
+    if concrete(v) and (v.numel() == 0 or bool(v.detach().abs().amax() <= _LONG)):
+        return torch.linalg.matrix_exp(x)
+    return _Exp.apply(x)
 
 
 def _solve_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:

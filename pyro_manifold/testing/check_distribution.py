@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from . import _autocast, _broadcasting, _density, _functional, _protocol, _validation
+from . import _autocast, _broadcasting, _density, _functional, _protocol, _support, _validation
 from ._tools import finite
 from ._types import Make, Params
 from .not_applicable import run_checks
@@ -26,6 +26,7 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
         _protocol.changed_parameters,
         _protocol.compilation,
         _protocol.one_graph,
+        _support.support_of_draws,
         _functional.mapping,
         _functional.derivatives,
         _autocast.autocast,
