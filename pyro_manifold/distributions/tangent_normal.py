@@ -64,7 +64,7 @@ def tangent_normal(
 
 def _positive(scale: Tensor) -> None:
     ok = (scale > 0) & scale.isfinite()
-    check_all(ok, "scale", scale, "finite positive numbers", "Use a positive constraint such as softplus.")
+    check_all(ok, "scale", scale, "positive numbers, finite", "Use a positive constraint such as softplus.")
 
 
 def _diagonal(dim: int, loc_batch: torch.Size, scale: Tensor, validate: bool) -> Any:
