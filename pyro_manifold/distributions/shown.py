@@ -11,6 +11,7 @@ from ..constraints import check_membership, manifold_of
 from ..geometry import geometry
 from ..ops.checks import check_all, check_dtype, held
 from ..ops.precision import FullPrecision
+from .masked_rows import MaskedRows
 
 __all__ = ["Explained", "Shown"]
 
@@ -42,7 +43,7 @@ class Explained:
         raise self._lacks("support to enumerate", "it is continuous; enumerate discrete sites only")
 
 
-class Shown(Explained, FullPrecision):
+class Shown(MaskedRows, Explained, FullPrecision):
     """Mixin: prints the arguments of ``__init__``, also where torch looks in vain in ``__dict__``; checks the dtype of values.
 
     >>> import torch

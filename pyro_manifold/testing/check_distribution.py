@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from . import _autocast, _broadcasting, _density, _functional, _protocol, _support, _validation
+from . import _autocast, _broadcasting, _density, _functional, _masked, _protocol, _support, _validation
 from ._tools import finite
 from ._types import Make, Params
 from .not_applicable import run_checks
@@ -21,6 +21,7 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
         _broadcasting.empty_batches,
         _protocol.copies,
         _validation.validation,
+        _masked.masked_rows,
         _protocol.pyro_site,
         _protocol.changed_values,
         _protocol.changed_parameters,

@@ -1,0 +1,102 @@
+"""Rows that a mask drops may hold any filler: zeros, NaN, points off the manifold.
+
+Pyro applies a mask after ``log_prob`` has seen every row. A filler that is no point of the manifold must then neither be an
+error, as it is where no mask drops it, nor send a NaN into the gradient of the rows beside it, as NaN times the mask's zero is.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from pyro.distributions import MaskedDistribution
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ..ops.components import concrete
+
+__all__ = ["MaskedRows"]
+
+_SCORED = {f.__code__ for f in (Trace.compute_log_prob, Trace.log_prob_sum, Trace.compute_score_parts)}
+
+
+class MaskedRows:
+    r"""Mixin: ``log_prob`` of a value with rows off the support.
+
+    With validation, rows that the callers' masks drop (``fn.mask``, ``poutine.mask``, ``obs_mask``) are not looked at: a point of
+    the support stands in for them. Any other row off the support is an error. Without validation, a row that is not finite,
+    or zero where that is no point, has log density :math:`-\infty`, without a gradient.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__.get("log_prob")
+        if own is not None and not hasattr(own, "_masked_rows"):
+            cls.log_prob = _with_masked_rows(own)  # type: ignore[attr-defined]
+
+
+def _with_masked_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    @wraps(log_prob)
+    def wrapped(self: Any, value: Tensor) -> Tensor:
+        if not isinstance(value, Tensor) or not concrete(value) or value.dim() < self.event_dim:
+            return log_prob(self, value)
+        if not self._validate_args:
+            size = value.abs()
+            size = size.flatten(size.dim() - self.event_dim).amax(-1) if self.event_dim else size
+            usual = (size > 0) & (size < math.inf)
+            if bool(usual.all()):
+                return log_prob(self, value)
+            good = usual | (size.isfinite() & self.support.check(value))
+            return torch.where(good, log_prob(self, _filled(self, value, good)), -math.inf)
+        try:
+            return log_prob(self, value)
+        except ValueError:
+            dropped = _dropped_rows(self)
+            if dropped is None or value.shape[value.dim() - self.event_dim :] != self.event_shape:
+                raise
+            good = self.support.check(value)
+            if not bool((good | dropped).all()):
+                raise
+        return log_prob(self, _filled(self, value, good))
+
+    wrapped._masked_rows = True  # type: ignore[attr-defined]
+    return wrapped
+
+
+@torch.no_grad()
+def _filled(fn: Any, value: Tensor, good: Tensor) -> Tensor:
+    """``value`` with the first good row in place of the others; with draws, if there is none."""
+    if bool(good.any()):
+        point = value.flatten(0, good.dim() - 1)[good.flatten().nonzero()[0, 0]] if good.dim() else value
+    else:
+        point = fn.sample()
+    events = good.reshape(good.shape + (1,) * fn.event_dim)
+    with torch.enable_grad():
+        return torch.where(events, value, point)
+
+
+def _dropped_rows(fn: Any) -> Tensor | None:
+    """Rows of the batch of ``fn`` that masks on the way up to Pyro's trace will drop; ``None`` without masks.
+
+    A distribution is not told of masks: they are found with the callers that apply them, where an error is the alternative.
+    """
+    dropped: Tensor | None = None
+    frame = sys._getframe(2)
+    while frame is not None:
+        outer: Any = None
+        if frame.f_code is MaskedDistribution.log_prob.__code__:
+            outer = frame.f_locals["self"]
+            mask = outer._mask
+        elif frame.f_code in _SCORED:
+            outer, mask = frame.f_locals["site"]["fn"], frame.f_locals["site"]["mask"]
+        if outer is not None and mask is not None:
+            extra = len(fn.batch_shape) - len(outer.batch_shape)  # batch axes that to_event has made part of an event
+            drops = ~torch.as_tensor(mask)
+            drops = drops.reshape(drops.shape + (1,) * max(0, extra))
+            dropped = drops if dropped is None else dropped | drops
+        if frame.f_code in _SCORED:
+            break
+        frame = frame.f_back  # type: ignore[assignment]
+    return dropped
