@@ -16,7 +16,7 @@ from torch.distributions import Distribution, constraints
 
 from ..constraints import image
 from ..ops.arguments import checked
-from ..ops.checks import check_all, check_dtype
+from ..ops.checks import check_all
 from ..ops.numerics import concrete
 from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.injective import InjectiveTransform
@@ -98,8 +98,7 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         # not the inherited one: off the image, and the memory of what an observed tensor was encoded to
-        self.transform.inverse_shape(value.shape)
-        check_dtype("value", value)
+        self.transform.check_input(value, self.transform.inverse_shape)
         value, finite = without_gaps(value, self.transform, bool(self._validate_args))
         u, log_volume = self.transform.coordinates(value)
         out = self._base_log_prob(u) - log_volume

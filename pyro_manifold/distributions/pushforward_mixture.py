@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..ops.arguments import checked
-from ..ops.checks import as_tensors, broadcast_shapes, check_all, check_dtype
+from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.numerics import concrete
 from .pushforward import Pushforward, without_gaps
 from .shown import Explained
@@ -111,8 +111,7 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
     def log_joint(self, value: Tensor) -> Tensor:
         r""":math:`\log w_k\,p_k(x)` for each chart, on the last axis; :math:`-\infty` for those that ``value`` is not on."""
         transforms = [c.transform for c in self.components]
-        transforms[0].inverse_shape(value.shape)
-        check_dtype("value", value)
+        transforms[0].check_input(value, transforms[0].inverse_shape)
         value, finite = without_gaps(value, transforms[0], bool(self._validate_args))
         eps = torch.finfo(value.dtype).eps ** 0.5 if self.atol is None else self.atol
         atol = (eps * (1 + torch.linalg.vector_norm(value, dim=-1))).unsqueeze(-1)

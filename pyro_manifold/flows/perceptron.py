@@ -29,6 +29,8 @@ class Perceptron(nn.Module):
     @checked(in_dim=0, out_dim=1, context_dim=0)
     def __init__(self, in_dim: int, out_dim: int, hidden: tuple[int, ...] = (64, 64), context_dim: int = 0) -> None:
         super().__init__()
+        if not all(isinstance(n, int) and n >= 1 for n in hidden):
+            raise ValueError(f"hidden: got {tuple(hidden)}; expected positive integers, the units of each hidden layer.")
         sizes = (in_dim + context_dim, *hidden)
         self.in_dim, self.context_dim = in_dim, context_dim
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))

@@ -57,6 +57,8 @@ class ConformalEmbedding(InjectiveTransform):
         """One block that starts near the subspace through the mean of the rows ``x`` along their principal axes, at one scale for
         all of these."""
         loc, axes, scale = principal_axes(x)
+        if not bool(scale[0] > 0):
+            raise ValueError(f"x: got {len(x)} equal rows; expected rows that span at least one dimension.")
         new = cls(dim, x.shape[1]).to(x)
         reflectors = torch.geqrf(axes[:, :dim])[0].tril(-1).mT.clone()
         reflectors.diagonal().fill_(1.0)
@@ -108,7 +110,7 @@ class ConformalEmbedding(InjectiveTransform):
 
     def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, without tangents."""
-        self.check_dtype(u, "u")
+        self.check_input(u, self.forward_shape)
         return self._run(u)
 
     def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:

@@ -75,7 +75,7 @@ class InjectiveTransform(ModuleTransform, ABC):
 
     def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, in one pass."""
-        self.check_dtype(u, "u")
+        self.check_input(u, self.forward_shape)
         x, J = self.push(u, torch.eye(self.dim, dtype=u.dtype, device=u.device))  # one for all, up to the first map that bends
         return x, half_log_det_gram(J).expand(x.shape[:-1])
 
@@ -105,8 +105,7 @@ class InjectiveTransform(ModuleTransform, ABC):
 
     def project(self, x: Tensor) -> Tensor:
         """g(inv(x)), a point of the image; for ``x`` of the image, ``x``."""
-        self.inverse_shape(x.shape)
-        self.check_dtype(x)
+        self.check_input(x, self.inverse_shape)
         return self._call(self._inverse(x))
 
     def reconstruction_error(self, x: Tensor) -> Tensor:
@@ -157,6 +156,7 @@ class LinearEmbedding(InjectiveTransform):
         loc = matrix.new_zeros(matrix.shape[0]) if loc is None else as_tensors(matrix=matrix, loc=loc)[1]
         if loc.shape != matrix.shape[:1]:
             raise ValueError(f"loc: got shape {tuple(loc.shape)}; expected {tuple(matrix.shape[:1])}, the rows of matrix.")
+        check_all(matrix.isfinite(), "matrix", matrix, "finite numbers", "Look at where they come from.")
         rank = torch.linalg.matrix_rank(matrix)
         check_all(rank == self.dim, "matrix", rank, f"rank {self.dim}", "Drop columns that depend on others.")
         self.register_buffer("matrix", matrix)
@@ -244,10 +244,19 @@ class Chart(InjectiveTransform):
         return read
 
     def _call(self, u: Tensor) -> Tensor:
-        return self._forward(u)
+        return self._sized("forward", self._forward(u), self.forward_shape(u.shape))
 
     def _inverse(self, x: Tensor) -> Tensor:
-        return self._backward(x)
+        return self._sized("inverse", self._backward(x), self.inverse_shape(x.shape))
+
+    @staticmethod
+    def _sized(name: str, out: Tensor, shape: torch.Size) -> Tensor:
+        if out.shape != shape:
+            raise ValueError(
+                f"{name}: it returned shape {tuple(out.shape)}, expected {tuple(shape)}, of dim and codomain_dim and with "
+                "the batch axes of its argument. Write it with leading batch axes (x[..., 0], dim=-1)."
+            )
+        return out
 
     def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         own = isinstance(self._forward, InjectiveTransform)

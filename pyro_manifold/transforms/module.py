@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -98,14 +98,19 @@ class ModuleTransform(CachedTransform, TransformModule):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         return self._resize(shape, self.codomain_dim, self.dim)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        self.forward_shape(x.shape)
+    def check_input(self, x: Tensor, shape: Callable[[torch.Size], torch.Size]) -> None:
+        """:raises ValueError: unless ``x`` is a tensor of vectors of the right size and dtype."""
+        if not isinstance(x, Tensor):
+            raise ValueError(f"value: got {type(x).__name__}; expected a tensor. Convert it with torch.as_tensor(value).")
+        shape(x.shape)
         self.check_dtype(x)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.check_input(x, self.forward_shape)
         return super().__call__(x)
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        self.inverse_shape(y.shape)
-        self.check_dtype(y)
+        self.check_input(y, self.inverse_shape)
         return super()._inv_call(y)
 
     def __eq__(self, other: object) -> bool:
@@ -144,16 +149,14 @@ class ModuleBijection(ModuleTransform, ABC):
         return self.inverse_and_log_volume(y)[0]
 
     def __call__(self, x: Tensor) -> Tensor:
-        self.forward_shape(x.shape)
-        self.check_dtype(x)
+        self.check_input(x, self.forward_shape)
         y, log_volume = self.forward_and_log_volume(x)
         if concrete(x):
             self._made.put([y], self.depends(), [x, log_volume])
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        self.inverse_shape(y.shape)
-        self.check_dtype(y)
+        self.check_input(y, self.inverse_shape)
         x = self.drawn(y)
         if x is not None:
             return x
