@@ -24,11 +24,13 @@ def rejection(propose: Propose, n: int, rows: int, dim: int, like: Tensor) -> Te
     todo = torch.arange(len(out), device=like.device)
     for _ in range(_MAX_ROUNDS):
         if not todo.numel():
-            return out.reshape(n, rows, dim)
+            break
         x, log_accept = propose(len(todo), todo % rows if rows > 1 else slice(None))
         keep = torch.rand_like(log_accept).log() < log_accept
         out[todo[keep]] = x[keep]
         todo = todo[~keep]
+    if not todo.numel():
+        return out.reshape(n, rows, dim)
     raise RuntimeError(
         f"rejection sampler: {todo.numel()} of {len(out)} draws were not accepted in {_MAX_ROUNDS} rounds; "
         "please report this with the parameters of the distribution."
