@@ -140,6 +140,7 @@ LAWS: dict[str, dict[str, Any]] = {
     "empty_batches": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x).reshape(-1)),
     "copies": dict(__reduce__=lambda self: (WrappedNormal, (self.manifold, self.loc, 2.0))),
     "validation": dict(_validate_sample=lambda self, value: None),
+    "support_of_draws": dict(sample=lambda self, shape=(): 2 + WrappedNormal.sample(self, shape)),
     "masked_rows": dict(_validate_sample=lambda self, value: None),
     "mapping": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + float(not concrete(x))),
     "derivatives": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + (x - x.detach()).square().sum(-1)),
