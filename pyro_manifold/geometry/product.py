@@ -13,15 +13,33 @@ from torch import Tensor
 
 from ..ops.numerics import norm
 from .base import Geometry, geometry, register_geometry
+from .euclidean import FlatGeometry
+from .scaled import ScaledGeometry
 
 __all__ = ["ProductGeometry"]
+
+
+def _shape(index: int, factor: Geometry, shape: torch.Size) -> torch.Size:
+    """The shape of a factor's points; those of a flat one, scalars or arrays, are vectors of the same numbers."""
+    base = factor.base if isinstance(factor, ScaledGeometry) else factor
+    if isinstance(base, FlatGeometry):
+        return torch.Size([shape.numel()])
+    if len(shape) != factor.event_dim:
+        raise ValueError(
+            f"manifold: factor {index}, {factor.manifold.name}, has shape {tuple(shape)}, expected that of one point, with "
+            f"{factor.event_dim} axes; give one factor for each point."
+        )
+    return shape
 
 
 @register_geometry(geoopt.ProductManifold)
 class ProductGeometry(Geometry):
     r"""Geometry of a product: everything factor by factor; points of shape ``(manifold.n_elements,)``.
 
-    Frame coordinates are the factors' coordinates side by side, so a joint covariance couples the factors.
+    Frame coordinates are the factors' coordinates side by side, so a joint covariance couples the factors. A flat factor may
+    have any shape, ``()`` included.
+
+    :raises ValueError: for another factor whose shape is not that of one point.
 
     >>> import geoopt
     >>> m = geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.PoincareBall(), 2))
@@ -32,7 +50,7 @@ class ProductGeometry(Geometry):
     def __init__(self, manifold: geoopt.ProductManifold) -> None:
         super().__init__(manifold)
         self.factors = [geometry(m) for m in manifold.manifolds]
-        self.shapes = [torch.Size(s) for s in manifold.shapes]
+        self.shapes = [_shape(i, g, torch.Size(s)) for i, (g, s) in enumerate(zip(self.factors, manifold.shapes, strict=True))]
         self.slices = manifold.slices
         self.dims = [g.dim(s) for g, s in zip(self.factors, self.shapes, strict=True)]
 

@@ -6,6 +6,7 @@ import geoopt
 import pytest
 import torch
 
+from pyro_manifold.distributions import WrappedNormal
 from pyro_manifold.geometry import geometry
 
 F64 = torch.float64
@@ -71,3 +72,17 @@ def test_chart_follows_the_factors() -> None:
 def test_wrong_size() -> None:
     with pytest.raises(ValueError, match="packs 9 numbers"):
         geometry(make()[0]).dim((8,))
+
+
+def test_flat_factors_of_any_shape() -> None:
+    """A scalar, and a matrix: the numbers of one vector; points of other manifolds are one to a factor."""
+    m = geoopt.ProductManifold((geoopt.Euclidean(), ()), (geoopt.Euclidean(), (2, 3)), (geoopt.Sphere(), 3))
+    vectors = geoopt.ProductManifold((geoopt.Euclidean(ndim=1), 7), (geoopt.Sphere(), 3))
+    loc = torch.cat([torch.arange(7.0), torch.eye(3)[0]]).double()
+    a, b = (WrappedNormal(k, loc, torch.tensor(0.5, dtype=torch.float64)) for k in (m, vectors))
+    x = a.sample((4,))
+    assert geometry(m).dim((10,)) == 9 and x.shape == (4, 10)
+    torch.testing.assert_close(a.log_prob(x), b.log_prob(x.clone()))
+    torch.testing.assert_close(geometry(m).dist(loc, x), geometry(vectors).dist(loc, x))
+    with pytest.raises(ValueError, match=r"factor 0, Sphere, has shape \(2, 3\).*one factor for each point"):
+        geometry(geoopt.ProductManifold((geoopt.Sphere(), (2, 3)), (geoopt.Euclidean(), ())))
