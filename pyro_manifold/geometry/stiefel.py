@@ -52,6 +52,17 @@ def _signs(x: Tensor) -> Tensor:
     return torch.where(good, 1.0, torch.stack(signs, -1))
 
 
+def _blocks(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return torch.cat([torch.cat([a, b], -1), torch.cat([c, d], -1)], -2)
+
+
+def _expm_and_derivative(w: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
+    """e^W, and its derivatives along the matrices ``dw``, stacked in front."""
+    n, wide = w.shape[-1], w.expand_as(dw)
+    out = torch.linalg.matrix_exp(_blocks(wide, dw, torch.zeros_like(dw), wide))
+    return torch.linalg.matrix_exp(w), out[..., :n, n:]
+
+
 class _Log(BatchFunction):
     """Frame coordinates of log_p(q), found by shooting; the derivative is that of the implicit equation exp_p(v) = q."""
 
@@ -198,8 +209,33 @@ class StiefelGeometry(Geometry):
         batch = torch.broadcast_shapes(p.shape[:-2], v.shape[:-1])
         p, v = p.expand(batch + p.shape[-2:]), v.expand(batch + (d,))
         basis = torch.eye(d, dtype=v.dtype, device=v.device).reshape((d,) + (1,) * len(batch) + (d,)).repeat((1,) + batch + (1,))
-        out = torch.func.jvp(lambda x: self.exp_frame(p, x), (v.repeat((d,) + (1,) * v.dim()),), (basis,))
-        return self.from_tangent(out[0][0], out[1]).movedim(0, -1)
+        q, columns = self._exp_and_derivative(p, self.to_tangent(p, v), self.to_tangent(p, basis))
+        return self.from_tangent(q, columns).movedim(0, -1)
+
+    def _exp_and_derivative(self, p: Tensor, u: Tensor, du: Tensor) -> tuple[Tensor, Tensor]:
+        r"""exp_p(u), and its derivatives along the tangent vectors ``du``, stacked in front; with
+
+        .. math:: \exp\begin{bmatrix} W & dW\\ 0 & W\end{bmatrix} = \begin{bmatrix} e^W & d(e^W)\\ 0 & e^W\end{bmatrix}
+        """
+        k = p.shape[-1]
+        a, s = p.mT @ u, u.mT @ u
+        a = (a - a.mT) / 2
+        da, ds = p.mT @ du, u.mT @ du
+        da, ds = (da - da.mT) / 2, ds + ds.mT
+        c = torch.linalg.matrix_norm(u.detach())[..., None, None]
+        c = torch.where(c == 0, 1.0, c)  # as in geodesic
+        zero, eye = torch.zeros_like(a), torch.eye(k, dtype=p.dtype, device=p.device).expand_as(a)
+        corner, dcorner = (s + a @ a, ds + da @ a + a @ da) if self.canonical else (s, ds)
+        w = _blocks(zero if self.canonical else a, -corner / c, c * eye, a)
+        dw = _blocks(torch.zeros_like(da) if self.canonical else da, -dcorner / c, torch.zeros_like(da), da)
+        flow, dflow = _expm_and_derivative(w, dw)
+        left = torch.cat([p, u / c], -1)
+        q = left @ flow[..., :k]
+        dq = (du / c) @ flow[..., k:, :k] + left @ dflow[..., :k]
+        if self.canonical:
+            return q, dq
+        turn, dturn = _expm_and_derivative(-a, -da)
+        return q @ turn, dq @ turn + q @ dturn
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         return torch.linalg.slogdet(self._jacobian(p, v)).logabsdet

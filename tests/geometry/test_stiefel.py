@@ -210,3 +210,31 @@ def test_errors():
         geometry(m).point_shape(3)
     with pytest.raises(ValueError, match="loc: got nan"):
         WrappedNormal(m, torch.full((3, 2), math.nan), 0.1)
+
+
+@both
+def test_derivative_of_exp_is_that_of_forward_mode(metric):
+    """In closed form, since shooting takes dozens of them: -p at p = E took 4 s, log and distance."""
+    torch.manual_seed(0)
+    geo = geometry(METRICS[metric])
+    for shape in ((4, 2), (5, 1), (3, 3)):
+        p = geo.uniform_sample((3,), shape, dtype=F64)
+        v = torch.randn(3, geo.dim(shape), dtype=F64)
+        v[0] = 0
+        axes = torch.eye(v.shape[-1], dtype=F64)
+        columns = [torch.func.jvp(lambda x: geo.exp_frame(p, x), (v,), (e.expand_as(v),))[1] for e in axes]  # noqa: B023
+        q = geo.exp_frame(p, v)
+        expected = torch.stack([geo.from_tangent(q, c) for c in columns], -1)
+        assert (geo._jacobian(p, v) - expected).abs().max() < 1e-13
+    e = torch.eye(4, 2, dtype=F64)
+    assert torch.allclose(geo.exp(e, geo.log(e, -e)), -e, atol=1e-10)
+
+
+@both
+def test_one_column_is_a_sphere(metric):
+    """Wide normals on V_{n,1} are those of the sphere, windings included."""
+    torch.manual_seed(0)
+    loc, s = torch.eye(4, dtype=F64)[0], torch.tensor([2.0], dtype=F64)
+    x = WrappedNormal(geoopt.Sphere(), loc, s).sample((5,))
+    frames = WrappedNormal(METRICS[metric], loc.unsqueeze(-1), s).log_prob(x.unsqueeze(-1))
+    torch.testing.assert_close(frames, WrappedNormal(geoopt.Sphere(), loc, s).log_prob(x.clone()))
