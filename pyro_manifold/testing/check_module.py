@@ -5,9 +5,11 @@ import pickle
 from collections.abc import Callable, Collection
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
+from ._changes import moved, same, tensors_behind
 from ._tools import close, finite
 from .not_applicable import NotApplicable, run_checks
 
@@ -57,8 +59,19 @@ def _state(make: Callable[[], nn.Module], x: Tensor, call: Call) -> None:
     assert repr(module)
 
 
+def _changed_values(make: Callable[[], nn.Module], x: Tensor, call: Call) -> None:
+    """With its parameters fixed, the module gives of an input what it gives of a copy, whichever parameter, buffer or
+    input has changed in place since it was last called. (At most eight of the parameters and buffers, evenly spaced.)"""
+    module, x = make().to(x).requires_grad_(False), x.clone()
+    behind = list(tensors_behind(module))
+    for name, tensor in (("the input", x), *behind[:: 1 + len(behind) // 8]):
+        _output(call, module, x)
+        with moved(tensor), pyro.validation_enabled(False):  # weights that are moved no longer add up to 1
+            same(_output(call, module, x), _output(call, module, x.clone()), f"the output after {name} changed in place")
+
+
 MODULE_CHECKS: dict[str, Callable[[Callable[[], nn.Module], Tensor, Call], None]] = {
-    f.__name__.strip("_"): f for f in (_batches, _gradients, _state)
+    f.__name__.strip("_"): f for f in (_batches, _gradients, _state, _changed_values)
 }
 
 

@@ -186,6 +186,8 @@ class Bad(torch.nn.Module):
         self.hidden = float(torch.randn(()))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fault == "changed_values":
+            return self.__dict__.setdefault("seen", {}).setdefault(id(x), x @ self.weight)
         y = x @ self.weight + (0 if self.fault == "gradients" else self.spare)
         return y + {"batches": x.mean(0), "gradients": 0.0, "state": self.hidden, "": 0.0}[self.fault]
 
