@@ -53,6 +53,7 @@ def test_they_are_reported() -> None:
         "pushforward",
         "gradients_of_log_prob",
         "pathwise_gradient",
+        "support_of_draws",
     }
     assert check_geometry(geoopt.Euclidean(ndim=1), dim=2) == {"volume": "the volume is infinite"}
     assert check_module(nn.Tanh, torch.randn(3, 2)) == {"gradients": "the module has no trainable parameters"}
