@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import MCMC
+from pyro.infer import MCMC, Predictive
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.ops.stats import effective_sample_size
 from pyro.poutine.util import site_is_subsample
@@ -69,7 +69,7 @@ class _Task:
         if missing or len(nodes) == len(self.observed):
             raise ValueError(
                 f"observed: got {list(self.observed)}; expected some, not all, of the model's random sites {sorted(nodes)}. "
-                "Write the model without obs=; sbc conditions it."
+                "Write the model without obs=; sbc conditions it. Reparametrise in posterior, not here."
             )
         return nodes
 
@@ -146,7 +146,7 @@ class Separate(_Task):
             driver = VectorizedMCMC if chains > 1 else MCMC
             mcmc = driver(answer, num_samples=-(-num_samples // chains), warmup_steps=self.warmup_steps, disable_progbar=True)
             mcmc.run(*self.args)
-            draws = mcmc.get_samples(group_by_chain=True)
+            draws = self._with_functions(answer, truth, mcmc.get_samples(group_by_chain=True))
         elif isinstance(answer, dict):
             object.__setattr__(self, "_fixed", True)
             draws = {k: v.detach().unsqueeze(0) for k, v in answer.items()}
@@ -155,9 +155,27 @@ class Separate(_Task):
                 f"posterior: returned {type(answer).__name__}; expected an MCMC kernel (which sbc runs) or a dict with the "
                 "draws along the first axis, for example Predictive(guide, num_samples=...)()."
             )
+        lacking = [k for k in truth if k not in draws and k not in data]
+        if lacking:
+            raise ValueError(f"posterior: gave no draws of {lacking}, expected all latent sites of the model, {sorted(truth)}.")
         chains, n = next(iter(draws.values())).shape[:2]
         both = {k: v.expand((chains, n) + v.shape) for k, v in data.items()}
         return {k: v.unsqueeze(0) for k, v in {**both, **{k: v for k, v in draws.items() if k in truth}}.items()}
+
+
+    def _with_functions(self, kernel: Any, truth: Values, draws: Values) -> Values:
+        """The draws, and values of the model's sites that are functions of them where the posterior is reparametrised."""
+        lacking = [k for k in truth if k not in draws and k not in self.observed]
+        if not lacking or getattr(kernel, "model", None) is None:
+            return draws
+        chains, n = next(iter(draws.values())).shape[:2]
+        flat = {k: v.flatten(0, 1) for k, v in draws.items()}
+        with torch.no_grad(), poutine.block():
+            first = poutine.condition(kernel.model, data={k: v[0] for k, v in flat.items()})
+            nodes = poutine.trace(first).get_trace(*self.args).nodes
+            functions = [k for k in lacking if k in nodes and nodes[k]["is_observed"]]
+            found = Predictive(kernel.model, flat, return_sites=functions)(*self.args) if functions else {}
+        return {**draws, **{k: v.reshape((chains, n) + truth[k].shape[1:]) for k, v in found.items()}}
 
 
 class Lockstep(_Task):

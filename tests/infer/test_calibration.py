@@ -9,10 +9,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import NUTS
 from sbc_models import MODELS, D, calibrate, hmc, num, nuts
 
-from pyro_manifold.distributions import ManifoldUniform
-from pyro_manifold.infer import GeodesicNUTS, sbc
+from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher
+from pyro_manifold.infer import GeodesicNUTS, ManifoldReparam, sbc
 from pyro_manifold.infer.calibration import _seed
 from pyro_manifold.infer.rank_tests import bins_for, chi_square, ecdf_band, ecdf_test
 
@@ -58,6 +59,22 @@ def test_wrong_likelihood_fails():
     r = run(direction, too_sure, lockstep=200)
     assert not r.is_calibrated() and r.p_values()["z[0]"] < 1e-3
     assert "not calibrated" in str(r)
+
+
+def test_a_reparametrised_posterior_is_judged_by_the_sites_of_the_model():
+    """The draws are of noise; ranks are those of the directions, a manifold-valued response among the data."""
+
+    def model():
+        z = pyro.sample("z", ManifoldUniform(geoopt.Sphere(), 3, **D))
+        with pyro.plate("n", 2):
+            pyro.sample("y", VonMisesFisher(z, num(5.0)))
+
+    r = run(model, lambda m: NUTS(ManifoldReparam()(m), max_tree_depth=2), n=2, num_draws=3, warmup_steps=5, max_samples=6)
+    assert set(r.ranks) == {"z[0]", "z[1]", "z[2]", "dist(z)", "log_lik"}
+    with pytest.raises(RuntimeError, match=r"posterior: gave no draws of \['z'\]"):
+        run(model, lambda m: {"w": torch.zeros(15)}, n=1)
+    with pytest.raises(RuntimeError, match=r"observed: got \['y'\].*Reparametrise in posterior, not here"):
+        run(ManifoldReparam()(model), nuts, n=1)
 
 
 def test_draws_from_any_inference():
