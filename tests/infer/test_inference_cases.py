@@ -267,11 +267,11 @@ def test_warm_up_costs_little_more_than_sampling():
 
 @pytest.mark.parametrize("steps", [*range(40), 100, 150, 300, 1000])
 def test_windows_of_warm_up(steps):
-    """They fill it, double until the last two, and leave a fifth (at most 50) to the step size."""
+    """They fill it, double until the last two, and leave a third (at most 50) to the step size."""
     sizes = windows(steps)
     assert sum(sizes) == steps and all(x > 0 for x in sizes)
-    if steps >= 7:
-        assert sizes[-1] >= min(50, steps // 5) and all(b == 2 * a for a, b in zip(sizes[:-2], sizes[1:-2], strict=False))
+    if steps >= 8:
+        assert sizes[-1] >= min(50, steps // 3) and all(b == 2 * a for a, b in zip(sizes[:-2], sizes[1:-2], strict=False))
         assert sizes[0] == 5 or len(sizes) == 2
 
 

@@ -2,7 +2,7 @@ r"""Warm-up: step size and scales are learned in windows that double, from the f
 
 Windows of 5, 10, 20, ... transitions each end with new scales from their own draws, so that what was seen before the chains
 arrived is forgotten; the step size is found anew after each. The last window of scales takes what doubling leaves, and a last
-fifth of warm-up (at most 50 transitions) adapts the step size alone.
+third of warm-up (at most 50 transitions) adapts the step size alone.
 
 Stan's schedule, which Pyro has, waits 100 of 150 transitions for its first scales. Where scales differ by a factor of ten that
 costs ten times the gradients until then: in a hierarchy of 8 site means and concentrations three quarters of all gradients.
@@ -22,7 +22,7 @@ STEP_BOUNDS = 1e-10, 1e10
 
 def windows(steps: int, first: int = 5, last: int = 50) -> list[int]:
     """Lengths of the windows in ``steps`` transitions; scales are learned at the end of all but the last."""
-    rest = steps - min(last, max(1, steps // 5))
+    rest = steps - min(last, max(1, steps // 3))
     sizes, size = [], first
     while rest >= first:
         if 3 * size > rest:
