@@ -13,15 +13,33 @@ import math
 import torch
 from torch import Tensor
 
+from .components import may_hold
+
 __all__ = ["log_wrapped_normal", "wrap"]
 
+_NEAR = 4 * math.pi  # up to here whole turns are subtracted with no more error than rounding
 _CROSSOVER = 1.7  # above this sigma the dual sum; 7 windings or 6 cosines then leave less than 1e-18 out
 _WINDINGS, _COSINES = 3, 6
 
 
 def wrap(x: Tensor) -> Tensor:
-    r"""The angle in :math:`[-\pi, \pi)` that differs from ``x`` by whole turns; angles already there are left alone."""
-    return x - 2 * math.pi * torch.floor((x + math.pi) / (2 * math.pi))
+    r"""The angle in :math:`[-\pi, \pi)` that differs from ``x`` by whole turns; angles already there are left alone.
+
+    Many turns are taken off by sine and cosine, which know :math:`\pi` to all digits: at 1e8 in float32 the multiple of a
+    rounded :math:`2\pi` is off by radians, and no angle at all.
+
+    >>> wrap(torch.tensor([3.0, 4.0, 2e19]))
+    tensor([ 3.0000, -2.2832,  1.2328])
+    """
+    out = x - 2 * math.pi * torch.floor((x + math.pi) / (2 * math.pi))
+    far = x.detach().abs() > _NEAR
+    if not may_hold(far):
+        return out
+    y = torch.where(far, x, 0.0)
+    turned = y.detach()
+    angle = torch.atan2(turned.sin(), turned.cos())
+    angle = torch.where(angle >= math.pi, -angle, angle)
+    return torch.where(far, angle + (y - turned), out)  # whose slope is 1
 
 
 def log_wrapped_normal(x: Tensor, scale: Tensor) -> Tensor:

@@ -61,7 +61,9 @@ class Profile(Protocol):
 
 class _Exponential:
     def fixed_point(self, k: Tensor, n: int) -> Tensor:
-        b = (n - 1) / (2 * k + torch.hypot(2 * k, torch.full_like(k, n - 1)))
+        w = k * (2 / (n - 1))
+        root = w.clamp_max(1e8).square_().add_(1).sqrt_()  # of 1 + w^2; beyond it is w, whose square may overflow
+        b = root.maximum(w).add_(w).reciprocal_()
         return 2 * b / (1 + b)
 
     def score(self, s: Tensor) -> Tensor:
@@ -132,21 +134,21 @@ def _slices(n: int, width: int) -> Iterator[slice]:
 
 def _propose(k: Tensor, n: int, profile: Profile) -> tuple[Tensor, Tensor]:
     """One height per lane, and whether it is accepted."""
-    # 1 - y and 1 + y of a uniform point's first coordinate y, each with all its digits: near the antipode s is their ratio
-    half = torch.rand_like(k).mul_(math.pi)
-    below, above = half.sin().square_().mul_(2), half.cos_().square_().mul_(2)
+    # 1 + y of a uniform point's first coordinate y with all its digits: near the antipode s is (1 - y) over it
+    above = torch.rand_like(k).mul_(math.pi).cos_().square_().mul_(2)
     if n > 2:
         radius = torch.rand_like(k).log_().mul_(2 / (n - 2))
         rest = radius.exp()
         radius = radius.expm1_().neg_().sqrt_()
         rest.div_(radius + 1)  # 1 - radius
-        below.mul_(radius).add_(rest)
         above.mul_(radius).add_(rest)
     s0 = profile.fixed_point(k, n)
-    far = above > 0.5
     width = torch.addcmul(s0, 1 - s0, above)  # 1 + (1 - s0) y
-    s = (s0 * below).div_(width).clamp_max_(2)  # it may round up
-    log_width = torch.where(far, (1 - s0).mul_(above - 1).log1p_(), width.log_())
+    s = (2 - above).mul_(s0).div_(width).clamp_max_(2)  # it may round up
+    if n > 64:  # times n - 1 the rounding of 1 + (1 - s0) y would show in float32
+        log_width = torch.where(above > 0.5, (1 - s0).mul_(above - 1).log1p_(), width.log_())
+    else:
+        log_width = width.log_()
     # the ratio of target to proposal, over its value at s0
     log_ratio = profile.score(s).sub_(profile.score(s0)).mul_(k).sub_(log_width, alpha=n - 1)
     return s, torch.rand_like(k).log_() <= log_ratio

@@ -103,3 +103,19 @@ def test_circular_constraint():
 def test_nuts_refuses_the_raw_site_and_names_the_remedy():
     with pytest.raises(NotImplementedError, match="CircularReparam"):
         NUTS(lambda: pyro.sample("x", WrappedCauchy(3.0, 0.6))).setup(1)
+
+
+@pytest.mark.parametrize("loc", [100.0, 1e8, 2e19, -1e30])
+def test_many_turns(loc: float) -> None:
+    """Angles of any size are those of their sine and cosine; at 1e8 the difference of two float32 angles has no digit left."""
+    far = torch.tensor(loc)
+    near = torch.atan2(far.double().sin(), far.double().cos()).float()
+    one, other = WrappedCauchy(far, 0.9), WrappedCauchy(near, 0.9)
+    x = one.sample((2000,))
+    assert bool(((x >= -math.pi - 1e-6) & (x < math.pi)).all())
+    torch.testing.assert_close(one.log_prob(x), other.log_prob(x), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(one.log_prob(far), other.log_prob(near))
+    torch.testing.assert_close(one.mean, near, rtol=0, atol=1e-6)
+    assert float(kl_divergence(one, other)) < 1e-10
+    resultant = torch.stack([(x - near).cos().mean(), (x - near).sin().mean()])
+    assert float((resultant - torch.tensor([0.9, 0.0])).abs().max()) < 5 / math.sqrt(len(x))  # 5 standard errors
