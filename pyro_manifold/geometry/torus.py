@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..ops.circular import log_wrapped_normal, wrap
 from ..ops.components import concrete
+from ..ops.lattice import log_lattice_sum
 from ..ops.numerics import norm
 from .base import register_geometry
 from .euclidean import FlatGeometry
@@ -94,8 +95,8 @@ class TorusGeometry(FlatGeometry):
     r"""Geometry of the flat torus :math:`T^d`, points of shape ``(d,)``, origin 0, injectivity radius π.
 
     The preimages of a point are a lattice, :math:`v + 2\pi\mathbb Z^d`. A wrapped normal with a diagonal covariance is a
-    product over the axes, each by its short sum; a full one sums the joint lattice or, if that is shorter, its dual
-    :math:`(2\pi)^{-d}\sum_{n\in\mathbb Z^d} e^{-n^\top\Sigma n/2}\cos(n\cdot v)`.
+    product over the axes, each by its short sum; a full one sums what counts of the joint lattice or, if that is shorter, its
+    dual :math:`(2\pi)^{-d}\sum_{n\in\mathbb Z^d} e^{-n^\top\Sigma n/2}\cos(n\cdot v)`.
 
     >>> geo = TorusGeometry(Torus())
     >>> geo.exp(torch.tensor([3.0, 0.0]), torch.tensor([1.0, 1.0]))
@@ -127,17 +128,19 @@ class TorusGeometry(FlatGeometry):
         if not concrete(base.scale_tril):
             return super().log_wrapped(p, v, base)  # the number of terms may not depend on the values
         d, tril = v.shape[-1], base.scale_tril.detach()
-        sd = marginal_sd(base).detach().reshape(-1, d).amax(0).tolist()
-        counts = [max(1, math.ceil((8 * s + math.pi) / (2 * math.pi))) for s in sd]
-        terms = math.prod(2.0 * k + 1 for k in counts)
-        low = float(torch.linalg.svdvals(tril)[..., -1].min())
-        top = int(8.9 / low)  # exp(-(8.9)^2 / 2) < 1e-17
-        if low > 1 and (2.0 * top + 1) ** d < terms:  # below that the dual's terms cancel where the density is small
-            n = _lattice([top] * d, v)[1:]
-            n = n[(n.norm(dim=-1) <= 8.9 / low)]
-            phase = v @ n.mT
-            decay = (base.scale_tril.mT.unsqueeze(-3) @ n.unsqueeze(-1)).squeeze(-1).square().sum(-1)
-            return torch.log1p((torch.exp(-0.5 * decay) * phase.cos()).sum(-1)) - d * math.log(2 * math.pi)
+        sd = marginal_sd(base).detach().reshape(-1, d)
+        counts = [max(1, math.ceil((8 * s + math.pi) / (2 * math.pi))) for s in sd.amax(0).tolist()]
+        low = float(torch.linalg.svdvals(tril)[..., -1].min()) if bool(sd.min() > 1) else 0.0
+        if low > 1:  # below that the dual's terms cancel where the density is small
+            top = int(8.9 / low)  # exp(-(8.9)^2 / 2) < 1e-17
+            if (2.0 * top + 1) ** d < math.prod(2.0 * k + 1 for k in counts):
+                n = _lattice([top] * d, v)[1:]
+                n = n[(n.norm(dim=-1) <= 8.9 / low)]
+                phase = v @ n.mT
+                decay = (base.scale_tril.mT.unsqueeze(-3) @ n.unsqueeze(-1)).squeeze(-1).square().sum(-1)
+                return torch.log1p((torch.exp(-0.5 * decay) * phase.cos()).sum(-1)) - d * math.log(2 * math.pi)
+        if concrete(v):
+            return log_lattice_sum(v, base._unbroadcasted_scale_tril)
         vs = v + 2 * math.pi * _lattice(counts, v).reshape((-1,) + (1,) * (v.dim() - 1) + (d,))
         return torch.logsumexp(base.log_prob(vs), 0)
 

@@ -1,0 +1,58 @@
+"""Lattice sums against boxes that hold every term, and against the normal itself in dimensions that have no such box."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+from pyro_manifold.ops.lattice import log_lattice_sum
+
+F64 = torch.float64
+
+
+def box(v: torch.Tensor, tril: torch.Tensor, n: int) -> torch.Tensor:
+    d = v.shape[-1]
+    k = torch.tensor(list(itertools.product(range(-n, n + 1), repeat=d)), dtype=F64)
+    normal = MultivariateNormal(torch.zeros(d, dtype=F64), scale_tril=tril)
+    return torch.logsumexp(normal.log_prob(v + 2 * math.pi * k.unsqueeze(1)), 0)
+
+
+def test_against_a_box():
+    torch.manual_seed(0)
+    for d, n in ((1, 40), (2, 40), (3, 12)):
+        for scale in (0.05, 0.4, 1.2, 2.0):
+            tril = 0.7 * scale * torch.randn(d, d, dtype=F64).tril(-1) + torch.diag(torch.rand(d, dtype=F64) + 0.3) * scale
+            v = (torch.rand(7, d, dtype=F64) - 0.5) * 2 * math.pi
+            torch.testing.assert_close(log_lattice_sum(v, tril), box(v, tril, n), rtol=1e-12, atol=1e-12)
+
+
+def test_a_strip_that_winds_around():
+    """Sd 0.7 along the strip, 0.001 across: the nearest winding is 26 sd away, far outside any box of 8 sd."""
+    tril = torch.tensor([[0.7, 0.0], [0.49, 0.001]], dtype=F64)
+    v = torch.tensor([[3.0, -3.0], [1.0, 2.0], [0.0, 0.5]], dtype=F64)
+    torch.testing.assert_close(log_lattice_sum(v, tril), box(v, tril, 60), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("d", [1, 2, 64, 1024])
+def test_narrow_in_any_dimension(d):
+    """Where only one winding counts the density is the normal's, at draws of it."""
+    torch.manual_seed(0)
+    a = torch.randn(d, d, dtype=F64) / math.sqrt(d)
+    tril = 0.1 * torch.linalg.cholesky(a @ a.mT + torch.eye(d, dtype=F64))
+    normal = MultivariateNormal(torch.zeros(d, dtype=F64), scale_tril=tril)
+    v = normal.sample((5,))
+    wrapped = v - 2 * math.pi * torch.floor((v + math.pi) / (2 * math.pi))
+    torch.testing.assert_close(log_lattice_sum(wrapped, tril), normal.log_prob(v), rtol=1e-12, atol=1e-12)
+
+
+def test_batches_and_derivatives():
+    torch.manual_seed(0)
+    tril = torch.stack([0.3 * torch.eye(2), 0.7 * torch.eye(2)]).double()
+    v = torch.randn(3, 2, 2, dtype=F64)
+    each = torch.stack([log_lattice_sum(v[:, i], tril[i]) for i in range(2)], 1)
+    torch.testing.assert_close(log_lattice_sum(v, tril), each)
+    leaves = v[:, 0].clone().requires_grad_(), tril[1].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: log_lattice_sum(a, b.tril()), leaves)
+    assert torch.autograd.gradgradcheck(lambda a, b: log_lattice_sum(a, b.tril()), leaves)
