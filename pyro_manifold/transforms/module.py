@@ -62,18 +62,20 @@ class ModuleTransform(CachedTransform, TransformModule):
         return x.to(torch.get_default_dtype() if like is None else like.dtype)
 
     def check_dtype(self, x: Tensor, name: str = "value") -> None:
-        """:raises ValueError: unless ``x`` has the dtype of the parameters, single or double precision."""
+        """:raises ValueError: unless ``x`` has the dtype of the parameters, single or double precision, and their device."""
         if x.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"{name}: got dtype {x.dtype}; {type(self).__name__} computes in torch.float32 or torch.float64 (half "
                 "precision does not hold log-determinants). Convert it with .float() or .double()."
             )
         like = self._like()
-        if like is not None and like.dtype != x.dtype:
-            raise ValueError(
-                f"{name}: got dtype {x.dtype}, but the parameters of {type(self).__name__} have {like.dtype}; convert "
-                f"one of them: {name}.to({like.dtype}), or transform.to({x.dtype})."
-            )
+        for what in ("dtype", "device"):
+            own, seen = (None, None) if like is None else (getattr(like, what), getattr(x, what))
+            if own != seen:
+                raise ValueError(
+                    f"{name}: got {what} {seen}, but the parameters of {type(self).__name__} have {own}; convert one of them: "
+                    f"{name}.to({own!r}), or transform.to({seen!r})."
+                )
 
     def needed_context(self, size: int) -> Tensor | None:
         """The context that a conditional layer was given, ``size`` numbers on the last axis.

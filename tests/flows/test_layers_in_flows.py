@@ -112,6 +112,7 @@ def test_volumes_of_injective_maps_do_not_add() -> None:
         (lambda: flows.ConditionalLULinear(3, 2).condition(torch.zeros(3)), r"context: got shape \(3,\); expected size 2"),
         (lambda: flows.ConditionalLULinear(3, 2).condition(None), "context: got None"),
         (lambda: flows.ConditionalCoupling(3, [0], 2).condition(torch.zeros(2).double()), "context: got dtype torch.float64"),
+        (lambda: flows.Coupling(3, [0])(torch.zeros(3, device="meta")), "value: got device meta, but the parameters of Coupling"),
         (lambda: flows.Coupling(3, [0], hidden=(0,)), r"hidden: got \(0,\); expected positive integers"),
         (lambda: flows.Coupling(3, [0])([1.0, 2.0, 3.0]), "value: got list; expected a tensor"),
         (lambda: LinearEmbedding(torch.full((3, 2), torch.nan)), "matrix: got nan"),
