@@ -135,14 +135,18 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
                     value = ExpMap(self._manifolds[name], loc, validate_args=False)(v)
                     if poutine.get_mask() is not False:
                         density = self._log_change(name, loc, v, posterior.scale_tril[..., where, :])
-                    law = dist.Delta(value, log_density=density, event_dim=value.dim() - (v.dim() - 1))
-                    result[name] = pyro.sample(name, law.to_event(self._event_dims[name] - 1))
+                    for _ in range(self._event_dims[name] - 1):  # several points may be one event
+                        density = density.sum(-1) if isinstance(density, Tensor) else density
+                    delta = dist.Delta(value, log_density=density, event_dim=site["fn"].event_dim)
+                    result[name] = pyro.sample(name, delta)
                 else:
                     result[name] = sample_ordinary(name, site, loc + v)
         return result
 
     def _log_change(self, name: str, loc: Tensor, v: Tensor, rows: Tensor) -> Tensor:
         """Log of the factor from the density of v to that of its point."""
+        if not v.numel():
+            return v.sum(-1)
         geo = geometry(self._manifolds[name])
         event = loc.shape[loc.dim() - geo.event_dim :]
         if geo.injectivity_radius(event) == torch.inf:
