@@ -15,6 +15,7 @@ from pyro_manifold.geometry import geometry
 from pyro_manifold.infer import geodesic_ess, manifold_summary
 from pyro_manifold.infer.mcmc.adapters import ArcAdapter, StepAdapter
 from pyro_manifold.infer.rank_tests import bins_for, chi_square, ecdf_band, ecdf_test
+from pyro_manifold.infer.reparam.circular import draw_turns
 from pyro_manifold.transforms import ConformalEmbedding, LinearEmbedding, hutchinson_log_volume
 
 F64 = torch.float64
@@ -54,6 +55,8 @@ def test_ecdf_test_and_band_by_enumeration() -> None:
     for pair in pairs:
         exact = np.mean([smallest(other) <= smallest(pair) + 1e-12 for other in pairs])
         assert ecdf_test(torch.tensor(pair), 2) == pytest.approx(exact, abs=5 * 0.5 / math.sqrt(4000))
+    assert ecdf_test(torch.arange(64) % 8, 7) == 1.0  # nothing is less extreme than equal counts
+    assert ecdf_test(torch.zeros(64, dtype=torch.long), 7) == pytest.approx(1 / 10_001, rel=1e-6)  # nothing simulated is as extreme
     band = ecdf_band(2, 2, prob=0.5)
     steps = torch.tensor([[sum(r < level for r in pair) / 2 for level in (1, 2)] for pair in pairs], dtype=F64)
     inside = ((steps >= band.lower) & (steps <= band.upper)).all(-1)
@@ -63,6 +66,20 @@ def test_ecdf_test_and_band_by_enumeration() -> None:
     steps = torch.stack([(draws < level).double().mean(-1) for level in range(1, 10)], -1)
     share = float(((steps >= wide.lower) & (steps <= wide.upper)).all(-1).double().mean())
     assert abs(share - 0.95) < 0.025  # 5 standard errors, of these draws and of the simulated null law
+
+
+# --- turns -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("scale", [0.2, 0.5, 2.0, 9.0])
+def test_turns_have_their_probabilities(scale: float) -> None:
+    """Of N(0, scale^2) given an angle near the seam: each within 5 standard errors of scipy's weights."""
+    n, angle = 20_000, 3.1
+    y = draw_turns(torch.full((n,), angle, dtype=F64), scale)
+    k = ((y - angle) / (2 * math.pi)).round().long()
+    torch.testing.assert_close(y, angle + 2 * math.pi * k.double())
+    logs = scipy.stats.norm(0, scale).logpdf(angle + 2 * math.pi * np.arange(-30, 31))
+    p = np.exp(logs - np.logaddexp.reduce(logs))
+    seen = torch.bincount(k + 30, minlength=61).double().numpy() / n
+    assert np.all(np.abs(seen - p) < 5 * np.sqrt(p * (1 - p) / n) + 5 / n)
 
 
 # --- guards ----------------------------------------------------------------------------------------------------------

@@ -44,15 +44,18 @@ def _shapes(t: Transform, x: Tensor) -> None:
     assert _log_volume(t, x, y).shape == batch
     more = t(x.unsqueeze(0).expand((3,) + x.shape))
     close(more, y.expand(more.shape), "a further batch axis changes the result")
-    if _has_inverse(t):
-        assert t.inverse_shape(y.shape) == x.shape
+    for lead in (torch.Size(), x.shape[:1], more.shape[:2]):  # no batch axis, one and two
+        before, after = lead + x.shape[1:], lead + y.shape[1:]
+        assert t.forward_shape(before) == after, f"forward_shape of {before} is {t.forward_shape(before)}, not {after}"
+        if _has_inverse(t):
+            assert t.inverse_shape(after) == before, f"inverse_shape of {after} is {t.inverse_shape(after)}, not {before}"
 
 
 def _inverse(t: Transform, x: Tensor) -> None:
     """``inv`` undoes the map, with a cache and without; both directions have opposite log-determinants."""
     if not _has_inverse(t):
         raise NotApplicable("the map has no inverse")
-    cached = t.with_cache(1)
+    cached = t.with_cache()
     assert cached == t, "a transform with a cache is not equal to itself without"
     close(t.inv(t(x).clone()), x, "the inverse does not undo the map", 100)
     close(cached.inv(cached(x)), x, "the inverse with a cache does not undo the map", 100)
