@@ -56,7 +56,7 @@ def test_ecdf_test_and_band_by_enumeration() -> None:
         exact = np.mean([smallest(other) <= smallest(pair) + 1e-12 for other in pairs])
         assert ecdf_test(torch.tensor(pair), 2) == pytest.approx(exact, abs=5 * 0.5 / math.sqrt(4000))
     assert ecdf_test(torch.arange(64) % 8, 7) == 1.0  # nothing is less extreme than equal counts
-    assert ecdf_test(torch.zeros(64, dtype=torch.long), 7) == pytest.approx(1 / 10_001, rel=1e-6)  # nothing simulated is as extreme
+    assert ecdf_test(torch.zeros(64, dtype=torch.long), 7) == pytest.approx(1 / 10_001, rel=1e-6)  # the least p-value
     band = ecdf_band(2, 2, prob=0.5)
     steps = torch.tensor([[sum(r < level for r in pair) / 2 for level in (1, 2)] for pair in pairs], dtype=F64)
     inside = ((steps >= band.lower) & (steps <= band.upper)).all(-1)
