@@ -451,7 +451,7 @@ DISTRIBUTIONS = [
         "projected-normal-S2",
         lambda concentration: mdist.ProjectedNormal(concentration),
         dict(concentration=[0.6, 0.8, -1.0]),
-        extremes=tuple(dict(concentration=[k, 0.0, 0.0]) for k in (0.0, 1e-30, 1e4, 1e15)),
+        extremes=tuple(dict(concentration=[k, 0.0, 0.0]) for k in (0.0, 1e-30, 1.0, 1e4, 1e15, 1e37)),
         stress=(dict(concentration=[0.0, 0.0, 0.0]), dict(concentration=[100.0, 0.0, 0.0])),
     ),
     DistributionCase(

@@ -9,10 +9,10 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
-from pyro.ops.tensor_utils import safe_normalize
 from torch import Tensor
 
 from ..constraints import on
+from ..geometry import geometry
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, check_all
 from ..ops.numerics import norm
@@ -74,20 +74,32 @@ class ProjectedNormal(Shown, dist.ProjectedNormal):
     def expand(self, batch_shape: Sequence[int], _instance: "ProjectedNormal | None" = None) -> "ProjectedNormal":
         return super().expand(batch_shape, _instance=self._get_checked_instance(ProjectedNormal, _instance))
 
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        # Override: Pyro's norm overflows, and draws are 0, from a length of 2e19 in float32.
+        shape = self._extended_shape(torch.Size(sample_shape))
+        y = self.concentration + torch.randn(shape, dtype=self.concentration.dtype, device=self.concentration.device)
+        return y / norm(y, keepdim=True)
+
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         n = self.event_shape[0]
         mu, x = self.concentration.double(), value.double()
-        a = (mu * x).sum(-1)
-        rest = mu - a.clamp_min(0).unsqueeze(-1) * x
+        x = x / norm(x, keepdim=True)  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
+        k = norm(mu, keepdim=True)
+        long = k > 1  # then from the chord between directions: differences of vectors of length |mu| would lose its digits
+        chord = mu / torch.where(long, k, 1.0) - x
+        half = chord.square().sum(-1, keepdim=True) / 2
+        a = torch.where(long, k * (1 - half), (mu * x).sum(-1, keepdim=True))
+        rest = torch.where(a > 0, torch.where(long, k * (chord + half * x), mu - a * x), mu)
+        a = a.squeeze(-1)
         out = log_radial_integral(a, n) - rest.square().sum(-1) / 2 - n / 2 * math.log(2 * math.pi)
         return out.to(value.dtype)
 
     @property
     def loc(self) -> Tensor:
         """Direction of the concentration vector (the first axis for a zero vector)."""
-        return safe_normalize(self.concentration)
+        return geometry(_SPHERE).project(self.concentration)
 
     @property
     def mode(self) -> Tensor:
@@ -107,10 +119,11 @@ class ProjectedNormal(Shown, dist.ProjectedNormal):
                   = \mu \sqrt{\tfrac2\pi} \int_0^{\pi/2} \cos^n\!\varphi\; e^{-|\mu|^2\sin^2\!\varphi/2}\,d\varphi
         """
         n, mu = self.event_shape[0], self.concentration.double()
-        k2 = norm(mu).square()
+        k = norm(mu)
         nodes, weights = (torch.from_numpy(t).to(mu.device) for t in np.polynomial.legendre.leggauss(64))
-        half = (9 / (k2 + n).sqrt()).clamp_max(math.pi / 2).unsqueeze(-1) / 2  # beyond it nothing is left of the integrand
+        width = 9 / torch.hypot(k, torch.full_like(k, math.sqrt(n)))  # beyond it nothing is left of the integrand
+        half = width.clamp_max(math.pi / 2).unsqueeze(-1) / 2
         phi = half * (nodes + 1)
-        log_f = n * phi.cos().log() - k2.unsqueeze(-1) * phi.sin().square() / 2
+        log_f = n * phi.cos().log() - (k.unsqueeze(-1) * phi.sin()).square() / 2
         factor = math.sqrt(2 / math.pi) * (weights * half * log_f.exp()).sum(-1)
         return (factor.unsqueeze(-1) * mu).to(self.concentration.dtype)

@@ -107,6 +107,14 @@ def _upwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _evaluate(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """F and its slope; beyond 1e10 n, where powers of a would overflow, :math:`M_{n-1}` is one power of a to all digits."""
+    last = 1e10 * n
+    beyond = (a.abs() / last).clamp_min(1)
+    value, slope = _within(a.clamp(-last, last), n)
+    return value + torch.where(a > 0, n - 1.0, -float(n)) * beyond.log(), slope / beyond
+
+
+def _within(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
     if n - 1 >= _K0:
         return _asymptotic(a, n - 1)
     up = a > 0

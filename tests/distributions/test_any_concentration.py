@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pyro_manifold.distributions as mdist
+from pyro_manifold.ops.projected import log_radial_integral
 from pyro_manifold.ops.special import bessel_divergence, bessel_ratio, log_bessel, power_divergence
 from pyro_manifold.testing import check_precision
 
@@ -109,7 +110,7 @@ def test_float32_is_float64_rounded(n: int) -> None:
     for k in SIZES:
         for family in (mdist.VonMisesFisher, mdist.PowerSpherical):
             check_precision(family, dict(loc=axis, concentration=torch.tensor(k)))
-    for k in (0.0, 1e-30, 1.0, 1e4, 1e15):
+    for k in (0.0, 1e-30, 1.0, 1e4, 1e15, 1e37):
         check_precision(mdist.ProjectedNormal, dict(concentration=k * axis))
 
 
@@ -167,6 +168,37 @@ def test_power_spherical_at_the_antipode_and_at_zero() -> None:
     torch.testing.assert_close(torch.autograd.grad(lp[1], k)[0], torch.tensor(1 - math.log(2), dtype=F64))
     far = mdist.PowerSpherical(axis, torch.tensor(2.0, dtype=F64)).log_prob(x)[0]
     assert float(far.detach()) == -math.inf and not torch.autograd.grad(far, x)[0].isnan().any()
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 17, 18, 64, 1024])
+def test_radial_integral_at_the_ends(n: int) -> None:
+    """One power of a: sqrt(2 pi) a^(n-1) to the right, (n-1)! / |a|^n to the left, and the first correction."""
+    sizes = [f * n for f in (1e5, 1e8, 1e11, 1e20, 1e100, 1e155, 1e290)]
+    a = torch.tensor(sizes + [-x for x in sizes], dtype=F64, requires_grad=True)
+    value = log_radial_integral(a, n)
+    (slope,) = torch.autograd.grad(value.sum(), a)
+    with mp.workdps(40):
+        right = [(n - 1) * mp.log(x) + mp.log(2 * mp.pi) / 2 + mp.mpf((n - 1) * (n - 2)) / (2 * mp.mpf(x) ** 2) for x in sizes]
+        left = [mp.loggamma(n) - n * mp.log(x) - mp.mpf(n * (n + 1)) / (2 * mp.mpf(x) ** 2) for x in sizes]
+    relative(value.detach(), right + left, 1e-12)
+    power = torch.where(a.detach() > 0, n - 1.0, float(n)).double()
+    torch.testing.assert_close(slope * a.detach().abs(), power, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("n", [3, 5, 64])
+def test_projected_normal_limit(n: int) -> None:
+    """Normal about the direction, with precision |mu|^2, to the end of the dtype; where they can be told, off the axes too."""
+    eye = torch.eye(n, dtype=F64)
+    turned = 0.6 * eye[0] + 0.8 * eye[1], 0.6 * eye[1] - 0.8 * eye[0]
+    for k, axes, tol in ((1e8, turned, 1e-7), (1e12, turned, 1e-3), (1e16, eye, 1e-11), (1e100, eye, 1e-11), (1e300, eye, 1e-11)):
+        d = mdist.ProjectedNormal(k * axes[0])
+        x = torch.nn.functional.normalize(axes[0] + 0.7 / k * axes[1], dim=-1)
+        expected = (n - 1) * (math.log(k) - math.log(2 * math.pi) / 2) - 0.7**2 / 2
+        torch.testing.assert_close(d.log_prob(x), torch.tensor(expected, dtype=F64), rtol=tol, atol=0)
+        torch.testing.assert_close(d.mean, axes[0], rtol=1e-9, atol=1e-12)
+    far = mdist.ProjectedNormal(1e30 * torch.eye(n)[0]).sample((4000,))
+    assert bool((far[:, 0] == 1).all())
+    assert float(((far[:, 1] * 1e30).square().mean() - 1).abs()) < 5 * math.sqrt(2 / 4000)  # 5 standard errors
 
 
 def test_wrapped_cauchy_divergence() -> None:
