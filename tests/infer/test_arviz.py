@@ -47,7 +47,7 @@ DATA = {"x", "masked", "missing_observed", "handled", "event"}
 @pytest.fixture(scope="module")
 def converted():
     model = poutine.reparam(ManifoldReparam()(everything), {"shift": LocScaleReparam(0.0)})
-    mcmc = VectorizedMCMC(GeodesicNUTS(model, chains=2, max_tree_depth=2), 5, 3, disable_progbar=True)
+    mcmc = VectorizedMCMC(GeodesicNUTS(model, chains=2, max_tree_depth=1), 4, 2, disable_progbar=True)
     mcmc.run()
     return mcmc.get_samples(group_by_chain=True), to_inference_data(mcmc, log_likelihood=True)
 
