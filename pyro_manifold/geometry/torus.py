@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..ops.circular import log_wrapped_normal, wrap
 from ..ops.components import concrete
-from ..ops.lattice import log_lattice_sum
+from ..ops.lattice import log_dual_sum, log_torus_normal
 from ..ops.numerics import norm
+from ..ops.windings import normal_reach
 from .base import register_geometry
 from .euclidean import FlatGeometry
 from .windings import marginal_sd
@@ -125,23 +126,17 @@ class TorusGeometry(FlatGeometry):
         v = wrap(v).expand(torch.broadcast_shapes(p.shape[:-1], v.shape[:-1], base.batch_shape) + v.shape[-1:])
         if v.numel() == 0:
             return base.log_prob(v)
-        if not concrete(base.scale_tril):
+        tril = base._unbroadcasted_scale_tril
+        if not concrete(tril):
             return super().log_wrapped(p, v, base)  # the number of terms may not depend on the values
-        d, tril = v.shape[-1], base.scale_tril.detach()
-        sd = marginal_sd(base).detach().reshape(-1, d)
-        counts = [max(1, math.ceil((8 * s + math.pi) / (2 * math.pi))) for s in sd.amax(0).tolist()]
-        low = float(torch.linalg.svdvals(tril)[..., -1].min()) if bool(sd.min() > 1) else 0.0
-        if low > 1:  # below that the dual's terms cancel where the density is small
-            top = int(8.9 / low)  # exp(-(8.9)^2 / 2) < 1e-17
-            if (2.0 * top + 1) ** d < math.prod(2.0 * k + 1 for k in counts):
-                n = _lattice([top] * d, v)[1:]
-                n = n[(n.norm(dim=-1) <= 8.9 / low)]
-                phase = v @ n.mT
-                decay = (base.scale_tril.mT.unsqueeze(-3) @ n.unsqueeze(-1)).squeeze(-1).square().sum(-1)
-                return torch.log1p((torch.exp(-0.5 * decay) * phase.cos()).sum(-1)) - d * math.log(2 * math.pi)
         if concrete(v):
-            return log_lattice_sum(v, base._unbroadcasted_scale_tril)
-        vs = v + 2 * math.pi * _lattice(counts, v).reshape((-1,) + (1,) * (v.dim() - 1) + (d,))
+            return log_torus_normal(v, tril)
+        if float(torch.linalg.svdvals(tril.detach())[..., -1].min()) > 1.5:
+            return log_dual_sum(v, tril)
+        sd = marginal_sd(base).detach().reshape(-1, v.shape[-1]).amax(0).tolist()
+        reach = math.sqrt(v.shape[-1]) + normal_reach(v.dtype)
+        counts = [max(1, math.ceil((reach * s + math.pi) / (2 * math.pi))) for s in sd]
+        vs = v + 2 * math.pi * _lattice(counts, v).reshape((-1,) + (1,) * (v.dim() - 1) + v.shape[-1:])
         return torch.logsumexp(base.log_prob(vs), 0)
 
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:

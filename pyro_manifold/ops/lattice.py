@@ -6,7 +6,11 @@ L is triangular, so :math:`y_j` depends on :math:`k_1, \dots, k_j` alone. Roundi
 and a bound :math:`\rho^2` on the least :math:`|y|^2`; all k with :math:`|y|^2 \le \rho^2 + c^2` follow coordinate by
 coordinate, each branch dropped once its partial sum is above that (Fincke & Pohst, Math. Comp. 44, 1985). What is left out is
 beyond rounding relative to the largest term, however far the point is from the centre. The cost is that of the terms found, not
-of a box that holds them: one for each point where the normal is narrow, in any dimension.
+of a box that holds them: one for each point where the normal is narrow, in any dimension. The dual sum, for wide normals,
+
+.. math:: (2\pi)^{-d} \sum_{n\in\mathbb Z^d} e^{-|L^\top n|^2/2} \cos(n\cdot v)
+
+is searched likewise: :math:`L^\top`, its coordinates in reverse order, is triangular too.
 """
 
 import math
@@ -16,7 +20,7 @@ from torch import Tensor
 
 from .windings import normal_reach
 
-__all__ = ["log_lattice_sum"]
+__all__ = ["log_dual_sum", "log_lattice_sum", "log_torus_normal"]
 
 _TURN = 2 * math.pi
 
@@ -31,9 +35,8 @@ def _nearest(v: Tensor, tril: Tensor) -> Tensor:
     return torch.minimum(ys.square().sum(-1), zeros.square().sum(-1))
 
 
-def _search(v: Tensor, tril: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """The k that count, shape ``(terms, d)``, and the row of v that each is for."""
-    radius = _nearest(v, tril) + normal_reach(v.dtype) ** 2
+def _search(v: Tensor, tril: Tensor, radius: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The k with ``|y|**2 <= radius``, shape ``(terms, d)``, and the row of v that each is for."""
     row = torch.arange(len(v), device=v.device)
     ys = ks = v.new_zeros(len(v), 0)
     left = radius
@@ -77,7 +80,7 @@ def log_lattice_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
     v = v.reshape(math.prod(batch), d)
     tril = tril.unsqueeze(0) if tril.dim() == 2 else tril.expand(batch + (d, d)).reshape(len(v), d, d)
     with torch.no_grad():
-        ks, row = _search(v, tril, most)
+        ks, row = _search(v, tril, _nearest(v, tril) + normal_reach(v.dtype) ** 2, most)
     x = v[row] + _TURN * ks
     if len(tril) == 1:
         y = torch.linalg.solve_triangular(tril[0], x.mT, upper=False).mT
@@ -88,3 +91,58 @@ def log_lattice_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
     total = torch.zeros_like(top).index_add(0, row, (terms - top[row]).exp())
     log_peak = -0.5 * d * math.log(_TURN) - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return (top + total.log() + log_peak).reshape(batch)
+
+
+def log_dual_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
+    """The same by the dual sum, whose terms cancel where the density is far below that at v = 0; arguments likewise.
+
+    >>> log_dual_sum(torch.zeros(3), 50.0 * torch.eye(3)) + 3 * math.log(2 * math.pi)  # uniform
+    tensor(0.)
+    """
+    d = v.shape[-1]
+    batch = v.shape[:-1]
+    shared = tril.dim() == 2
+    tril = tril.unsqueeze(0) if shared else tril.expand(batch + (d, d)).reshape(math.prod(batch), d, d)
+    v = v.reshape(math.prod(batch), d)
+    with torch.no_grad():
+        eye = torch.eye(d, dtype=v.dtype, device=v.device).expand_as(tril)
+        inverse = torch.linalg.solve_triangular(tril.mT.flip(-1, -2), eye, upper=False)
+        radius = tril.new_full((len(tril),), normal_reach(v.dtype) ** 2)
+        ns, row = _search(tril.new_zeros(len(tril), d), _TURN * inverse, radius, most)
+        ns = ns.flip(-1)
+    if shared:
+        decay = torch.exp(-0.5 * (ns @ tril[0]).square().sum(-1))
+        total = (v @ ns.mT).cos() @ decay
+    else:
+        decay = torch.exp(-0.5 * (ns.unsqueeze(-2) @ tril[row]).squeeze(-2).square().sum(-1))
+        total = v.new_zeros(len(v)).index_add(0, row, decay * (v[row] * ns).sum(-1).cos())
+    return (total.log() - d * math.log(_TURN)).reshape(batch)
+
+
+def log_torus_normal(v: Tensor, tril: Tensor) -> Tensor:
+    """For each point the sum with fewer terms that keeps half of the digits; arguments as for :func:`log_lattice_sum`.
+
+    >>> log_torus_normal(torch.zeros(2), torch.stack([0.1 * torch.eye(2), 1e6 * torch.eye(2)]))
+    tensor([ 2.7673, -3.6758])
+    """
+    d = v.shape[-1]
+    batch = torch.broadcast_shapes(v.shape[:-1], tril.shape[:-2])
+    v = v.expand(batch + (d,)).reshape(math.prod(batch), d)
+    shared = tril.dim() == 2
+    tril = tril if shared else tril.expand(batch + (d, d)).reshape(len(v), d, d)
+    log_det = tril.detach().diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    wide = (log_det > 0.5 * d * math.log(_TURN)).expand(len(v))
+    rows = wide.nonzero().squeeze(-1)
+    if not rows.numel():
+        return log_lattice_sum(v, tril).reshape(batch)
+
+    def of(x: Tensor) -> Tensor:
+        return tril if shared else tril[x]
+
+    dual = log_dual_sum(v[rows], of(rows))
+    peak = log_dual_sum(torch.zeros_like(v[rows]), of(rows).detach())
+    good = dual.detach() > peak + 0.25 * math.log(torch.finfo(v.dtype).eps)  # a NaN, where all cancelled, is not
+    direct = wide.logical_not().index_fill(0, rows[~good], True).nonzero().squeeze(-1)
+    order = torch.cat([rows[good], direct]).argsort()
+    parts = [dual[good]] + ([log_lattice_sum(v[direct], of(direct))] if direct.numel() else [])
+    return torch.cat(parts)[order].reshape(batch)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from pyro_manifold.ops.lattice import log_lattice_sum
+from pyro_manifold.ops.lattice import log_dual_sum, log_lattice_sum, log_torus_normal
 
 F64 = torch.float64
 
@@ -56,3 +56,32 @@ def test_batches_and_derivatives():
     leaves = v[:, 0].clone().requires_grad_(), tril[1].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: log_lattice_sum(a, b.tril()), leaves)
     assert torch.autograd.gradgradcheck(lambda a, b: log_lattice_sum(a, b.tril()), leaves)
+
+
+def test_the_dual_is_the_same_sum():
+    torch.manual_seed(0)
+    for d in (1, 2, 3):
+        tril = 0.5 * torch.randn(d, d, dtype=F64).tril(-1) + 2.5 * torch.eye(d, dtype=F64)
+        v = (torch.rand(7, d, dtype=F64) - 0.5) * 2 * math.pi
+        torch.testing.assert_close(log_dual_sum(v, tril), log_lattice_sum(v, tril), rtol=1e-11, atol=1e-11)
+        several = torch.stack([tril, 1.1 * tril])
+        each = torch.stack([log_dual_sum(v, several[i]) for i in range(2)])
+        torch.testing.assert_close(log_dual_sum(v.expand(2, 7, d), several.unsqueeze(1)), each, rtol=1e-12, atol=1e-12)
+    leaves = v[:2].clone().requires_grad_(), tril.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: log_dual_sum(a, b.tril()), leaves)
+
+
+def test_each_point_by_the_sum_that_suits_it():
+    """Narrow, wide, very wide (uniform), and wide one way only, in one batch; and in 9 dimensions."""
+    torch.manual_seed(0)
+    oblique, strip = torch.tensor([[2.0, 0.0], [1.0, 2.2]]), torch.diag(torch.tensor([0.1, 90.0]))
+    tril = torch.stack([0.1 * torch.eye(2), oblique, 1e6 * torch.eye(2), strip]).double()
+    v = (torch.rand(5, 1, 2, dtype=F64) - 0.5) * 6
+    out = log_torus_normal(v, tril)
+    expected = [box(v[:, 0], tril[i], n) for i, n in ((0, 3), (1, 12))]
+    expected.append(torch.full((5,), -2 * math.log(2 * math.pi), dtype=F64))
+    one = MultivariateNormal(torch.zeros(1, dtype=F64), scale_tril=tril[3, :1, :1])  # x uniform: the second axis
+    expected.append(one.log_prob(v[:, 0, :1]) - math.log(2 * math.pi))
+    torch.testing.assert_close(out, torch.stack(expected, 1), rtol=1e-9, atol=1e-9)
+    many = log_torus_normal(torch.zeros(9, dtype=F64), 10 * (torch.eye(9) + torch.ones(9, 9).tril(-1)).double())
+    assert abs(float(many) + 9 * math.log(2 * math.pi)) < 1e-5
