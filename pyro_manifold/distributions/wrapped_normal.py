@@ -33,7 +33,8 @@ class WrappedNormal(ExpMapLaw):
     and hyperbolic space the sum has one term. On spheres it runs over the windings (leaving them out loses 29% of the mass
     at :math:`\Sigma = 4I`), and for d >= 2 the density has integrable **poles** at :math:`\pm\mu`, where whole spheres of
     tangent vectors meet: maximum likelihood and HMC can chase them. There use :class:`RiemannianNormal`, which has none,
-    or ``truncated=True``, the isotropic law restricted to the injectivity radius, whose only pole is the antipode.
+    or ``truncated=True``, the isotropic law restricted to the injectivity radius, whose only pole is the antipode. A point
+    nearer to a pole than rounding is scored as if it were one rounding error away.
 
     :param geoopt.Manifold manifold: any manifold with a registered geometry, products included.
     :param Tensor loc: centre :math:`\mu`, shape ``batch + event``.

@@ -7,7 +7,7 @@ import torch
 from pyro_manifold.ops.chi import chi_expectation
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 10, 100])
+@pytest.mark.parametrize("dim", [1, 2, 3, 64, 1024])
 @pytest.mark.parametrize("scale", [1e-3, 0.5, 3.0])
 def test_against_closed_forms(dim, scale):
     s = torch.tensor([scale], dtype=torch.float64)

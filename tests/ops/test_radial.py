@@ -82,7 +82,8 @@ def check_normalizer(k, sigma, dim):
 
 @pytest.mark.parametrize(
     "k, sigma, dim",
-    [(-1.0, 1e-3, 10), (-1.4, 5.0, 100), (0.0, 0.7, 3), (1.0, 1e-3, 2), (1.0, 1.0, 100), (1.0, 1e3, 10)],
+    [(-1.0, 1e-3, 10), (-1.4, 5.0, 100), (0.0, 0.7, 3), (1.0, 1e-3, 2), (1.0, 1.0, 1024), (1.0, 1e3, 10),
+     (-1.0, 0.5, 1024), (1.0, 0.3, 64)],
 )
 def test_normalizer_and_gradients(k, sigma, dim):
     check_normalizer(k, sigma, dim)
