@@ -77,7 +77,7 @@ def expected_log_ratio(log_eigenvalues: Tensor) -> Tensor:
     small = torch.log1p(torch.sigmoid(x) * torch.expm1(torch.where(near, log_s, 0.0)))
     change = torch.where(near, small, torch.logaddexp(x + log_s, zero) - torch.logaddexp(x, zero))
     even = torch.exp(-0.5 * log_s.shape[-1] * torch.logaddexp(x, zero).squeeze(-1))
-    return -_STEP * (even * torch.expm1(-0.5 * change.sum(-1))).sum(-1)
+    return _STEP * (even * torch.expm1(-0.5 * change.sum(-1)).neg()).sum(-1)
 
 
 def _weighted(log_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
