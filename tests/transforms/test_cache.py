@@ -163,6 +163,20 @@ def test_volume_of_the_pair_just_made(kind: str, inverse: bool) -> None:
     assert dist.TransformedDistribution(normal, [layer]).log_prob(y).requires_grad
 
 
+def test_a_remembered_volume_is_differentiated_once() -> None:
+    """Asked again after a backward pass, whose graph is gone, the volume is computed again."""
+    layer = learned(flows.Coupling(3, [0, 2])).double()
+    x = torch.randn(5, 3, dtype=F64)
+    y = layer(x)
+    grads = []
+    for _ in range(2):
+        layer.zero_grad()
+        layer.log_abs_det_jacobian(x, y).sum().backward()
+        grads.append(layer.net.last.weight.grad.clone())
+    torch.testing.assert_close(grads[0], grads[1])
+    assert bool(grads[0].any())
+
+
 def test_value_and_volume_cost_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = learned(flows.Coupling(3, [0, 2])).double()
     calls: list[int] = []

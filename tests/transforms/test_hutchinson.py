@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_manifold import flows
 from pyro_manifold.transforms import Chart, LinearEmbedding, Pad, hutchinson_log_volume
+from pyro_manifold.transforms.hutchinson import _solve
 
 F64 = torch.float64
 
@@ -82,3 +83,14 @@ def test_errors() -> None:
         hutchinson_log_volume(g, u, probes=0)
     with pytest.raises(ValueError, match=r"value: got shape \(4,\)"):
         hutchinson_log_volume(g, torch.zeros(4))
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-4, 1e-8])
+def test_the_solution_is_as_exact_as_asked(rtol: float) -> None:
+    """|v - J^T J w| <= rtol |v| row by row, with J written out; and no step more than that takes."""
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(30, 20, generator=generator, dtype=torch.float64) * torch.logspace(0, 1.5, 20, dtype=torch.float64)
+    v = torch.randn(6, 20, generator=generator, dtype=torch.float64)
+    w, _ = _solve(LinearEmbedding(W), torch.zeros(6, 20, dtype=torch.float64), v, rtol, 200)
+    residual = (v - w @ (W.mT @ W)).norm(dim=-1) / v.norm(dim=-1)
+    assert bool((residual <= rtol * 1.01).all()) and float(residual.max()) > 1e-3 * rtol
