@@ -97,6 +97,24 @@ def test_score_of_a_masked_site(case):
 
 
 @CASES
+def test_rows_that_a_handler_masks(case):
+    """Their noise keeps its normal base, so that it cannot run away, and scores nothing else; the other rows are as they were."""
+    fn, reparam = case.make(), case.reparam()
+
+    def model():
+        with pyro.plate("n", 2), poutine.mask(mask=torch.tensor([True, False])):
+            pyro.sample("x", fn)
+
+    trace = poutine.trace(poutine.reparam(model, {"x": reparam})).get_trace()
+    trace.compute_log_prob()
+    y = trace.nodes[f"x_{reparam.suffix}"]["value"]
+    whole, base = reparam.noise("x", fn.expand((2,))).log_prob(y), reparam.base("x", fn.expand((2,))).log_prob(y)
+    scored = trace.nodes[f"x_{reparam.suffix}"]["log_prob"] + trace.nodes["x"]["log_prob"]
+    assert torch.allclose(scored, torch.stack([whole[0], base[1]]))
+    assert len(pyro.poutine.runtime._PYRO_STACK) == 0
+
+
+@CASES
 def test_lift_gives_the_value_back(case):
     fn, reparam = case.make().expand((5,)).to_event(1), case.reparam()
     x = fn.sample()

@@ -4,13 +4,20 @@ r"""What the reparametrisers share: a latent site x becomes a function f of nois
 
 Here p is the distribution of the site, n a normal base and q the distribution of f(y) for y ~ n. All of the density is that of y,
 so x is a deterministic site, and a draw of y is made from a draw of p: prior and posterior predictive draws are exact.
+
+Where ``poutine.mask`` or ``obs_mask`` drops a row of x, its y keeps the base n alone, which is proper and says nothing of x.
 """
+
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.infer.reparam.reparam import Reparam, ReparamMessage, ReparamResult
+from pyro.poutine.mask_messenger import MaskMessenger
+from pyro.poutine.messenger import block_messengers
 from torch import Tensor
 
 from .noise import Determined, Noise
@@ -60,12 +67,19 @@ class LatentReparam(Reparam):
         fn, value, name = msg["fn"], msg["value"], msg["name"]
         if msg["is_observed"]:
             return {"fn": fn, "value": value, "is_observed": True}
-        noise_fn = self.noise(name, fn)
+        noise_fn, mask = self.noise(name, fn), poutine.get_mask()
+        if isinstance(noise_fn, Noise) and isinstance(mask, Tensor):
+            noise_fn.keep = mask
         start = None if value is None else self.lift(fn, value)
-        noise = pyro.sample(f"{name}_{self.suffix}", noise_fn, obs=start, infer={"is_observed": False})
+        with block_messengers(_masks_rows):  # masked noise would be flat on all of space, where NUTS runs away
+            noise = pyro.sample(f"{name}_{self.suffix}", noise_fn, obs=start, infer={"is_observed": False})
         if noise is not start or start is None:  # not an initial value, or one that was replayed over (Laplace's guide does)
             value = self.push(fn, noise)
         return {"fn": Determined(value, fn), "value": value, "is_observed": True}
+
+
+def _masks_rows(messenger: Any) -> bool:
+    return isinstance(messenger, MaskMessenger) and isinstance(messenger.mask, Tensor)
 
 
 def innermost(fn: dist.TorchDistribution) -> dist.TorchDistribution:

@@ -21,12 +21,13 @@ class Noise(TorchDistribution):
     :param reparam: the reparametriser, which knows f (:meth:`~.LatentReparam.push`), draws and the weight p/q.
     :param fn: p, possibly masked (the mask acts on the density, not on draws).
     :param base: the normal n, of the batch shape of ``fn``.
+    :param Tensor keep: rows that no handler masks; the others have the density n.
     """
 
     arg_constraints: dict[str, Any] = {}
 
-    def __init__(self, reparam: Any, fn: TorchDistribution, base: TorchDistribution) -> None:
-        self.reparam, self.fn, self.base = reparam, fn, base
+    def __init__(self, reparam: Any, fn: TorchDistribution, base: TorchDistribution, keep: Tensor | None = None) -> None:
+        self.reparam, self.fn, self.base, self.keep = reparam, fn, base, keep
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     @property
@@ -35,7 +36,7 @@ class Noise(TorchDistribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "Noise":
         batch_shape = torch.Size(batch_shape)
-        return Noise(self.reparam, self.fn.expand(batch_shape), self.base.expand(batch_shape))
+        return Noise(self.reparam, self.fn.expand(batch_shape), self.base.expand(batch_shape), self.keep)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
@@ -43,7 +44,10 @@ class Noise(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         x = self.reparam.push(self.fn, value)
-        return self.base.log_prob(value) + self.reparam.log_weight(self.fn, value, x)
+        weight = self.reparam.log_weight(self.fn, value, x)
+        if self.keep is not None:
+            weight = torch.where(self.keep, weight, 0.0)
+        return self.base.log_prob(value) + weight
 
 
 class Determined(TorchDistribution):
