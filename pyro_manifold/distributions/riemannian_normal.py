@@ -16,6 +16,7 @@ from ..geometry import Geometry, ScaledGeometry, SPDGeometry, geometry
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all, held
 from ..ops.numerics import log_sinc_length, norm, scalar
+from ..ops.quadrature import legendre
 from ..ops.radial import log_normalizer, radius_moment
 from ..ops.radial_sample import sample_radius
 from ..transforms import ExpMap
@@ -206,6 +207,22 @@ class RiemannianNormal(ExpMapLaw):
         base = self.base_dist.double()
         log_z, square = base.log_z_and_square()
         return log_z, square / base.scale / base.scale
+
+    def _divergence_from_uniform(self, log_volume: Tensor | float) -> Tensor:
+        r""":math:`\log V - \log Z - E[r^2]/2\sigma^2`; for wide scales, where it has no digits and could be negative, as
+        :math:`\int_0^1 t\,\mathrm{Var}_{\sigma/\sqrt t}(r^2)\,dt/4\sigma^4`."""
+        log_z, square = self._exact_moments()
+        value = log_volume - log_z - square / 2
+        scale, curvature = self.scale.detach().double(), self.base_dist.curvature.detach().double()
+        t, weight = legendre(8, scale.device)
+        with torch.enable_grad():
+            s = (scale.reshape(1, -1) / t.sqrt()).requires_grad_()
+            (slope,) = torch.autograd.grad(radius_moment(s, curvature, self._dim, "square")[1].sum(), s)
+        s = s.detach()
+        # the variance is s^3 times this slope; over 4 sigma^4, with sigma = s sqrt(t)
+        wide = (weight * slope / (4 * t * s)).sum(0).reshape(scale.shape)
+        right = torch.where(scale * curvature.sqrt() > 3, wide, value.detach())
+        return right + (value - value.detach())  # with the gradient of the other, whose terms cancel exactly
 
     @property
     def mode(self) -> Tensor:

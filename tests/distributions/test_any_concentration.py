@@ -219,3 +219,25 @@ def test_riemannian_divergence_of_narrow_distributions() -> None:
         p, q = (mdist.RiemannianNormal(SPHERE, loc, s) for s in (a, b))
         exact = 2 * (math.log(b / a) + (a * a / (b * b) - 1) / 2)
         torch.testing.assert_close(kl_divergence(p, q), torch.tensor(exact), rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_riemannian_normals_near_the_uniform_distribution(n: int) -> None:
+    """log V - log Z - E[r^2]/2 sigma^2 with 60 digits; in float64 it has none beyond a scale of 1e4."""
+    scales = (0.5, 2.9, 3.1, 1e2, 1e5, 1e12, 1e30)
+    scale = torch.tensor(scales, dtype=F64, requires_grad=True)
+    p = mdist.RiemannianNormal(SPHERE, torch.eye(n, dtype=F64)[0].expand(7, n), scale)
+    got = kl_divergence(p, mdist.ManifoldUniform(SPHERE, (n,), dtype=F64))
+    exact = []
+    with mp.workdps(150):
+        cuts = [0, 1, 2, mp.pi]
+        for s in scales:
+            density = lambda r, s=s: mp.exp(-(r**2) / (2 * mp.mpf(s) ** 2)) * mp.sin(r) ** (n - 2)  # noqa: E731
+            z, square = mp.quad(density, cuts), mp.quad(lambda r, f=density: r**2 * f(r), cuts)
+            exact.append(mp.log(mp.quad(lambda r: mp.sin(r) ** (n - 2), cuts) / z) - square / z / (2 * mp.mpf(s) ** 2))
+    relative(got.detach(), exact, 1e-11)
+    (g,) = torch.autograd.grad(got[:4].sum(), scale)
+    torch.testing.assert_close(g[3] * 1e2, -4 * got[3].detach(), rtol=1e-3, atol=0)  # of order sigma^-4
+    single = mdist.RiemannianNormal(SPHERE, torch.eye(n)[0].expand(7, n), scale.detach().float())
+    rounded = kl_divergence(single, mdist.ManifoldUniform(SPHERE, (n,)))
+    torch.testing.assert_close(rounded, got.detach().float(), rtol=1e-5, atol=1e-37)
