@@ -236,6 +236,12 @@ TRANSFORMS = [
     TransformCase("chart-circle", circle, {}, _V1),
     TransformCase("coupling-spline", lambda: learned(flows.Coupling(3, [0, 2])), {}, _V3),
     TransformCase("coupling-affine", lambda: learned(flows.Coupling(3, [1], kind="affine")), {}, _V3),
+    TransformCase("spline", lambda: learned(flows.Spline(3)), {}, _V3),
+    TransformCase(
+        "affine", lambda matrix, loc: flows.Affine(matrix, loc),
+        dict(matrix=[[0.5, 1.0, 0.0], [0.0, -0.3, 0.2], [2.0, 0.0, 1.0]], loc=[1.0, 0.0, -2.0]), _V3,
+        skip={"gradients": "its matrix is fixed"},
+    ),
     TransformCase("lu-linear", lambda: learned(flows.LULinear(3)), {}, _V3),
     TransformCase("lu-cycle", lambda: learned(flows.LULinear(3, torch.tensor(_CYCLE))), {}, _V3),
     TransformCase("among", lambda: learned(flows.Among(3, 2, [flows.Coupling(2, [0])])), {}, _V3),

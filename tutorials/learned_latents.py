@@ -96,7 +96,7 @@ class Problem:
 def learn_surface(ink: Tensor, args: argparse.Namespace) -> tuple[ManifoldFlow, Tensor]:
     torch.manual_seed(args.seed)
     x = pictures(SPREAD * torch.randn(args.rows, 2), ink)
-    flow = ManifoldFlow.from_data(x, 2, depth=4, hidden=(64, 64))
+    flow = ManifoldFlow.from_data(x, 2, depth=4, hidden=(64, 64), mix=False)
     fit_md(
         flow, x, epochs=tuple(args.epochs), lr=2e-3, batch_size=100, seed=args.seed, checkpoint=args.out / "surface.pt",
         disable_progbar=args.quiet,

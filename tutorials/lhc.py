@@ -51,7 +51,7 @@ def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
     coordinates of unit covariance, a density that knows nothing of theta."""
     x = data["x"].float()
     torch.manual_seed(args.seed)
-    flow = ManifoldFlow.from_data(x, 14, depth=args.couplings, hidden=(args.width,) * 2, latent_depth=4)
+    flow = ManifoldFlow.from_data(x, 14, depth=args.couplings, hidden=(args.width,) * 2, mix=False, latent_depth=4)
     common: dict[str, Any] = dict(
         batch_size=256, warmup=0.03, validation=0.05, seed=args.seed, disable_progbar=not args.progress
     )

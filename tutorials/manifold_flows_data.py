@@ -51,11 +51,11 @@ class Circle:
     def build(self, name: str) -> tuple[Any, dict[str, Any]]:
         bends: dict[str, Any] = {"batch": 100, "lr": (1e-2, 2e-2), "share": 0.7}
         if name == "FOM":
-            flow = ManifoldFlow.from_data(self.x, 1)
+            flow = ManifoldFlow.from_data(self.x, 1, depth=3, mix=False)
             angle = Chart(lambda u: torch.cat([-u.sin(), u.cos()], -1), lambda x: torch.atan2(-x[..., :1], x[..., 1:]), 1, 2)
             return ManifoldFlow(angle, flow.latent), bends  # the cut is at the bottom, 4 standard deviations away
         if name in ("M", "M_e"):
-            return ManifoldFlow.from_data(self.x, 1, depth=5, encoder=name == "M_e"), bends
+            return ManifoldFlow.from_data(self.x, 1, depth=5, mix=False, encoder=name == "M_e"), bends
         if name == "PAE":
             return ManifoldFlow.autoencoder(self.x, 1), bends | {"lr": (3e-3, 2e-2)}
         if name == "PIE":
@@ -114,7 +114,7 @@ class Lorenz:
     def build(self, name: str) -> tuple[Any, dict[str, Any]]:
         if name == "PAE":
             return ManifoldFlow.autoencoder(self.x, 2, latent_depth=4), {"share": 0.6, "lr": (3e-3, 3e-3)}
-        flow = ManifoldFlow.from_data(self.x, 2, depth=5, kind="spline", latent_depth=4, encoder=name == "M_e")
+        flow = ManifoldFlow.from_data(self.x, 2, depth=5, kind="spline", mix=False, latent_depth=4, encoder=name == "M_e")
         return flow, {"share": 0.6, "lr": (3e-3, 3e-3)}
 
     def evaluate(self, flow: Any) -> dict[str, float]:
@@ -122,7 +122,7 @@ class Lorenz:
 
         tree = cKDTree(self.held.numpy())
         drawn = flow.condition().sample((self.many,))
-        start = ManifoldFlow.from_data(self.x, 2).requires_grad_(False)
+        start = ManifoldFlow.from_data(self.x, 2, depth=3, mix=False).requires_grad_(False)
         return {
             "distance": float(tree.query(drawn.numpy())[0].mean()),
             "coverage": float(cKDTree(drawn.numpy()).query(self.test.numpy())[0].mean()),

@@ -38,7 +38,7 @@ class Polynomial:
         x, kind = self.x, name.split()[0]
         settings: dict[str, Any] = {"schedule": "alternating"} if "alternating" in name else {}
         if kind in ("M", "M_e"):  # one coupling: the surface as a graph over a plane that is learned
-            flow: Any = ManifoldFlow.from_data(x, 2, 1, depth=1, encoder=kind == "M_e")
+            flow: Any = ManifoldFlow.from_data(x, 2, 1, depth=1, mix=False, encoder=kind == "M_e")
         elif kind == "PAE":
             flow, settings = ManifoldFlow.autoencoder(x, 2, 1), {"lr": (3e-3, 3e-3)}
         else:

@@ -39,16 +39,17 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
 
     .. math:: \log p(x) = \log\sum_{k:\, x \in M_k} w_k\, p_U^{(k)}(u_k)\det\!\big(J_k^TJ_k\big)^{-1/2}, \quad u_k = g_k^{-1}(x)
 
-    Base measure: the n-dimensional Hausdorff measure of the union. A value is on :math:`M_k` if the projection onto it
-    moves it by at most ``atol`` (1 + its length). Where the images are disjoint the density of a value is the weight of its
-    chart times the density of that chart; where they cross in fewer dimensions this holds almost everywhere, and where charts
-    overlap their densities add up. A value on none is on the nearest, or off the manifold, as the components'
-    ``off_manifold`` says. A union has no bijection from a vector space: for a latent site, sample the chart by ``Categorical``
-    and enumerate it. A row that is not finite is on none of them and has log density :math:`-\infty`; see :class:`Pushforward`.
+    Base measure: the n-dimensional Hausdorff measure of the union. A value belongs to the image :math:`M_k` that is nearest, and
+    to others only where they coincide with it to the square root of the machine precision, relative to 1 + its length: there the
+    densities of the charts add up. So the mass over the union is 1 however close the images come. A value further than ``atol``
+    (1 + its length) from all of them is off the manifold, and is treated as the components' ``off_manifold`` says. A union has no
+    bijection from a vector space: for a latent site, sample the chart by ``Categorical`` and enumerate it. A row that is not finite is on none of them and
+    has log density :math:`-\infty`; see :class:`Pushforward`.
 
     :param Tensor weights: :math:`w`, shape ``batch + (k,)``, on the simplex.
     :param components: k laws :class:`Pushforward` of one dimension, batch shape and ``off_manifold``.
-    :param float atol: the square root of the machine precision if omitted; for learned charts, the error of their data.
+    :param float atol: the square root of the machine precision if omitted; for learned charts, the error of their data. For
+        ``off_manifold="reject"`` and ``"error"``.
     :raises ValueError: for components that do not fit each other, weights of another size; for values off the manifold under
         ``off_manifold="error"``.
 
@@ -113,19 +114,22 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
         transforms = [c.transform for c in self.components]
         transforms[0].check_input(value, transforms[0].inverse_shape)
         value, finite = without_gaps(value, transforms[0], bool(self._validate_args))
-        eps = torch.finfo(value.dtype).eps ** 0.5 if self.atol is None else self.atol
-        atol = (eps * (1 + torch.linalg.vector_norm(value, dim=-1))).unsqueeze(-1)
+        eps = torch.finfo(value.dtype).eps ** 0.5
+        size = (1 + torch.linalg.vector_norm(value, dim=-1)).unsqueeze(-1)
         us = [g._inverse(value) for g in transforms]
         with torch.no_grad():
             gaps = [value - g._call(u) for g, u in zip(transforms, us, strict=True)]
             error = torch.linalg.vector_norm(torch.stack(gaps, -2), dim=-1).nan_to_num(torch.inf)
-        off = self.components[0].off_manifold
+        nearest = error.amin(-1, keepdim=True)
+        off, near = self.components[0].off_manifold, nearest <= size * (eps if self.atol is None else self.atol)
         if off == "error":
             check_all(
-                (error <= atol).any(-1), "value", value, "points of the image of one of the charts",
+                near.squeeze(-1), "value", value, "points of the image of one of the charts",
                 "Project them onto the nearest, widen atol, or use off_manifold='project'.",
             )  # fmt: skip
-        on = error <= (torch.maximum(atol, error.amin(-1, keepdim=True)) if off == "project" else atol)
+        on = error <= torch.maximum(eps * size, nearest)  # not within atol: that may reach a neighbouring image
+        if off != "project":
+            on = on & near
         parts = [self._part(c, u, on[..., k]) for k, (c, u) in enumerate(zip(self.components, us, strict=True))]
         joint = self.weights.log() + torch.stack(parts, -1)
         return joint if finite is None else torch.where(finite.unsqueeze(-1), joint, -torch.inf)

@@ -1,5 +1,6 @@
 """Learned maps: coupling and linear layers with their conditional twins, and the flows made of them."""
 
+from .affine import Affine
 from .coupling import ConditionalCoupling, Coupling
 from .injective_flow import InjectiveFlow
 from .latent_flow import LatentFlow, coupling_chain
@@ -7,8 +8,10 @@ from .linear import ConditionalLULinear, LULinear
 from .morphing import MorphingHead
 from .multiscale import Among, Haar, multiscale_layers
 from .perceptron import Perceptron
+from .spline import Spline
 
 __all__ = [
+    "Affine",
     "Among",
     "ConditionalCoupling",
     "ConditionalLULinear",
@@ -19,6 +22,7 @@ __all__ = [
     "LatentFlow",
     "MorphingHead",
     "Perceptron",
+    "Spline",
     "coupling_chain",
     "multiscale_layers",
 ]

@@ -1,6 +1,8 @@
 r"""A density of latent coordinates, given a context or not: a standard normal through learned layers.
 
-.. math:: u = h_c(\epsilon), \quad \epsilon \sim N(0, I_n)
+.. math:: u = m + W h_c(\epsilon), \quad \epsilon \sim N(0, I_n)
+
+with m and W fixed: 0 and 1, or what makes data standard before h learns them.
 """
 
 from collections.abc import Sequence
@@ -15,16 +17,20 @@ from torch.distributions import Transform
 from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.module import modules_of
+from .affine import Affine
 from .coupling import ConditionalCoupling, Coupling
+from .spline import Spline
 
 __all__ = ["LatentFlow", "coupling_chain"]
 
 
 @checked(dim=1, depth=0, context_dim=0)
 def coupling_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) -> list[Any]:
-    """``depth`` couplings that change odd and even coordinates in turn (one coordinate: that, given the context)."""
+    """``depth`` couplings that change odd and even coordinates in turn, the identity at first; ``kwargs`` are those of
+    :class:`Coupling`. One coordinate: couplings given the context alone, or without a context a :class:`Spline` for each."""
     if dim == 1 and not context_dim:
-        raise ValueError("dim: a coupling of one coordinate needs a context; use Pyro's Spline for a density on the line.")
+        own = {key: kwargs[key] for key in ("bins", "bound") if key in kwargs}
+        return [Spline(1, **own) for _ in range(depth)]
     halves = [range(0, dim, 2), range(1, dim, 2)] if dim > 1 else [range(1)]
     turns = [halves[i % len(halves)] for i in range(depth)]
     if context_dim:
@@ -33,7 +39,7 @@ def coupling_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) ->
 
 
 class LatentFlow(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
-    r"""Standard normal vectors of size n through layers, which may depend on a context.
+    r"""Standard normal vectors of size n through layers, which may depend on a context, and a fixed affine layer.
 
     :param int dim: n.
     :param layers: transforms, or Pyro's conditional ones; see :func:`coupling_chain`.
@@ -55,6 +61,7 @@ class LatentFlow(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
         self.dim, self.context_dim = dim, context_dim
         self.layers = list(layers)
         self._learned = modules_of(layers)
+        self.standard = Affine(torch.eye(dim))
         self.register_buffer("zero", torch.zeros(dim))
 
     def condition(self, context: Tensor | None = None) -> Any:
@@ -64,7 +71,12 @@ class LatentFlow(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
             raise ValueError(f"context: got {seen}; expected {wanted}, as context_dim says.")
         batch = () if context is None else context.shape[:-1]
         base = dist.Normal(self.zero.expand(*batch, self.dim), 1.0).to_event(1)
-        return dist.ConditionalTransformedDistribution(base, self.layers).condition(context)
+        return dist.ConditionalTransformedDistribution(base, [*self.layers, self.standard]).condition(context)
+
+    def standardise(self, u: Tensor) -> None:
+        """Set m and W to mean and principal axes of the rows ``u``, shape ``(rows, n)``: what the layers learn has mean 0 and
+        covariance 1, at their scale, whatever the units of u."""
+        self.standard.load_state_dict(Affine.from_pca(u.to(self.zero), floor=1e-3).state_dict())
 
     def clear_cache(self) -> None:
         """Nothing is kept between draws."""

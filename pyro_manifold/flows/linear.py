@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
-from ..transforms.injective import principal_axes
 from ..transforms.module import ModuleBijection
 from .coupling import given
 from .perceptron import Perceptron
@@ -62,18 +61,6 @@ class LULinear(ModuleBijection):
         self.log_diagonal = nn.Parameter(diagonal.abs().log())
         self.lu = nn.Parameter(torch.where(self.free, L.tril(-1) + U.triu(1), 0.0)[self.free])
         self.net = Perceptron(context_dim, dim * (dim + 1), (64,)) if context_dim else None
-
-    @classmethod
-    def from_pca(cls, x: Tensor, *, floor: float = 0.0) -> "LULinear":
-        """The layer that gives standard normal vectors mean and covariance of the rows of ``x``, first coordinates along the axes
-        of most variance; axes of no variance get a thousandth of the least other scale.
-
-        :param float floor: least scale of an axis, as a share of the largest. (Where axes of no variance are to be bent over by
-            later layers, a scale far below that of the bends makes the inverse explode.)
-        """
-        loc, axes, scale = principal_axes(x)
-        least = scale[scale > 0].amin() * 1e-3 if bool((scale > 0).any()) else scale.new_ones(())
-        return cls(x.shape[1], axes * torch.where(scale > 0, scale, least).clamp_min(floor * float(scale[0])), loc)
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """L below its diagonal of ones, U, log of its diagonal, b."""

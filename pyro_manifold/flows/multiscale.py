@@ -20,6 +20,7 @@ from ..transforms.cache import CopiesWithoutCaches, dependencies
 from ..transforms.injective import principal_axes
 from ..transforms.module import ModuleBijection, modules_of
 from ..transforms.push import evaluate_and_log_volume, invert_and_log_volume, push
+from .affine import Affine
 from .coupling import Coupling
 from .linear import LULinear
 
@@ -161,7 +162,7 @@ def multiscale_layers(
         if not bool(scale[dim - 1] > 0):
             raise ValueError(f"dim: got {dim}; expected at most the {int((scale > 0).sum())} that the shrunken rows of x span.")
         # the n axes of most variance have its scale; the others that of the n-th, however thin the images are along them
-        return [*bends, LULinear(d, axes * scale.clamp_min(scale[dim - 1]), loc)]
+        return [*bends, LULinear(d).to(x), Affine(axes * scale.clamp_min(scale[dim - 1]), loc)]
     haar = Haar(*shape).to(x)
     k = d // 4
     coarse = haar.inv(x)[:, :k]

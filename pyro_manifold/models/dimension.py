@@ -6,6 +6,7 @@ r"""Which dimension has the manifold? Reconstruction errors of held-out rows by 
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..ops.arguments import checked
+from ..training import TrainingWarning
 from .fit_md import fit_md
 from .manifold_flow import ManifoldFlow
 
@@ -45,7 +47,7 @@ class DimensionScan:
 @checked(epochs=0)
 def scan_dimension(
     x: Tensor, dims: Sequence[int], *, make: Callable[[Tensor, int], ManifoldFlow] = ManifoldFlow.from_data,
-    held_out: float = 0.2, seed: int = 0, epochs: int = 25, **kwargs: Any,
+    held_out: float = 0.2, seed: int = 0, epochs: int | None = None, **kwargs: Any,
 ) -> DimensionScan:  # fmt: skip
     r"""Train the manifold (not the density) of each dimension and measure its error on rows held out.
 
@@ -57,7 +59,10 @@ def scan_dimension(
     :param make: a flow from rows and a dimension.
     :param float held_out: share of the rows that only measure; another share of the rest is fit_md's ``validation``.
     :param int seed: of the split.
-    :param int epochs: passes of the M phase; other arguments go to :func:`~pyro_manifold.models.fit_md`.
+    :param int epochs: passes of the M phase, with the default of :func:`~pyro_manifold.models.fit_md`, to which the other
+        arguments go.
+    :warns TrainingWarning: where a dimension is not trained well enough for the elbow to be believed: its fit is no better than
+        the principal subspace, or has a larger error than that of fewer dimensions.
     :raises ValueError: for a dimension outside 1 to d - 1 or a share outside (0, 1).
 
     >>> line = torch.randn(200, 1) * torch.tensor([1.0, 2.0, -1.0])
@@ -77,9 +82,20 @@ def scan_dimension(
     errors = [_rms(test - train.mean(0))]
     for n in dims:
         flow = make(train, n)
-        fit_md(flow, train, epochs=(epochs, 0), seed=seed, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TrainingWarning)
+            history = fit_md(flow, train, epochs=(epochs, 0), seed=seed, **kwargs)
         with torch.no_grad():
-            errors.append(_rms(test - flow.denoise(test)))
+            error = _rms(test - flow.denoise(test))
+        messages = list(history.warnings)
+        if error > max(1.1 * errors[-1], 1e-3 * errors[0]):
+            messages.append(
+                f"the error {error:.4g} on rows held out is above that of fewer dimensions, {errors[-1]:.4g}: its training "
+                "has not got there. Give more epochs or another lr."
+            )
+        for message in messages:
+            warnings.warn(f"dimension {n}, {message}", TrainingWarning, stacklevel=2)
+        errors.append(error)
     return DimensionScan([0, *dims], errors)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ..distributions import Pushforward
-from ..flows import Coupling, InjectiveFlow, LatentFlow, LULinear, MorphingHead, Perceptron, coupling_chain
+from ..flows import Affine, Coupling, InjectiveFlow, LatentFlow, LULinear, MorphingHead, Perceptron, coupling_chain
 from ..ops.arguments import checked
 from ..transforms import Chart, InjectiveTransform, LinearEmbedding, Pad
 from ..transforms.injective import principal_axes
@@ -37,12 +37,24 @@ def _check_dim(x: Tensor, dim: int) -> None:
         )
 
 
-def graph_layers(x: Tensor, dim: int, depth: int, hidden: tuple[int, ...], kind: str) -> list[Any]:
-    """Couplings that bend (u, 0) into a graph over u and back in turn, then the principal axes of the rows ``x``."""
+def graph_layers(x: Tensor, dim: int, depth: int, hidden: tuple[int, ...], kind: str, mix: bool = True) -> list[Any]:
+    """Layers from (u, 0) to data that start as the principal axes of the rows ``x``.
+
+    Couplings bend (u, 0) into a graph over u, then change u given all else, and so on in turn. With ``mix`` u is changed in two
+    halves, the second given the first too, and a linear layer after each coupling turns the axes: surfaces can then roll up. The
+    last layer is fixed and has the units of the data, so that all that is learned is of order 1.
+    """
     d = x.shape[-1]
-    parts = (range(dim, d), range(dim))
-    couplings = [Coupling(d, parts[i % 2], hidden=hidden, kind=kind) for i in range(depth if dim < d else 0)]
-    return [*couplings, LULinear.from_pca(x, floor=0.01)]
+    halves = [range((dim + 1) // 2), range((dim + 1) // 2, dim)] if mix and dim > 1 else [range(dim)]
+    parts = [range(dim, d), *halves]
+    layers: list[Any] = []
+    for i in range(depth if dim < d else 0):
+        layers.append(Coupling(d, parts[i % len(parts)], hidden=hidden, kind=kind))
+        if mix:
+            layers.append(LULinear(d))
+    if not mix or not layers:
+        layers.append(LULinear(d))
+    return [*(layer.to(x) for layer in layers), Affine.from_pca(x, floor=0.01)]
 
 
 class _Flow(PyroModule):
@@ -99,18 +111,20 @@ class ManifoldFlow(_Flow):
     @classmethod
     @checked(dim=1, context_dim=0, depth=0, latent_depth=0)
     def from_data(
-        cls, x: Tensor, dim: int, context_dim: int = 0, *, depth: int = 3, hidden: tuple[int, ...] = (64, 64, 64),
-        kind: str = "affine", latent_depth: int = 5, latent_hidden: tuple[int, ...] = (64, 64), encoder: bool = False,
+        cls, x: Tensor, dim: int, context_dim: int = 0, *, depth: int = 6, hidden: tuple[int, ...] = (64, 64, 64),
+        kind: str = "affine", mix: bool = True, latent_depth: int = 5, latent_hidden: tuple[int, ...] = (64, 64),
+        encoder: bool = False,
     ) -> "ManifoldFlow":  # fmt: skip
         """An M-flow of dimension ``dim`` that starts as the principal subspace of the rows ``x``.
 
         :param int context_dim: size of the context of h; 0 for none.
         :param int depth: couplings of g, of ``kind`` affine or spline.
+        :param bool mix: linear layers between them, with which surfaces can roll up; without, g is a graph bent over.
         :param int latent_depth: spline couplings of h.
         :param bool encoder: a network in place of g's inverse (M_e-flow).
         """
         _check_dim(x, dim)
-        g: InjectiveTransform = InjectiveFlow(Pad(dim, x.shape[-1]), graph_layers(x, dim, depth, hidden, kind)).to(x)
+        g: InjectiveTransform = InjectiveFlow(Pad(dim, x.shape[-1]), graph_layers(x, dim, depth, hidden, kind, mix)).to(x)
         if encoder:
             g = Chart(g, _Encoder(x, dim, hidden), dim, x.shape[-1])
         return cls(g, _latent(dim, context_dim, latent_depth, latent_hidden).to(x))
@@ -125,7 +139,7 @@ class ManifoldFlow(_Flow):
         _check_dim(x, dim)
         net = Perceptron(dim, x.shape[-1], hidden)
         nn.init.normal_(net.last.weight, std=0.05)
-        decoder = nn.Sequential(net, LULinear.from_pca(x)).to(x)
+        decoder = nn.Sequential(net, Affine.from_pca(x, floor=0.01)).to(x)
         return cls(
             Chart(decoder, _Encoder(x, dim, hidden), dim, x.shape[-1]),
             _latent(dim, context_dim, latent_depth, latent_hidden).to(x),
@@ -207,7 +221,8 @@ class AmbientFlow(_Flow):
     ) -> "AmbientFlow":  # fmt: skip
         """Spline couplings and the principal axes of the rows ``x``; ``outer`` makes the couplings depend on the context."""
         d = x.shape[-1]
-        layers = [*coupling_chain(d, depth, context_dim if outer else 0, hidden=hidden), LULinear.from_pca(x)]
+        bends = coupling_chain(d, depth, context_dim if outer else 0, hidden=hidden)
+        layers = [*bends, LULinear(d), Affine.from_pca(x)]
         return cls(layers, _latent(dim, context_dim, latent_depth, hidden), d, eps=eps).to(x)
 
     def condition(self, context: Tensor | None = None) -> Any:
@@ -247,16 +262,14 @@ class _Encoder(nn.Module):
     def __init__(self, x: Tensor, dim: int, hidden: tuple[int, ...]) -> None:
         super().__init__()
         self.dim = dim
-        self.whiten = LULinear.from_pca(x)
+        self.whiten = Affine.from_pca(x, floor=0.01)
         self.net = Perceptron(x.shape[-1], dim, hidden)
         self.to(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.whiten._inverse(x).clamp(-100.0, 100.0)  # axes of no variance are scaled up without bound
+        z = self.whiten._inverse(x)
         return z[..., : self.dim] + self.net(z)
 
 
 def _latent(dim: int, context_dim: int, depth: int, hidden: tuple[int, ...]) -> LatentFlow:
-    if dim == 1 and not context_dim:
-        return LatentFlow(1, [dist.transforms.Spline(1, count_bins=16, bound=5.0)])
     return LatentFlow(dim, coupling_chain(dim, depth, context_dim, hidden=hidden), context_dim)

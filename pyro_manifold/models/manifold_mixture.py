@@ -1,10 +1,10 @@
 r"""A learned manifold in several pieces, each the image of its own injective map.
 
 .. math::
-    p(x) = \sum_k w_k\, p_k(x)\, 1\big[|x - g_k(g_k^{-1}(x))| \le a\big], \qquad
-    k(x) = \arg\min_k |x - g_k(g_k^{-1}(x))|
+    p(x) = w_k\, p_k(x), \qquad k = k(x) = \arg\min_k |x - g_k(g_k^{-1}(x))|
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from ..distributions import PushforwardMixture
 from ..ops.arguments import checked
-from .fit_md import History, fit_md
+from ..training import TrainingWarning
+from .fit_md import fit_md
 from .manifold_flow import ManifoldFlow, _Flow
+from .md_checks import check_rows, pair
+from .md_run import History
 
 __all__ = ["ManifoldMixture", "fit_charts"]
 
@@ -22,13 +25,12 @@ __all__ = ["ManifoldMixture", "fit_charts"]
 class ManifoldMixture(_Flow):
     r"""Several manifold flows of one dimension: for data on disconnected pieces, or on a manifold that no one chart covers.
 
-    .. math:: \log p(x) = \log\sum_{k:\,x \in M_k} w_k\,p_k(x)
+    .. math:: \log p(x) = \log w_k + \log p_k(x), \qquad k = \text{the chart nearest to } x
 
-    Base measure: Hausdorff measure of the union of the images :math:`M_k`. What "on" means, and that the density of a value
-    is the weight of its chart times that of the chart where the images are disjoint, is said in
-    :class:`~pyro_manifold.distributions.PushforwardMixture`; ``atol`` is how far, relative to 1 + its length, data may be from
-    the chart they are on. Learned images go on beyond their data and may cross: there the densities of the charts add up.
-    Train it with :func:`~pyro_manifold.models.fit_charts`.
+    Base measure: Hausdorff measure of the union of the images :math:`M_k`. Only where images coincide do the densities of charts
+    add up, see :class:`~pyro_manifold.distributions.PushforwardMixture`; ``atol`` is how far, relative to 1 + its length, a value
+    may be from its chart, for flows with ``off_manifold`` ``"reject"`` or ``"error"``. Learned images go on beyond their data and
+    may cross. Train it with :func:`~pyro_manifold.models.fit_charts`.
 
     :param flows: k manifold flows.
     :param Tensor centres: a point near each piece, shape ``(k, d)``, by which rows are assigned before anything is learned.
@@ -75,9 +77,9 @@ class ManifoldMixture(_Flow):
         return cls([ManifoldFlow.from_data(x[which == k], dim, **kwargs) for k in range(charts)], centres)
 
     def condition(self, context: Tensor | None = None) -> PushforwardMixture:
-        r""":math:`p(\cdot \mid \theta)`, a law on the union."""
-        laws = [f.condition(context) for f in self.flows]  # type: ignore[operator]
-        return PushforwardMixture(self.weights, laws, atol=float(self.atol))
+        r""":math:`p(\cdot \mid \theta)`, a distribution on the union."""
+        parts = [f.condition(context) for f in self.flows]  # type: ignore[operator]
+        return PushforwardMixture(self.weights, parts, atol=float(self.atol))
 
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Those of ``x`` by chart, shape ``batch + (k, d)``, and how far they are."""
@@ -101,7 +103,12 @@ class ManifoldMixture(_Flow):
 
 @checked(rounds=1, epochs=0)
 def fit_charts(
-    mixture: ManifoldMixture, x: Tensor, *, rounds: int = 2, epochs: int | tuple[int, int] = 25, **kwargs: Any
+    mixture: ManifoldMixture,
+    x: Tensor,
+    *,
+    rounds: int = 2,
+    epochs: int | tuple[int | None, int | None] | None = None,
+    **kwargs: Any,
 ) -> list[History]:
     r"""Train ``mixture`` in place by hard EM: rows go to their nearest chart, charts learn their rows; then densities.
 
@@ -110,9 +117,11 @@ def fit_charts(
 
     :param Tensor x: rows, shape ``(rows, d)``.
     :param int rounds: assignments, each followed by ``epochs`` passes of the M phase.
-    :param epochs: passes for either phase, or for each, as in :func:`~pyro_manifold.models.fit_md`, to which the other
-        arguments go (``checkpoint`` gets a suffix for each round and chart).
+    :param epochs: passes for either phase, or for each, with the default of :func:`~pyro_manifold.models.fit_md`, to which the
+        other arguments go (``checkpoint`` gets a suffix for each round and chart).
     :return: a history for each chart: its last round and its density.
+    :warns TrainingWarning: as :func:`~pyro_manifold.models.fit_md`, for each chart by its number: one badly fitted chart takes
+        rows from its neighbours.
     :raises ValueError: if a chart is left with fewer rows than its dimension + 2, and as :func:`~pyro_manifold.models.fit_md`.
 
     >>> x = torch.cat([torch.randn(50, 2), 9 + torch.randn(50, 2)])
@@ -122,7 +131,8 @@ def fit_charts(
     """
     if rounds < 1:
         raise ValueError(f"rounds: got {rounds}; expected at least 1.")
-    bend, learn = epochs if isinstance(epochs, tuple) else (epochs, epochs)
+    bend, learn = pair(epochs)
+    check_rows(x, None, None, mixture)
     which = torch.cdist(x, mixture.centres).argmin(-1)
     histories: list[History] = []
     path = kwargs.pop("checkpoint", None)
@@ -138,7 +148,12 @@ def fit_charts(
                 )
             if path is not None:
                 kwargs["checkpoint"] = f"{path}.{turn}.{k}"
-            histories.append(fit_md(flow, rows, epochs=(bend, learn if last else 0), **kwargs))  # type: ignore[arg-type]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", TrainingWarning)
+                history = fit_md(flow, rows, epochs=(bend, learn if last else 0), **kwargs)  # type: ignore[arg-type]
+            histories.append(history)
+            for message in history.warnings if last else ():
+                warnings.warn(f"chart {k}, {message}", TrainingWarning, stacklevel=2)
         if not last:
             with torch.no_grad():
                 which = mixture.assign(x)

@@ -2,7 +2,7 @@ r"""What the two phases of M/D training minimise, over the rows of a batch.
 
 .. math::
     \text{M:}\quad & \tfrac{2\delta^2}{d}\big(\sqrt{1 + r^2/\delta^2} - 1\big), \quad r = |x - g(g^{-1}(x))|
-        \qquad (r^2/d \text{ for } \delta = \infty), \\
+        \text{ in units of the rows' spread} \qquad (r^2/d \text{ for } \delta = \infty), \\
     & r = |W^{-p}(x - g(g^{-1}(x)))| \text{ while whitening}, \quad
         W^2 = \text{covariance of } x \text{ over its largest eigenvalue}, \\
     \text{D:}\quad & -\log p_h(u \mid \theta_0) + \alpha\,q - \beta \sum_j s_j \log \hat s_j, \quad
@@ -25,23 +25,23 @@ import torch
 from torch import Tensor
 
 from ..flows import MorphingHead
-from ..ops.checks import check_all
 from ..transforms.injective import principal_axes
 from .manifold_flow import AmbientFlow, ManifoldFlow
 
-__all__ = ["check_rows", "density_loss", "log_density", "ratio_rows", "reconstruction_loss", "whitener"]
+__all__ = ["density_loss", "log_density", "reconstruction_loss", "whitener"]
 
 
 def reconstruction_loss(
-    flow: ManifoldFlow, weight: float, delta: float = math.inf, whiten: Callable[[Tensor, float], Tensor] | None = None
-) -> Callable[..., Tensor]:
-    """Squared error of coordinates, from distances of about ``delta`` on growing as the distance does, not its square; times
-    ``weight``. What comes after x is not looked at, but the ``power`` p of ``whiten``."""
+    flow: ManifoldFlow, weight: float, delta: float = math.inf, whiten: Callable[[Tensor, float], Tensor] | None = None,
+    unit: float = 1.0,
+) -> Callable[..., Tensor]:  # fmt: skip
+    """Squared error of coordinates over ``unit`` squared, from distances of about ``delta`` on growing as the distance does, not
+    its square; times ``weight``. What comes after x is not looked at, but the ``power`` p of ``whiten``."""
 
     def loss(x: Tensor, *_: Any, power: float = 0.0) -> Tensor:
-        error = flow.transform.project(x) - x
+        error = (flow.transform.project(x) - x) / unit
         square = (whiten(error, power) if whiten is not None and power > 0 else error).square().mean(-1)
-        return weight * _soft(square, delta**2 / x.shape[-1]).mean()
+        return weight * _soft(square, (delta / unit) ** 2 / x.shape[-1]).mean()
 
     return loss
 
@@ -98,29 +98,3 @@ def density_loss(
         return out - first.mean()
 
     return loss
-
-
-def ratio_rows(ratio: tuple[Tensor, Tensor] | None, context: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Contexts (rows, m, k) and log ratios (rows, m)."""
-    if ratio is None:
-        return None, None
-    other, log_ratio = ratio
-    shape = tuple(other.shape), tuple(log_ratio.shape)
-    other, log_ratio = (other.unsqueeze(1), log_ratio.unsqueeze(1)) if log_ratio.dim() == 1 else (other, log_ratio)
-    if context is None or other.shape != (len(context), log_ratio.shape[1], context.shape[1]) or len(log_ratio) != len(context):
-        raise ValueError(f"ratio: got shapes {shape[0]} and {shape[1]}; expected (rows, m, size of context) and (rows, m).")
-    for t in (other, log_ratio):
-        check_all(t.isfinite().flatten(1).all(-1), "ratio", t, "finite rows", "Leave out events that some context excludes.")
-    return other, log_ratio
-
-
-def check_rows(x: Tensor, context: Tensor | None, score: Tensor | None) -> None:
-    """One row of everything for each of x, all of them finite."""
-    for name, t in (("x", x), ("context", context), ("score", score)):
-        if t is None:
-            continue
-        if t.dim() != 2 or len(t) != len(x):
-            raise ValueError(f"{name}: got shape {tuple(t.shape)}; expected ({len(x)}, size), one row for each of x.")
-        check_all(t.isfinite().all(-1), name, t, "finite rows", "Remove or impute them.")
-    if score is not None and (context is None or score.shape != context.shape):
-        raise ValueError("score: expected the shape of context, one derivative for each of its numbers.")

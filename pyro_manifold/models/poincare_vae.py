@@ -1,5 +1,6 @@
 """Variational auto-encoder whose latent variable lives on a manifold."""
 
+import itertools
 import math
 from typing import Any
 
@@ -43,7 +44,8 @@ class PoincareVAE(PyroModule):
     :param str likelihood: ``"bernoulli"`` for x in {0, 1}, or ``"normal"`` about f(z).
     :param float likelihood_scale: standard deviation of the normal likelihood.
     :param str decoder: first layer of the decoder, see :class:`~pyro_manifold.nn.ManifoldDecoder`.
-    :param str name: prefix of the parameters' names in Pyro's parameter store.
+    :param str name: prefix of the parameters' names in Pyro's parameter store. While the store holds another model's parameters
+        under it (a copy's, a loaded one's) a number is put behind it.
     :raises ValueError: for an unknown family, sizes and scales that are not positive, or data of another size.
 
     Reference: Mathieu et al., "Continuous hierarchical representations with Poincaré variational auto-encoders", NeurIPS
@@ -144,18 +146,24 @@ class PoincareVAE(PyroModule):
         if x.dim() < 2:
             raise ValueError(f"x: got shape {tuple(x.shape)}; expected (n, {self.data_dim}). Use x.unsqueeze(0) for a row.")
         n = x.shape[-2]
+        if n == 0:
+            raise ValueError(f"x: got shape {tuple(x.shape)}; expected at least one row. (iwae and encode take none.)")
         if size is not None and size < n:
             raise ValueError(f"size: got {size}, fewer than the {n} rows of x; expected that of the full data set.")
         return pyro.plate("data", size or n, subsample=torch.arange(n, device=x.device))
 
     def _register(self) -> None:
-        """Shows the trainable parameters to Pyro (``pyro.module`` would warn about the fixed curvature)."""
-        for key, value in self.named_parameters():
-            if value.requires_grad and pyro.param(f"{self._pyro_name}.{key}", value) is not value:
-                raise ValueError(
-                    f"name: Pyro's parameter store holds another model's parameters under {self._pyro_name!r}, which would be "
-                    "trained in place of these. Call pyro.clear_param_store() first, or give this model its own name=..."
-                )
+        """Show the trainable parameters to Pyro under this model's own prefix: its name, with a number behind it while the
+        parameter store holds another model's parameters under that. (``pyro.module`` would train those in place of these.)"""
+        own = [(key, value) for key, value in self.named_parameters() if value.requires_grad]
+        store = pyro.get_param_store()
+        for i in itertools.count(1):
+            prefix = self._pyro_name if i == 1 else f"{self._pyro_name}_{i}"
+            names = [(f"{prefix}.{key}", value) for key, value in own]
+            if all(name not in store or store._params[name] is value for name, value in names):
+                break
+        for name, value in names:
+            pyro.param(name, value)
 
     # --- after training -----------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -165,6 +173,8 @@ class PoincareVAE(PyroModule):
         if x is None:
             z = self.prior.sample((n,))
         else:
+            if x.dim() != 2 or not len(x):
+                raise ValueError(f"x: got shape {tuple(x.shape)}; expected (rows, {self.data_dim}) with at least one row.")
             z = self.encode(x[torch.randint(len(x), (n,), device=x.device)]).sample()
         return self.decode(z).sample()
 
@@ -174,25 +184,27 @@ class PoincareVAE(PyroModule):
 
         .. math:: \log \frac1k \sum_{i=1}^k \frac{p(x \mid z_i)\, p(z_i)}{q(z_i \mid x)}, \qquad z_i \sim q(\cdot \mid x)
 
-        :param x: data of shape (n, data_dim); every row is scored.
+        :param x: rows, shape ``(..., data_dim)``; every one is scored.
         :param k: draws per row.
         :param chunk: largest number of elements of an intermediate tensor; memory does not grow with n or k.
-        :return: shape (n,), in nats. Its expectation is at most log p(x) and rises with k.
+        :return: shape ``x.shape[:-1]``, in nats. Its expectation is at most log p(x) and rises with k.
         """
         self._check_data(x)
         check_size("k", k)
-        prior, width = self.prior, max(self.hidden, self.data_dim) * max(1, x[..., 0, 0].numel())
-        rows = max(1, min(x.shape[-2], chunk // width))
+        if not x.numel():
+            return x.new_zeros(x.shape[:-1])
+        prior, width, flat = self.prior, max(self.hidden, self.data_dim), x.reshape(-1, self.data_dim)
+        rows = max(1, min(len(flat), chunk // width))
         draws = max(1, min(k, chunk // (width * rows)))
         out = []
-        for part in x.split(rows, -2):
+        for part in flat.split(rows):
             posterior, total = self.encode(part), part.new_full(part.shape[:-1], -math.inf)
             for start in range(0, k, draws):
                 z = posterior.sample((min(draws, k - start),))
                 weight = self.decode(z).log_prob(part) + prior.log_prob(z) - posterior.log_prob(z)
                 total = torch.logaddexp(total, weight.logsumexp(0))
             out.append(total - math.log(k))
-        return torch.cat(out, -1)
+        return torch.cat(out).reshape(x.shape[:-1])
 
     def _check_data(self, x: Tensor) -> None:
         check_last("x", x, self.data_dim)

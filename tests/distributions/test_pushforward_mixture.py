@@ -158,3 +158,18 @@ def test_observed_in_a_plate() -> None:
 def test_bad_input(make: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_a_wide_atol_reaches_no_neighbouring_image() -> None:
+    """Two lines 0.1 apart under an atol of 1: every point has the density of its own line, and the mass is 1."""
+    lines = [LinearEmbedding(torch.tensor([[1.0], [0.0]], dtype=F64), torch.tensor([0.0, h], dtype=F64)) for h in (0.0, 0.1)]
+    for off in ("project", "reject", "error"):
+        parts = [Pushforward(normal([0.0]), line, off_manifold=off) for line in lines]
+        d = PushforwardMixture(torch.tensor([0.25, 0.75], dtype=F64), parts, atol=1.0)
+        t = torch.linspace(-8, 8, 1601, dtype=F64)
+        total = 0.0
+        for h, w in ((0.0, 0.25), (0.1, 0.75)):
+            p = d.log_prob(torch.stack([t, torch.full_like(t, h)], -1)).exp()
+            total += float(p.sum()) * 0.01
+            torch.testing.assert_close(p, w * parts[0].base_dist.log_prob(t.unsqueeze(-1)).exp())
+        assert total == pytest.approx(1.0, abs=1e-9)

@@ -108,7 +108,7 @@ def test_conditional_twins() -> None:
 
 def test_pca_layer() -> None:
     x = torch.randn(500, 3, dtype=torch.float64) @ torch.tensor([[2.0, 0.3, 0.0], [0.0, 0.5, 0.1], [0.0, 0.0, 0.1]]).double() + 1
-    z = flows.LULinear.from_pca(x).inv(x).detach()
+    z = flows.Affine.from_pca(x).inv(x).detach()
     torch.testing.assert_close(z.mT.cov(), torch.eye(3, dtype=torch.float64), rtol=1e-8, atol=1e-8)
     plane = LinearEmbedding.from_pca(x, 2)
     rest = plane.reconstruction_error(x).square().sum() / 499

@@ -14,6 +14,8 @@ from pyro_manifold.models import ManifoldFlow, ManifoldMixture, fit_charts, scan
 from pyro_manifold.models.dimension import DimensionScan
 from pyro_manifold.transforms import Pad
 
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")  # too few passes, on purpose
+
 
 def two_curves(n: int) -> tuple[Tensor, Tensor]:
     """Rows on a parabola (three quarters) and a sine wave 8 above it, and their exact log density by arc length."""

@@ -12,6 +12,8 @@ from pyro_manifold.models import AmbientFlow, ManifoldFlow, fit_md
 from pyro_manifold.models.md_losses import density_loss, reconstruction_loss, whitener
 from pyro_manifold.transforms import Pad
 
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")  # too few passes, on purpose
+
 # p(u | theta) = N(u; 0, 1) [1 + (1 + theta.u)^2 / (1 + |theta|^2)] / 2: the latent z says which of the two terms an event is of
 
 
@@ -157,12 +159,12 @@ def test_whitening_finds_a_narrow_axis() -> None:
     left = []
     for whitening in (0.0, 0.4):
         torch.manual_seed(0)
-        flow = ManifoldFlow.from_data(x, 2, depth=2, hidden=(32,), latent_depth=1)
+        flow = ManifoldFlow.from_data(x, 2, depth=2, hidden=(32,), mix=False, latent_depth=1)
         fit_md(
-            flow, x, epochs=(10, 0), lr=1e-2, warmup=0.03, batch_size=100, whitening=whitening, disable_progbar=True
+            flow, x, epochs=(10, 0), lr=2e-2, warmup=0.03, batch_size=100, whitening=whitening, disable_progbar=True
         )  # fmt: skip
         left.append(float(flow.ood_score(x).mean().detach()))
-    assert left[0] > 0.07 and left[1] < 0.02  # 0.08 and 0.009 (a second seed: the same; a third needs more passes)
+    assert left[0] > 0.07 and left[1] < 0.02  # 0.08 and 0.007 (a second seed: 0.005)
 
 
 def test_the_rate_rises_and_falls() -> None:

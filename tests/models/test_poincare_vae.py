@@ -211,13 +211,33 @@ def test_stacked_data_need_only_a_plate_of_their_own() -> None:
     assert vae.iwae(x, 5, chunk=64).shape == (3, 5)
 
 
-def test_a_second_model_of_the_same_name_is_not_trained_in_silence() -> None:
+def test_copies_and_second_models_train_their_own_weights(tmp_path) -> None:
+    """While Pyro's parameter store holds the first one's: a second model of the same name, a copy, a loaded one."""
     x = torch.randn(4, 6, dtype=D)
-    first, second, third = make(ball()), make(ball()), make(ball(), name="third")
-    for vae in (first, third):
+
+    def step(vae: PoincareVAE) -> None:
         SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(x)
-    with pytest.raises(ValueError, match="name: .*'poincare_vae'.*clear_param_store"):
-        second.guide(x)
+
+    first = make(ball())
+    step(first)
+    torch.save(first, tmp_path / "vae.pt")
+    loaded = torch.load(tmp_path / "vae.pt", weights_only=False)  # a whole model, of this test's own making
+    models = [first, make(ball()), copy.deepcopy(first), copy.deepcopy(copy.deepcopy(first)), loaded]
+    for _ in range(2):
+        for vae in models:
+            before = [[p.clone() for p in m.parameters()] for m in models]
+            step(vae)
+            for m, old in zip(models, before, strict=True):
+                changed = any(not torch.equal(p, q) for p, q in zip(m.parameters(), old, strict=True))
+                assert changed is (m is vae)
+    prefixes = {name.split(".")[0] for name in pyro.get_param_store()}
+    assert prefixes == {"poincare_vae", *(f"poincare_vae_{i}" for i in range(2, 6))}
+
+
+def test_iwae_of_no_row_one_row_and_rows_of_rows() -> None:
+    vae = make(ball())
+    for shape in ((0,), (), (2, 0), (2, 3)):
+        assert vae.iwae(torch.randn(*shape, 6, dtype=D), 3).shape == shape
 
 
 @pytest.mark.parametrize(
@@ -240,6 +260,9 @@ def test_a_second_model_of_the_same_name_is_not_trained_in_silence() -> None:
         (lambda: make(ball()).guide(torch.zeros(3, 6, dtype=D), size=2), "size: got 2, fewer than the 3 rows"),
         (lambda: make(ball()).iwae(torch.zeros(3, 6, dtype=D), k=0), "k: got 0"),
         (lambda: make(ball()).sample(-1), "n: got -1"),
+        (lambda: make(ball()).sample(2, torch.zeros(0, 6, dtype=D)), r"x: got shape \(0, 6\); expected \(rows, 6\)"),
+        (lambda: make(ball()).model(torch.zeros(0, 6, dtype=D)), r"x: got shape \(0, 6\); expected at least one row"),
+        (lambda: make(ball()).iwae(torch.zeros(3, 6, dtype=torch.long)), "x: got dtype torch.int64.*float64. Convert"),
     ],
 )
 def test_bad_input(call, match) -> None:
