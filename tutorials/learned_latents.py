@@ -36,6 +36,7 @@ from pyro_manifold.datasets import digits, mmd2
 from pyro_manifold.distributions import ConditionalPushforward
 from pyro_manifold.flows import LatentFlow, coupling_chain
 from pyro_manifold.models import ManifoldFlow, fit_md
+from pyro_manifold.training import digest, load_checkpoint, save_checkpoint
 
 SPREAD = torch.tensor([0.6, 0.15])  # standard deviations of the angle (radians) and of the log factor
 SEEN = torch.arange(64).reshape(8, 8)[:, :4].flatten()  # pixels of the left half
@@ -110,8 +111,9 @@ def learn_guide(problem: Problem, x: Tensor, args: argparse.Namespace) -> Latent
     inside = LatentFlow(2, coupling_chain(2, 6, len(SEEN), hidden=(64, 64)), len(SEEN))
     on_surface = ConditionalPushforward(inside, problem.flow.transform)
     file = args.out / "guide.pt"
+    made_of = {"surface": digest(problem.flow.state_dict()), "rows": digest(x), "seed": args.seed, "steps": args.steps}
     if file.exists():
-        inside.load_state_dict(torch.load(file))
+        inside.load_state_dict(load_checkpoint(file, made_of))
         return inside
 
     def guide(y: Tensor) -> None:
@@ -128,7 +130,7 @@ def learn_guide(problem: Problem, x: Tensor, args: argparse.Namespace) -> Latent
         rows = x[torch.randint(len(x), (args.batch,))][:, SEEN]
         losses.append(svi.step(rows + problem.noise * torch.randn_like(rows)) / args.batch)
         bar.set_postfix(loss=f"{losses[-1]:.2f}", refresh=False)
-    torch.save(inside.state_dict(), file)
+    save_checkpoint(file, inside.state_dict(), made_of)
     return inside
 
 

@@ -24,6 +24,7 @@ from pyro_manifold.datasets import LHC
 from pyro_manifold.datasets.lhc import closure
 from pyro_manifold.flows import LatentFlow, MorphingHead, coupling_chain
 from pyro_manifold.models import ManifoldFlow, fit_md
+from pyro_manifold.training import digest, load_checkpoint, save_checkpoint
 
 DENSITIES = ("head, joint score", "head, joint ratio", "spline, SCANDAL", "head, both")
 
@@ -31,8 +32,9 @@ DENSITIES = ("head, joint score", "head, joint ratio", "spline, SCANDAL", "head,
 def simulate(args: Any) -> dict[str, Tensor]:
     """Training events, one for each theta of the prior, with the joint score and joint ratios to ``args.ratios`` other theta."""
     path = args.out / "events.pt"
+    made_of = {name: getattr(args, name) for name in ("theta", "seed", "events", "ratios")}
     if path.exists():
-        return torch.load(path)
+        return load_checkpoint(path, made_of)
     lhc = LHC(args.theta, seed=args.seed)
     theta = lhc.prior(args.events)
     events = lhc.simulate(theta, progress=args.progress)
@@ -42,8 +44,14 @@ def simulate(args: Any) -> dict[str, Tensor]:
         "theta": theta, "y": events.y, "swapped": events.swapped, "x": lhc.observables(events.y), "other": other,
         "score": lhc.joint_score(events, theta), "log_ratio": torch.stack(ratios, 1),
     }  # fmt: skip
-    torch.save(out, path)
+    save_checkpoint(path, out, made_of)
     return out
+
+
+def save(path: Path, flow: ManifoldFlow, history: Any, start: float, made_of: dict[str, Any]) -> None:
+    """A trained flow, its losses and the CPU seconds since ``start``."""
+    state = {"flow": flow.state_dict(), "losses": history.losses, "cpu_seconds": time.process_time() - start}
+    save_checkpoint(path, state, made_of)
 
 
 def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
@@ -61,16 +69,17 @@ def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
             flow, x, epochs=(args.manifold_epochs, 0), lr=args.rate, delta=0.03, whitening=args.whitening,
             reconstruction_weight=6700.0, checkpoint=args.out / "surface.checkpoint", **common,
         )  # fmt: skip
-        torch.save({"flow": flow.state_dict(), "losses": history.losses, "cpu_seconds": time.process_time() - start}, path)
-    surface = torch.load(path)
+        save(path, flow, history, start, {})
+    surface = load_checkpoint(path)  # perhaps of another run, on purpose
     flow.load_state_dict(surface["flow"])
     flow.transform.requires_grad_(False)
     flow = flow.whitened(x)
     path, start = args.out / "manifold.pt", time.process_time()
+    made_of = {"surface": digest(surface["flow"]), "rows": digest(x), "seed": args.seed, "passes": args.latent_epochs}
     if not path.exists():
         history = fit_md(flow, x, epochs=args.latent_epochs, lr=1e-3, checkpoint=args.out / "manifold.checkpoint", **common)
-        torch.save({"flow": flow.state_dict(), "losses": history.losses, "cpu_seconds": time.process_time() - start}, path)
-    saved = torch.load(path)
+        save(path, flow, history, start, made_of)
+    saved = load_checkpoint(path, made_of)
     flow.load_state_dict(saved["flow"])
     flow.requires_grad_(False).double()
     lhc = LHC(args.theta, seed=args.seed + 1000)
@@ -100,14 +109,15 @@ def density(args: Any, data: dict[str, Tensor], flow: ManifoldFlow, name: str, s
     if "ratio" in name or "both" in name:
         given["ratio"] = (other, log_ratio)
     path = args.out / f"{name.replace(', ', '_').replace(' ', '_')}_{seed}.pt"
+    made_of = {"manifold": digest(flow.transform.state_dict()), "rows": digest(x, theta), "seed": seed, "passes": epochs}
     if not path.exists():
         start = time.process_time()
         history = fit_md(
             part, x, theta, epochs=epochs, batch_size=500, lr=lr, warmup=warmup, validation=0.05, seed=seed,
             checkpoint=path.with_suffix(".checkpoint"), disable_progbar=not args.progress, **given,
         )  # fmt: skip
-        torch.save({"flow": part.state_dict(), "losses": history.losses, "cpu_seconds": time.process_time() - start}, path)
-    saved = torch.load(path)
+        save(path, part, history, start, made_of)
+    saved = load_checkpoint(path, made_of)
     part.load_state_dict(saved["flow"])
     report(args, "training", name=name, seed=seed, cpu_seconds=saved["cpu_seconds"], validation=saved["losses"]["D"])
     return part.requires_grad_(False)

@@ -30,6 +30,7 @@ import argparse
 import copy
 import json
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from manifold_flows_polynomial import PUBLISHED, Polynomial
 from torch import Tensor
 
 from pyro_manifold.models import ManifoldFlow, fit_md
+from pyro_manifold.training import TrainingWarning, load_checkpoint, save_checkpoint
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     "polynomial": Polynomial,
@@ -65,7 +67,9 @@ def fit(
     def seconds(epochs: tuple[int, int]) -> float:
         start = time.process_time()
         part = None if context is None else context[:few]
-        fit_md(copy.deepcopy(flow), x[:few], part, epochs=epochs, schedule=schedule, validation=0.0, **common)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TrainingWarning)  # a single pass, to time it
+            fit_md(copy.deepcopy(flow), x[:few], part, epochs=epochs, schedule=schedule, validation=0.0, **common)
         return (time.process_time() - start) * len(x) / few
 
     moves = isinstance(flow, ManifoldFlow) and any(p.requires_grad for p in flow.transform.parameters())
@@ -87,13 +91,13 @@ def run(experiment: Any, data: str, name: str, seed: int, args: argparse.Namespa
     pyro.set_rng_seed(seed)
     flow, settings = experiment.build(name)
     if path.with_suffix(".json").exists():
-        flow.load_state_dict(torch.load(path.with_suffix(".pt")))
+        flow.load_state_dict(load_checkpoint(path.with_suffix(".pt"), key))
         return json.loads(path.with_suffix(".json").read_text()), flow.requires_grad_(False)
     row = key | fit(flow, experiment.x, experiment.context, budget=args.budget, seed=seed, progress=args.progress, **settings)
     flow.requires_grad_(False)
     pyro.set_rng_seed(1_000 + seed)
     row |= experiment.evaluate(flow)
-    torch.save(flow.state_dict(), path.with_suffix(".pt"))
+    save_checkpoint(path.with_suffix(".pt"), flow.state_dict(), key)
     path.with_suffix(".json").write_text(json.dumps(row))
     return row, flow
 

@@ -26,7 +26,11 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written, or that is none, damaged, or of another run."""
+    """A checkpoint that cannot be written, or that is none, damaged, or of another run.
+
+    >>> issubclass(CheckpointError, ValueError)
+    True
+    """
 
 
 def save_checkpoint(path: str | Path, state: Any, fingerprint: Mapping[str, Any]) -> None:

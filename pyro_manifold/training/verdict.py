@@ -7,7 +7,12 @@ __all__ = ["TrainingWarning", "verdict"]
 
 
 class TrainingWarning(UserWarning):
-    """Training that did not get anywhere, or ended worse than it had been; what to change is in the message."""
+    """Training that did not get anywhere, or ended worse than it had been; what to change is in the message.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", TrainingWarning)  # where few passes are meant
+    """
 
 
 def verdict(phase: str, start: float, losses: Sequence[float], margin: float = 0.0) -> list[str]:

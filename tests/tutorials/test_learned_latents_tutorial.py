@@ -15,6 +15,8 @@ from pyro_manifold.flows import LatentFlow
 from pyro_manifold.models import ManifoldFlow
 from pyro_manifold.transforms import LinearEmbedding
 
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")  # smoke runs make few passes
+
 SCRIPT = TUTORIALS / "learned_latents.py"
 
 
@@ -73,8 +75,14 @@ def test_script_in_smoke_mode(tutorial: ModuleType, tmp_path: Path) -> None:
     assert all(any(line.startswith(name) for line in printed.splitlines()) for name in names)
     assert (tmp_path / "surface.pt").exists()
     assert (tmp_path / "learned_latents.png").read_bytes().startswith(b"\x89PNG")
-    # what is there is read, not trained again: no steps are asked for
-    args = argparse.Namespace(out=tmp_path, seed=5, steps=0)
-    inside = tutorial.learn_guide(plane(tutorial)[0], torch.zeros(1, 64), args)
-    saved = torch.load(tmp_path / "guide.pt")
-    assert saved and all(torch.equal(v, inside.state_dict()[k]) for k, v in saved.items())
+
+
+def test_a_guide_is_read_only_for_what_it_was_trained_for(tutorial: ModuleType, tmp_path: Path) -> None:
+    problem, x = plane(tutorial)[0], torch.randn(8, 64)
+    args = argparse.Namespace(out=tmp_path, seed=5, steps=2, batch=4, quiet=True)
+    first, again = (tutorial.learn_guide(problem, x, args).state_dict() for _ in range(2))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    other = argparse.Namespace(**{**vars(args), "seed": 6})
+    for rows, settings, match in ((x + 1, args, "rows differs"), (x, other, "seed was 5, is 6")):
+        with pytest.raises(ValueError, match=rf"guide\.pt.*{match}"):
+            tutorial.learn_guide(problem, rows, settings)

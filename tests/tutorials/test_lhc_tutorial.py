@@ -15,6 +15,8 @@ from pyro_manifold.flows import LatentFlow, MorphingHead, coupling_chain
 from pyro_manifold.models import ManifoldFlow
 from pyro_manifold.transforms import Pad
 
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")  # smoke runs make few passes
+
 SCRIPT = TUTORIALS / "lhc.py"
 
 

@@ -20,6 +20,8 @@ from pyro_manifold.flows import LatentFlow
 from pyro_manifold.models import AmbientFlow, ManifoldFlow
 from pyro_manifold.transforms import Chart
 
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")  # smoke runs make few passes
+
 SCRIPT = TUTORIALS / "manifold_flows.py"
 
 
