@@ -43,8 +43,8 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
     to others only where they coincide with it to the square root of the machine precision, relative to 1 + its length: there the
     densities of the charts add up. So the mass over the union is 1 however close the images come. A value further than ``atol``
     (1 + its length) from all of them is off the manifold, and is treated as the components' ``off_manifold`` says. A union has no
-    bijection from a vector space: for a latent site, sample the chart by ``Categorical`` and enumerate it. A row that is not finite is on none of them and
-    has log density :math:`-\infty`; see :class:`Pushforward`.
+    bijection from a vector space: for a latent site, sample the chart by ``Categorical`` and enumerate it. A row that is
+    not finite is on none of them and has log density :math:`-\infty`; see :class:`Pushforward`.
 
     :param Tensor weights: :math:`w`, shape ``batch + (k,)``, on the simplex.
     :param components: k laws :class:`Pushforward` of one dimension, batch shape and ``off_manifold``.
