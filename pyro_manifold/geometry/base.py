@@ -156,7 +156,9 @@ class Geometry(FullPrecision, ABC):
         if v.numel() == 0:
             return v.sum(-1)
         longest = v.detach().abs().amax() * math.sqrt(v.shape[-1])
-        if not concrete(longest) or bool(longest > self.injectivity_radius(event)):  # a remembered draw may wind many times
+        reach = self.injectivity_radius(event)
+        unbounded = not isinstance(reach, Tensor) and math.isinf(reach)
+        if not unbounded and (not concrete(longest) or bool(longest > reach)):  # a remembered draw may wind many times
             v = self.log_frame(p, self.exp_frame(p, v))
         vs = self.preimages(p, v, normal_radius(base))
         return torch.logsumexp(base.log_prob(vs) - self.log_det_exp(p, vs), 0)

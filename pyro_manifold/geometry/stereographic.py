@@ -178,8 +178,8 @@ class StereographicGeometry(Geometry):
         D = _cross(K, C, p, S)
         lost = D < a * (eps / 8) ** 2
         y = ((C * C - k_ss - 2 * K * C * (p * S).sum(0)) * p + a * C * S) / torch.where(lost, 1.0, D)
-        root = K.clamp_min(torch.finfo(K.dtype).tiny).sqrt()
-        return torch.where(lost, S / (eps * root * torch.where(lost, safe_sqrt(sq(S)), 1.0)), y)
+        unit = S / torch.where(lost, safe_sqrt(sq(S)), 1.0)
+        return torch.where(lost, unit / (eps * torch.where(lost, K, 1.0).sqrt()), y)
 
     def _chord(self, K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
         r"""a, δ, |δ|², ab, whether q is beyond a right angle, and the ratio of half the angle to its sine."""

@@ -16,6 +16,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.checks import held
 from ..ops.circular import log_wrapped_normal, wrap
 from ..ops.components import concrete
 from ..ops.lattice import log_dual_sum, log_torus_normal
@@ -127,13 +128,13 @@ class TorusGeometry(FlatGeometry):
         if v.numel() == 0:
             return base.log_prob(v)
         tril = base._unbroadcasted_scale_tril
-        if not concrete(tril):
+        if not concrete(held(tril)):
             return super().log_wrapped(p, v, base)  # the number of terms may not depend on the values
-        if concrete(v):
+        if concrete(v) and concrete(tril):
             return log_torus_normal(v, tril)
-        if float(torch.linalg.svdvals(tril.detach())[..., -1].min()) > 1.5:
+        if float(held(torch.linalg.svdvals(tril.detach())[..., -1]).min()) > 1.5:
             return log_dual_sum(v, tril)
-        sd = marginal_sd(base).detach().reshape(-1, v.shape[-1]).amax(0).tolist()
+        sd = [float(held(s).max()) for s in marginal_sd(base).detach().unbind(-1)]
         reach = math.sqrt(v.shape[-1]) + normal_reach(v.dtype)
         counts = [max(1, math.ceil((reach * s + math.pi) / (2 * math.pi))) for s in sd]
         vs = v + 2 * math.pi * _lattice(counts, v).reshape((-1,) + (1,) * (v.dim() - 1) + v.shape[-1:])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.checks import held
 from ..ops.components import concrete
 from ..ops.numerics import norm
 from ..ops.windings import log_windings, normal_reach
@@ -70,9 +71,9 @@ def largest_sd(base: Any) -> float:
     """
     full = isinstance(base, torch.distributions.MultivariateNormal)
     spread = (base.scale_tril if full else marginal_sd(base)).detach()
-    if not concrete(spread):
+    if not concrete(held(spread)):
         return 2.5
-    sd = torch.linalg.matrix_norm(spread, 2) if full else spread
+    sd = held(torch.linalg.matrix_norm(spread, 2) if full else spread)
     return float(sd.max()) if sd.numel() else 0.0
 
 
@@ -121,6 +122,6 @@ def log_wound_normal(v: Tensor, base: Any, power: int, half: int = 1, root: Tens
     >>> log_wound_normal(torch.tensor([2 * torch.pi]), base, 0) - base.log_prob(torch.zeros(1))
     tensor(0.)
     """
-    r, e = axis_of(v)
+    r, e = axis_of(v) if v.shape[-1] > 1 else (v.squeeze(-1), torch.ones_like(v))  # even, and on a line smooth at 0
     s, log_peak = _on_axis(base, e)
     return log_peak + log_windings(r * root, s * root, power, half)

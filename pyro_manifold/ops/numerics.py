@@ -94,7 +94,8 @@ def cut_short(v: Tensor) -> Tensor:
     long = long_vectors(v)
     if long is None:
         return v
-    return torch.where(long, v / v.detach().abs().amax(-1, keepdim=True) * _LONG.get(v.dtype, 1e2), v)
+    far = torch.where(long, v, 1.0)
+    return torch.where(long, far / far.detach().abs().amax(-1, keepdim=True) * _LONG.get(v.dtype, 1e2), v)
 
 
 def log_sinc_length(v: Tensor, curvature: Tensor | float, sign: int = 0) -> Tensor:
@@ -110,8 +111,9 @@ def log_sinc_length(v: Tensor, curvature: Tensor | float, sign: int = 0) -> Tens
 
 
 def safe_sqrt(s: Tensor) -> Tensor:
-    """Square root with gradient 0 (not infinite) at 0."""
-    return s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() * (s > 0)
+    """Square root with derivatives 0 (not infinite), of every order, at 0."""
+    zero = s <= 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, s).sqrt())
 
 
 def asinh(x: Tensor) -> Tensor:

@@ -95,9 +95,9 @@ def log_windings(t: Tensor, scale: Tensor, power: int, half: int = 1) -> Tensor:
     """
     power = int(power)  # a jit tracer makes tensors of sizes
     t, scale = torch.broadcast_tensors(t, scale)
-    t = (t - _TURN * (t.detach() / _TURN).round()).abs()
-    if power == 0:
+    if power == 0:  # smooth at t = 0 too
         return log_wrapped_normal(t, scale) + scale.log() + 0.5 * math.log(_TURN)
+    t = (t - _TURN * (t.detach() / _TURN).round()).abs()
     log_sinc = log_sinc_sqrt((t / half).square(), 1)
     log_t = t.clamp_min(torch.finfo(t.dtype).eps).log()
     wide = scale.detach() > _CROSSOVER

@@ -1,12 +1,14 @@
 """Does ``torch.func`` see the density that a loop and plain autograd see?"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pyro
 import torch
 from torch import Tensor
 from torch.func import hessian, jacfwd, jacrev, vmap
 
+from ..constraints import manifold_of
+from ..geometry import geometry
 from ._tools import close, finite
 from ._types import Make, Params
 
@@ -55,11 +57,19 @@ def mapping(make: Make, params: Params) -> None:
         raise AssertionError("mapped over values, log_prob accepts one that is NaN")
 
 
-def _moves(leaves: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Directions in which one argument moves: all its entries, by fixed irregular amounts."""
-    for i, x in enumerate(leaves):
-        step = torch.linspace(0.5, 1.0, max(1, x.numel()), dtype=x.dtype, device=x.device).cos().reshape(x.shape)
-        yield [step if j == i else torch.zeros_like(y) for j, y in enumerate(leaves)]
+def _path(make: Make, params: Params, name: str, at: Tensor) -> tuple[Tensor, Callable[[float], Tensor]]:
+    """A direction in which one argument moves, and the curve: a geodesic for a point of the manifold, else a straight line."""
+    step = torch.linspace(0.5, 1.0, max(1, at.numel()), dtype=at.dtype, device=at.device).cos().reshape(at.shape)
+    d = make(**params)
+    manifold = manifold_of(d.support)
+    if manifold is None or name not in ("value", "loc") or at.shape != d.event_shape:
+        return step, lambda h: at + h * step
+    geo = geometry(manifold)
+    try:
+        v = step.reshape(-1)[: geo.dim(d.event_shape)]
+        return geo.to_tangent(at, v), lambda h: geo.exp_frame(at, h * v)
+    except NotImplementedError:  # no exponential map in closed form
+        return step, lambda h: at + h * step
 
 
 def derivatives(make: Make, params: Params) -> None:
@@ -86,13 +96,13 @@ def derivatives(make: Make, params: Params) -> None:
                 close(g, e, f"{f.__name__} in {name}")
         second = [[block.detach() for block in row] for row in hessian(log_prob, every)(*leaves)]
     h = 1e-5
-    with pyro.validation_enabled(False):  # a point that moves in the ambient space leaves the manifold
-        for name, row, move in zip(names, zip(*second, strict=True), _moves(leaves), strict=True):
-            ahead, behind = (gradient([t + s * h * m for t, m in zip(leaves, move, strict=True)]) for s in (1.0, -1.0))
-            moved = next(m for m in move if m.any())
+    with pyro.validation_enabled(False):  # a frame that moves along a line is none
+        for i, (name, row) in enumerate(zip(names, zip(*second, strict=True), strict=True)):
+            step, curve = _path(make, params, names[i], leaves[i])
+            ahead, behind = (gradient([curve(s * h) if j == i else t for j, t in enumerate(leaves)]) for s in (1.0, -1.0))
             for other, block, a, b in zip(names, row, ahead, behind, strict=True):
                 finite(block, f"hessian in {other} and {name}")
-                slope = (block * moved).flatten(a.dim()).sum(-1) if moved.dim() else block * moved
+                slope = (block * step).flatten(a.dim()).sum(-1) if step.dim() else block * step
                 size = 1 + max(float(g.abs().max()) for g in (*ahead, block))
                 error = float((slope - (a - b) / (2 * h)).abs().max()) / size
                 assert error < 1e-6, f"hessian in {other} and {name} is off by {error:.1g} of the gradient"
