@@ -72,7 +72,7 @@ def check_expansion(batch_shape: Sequence[int], new: Sequence[int]) -> None:
 
 def held(x: Tensor) -> Tensor:
     """The plain tensor that a transform of ``torch.func`` holds, mapped axes included: a check sees all that is mapped over."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+    while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
         x = torch._C._functorch.get_unwrapped(x)
     return x
 
