@@ -132,7 +132,7 @@ class TorusGeometry(FlatGeometry):
             return super().log_wrapped(p, v, base)  # the number of terms may not depend on the values
         if concrete(v) and concrete(tril):
             return log_torus_normal(v, tril)
-        if float(held(torch.linalg.svdvals(tril.detach())[..., -1]).min()) > 1.5:
+        if concrete(tril) and float(torch.linalg.svdvals(tril.detach())[..., -1].min()) > 1.5:
             return log_dual_sum(v, tril)
         sd = [float(held(s).max()) for s in marginal_sd(base).detach().unbind(-1)]
         reach = math.sqrt(v.shape[-1]) + normal_reach(v.dtype)

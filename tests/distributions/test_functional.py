@@ -30,7 +30,7 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "SO2": (wrapped(SpecialOrthogonal(2)), dict(loc=[[0.6, -0.8], [0.8, 0.6]], scale=[0.6])),
     "SO4": (wrapped(SpecialOrthogonal(4)), dict(loc=torch.eye(4).tolist(), scale=[0.1])),
     "SPD3": (wrapped(_SPD), dict(loc=torch.eye(3).tolist(), scale_tril=(torch.eye(6) / 2).tolist())),
-    "torus-wide": (wrapped(Torus()), dict(loc=[0.3, 1.0], scale_tril=[[5.0, 0.0], [1.0, 6.0]])),
+    "torus-wide": (wrapped(Torus()), dict(loc=[0.3, 1.0], scale_tril=[[1.8, 0.0], [0.5, 2.2]])),
     "projection": (wrapped(geoopt.SphereProjection(k=1.5)), dict(loc=[0.3, 0.2], scale=[0.6])),
     "flat-chart": (wrapped(geoopt.Stereographic(k=0.0)), dict(loc=[0.3, 0.2], scale=[0.6])),
     "product": (wrapped(_PRODUCT), dict(loc=[1.0, 0.0, 1.0, 0.0, 0.0, 1.0], scale=[0.5])),
