@@ -275,7 +275,8 @@ class GeodesicHMC(GeodesicKernel):
         return OrderedDict([("step size", f"{self.step_size:.2e}"), ("acc. prob", f"{self._mean_accept_prob:.3f}")])
 
     def diagnostics(self) -> dict[str, Any]:
-        """``divergences`` (draws), acceptance and gradients; for sites on implicit manifolds ``refused steps`` since warm-up."""
+        """``divergences`` (draws), acceptance and gradients; for sites on implicit manifolds ``refused steps`` since
+        warm-up (of several chains in one kernel ``refused steps of all chains``, the same total under each)."""
         if not self._running:
             raise RuntimeError("diagnostics: this kernel has been cleaned up after its run; ask mcmc.diagnostics().")
         sites = [] if self._system is None else self._system.sites
@@ -287,5 +288,6 @@ class GeodesicHMC(GeodesicKernel):
             "acceptance rate": self._accept_sum / max(1, self._t - (self._warmup_steps or 0)),
             "gradients": self.num_gradients,
             "warmup gradients": self.warmup_gradients,
-            **({"refused steps": refused} if refused else {}),
+            # a step is refused in a group of chains: their number is known of all together, and said so
+            **({"refused steps" if self.chains == 1 else "refused steps of all chains": refused} if refused else {}),
         }
