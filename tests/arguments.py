@@ -71,6 +71,8 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (mt.Pad, dict(dim=1, codomain_dim=2)),
     (mt.Rotation, dict(matrix=E3)),
     (mt.hutchinson_log_volume, dict(transform=LINE, u=torch.zeros(2, 1), probes=2, rtol=1e-3, max_steps=3)),
+    (flows.Affine, dict(matrix=torch.eye(2), loc=torch.zeros(2))),
+    (flows.Spline, dict(dim=1, bins=4, bound=3.0)),
     (flows.Among, dict(dim=3, first=1, layers=[flows.LULinear(1)])),
     (flows.ConditionalCoupling, dict(dim=2, changed=[0], context_dim=1)),
     (flows.ConditionalLULinear, dict(dim=2, context_dim=1)),

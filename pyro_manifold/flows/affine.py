@@ -6,6 +6,7 @@ r"""A fixed affine bijection: the units in which the layers before it learn.
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
 from ..ops.checks import as_tensors
 from ..transforms.injective import principal_axes
 from ..transforms.module import ModuleBijection
@@ -28,6 +29,7 @@ class Affine(ModuleBijection):
     (tensor([4., 1.]), tensor([1., 0.]))
     """
 
+    @checked
     def __init__(self, matrix: Tensor, loc: Tensor | None = None, *, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         (matrix,) = as_tensors(matrix=matrix)

@@ -6,6 +6,7 @@ r"""A monotone spline for each coordinate, with parameters of its own: densities
 import torch
 from torch import Tensor, nn
 
+from ..ops.arguments import checked
 from ..ops.splines import rational_quadratic, spline_gradient, spline_size
 from ..transforms.module import ModuleBijection
 
@@ -25,6 +26,7 @@ class Spline(ModuleBijection):
     (tensor([0.5000], grad_fn=...), tensor(True))
     """
 
+    @checked(dim=1, bins=2)
     def __init__(self, dim: int, *, bins: int = 16, bound: float = 5.0, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         if not (isinstance(dim, int) and dim >= 1 and bins >= 2 and bound > 0):

@@ -244,7 +244,8 @@ def test_svi(name, elbo):
 
 def test_render_model():
     model, _ = _problem(geoopt.Sphere(), MU["sphere"])
-    pyro.render_model(model, model_args=(torch.ones(3, dtype=F64),))
+    graph = pyro.render_model(model, model_args=(torch.ones(3, dtype=F64),), render_distributions=True)
+    assert "WrappedNormal" in graph.source and "z" in graph.source
 
 
 def test_enumeration_of_other_sites():
