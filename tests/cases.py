@@ -364,10 +364,7 @@ DISTRIBUTIONS = [
         "wrapped-SO4-truncated",
         lambda loc, scale: mdist.WrappedNormal(SpecialOrthogonal(4), loc, scale, truncated=True),
         dict(loc=_R4, scale=[0.7]),
-        skip={
-            **_RANK,
-            "derivatives": "values of second derivatives of the logarithm on SO(n), n > 3, in ambient directions are not settled",
-        },
+        skip=_RANK,
     ),
     DistributionCase(
         "wrapped-cauchy",

@@ -266,9 +266,26 @@ class _RotationLog(BatchFunction):
         return r @ _solve_dexp(out, (grad - grad.mT) / 2, adjoint=True)
 
 
+def _orthonormalized(r: Tensor) -> Tensor:
+    r"""The nearest rotation by Newton and Schulz, :math:`R \mapsto R\,(3I - R^\top R)/2`, which squares the error each time;
+    plain products, so it has derivatives of every order."""
+    eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
+    for _ in range(3):
+        r = r @ (1.5 * eye - 0.5 * r.mT @ r)
+    return r
+
+
 def rotation_log(r: Tensor) -> Tensor:
-    """Principal logarithm (skew, angles in [-pi, pi]) of rotations of any size."""
-    return _RotationLog.apply(r)
+    r"""Principal logarithm (skew, angles in [-pi, pi]) of rotations of any size.
+
+    Beside the rotations (to 0.1 or so) it is that of the nearest one, :math:`\log\mathrm{polar}(R)`, and so are its derivatives:
+    the angle of a plane is that of a pair of equal eigenvalues, and there the pairs come apart.
+
+    >>> rotation_log(torch.tensor([[0.0, -1.0], [1.0, 0.001]]))
+    tensor([[ 0.0000, -1.5703],
+            [ 1.5703,  0.0000]])
+    """
+    return _RotationLog.apply(_orthonormalized(r))
 
 
 def _by_angles(v: Tensor) -> Tensor:

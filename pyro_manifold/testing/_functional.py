@@ -1,6 +1,7 @@
 """Does ``torch.func`` see the density that a loop and plain autograd see?"""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import torch
@@ -72,9 +73,30 @@ def _path(make: Make, params: Params, name: str, at: Tensor) -> tuple[Tensor, Ca
         return step, lambda h: at + h * step
 
 
+def _along_a_geodesic(d: Any, x: Tensor) -> None:
+    r"""Both derivatives in t of log_prob at :math:`\exp_x(tv)`, which no continuation off the manifold enters, against
+    fourth-order differences of log_prob itself."""
+    manifold = manifold_of(d.support)
+    if manifold is None:
+        return
+    geo = geometry(manifold)
+    v = torch.linspace(0.5, 1.0, geo.dim(d.event_shape), dtype=x.dtype, device=x.device).cos()
+    v = v / v.norm()
+
+    def line(t: Tensor) -> Tensor:
+        return d.log_prob(geo.exp_frame(x, t * v))
+
+    h, zero = 4e-3, x.new_zeros(())
+    a, b, c, e, f = (line(x.new_tensor(i * h)) for i in (-2, -1, 0, 1, 2))
+    first, second = (8 * (e - b) - (f - a)) / (12 * h), (16 * (b + e) - (a + f) - 30 * c) / (12 * h * h)
+    for order, actual, expected in (("first", jacrev(line)(zero), first), ("second", hessian(line)(zero), second)):
+        error = float((actual - expected).abs()) / (1 + float(expected.abs()))
+        assert error < 1e-6, f"{order} derivative along a geodesic is off by {error:.1g}"
+
+
 def derivatives(make: Make, params: Params) -> None:
     """``jacrev`` and ``jacfwd`` of log_prob are autograd's gradient, ``hessian`` is the slope of that gradient (central
-    differences); in the value and every parameter, in float64, with validation."""
+    differences), and both are those along a geodesic; in the value and every parameter, in float64, validated."""
     params = _double(params)
     log_prob = _log_prob(make, params)
     draws = make(**params).sample((9,))
@@ -106,3 +128,4 @@ def derivatives(make: Make, params: Params) -> None:
                 size = 1 + max(float(g.abs().max()) for g in (*ahead, block))
                 error = float((slope - (a - b) / (2 * h)).abs().max()) / size
                 assert error < 1e-6, f"hessian in {other} and {name} is off by {error:.1g} of the gradient"
+        _along_a_geodesic(make(**params), x)

@@ -8,7 +8,7 @@ import geoopt
 import pyro
 import pytest
 import torch
-from scipy import integrate, stats
+from scipy import integrate, linalg, stats
 from torch.distributions import biject_to, transform_to
 
 from pyro_manifold.constraints import on
@@ -102,6 +102,47 @@ def test_gradients_of_logs_and_projections():
         assert torch.autograd.gradgradcheck(log_det_dexp, (x,))
     hessian = torch.func.hessian(log_det_dexp)(torch.zeros(6, dtype=F64))
     assert torch.allclose(hessian, -torch.eye(6, dtype=F64) / 3)  # tr(ad^2) / 24 = -8 |v|^2 / 48 on SO(4)
+
+
+@pytest.mark.parametrize("n", [2, 4, 5, 6])
+def test_log_beside_the_rotations_is_that_of_the_nearest(n):
+    """Rounded to float32, and 1e-3 off: value against scipy's logarithm and polar factor, derivatives against differences."""
+    torch.manual_seed(0)
+    r = rotation(n, (0.9, 0.4, 2.0)[: n // 2])[0]
+    move, weight = torch.randn(n, n, dtype=F64), torch.randn(n * (n - 1) // 2, dtype=F64)
+    for near in (r.float().double(), r + 1e-6 * move, r + 1e-3 * move):
+        expected = torch.from_numpy(linalg.logm(linalg.polar(near.numpy())[0]).real)
+        assert (rotation_log(near) - expected).abs().max() < 1e-13
+
+    def gradient(x):
+        return torch.func.grad(lambda y: vee(rotation_log(y)) @ weight)(x)
+
+    h = 1e-5
+    for f in (lambda x: vee(rotation_log(x)) @ weight, gradient):
+        slope = torch.func.jvp(f, (r,), (move,))[1]
+        assert (slope - (f(r + h * move) - f(r - h * move)) / (2 * h)).abs().max() < 1e-8 * (1 + slope.abs().max())
+
+
+def test_second_derivatives_along_geodesics_of_frames_and_wide_rotations():
+    """Truncated and narrow normals on SO(2) to SO(5) and on frames, where the registry has one case: fourth-order differences."""
+    torch.manual_seed(0)
+    frames = [geoopt.Stiefel(canonical=c) for c in (True, False)]
+    cases = [(SpecialOrthogonal(n), (n, n), s, t) for n in (2, 3, 4, 5) for s, t in ((0.6, True), (0.2, False))]
+    for manifold, event, scale, truncated in cases + [(m, (4, 2), s, t) for m in frames for s, t in ((0.3, True), (0.15, False))]:
+        geo = geometry(manifold)
+        dim = geo.dim(event)
+        loc = geo.uniform_sample((), event, dtype=F64)
+        d = WrappedNormal(manifold, loc, torch.tensor([scale], dtype=F64), truncated=truncated)
+        x, v = d.sample(), torch.nn.functional.normalize(torch.randn(dim, dtype=F64), dim=0)
+
+        def line(t, d=d, geo=geo, x=x, v=v):
+            return d.log_prob(geo.exp_frame(x, t * v))
+
+        h = 4e-3
+        a, b, c, e, f = (line(torch.tensor(i * h, dtype=F64)) for i in (-2, -1, 0, 1, 2))
+        expected = (16 * (b + e) - (a + f) - 30 * c) / (12 * h * h)
+        second = torch.func.hessian(line)(torch.zeros((), dtype=F64))
+        assert (second - expected).abs() < 1e-7 * (1 + expected.abs()), (manifold.name, scale, second, expected)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
