@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from pyro_manifold.flows import LULinear
+from pyro_manifold.flows import Affine
 from pyro_manifold.geometry import geometry
 from pyro_manifold.infer import geodesic_ess, manifold_summary
 from pyro_manifold.infer.mcmc.adapters import ArcAdapter, StepAdapter
@@ -129,9 +129,9 @@ def test_conformal_embedding_starts_as_the_principal_plane() -> None:
     torch.testing.assert_close(span.mT @ span, plane)
 
 
-def test_lu_linear_starts_with_mean_and_covariance() -> None:
+def test_affine_starts_with_mean_and_covariance() -> None:
     x = rows()
-    layer = LULinear.from_pca(x)
+    layer = Affine.from_pca(x)
     with torch.no_grad():
         b = layer(torch.zeros(4, dtype=F64))
         A = (layer(torch.eye(4, dtype=F64)) - b).mT
@@ -140,7 +140,7 @@ def test_lu_linear_starts_with_mean_and_covariance() -> None:
     variance = A.square().sum(0)
     assert bool((variance[:-1] > variance[1:]).all())  # most variance first
     flat = torch.cat([x[:, :2], torch.zeros(400, 1, dtype=F64)], -1)  # an axis of no variance
-    thin = LULinear.from_pca(flat)
+    thin = Affine.from_pca(flat)
     with torch.no_grad():
         thickness = float((thin(torch.eye(3, dtype=F64)[2]) - thin(torch.zeros(3, dtype=F64))).norm())
     least = math.sqrt(np.linalg.eigvalsh(np.cov(flat[:, :2].numpy().T))[0])

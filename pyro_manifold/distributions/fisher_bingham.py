@@ -103,10 +103,14 @@ class FisherBingham(Shown, TorchDistribution):
             self._validate_sample(value)
         x = value.double()
         x = x / x.norm(dim=-1, keepdim=True)  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
+        out = self._log_density(x)
+        return out.to(value.dtype).expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        """The log density of unit vectors, in float64."""
         axes, form = self._form()
         y = self._coordinates(axes, x)
-        out = -(y * apply_matrix(form, y)).sum(-1) - self._normalizer(form)
-        return out.to(value.dtype).expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+        return -(y * apply_matrix(form, y)).sum(-1) - self._normalizer(form)
 
     def _summary(self) -> tuple[Tensor, Tensor]:
         """Mean and covariance, in float64."""

@@ -117,6 +117,12 @@ class Kent(FisherBingham):
     def _form(self) -> tuple[Tensor, Tensor]:
         return self._axes(), torch.diag_embed(self._rates())
 
+    def _log_density(self, x: Tensor) -> Tensor:
+        """The form is diagonal: no matrix for each row."""
+        rates = self._rates()
+        y = self._coordinates(self._axes(), x)
+        return -(rates * y.square()).sum(-1) - relative_normalizer(rates)
+
     def _normalizer(self, form: Tensor) -> Tensor:
         return relative_normalizer(form.diagonal(dim1=-2, dim2=-1))
 

@@ -193,18 +193,20 @@ class PoincareVAE(PyroModule):
         check_size("k", k)
         if not x.numel():
             return x.new_zeros(x.shape[:-1])
-        prior, width, flat = self.prior, max(self.hidden, self.data_dim), x.reshape(-1, self.data_dim)
-        rows = max(1, min(len(flat), chunk // width))
+        table = x if x.dim() > 1 else x.unsqueeze(0)
+        stacked = math.prod(table.shape[:-2])  # models whose layers hold several sets of weights have leading axes of their own
+        prior, width = self.prior, max(self.hidden, self.data_dim) * stacked
+        rows = max(1, min(table.shape[-2], chunk // width))
         draws = max(1, min(k, chunk // (width * rows)))
         out = []
-        for part in flat.split(rows):
+        for part in table.split(rows, -2):
             posterior, total = self.encode(part), part.new_full(part.shape[:-1], -math.inf)
             for start in range(0, k, draws):
                 z = posterior.sample((min(draws, k - start),))
                 weight = self.decode(z).log_prob(part) + prior.log_prob(z) - posterior.log_prob(z)
                 total = torch.logaddexp(total, weight.logsumexp(0))
             out.append(total - math.log(k))
-        return torch.cat(out).reshape(x.shape[:-1])
+        return torch.cat(out, -1).reshape(x.shape[:-1])
 
     def _check_data(self, x: Tensor) -> None:
         check_last("x", x, self.data_dim)

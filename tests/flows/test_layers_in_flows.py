@@ -166,7 +166,7 @@ FROM_DATA: dict[str, Callable[[Tensor], Any]] = {
     "autoencoder": lambda x: models.ManifoldFlow.autoencoder(x, 2),
     "mixture": lambda x: models.ManifoldMixture.from_data(x, 2, 2),
     "ambient": lambda x: models.AmbientFlow.from_data(x, 2),
-    "linear": lambda x: flows.LULinear.from_pca(x),
+    "linear": lambda x: flows.Affine.from_pca(x),
     "plane": lambda x: LinearEmbedding.from_pca(x, 2),
     "conformal": lambda x: ConformalEmbedding.from_pca(x, 2),
     "images": lambda x: flows.InjectiveFlow(Pad(2, 64), flows.multiscale_layers(x.repeat(1, 16), (8, 8), 2, levels=1, depth=2)),
