@@ -16,6 +16,11 @@ from .shown import Shown
 __all__ = ["ExpMapLaw"]
 
 
+def with_gradient_of(out: Tensor, other: Tensor) -> Tensor:
+    """``out``, a number, with the gradient of ``other``, the same number up to rounding."""
+    return out.detach() + torch.where(out.isfinite(), other - other.detach(), 0.0)
+
+
 class ExpMapLaw(Shown, dist.TransformedDistribution):
     """A transformed distribution whose only transform is an :class:`~pyro_manifold.transforms.ExpMap` at ``loc``.
 
@@ -33,6 +38,13 @@ class ExpMapLaw(Shown, dist.TransformedDistribution):
     def loc(self) -> Tensor:
         """The centre, expanded to ``batch_shape + event_shape``."""
         return self.transforms[0].loc.expand(self.batch_shape + self.event_shape)
+
+    def _remembered(self, value: Tensor) -> Tensor | None:
+        """The tangent vector that ``value`` was drawn as, where a gradient through it is asked for.
+
+        A density is that of the point as it is stored, which differs from the one drawn by rounding: near a pole, or far out in
+        the ball, by much. But the vector has the better gradient, since slopes of the map and its inverse cancel in it."""
+        return self.transforms[0].drawn(value) if torch.is_grad_enabled() and value.requires_grad else None
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self._held(super().rsample(torch.Size(sample_shape)))

@@ -20,7 +20,7 @@ from ..ops.quadrature import legendre
 from ..ops.radial import log_normalizer, radius_moment
 from ..ops.radial_sample import sample_radius
 from ..transforms import ExpMap
-from .exp_map_law import ExpMapLaw
+from .exp_map_law import ExpMapLaw, with_gradient_of
 from .spd_tangent import SPDTangentNormal
 
 __all__ = ["RiemannianNormal"]
@@ -190,8 +190,11 @@ class RiemannianNormal(ExpMapLaw):
         # Override: the Jacobian of exp is a factor of the base density, and cancels exactly.
         if self._validate_args:
             self._validate_sample(value)
-        v = self.transforms[0].drawn(value)
-        r = geometry(self.manifold).dist(self.transforms[0].loc, value) if v is None else norm(v)
+        v = self._remembered(value)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and v is None):
+            r = geometry(self.manifold).dist(self.transforms[0].loc, value)
+        if v is not None:
+            r = with_gradient_of(r, norm(v))
         return -(r / self.scale).square() / 2 - self._log_z  # divided before it is squared
 
     @property

@@ -14,7 +14,7 @@ from ..ops.checks import broadcast_shapes, check_all
 from ..ops.linalg import sym
 from .truncated import TruncatedTangentNormal
 
-__all__ = ["tangent_normal"]
+__all__ = ["tangent_normal", "widened"]
 
 
 class _Diagonal(dist.Independent):
@@ -60,6 +60,16 @@ def tangent_normal(
     if scale is not None:
         return _diagonal(dim, loc_batch, scale, validate)
     return _full(dim, loc_batch, names[0], given[names[0]], validate)  # type: ignore[arg-type]
+
+
+def widened(base: Any, dtype: torch.dtype) -> Any:
+    """The same normal of tangent coordinates, of ``dtype``."""
+    if isinstance(base, TruncatedTangentNormal):
+        return TruncatedTangentNormal(base._scale.to(dtype), base._radius, base.event_shape[0])
+    if isinstance(base, dist.MultivariateNormal):
+        return _Full(base.loc.to(dtype), scale_tril=base._unbroadcasted_scale_tril.to(dtype), validate_args=False)
+    normal = base.base_dist
+    return _Diagonal(dist.Normal(normal.loc.to(dtype), normal.scale.to(dtype), validate_args=False), 1, validate_args=False)
 
 
 def _positive(scale: Tensor) -> None:

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from ..constraints import check_point
 from ..geometry import EuclideanGeometry, TorusGeometry, geometry
+from ..geometry.euclidean import FlatGeometry
 from ..geometry.windings import marginal_sd
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
 from ..ops.chi import chi_expectation
 from ..ops.numerics import cos_sqrt, log_sinc_sqrt
 from ..transforms import ExpMap
-from .exp_map_law import ExpMapLaw
-from .tangent_normal import tangent_normal
+from .exp_map_law import ExpMapLaw, with_gradient_of
+from .tangent_normal import tangent_normal, widened
 
 __all__ = ["WrappedNormal"]
 
@@ -112,14 +113,29 @@ class WrappedNormal(ExpMapLaw):
         return torch.broadcast_shapes(torch.Size(loc[:cut]), spread), torch.Size(loc[cut:])
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._injective or self.truncated:
-            return super().log_prob(value)
-        # Override where exp is not injective (compact manifolds): the density is a sum over all tangent vectors that reach x.
         if self._validate_args:
             self._validate_sample(value)
-        t = self.transforms[0]
-        v = t.inv(value)
-        return geometry(self.manifold).log_wrapped(t.loc, v, self.base_dist)
+        v = self._remembered(value)
+        if v is None:
+            return self._log_density(value)
+        with torch.no_grad():
+            out = self._log_density(value)
+        return with_gradient_of(out, self._log_pushed(self.transforms[0].loc, v, self.base_dist))
+
+    def _log_density(self, value: Tensor) -> Tensor:
+        """In float64 where there are poles: of the distance to one float32 would lose the digits."""
+        geo, loc, base = geometry(self.manifold), self.transforms[0].loc, self.base_dist
+        dtype = torch.promote_types(value.dtype, loc.dtype)
+        if not self._injective and not isinstance(geo, FlatGeometry):
+            loc, value, base = loc.double(), value.double(), widened(base, torch.float64)
+        shape = torch.broadcast_shapes(loc.shape, value.shape)
+        return self._log_pushed(loc, geo.log_frame(loc.expand(shape), value.expand(shape)), base).to(dtype)
+
+    def _log_pushed(self, loc: Tensor, v: Tensor, base: Any) -> Tensor:
+        """Where exp is not injective, the sum over all tangent vectors that reach the point that ``v`` does."""
+        geo = geometry(self.manifold)
+        one = self._injective or self.truncated
+        return base.log_prob(v) - geo.log_det_exp(loc, v) if one else geo.log_wrapped(loc, v, base)
 
     @property
     def mode(self) -> Tensor:

@@ -102,7 +102,15 @@ def pyro_site(make: Make, params: Params) -> None:
 
 
 def changed_values(make: Make, params: Params) -> None:
-    """A draw that becomes a leaf, is differentiated twice or changes in place, as an optimiser's does, is scored as it is."""
+    """A draw is scored as any other tensor with its numbers, in both dtypes, with a gradient or without; so is one that becomes a
+    leaf, is differentiated twice or changes in place, as an optimiser's does."""
+    for dtype in (torch.float32, torch.float64):
+        leaves = {k: v.detach().to(dtype).requires_grad_() for k, v in params.items()}
+        d = make(**leaves)
+        for draw in (d.sample, d.rsample) if d.has_rsample else (d.sample,):
+            with torch.set_grad_enabled(draw.__name__ == "rsample"):
+                x = draw((1000,))
+                same(d.log_prob(x).detach(), d.log_prob(x.detach().clone()).detach(), f"log_prob of {draw.__name__}() in {dtype}")
     d = make(**params)
     other, x = d.sample((3,)), d.sample((3,))  # x last: it is what a cache remembers
     fresh = x.clone().requires_grad_()

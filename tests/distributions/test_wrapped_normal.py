@@ -1,5 +1,6 @@
 """Wrapped normals: mass, windings, truncation, moments, conventions, and life inside Pyro."""
 
+import itertools
 import math
 
 import geoopt
@@ -13,7 +14,7 @@ from pyro.infer import SVI, JitTrace_ELBO, Predictive, Trace_ELBO, TraceEnum_ELB
 from scipy import integrate, stats
 from torch.distributions import kl_divergence
 
-from pyro_manifold.distributions import WrappedNormal
+from pyro_manifold.distributions import RiemannianNormal, WrappedNormal
 from pyro_manifold.distributions.truncated import TruncatedTangentNormal
 from pyro_manifold.geometry import Torus, geometry
 from pyro_manifold.transforms import PolarExpMap
@@ -353,3 +354,68 @@ def test_enumerated_scales_of_one_centre():
     loss = TraceEnum_ELBO(max_plate_nesting=1).loss(config_enumerate(model), lambda: None)
     each = torch.stack([WrappedNormal(geoopt.Sphere(), loc, s).log_prob(x).sum() for s in scales])
     assert loss == pytest.approx(-float(torch.logsumexp(each, 0) - math.log(5)), rel=1e-5)
+
+
+def exact_log_density(loc, x, scale, truncated):
+    """Of points of the sphere as they are stored, scaled to length 1, in 40 digits: the sum over windings, or its one term."""
+    with mp.workdps(40):
+        p, q = ([mp.mpf(t) for t in row.double().tolist()] for row in (loc, x))
+        lengths = [mp.sqrt(mp.fsum(t * t for t in row)) for row in (p, q)]
+        p, q = ([t / length for t in row] for row, length in zip((p, q), lengths, strict=True))
+        d, s = len(p) - 1, mp.mpf(scale.item())
+        below, above = (mp.sqrt(mp.fsum((a + sign * b) ** 2 for a, b in zip(p, q, strict=True))) for sign in (-1, 1))
+        r, sine = 2 * mp.atan2(below, above), below * above / 2
+        turns = [abs(r + 2 * mp.pi * k) for k in ((0,) if truncated else range(-20, 21))]
+        total = mp.fsum((t / sine) ** (d - 1) * mp.exp(-((t / s) ** 2) / 2) for t in turns)
+        a, z = mp.mpf(d) / 2, mp.pi**2 / (2 * s * s)
+        mass, term, n = mp.mpf(1), mp.exp(a * mp.log(z) - z - mp.loggamma(a + 1)), 0
+        if truncated and z < 1000:  # else it is 1 to all digits
+            mass = mp.mpf(0)
+            while term > mass * mp.mpf(10) ** -40:
+                mass, n = mass + term, n + 1
+                term *= z / (a + n)
+        return float(mp.log(total) - mp.mpf(d) / 2 * mp.log(2 * mp.pi * s * s) - mp.log(mass))
+
+
+def test_draws_are_scored_as_the_points_they_are_stored_as():
+    """Exactly as their copies are, with a gradient or without; the two of float32 nearest to a pole within 64 roundings."""
+    torch.manual_seed(0)
+    grid = itertools.product((1, 2, 64, 1024), (0.01, 0.5, 2.0), (False, True), (torch.float32, F64))
+    for d, s, truncated, dtype in grid:
+        loc = torch.nn.functional.normalize(torch.randn(d + 1, dtype=F64), dim=0).to(dtype)
+        scale = torch.tensor([s], dtype=dtype, requires_grad=True)
+        p = WrappedNormal(geoopt.Sphere(), loc, scale, truncated=truncated)
+        for draw in (p.rsample, p.sample):
+            x = draw((200,))
+            assert torch.equal(p.log_prob(x), p.log_prob(x.clone())), (d, s, truncated, dtype)
+        if dtype == F64:
+            continue
+        near = (x.double() @ loc.double()).abs().topk(2).indices
+        expected = torch.tensor([exact_log_density(loc, y, scale, truncated) for y in x[near]], dtype=F64)
+        error = (p.log_prob(x)[near].double() - expected).abs() / (1 + expected.abs())
+        assert (error < 64 * torch.finfo(dtype).eps).all(), (d, s, truncated, error)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_draws_in_hyperbolic_and_flat_space_are_scored_as_their_copies(dtype):
+    ball = geoopt.PoincareBall()
+    for manifold, d in [(ball, 2), (ball, 64), (geoopt.Lorentz(), 64), (geoopt.Euclidean(ndim=1), 64)]:
+        geo = geometry(manifold)
+        loc = geo.exp_frame(geo.origin(d, dtype=dtype), torch.full((d,), 1 / math.sqrt(d), dtype=dtype)).requires_grad_()
+        for p in (WrappedNormal(manifold, loc, 0.9), RiemannianNormal(manifold, loc, 0.2)):
+            x = p.rsample((200,))
+            assert torch.equal(p.log_prob(x), p.log_prob(x.clone()))
+
+
+def test_pathwise_gradient_of_the_density_of_draws_near_poles():
+    """Of log q(x(loc, scale)), which does not depend on loc: 0 in loc, and in scale that through the point."""
+    torch.manual_seed(0)
+    for d, s, truncated in [(2, 2.0, False), (64, 0.5, True), (64, 2.0, True), (1024, 0.1, False)]:
+        loc = torch.nn.functional.normalize(torch.randn(d + 1), dim=0).requires_grad_()
+        scale = torch.tensor([s], requires_grad=True)
+        p = WrappedNormal(geoopt.Sphere(), loc, scale, truncated=truncated)
+        x = p.rsample((200,))
+        in_loc, in_scale = torch.autograd.grad(p.log_prob(x).sum(), (loc, scale), allow_unused=True, retain_graph=True)
+        assert in_loc is None or not in_loc.any()
+        copy = torch.autograd.grad(p.log_prob(x.clone()).sum(), scale)[0]
+        assert in_scale.item() == pytest.approx(copy.item(), rel=1e-3), (d, s, truncated)
