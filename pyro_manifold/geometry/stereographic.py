@@ -36,8 +36,11 @@ __all__ = ["StereographicGeometry"]
 def _cross(K: Tensor, C: Tensor | float, p: Tensor, S: Tensor) -> Tensor:
     r"""For K > 0, :math:`C^2 - 2KC\,p\cdot S + K^2|p|^2|S|^2` as a sum of squares, right where it vanishes (the antipode)."""
     ss, ps = sq(S), (p * S).sum(0)
-    perp = p - S * (ps / torch.where(ss == 0, 1.0, ss))
-    return (C - K * ps).square() + K * K * ss * sq(perp)
+    none = ss == 0
+    perp = p - S * (ps / torch.where(none, 1.0, ss))
+    squares = (C - K * ps).square() + K * K * ss * sq(perp)
+    # at S = 0 there is no direction to be normal to: the polynomial has its derivatives there
+    return torch.where(none, C * C - 2 * K * C * ps + K * K * sq(p) * ss, squares)
 
 
 @register_geometry(geoopt.Stereographic)
