@@ -40,8 +40,9 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
     .. math:: \log p(x) = \log\sum_{k:\, x \in M_k} w_k\, p_U^{(k)}(u_k)\det\!\big(J_k^TJ_k\big)^{-1/2}, \quad u_k = g_k^{-1}(x)
 
     Base measure: the n-dimensional Hausdorff measure of the union. A value belongs to the image :math:`M_k` that is nearest, and
-    to others only where they coincide with it to the square root of the machine precision, relative to 1 + its length: there the
-    densities of the charts add up. So the mass over the union is 1 however close the images come. A value further than ``atol``
+    to others only where they coincide with it to within the rounding of the charts (at most the square root of the machine
+    precision, relative to 1 + its length): there the densities of the charts add up. So the mass over the union is 1 however
+    close the images come, if :math:`g_k^{-1}` is the exact inverse, not an encoder network. A value further than ``atol``
     (1 + its length) from all of them is off the manifold, and is treated as the components' ``off_manifold`` says. A union has no
     bijection from a vector space: for a latent site, sample the chart by ``Categorical`` and enumerate it. A row that is
     not finite is on none of them and has log density :math:`-\infty`; see :class:`Pushforward`.
@@ -127,12 +128,24 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
                 near.squeeze(-1), "value", value, "points of the image of one of the charts",
                 "Project them onto the nearest, widen atol, or use off_manifold='project'.",
             )  # fmt: skip
-        on = error <= torch.maximum(eps * size, nearest)  # not within atol: that may reach a neighbouring image
+        on = error <= torch.maximum(self._rounding(value, gaps, error, eps * size), nearest)
         if off != "project":
             on = on & near
         parts = [self._part(c, u, on[..., k]) for k, (c, u) in enumerate(zip(self.components, us, strict=True))]
         joint = self.weights.log() + torch.stack(parts, -1)
         return joint if finite is None else torch.where(finite.unsqueeze(-1), joint, -torch.inf)
+
+    @torch.no_grad()
+    def _rounding(self, value: Tensor, gaps: Sequence[Tensor], error: Tensor, most: Tensor) -> Tensor:
+        """How far from a point of an image the chart may end by rounding, at most ``most``: 64 times what it is off by at its own
+        point beside ``value``. Not atol, nor ``most`` itself: images of learned charts come that close without meeting, and where
+        each counted the other's density too, the mass of both would exceed 1."""
+        if concrete(error) and not bool(((error <= most).sum(-1) > 1).any()):
+            return most
+        own = [value - gap for gap in gaps]
+        again = [p - c.transform.project(p) for p, c in zip(own, self.components, strict=True)]
+        off = torch.linalg.vector_norm(torch.stack(again, -2), dim=-1).nan_to_num(torch.inf)
+        return torch.minimum(64 * (torch.finfo(value.dtype).eps ** 0.5 * most + off), most)
 
     @staticmethod
     def _part(component: Pushforward, u: Tensor, on: Tensor) -> Tensor:

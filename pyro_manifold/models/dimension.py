@@ -94,7 +94,7 @@ def scan_dimension(
                 "has not got there. Give more epochs or another lr."
             )
         for message in messages:
-            warnings.warn(f"dimension {n}, {message}", TrainingWarning, stacklevel=2)
+            warnings.warn(f"dimension {n}, {message}", TrainingWarning, stacklevel=3)  # the checked call's own
         errors.append(error)
     return DimensionScan([0, *dims], errors)
 

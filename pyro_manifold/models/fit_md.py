@@ -27,13 +27,16 @@ from ..training import TrainingWarning, digest, structure, verdict
 from ..transforms.injective import principal_axes
 from .manifold_flow import AmbientFlow, ManifoldFlow
 from .md_checks import check_rows, check_settings, check_trainable, pair, ratio_rows
+from .md_floor import local_noise
 from .md_phases import SCHEDULES, Phase, spread, stages
 from .md_rows import Rows
 from .md_run import History, Run, RunFile
+from .md_unroll import unrolled_loss
 
 __all__ = ["fit_md"]
 
 STEPS, PASSES = 2000, 10  # by default a phase makes that many batches, and at least so many passes
+LANDMARKS = 600  # rows between which paths are measured
 
 
 @checked(epochs=0, seconds=0, batch_size=1, lr=0, seed=0)
@@ -50,6 +53,7 @@ def fit_md(
     lr: float | tuple[float, float] = (1e-2, 5e-3),
     warmup: float = 0.05,
     whitening: float = 0.0,
+    unroll: bool = True,
     score: Tensor | None = None,
     score_weight: float = 2.0,
     score_delta: float = math.inf,
@@ -83,6 +87,9 @@ def fit_md(
     :param float whitening: share of the M phase in which its error is first that of whitened rows, then less and less so. A
         manifold may need narrow axes along which the rows vary independently of all else; without it the M phase gives them up
         for wide ones that others determine, and does not come back.
+    :param bool unroll: a manifold that leaves the rows as far off as their principal subspace does is first fitted to coordinates
+        by lengths of paths along the rows, for a quarter as many batches as the M phase has, and keeps what it learned if that
+        brings it closer by a fifth: surfaces that are rolled up are found from there, and rarely else. Not beside ``whitening``.
     :param Tensor score: joint scores :math:`t`, of the shape of ``context``.
     :param float score_weight: :math:`\\alpha`.
     :param float score_delta: :math:`\\delta_t`, the error of the score from which on it counts linearly, not as its square. Where
@@ -102,8 +109,9 @@ def fit_md(
     :raises ValueError: for rows that do not fit, are not finite or all equal, settings out of range, parameters that are all
         frozen, gradients that are switched off; where the loss is not finite (naming the batch); for a checkpoint that cannot
         be written, is damaged, or is of another model, other data or settings.
-    :warns TrainingWarning: where a phase did not improve on its start or ends above it, and where the manifold is no better than
-        the principal subspace of the same dimension.
+    :warns TrainingWarning: where a phase did not improve on its start or ends above it, and where the manifold is far from the
+        rows: no better than the principal subspace, or at more than a third of its distance and three times that of planes
+        through near neighbours.
 
     >>> from pyro_manifold.models import ManifoldFlow
     >>> u = torch.randn(200, 1)
@@ -132,7 +140,7 @@ def fit_md(
     if checkpoint is not None:
         settings = dict(
             schedule=schedule, epochs=turns, seconds=seconds, batch_size=batch_size, lr=lr, warmup=warmup, whitening=whitening,
-            weights=weights, validation=validation, seed=seed,
+            unroll=unroll, weights=weights, validation=validation, seed=seed,
         )  # fmt: skip
         file = RunFile(Path(checkpoint), flow, plans, {"model": structure(flow), "data": digest(x, *rows.given), **settings})
     run = Run() if file is None else file.resume()
@@ -142,6 +150,9 @@ def fit_md(
             if stage != run.stage:
                 _finish(flow, run, plans, rows)
                 _begin(flow, run, plans[stage], stage, rows)
+                if unroll and not whitening and plans[stage][0].name == "M":
+                    steps = turns[of_stage[stage]] * math.ceil(len(rows.train) / batch_size) // 4
+                    _unroll(flow, run, plans[stage], rows, steps, pair(seconds)[of_stage[stage]] / 4, clock)
             budget, passes = pair(seconds)[of_stage[stage]], turns[of_stage[stage]]
             if run.spent >= budget:
                 continue
@@ -196,6 +207,41 @@ def _begin(flow: ManifoldFlow | AmbientFlow, run: Run, phases: list[Phase], stag
     run.history.start.update({phase.name: loss for phase, loss in zip(phases, losses, strict=True)})
 
 
+def _unroll(
+    flow: ManifoldFlow | AmbientFlow, run: Run, phases: list[Phase], rows: Rows, steps: int, seconds: float,
+    clock: Callable[[], float],
+) -> None:  # fmt: skip
+    """Fit the manifold to coordinates along the rows, see ``md_unroll.py``; another candidate for the best."""
+    assert isinstance(flow, ManifoldFlow)
+    began = clock()
+    ours, plane, _ = _distances(flow, rows)
+    few, manifold = rows.train[:LANDMARKS], phases[0]
+    if steps < 1 or ours < 0.5 * plane or plane < 1e-3 * spread(rows.x):
+        return
+    problem = unrolled_loss(flow, rows.x[few], spread(rows.x[rows.train]))
+    if problem is None:
+        return
+    loss, c = problem
+    first = Phase("M", loss, manifold.parameters, manifold.lr, manifold.warmup)
+    draws = torch.Generator().manual_seed(rows.seed)
+    for step in range(steps):
+        if clock() - began >= seconds:
+            break
+        index = torch.randint(len(few), (rows.size,), generator=draws).to(few.device)
+        try:
+            first.step([rows.x[few][index], c[index]], step, step / steps)
+        except ValueError:  # of a loss that is not finite: what the phase itself says of it counts
+            break
+    if _distances(flow, rows)[0] < 0.8 * ours:
+        run.best = sum(_loss(flow, phase, rows) for phase in phases)
+        run.best_state = copy.deepcopy(flow.state_dict())
+    else:
+        assert run.best_state is not None
+        flow.load_state_dict(run.best_state)
+    run.spent = clock() - began
+    run.history.seconds += run.spent
+
+
 def _loss(flow: ManifoldFlow | AmbientFlow, phase: Phase, rows: Rows) -> float:
     """Of the validation rows; infinite where it is not a number, so that whatever is finite does better."""
     try:
@@ -218,16 +264,26 @@ def _finish(flow: ManifoldFlow | AmbientFlow, run: Run, plans: list[list[Phase]]
             run.history.warnings += verdict(phase.name, start, losses, margin=0.1)
             continue
         assert isinstance(flow, ManifoldFlow)
-        error = torch.cat([flow.denoise(part) - part for part in rows.x[rows.check].split(4 * rows.size)])
-        loc, axes, _ = principal_axes(rows.x[rows.train])
-        rest = (rows.x[rows.check] - loc) @ axes[:, flow.transform.dim :]
-        ours, plane = (t.double().square().sum(-1).mean().sqrt().item() for t in (error, rest))
-        if ours < 1e-3 * spread(rows.x):
-            continue  # as good as exact
+        ours, plane, noise = _distances(flow, rows)
+        if ours < max(1e-3 * spread(rows.x), 0.05 * plane) or ours < 1.5 * noise:
+            continue  # as good as exact, or as the rows
         run.history.warnings += verdict("M", start, losses)
-        if not ours < 0.95 * plane:
+        away = f"that of planes through near neighbours is {noise:.4g}" if noise == noise else "near neighbours are on no plane"
+        if not ours < 0.95 * plane or ours > max(3 * noise, plane / 3):
             run.history.warnings.append(
-                f"phase M: rms error {ours:.4g} on validation rows, that of the principal subspace of dimension "
-                f"{flow.transform.dim} is {plane:.4g}: the manifold is no better. Training has stalled, or the rows are flat but "
-                "for noise; try more passes, another lr, depth= or whitening=, or several charts (ManifoldMixture)."
+                f"phase M: the manifold is far from the rows: rms distance {ours:.4g} on validation rows, where that of the "
+                f"principal subspace of dimension {flow.transform.dim} is {plane:.4g} and {away}. Training has stalled, or no "
+                "one chart covers the rows; try more passes, depth=, kind='spline', another seed, or several charts "
+                "(ManifoldMixture)."
             )
+
+
+@torch.no_grad()
+def _distances(flow: ManifoldFlow, rows: Rows) -> tuple[float, float, float]:
+    """Of the validation rows, rms: from the manifold, from the principal subspace; of rows from planes through neighbours."""
+    x = rows.x[rows.check]
+    error = torch.cat([flow.denoise(part) - part for part in x.split(4 * rows.size)])
+    loc, axes, _ = principal_axes(rows.x[rows.train])
+    rest = (x - loc) @ axes[:, flow.transform.dim :]
+    ours, plane = (t.double().square().sum(-1).mean().sqrt().item() for t in (error, rest))
+    return ours, plane, local_noise(rows.x[rows.train], flow.transform.dim)

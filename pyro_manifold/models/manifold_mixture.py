@@ -153,7 +153,7 @@ def fit_charts(
                 history = fit_md(flow, rows, epochs=(bend, learn if last else 0), **kwargs)  # type: ignore[arg-type]
             histories.append(history)
             for message in history.warnings if last else ():
-                warnings.warn(f"chart {k}, {message}", TrainingWarning, stacklevel=2)
+                warnings.warn(f"chart {k}, {message}", TrainingWarning, stacklevel=3)  # the checked call's own
         if not last:
             with torch.no_grad():
                 which = mixture.assign(x)

@@ -77,7 +77,7 @@ def stages(
             "schedule='simultaneous' is ill-posed: the likelihood of the manifold itself grows without bound as the image turns "
             "away from the data and concentrates; only reconstruction_weight opposes it. Prefer 'sequential' or 'alternating'.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
         nll = density_loss(flow.log_prob, score, ratio, score_delta)
         return [[Phase("MD", lambda x, *rest: nll(x, *rest) + bending(x), bend + dense, lr[1], warmup)]]

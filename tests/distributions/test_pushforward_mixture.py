@@ -11,6 +11,7 @@ from cases import two_circles
 from torch import Tensor
 
 from pyro_manifold.distributions import Pushforward, PushforwardMixture
+from pyro_manifold.flows import Affine, Coupling, InjectiveFlow
 from pyro_manifold.transforms import Chart, LinearEmbedding, Pad
 
 F64 = torch.float64
@@ -173,3 +174,38 @@ def test_a_wide_atol_reaches_no_neighbouring_image() -> None:
             total += float(p.sum()) * 0.01
             torch.testing.assert_close(p, w * parts[0].base_dist.log_prob(t.unsqueeze(-1)).exp())
         assert total == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("dtype, gap", [(torch.float32, 1e-4), (F64, 1e-9)])
+def test_images_close_to_each_other_do_not_add_up(dtype: torch.dtype, gap: float) -> None:
+    """Two lines closer than the square root of the machine precision, as well-trained charts of one curve are; and two that cross
+    at an angle of ``100 gap``: the mass of both is 1."""
+    t = torch.linspace(-4, 4, 2001, dtype=dtype)
+    for slope, h in ((0.0, gap), (100 * gap, 0.0)):
+        lines = [
+            LinearEmbedding(torch.tensor([[1.0], [s]], dtype=dtype), torch.tensor([0.0, a], dtype=dtype))
+            for s, a in ((0.0, 0.0), (slope, h))
+        ]
+        base = dist.Normal(torch.zeros(1, dtype=dtype), 0.5).to_event(1)
+        d = PushforwardMixture(torch.tensor([0.25, 0.75], dtype=dtype), [Pushforward(base, line) for line in lines])
+        total = sum(float(d.log_prob(line(t.unsqueeze(-1))).exp().sum()) * 0.004 for line in lines)
+        assert total == pytest.approx(1.0, abs=0.01)  # a few of 2001 points are at the crossing itself
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_coincident_charts_of_a_flow_add_up(dtype: torch.dtype) -> None:
+    """One surface in two sets of coordinates, through flows that round: each of 500 points is on both."""
+    torch.manual_seed(0)
+    bends = [Coupling(3, parts, hidden=(16,), kind="affine").to(dtype) for parts in ([2], [0, 1], [2])]
+    for layer in bends:
+        for p in layer.parameters():
+            p.data.normal_(0, 0.3)
+    turn = Affine(torch.tensor([[0.0, 3.0, 0.0], [-0.5, 0.2, 0.0], [0.0, 0.0, 1.0]], dtype=dtype), torch.ones(3, dtype=dtype) * 0)
+    charts = [InjectiveFlow(Pad(2, 3), bends), InjectiveFlow(Pad(2, 3), [turn, *bends])]
+    base = dist.Normal(torch.zeros(2, dtype=dtype), 1.0).to_event(1)
+    parts = [Pushforward(base, g) for g in charts]
+    x = charts[0](torch.randn(500, 2, dtype=dtype)).detach()
+    d = PushforwardMixture(torch.tensor([0.4, 0.6], dtype=dtype), parts)
+    w = d.weights.log()
+    exact = torch.stack([w[k] + p.log_prob(x) for k, p in enumerate(parts)]).logsumexp(0)
+    torch.testing.assert_close(d.log_prob(x), exact)
