@@ -47,24 +47,27 @@ class ExpMapLaw(Shown, dist.TransformedDistribution):
         return self.transforms[0].drawn(value) if torch.is_grad_enabled() and value.requires_grad else None
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        return self._held(super().rsample(torch.Size(sample_shape)))
-
-    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        return self._held(super().sample(torch.Size(sample_shape)))
+        v = self.base_dist.rsample(torch.Size(sample_shape))
+        x = self.transforms[0](v)
+        self._check_held(x, v)
+        return x
 
     @torch.no_grad()
-    def _check_held(self, x: Tensor) -> None:
-        """That the dtype of the draws ``x`` holds them: within :meth:`Geometry.reach` at a glance, beyond it one by one."""
-        geo, t = geometry(self.manifold), self.transforms[0]
-        reach = geo.reach(self.event_shape, x)
-        if math.isinf(reach) or not concrete(x) or not x.numel():
+    def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        v = self.base_dist.sample(torch.Size(sample_shape))
+        x = self.transforms[0](v)
+        self._check_held(x, v)
+        return x
+
+    @torch.no_grad()
+    def _check_held(self, x: Tensor, v: Tensor) -> None:
+        """That the dtype of draws ``x = exp(v)`` holds them: within :meth:`Geometry.reach` at a glance, beyond one by one."""
+        if not concrete(x) or not x.numel():
             return
-        v, loc = t.drawn(x), t.loc
-        if v is not None:
-            origin = geo.base_point(self.event_shape, dtype=x.dtype, device=x.device)
-            farthest = geo.dist(origin.expand_as(loc), loc).max() + torch.linalg.vector_norm(v, dim=-1).max()
-            if bool(farthest <= reach):
-                return
+        geo, loc = geometry(self.manifold), self.transforms[0].loc
+        reach = geo.reach(self.event_shape, x)
+        if math.isinf(reach) or geo.farthest(loc) + float(torch.linalg.vector_norm(v, dim=-1).max()) <= reach:
+            return
         loc = loc.expand_as(x)
         ok = geo.contains(x) & geo.dist(loc, x).isfinite() & geo.log_frame(loc, x).isfinite().all(-1)
         if not bool(ok.all()):
@@ -74,10 +77,6 @@ class ExpMapLaw(Shown, dist.TransformedDistribution):
                 f"{x.dtype} (about {reach:.3g} from the origin). Use {wider}a smaller scale; "
                 "a normal distribution of chart coordinates (the logarithm at the origin) has no such bound."
             )
-
-    def _held(self, x: Tensor) -> Tensor:
-        self._check_held(x)
-        return x
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
         owner = next(c for c in type(self).__mro__ if "_kept" in vars(c))

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from ..ops.autograd import first_order
+from ..ops.autograd import Function, first_order
 from ..ops.incomplete_gamma import log_gammainc, log_gammainc_slope
 from ..ops.numerics import norm
 
@@ -21,7 +21,7 @@ def _half_square(r: Tensor, scale: Tensor) -> Tensor:
     return 0.5 * (r.double() / scale.double()).square()
 
 
-class _ImplicitRadius(torch.autograd.Function):
+class _ImplicitRadius(Function):
     r"""Identity on a drawn radius; its gradient in (scale, bound) follows from F(r; scale, bound) = const.
 
     With x = r^2/2s^2, X = R^2/2s^2, P the regularised gamma function at a = d/2, e(x) = d log P/d log x and h = e(X)/e(x):

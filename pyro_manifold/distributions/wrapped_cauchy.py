@@ -12,7 +12,7 @@ from torch.distributions import register_kl
 from ..constraints import circular
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
-from ..ops.circular import wrap
+from ..ops.circular import difference, short, wrap
 from .shown import Shown
 
 __all__ = ["WrappedCauchy"]
@@ -72,7 +72,7 @@ class WrappedCauchy(Shown, TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        rho, half_chord = self.concentration, torch.sin((wrap(value) - wrap(self.loc)) / 2)
+        rho, half_chord = self.concentration, torch.sin(difference(value, self.loc) / 2)
         square = (1 - rho) ** 2 + 4 * rho * half_chord**2
         return torch.log1p(-rho) + torch.log1p(rho) - square.log() - math.log(2 * math.pi)
 
@@ -80,7 +80,7 @@ class WrappedCauchy(Shown, TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         half = math.pi * (torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device) - 0.5)
         rho = self.concentration
-        return wrap(wrap(self.loc) + 2 * torch.atan2((1 - rho) * half.sin(), (1 + rho) * half.cos()))
+        return wrap(short(self.loc) + 2 * torch.atan2((1 - rho) * half.sin(), (1 + rho) * half.cos()))
 
     @property
     def mean(self) -> Tensor:
@@ -105,5 +105,5 @@ def _kl_wrapped_cauchy(p: WrappedCauchy, q: WrappedCauchy) -> Tensor:
     as :math:`\log(1 + \cdot)` of what it has more than 1, :math:`(\rho_p-\rho_q)^2 + 4\rho_p\rho_q\sin^2\frac{\mu_p-\mu_q}2`
     over the same denominator."""
     a, b = p.concentration, q.concentration
-    apart = (a - b) ** 2 + 4 * a * b * torch.sin((wrap(p.loc) - wrap(q.loc)) / 2) ** 2
+    apart = (a - b) ** 2 + 4 * a * b * torch.sin(difference(p.loc, q.loc) / 2) ** 2
     return torch.log1p(apart / ((1 - a) * (1 + a) * (1 - b) * (1 + b)))

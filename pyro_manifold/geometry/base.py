@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..ops.components import concrete
+from ..ops.memo import module_tensors
 from ..ops.precision import FullPrecision
 from .windings import normal_radius
 
@@ -50,7 +51,7 @@ class Geometry(FullPrecision, ABC):
     def depends(self) -> list[Any] | None:
         """The tensors that the formulas read besides their arguments: parameters and buffers of the manifold. ``None`` if they
         cannot be known (functions of the user), so that no result may be remembered."""
-        return [*self.manifold.parameters(), *self.manifold.buffers()]
+        return module_tensors(self.manifold)
 
     # --- shapes and membership ---------------------------------------------------------------------------------------
     @abstractmethod
@@ -87,6 +88,11 @@ class Geometry(FullPrecision, ABC):
         Draws that reach farther are looked at one by one: what the dtype cannot hold is an error where it is drawn.
         """
         return math.inf
+
+    def farthest(self, x: Tensor) -> float:
+        """Distance from the origin to the farthest of the points ``x``."""
+        origin = self.base_point(x.shape[x.dim() - self.event_dim :], dtype=x.dtype, device=x.device)
+        return float(self.dist(origin.expand_as(x), x).max())
 
     # --- metric ------------------------------------------------------------------------------------------------------
     @abstractmethod

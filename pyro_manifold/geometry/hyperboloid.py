@@ -84,6 +84,10 @@ class HyperboloidGeometry(Geometry):
         """Where squares of coordinates are within a factor of 50 of overflow."""
         return float(self._k(like.detach()).detach().sqrt()) * (math.log(torch.finfo(like.dtype).max) / 2 - 2)
 
+    def farthest(self, x: Tensor) -> float:
+        root = math.sqrt(float(self._k(x.detach()).detach()))
+        return root * math.acosh(max(float(x.detach()[..., 0].max()) / root, 1.0))
+
     def project(self, x: Tensor) -> Tensor:
         y = x[..., 1:]
         return torch.cat([(self._k(x) + y.square().sum(-1, keepdim=True)).sqrt(), y], -1)

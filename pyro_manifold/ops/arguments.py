@@ -143,34 +143,78 @@ def checked(function: Any = None, /, **least: float) -> Any:
     return _decorated(function, {})
 
 
-def _decorated(f: _F, least: dict[str, float]) -> _F:
-    signature = inspect.signature(f)
-    skipped = {
-        n for n, p in signature.parameters.items() if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) or n in ("self", "cls")
-    }
-    hints: dict[str, Any] = {}
+def _test(hint: Any, low: float | None) -> Callable[[Any], bool]:
+    """:func:`_fits` for one annotation, looked at once, which answers common values at a glance."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    tensors, none = Tensor in options, type(None) in options or hint is None
+    number = low is None and (float in options or (tensors and len(options) > 1))
+    looked_into = (int, float, bool, Tensor, type(None), Any)
+    kinds = tuple(o for o in options if isinstance(o, type) and typing.get_origin(o) is None and o not in looked_into)
 
-    @functools.wraps(f)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return f(*args, **kwargs)
-        if not hints:
-            hints.update(_hints(f), **{"return": None})
+    def fits(value: Any) -> bool:
+        if value is None and none:
+            return True
+        if tensors and isinstance(value, Tensor):
+            return value.is_floating_point() and not value.is_meta
+        kind = type(value)
+        if kind is bool:
+            return bool in options or _fits(value, hint)
+        if number and (kind is int or kind is float and value == value) or kinds and isinstance(value, kinds):
+            return True
+        return _fits(value, hint) and not (low is not None and isinstance(value, numbers.Real) and value < low)
+
+    return fits
+
+
+def _checker(f: Callable[..., Any], least: dict[str, float]) -> Callable[[tuple[Any, ...], dict[str, Any]], None]:
+    """What raises for bad arguments of ``f``. Annotations are looked at in the first call."""
+    signature = inspect.signature(f)
+    kinds = {n: p.kind for n, p in signature.parameters.items()}
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named = [n for n, kind in kinds.items() if kind in by_position]
+    skipped = {n for n, kind in kinds.items() if kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)}
+    hints: dict[str, Any] = {}
+    tests: dict[str, Callable[[Any], bool]] = {}
+    in_order: list[Callable[[Any], bool] | None] = []
+
+    def refuse(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:  # a missing or unknown argument: Python says so
-            return f(*args, **kwargs)
+            return
         for name, value in given.items():
-            if name in skipped or name not in hints:
-                continue
-            low = least.get(name)
-            expected = _words(hints[name]) + ("" if low is None else f" of at least {low}")
-            if not _fits(value, hints[name]):
-                if _takes_tensors(hints[name]):
+            if name in tests and not tests[name](value):
+                hint, low = hints[name], least.get(name)
+                expected = _words(hint) + ("" if low is None else f" of at least {low}")
+                if _fits(value, hint):
+                    raise ValueError(f"{name}: got {value!r}, expected {expected}.")
+                if _takes_tensors(hint):
                     check_dtype(name, value)
-                raise ValueError(f"{name}: got {_shown(value)}, expected {expected}.{_remedy(name, value, hints[name])}")
-            if low is not None and isinstance(value, numbers.Real) and value < low:
-                raise ValueError(f"{name}: got {value!r}, expected {expected}.")
+                raise ValueError(f"{name}: got {_shown(value)}, expected {expected}.{_remedy(name, value, hint)}")
+
+    def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not hints:
+            hints.update(_hints(f), **{"return": None})
+            for n in kinds.keys() & hints.keys() - skipped - {"self", "cls"}:
+                tests[n] = _test(hints[n], least.get(n))
+            in_order.extend(map(tests.get, named))
+        for test, value in zip(in_order, args):  # noqa: B905 (the rest are *args)
+            if test is not None and not test(value):
+                refuse(args, kwargs)
+        for name, value in kwargs.items():
+            if name in tests and not tests[name](value):
+                refuse(args, kwargs)
+
+    return check
+
+
+def _decorated(f: _F, least: dict[str, float]) -> _F:
+    check = _checker(f, least)
+
+    @functools.wraps(f)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            check(args, kwargs)
         return f(*args, **kwargs)
 
     return typing.cast(_F, wrapper)

@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
-__all__ = ["BatchFunction", "differentiated", "first_order", "minus", "plus"]
+__all__ = ["BatchFunction", "Function", "differentiated", "first_order", "minus", "plus"]
 
 
 def differentiated(*xs: Tensor | None) -> bool:
@@ -29,7 +30,18 @@ def minus(a: Tensor | None, b: Tensor | None) -> Any:
     return plus(a, None if b is None else -b)
 
 
-class BatchFunction(torch.autograd.Function):
+class Function(torch.autograd.Function):
+    """torch's, without its look at the signature of ``forward`` at each call, which takes longer than most operators here:
+    arguments are given by position, all of them."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))  # type: ignore[misc]
+
+
+class BatchFunction(Function):
     """An operator on batches, with the one rule by which ``torch.func.vmap`` maps over it: another batch axis in front.
 
     Subclasses write ``forward`` and ``setup_context`` for tensors of any batch shape, and name in ``ranks`` how many trailing
@@ -57,7 +69,7 @@ class BatchFunction(torch.autograd.Function):
         return cls.apply(*moved), 0
 
 
-class _FirstOrder(torch.autograd.Function):
+class _FirstOrder(Function):
     generate_vmap_rule = True
 
     @staticmethod

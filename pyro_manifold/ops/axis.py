@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, first_order, minus
+from .autograd import BatchFunction, Function, first_order, minus
 from .components import sq
 
 __all__ = ["around_axis", "squared_chord"]
@@ -99,7 +99,7 @@ def _circle(p: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([(sign * u).addcmul_(a, f), (sign * w).addcmul_(b, f), -e])
 
 
-class _AroundAxis(torch.autograd.Function):
+class _AroundAxis(Function):
     @staticmethod
     def forward(ctx: Any, mu: Tensor, s: Tensor) -> Tensor:
         n = mu.shape[-1]

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .checks import common_shape
+
 __all__ = ["apply_matrix", "compact_batch", "solve_lower"]
 
 
@@ -29,7 +31,7 @@ def compact_batch(x: Tensor, rank: int) -> Tensor:
 
 def _by_columns(f: Callable[[Tensor, Tensor], Tensor], matrix: Tensor, x: Tensor) -> Tensor:
     """``f(matrix, columns)`` with a column for each vector of ``x``; matrices ``batch + (m, n)``, vectors ``batch + (n,)``."""
-    batch = torch.broadcast_shapes(matrix.shape[:-2], x.shape[:-1])
+    batch = common_shape(matrix.shape[:-2], x.shape[:-1])
     small = compact_batch(matrix, 2)
     rank = len(batch)
     sizes = (1,) * (rank - small.dim() + 2) + small.shape[:-2]

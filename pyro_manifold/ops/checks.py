@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["as_tensors", "broadcast_shapes", "check_all", "check_dtype", "check_expansion", "held"]
+__all__ = ["as_tensors", "broadcast_shapes", "check_all", "check_dtype", "check_expansion", "common_shape", "held"]
 
 
 def check_dtype(name: str, x: Any) -> None:
@@ -24,11 +24,11 @@ def as_tensors(**named: Any) -> list[Tensor]:
 
     :raises ValueError: for integer tensors, mixed dtypes or devices.
     """
-    tensors = {k: x.as_subclass(Tensor) for k, x in named.items() if isinstance(x, Tensor)}
+    tensors = {k: x if type(x) is Tensor else x.as_subclass(Tensor) for k, x in named.items() if isinstance(x, Tensor)}
     for name, x in tensors.items():
         check_dtype(name, x)
     first = next(iter(tensors.items()), None)
-    if first is not None:
+    if first is not None and len(tensors) > 1:
         for name, x in tensors.items():
             for what in ("dtype", "device"):
                 a, b = getattr(first[1], what), getattr(x, what)
@@ -50,13 +50,22 @@ def as_tensors(**named: Any) -> list[Tensor]:
     return out
 
 
+def common_shape(*shapes: Sequence[int]) -> torch.Size:
+    """``torch.broadcast_shapes``, at once where all shapes are the longest one or empty."""
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        longest = max(shapes, key=len)
+        if all(not s or s == longest for s in shapes):
+            return torch.Size(longest)
+    return torch.broadcast_shapes(*shapes)
+
+
 def broadcast_shapes(**named: torch.Size) -> torch.Size:
     """Broadcast shape of the named batch shapes.
 
     :raises ValueError: naming the shapes where they do not broadcast.
     """
     try:
-        return torch.broadcast_shapes(*named.values())
+        return common_shape(*named.values())
     except RuntimeError:
         seen = ", ".join(f"{k} {tuple(s)}" for k, s in named.items())
         raise ValueError(f"batch shapes do not broadcast: {seen}; expand or unsqueeze one of them.") from None

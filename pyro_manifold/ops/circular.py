@@ -13,13 +13,32 @@ import math
 import torch
 from torch import Tensor
 
-from .components import may_hold
+from .components import concrete, extremes, may_hold
 
-__all__ = ["log_wrapped_normal", "wrap"]
+__all__ = ["difference", "log_wrapped_normal", "short", "wrap"]
 
 _NEAR = 4 * math.pi  # up to here whole turns are subtracted with no more error than rounding
 _CROSSOVER = 1.7  # above this sigma the dual sum; 7 windings or 6 cosines then leave less than 1e-18 out
 _WINDINGS, _COSINES = 3, 6
+
+
+def _is_short(x: Tensor) -> bool:
+    """Are all angles known to be a few turns at most? A cautious no where asking would cost."""
+    if x.device.type != "cpu" or not concrete(x) or not x.numel():
+        return False
+    low, high = extremes(x)
+    return low >= -_NEAR and high <= _NEAR
+
+
+def short(x: Tensor) -> Tensor:
+    """``x`` itself where it is a few turns at most, else :func:`wrap` of it: for sums and differences that are wrapped later."""
+    return x if _is_short(x) else wrap(x)
+
+
+def difference(x: Tensor, y: Tensor) -> Tensor:
+    """x - y up to whole turns, with all digits: floating numbers less than a few turns apart are subtracted without error."""
+    d = x - y
+    return d if _is_short(d) else wrap(x) - wrap(y)
 
 
 def wrap(x: Tensor) -> Tensor:
@@ -32,6 +51,8 @@ def wrap(x: Tensor) -> Tensor:
     tensor([ 3.0000, -2.2832,  1.2328])
     """
     out = x - 2 * math.pi * torch.floor((x + math.pi) / (2 * math.pi))
+    if _is_short(x):
+        return out
     far = x.detach().abs() > _NEAR
     if not may_hold(far):
         return out

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .autograd import Function
+from .checks import common_shape
+
 Into = Sequence[Tensor | None]  # memory for results
 Kept = Sequence[Tensor] | None  # what the value kept for its gradient
 
-__all__ = ["by_components", "combine", "concrete", "dot", "extend", "fused", "join", "may_hold", "patch", "patches", "plain"]
-__all__ += ["scaled", "sq"]
+__all__ = ["by_components", "combine", "concrete", "dot", "extend", "extremes", "fused", "join", "may_hold", "patch"]
+__all__ += ["patches", "plain", "scaled", "sq"]
 
 _NARROW = 5  # so many components are copied apart
 _BLOCK = 3 << 20  # about so many bytes of a vector tensor in a block: some ten stay in a shared cache and with the allocator
@@ -33,6 +36,13 @@ def concrete(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def extremes(x: Tensor) -> tuple[float, float]:
+    """Least and greatest of the values (at least one; NaN, if any is), read in the order in which they lie in memory."""
+    x = x.detach()
+    low, high = torch.aminmax(x if x.is_contiguous() else x.movedim(-1, 0))
+    return float(low), float(high)
 
 
 def plain(x: Tensor) -> bool:
@@ -114,7 +124,7 @@ def _front(x: Tensor) -> Tensor:
 def _flat(xs: Iterable[Tensor]) -> tuple[torch.Size, list[Tensor]]:
     """The common batch, and each as a matrix of its vectors."""
     xs = tuple(xs)
-    batch = torch.broadcast_shapes(*(x.shape[:-1] for x in xs))
+    batch = common_shape(*(x.shape[:-1] for x in xs))
     return batch, [x.expand(batch + x.shape[-1:]).reshape(-1, x.shape[-1]) for x in xs]
 
 
@@ -181,7 +191,7 @@ def fused(
     right. On the CPU both run in blocks. ``as_x``: the result has as many components as x.
     """
 
-    class Fused(torch.autograd.Function):
+    class Fused(Function):
         generate_vmap_rule = True
 
         @staticmethod

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .autograd import first_order
+from .autograd import Function, first_order
 from .quadrature import compact, legendre
 from .special import digamma_difference, ratio_complement
 
@@ -177,7 +177,7 @@ def _draw(k: Tensor, n: int, profile: Profile) -> Tensor:
     )
 
 
-class _Height(torch.autograd.Function):
+class _Height(Function):
     """Draws inside the node, so that a traced program draws anew at each call."""
 
     @staticmethod

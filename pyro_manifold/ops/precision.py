@@ -34,9 +34,9 @@ def full_precision(f: _F) -> _F:
 
     @wraps(f)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        on = [kind for kind in _KINDS if torch.is_autocast_enabled(kind)]
-        if not on:
+        if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
             return f(*args, **kwargs)
+        on = [kind for kind in _KINDS if torch.is_autocast_enabled(kind)]
         with ExitStack() as stack:
             for kind in on:
                 stack.enter_context(torch.autocast(kind, enabled=False))

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import first_order
+from .autograd import Function, first_order
 
 __all__ = ["expected_log_ratio", "expected_projector", "log_singular_values"]
 
@@ -88,7 +88,7 @@ def _weighted(log_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tau, x, 0.5 * _STEP * product
 
 
-class _Projector(torch.autograd.Function):
+class _Projector(Function):
     """E[xx^T] from a factor of Sigma; the derivative from divided differences, so that eigenvalues may meet."""
 
     @staticmethod

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import first_order
+from .autograd import Function, first_order
 from .quadrature import compact, legendre
 from .radial import Law, chunks, law_of, quadrature, rule
 
@@ -77,7 +77,7 @@ def _exhausted(law: Law, left: int, n: int) -> RuntimeError:
     )
 
 
-class _Sample(torch.autograd.Function):
+class _Sample(Function):
     """Draws inside the node, so that a traced program draws anew at each call."""
 
     @staticmethod

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
 from ..ops.components import concrete
-from ..ops.memo import Memo
+from ..ops.memo import Memo, module_tensors
 from ..ops.precision import FullPrecision
 
 __all__ = ["CachedTransform", "CopiesWithoutCaches", "dependencies", "module_tensors"]
@@ -54,15 +54,6 @@ def attributes(part: Any) -> list[Any] | None:
     """:func:`dependencies` of all attributes of an object but those that hold results."""
     names = (name for name in vars(part) if name not in _NOT_READ and not name.startswith("_cache"))
     return dependencies([vars(part)[name] for name in names])
-
-
-def module_tensors(module: nn.Module) -> list[Any]:
-    """Parameters and buffers of a module and its parts: five times as fast as torch's generators."""
-    out = [*module._parameters.values(), *module._buffers.values()]
-    for part in module._modules.values():
-        if part is not None:
-            out.extend(module_tensors(part))
-    return out
 
 
 def clear_caches(obj: Any, seen: set[int] | None = None) -> None:

@@ -12,7 +12,7 @@ from torch.distributions import Transform, biject_to, transform_to
 from ..constraints import check_point, circular, on
 from ..geometry import Geometry, geometry
 from ..ops.arguments import checked
-from ..ops.checks import as_tensors
+from ..ops.checks import as_tensors, common_shape
 from ..ops.circular import wrap
 from .cache import CachedTransform
 
@@ -33,7 +33,7 @@ class ManifoldTransform(CachedTransform):
     ) -> None:
         super().__init__(cache_size=cache_size)
         self.manifold = manifold
-        geometry(manifold)  # raises for an unknown manifold
+        self._points = on(manifold)  # raises for an unknown manifold
         if loc is not None:
             (loc,) = as_tensors(loc=loc)
             if validate_args:
@@ -79,7 +79,7 @@ class ManifoldTransform(CachedTransform):
     def _broadcast(self, batch: torch.Size) -> torch.Size:
         if self.loc is None:
             return batch
-        return torch.broadcast_shapes(batch, self.loc.shape[: self.loc.dim() - self.geometry.event_dim])
+        return common_shape(batch, self.loc.shape[: self.loc.dim() - self.geometry.event_dim])
 
     def _event_shape(self, dim: int) -> torch.Size:
         """Of the points: that of ``loc``; its dimension alone need not tell (frames)."""
@@ -112,7 +112,7 @@ class ExpMap(ManifoldTransform):
 
     @property
     def codomain(self) -> on:  # type: ignore[override]
-        return on(self.manifold)
+        return self._points
 
     def _call(self, x: Tensor) -> Tensor:
         loc = self._base_point(x.shape[-1], x)
