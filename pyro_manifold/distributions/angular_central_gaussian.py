@@ -11,7 +11,7 @@ from torch import Tensor
 from ..constraints import on
 from ..ops.arguments import checked
 from ..ops.batched import apply_matrix, compact_batch, solve_lower
-from ..ops.checks import as_tensors, check_all, check_expansion
+from ..ops.checks import as_tensors, check_all, check_expansion, common_shape
 from ..ops.linalg import sym
 from ..ops.numerics import norm
 from ..ops.quadratic_form import expected_log_ratio, expected_projector, log_singular_values
@@ -120,7 +120,7 @@ class AngularCentralGaussian(Shown, TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         d, x, tril = self.event_shape[0], value.double(), self._tril.double()
-        batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        batch = common_shape(value.shape[:-1], self.batch_shape)
         size = tril.detach().abs().amax((-1, -2))
         w = solve_lower(tril / size[..., None, None], x)
         half_log_det = (tril.diagonal(dim1=-2, dim2=-1) / size.unsqueeze(-1)).log().sum(-1)

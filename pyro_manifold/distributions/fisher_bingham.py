@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..constraints import on
 from ..ops.batched import apply_matrix, compact_batch
-from ..ops.checks import check_expansion
+from ..ops.checks import check_expansion, common_shape
+from ..ops.numerics import norm
 from ..ops.radial import log_area
 from .shown import Shown
 
@@ -62,7 +63,7 @@ class FisherBingham(Shown, TorchDistribution):
 
     @property
     def _given_batch(self) -> torch.Size:
-        return torch.broadcast_shapes(*(x.shape[: x.dim() - self._event_ranks[k]] for k, x in self._given.items()))
+        return common_shape(*(x.shape[: x.dim() - self._event_ranks[k]] for k, x in self._given.items()))
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -102,9 +103,9 @@ class FisherBingham(Shown, TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         x = value.double()
-        x = x / x.norm(dim=-1, keepdim=True)  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
+        x = x / norm(x, keepdim=True)  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
         out = self._log_density(x)
-        return out.to(value.dtype).expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+        return out.to(value.dtype).expand(common_shape(value.shape[:-1], self.batch_shape))
 
     def _log_density(self, x: Tensor) -> Tensor:
         """The log density of unit vectors, in float64."""

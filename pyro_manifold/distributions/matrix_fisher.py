@@ -12,10 +12,10 @@ from ..geometry import SpecialOrthogonal
 from ..ops.arguments import checked
 from ..ops.batched import apply_matrix, compact_batch
 from ..ops.bingham import matrix_normalizer
-from ..ops.checks import as_tensors, check_all, check_expansion
+from ..ops.checks import as_tensors, check_all, check_expansion, common_shape
 from ..ops.orthogonal import quaternion
 from ..ops.quaternion import quadratic_form, rotation
-from .bingham import Bingham, in_own_axes
+from .bingham import Bingham, in_own_axes, is_moderate
 from .shown import Shown
 
 __all__ = ["MatrixFisher"]
@@ -99,10 +99,14 @@ class MatrixFisher(Shown, TorchDistribution):
             self._validate_sample(value)
         r = value.double()
         r = 1.5 * r - 0.5 * r @ (r.mT @ r)  # towards the nearest rotation: in float32 it is off by 1e-7
-        axes, form = in_own_axes(quadratic_form(self._matrix.double()))
-        y = apply_matrix(axes.mT, quaternion(r))
-        out = -(y * apply_matrix(form, y)).sum(-1) - matrix_normalizer(-form)[0] - _LOG_4
-        return out.to(value.dtype).expand(torch.broadcast_shapes(value.shape[:-2], self.batch_shape))
+        f = self._matrix.double()
+        if is_moderate(f):
+            out = (f * r).sum((-1, -2)) - matrix_normalizer(quadratic_form(f))[0] - _LOG_4
+        else:
+            axes, form = in_own_axes(quadratic_form(f))
+            y = apply_matrix(axes.mT, quaternion(r))
+            out = -(y * apply_matrix(form, y)).sum(-1) - matrix_normalizer(-form)[0] - _LOG_4
+        return out.to(value.dtype).expand(common_shape(value.shape[:-2], self.batch_shape))
 
     @property
     def mean(self) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..constraints import on
 from ..geometry import geometry
 from ..ops.arguments import checked
-from ..ops.checks import check_expansion
+from ..ops.checks import check_expansion, common_shape
 from .shown import Shown
 
 __all__ = ["ManifoldUniform"]
@@ -100,7 +100,7 @@ class ManifoldUniform(Shown, TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         batch = value.shape[: value.dim() - len(self.event_shape)]
-        return (-self.log_volume).expand(torch.broadcast_shapes(batch, self.batch_shape))
+        return (-self.log_volume).expand(common_shape(batch, self.batch_shape))
 
     def _moment(self, which: int) -> Tensor:
         like = self.log_volume
