@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..constraints import on
 from ..geometry import geometry
-from ..ops.components import concrete
+from ..ops.components import concrete, extremes
+from ..ops.numerics import norm
 from .shown import Shown
 
 __all__ = ["ExpMapLaw"]
@@ -52,21 +53,23 @@ class ExpMapLaw(Shown, dist.TransformedDistribution):
         self._check_held(x, v)
         return x
 
-    @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        v = self.base_dist.sample(torch.Size(sample_shape))
-        x = self.transforms[0](v)
+        with torch.no_grad():
+            v = self.base_dist.sample(torch.Size(sample_shape))
+            x = self.transforms[0](v)
         self._check_held(x, v)
         return x
 
-    @torch.no_grad()
     def _check_held(self, x: Tensor, v: Tensor) -> None:
         """That the dtype of draws ``x = exp(v)`` holds them: within :meth:`Geometry.reach` at a glance, beyond one by one."""
         if not concrete(x) or not x.numel():
             return
-        geo, loc = geometry(self.manifold), self.transforms[0].loc
+        geo, x = geometry(self.manifold), x.detach()
         reach = geo.reach(self.event_shape, x)
-        if math.isinf(reach) or geo.farthest(loc) + float(torch.linalg.vector_norm(v, dim=-1).max()) <= reach:
+        if math.isinf(reach):
+            return
+        loc = self.transforms[0].loc.detach()
+        if geo.farthest(loc) + extremes(norm(v.detach()))[1] <= reach:
             return
         loc = loc.expand_as(x)
         ok = geo.contains(x) & geo.dist(loc, x).isfinite() & geo.log_frame(loc, x).isfinite().all(-1)

@@ -13,7 +13,7 @@ from ..geometry import EuclideanGeometry, TorusGeometry, geometry
 from ..geometry.euclidean import FlatGeometry
 from ..geometry.windings import marginal_sd
 from ..ops.arguments import checked
-from ..ops.checks import as_tensors
+from ..ops.checks import as_tensors, common_shape
 from ..ops.chi import chi_expectation
 from ..ops.numerics import cos_sqrt, log_sinc_sqrt
 from ..transforms import ExpMap
@@ -128,7 +128,7 @@ class WrappedNormal(ExpMapLaw):
         dtype = torch.promote_types(value.dtype, loc.dtype)
         if not self._injective and not isinstance(geo, FlatGeometry):
             loc, value, base = loc.double(), value.double(), widened(base, torch.float64)
-        shape = torch.broadcast_shapes(loc.shape, value.shape)
+        shape = common_shape(loc.shape, value.shape)
         return self._log_pushed(loc, geo.log_frame(loc.expand(shape), value.expand(shape)), base).to(dtype)
 
     def _log_pushed(self, loc: Tensor, v: Tensor, base: Any) -> Tensor:

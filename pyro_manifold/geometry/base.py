@@ -14,6 +14,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.checks import common_shape
 from ..ops.components import concrete
 from ..ops.memo import module_tensors
 from ..ops.precision import FullPrecision
@@ -157,7 +158,7 @@ class Geometry(FullPrecision, ABC):
         :param base: ``Independent(Normal)`` or ``MultivariateNormal`` with mean 0 and event shape ``(dim,)``.
         """
         event = p.shape[p.dim() - self.event_dim :]
-        batch = torch.broadcast_shapes(p.shape[: p.dim() - self.event_dim], v.shape[:-1], base.batch_shape)
+        batch = common_shape(p.shape[: p.dim() - self.event_dim], v.shape[:-1], base.batch_shape)
         p, v = p.expand(batch + event), v.expand(batch + v.shape[-1:])
         if v.numel() == 0:
             return v.sum(-1)

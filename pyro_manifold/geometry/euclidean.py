@@ -7,6 +7,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.checks import common_shape
 from ..ops.numerics import norm, scalar
 from .base import Geometry, register_geometry
 
@@ -54,7 +55,7 @@ class FlatGeometry(Geometry):
         return norm(self.log(p, q))
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        return v.new_zeros(torch.broadcast_shapes(p.shape, v.shape)[:-1])
+        return v.new_zeros(common_shape(p.shape, v.shape)[:-1])
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)

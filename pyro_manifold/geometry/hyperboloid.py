@@ -22,6 +22,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.checks import common_shape
 from ..ops.components import by_components, sq
 from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
 from ..ops.numerics import asinh, cos_sinc_sqrt, log_sinc_length, safe_sqrt
@@ -119,7 +120,7 @@ class HyperboloidGeometry(Geometry):
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         out = (v.shape[-1] - 1) * log_sinc_length(v, -1 / self._k(v), -1)
-        return out.expand(torch.broadcast_shapes(p.shape[:-1], v.shape[:-1]))
+        return out.expand(common_shape(p.shape[:-1], v.shape[:-1]))
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)

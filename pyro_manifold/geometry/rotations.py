@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..ops.arguments import checked
+from ..ops.checks import common_shape
 from ..ops.numerics import fewer_turns, log_sinc_length, norm
 from ..ops.orthogonal import (
     haar,
@@ -199,7 +200,7 @@ class SpecialOrthogonalGeometry(Geometry):
             out = 2 * log_sinc_length(v, 0.25, 1) if v.shape[-1] == 3 else v.new_zeros(v.shape[:-1])
         else:
             out = log_det_dexp(v)
-        return out.expand(torch.broadcast_shapes(p.shape[:-2], v.shape[:-1]))
+        return out.expand(common_shape(p.shape[:-2], v.shape[:-1]))
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         v = self.from_tangent(p, u)

@@ -18,6 +18,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.checks import common_shape
 from ..ops.components import by_components, sq
 from ..ops.numerics import cos_sinc_sqrt, fewer_turns, log_sinc_length, norm, safe_sqrt, scalar
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
@@ -102,7 +103,7 @@ class SphereGeometry(Geometry):
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         return (v.shape[-1] - 1) * log_sinc_length(v, 1.0, 1).expand(
-            torch.broadcast_shapes(p.shape[:-1], v.shape[:-1])
+            common_shape(p.shape[:-1], v.shape[:-1])
         )
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:

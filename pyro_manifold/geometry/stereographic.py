@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..ops.ball import ball_exp, ball_log, inside, rim_margin, shortening
+from ..ops.checks import common_shape
 from ..ops.components import by_components, concrete, may_hold, sq
 from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, cut_short, fewer_turns, log_sinc_length, safe_sqrt
 from .base import Geometry, register_geometry
@@ -149,7 +150,7 @@ class StereographicGeometry(Geometry):
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         out = (v.shape[-1] - 1) * log_sinc_length(v, self.curvature(v), self._sign)
-        return out.expand(torch.broadcast_shapes(p.shape, v.shape)[:-1])
+        return out.expand(common_shape(p.shape, v.shape)[:-1])
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)

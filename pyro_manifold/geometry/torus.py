@@ -16,7 +16,7 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.checks import held
+from ..ops.checks import common_shape, held
 from ..ops.circular import log_wrapped_normal, wrap
 from ..ops.components import concrete
 from ..ops.lattice import log_dual_sum, log_torus_normal
@@ -57,7 +57,7 @@ class Torus(geoopt.Manifold):
         return wrap(x)
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        return u.expand(torch.broadcast_shapes(x.shape, u.shape))
+        return u.expand(common_shape(x.shape, u.shape))
 
     egrad2rgrad = proju
 
@@ -70,7 +70,7 @@ class Torus(geoopt.Manifold):
         return wrap(y - x)
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        return v.expand(torch.broadcast_shapes(x.shape, y.shape, v.shape))
+        return v.expand(common_shape(x.shape, y.shape, v.shape))
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
         return (u * (u if v is None else v)).sum(-1, keepdim=keepdim)
@@ -124,7 +124,7 @@ class TorusGeometry(FlatGeometry):
         """Axis by axis for independent coordinates, else by the shorter of the lattice sum and its dual."""
         if isinstance(base, torch.distributions.Independent):
             return log_wrapped_normal(v, marginal_sd(base)).sum(-1)
-        v = wrap(v).expand(torch.broadcast_shapes(p.shape[:-1], v.shape[:-1], base.batch_shape) + v.shape[-1:])
+        v = wrap(v).expand(common_shape(p.shape[:-1], v.shape[:-1], base.batch_shape) + v.shape[-1:])
         if v.numel() == 0:
             return base.log_prob(v)
         tril = base._unbroadcasted_scale_tril

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, Function, first_order, minus
+from .checks import common_shape
 from .components import sq
 
 __all__ = ["around_axis", "squared_chord"]
@@ -42,7 +43,7 @@ class _SquaredChord(BatchFunction):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> Tensor:
-        shape = torch.broadcast_shapes(x.shape, y.shape)
+        shape = common_shape(x.shape, y.shape)
         (a, one), (b, other) = _rows(x, shape), _rows(y, shape)
         ones = torch.ones(shape[-1], dtype=x.dtype, device=x.device)
         out = torch.empty(math.prod(shape[:-1]), dtype=x.dtype, device=x.device)
@@ -68,7 +69,7 @@ class _SquaredChord(BatchFunction):
         if torch.is_grad_enabled():
             g = (y - x) * (2 * grad.unsqueeze(-1))
         else:
-            shape = torch.broadcast_shapes(x.shape, y.shape)
+            shape = common_shape(x.shape, y.shape)
             (a, one), (b, other) = _rows(x, shape), _rows(y, shape)
             g, height = x.new_empty(math.prod(shape[:-1]), shape[-1]), grad.reshape(-1, 1)
             for part in _slices(len(g), shape[-1]):

@@ -52,7 +52,7 @@ def as_tensors(**named: Any) -> list[Tensor]:
 
 def common_shape(*shapes: Sequence[int]) -> torch.Size:
     """``torch.broadcast_shapes``, at once where all shapes are the longest one or empty."""
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if shapes and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
         longest = max(shapes, key=len)
         if all(not s or s == longest for s in shapes):
             return torch.Size(longest)

@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from .checks import common_shape
 from .windings import normal_reach
 
 __all__ = ["log_dual_sum", "log_lattice_sum", "log_torus_normal"]
@@ -126,7 +127,7 @@ def log_torus_normal(v: Tensor, tril: Tensor) -> Tensor:
     tensor([ 2.7673, -3.6758])
     """
     d = v.shape[-1]
-    batch = torch.broadcast_shapes(v.shape[:-1], tril.shape[:-2])
+    batch = common_shape(v.shape[:-1], tril.shape[:-2])
     v = v.expand(batch + (d,)).reshape(math.prod(batch), d)
     shared = tril.dim() == 2
     tril = tril if shared else tril.expand(batch + (d, d)).reshape(len(v), d, d)
