@@ -26,6 +26,7 @@ from torch import Tensor
 from ..ops.ball import ball_exp, ball_log, inside, rim_margin, shortening
 from ..ops.checks import common_shape
 from ..ops.components import by_components, concrete, may_hold, sq
+from ..ops.memo import module_tensors
 from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, cut_short, fewer_turns, log_sinc_length, safe_sqrt
 from .base import Geometry, register_geometry
 from .sphere import SphereGeometry
@@ -68,7 +69,7 @@ class StereographicGeometry(Geometry):
 
     def __init__(self, manifold: geoopt.Stereographic) -> None:
         super().__init__(manifold)
-        raw = next(manifold.parameters())
+        raw = self._raw()
         if raw.numel() != 1:
             raise ValueError(
                 f"manifold: curvature of shape {tuple(raw.shape)}; expected a single number. "
@@ -77,9 +78,12 @@ class StereographicGeometry(Geometry):
         # sign of K where the class fixes it: only the formulas of that sign are evaluated
         self._sign = isinstance(manifold, geoopt.SphereProjection) - isinstance(manifold, geoopt.PoincareBall)
 
+    def _raw(self) -> Tensor:
+        return next(t for t in module_tensors(self.manifold) if t is not None)
+
     def curvature(self, like: Tensor) -> Tensor:
         """K, differentiable in the manifold's parameter; in that parameter's dtype first, so that it is geoopt's own number."""
-        raw = next(self.manifold.parameters()).reshape(())
+        raw = self._raw().reshape(())
         return (self._sign * torch.nn.functional.softplus(raw) if self._sign else raw).to(dtype=like.dtype, device=like.device)
 
     @property
