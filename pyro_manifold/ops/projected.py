@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, first_order
+from .components import concrete, extremes
 
 __all__ = ["log_radial_integral"]
 
@@ -109,6 +110,10 @@ def _upwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
 def _evaluate(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """F and its slope; beyond 1e10 n, where powers of a would overflow, :math:`M_{n-1}` is one power of a to all digits."""
     last = 1e10 * n
+    if concrete(a) and a.device.type == "cpu" and a.numel():
+        low, high = extremes(a)
+        if low >= -last and high <= last:
+            return _within(a, n)
     beyond = (a.abs() / last).clamp_min(1)
     value, slope = _within(a.clamp(-last, last), n)
     return value + torch.where(a > 0, n - 1.0, -float(n)) * beyond.log(), slope / beyond
