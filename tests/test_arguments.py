@@ -141,3 +141,15 @@ def test_checked() -> None:
     with pytest.raises(ValueError, match="expected a number or None of at least 0"):
         f(1, scale=-2)
     assert on(geoopt.Sphere()).event_dim == 1
+
+
+def test_compilers_trace_a_checked_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks are left out of what is compiled to one graph."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)  # the compiler turns it off
+
+    @checked(n=1)
+    def power(x: torch.Tensor, n: int = 2) -> torch.Tensor:
+        return x**n
+
+    x = torch.tensor([2.0, 3.0])
+    assert torch.equal(torch.compile(lambda x: power(x, n=3), fullgraph=True, backend="eager")(x), x**3)
