@@ -30,13 +30,37 @@ def minus(a: Tensor | None, b: Tensor | None) -> Any:
     return plus(a, None if b is None else -b)
 
 
+def _forward_levels(args: Sequence[Any]) -> int:
+    """In how many nested forward modes of ``torch.func`` do the arguments take part?"""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    forward = {i.level() for i in stack if i.key() == torch._C._functorch.TransformType.Jvp}
+    seen = set()
+    if len(forward) > 1:
+        for x in args:
+            while isinstance(x, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(x):
+                seen.add(torch._C._functorch.maybe_get_level(x))
+                x = torch._C._functorch.get_unwrapped(x)
+    return len(forward & seen)
+
+
 class Function(torch.autograd.Function):
     """torch's, without its look at the signature of ``forward`` at each call, which takes longer than most operators here:
-    arguments are given by position, all of them."""
+    arguments are given by position, all of them.
+
+    :raises NotImplementedError: for forward mode inside forward mode, of which torch makes zeros without a word, since it does
+        not differentiate the ``jvp`` of a function in forward mode.
+    """
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
+            return super().apply(*args)
+        if torch._C._are_functorch_transforms_active():
+            if _forward_levels(args) > 1:
+                raise NotImplementedError(
+                    "forward mode inside forward mode (jacfwd of jacfwd) is not supported by torch for custom operators; use "
+                    "torch.func.hessian or jacfwd(jacrev(f))."
+                )
             return super().apply(*args)
         return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))  # type: ignore[misc]
 
