@@ -88,8 +88,9 @@ def fit_md(
         manifold may need narrow axes along which the rows vary independently of all else; without it the M phase gives them up
         for wide ones that others determine, and does not come back.
     :param bool unroll: a manifold that leaves the rows as far off as their principal subspace does is first fitted to coordinates
-        by lengths of paths along the rows, for a quarter as many batches as the M phase has, and keeps what it learned if that
-        brings it closer by a fifth: surfaces that are rolled up are found from there, and rarely else. Not beside ``whitening``.
+        by lengths of paths along the rows, for a quarter as many batches as the M phase has, and goes on from there if that
+        brings it closer by a fifth: surfaces that are rolled up or closed are found from there, and rarely else. Not beside
+        ``whitening``.
     :param Tensor score: joint scores :math:`t`, of the shape of ``context``.
     :param float score_weight: :math:`\\alpha`.
     :param float score_delta: :math:`\\delta_t`, the error of the score from which on it counts linearly, not as its square. Where
@@ -232,11 +233,14 @@ def _unroll(
             first.step([rows.x[few][index], c[index]], step, step / steps)
         except ValueError:  # of a loss that is not finite: what the phase itself says of it counts
             break
-    if _distances(flow, rows)[0] < 0.8 * ours:
-        run.best = sum(_loss(flow, phase, rows) for phase in phases)
-        run.best_state = copy.deepcopy(flow.state_dict())
+    assert run.best_state is not None
+    with torch.no_grad():
+        image = float((flow.transform(c) - rows.x[few]).double().square().sum(-1).mean().sqrt())
+    if image < 0.8 * plane:  # the shape is right, whether or not its inverse is yet
+        total = sum(_loss(flow, phase, rows) for phase in phases)
+        if total < run.best:
+            run.best, run.best_state = total, copy.deepcopy(flow.state_dict())
     else:
-        assert run.best_state is not None
         flow.load_state_dict(run.best_state)
     run.spent = clock() - began
     run.history.seconds += run.spent

@@ -5,9 +5,11 @@ r"""A start for the M phase: coordinates by lengths of paths along the rows, whi
     -\tfrac12 H D^2 H \approx C C^T, \quad C \in \mathbb R^{m \times n}, \qquad
     \min_g \mathbb E\,|x - g(c)|^2 + |e(c) - f^{-1}(x)|^2, \quad g = f \circ e
 
-Reconstruction errors alone leave a map that starts as the principal subspace in the nearest fold: rows of two sheets have the
-same coordinates there. With coordinates that are known, learning g is a regression, without such traps. Reference: Tenenbaum, de
-Silva and Langford, *A global geometric framework for nonlinear dimensionality reduction*, Science 2000.
+Edges beyond which paths from one row meet again from another side are cut, so that a circle or a torus comes apart at a seam:
+the image of :math:`\mathbb R^n` covers all but that. Reconstruction errors alone leave a map that starts as the principal
+subspace in the nearest fold: rows of two sheets have the same coordinates there. With coordinates that are known, learning g is a
+regression, without such traps. Reference: Tenenbaum, de Silva and Langford, *A global geometric framework for nonlinear
+dimensionality reduction*, Science 2000.
 """
 
 from collections.abc import Callable
@@ -39,18 +41,47 @@ def geodesic_coordinates(x: Tensor, dim: int, neighbours: int = 10) -> Tensor | 
     while True:
         near = min(neighbours, rows - 1)
         reach = apart.topk(near + 1, largest=False).values[:, -1:]
-        paths = torch.where((apart <= reach) | (apart <= reach.mT), apart, torch.inf)
-        for k in range(rows):  # Floyd and Warshall
-            torch.minimum(paths, paths[:, k : k + 1] + paths[k : k + 1], out=paths)
+        edges = torch.where((apart <= reach) | (apart <= reach.mT), apart, torch.inf)
+        paths = _lengths(edges)
         if bool(paths.isfinite().all()):
             break
         neighbours *= 2
+    opened = _cut(edges, paths)
+    if not torch.equal(opened, edges):
+        longer = _lengths(opened)
+        paths = longer if bool(longer.isfinite().all()) else paths
     gram = paths.square()
     gram = -0.5 * (gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean())
     value, vector = torch.linalg.eigh(gram)
     if not bool(value[-dim] > 1e-8 * value[-1]):
         return None
     return vector[:, -dim:] * rows**0.5
+
+
+def _lengths(edges: Tensor) -> Tensor:
+    """Of shortest paths (Floyd and Warshall)."""
+    paths = edges.clone()
+    for k in range(len(paths)):
+        torch.minimum(paths, paths[:, k : k + 1] + paths[k : k + 1], out=paths)
+    return paths
+
+
+def _cut(edges: Tensor, paths: Tensor) -> Tensor:
+    """Edges without those whose ends are reached from row 0 on different sides: halfway the paths to them are apart by more than
+    half of what is left to go, although the ends are neighbours."""
+    far = paths[0]
+    through = far.unsqueeze(-1) + edges
+    before = through.fill_diagonal_(torch.inf).argmin(0)
+    before[0] = 0
+    halfway = torch.arange(len(far), device=far.device)
+    while True:
+        back = torch.where(far[halfway] > 0.5 * far, before[halfway], halfway)
+        if torch.equal(back, halfway):
+            break
+        halfway = back
+    length = 0.5 * (far.unsqueeze(-1) + far)
+    around = (paths[halfway][:, halfway] > 0.5 * length) & (length > 3 * edges[edges.isfinite()].max())
+    return torch.where(around, torch.inf, edges)
 
 
 def unrolled_loss(flow: ManifoldFlow, x: Tensor, unit: float) -> tuple[Callable[..., Tensor], Tensor] | None:

@@ -55,6 +55,12 @@ def test_coordinates_by_lengths_of_paths() -> None:
     assert float(rest[:, 0].std()) < 0.03 * float(exact[:, 0].std())
     assert float(rest[:, 1].std()) < 0.45 * float(exact[:, 1].std())  # paths of few rows zigzag
     assert geodesic_coordinates(torch.linspace(0, 1, 50).unsqueeze(-1) * torch.ones(3), 2) is None
+    t = 2 * math.pi * torch.rand(300)  # a closed circle is cut somewhere: all angles are there, in order
+    c = geodesic_coordinates(torch.stack([t.cos(), t.sin()], -1), 1)
+    assert c is not None
+    order = t[c[:, 0].argsort()]
+    steps = (order.diff() + math.pi).remainder(2 * math.pi) - math.pi
+    assert bool((steps > 0).all()) or bool((steps < 0).all())
     two = torch.cat([x[:100], x[:100] + 100])  # pieces far apart are joined, not infinitely far
     c = geodesic_coordinates(two, 2)
     assert c is not None and bool(c.isfinite().all())
