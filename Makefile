@@ -45,7 +45,7 @@ bench: $(STAMP)
 
 mutants: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[dev,mutants]"
-	$(BIN)/python tests/mutants.py $(ARGS)
+	$(BIN)/python tests/benchmarks/mutants.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist docs/_build demo_output mutants .pytest_cache .mypy_cache .ruff_cache *.egg-info

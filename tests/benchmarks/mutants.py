@@ -29,7 +29,7 @@ from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAYERS = ("ops", "geometry", "transforms", "distributions", "nn", "flows", "infer", "models", "training")
 LEFT_OUT = ("NoOp", "Variable", "RemoveDecorator")
 HANG = 1200.0  # seconds after which an endless loop counts as noticed
