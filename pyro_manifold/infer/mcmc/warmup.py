@@ -9,6 +9,7 @@ costs ten times the gradients until then: in a hierarchy of 8 site means and con
 """
 
 import math
+import warnings
 
 from .adapters import StepAdapter
 from .integrators import first_step_size
@@ -59,7 +60,9 @@ class WarmUp:
     def restart(self, state: State, size: float) -> None:
         """Adapt the step size anew, from one near ``size`` that is accepted."""
         if self._adapts:
-            self.step_size, trials = first_step_size(self.system, state, size, STEP_BOUNDS)
+            with warnings.catch_warnings():  # a trial step may go too far for the coordinates; none of its points is kept
+                warnings.filterwarnings("ignore", "a point of the ball lies beyond", RuntimeWarning)
+                self.step_size, trials = first_step_size(self.system, state, size, STEP_BOUNDS)
             self.trials += trials
             self._step = StepAdapter(self.step_size, self.target)
 
