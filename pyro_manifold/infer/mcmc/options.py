@@ -82,10 +82,6 @@ def function(name: str, x: Any) -> Callable[..., Any]:
     return x
 
 
-def optional(check: Check) -> Check:
-    return lambda name, x: None if x is None else check(name, x)
-
-
 def isometries_of(name: str, given: Mapping[str, str | Isometry] | None) -> dict[str, Isometry]:
     """Functions by site; those that have a name may be given by it."""
     out: dict[str, Isometry] = {}
