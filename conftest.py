@@ -1,7 +1,8 @@
-"""Options, seeds and guards for every test, doctests included; ``tests/cases.py`` is what the generic tests run over.
+"""Options, seeds and guards for every test, doctests included; ``tests/cases.py`` is what the generic tests
+run over.
 
-``--device`` and ``--dtype`` choose what the ``device`` and ``dtype`` fixtures return. Torch's *default* dtype stays float32
-throughout, so that a constant made without a dtype shows up as a mismatch in the float64 run.
+``--device`` and ``--dtype`` choose what the ``device`` and ``dtype`` fixtures return. Torch's *default* dtype
+stays float32 throughout, so that a constant made without a dtype shows up as a mismatch in the float64 run.
 """
 
 import zlib
@@ -16,7 +17,9 @@ import torch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="device of the tested tensors (cpu, cuda, cuda:1, ...)")
-    parser.addoption("--dtype", default="float64", choices=["float32", "float64"], help="dtype of the tested tensors")
+    parser.addoption(
+        "--dtype", default="float64", choices=["float32", "float64"], help="dtype of the tested tensors"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -55,7 +58,8 @@ def _global_state() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _isolation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A seed that depends on the test's name alone, a parameter store of its own, and no global setting left changed."""
+    """A seed that depends on the test's name alone, a parameter store of its own, and no global setting left
+    changed."""
     pyro.set_rng_seed(zlib.crc32(request.node.nodeid.encode()))
     before = _global_state()
     with pyro.get_param_store().scope():

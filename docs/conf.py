@@ -7,12 +7,22 @@ author = "the pyro_manifold authors"
 copyright = "the pyro_manifold authors, Apache-2.0"
 release = version = importlib.metadata.version("pyro-manifold")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.mathjax", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
-html_theme_options = {"description": "Probabilistic models on manifolds for Pyro", "page_width": "1100px", "fixed_sidebar": True}
+html_theme_options = {
+    "description": "Probabilistic models on manifolds for Pyro",
+    "page_width": "1100px",
+    "fixed_sidebar": True,
+}
 html_static_path: list[str] = []
 
 autodoc_member_order = "bysource"

@@ -69,7 +69,8 @@ polar = _Polar()
 
 
 class _Circular(torch_constraints.Constraint):
-    r"""Angles in radians; those outside :math:`[-\pi,\pi)` mean the same points and are accepted, NaN and infinity are not."""
+    r"""Angles in radians; those outside :math:`[-\pi,\pi)` mean the same points and are accepted, NaN and
+    infinity are not."""
 
     event_dim = 0
 
@@ -84,7 +85,8 @@ circular = _Circular()
 
 
 class image(torch_constraints.Constraint):
-    r"""Points of the image of an injective map: those that its ``project`` moves by at most ``atol`` (1 + their length).
+    r"""Points of the image of an injective map: those that its ``project`` moves by at most ``atol`` (1 +
+    their length).
 
     :param InjectiveTransform transform: the map.
     :param float atol: the square root of the machine precision if omitted.
@@ -107,7 +109,9 @@ class image(torch_constraints.Constraint):
             return value.isfinite().all(-1)
         atol = torch.finfo(value.dtype).eps ** 0.5 if self.atol is None else self.atol
         with torch.no_grad():
-            return self.transform.reconstruction_error(value) <= atol * (1 + torch.linalg.vector_norm(value, dim=-1))
+            return self.transform.reconstruction_error(value) <= atol * (
+                1 + torch.linalg.vector_norm(value, dim=-1)
+            )
 
     def __repr__(self) -> str:
         return f"image({self.transform})"
@@ -125,8 +129,8 @@ def point_constraint(constraint: Any) -> Any:
 
 
 def manifold_of(constraint: torch_constraints.Constraint) -> geoopt.Manifold | None:
-    """The manifold of each point that a support names, Pyro's own ``constraints.sphere`` and ``to_event`` included; ``None`` for
-    ordinary ones.
+    """The manifold of each point that a support names, Pyro's own ``constraints.sphere`` and ``to_event``
+    included; ``None`` for ordinary ones.
 
     >>> manifold_of(dist.constraints.independent(dist.constraints.sphere, 1)).name
     'Sphere'
@@ -142,7 +146,8 @@ def manifold_of(constraint: torch_constraints.Constraint) -> geoopt.Manifold | N
 def check_point(manifold: geoopt.Manifold, name: str, value: Tensor) -> torch.Size:
     """Check that ``value`` is a batch of points and return its event shape.
 
-    :raises ValueError: for a missing event axis, a dimension the manifold cannot have, NaN, or a point off the manifold.
+    :raises ValueError: for a missing event axis, a dimension the manifold cannot have, NaN, or a point off
+        the manifold.
     """
     geo = geometry(manifold)
     what = f"points of {manifold.name}" + (f" ({geo.membership})" if geo.membership else "")
@@ -153,13 +158,22 @@ def check_point(manifold: geoopt.Manifold, name: str, value: Tensor) -> torch.Si
         )
     event_shape = value.shape[value.dim() - geo.event_dim :]
     if geo.dim(event_shape) < 1:
-        raise ValueError(f"{name}: got event shape {tuple(event_shape)}, expected {what} of dimension at least 1.")
-    check_membership(geo, name, value, what, f"Project it first: pyro_manifold.geometry.geometry(manifold).project({name}).")
+        raise ValueError(
+            f"{name}: got event shape {tuple(event_shape)}, expected {what} of dimension at least 1."
+        )
+    check_membership(
+        geo,
+        name,
+        value,
+        what,
+        f"Project it first: pyro_manifold.geometry.geometry(manifold).project({name}).",
+    )
     return event_shape
 
 
 def check_membership(geo: Geometry, name: str, value: Tensor, what: str, remedy: str) -> None:
-    """Check that all ``value`` are points; say by how much the first is off that is not, and how it is projected (``remedy``).
+    """Check that all ``value`` are points; say by how much the first is off that is not, and how it is
+    projected (``remedy``).
 
     :raises ValueError: with the distance to the nearest point, the tolerance, and what casting does.
     """
@@ -170,8 +184,17 @@ def check_membership(geo: Geometry, name: str, value: Tensor, what: str, remedy:
     if held(value) is value and value.shape[: ok.dim()] == ok.shape:
         with torch.no_grad():
             bad = value[~ok][0]
-            off = float(torch.linalg.vector_norm(geo.project(bad) - bad)) if bool(bad.isfinite().all()) else math.nan
+            off = (
+                float(torch.linalg.vector_norm(geo.project(bad) - bad))
+                if bool(bad.isfinite().all())
+                else math.nan
+            )
         if math.isfinite(off):
-            note = f" It is {off:.2g} off, and the tolerance of {value.dtype} is {torch.finfo(value.dtype).eps ** 0.5:.2g}"
-            note += "; points rounded in a narrower dtype and cast must be projected again." if off < 1e-3 else "."
+            tolerance = torch.finfo(value.dtype).eps ** 0.5
+            note = f" It is {off:.2g} off, and the tolerance of {value.dtype} is {tolerance:.2g}"
+            note += (
+                "; points rounded in a narrower dtype and cast must be projected again."
+                if off < 1e-3
+                else "."
+            )
     check_all(ok, name, value, what, remedy + note)

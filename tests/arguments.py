@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import pyro_manifold.distributions as md
-from pyro_manifold import constraints, flows, geometry, infer, models, nn, testing
+from pyro_manifold import constraints, flows, geometry, infer, models, nn, testing, training
 from pyro_manifold import transforms as mt
+from pyro_manifold.contrib import lhc
 
 SPHERE, BALL, LORENTZ = geoopt.Sphere(), geoopt.PoincareBall(), geoopt.Lorentz()
 E3 = torch.eye(3)
@@ -34,7 +35,9 @@ def flow() -> models.ManifoldFlow:
     return models.ManifoldFlow.from_data(ROWS, 1, hidden=(4,), latent_hidden=(4,), latent_depth=1)
 
 
-DRAWS = torch.nn.functional.normalize(torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+DRAWS = torch.nn.functional.normalize(
+    torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(0)), dim=-1
+)
 
 GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (md.AngularCentralGaussian, dict(scale_tril=E3)),
@@ -73,7 +76,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (mt.hutchinson_log_volume, dict(transform=LINE, u=torch.zeros(2, 1), probes=2, rtol=1e-3, max_steps=3)),
     (flows.Affine, dict(matrix=torch.eye(2), loc=torch.zeros(2))),
     (flows.Spline, dict(dim=1, bins=4, bound=3.0)),
-    (flows.Among, dict(dim=3, first=1, layers=[flows.LULinear(1)])),
+    (flows.Partial, dict(dim=3, first=1, layers=[flows.LULinear(1)])),
     (flows.ConditionalCoupling, dict(dim=2, changed=[0], context_dim=1)),
     (flows.ConditionalLULinear, dict(dim=2, context_dim=1)),
     (flows.Coupling, dict(dim=2, changed=[0], kind="spline", hidden=(4,), bins=4, bound=3.0, context_dim=1)),
@@ -81,20 +84,37 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (flows.InjectiveFlow, dict(embedding=LINE, layers=[flows.LULinear(2)])),
     (flows.LULinear, dict(dim=2, matrix=torch.eye(2), loc=torch.zeros(2), context_dim=0)),
     (flows.LatentFlow, dict(dim=2, layers=[flows.LULinear(2)], context_dim=1)),
-    (flows.MorphingHead, dict(base=flows.LatentFlow(2, []), S=torch.eye(2), mixture=torch.randn(9, 1), hidden=(4,))),
-    (flows.Perceptron, dict(in_dim=2, out_dim=2, hidden=(4,), context_dim=1)),
+    (
+        lhc.MorphingHead,
+        dict(base=flows.LatentFlow(2, []), S=torch.eye(2), mixture=torch.randn(9, 1), hidden=(4,)),
+    ),
+    (nn.MLP, dict(in_dim=2, out_dim=2, hidden=(4,), context_dim=1)),
     (flows.coupling_chain, dict(dim=2, depth=1, context_dim=1)),
     (infer.AutoManifoldDelta, dict(model=model)),
     (infer.AutoManifoldMultivariateNormal, dict(model=model, init_scale=0.1)),
     (infer.AutoManifoldNormal, dict(model=model, family="wrapped", init_scale=0.1)),
     (infer.CircularReparam, dict(scale=9.0)),
-    (infer.GeodesicHMC, dict(model=model, chains=1, step_size=0.5, trajectory_length=1.0, target_accept_prob=0.8,
-                             vectorize="auto", adapt_step_size=True, full_mass=False)),
+    (
+        infer.GeodesicHMC,
+        dict(
+            model=model,
+            chains=1,
+            step_size=0.5,
+            trajectory_length=1.0,
+            target_accept_prob=0.8,
+            vectorize="auto",
+            adapt_step_size=True,
+            full_mass=False,
+        ),
+    ),
     (infer.GeodesicHMC, dict(potential_fn=lambda z: z["z"].sum(), manifolds={"z": SPHERE})),
     (infer.GeodesicNUTS, dict(model=model, max_tree_depth=3)),
     (infer.VectorizedMCMC, dict(kernel=infer.GeodesicNUTS(model), num_samples=3)),
     (infer.align_axes, dict(x=DRAWS)),
-    (infer.frechet_mean, dict(manifold=SPHERE, x=DRAWS[0, :5], weights=torch.ones(5), max_steps=9, tolerance=1e-3)),
+    (
+        infer.frechet_mean,
+        dict(manifold=SPHERE, x=DRAWS[0, :5], weights=torch.ones(5), max_steps=9, tolerance=1e-3),
+    ),
     (infer.geodesic_ess, dict(manifold=SPHERE, x=DRAWS, center=E3[0])),
     (infer.geodesic_r_hat, dict(manifold=SPHERE, x=DRAWS, center=E3[0])),
     (infer.manifold_summary, dict(source={"z": DRAWS}, manifolds={"z": SPHERE})),
@@ -105,20 +125,44 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (nn.ManifoldDecoder, dict(manifold=BALL, dim=2, hidden=3, out_features=2, first="gyroplane")),
     (nn.ManifoldEncoder, dict(manifold=BALL, in_features=2, hidden=3, dim=2)),
     (nn.MobiusLinear, dict(manifold=BALL, in_features=2, out_features=2)),
-    (models.AmbientFlow, dict(layers=[flows.LULinear(2)], latent=flows.LatentFlow(1, []), codomain_dim=2, eps=0.1)),
+    (
+        models.AmbientFlow,
+        dict(layers=[flows.LULinear(2)], latent=flows.LatentFlow(1, []), codomain_dim=2, eps=0.1),
+    ),
     (models.ManifoldFlow, dict(transform=LINE, latent=flows.LatentFlow(1, []), off_manifold="project")),
-    (models.ManifoldFlow.from_data, dict(x=ROWS, dim=1, depth=1, hidden=(4,), latent_hidden=(4,), latent_depth=1)),
+    (
+        models.ManifoldFlow.from_data,
+        dict(x=ROWS, dim=1, depth=1, hidden=(4,), latent_hidden=(4,), latent_depth=1),
+    ),
     (models.AmbientFlow.from_data, dict(x=ROWS, dim=1, depth=1, hidden=(4,), latent_depth=1, eps=0.1)),
     (models.ManifoldMixture, dict(flows=[flow()], centres=torch.zeros(1, 2))),
     (models.ManifoldMixture.from_data, dict(x=ROWS, dim=1, charts=1, hidden=(4,), latent_hidden=(4,))),
-    (models.PoincareVAE, dict(manifold=BALL, dim=2, data_dim=3, hidden=4, prior="wrapped", prior_scale=1.0, name="vae")),
-    (models.fit_md, dict(flow=flow(), x=ROWS, epochs=1, batch_size=10, lr=1e-3, validation=0.2, seed=0, disable_progbar=True)),
-    (models.fit_charts, dict(mixture=models.ManifoldMixture([flow()], torch.zeros(1, 2)), x=ROWS, rounds=1, epochs=1)),
-    (models.scan_dimension, dict(x=ROWS, dims=[1], held_out=0.2, epochs=1)),
+    (
+        models.PoincareVAE,
+        dict(manifold=BALL, dim=2, data_dim=3, hidden=4, prior="wrapped", prior_scale=1.0, name="vae"),
+    ),
+    (
+        training.fit_md,
+        dict(
+            flow=flow(),
+            x=ROWS,
+            epochs=1,
+            batch_size=10,
+            lr=1e-3,
+            validation=0.2,
+            seed=0,
+            disable_progbar=True,
+        ),
+    ),
+    (
+        training.fit_charts,
+        dict(mixture=models.ManifoldMixture([flow()], torch.zeros(1, 2)), x=ROWS, rounds=1, epochs=1),
+    ),
+    (training.scan_dimension, dict(x=ROWS, dims=[1], held_out=0.2, epochs=1)),
     (testing.two_sample_test, dict(manifold=SPHERE, x=DRAWS[0], y=DRAWS[1], permutations=9)),
     (testing.manifold_rule, dict(manifold=SPHERE, center=E3[0], radius=1.0, n_radial=4, n_angular=4)),
     (testing.pairwise_dist, dict(manifold=SPHERE, x=DRAWS[0], y=DRAWS[1])),
-]  # fmt: skip
+]
 
 
 def wrong(value: Any) -> Iterator[tuple[str, Any]]:
@@ -166,4 +210,3 @@ def wrong(value: Any) -> Iterator[tuple[str, Any]]:
 
 def called(f: Callable[..., Any]) -> str:
     return getattr(f, "__qualname__", repr(f))
-

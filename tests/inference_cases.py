@@ -1,4 +1,5 @@
-"""The registry of kernels and guides, and the sites that each must take; ``tests/infer/test_inference_cases.py`` walks it."""
+"""The registry of kernels and guides, and the sites that each must take;
+``tests/infer/test_inference_cases.py`` walks it."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +38,8 @@ class SiteCase:
         return dist.constraints.real if self.manifold is None else on(self.manifold)
 
     def potential(self, z: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Minus log density of one chain: of a normal, of its restriction to a compact manifold, of a Riemannian normal."""
+        """Minus log density of one chain: of a normal, of its restriction to a compact manifold, of a
+        Riemannian normal."""
         x = z["x"]
         if self.manifold is not None:
             geo = geometry(self.manifold)
@@ -136,7 +138,10 @@ class KernelCase:
     }
 
 
-KERNELS = [KernelCase(GeodesicHMC, {"trajectory_length": 0.5}), KernelCase(GeodesicNUTS, {"max_tree_depth": 3})]
+KERNELS = [
+    KernelCase(GeodesicHMC, {"trajectory_length": 0.5}),
+    KernelCase(GeodesicNUTS, {"max_tree_depth": 3}),
+]
 
 
 @dataclass(frozen=True)
@@ -144,4 +149,8 @@ class GuideCase:
     make: Callable[..., Any]
 
 
-GUIDES = [GuideCase(AutoManifoldNormal), GuideCase(AutoManifoldMultivariateNormal), GuideCase(AutoManifoldDelta)]
+GUIDES = [
+    GuideCase(AutoManifoldNormal),
+    GuideCase(AutoManifoldMultivariateNormal),
+    GuideCase(AutoManifoldDelta),
+]

@@ -1,4 +1,5 @@
-"""What a leapfrog along geodesics must do on every manifold, known or implicit (after Mici's tests of its integrators)."""
+"""What a leapfrog along geodesics must do on every manifold, known or implicit (after Mici's tests of its
+integrators)."""
 
 import torch
 

@@ -1,4 +1,5 @@
-"""The registry of reparametrised sites that the generic tests of ``tests/infer/test_reparam_cases.py`` walk: one line each."""
+"""The registry of reparametrised sites that the generic tests of ``tests/infer/test_reparam_cases.py`` walk:
+one line each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,12 @@ from pyro_manifold.geometry import SpecialOrthogonal, Torus
 from pyro_manifold.infer import AmbientReparam, CircularReparam, ProjectedNormalReparam, WrappedNormalReparam
 
 F64 = torch.float64
-SPHERE, SO3, BALL, SPD = geoopt.Sphere(), SpecialOrthogonal(3), geoopt.PoincareBall(), geoopt.SymmetricPositiveDefinite()
+SPHERE, SO3, BALL, SPD = (
+    geoopt.Sphere(),
+    SpecialOrthogonal(3),
+    geoopt.PoincareBall(),
+    geoopt.SymmetricPositiveDefinite(),
+)
 STIEFEL, LORENTZ = geoopt.Stiefel(), geoopt.Lorentz()
 S1_H2_T1 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.PoincareBall(), 2), (Torus(), 1))
 
@@ -55,45 +61,96 @@ class ReparamCase:
 
 REPARAMS = [
     ReparamCase("vmf", lambda: mdist.VonMisesFisher(t(0, 0.6, 0.8), t(3.0)[0]), AmbientReparam),
-    ReparamCase("power-spherical-circle", lambda: mdist.PowerSpherical(t(0.6, 0.8), t(3.0)[0]), AmbientReparam),
+    ReparamCase(
+        "power-spherical-circle", lambda: mdist.PowerSpherical(t(0.6, 0.8), t(3.0)[0]), AmbientReparam
+    ),
     ReparamCase("bingham", lambda: mdist.Bingham(torch.diag(t(2, 0, -1, 1))), AmbientReparam),
-    ReparamCase("truncated", lambda: mdist.WrappedNormal(SPHERE, t(0, 0.6, 0.8), t(0.9), truncated=True), AmbientReparam),
-    ReparamCase("riemannian-sphere", lambda: mdist.RiemannianNormal(SPHERE, t(0, 0.6, 0.8), t(0.8)[0]), AmbientReparam),
+    ReparamCase(
+        "truncated",
+        lambda: mdist.WrappedNormal(SPHERE, t(0, 0.6, 0.8), t(0.9), truncated=True),
+        AmbientReparam,
+    ),
+    ReparamCase(
+        "riemannian-sphere", lambda: mdist.RiemannianNormal(SPHERE, t(0, 0.6, 0.8), t(0.8)[0]), AmbientReparam
+    ),
     ReparamCase("uniform-s64", lambda: mdist.ManifoldUniform(SPHERE, 65, dtype=F64), AmbientReparam),
     ReparamCase("matrix-fisher", lambda: mdist.MatrixFisher(torch.diag(t(2, 1, -0.5))), AmbientReparam),
-    ReparamCase("rotations-4", lambda: mdist.ManifoldUniform(SpecialOrthogonal(4), (4, 4), dtype=F64), AmbientReparam),
-    ReparamCase("frames", lambda: mdist.ManifoldUniform(STIEFEL, (4, 2), dtype=F64), AmbientReparam),
-    ReparamCase("riemannian-ball", lambda: mdist.RiemannianNormal(BALL, t(0.1, -0.2), t(0.6)[0]), AmbientReparam, strategy=False),
-    ReparamCase("spd", lambda: mdist.WrappedNormal(SPD, torch.diag(t(1.2, 0.8)), t(0.4)), AmbientReparam, strategy=False),
-    ReparamCase("torus", lambda: mdist.WrappedNormal(Torus(), t(3, -1), t(0.8, 0.5)), AmbientReparam, angles, strategy=False),
     ReparamCase(
-        "product", lambda: mdist.WrappedNormal(S1_H2_T1, t(0.6, 0.8, 0.1, 0.2, 3), t(0.5, 0.5, 0.6, 0.7)), AmbientReparam,
-        last_angle, strategy=False,
+        "rotations-4", lambda: mdist.ManifoldUniform(SpecialOrthogonal(4), (4, 4), dtype=F64), AmbientReparam
+    ),
+    ReparamCase("frames", lambda: mdist.ManifoldUniform(STIEFEL, (4, 2), dtype=F64), AmbientReparam),
+    ReparamCase(
+        "riemannian-ball",
+        lambda: mdist.RiemannianNormal(BALL, t(0.1, -0.2), t(0.6)[0]),
+        AmbientReparam,
+        strategy=False,
+    ),
+    ReparamCase(
+        "spd",
+        lambda: mdist.WrappedNormal(SPD, torch.diag(t(1.2, 0.8)), t(0.4)),
+        AmbientReparam,
+        strategy=False,
+    ),
+    ReparamCase(
+        "torus",
+        lambda: mdist.WrappedNormal(Torus(), t(3, -1), t(0.8, 0.5)),
+        AmbientReparam,
+        angles,
+        strategy=False,
+    ),
+    ReparamCase(
+        "product",
+        lambda: mdist.WrappedNormal(S1_H2_T1, t(0.6, 0.8, 0.1, 0.2, 3), t(0.5, 0.5, 0.6, 0.7)),
+        AmbientReparam,
+        last_angle,
+        strategy=False,
     ),
     ReparamCase("von-mises", lambda: dist.VonMises(t(3.0)[0], t(20.0)[0]), CircularReparam, angles),
-    ReparamCase("von-mises-wide", lambda: dist.VonMises(t(3.0)[0], t(1.0)[0]), lambda: CircularReparam(40.0), angles),
+    ReparamCase(
+        "von-mises-wide", lambda: dist.VonMises(t(3.0)[0], t(1.0)[0]), lambda: CircularReparam(40.0), angles
+    ),
     ReparamCase("wrapped-cauchy", lambda: mdist.WrappedCauchy(t(3.0)[0], t(0.7)[0]), CircularReparam, angles),
     ReparamCase(
-        "sine-bivariate", lambda: dist.SineBivariateVonMises(t(1.0)[0], t(-2.0)[0], t(2.0)[0], t(3.0)[0], t(1.0)[0]),
-        CircularReparam, angles,
+        "sine-bivariate",
+        lambda: dist.SineBivariateVonMises(t(1.0)[0], t(-2.0)[0], t(2.0)[0], t(3.0)[0], t(1.0)[0]),
+        CircularReparam,
+        angles,
     ),
-    ReparamCase("uniform-torus", lambda: mdist.ManifoldUniform(Torus(), 2, dtype=F64), CircularReparam, angles),
     ReparamCase(
-        "wrapped-sphere", lambda: mdist.WrappedNormal(SPHERE, t(0, 0.6, 0.8), t(1.5, 0.4)), WrappedNormalReparam
+        "uniform-torus", lambda: mdist.ManifoldUniform(Torus(), 2, dtype=F64), CircularReparam, angles
+    ),
+    ReparamCase(
+        "wrapped-sphere",
+        lambda: mdist.WrappedNormal(SPHERE, t(0, 0.6, 0.8), t(1.5, 0.4)),
+        WrappedNormalReparam,
     ),
     ReparamCase(
         "wrapped-ball-dense",
-        lambda: mdist.WrappedNormal(BALL, t(0.1, -0.2), scale_tril=torch.tensor([[0.8, 0.0], [0.5, 0.6]], dtype=F64)),
+        lambda: mdist.WrappedNormal(
+            BALL, t(0.1, -0.2), scale_tril=torch.tensor([[0.8, 0.0], [0.5, 0.6]], dtype=F64)
+        ),
         WrappedNormalReparam,
     ),
-    ReparamCase("wrapped-lorentz", lambda: mdist.WrappedNormal(LORENTZ, t(1, 0, 0), t(0.5)), WrappedNormalReparam),
-    ReparamCase("wrapped-rotations", lambda: mdist.WrappedNormal(SO3, torch.eye(3, dtype=F64), t(0.7)), WrappedNormalReparam),
-    ReparamCase("projected-normal", lambda: mdist.ProjectedNormal(t(0.3, -1, 0.5, 0, 0.2, 0)), ProjectedNormalReparam),
     ReparamCase(
-        "pyro-projected-normal", lambda: dist.ProjectedNormal(t(0.3, -1, 0.5, 0, 0.2, 0)), ProjectedNormalReparam,
+        "wrapped-lorentz", lambda: mdist.WrappedNormal(LORENTZ, t(1, 0, 0), t(0.5)), WrappedNormalReparam
+    ),
+    ReparamCase(
+        "wrapped-rotations",
+        lambda: mdist.WrappedNormal(SO3, torch.eye(3, dtype=F64), t(0.7)),
+        WrappedNormalReparam,
+    ),
+    ReparamCase(
+        "projected-normal", lambda: mdist.ProjectedNormal(t(0.3, -1, 0.5, 0, 0.2, 0)), ProjectedNormalReparam
+    ),
+    ReparamCase(
+        "pyro-projected-normal",
+        lambda: dist.ProjectedNormal(t(0.3, -1, 0.5, 0, 0.2, 0)),
+        ProjectedNormalReparam,
         has_density=False,
     ),
     ReparamCase(
-        "acg", lambda: mdist.AngularCentralGaussian(t([1, 0, 0], [0.5, 0.6, 0], [0, 1, 2])), ProjectedNormalReparam
+        "acg",
+        lambda: mdist.AngularCentralGaussian(t([1, 0, 0], [0.5, 0.6, 0], [0, 1, 2])),
+        ProjectedNormalReparam,
     ),
-]  # fmt: skip
+]

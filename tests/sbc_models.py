@@ -1,7 +1,9 @@
-"""One model per manifold for simulation-based calibration; ``python tests/sbc_models.py`` prints the table of the docs.
+"""One model per manifold for simulation-based calibration; ``python tests/sbc_models.py`` prints the table of
+the docs.
 
-Seed, simulations and draws were fixed before the first run. Every law's ``sample`` makes parameters and data, every law's
-``log_prob`` and geometry drives the sampler, so one run checks them all against each other.
+Seed, simulations and draws were fixed before the first run. Every distribution's ``sample`` makes parameters
+and data, every distribution's ``log_prob`` and geometry drives the sampler, so one run checks them all
+against each other.
 """
 
 import sys
@@ -102,18 +104,38 @@ MODELS: dict[str, Callable[[], None]] = {
 
 
 def calibrate(name: str, kernel: Callable[..., Any] = nuts, **kwargs: Any) -> SBCResult:
-    options = {"num_simulations": SIMULATIONS, "num_draws": DRAWS, "warmup_steps": 100, "seed": SEED, **kwargs}
-    return sbc(MODELS[name], kernel, ["y"], lockstep=options["num_simulations"], disable_progbar=True, **options)
+    options = {
+        "num_simulations": SIMULATIONS,
+        "num_draws": DRAWS,
+        "warmup_steps": 100,
+        "seed": SEED,
+        **kwargs,
+    }
+    return sbc(
+        MODELS[name],
+        kernel,
+        ["y"],
+        simulations_per_batch=options["num_simulations"],
+        disable_progbar=True,
+        **options,
+    )
 
 
 def main(names: list[str]) -> None:
-    print("| model | kernel | statistics | smallest chi-square p | times their number | smallest ECDF p | smallest ESS | CPU s |")
+    print(
+        "| model | kernel | statistics | smallest chi-square p | times their number | smallest ECDF p | "
+        "smallest ESS | CPU s |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for kernel in (nuts, hmc):
         for name in names or MODELS:
             start = time.process_time()
             r = calibrate(name, kernel)
-            cpu, chi2, ecdf = time.process_time() - start, min(r.p_values().values()), min(r.p_values("ecdf").values())
+            cpu, chi2, ecdf = (
+                time.process_time() - start,
+                min(r.p_values().values()),
+                min(r.p_values("ecdf").values()),
+            )
             n, low = len(r.ranks), min(r.ess.values())
             figures = f"{chi2:.4f} | {min(1, n * chi2):.3f} | {ecdf:.4f} | {low:.0f} | {cpu:.0f}"
             print(f"| {name} | {kernel.__name__} | {n} | {figures} |", flush=True)

@@ -1,4 +1,5 @@
-"""Tutorials and other scripts: as modules, so that their parts can be tested, and run as a user runs them."""
+"""Experiments and other scripts: as modules, so that their parts can be tested, and run as a user runs
+them."""
 
 import contextlib
 import importlib
@@ -13,7 +14,7 @@ from types import ModuleType
 import pyro
 import torch
 
-TUTORIALS = Path(__file__).parents[1] / "tutorials"
+EXPERIMENTS = Path(__file__).parents[1] / "tutorials" / "experiments"
 
 
 def load(script: Path) -> ModuleType:
@@ -24,11 +25,15 @@ def load(script: Path) -> ModuleType:
 
 
 def run(script: Path, *args: object) -> str:
-    """What the script prints with these arguments. It runs in this process, which has imported its libraries already."""
+    """What the script prints with these arguments. It runs in this process, which has imported its libraries
+    already."""
     before, dtype, out = sys.argv, torch.get_default_dtype(), io.StringIO()
     sys.argv = [str(script), *map(str, args)]
     try:
-        with contextlib.redirect_stdout(out), pyro.validation_enabled():  # what it switches is back afterwards
+        with (
+            contextlib.redirect_stdout(out),
+            pyro.validation_enabled(),
+        ):  # what it switches is back afterwards
             runpy.run_path(str(script), run_name="__main__")
     finally:
         sys.argv = before
@@ -37,6 +42,9 @@ def run(script: Path, *args: object) -> str:
 
 
 def python(*args: object, **env: str) -> subprocess.CompletedProcess:
-    """Python in a process of its own on one thread. It is given no time limit: a busy machine may take any time."""
+    """Python in a process of its own on one thread. It is given no time limit: a busy machine may take any
+    time."""
     command = [sys.executable, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **env})
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **env}
+    )

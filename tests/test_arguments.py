@@ -1,4 +1,5 @@
-"""Arguments of the wrong kind: everything exported answers with a ``ValueError`` that names the argument and what was given."""
+"""Arguments of the wrong kind: everything exported answers with a ``ValueError`` that names the argument and
+what was given."""
 
 import inspect
 
@@ -13,19 +14,27 @@ from torch.distributions import kl_divergence
 import pyro_manifold.distributions as md
 from pyro_manifold import distributions, flows, infer, models, nn, transforms
 from pyro_manifold.constraints import on
-from pyro_manifold.models import fit_md
 from pyro_manifold.ops.arguments import checked
+from pyro_manifold.training import fit_md
 from pyro_manifold.transforms import Chart
 
-ABSTRACT = {"InjectiveTransform"}
+ABSTRACT = {"InjectiveTransform", "LatentDensity"}
 NO_ARGUMENTS = {"AmbientReparam", "ManifoldReparam", "ProjectedNormalReparam", "WrappedNormalReparam"}
-RESULTS = {"FrechetMean", "SBCResult", "DimensionScan", "History"}  # made by functions, not by users
+RESULTS = {
+    "FrechetMean",
+    "LogLikelihood",
+    "SBCResult",
+    "DimensionScan",
+    "History",
+}  # made by functions, not by users
 ERRORS = {name for name in infer.__all__ if name.endswith("Error")}
 
 
 def test_every_class_is_in_the_table() -> None:
     met = {called(f).split(".")[0] for f, _ in GOOD} | ABSTRACT | NO_ARGUMENTS | RESULTS | ERRORS
-    exported = [getattr(p, n) for p in (distributions, flows, infer, models, nn, transforms) for n in p.__all__]
+    exported = [
+        getattr(p, n) for p in (distributions, flows, infer, models, nn, transforms) for n in p.__all__
+    ]
     lacking = [x.__name__ for x in exported if inspect.isclass(x) and x.__name__ not in met]
     assert not lacking, f"add a good call to tests/arguments.py of {lacking}"
 
@@ -33,13 +42,20 @@ def test_every_class_is_in_the_table() -> None:
 def _free(f: object, name: str, what: str) -> bool:
     """What is no mistake: None where it is the default, any string as a name."""
     default = inspect.signature(f).parameters.get(name)  # type: ignore[arg-type]
-    return what == "None" and default is not None and default.default is None or what == "another word" and name == "name"
+    return (
+        what == "None"
+        and default is not None
+        and default.default is None
+        or what == "another word"
+        and name == "name"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("first", range(0, len(GOOD), 10))
 def test_wrong_kinds(first: int) -> None:
-    """Each argument in turn replaced by numpy arrays, None, strings, integers, meta and complex tensors, lists of them, ..."""
+    """Each argument in turn replaced by numpy arrays, None, strings, integers, meta and complex tensors,
+    lists of them, ..."""
     problems = []
     for f, good in GOOD[first : first + 10]:
         f(**good)
@@ -50,7 +66,11 @@ def test_wrong_kinds(first: int) -> None:
                 try:
                     f(**{**good, name: bad})
                 except ValueError as e:
-                    if not (f"{name}:" in str(e) or f"{name}," in str(e)) or "expected" not in str(e) and len(str(e)) < 40:
+                    if (
+                        not (f"{name}:" in str(e) or f"{name}," in str(e))
+                        or "expected" not in str(e)
+                        and len(str(e)) < 40
+                    ):
                         problems.append(f"{called(f)}({name}={what}): {e}")
                 except Exception as e:
                     problems.append(f"{called(f)}({name}={what}): {type(e).__name__}, {e}")
@@ -65,20 +85,28 @@ def test_the_table_of_the_issue() -> None:
     flow = models.ManifoldFlow.from_data(x, 1, hidden=(4,), latent_hidden=(4,))
     told = {
         "manifolds: got .*sphere.*expected a dictionary with a manifold": lambda: infer.GeodesicNUTS(
-            potential_fn=lambda z: z["x"].sum(), manifolds={"x": "sphere"}  # type: ignore[dict-item]
+            potential_fn=lambda z: z["x"].sum(),
+            manifolds={"x": "sphere"},  # type: ignore[dict-item]
         ),
         "epochs: got -1, expected .* of at least 0": lambda: fit_md(flow, x, epochs=-1),
         "forward: got None, expected a function": lambda: Chart(None, None, 1, 2),  # type: ignore[arg-type]
-        r"loc: got a numpy array of shape \(3,\), expected a floating tensor. Convert it with torch.as_tensor\(loc\)":
-            lambda: md.VonMisesFisher(np.eye(3)[0], 2.0),  # type: ignore[arg-type]
-        "loc: got a tensor of torch.float32 on meta, .* no values": lambda: md.VonMisesFisher(torch.ones(3, device="meta"), 2.0),
-        r"loc: got dtype torch.int64, .* convert it with .float\(\)": lambda: md.VonMisesFisher(torch.tensor([1, 0, 0]), 2.0),
-        "manifold: got the class Sphere itself, .* Make an instance, Sphere": lambda: md.WrappedNormal(
-            geoopt.Sphere, torch.eye(3)[0], 1.0  # type: ignore[arg-type]
+        r"loc: got a numpy array of shape \(3,\), expected a floating tensor. Convert it with "
+        r"torch.as_tensor\(loc\)": lambda: md.VonMisesFisher(np.eye(3)[0], 2.0),  # type: ignore[arg-type]
+        "loc: got a tensor of torch.float32 on meta, .* no values": lambda: md.VonMisesFisher(
+            torch.ones(3, device="meta"), 2.0
         ),
-        "scale: got 'wide', expected a floating tensor or a number": lambda: md.WrappedNormal(sphere, torch.eye(3)[0], "wide"),  # type: ignore[arg-type]
+        r"loc: got dtype torch.int64, .* convert it with "
+        r".float\(\)": lambda: md.VonMisesFisher(torch.tensor([1, 0, 0]), 2.0),
+        "manifold: got the class Sphere itself, .* Make an instance, Sphere": lambda: md.WrappedNormal(
+            geoopt.Sphere,
+            torch.eye(3)[0],
+            1.0,  # type: ignore[arg-type]
+        ),
+        "scale: got 'wide', expected a floating tensor or a number": lambda: md.WrappedNormal(
+            sphere, torch.eye(3)[0], "wide"
+        ),  # type: ignore[arg-type]
         "step_size: got None, expected a number": lambda: infer.GeodesicNUTS(lambda: None, step_size=None),  # type: ignore[arg-type]
-    }  # fmt: skip
+    }
     for message, call in told.items():
         with pytest.raises(ValueError, match=message):
             call()
@@ -104,7 +132,10 @@ def test_what_has_no_formula_says_so() -> None:
     vmf, ps = md.VonMisesFisher(x, 2.0), md.PowerSpherical(x, 2.0)
     wrapped = md.WrappedNormal(geoopt.Sphere(), x, 1.0)
     for p, q in ((vmf, ps), (ps, ps), (wrapped, vmf), (ps, wrapped)):
-        with pytest.raises(NotImplementedError, match=f"KL of {type(p).__name__} from {type(q).__name__}; estimate it by draws"):
+        with pytest.raises(
+            NotImplementedError,
+            match=f"KL of {type(p).__name__} from {type(q).__name__}; estimate it by draws",
+        ):
             kl_divergence(p, q)
     for d in (vmf, wrapped, md.WrappedCauchy(0.0, 0.5), md.ManifoldUniform(geoopt.Sphere(), (3,))):
         for call in (d.cdf, d.icdf):
@@ -128,12 +159,24 @@ def test_checked() -> None:
     """Annotations decide; what they do not describe is let through."""
 
     @checked(n=1, scale=0.0)
-    def f(n: int, scale: float | None = None, names: dict[str, float] | None = None, pair: tuple[int, float] = (1, 2.0), **more):  # type: ignore[no-untyped-def]
+    def f(
+        n: int,
+        scale: float | None = None,
+        names: dict[str, float] | None = None,
+        pair: tuple[int, float] = (1, 2.0),
+        **more,
+    ):  # type: ignore[no-untyped-def]
         return n
 
     assert f(np.int64(3), scale=np.float32(2.0), names={"a": 1}, pair=(1, 2), other=object()) == 3
-    for bad in (dict(n=True), dict(n=0), dict(n=1, scale=-1.0), dict(n=1, names={"a": "b"}), dict(n=1, pair=(1,)),
-                dict(n=1, scale=float("nan"))):  # fmt: skip
+    for bad in (
+        dict(n=True),
+        dict(n=0),
+        dict(n=1, scale=-1.0),
+        dict(n=1, names={"a": "b"}),
+        dict(n=1, pair=(1,)),
+        dict(n=1, scale=float("nan")),
+    ):
         with pytest.raises(ValueError, match=list(bad)[-1]):
             f(**bad)
     with pytest.raises(TypeError, match="required positional argument"):

@@ -29,7 +29,8 @@ from pyro_manifold.testing import (
     check_stress,
 )
 
-# These do not depend on accuracy beyond float32, so the default run repeats only the others in the second dtype.
+# These do not depend on accuracy beyond float32, so the default run repeats only the others in the second
+# dtype.
 FLOAT32_CHECKS = ("shapes", "gradients_of_log_prob")
 
 
@@ -52,18 +53,32 @@ def apply(check: Any, *args: Any) -> None:
     ids=["geometries", "transforms", "distributions", "modules"],
 )
 def test_skips_name_checks(cases: list[Any], checks: Any) -> None:
-    """A misspelt key of ``skip`` would skip nothing, one for a check long gone would say what is no longer so."""
+    """A misspelt key of ``skip`` would skip nothing, one for a check long gone would say what is no longer
+    so."""
     wrong = [f"{case.name}: {key}" for case in cases for key in case.skip if key not in checks]
     assert not wrong, f"skip names no check: {wrong}; the checks are {', '.join(checks)}"
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "two cases have one name"
 
 
-# Compiling is a third of the registry's cost: the default run does it once for each class and kind of manifold.
+# Compiling is a third of the registry's cost: the default run does it once for each class and kind of
+# manifold.
 COMPILED_BY_ANOTHER = {
-    "uniform-S1", "uniform-scaled-S2", "uniform-SO4", "wrapped-S1", "wrapped-scaled-S2", "wrapped-S2-tril", "wrapped-ball-tril",
-    "wrapped-torus-tril", "vmf-S1", "vmf-S3", "power-spherical-S1", "projected-normal-S3", "bingham-S1", "kent-S3",
-}  # fmt: skip
+    "uniform-S1",
+    "uniform-scaled-S2",
+    "uniform-SO4",
+    "wrapped-S1",
+    "wrapped-scaled-S2",
+    "wrapped-S2-tril",
+    "wrapped-ball-tril",
+    "wrapped-torus-tril",
+    "vmf-S1",
+    "vmf-S3",
+    "power-spherical-S1",
+    "projected-normal-S3",
+    "bingham-S1",
+    "kent-S3",
+}
 
 
 def _marks(case: Any, check: str) -> list[Any]:
@@ -90,12 +105,22 @@ def product(cases: list[Any], checks: Any) -> list[Any]:
 
 @pytest.mark.parametrize("case, check", product(GEOMETRIES, GEOMETRY_CHECKS))
 def test_geometry(case: GeometryCase, check: str, dtype: torch.dtype, device: torch.device) -> None:
-    apply(GEOMETRY_CHECKS[check], geometry(case.manifold()), case.dim, torch.empty((), dtype=dtype, device=device))
+    apply(
+        GEOMETRY_CHECKS[check],
+        geometry(case.manifold()),
+        case.dim,
+        torch.empty((), dtype=dtype, device=device),
+    )
 
 
 @pytest.mark.parametrize("case, check", product(GEOMETRIES, GEOMETRY_CHECKS))
 def test_geometry_float32(case: GeometryCase, check: str, device: torch.device) -> None:
-    apply(GEOMETRY_CHECKS[check], geometry(case.manifold()), case.dim, torch.empty((), dtype=torch.float32, device=device))
+    apply(
+        GEOMETRY_CHECKS[check],
+        geometry(case.manifold()),
+        case.dim,
+        torch.empty((), dtype=torch.float32, device=device),
+    )
 
 
 @pytest.mark.parametrize("case, check", product(TRANSFORMS, TRANSFORM_CHECKS))
@@ -123,7 +148,9 @@ def test_distribution_float32(case: DistributionCase, check: str, device: torch.
     "case, changed",
     [pytest.param(c, s, id=f"{c.name}-{i}") for c in DISTRIBUTIONS for i, s in enumerate(c.stress)],
 )
-def test_stress(case: DistributionCase, changed: dict[str, Any], dtype_: torch.dtype, device: torch.device) -> None:
+def test_stress(
+    case: DistributionCase, changed: dict[str, Any], dtype_: torch.dtype, device: torch.device
+) -> None:
     check_stress(case.make, tensors({**case.params, **changed}, dtype=dtype_, device=device))
 
 
@@ -153,9 +180,14 @@ def test_gradients_of_what_the_compiler_made(case: DistributionCase, device: tor
         return case.make(**dict(zip(params, values, strict=True))).log_prob(x)
 
     with pyro.validation_enabled(False):
-        leaves = [t.detach().clone().requires_grad_() for t in (case.make(**params).sample((20,)), *params.values())]
+        leaves = [
+            t.detach().clone().requires_grad_() for t in (case.make(**params).sample((20,)), *params.values())
+        ]
         torch._dynamo.reset()
         value, compiled = log_prob(*leaves), torch.compile(log_prob)(*leaves)
         torch.testing.assert_close(compiled, value, rtol=1e-9, atol=1e-9)
-        for a, b in zip(*(torch.autograd.grad(y.sum(), leaves, materialize_grads=True) for y in (compiled, value)), strict=True):
+        for a, b in zip(
+            *(torch.autograd.grad(y.sum(), leaves, materialize_grads=True) for y in (compiled, value)),
+            strict=True,
+        ):
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)

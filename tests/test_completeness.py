@@ -11,9 +11,23 @@ from cases import DISTRIBUTIONS, GEOMETRIES, MODULES, TRANSFORMS, tensors
 from pyro_manifold.geometry import geometry
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ["geometry", "constraints", "transforms", "distributions", "flows", "infer", "nn", "training", "models"]
-PACKAGES = [*LAYERS, "datasets", "plotting", "plotting_mcmc", "testing"]
-PRESENT = [p for p in PACKAGES if any((ROOT / "pyro_manifold" / f).exists() for f in (f"{p}/__init__.py", f"{p}.py"))]
+LAYERS = [
+    "geometry",
+    "constraints",
+    "transforms",
+    "distributions",
+    "nn",
+    "flows",
+    "infer",
+    "models",
+    "training",
+]
+PACKAGES = [*LAYERS, "datasets", "evaluation", "plotting", "testing", "contrib.lhc"]
+PRESENT = [
+    p
+    for p in PACKAGES
+    if any((ROOT / "pyro_manifold" / f).exists() for f in (f"{p.replace('.', '/')}/__init__.py", f"{p}.py"))
+]
 NEEDS_CASE = {"geometry", "transforms", "distributions", "flows", "nn", "models"}
 
 
@@ -27,7 +41,11 @@ def covered() -> set[type]:
     like = dict(dtype=torch.float64, device=torch.device("cpu"))
     manifolds = [c.manifold() for c in GEOMETRIES]
     geometries = [geometry(m) for m in manifolds]
-    built: list[object] = [*manifolds, *geometries, *(f for g in geometries for f in getattr(g, "factors", ()))]
+    built: list[object] = [
+        *manifolds,
+        *geometries,
+        *(f for g in geometries for f in getattr(g, "factors", ())),
+    ]
     built += [c.build(**like)[0] for c in TRANSFORMS]
     built += [c.make(**tensors(c.params, **like)) for c in DISTRIBUTIONS]
     built += [m for c in MODULES for m in c.make().modules()]
@@ -40,17 +58,24 @@ CLASSES = [(p, name, x) for p, name, x in PUBLIC if inspect.isclass(x) and not i
 
 def test_has_case() -> None:
     met = covered()
-    lacking = [f"{package}.{name}" for package, name, cls in CLASSES if package in NEEDS_CASE and cls not in met]
+    lacking = [
+        f"{package}.{name}" for package, name, cls in CLASSES if package in NEEDS_CASE and cls not in met
+    ]
     assert not lacking, f"no case in tests/cases.py builds {', '.join(lacking)}: add one each"
 
 
 def test_has_doctest() -> None:
-    lacking = [f"{package}.{name}" for package, name, cls in CLASSES if ">>>" not in (inspect.getdoc(cls) or "")]
+    lacking = [
+        f"{package}.{name}" for package, name, cls in CLASSES if ">>>" not in (inspect.getdoc(cls) or "")
+    ]
     assert not lacking, f"no doctest in {', '.join(lacking)}: two or three lines in the docstring of each"
 
 
 def test_is_documented() -> None:
-    pages = {package: (ROOT / "docs" / "api" / f"{package}.md").read_text() for package in PRESENT}
+    pages = {
+        package: (ROOT / "docs" / "api" / f"{package.replace('.', '_')}.md").read_text()
+        for package in PRESENT
+    }
     lacking = [f"{p}.{name}" for p, name, _ in PUBLIC if not re.search(rf"::\s+(\w+\.)*{name}\b", pages[p])]
     assert not lacking, f"no line in docs/api/ for {', '.join(lacking)}"
     bare = [f"{p}.{name}" for p, name, x in PUBLIC if callable(x) and not inspect.getdoc(x)]
@@ -58,5 +83,9 @@ def test_is_documented() -> None:
 
 
 def test_densities_state_their_measure() -> None:
-    lacking = [n for p, n, cls in CLASSES if p == "distributions" and "Base measure:" not in (inspect.getdoc(cls) or "")]
+    lacking = [
+        n
+        for p, n, cls in CLASSES
+        if p == "distributions" and "Base measure:" not in (inspect.getdoc(cls) or "")
+    ]
     assert not lacking, f"the docstring does not state its base measure: {', '.join(lacking)}"

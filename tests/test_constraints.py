@@ -60,7 +60,11 @@ def test_helpful_support_error_of_pyro():
 
 
 def test_check_point_errors():
-    with pytest.raises(ValueError, match=r"loc: got shape \(\), expected points of Sphere with at least 1 trailing axis"):
+    with pytest.raises(
+        ValueError, match=r"loc: got shape \(\), expected points of Sphere with at least 1 trailing axis"
+    ):
         check_point(geoopt.Sphere(), "loc", torch.tensor(1.0))
-    with pytest.raises(ValueError, match=r"loc: got 2, 0 at index \(1,\), expected points of Sphere. Project it first"):
+    with pytest.raises(
+        ValueError, match=r"loc: got 2, 0 at index \(1,\), expected points of Sphere. Project it first"
+    ):
         check_point(geoopt.Sphere(), "loc", torch.tensor([[1.0, 0.0], [2.0, 0.0]]))

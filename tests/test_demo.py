@@ -9,7 +9,7 @@ import pytest
 import torch
 from scripts import python
 
-from pyro_manifold import demo
+from pyro_manifold.demo import cli as demo
 from pyro_manifold.training import load_checkpoint, save_checkpoint
 
 SMALL = ["--epochs", "2", "--splits", "2", "--samples", "3", "--quiet"]
@@ -27,7 +27,7 @@ def test_table_pictures_and_resumption_after_a_kill(tmp_path: Path) -> None:
 
     # kill it at the third checkpoint it writes, in the middle of a model, as abruptly as can be
     script = (
-        "import os, signal, pyro_manifold.demo as d\n"
+        "import os, signal, pyro_manifold.demo.cli as d\n"
         "save, count = d.Run.save, []\n"
         "def dying(self):\n"
         "    save(self); count.append(1)\n"
@@ -76,7 +76,9 @@ class _Bar:
     def set_postfix_str(self, text: str) -> None: ...
 
 
-def test_checkpoint_of_other_settings_or_in_pieces_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_checkpoint_of_other_settings_or_in_pieces_is_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     path = tmp_path / "checkpoint.pt"
 
     def fresh(*args: str) -> demo.Run:
@@ -106,13 +108,17 @@ def test_odd_but_readable_checkpoints_are_not_used(tmp_path: Path, capsys: pytes
     none = {name: [] for name in demo.MODELS}
     scores = {"N-VAE": [-20.0], "P-VAE": []}
     odd = [
-        3, {}, {"scores": 3, "kept": {}, "current": None}, {"scores": {}, "kept": {}, "current": None},
-        {"scores": scores, "kept": {}, "current": None}, {"scores": scores, "kept": {"N-VAE": {}}, "current": None},
+        3,
+        {},
+        {"scores": 3, "kept": {}, "current": None},
+        {"scores": {}, "kept": {}, "current": None},
+        {"scores": scores, "kept": {}, "current": None},
+        {"scores": scores, "kept": {"N-VAE": {}}, "current": None},
         {"scores": {**none, "N-VAE": ["good"]}, "kept": {"N-VAE": weights}, "current": None},
         {"scores": {**none, "N-VAE": [-20.0] * 3}, "kept": {"N-VAE": weights}, "current": None},
         {"scores": none, "kept": {}, "current": {"epoch": 1}},
         {"scores": none, "kept": {}, "current": {"epoch": 99, "weights": weights, "optimizer": {}}},
-    ]  # fmt: skip
+    ]
     for state in odd:
         save_checkpoint(run.path, state, run.fingerprint())
         run.load()
@@ -120,7 +126,9 @@ def test_odd_but_readable_checkpoints_are_not_used(tmp_path: Path, capsys: pytes
         assert "does not hold what this run would have saved" in capsys.readouterr().out
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_checkpoint_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "checkpoint.pt.part").mkdir()
     assert demo.main([*SMALL, "--epochs", "1", "--out", str(tmp_path)]) == 1
     assert "error: checkpoint: cannot write" in capsys.readouterr().err
@@ -128,7 +136,9 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, capsys:
 
 def test_both_models_have_the_same_number_of_weights() -> None:
     x = torch.ones(10, 64)
-    counts = [sum(p.numel() for p in demo.build(n, 1.0, x).parameters() if p.requires_grad) for n in demo.MODELS]
+    counts = [
+        sum(p.numel() for p in demo.build(n, 1.0, x).parameters() if p.requires_grad) for n in demo.MODELS
+    ]
     assert counts[0] == counts[1]
 
 
@@ -146,21 +156,29 @@ def test_both_models_have_the_same_number_of_weights() -> None:
         ["--out", "/dev/null/demo"],
     ],
 )
-def test_bad_arguments_get_one_line_and_exit_code_2(arguments, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+def test_bad_arguments_get_one_line_and_exit_code_2(
+    arguments, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
     if "--out" not in arguments:
         arguments = [*arguments, "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as exit_:
         demo.main(arguments)
     error = capsys.readouterr().err
-    assert exit_.value.code == 2 and error.count("\n") == 1 and error.startswith("pyro-manifold-demo: error: ")
+    assert (
+        exit_.value.code == 2 and error.count("\n") == 1 and error.startswith("pyro-manifold-demo: error: ")
+    )
     assert arguments[0] in error
 
 
-def test_help_and_interrupt(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_and_interrupt(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SystemExit) as exit_:
         demo.main(["--help"])
     text = capsys.readouterr().out
-    assert exit_.value.code == 0 and all(f"--{o}" in text for o in ("seed", "epochs", "curvature", "out", "quiet"))
+    assert exit_.value.code == 0 and all(
+        f"--{o}" in text for o in ("seed", "epochs", "curvature", "out", "quiet")
+    )
 
     def interrupt(self: demo.Run) -> None:
         raise KeyboardInterrupt

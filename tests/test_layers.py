@@ -1,4 +1,5 @@
-"""A module imports from lower layers only (DESIGN, section 2), read off the source; and every module imports on its own."""
+"""A module imports from lower layers only (DESIGN, section 2), read off the source; and every module imports
+on its own."""
 
 import ast
 import os
@@ -12,25 +13,40 @@ from scripts import python
 import pyro_manifold
 
 ROOT = Path(pyro_manifold.__file__).parent
-LAYERS = ["ops", "geometry", "constraints", "transforms", "distributions", "flows", "infer", "nn", "training", "models"]
+LAYERS = [
+    "ops",
+    "geometry",
+    "constraints",
+    "transforms",
+    "distributions",
+    "nn",
+    "flows",
+    "infer",
+    "models",
+    "training",
+]
 # leaves may use any layer; of the other leaves only those named
 LEAVES: dict[str, set[str]] = {
+    "contrib": set(),
     "datasets": set(),
+    "evaluation": set(),
     "plotting": set(),
-    "plotting_mcmc": {"plotting"},
     "testing": set(),
     "demo": {"datasets", "plotting"},
 }
-OPTIONAL = {"sklearn", "matplotlib", "scipy", "pytest", "torchdiffeq", "zuko"}  # never needed to import the package
+OPTIONAL = {
+    "sklearn",
+    "matplotlib",
+    "scipy",
+    "pytest",
+    "torchdiffeq",
+    "zuko",
+}  # never needed to import the package
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.name != "__init__.py")
 
 
 def layer_of(path: Path) -> str:
-    return layer_named(path.relative_to(ROOT).parts[0].removesuffix(".py"))
-
-
-def layer_named(part: str) -> str:
-    return "demo" if part.startswith("demo_") else part  # the demo may have files of its own
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def imported(path: Path) -> Iterator[tuple[str, bool]]:
@@ -61,8 +77,10 @@ def upward(path: Path) -> list[str]:
     if layer not in LAYERS and layer not in LEAVES:
         return [f"{path} is in no layer: name it in LAYERS or LEAVES"]
     parts = [(name, name.split(".")) for name, _ in imported(path)]
-    ours = [(name, p) for name, p in parts if p[0] == "pyro_manifold" and len(p) > 1 and p[1] != "__version__"]
-    wrong = [name for name, p in ours if layer_named(p[1]) not in allowed(layer)]
+    ours = [
+        (name, p) for name, p in parts if p[0] == "pyro_manifold" and len(p) > 1 and p[1] != "__version__"
+    ]
+    wrong = [name for name, p in ours if p[1] not in allowed(layer)]
     return [f"{path.relative_to(ROOT)}: {layer} may not import {name}, of a higher layer" for name in wrong]
 
 
@@ -80,7 +98,9 @@ def test_optional_dependencies_are_imported_late() -> None:
         for name, top in imported(path)
         if top and name.split(".")[0] in OPTIONAL
     ]
-    assert not wrong, "import inside the function that needs it, with a hint on how to install it:\n" + "\n".join(wrong)
+    assert not wrong, (
+        "import inside the function that needs it, with a hint on how to install it:\n" + "\n".join(wrong)
+    )
 
 
 def test_the_rule_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +139,8 @@ for name in sys.argv[1:]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, so that torch is imported once")
 def test_import_changes_no_global_state() -> None:
-    """Each layer in a process of its own: it imports first, and torch's and Pyro's settings stay as they were."""
+    """Each layer in a process of its own: it imports first, and torch's and Pyro's settings stay as they
+    were."""
     layers = [x for x in LAYERS if (ROOT / x).is_dir() or (ROOT / f"{x}.py").exists()]
     done = python("-W", "ignore", "-c", _EACH_FIRST, *layers)
     assert done.returncode == 0, done.stderr[-2000:]

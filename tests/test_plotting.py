@@ -8,7 +8,7 @@ import torch
 import pyro_manifold.distributions as mdist
 import pyro_manifold.plotting as plotting
 from pyro_manifold.geometry import geometry
-from pyro_manifold.models.dimension import DimensionScan
+from pyro_manifold.training.dimension import DimensionScan
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -29,7 +29,9 @@ def test_ball_and_hyperboloid_land_on_the_same_disk() -> None:
     ball = geoopt.PoincareBall(torch.tensor(2.0, dtype=D))
     lorentz = geoopt.Lorentz(torch.tensor(0.5, dtype=D))
     a, b = (plotting.to_plane(m, geometry(m).chart(v)) for m in (ball, lorentz))
-    assert torch.allclose(a, b, atol=1e-12) and torch.allclose(a, math.sqrt(2) * geometry(ball).chart(v), atol=1e-12)
+    assert torch.allclose(a, b, atol=1e-12) and torch.allclose(
+        a, math.sqrt(2) * geometry(ball).chart(v), atol=1e-12
+    )
     flat = geoopt.Euclidean(1)
     assert torch.equal(plotting.to_plane(flat, v), v)
 
@@ -50,7 +52,9 @@ def test_geodesic_of_the_disk_is_a_circular_arc_orthogonal_to_the_boundary() -> 
 
 def test_longitude_and_latitude_there_and_back() -> None:
     x = torch.randn(200, 3, dtype=D)
-    x = torch.cat([x / x.norm(dim=-1, keepdim=True), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]], dtype=D)])
+    x = torch.cat(
+        [x / x.norm(dim=-1, keepdim=True), torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]], dtype=D)]
+    )
     torch.testing.assert_close(plotting.from_lon_lat(*plotting.lon_lat(x)), x)
     with pytest.raises(ValueError, match="points of the sphere"):
         plotting.lon_lat(x[:, :2])
@@ -86,13 +90,19 @@ def test_sphere_density_is_drawn_in_equal_areas() -> None:
 def test_world_axes_keep_areas_and_put_places_where_they_are(projection: str) -> None:
     ax = plotting.world_axes(projection=projection, spacing=45)
     assert ax.name == projection and len(ax.get_xticks()) == 7 and len(ax.get_yticks()) == 3
-    # cells of the graticule: the area on paper over the area on the sphere, to the 1e-3 of matplotlib's own Newton steps
+    # cells of the graticule: the area on paper over the area on the sphere, to the 1e-3 of matplotlib's own
+    # Newton steps
     side = torch.linspace(0, 0.5, 200, dtype=D)
     ratios = []
     for lon, lat in [(0.0, 0.0), (1.0, 0.4), (-3.0, -0.9), (2.6, 1.0)]:
         east, north = torch.full_like(side, lon + 0.5), torch.full_like(side, lat + 0.5)
         back, level = side.flip(0), torch.zeros_like(side)
-        outline = [(lon + side, level + lat), (east, lat + side), (lon + back, north), (level + lon, lat + back)]
+        outline = [
+            (lon + side, level + lat),
+            (east, lat + side),
+            (lon + back, north),
+            (level + lon, lat + back),
+        ]
         x, y = ax.transProjection.transform(torch.cat([torch.stack(s, -1) for s in outline]).numpy()).T
         area = 0.5 * abs(float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum()))
         ratios.append(area / (0.5 * (math.sin(lat + 0.5) - math.sin(lat))))
@@ -105,19 +115,23 @@ def test_world_axes_keep_areas_and_put_places_where_they_are(projection: str) ->
 
 
 def test_density_on_a_logarithmic_scale() -> None:
-    law = mdist.VonMisesFisher(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(50.0))
-    ax = plotting.sphere_density(law.log_prob, resolution=20, decades=3, projection="hammer")
+    distribution = mdist.VonMisesFisher(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(50.0))
+    ax = plotting.sphere_density(distribution.log_prob, resolution=20, decades=3, projection="hammer")
     values = ax.collections[0].get_array()
     assert ax.name == "hammer" and float(values.max() / values.min()) == pytest.approx(1000, rel=1e-4)
     rows = values.reshape(20, 40)
-    assert float(rows[-1].min()) == float(values.max()) and float(rows[0].max()) == float(values.min())  # north is up
+    assert float(rows[-1].min()) == float(values.max()) and float(rows[0].max()) == float(
+        values.min()
+    )  # north is up
 
 
 def test_image_grid_places_every_image() -> None:
     images = torch.arange(5.0).reshape(5, 1, 1).expand(5, 4, 3) / 5
     canvas = plotting.image_grid(images, columns=3, title="five").images[0].get_array()
     assert canvas.shape == (2 * 6, 3 * 5)
-    assert [float(canvas[6 * (i // 3) + 2, 5 * (i % 3) + 2]) for i in range(5)] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert [float(canvas[6 * (i // 3) + 2, 5 * (i % 3) + 2]) for i in range(5)] == pytest.approx(
+        [0, 0.2, 0.4, 0.6, 0.8]
+    )
 
 
 def test_elbow_is_ringed() -> None:
@@ -156,7 +170,8 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
 
 
 def test_matplotlib_aliases() -> None:
-    """``lw`` is ``linewidth``, ``c`` a colour: in each function that passes style on, on top of its defaults."""
+    """``lw`` is ``linewidth``, ``c`` a colour: in each function that passes style on, on top of its
+    defaults."""
     ball = geoopt.PoincareBall()
     z = geometry(ball).chart(torch.randn(6, 2))
     ax = plotting.geodesic(ball, z[0], z[1], lw=3.0, c="red", ls=":")

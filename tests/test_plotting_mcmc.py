@@ -8,11 +8,11 @@ import torch
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-import pyro_manifold.plotting_mcmc as plotting
+import pyro_manifold.plotting as plotting
 from pyro_manifold.distributions import VonMisesFisher, WrappedNormal
 from pyro_manifold.geometry import geometry
 from pyro_manifold.infer import frechet_mean
-from pyro_manifold.infer.calibration import SBCResult
+from pyro_manifold.infer.sbc.calibration import SBCResult
 
 matplotlib.use("Agg")
 D = torch.float64
@@ -26,7 +26,8 @@ def _close():
 
 
 def test_sphere_trace_is_the_orthographic_view_from_the_mean():
-    """Distance from the centre of the picture = sine of the angle to the mean; the far side is faint; all lies in the disk."""
+    """Distance from the centre of the picture = sine of the angle to the mean; the far side is faint; all
+    lies in the disk."""
     x = VonMisesFisher(torch.tensor([0.6, 0.0, -0.8], dtype=D), 2.0).sample((3, 40))
     ax = plotting.sphere_trace(x, Figure().subplots())
     cos = x @ frechet_mean(SPHERE, x.flatten(0, 1)).mean
@@ -35,7 +36,10 @@ def test_sphere_trace_is_the_orthographic_view_from_the_mean():
         for side, (mask, alpha) in enumerate(((chain >= 0, None), (chain < 0, 0.2))):
             dots = ax.collections[2 * i + side]
             drawn = np.sort(np.linalg.norm(dots.get_offsets(), axis=-1))
-            assert np.allclose(drawn, (1 - chain[mask] ** 2).sqrt().sort().values, atol=1e-3) and dots.get_alpha() == alpha
+            assert (
+                np.allclose(drawn, (1 - chain[mask] ** 2).sqrt().sort().values, atol=1e-3)
+                and dots.get_alpha() == alpha
+            )
     shown = np.concatenate([np.hypot(*line.get_data()) for line in ax.lines])
     assert np.nanmax(shown) <= 1 + 1e-9
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["chain 0", "chain 1", "chain 2"]
@@ -59,7 +63,11 @@ def test_disk_posterior_circles_hold_their_shares():
 def test_rank_plots_have_an_axis_for_each_statistic():
     x = geometry(SPHERE).uniform_sample((2, 50), (3,), dtype=D)
     axes = np.ravel(plotting.plot_rank(SPHERE, x))
-    assert [ax.get_title().split("\n")[0] for ax in axes if ax.get_title()] == ["distance to the mean", "v1", "v2"]
+    assert [ax.get_title().split("\n")[0] for ax in axes if ax.get_title()] == [
+        "distance to the mean",
+        "v1",
+        "v2",
+    ]
 
 
 def test_calibration_band_tells_biased_ranks():
@@ -76,7 +84,10 @@ def test_calibration_band_tells_biased_ranks():
     [
         (lambda x: plotting.sphere_trace(x[0]), r"x: got shape \(4, 3\), expected \(chains, draws\)"),
         (lambda x: plotting.sphere_trace(x[..., :2]), r"points of the sphere S\^2"),
-        (lambda x: plotting.disk_posterior(BALL, 0.1 * x[..., :2], probs=(0.5, 1.0)), "probs: got .*between 0 and 1"),
+        (
+            lambda x: plotting.disk_posterior(BALL, 0.1 * x[..., :2], probs=(0.5, 1.0)),
+            "probs: got .*between 0 and 1",
+        ),
         (lambda x: plotting.disk_posterior(SPHERE, x), "manifold"),
     ],
 )
@@ -89,5 +100,7 @@ def test_matplotlib_aliases() -> None:
     x = torch.nn.functional.normalize(torch.randn(2, 5, 3), dim=-1)
     drawn = plotting.sphere_trace(x, lw=2.0, c="red").collections
     assert all(tuple(p.get_facecolors()[0][:3]) == (1.0, 0.0, 0.0) for p in drawn if len(p.get_offsets()))
-    drawn = plotting.disk_posterior(geoopt.PoincareBall(), 0.1 * torch.randn(2, 5, 2), lw=2.0, color="red").collections
+    drawn = plotting.disk_posterior(
+        geoopt.PoincareBall(), 0.1 * torch.randn(2, 5, 2), lw=2.0, color="red"
+    ).collections
     assert drawn[0].get_linewidths()[0] == 2.0

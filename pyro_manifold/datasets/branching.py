@@ -23,11 +23,13 @@ def branching_diffusion(
         y_0 = 0, \qquad y_i \sim N(y_{\mathrm{parent}(i)},\, \sigma^2 I), \qquad
         x_{ij} \sim N(y_i,\, \tfrac{\sigma^2}{f} I), \quad j = 1, \dots, m
 
-    and then every coordinate of the rows :math:`x_{ij}` is standardised to mean 0 and (population) standard deviation 1.
-    With the defaults: 127 nodes, 635 rows of 50 numbers. The nodes themselves are not in the data.
+    and then every coordinate of the rows :math:`x_{ij}` is standardised to mean 0 and (population) standard
+    deviation 1. With the defaults: 127 nodes, 635 rows of 50 numbers. The nodes themselves are not in the
+    data.
 
-    Simulated here by the protocol of E. Mathieu et al., "Continuous hierarchical representations with Poincaré
-    variational auto-encoders", NeurIPS 2019 (section 5.1; the sizes are those of the published script).
+    Simulated here by the protocol of E. Mathieu et al., "Continuous hierarchical representations with
+    Poincaré variational auto-encoders", NeurIPS 2019 (section 5.1; the sizes are those of the published
+    script).
 
     :param dim: number of coordinates.
     :param depth: number of generations below the root.
@@ -37,22 +39,29 @@ def branching_diffusion(
     :param noise_factor: f, how much smaller the variance of the copies is.
     :param standardize: standardise the coordinates.
     :param seed: the tree and the noise; torch's global generator is not touched.
-    :return: rows of shape (nodes * copies, dim) in torch's default dtype, and the node of each row. Nodes are numbered
-        level by level from the root 0: the parent of node i is ``(i - 1) // children``.
+    :return: rows of shape (nodes * copies, dim) in torch's default dtype, and the node of each row. Nodes are
+        numbered level by level from the root 0: the parent of node i is ``(i - 1) // children``.
     :raises ValueError: for sizes below 1 (depth below 0) or variances that are not positive.
 
     >>> x, node = branching_diffusion()
     >>> tuple(x.shape), int(node.max())
     ((635, 50), 126)
     """
-    for name, size, least in (("dim", dim, 1), ("depth", depth, 0), ("children", children, 1), ("copies", copies, 1)):
+    for name, size, least in (
+        ("dim", dim, 1),
+        ("depth", depth, 0),
+        ("children", children, 1),
+        ("copies", copies, 1),
+    ):
         if not isinstance(size, int) or size < least:
             raise ValueError(f"{name}: got {size!r}; expected an integer of at least {least}.")
     for name, value in (("variance", variance), ("noise_factor", noise_factor)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name}: got {value!r}; expected a positive finite number.")
     if standardize and depth == 0 and copies == 1:
-        raise ValueError("standardize: a single row has no standard deviation; expected more copies, or standardize=False.")
+        raise ValueError(
+            "standardize: a single row has no standard deviation; expected more copies, or standardize=False."
+        )
     gen = torch.Generator().manual_seed(seed)
 
     def noise(rows: int, var: float) -> Tensor:

@@ -12,20 +12,21 @@ class GaussianOnCircle:
     r"""Points around a circle with a wrapped normal angle and a little radial noise.
 
     .. math::
-        z \sim N(\pi/2, (\pi/4)^2) \bmod 2\pi, \quad r \sim N(1, \sigma^2), \quad x = r(\cos z, \sin z), \qquad
-        p(x) = \frac{1}{r}\,N(r; 1, \sigma^2)\sum_k N(z + 2\pi k; \pi/2, (\pi/4)^2)
+        z \sim N(\pi/2, (\pi/4)^2) \bmod 2\pi, \quad r \sim N(1, \sigma^2), \quad x = r(\cos z, \sin z),
+        \qquad p(x) = \frac{1}{r}\,N(r; 1, \sigma^2)\sum_k N(z + 2\pi k; \pi/2, (\pi/4)^2)
 
-    Base measure: area in the plane; for ``noise=0`` the law lives on the circle and the density, without the factors of r, is
-    with respect to arc length.
+    Base measure: area in the plane; for ``noise=0`` the distribution lives on the circle and the density,
+    without the factors of r, is with respect to arc length.
 
     :param noise: :math:`\sigma`; 0.01 in the reference.
-    :raises ValueError: for a negative ``noise`` or one above 0.2, where a negative radius is no longer out of reach.
+    :raises ValueError: for a negative ``noise`` or one above 0.2, where a negative radius is no longer out of
+        reach.
 
     Reference: J. Brehmer, K. Cranmer, NeurIPS 2020 (arXiv:2003.13913), the toy example of section 2.
 
-    >>> law = GaussianOnCircle()
-    >>> x = law.sample(1000, seed=0)
-    >>> tuple(x.shape), bool(law.log_prob(x).isfinite().all())
+    >>> distribution = GaussianOnCircle()
+    >>> x = distribution.sample(1000, seed=0)
+    >>> tuple(x.shape), bool(distribution.log_prob(x).isfinite().all())
     ((1000, 2), True)
     """
 
@@ -47,5 +48,11 @@ class GaussianOnCircle:
         scaled = (z.unsqueeze(-1) + turns - math.pi / 2) / (math.pi / 4)
         out = (-0.5 * scaled.square()).logsumexp(-1) - 0.5 * math.log(2 * math.pi) - math.log(math.pi / 4)
         if self.noise > 0:
-            out = out - r.log() - 0.5 * ((r - 1) / self.noise).square() - math.log(self.noise) - 0.5 * math.log(2 * math.pi)
+            out = (
+                out
+                - r.log()
+                - 0.5 * ((r - 1) / self.noise).square()
+                - math.log(self.noise)
+                - 0.5 * math.log(2 * math.pi)
+            )
         return out

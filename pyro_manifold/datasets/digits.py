@@ -11,9 +11,10 @@ def digits(*, binarize: bool = True, seed: int = 0) -> tuple[Tensor, Tensor]:
 
     .. math:: x_{ij} \sim \mathrm{Bernoulli}(g_{ij} / 16), \qquad g_{ij} \in \{0, \dots, 16\}
 
-    Source: the test part of the UCI "Optical Recognition of Handwritten Digits" set (E. Alpaydin and C. Kaynak, 1998,
-    43 writers), bundled in scikit-learn's wheel as ``sklearn.datasets.load_digits``. Binary pixels make the Bernoulli
-    likelihood a true likelihood; drawing them once with a fixed seed makes test values comparable between runs.
+    Source: the test part of the UCI "Optical Recognition of Handwritten Digits" set (E. Alpaydin and C.
+    Kaynak, 1998, 43 writers), bundled in scikit-learn's wheel as ``sklearn.datasets.load_digits``. Binary
+    pixels make the Bernoulli likelihood a true likelihood; drawing them once with a fixed seed makes test
+    values comparable between runs.
 
     :param binarize: draw the pixels; otherwise the grey values :math:`g/16` in [0, 1] are returned.
     :param seed: seed of that draw; torch's global generator is not touched.

@@ -25,22 +25,28 @@ def _download(name: str) -> Path:
         import pooch
     except ImportError as error:
         raise ImportError(
-            "earth() downloads with pooch: pip install pooch (extra pyro-manifold[tutorials]), or give folder="
+            "earth() downloads with pooch: pip install pooch (extra pyro-manifold[tutorials]), or give "
+            "folder="
         ) from error
     try:
-        path = pooch.retrieve(_SOURCE + file, f"sha256:{digest}", file, pooch.os_cache("pyro-manifold"), progressbar=False)
+        path = pooch.retrieve(
+            _SOURCE + file, f"sha256:{digest}", file, pooch.os_cache("pyro-manifold"), progressbar=False
+        )
     except ValueError as error:
         raise ValueError(
-            f"name: the file behind {name!r}, {_SOURCE + file}, is not the one this loader knows (SHA-256 mismatch: {error}). "
-            "Get the file elsewhere and give its folder as folder=."
+            f"name: the file behind {name!r}, {_SOURCE + file}, is not the one this loader knows (SHA-256 "
+            f"mismatch: {error}). Get the file elsewhere and give its folder as folder=."
         ) from error
     except OSError as error:  # requests' errors are among these
-        raise ConnectionError(f"{_SOURCE + file} cannot be fetched ({error}); give folder= with {file} in it.") from error
+        raise ConnectionError(
+            f"{_SOURCE + file} cannot be fetched ({error}); give folder= with {file} in it."
+        ) from error
     return Path(path)
 
 
 def _read(path: Path) -> Tensor:
-    """Rows (latitude, longitude) in degrees, float64; comments and a line of column names come first and are left out."""
+    """Rows (latitude, longitude) in degrees, float64; comments and a line of column names come first and are
+    left out."""
     rows: list[list[float]] = []
     for i, line in enumerate(path.read_text().splitlines(), 1):
         cells = line.strip()
@@ -65,14 +71,17 @@ def _distinct(degrees: Tensor) -> Tensor:
     """The first row of each place; 180 W is 180 E."""
     key = torch.stack([degrees[:, 0], degrees[:, 1].remainder(360)], -1)
     _, group = key.unique(dim=0, return_inverse=True)
-    first = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
+    first = torch.full((int(group.max()) + 1,), len(group)).scatter_reduce(
+        0, group, torch.arange(len(group)), "amin"
+    )
     return degrees[first.sort().values]
 
 
 def earth(name: str = "volcano", *, folder: str | Path | None = None, distinct: bool = True) -> Tensor:
     r"""A public catalogue of places on Earth, as unit vectors.
 
-    .. math:: x = (\cos\varphi\cos\lambda,\ \cos\varphi\sin\lambda,\ \sin\varphi), \; \varphi\text{ north},\ \lambda\text{ east}
+    .. math:: x = (\cos\varphi\cos\lambda,\ \cos\varphi\sin\lambda,\ \sin\varphi), \; \varphi\text{ north},\
+    \lambda\text{ east}
 
     ============ ======================================== ======= ========
     name         what (file)                              rows    distinct
@@ -83,22 +92,24 @@ def earth(name: str = "volcano", *, folder: str | Path | None = None, distinct: 
     fire         active ones, NASA FIRMS (fire.csv)       12809   12802
     ============ ======================================== ======= ========
 
-    Many rows repeat a place exactly. A random split then puts copies of training points in the test set, and the likelihood
-    has no upper bound: hence ``distinct``, which keeps the first row of each place.
+    Many rows repeat a place exactly. A random split then puts copies of training points in the test set, and
+    the likelihood has no upper bound: hence ``distinct``, which keeps the first row of each place.
 
-    The files are those that the literature on densities on the sphere uses. Without ``folder`` they come from the
-    repository of De Bortoli et al. (github.com/oxcsml/riemannian-score-sde, folder ``data``, commit 5b48a7f), are checked
-    against the SHA-256 written in this module and kept in pooch's cache. A file in ``folder`` is read as it is, so that it
-    may be a part of one, or newer.
+    The files are those that the literature on densities on the sphere uses. Without ``folder`` they come from
+    the repository of De Bortoli et al. (github.com/oxcsml/riemannian-score-sde, folder ``data``, commit
+    5b48a7f), are checked against the SHA-256 written in this module and kept in pooch's cache. A file in
+    ``folder`` is read as it is, so that it may be a part of one, or newer.
 
     :param name: "volcano", "earthquake", "flood" or "fire".
     :param folder: where the file of the table is; else it is downloaded.
     :param distinct: one row for each place.
     :return: shape (n, 3), unit vectors in torch's default dtype, in the order of the file.
-    :raises ValueError: for another name, a folder without the file, a line that is no place, a download whose checksum differs.
+    :raises ValueError: for another name, a folder without the file, a line that is no place, a download whose
+        checksum differs.
     :raises ConnectionError: if the file cannot be downloaded.
 
-    References: Mathieu & Nickel, NeurIPS 2020, sec. 5 (first use of the four); De Bortoli et al., NeurIPS 2022.
+    References: Mathieu & Nickel, NeurIPS 2020, sec. 5 (first use of the four); De Bortoli et al., NeurIPS
+    2022.
 
     >>> import tempfile, pathlib
     >>> here = pathlib.Path(tempfile.mkdtemp())
@@ -115,7 +126,9 @@ def earth(name: str = "volcano", *, folder: str | Path | None = None, distinct: 
         path = Path(folder).expanduser() / _FILES[name][0]
         if not path.is_file():
             what = f"has no file {path.name}" if path.parent.is_dir() else "is not a folder"
-            raise ValueError(f"folder: {path.parent} {what}; expected a folder with {path.name}, or None to download it.")
+            raise ValueError(
+                f"folder: {path.parent} {what}; expected a folder with {path.name}, or None to download it."
+            )
     degrees = _read(path)
     lat, lon = torch.deg2rad(_distinct(degrees) if distinct else degrees).unbind(-1)
     return from_lon_lat(lon, lat).to(torch.get_default_dtype())
@@ -126,10 +139,12 @@ def earth_split(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Training, validation and test places of a catalogue, 80, 10 and 10 per cent, at random.
 
-    Repeated places are removed *before* the split. The published splits are of the same sizes but of other generators.
+    Repeated places are removed *before* the split. The published splits are of the same sizes but of other
+    generators.
 
     :param seed: the split; torch's global generator is not touched.
-    :return: three tensors like that of :func:`earth`, with ``int(0.8 n)``, half of the rest, and the rest of rows.
+    :return: three tensors like that of :func:`earth`, with ``int(0.8 n)``, half of the rest, and the rest of
+        rows.
     :raises ValueError: as :func:`earth`, and for fewer than 4 places.
 
     Other parameters: :func:`earth`.
@@ -142,7 +157,9 @@ def earth_split(
     """
     x = earth(name, folder=folder, distinct=distinct)
     if len(x) < 4:
-        raise ValueError(f"folder: {len(x)} places of {name!r} cannot be split in three; expected at least 4.")
+        raise ValueError(
+            f"folder: {len(x)} places of {name!r} cannot be split in three; expected at least 4."
+        )
     [(train, rest)] = train_test_split(x, train=0.8, seed=seed)
     [(valid, test)] = train_test_split(rest, train=0.5, seed=seed)
     return train, valid, test

@@ -27,20 +27,21 @@ def lorenz(
 ) -> Tensor:  # fmt: skip
     r"""n points of the Lorenz attractor, from many trajectories after a warm-up.
 
-    .. math:: \dot x_1 = 10(x_2-x_1), \quad \dot x_2 = x_1(28-x_3)-x_2, \quad \dot x_3 = x_1x_2-\tfrac83x_3, \qquad
-        x(0) = (1,1,1) + 0.1\,e, \; e\sim N(0, I)
+    .. math:: \dot x_1 = 10(x_2-x_1), \quad \dot x_2 = x_1(28-x_3)-x_2, \quad \dot x_3 = x_1x_2-\tfrac83x_3,
+    \qquad x(0) = (1,1,1) + 0.1\,e, \; e\sim N(0, I)
 
-    The attractor has dimension about 2.06, so no two-dimensional model can be exact. The M-flow paper integrates 100
-    trajectories to time 1000 by scipy's RK45 (rtol 1e-3) and draws random times; here 1000 shorter ones run side by side by
-    classical Runge-Kutta with a fixed step, in torch, and are read every ``spacing`` after time ``warm_up``: the same
-    invariant measure, in a fraction of the time. The paper publishes no figure for this set.
+    The attractor has dimension about 2.06, so no two-dimensional model can be exact. The M-flow paper
+    integrates 100 trajectories to time 1000 by scipy's RK45 (rtol 1e-3) and draws random times; here 1000
+    shorter ones run side by side by classical Runge-Kutta with a fixed step, in torch, and are read every
+    ``spacing`` after time ``warm_up``: the same invariant measure, in a fraction of the time. The paper
+    publishes no figure for this set.
 
     :param n: number of points; the rows are shuffled.
     :param trajectories: how many run side by side.
     :param dt: time step.
     :param spacing: time between readings.
-    :param standardize: subtract and divide by the paper's constants (means -0.682, -0.554, 23.719; standard deviations 7.982,
-        9.088, 8.320).
+    :param standardize: subtract and divide by the paper's constants (means -0.682, -0.554, 23.719; standard
+        deviations 7.982, 9.088, 8.320).
     :param seed: starting points and order; torch's global generator is not touched.
     :return: (n, 3) in torch's default dtype.
     :raises ValueError: for sizes below 1 or times that are not positive.
@@ -53,7 +54,8 @@ def lorenz(
             raise ValueError(f"{name}: got {count}; expected at least 1.")
     if not 0 < dt <= 0.02 or not dt <= spacing or not warm_up >= 0:
         raise ValueError(
-            f"dt, spacing, warm_up: got {dt}, {spacing}, {warm_up}; expected 0 < dt <= 0.02, spacing >= dt and warm_up >= 0."
+            f"dt, spacing, warm_up: got {dt}, {spacing}, {warm_up}; expected 0 < dt <= 0.02, spacing >= dt "
+            f"and warm_up >= 0."
         )
     gen = torch.Generator().manual_seed(seed)
     x = 1 + 0.1 * torch.randn(3, trajectories, generator=gen, dtype=torch.float64)

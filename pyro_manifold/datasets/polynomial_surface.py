@@ -1,4 +1,5 @@
-"""The polynomial surface of the M-flow paper, with what the paper lacks: its exact density and orthogonal distances."""
+"""The polynomial surface of the M-flow paper, with what the paper lacks: its exact density and orthogonal
+distances."""
 
 import math
 from collections.abc import Callable
@@ -10,10 +11,28 @@ from torch import Tensor
 __all__ = ["PolynomialSurface"]
 
 _COEFFICIENTS = (
-    -1.21685866, 1.52221851, -1.21371848, 0.0565082878, -0.0238915801, -0.0466790086, -0.0556848662, -0.00767494636,
-    -0.0571792899, -0.0516948423, 0.0137135698, 0.00019578321, -0.00708568474, -0.00662611590, 0.00333050257,
-    -0.00832319399, -0.0109518626, 0.00408106786, -0.00464777968, -0.0088060082, 0.0121157044,
-)  # fmt: skip
+    -1.21685866,
+    1.52221851,
+    -1.21371848,
+    0.0565082878,
+    -0.0238915801,
+    -0.0466790086,
+    -0.0556848662,
+    -0.00767494636,
+    -0.0571792899,
+    -0.0516948423,
+    0.0137135698,
+    0.00019578321,
+    -0.00708568474,
+    -0.00662611590,
+    0.00333050257,
+    -0.00832319399,
+    -0.0109518626,
+    0.00408106786,
+    -0.00464777968,
+    -0.0088060082,
+    0.0121157044,
+)
 _ROTATION = (
     (0.973887216, -0.226860567, -0.00883026976),
     (0.227031938, 0.973073894, 0.0397956792),
@@ -34,17 +53,17 @@ class PolynomialSurface:
 
     .. math::
         x = R\,(z_0, z_1, f(z))^T, \qquad f(z) = e^{-|z|^2/10}\sum_{|\alpha|\le5}c_\alpha z^\alpha, \\
-        z \sim 0.6\,N\big((1,-1), 4I\big) + 0.4\,N\big((-1,1), s(\theta)^2I\big), \qquad s = 0.2 + 0.4(1+\theta), \quad
-        \theta \sim U(-1, 1), \\
+        z \sim 0.6\,N\big((1,-1), 4I\big) + 0.4\,N\big((-1,1), s(\theta)^2I\big), \qquad s = 0.2 +
+        0.4(1+\theta), \quad \theta \sim U(-1, 1), \\
         p(x\mid\theta) = p(z\mid\theta)\big/\sqrt{1+|\nabla f(z)|^2}
 
-    The constants are the published ones (R is made orthogonal to float64; it moves by 1e-9). Training and test data have no
-    noise; out-of-distribution points are points at theta = 0 plus N(0, 0.01 I_3).
+    The constants are the published ones (R is made orthogonal to float64; it moves by 1e-9). Training and
+    test data have no noise; out-of-distribution points are points at theta = 0 plus N(0, 0.01 I_3).
 
     Base measure: area of the surface.
 
-    Reference: J. Brehmer, K. Cranmer, NeurIPS 2020 (arXiv:2003.13913), section 4 and appendix; the constants are in its
-    repository (``power/manifold.npz``).
+    Reference: J. Brehmer, K. Cranmer, NeurIPS 2020 (arXiv:2003.13913), section 4 and appendix; the constants
+    are in its repository (``power/manifold.npz``).
 
     >>> surface = PolynomialSurface()
     >>> x = surface.sample(1000, theta=0.0, seed=0)
@@ -72,15 +91,24 @@ class PolynomialSurface:
         a, b = table(z[..., 0]), table(z[..., 1])
 
         def poly(da: int, db: int) -> Tensor:
-            return sum((c[k] * a[da][i] * b[db][j] for k, (i, j) in enumerate(_POWERS)), start=torch.zeros_like(z[..., 0]))
+            return sum(
+                (c[k] * a[da][i] * b[db][j] for k, (i, j) in enumerate(_POWERS)),
+                start=torch.zeros_like(z[..., 0]),
+            )
 
         p, dp = poly(0, 0), torch.stack([poly(1, 0), poly(0, 1)], -1)
         mixed = poly(1, 1)
         hp = torch.stack([torch.stack([poly(2, 0), mixed], -1), torch.stack([mixed, poly(0, 2)], -1)], -2)
         e = (-_DECAY * z.square().sum(-1)).exp()
-        cross, eye, k = z.unsqueeze(-1) * dp.unsqueeze(-2), torch.eye(2, dtype=z.dtype, device=z.device), 2 * _DECAY
+        cross, eye, k = (
+            z.unsqueeze(-1) * dp.unsqueeze(-2),
+            torch.eye(2, dtype=z.dtype, device=z.device),
+            2 * _DECAY,
+        )
         p_ = p[..., None, None]
-        hessian = hp - k * (cross + cross.mT) - k * p_ * eye + k * k * p_ * (z.unsqueeze(-1) * z.unsqueeze(-2))
+        hessian = (
+            hp - k * (cross + cross.mT) - k * p_ * eye + k * k * p_ * (z.unsqueeze(-1) * z.unsqueeze(-2))
+        )
         return _Jet(e * p, e[..., None] * (dp - k * z * p[..., None]), e[..., None, None] * hessian)
 
     def embed(self, z: Tensor) -> Tensor:
@@ -118,25 +146,32 @@ class PolynomialSurface:
     def _width(theta: float | Tensor) -> Tensor:
         theta = torch.as_tensor(theta, dtype=torch.float64)
         if not bool(((theta >= -1) & (theta <= 1)).all()):
-            raise ValueError("theta: got a value outside [-1, 1], or NaN; expected the support of its prior, U(-1, 1).")
+            raise ValueError(
+                "theta: got a value outside [-1, 1], or NaN; expected the support of its prior, U(-1, 1)."
+            )
         return 0.2 + 0.4 * (1 + theta)
 
     def log_prob(self, x: Tensor, theta: float | Tensor, *, tolerance: float = 1e-5) -> Tensor:
-        """log p(x | theta) with respect to area; -inf where x is further than ``tolerance`` above or below the surface.
+        """log p(x | theta) with respect to area; -inf where x is further than ``tolerance`` above or below
+        the surface.
 
         :param x: (..., 3).
         :param theta: broadcasts against the batch shape of x.
         """
         z, height = self.chart(x)
         jet = self._jet(z)
-        out = self._log_planar(z, self._width(theta).to(x.device)) - 0.5 * jet.gradient.square().sum(-1).log1p()
+        out = (
+            self._log_planar(z, self._width(theta).to(x.device)) - 0.5 * jet.gradient.square().sum(-1).log1p()
+        )
         return torch.where((height - jet.value).abs() <= tolerance, out, -math.inf)
 
     @staticmethod
     def _log_planar(z: Tensor, s: Tensor) -> Tensor:
         centre = z.new_tensor([1.0, -1.0])
         wide = -0.125 * (z - centre).square().sum(-1) + math.log(0.6 / (8 * math.pi))
-        narrow = -0.5 * (z + centre).square().sum(-1) / s.square() - 2 * s.log() + math.log(0.4 / (2 * math.pi))
+        narrow = (
+            -0.5 * (z + centre).square().sum(-1) / s.square() - 2 * s.log() + math.log(0.4 / (2 * math.pi))
+        )
         return torch.logaddexp(wide, narrow)
 
     def log_likelihood(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -167,15 +202,17 @@ class PolynomialSurface:
         return float(gap.mean()), float(gap.std() / n**0.5)
 
     def vertical_distance(self, x: Tensor) -> Tensor:
-        """Absolute value of height - f(z): the paper's distance from the manifold (which it caps at 10 and averages)."""
+        """Absolute value of height - f(z): the paper's distance from the manifold (which it caps at 10 and
+        averages)."""
         z, height = self.chart(x)
         return (height - self._jet(z).value).abs()
 
     def distance(self, x: Tensor) -> Tensor:
         """Orthogonal distance to the surface, by Newton's method in z from the vertical foot point.
 
-        Steps that do not descend are halved; where the Hessian is not positive its Gauss-Newton part is taken. Of several
-        foot points the one in the starting point's valley is found, which for points near the surface is the nearest.
+        Steps that do not descend are halved; where the Hessian is not positive its Gauss-Newton part is
+        taken. Of several foot points the one in the starting point's valley is found, which for points near
+        the surface is the nearest.
         """
         target, height = self.chart(x)
 
@@ -186,7 +223,9 @@ class PolynomialSurface:
             plain = torch.eye(2, dtype=z.dtype, device=z.device) + g.unsqueeze(-1) * g.unsqueeze(-2)
             full = plain + gap[..., None, None] * jet.hessian
             convex = (torch.linalg.det(full) > 1e-3) & (full.diagonal(dim1=-2, dim2=-1).sum(-1) > 0)
-            step = torch.linalg.solve(torch.where(convex[..., None, None], full, plain), z - target + gap.unsqueeze(-1) * g)
+            step = torch.linalg.solve(
+                torch.where(convex[..., None, None], full, plain), z - target + gap.unsqueeze(-1) * g
+            )
             return square, step, gap
 
         z, rate = target, torch.ones_like(height)

@@ -23,11 +23,14 @@ def train_test_split(*tensors: Tensor, train: float = 0.7, seed: int = 0) -> lis
         raise ValueError("tensors: none were given; expected at least one tensor to split.")
     sizes = [len(t) for t in tensors]
     if len(set(sizes)) > 1:
-        raise ValueError(f"tensors: numbers of rows differ, {sizes}; expected the same first axis in all of them.")
+        raise ValueError(
+            f"tensors: numbers of rows differ, {sizes}; expected the same first axis in all of them."
+        )
     n = int(train * sizes[0]) if 0 < train < 1 else 0
     if not 0 < n < sizes[0]:
         raise ValueError(
-            f"train: the fraction {train} of {sizes[0]} rows leaves one side empty; expected 0 < train < 1, e.g. 0.7."
+            f"train: the fraction {train} of {sizes[0]} rows leaves one side empty; expected 0 < train < 1, "
+            f"e.g. 0.7."
         )
     order = torch.randperm(sizes[0], generator=torch.Generator().manual_seed(seed))
     return [(t[order[:n].to(t.device)], t[order[n:].to(t.device)]) for t in tensors]

@@ -1,4 +1,4 @@
-"""Laws on manifolds, every density with respect to Riemannian volume."""
+"""Distributions on manifolds, every density with respect to Riemannian volume."""
 
 from . import kl as kl  # registers the divergences
 from .angular_central_gaussian import AngularCentralGaussian

@@ -1,4 +1,4 @@
-"""The angular central Gaussian law."""
+"""The angular central Gaussian distribution."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,21 +16,22 @@ from ..ops.linalg import sym
 from ..ops.numerics import norm
 from ..ops.quadratic_form import expected_log_ratio, expected_projector, log_singular_values
 from ..ops.radial import log_area
+from ._repr import ReprMixin
 from .bingham import check_symmetric
-from .shown import Shown
 
 __all__ = ["AngularCentralGaussian"]
 
 
-class AngularCentralGaussian(Shown, TorchDistribution):
+class AngularCentralGaussian(ReprMixin, TorchDistribution):
     r"""The direction of a centred normal vector: :math:`x = z/|z|`, :math:`z\sim\mathcal N(0,\Sigma)`.
 
     .. math:: p(x) = |S^{d-1}|^{-1}\, |\Sigma|^{-1/2}\, (x^\top\Sigma^{-1}x)^{-d/2}
 
-    on :math:`S^{d-1}`, d >= 2. Like :class:`Bingham`'s a law of axes (p(x) = p(-x)), with heavier tails, in closed form, and
-    with reparametrised draws. :math:`\Sigma` and :math:`c\Sigma` give the same law. The map z to x forgets a dimension, so the
-    law is no ``TransformedDistribution``. Spreads along the axes may be unlike by any factor up to 1e15 (a diagonal
-    ``scale_tril``: 1e300); only their ratios count.
+    on :math:`S^{d-1}`, d >= 2. Like :class:`Bingham`'s a distribution of axes (p(x) = p(-x)), with heavier
+    tails, in closed form, and with reparametrised draws. :math:`\Sigma` and :math:`c\Sigma` give the same
+    distribution. The map z to x forgets a dimension, so the distribution is no ``TransformedDistribution``.
+    Spreads along the axes may be unlike by any factor up to 1e15 (a diagonal ``scale_tril``: 1e300); only
+    their ratios count.
 
     :param Tensor scale_tril: Cholesky factor of :math:`\Sigma`, shape ``batch + (d, d)``.
     :param Tensor covariance_matrix: :math:`\Sigma` itself, that of z. Give exactly one of the two.
@@ -46,7 +47,9 @@ class AngularCentralGaussian(Shown, TorchDistribution):
     tensor(-2.5310)
     """
 
-    arg_constraints: dict[str, Any] = {"scale_tril": constraints.independent(constraints.real, 2)}  # the rest in __init__
+    arg_constraints: dict[str, Any] = {
+        "scale_tril": constraints.independent(constraints.real, 2)
+    }  # the rest in __init__
     has_rsample = True
 
     @checked
@@ -59,12 +62,17 @@ class AngularCentralGaussian(Shown, TorchDistribution):
     ) -> None:
         if (scale_tril is None) == (covariance_matrix is None):
             seen = "neither" if scale_tril is None else "both"
-            raise ValueError(f"scale_tril: got {seen} of scale_tril and covariance_matrix; expected exactly one.")
+            raise ValueError(
+                f"scale_tril: got {seen} of scale_tril and covariance_matrix; expected exactly one."
+            )
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         tril, cov = as_tensors(scale_tril=scale_tril, covariance_matrix=covariance_matrix)
         name, matrix = ("scale_tril", tril) if cov is None else ("covariance_matrix", cov)
         if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.shape[-1] < 2:
-            raise ValueError(f"{name}: got shape {tuple(matrix.shape)}, expected (..., d, d) with d >= 2. Give square matrices.")
+            raise ValueError(
+                f"{name}: got shape {tuple(matrix.shape)}, expected (..., d, d) with d >= 2. Give square "
+                f"matrices."
+            )
         batch = matrix.shape[:-2]
         matrix = compact_batch(matrix, 2)
         if cov is None:
@@ -72,13 +80,21 @@ class AngularCentralGaussian(Shown, TorchDistribution):
             if validate:
                 ok = (matrix.diagonal(dim1=-2, dim2=-1) > 0).all(-1) & (matrix.triu(1) == 0).all(-1).all(-1)
                 ok = ok & matrix.isfinite().all(-1).all(-1)
-                check_all(ok, name, matrix, "lower triangular with a positive diagonal", "Use torch.linalg.cholesky.")
+                check_all(
+                    ok,
+                    name,
+                    matrix,
+                    "lower triangular with a positive diagonal",
+                    "Use torch.linalg.cholesky.",
+                )
         else:
             if validate:
                 check_symmetric(name, matrix)
             tril, info = torch.linalg.cholesky_ex(sym(matrix))
             if validate:
-                check_all(info == 0, name, matrix, "a positive definite matrix", "Add a jitter to its diagonal.")
+                check_all(
+                    info == 0, name, matrix, "a positive definite matrix", "Add a jitter to its diagonal."
+                )
         self._tril = tril
         super().__init__(batch, tril.shape[-1:], validate_args=False)
         self._validate_args = validate
@@ -94,14 +110,17 @@ class AngularCentralGaussian(Shown, TorchDistribution):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        r""":math:`\Sigma`, the covariance of the normal vector z, not of x (which is :attr:`second_moment`)."""
+        r""":math:`\Sigma`, the covariance of the normal vector z, not of x (which is
+        :attr:`second_moment`)."""
         return self.scale_tril @ self.scale_tril.mT
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "AngularCentralGaussian":
         check_expansion(self.batch_shape, batch_shape)
         new = self._get_checked_instance(AngularCentralGaussian, _instance)
         new._tril = self._tril
-        super(AngularCentralGaussian, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        super(AngularCentralGaussian, new).__init__(
+            torch.Size(batch_shape), self.event_shape, validate_args=False
+        )
         new._validate_args = self._validate_args
         return new
 
@@ -138,7 +157,8 @@ class AngularCentralGaussian(Shown, TorchDistribution):
 
     @property
     def second_moment(self) -> Tensor:
-        r""":math:`\mathrm E[xx^\top]`, the covariance of x, by one-dimensional quadrature; ``batch_shape + (d, d)``, trace 1."""
+        r""":math:`\mathrm E[xx^\top]`, the covariance of x, by one-dimensional quadrature;
+        ``batch_shape + (d, d)``, trace 1."""
         return self._out(expected_projector(self._tril.double()), 2)
 
     @property
@@ -148,17 +168,20 @@ class AngularCentralGaussian(Shown, TorchDistribution):
 
     @property
     def mode(self) -> Tensor:
-        r"""The eigenvector of the greatest eigenvalue of :math:`\Sigma`: one of the two modes, or of many where repeated."""
+        r"""The eigenvector of the greatest eigenvalue of :math:`\Sigma`: one of the two modes, or of many
+        where repeated."""
         return self._out(torch.linalg.svd(self._tril.detach().double())[0][..., 0], 1)
 
     def _divergence(self, precision_factor: Tensor | None) -> Tensor:
-        r"""KL to the law of Cholesky factor M (uniform if ``None``): :math:`\tfrac d2\mathrm E\log(w^\top Kw/w^\top w)`,
-        with :math:`K = L^\top M^{-\top}M^{-1}L` scaled to determinant 1."""
+        r"""KL to the distribution of Cholesky factor M (uniform if ``None``):
+        :math:`\tfrac d2\mathrm E\log(w^\top Kw/w^\top w)`, with :math:`K = L^\top M^{-\top}M^{-1}L` scaled to
+        determinant 1."""
         tril = self._tril.double()
         if precision_factor is not None:
             tril = torch.linalg.solve_triangular(precision_factor, tril, upper=False)
         return self.event_shape[0] / 2 * expected_log_ratio(2 * log_singular_values(tril))
 
     def entropy(self) -> Tensor:
-        r""":math:`\log|S^{d-1}| - \tfrac d2\mathrm E\log(w^\top\Sigma w/w^\top w)`, w standard normal, :math:`|\Sigma|=1`."""
+        r""":math:`\log|S^{d-1}| - \tfrac d2\mathrm E\log(w^\top\Sigma w/w^\top w)`, w standard normal,
+        :math:`|\Sigma|=1`."""
         return self._out(log_area(self.event_shape[0]) - self._divergence(None), 0)

@@ -1,4 +1,4 @@
-"""Bingham's law of axes."""
+"""Bingham's distribution of axes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.bingham import matrix_divergence, matrix_normalizer
 from ..ops.checks import as_tensors, check_all
-from ..ops.components import concrete
+from ..ops.tracing import is_concrete
 from .fisher_bingham import FisherBingham
 
 __all__ = ["Bingham", "check_symmetric"]
@@ -30,43 +30,55 @@ def check_symmetric(name: str, matrix: Tensor) -> None:
 
 
 def in_own_axes(a: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Axes of a symmetric matrix, the greatest eigenvalue's first, and in them that eigenvalue less the matrix: nothing of the
-    size of A is left near its mode. The axes are constants (those of any matrix nearby would do as well): no eigenvector is
-    differentiated."""
+    r"""Axes of a symmetric matrix, the greatest eigenvalue's first, and in them that eigenvalue less the
+    matrix: nothing of the size of A is left near its mode. The axes are constants (those of any matrix nearby
+    would do as well): no eigenvector is differentiated."""
     axes = torch.linalg.eigh(a.detach())[1].flip(-1)
     own = axes.mT @ a @ axes
     return axes, own[..., :1, :1].detach() * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - own
 
 
 def is_moderate(a: Tensor) -> bool:
-    """Are all entries known to be so small that float64 values of the log density lose no more than 1e-12 by cancellation?"""
-    return concrete(a) and a.device.type == "cpu" and a.numel() > 0 and bool(a.detach().abs().amax() < _MODERATE)
+    """Are all entries known to be so small that float64 values of the log density lose no more than 1e-12 by
+    cancellation?"""
+    return (
+        is_concrete(a)
+        and a.device.type == "cpu"
+        and a.numel() > 0
+        and bool(a.detach().abs().amax() < _MODERATE)
+    )
 
 
 class Bingham(FisherBingham):
-    r"""The antipodally symmetric law with a quadratic log density: a normal vector conditioned to have length 1.
+    r"""The antipodally symmetric distribution with a quadratic log density: a normal vector conditioned to
+    have length 1.
 
     .. math:: p(x) = C(A)^{-1}\, e^{x^\top A x}, \qquad C(A) = \int_{S^{d-1}} e^{x^\top Ax}\,dS
 
-    on :math:`S^{d-1}`, d >= 2. A and A + cI give the same law. The eigenvectors of A are its axes, the mode is that of the
-    greatest eigenvalue; A = 0 is uniform, two unlike eigenvalues give Watson's law. In eigen form: ``(V * z.unsqueeze(-2)) @
-    V.mT`` with axes in the columns of V. C and its derivatives are exact to rounding for entries of
-    any size (:mod:`pyro_manifold.ops.fisher_bingham`), at repeated eigenvalues too. Exact draws, by rejection; no ``rsample``.
+    on :math:`S^{d-1}`, d >= 2. A and A + cI give the same distribution. The eigenvectors of A are its axes,
+    the mode is that of the greatest eigenvalue; A = 0 is uniform, two unlike eigenvalues give Watson's
+    distribution. In eigen form: ``(V * z.unsqueeze(-2)) @ V.mT`` with axes in the columns of V. C and its
+    derivatives are exact to rounding for entries of any size (:mod:`pyro_manifold.ops.fisher_bingham`), at
+    repeated eigenvalues too. Exact draws, by rejection; no ``rsample``.
 
-    :param Tensor matrix: A, symmetric (of either sign), shape ``batch + (d, d)``; only its symmetric part counts.
+    :param Tensor matrix: A, symmetric (of either sign), shape ``batch + (d, d)``; only its symmetric part
+        counts.
     :raises ValueError: for a ``matrix`` that is not square, not finite or not symmetric.
 
     Base measure: surface area. Batch shape: that of ``matrix``; event shape ``(d,)``.
 
-    References: Bingham, Ann. Statist. 2 (1974), eq. 2.1; Mardia & Jupp, Directional Statistics (2000), sec. 9.4.3;
-    Kume & Wood, Biometrika 92 (2005); Kent, Ganeiber & Mardia, J. Comput. Graph. Stat. 27 (2018), sec. 3.
+    References: Bingham, Ann. Statist. 2 (1974), eq. 2.1; Mardia & Jupp, Directional Statistics (2000), sec.
+    9.4.3; Kume & Wood, Biometrika 92 (2005); Kent, Ganeiber & Mardia, J. Comput. Graph. Stat. 27 (2018), sec.
+    3.
 
     >>> d = Bingham(torch.zeros(3, 3))
     >>> d.log_prob(torch.tensor([0.0, 0.0, 1.0]))  # -log 4 pi
     tensor(-2.5310)
     """
 
-    arg_constraints: dict[str, Any] = {"matrix": constraints.independent(constraints.real, 2)}  # and symmetric
+    arg_constraints: dict[str, Any] = {
+        "matrix": constraints.independent(constraints.real, 2)
+    }  # and symmetric
     _offset = 0.0
     _event_ranks = {"matrix": 2}
 
@@ -75,7 +87,10 @@ class Bingham(FisherBingham):
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         (matrix,) = as_tensors(matrix=matrix)
         if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.shape[-1] < 2:
-            raise ValueError(f"matrix: got shape {tuple(matrix.shape)}, expected (..., d, d) with d >= 2. Give square matrices.")
+            raise ValueError(
+                f"matrix: got shape {tuple(matrix.shape)}, expected (..., d, d) with d >= 2. Give square "
+                f"matrices."
+            )
         if validate:
             check_symmetric("matrix", matrix)
         super().__init__({"matrix": matrix}, matrix.shape[:-2], matrix.shape[-1])
@@ -117,10 +132,15 @@ class Bingham(FisherBingham):
         values, axes = torch.linalg.eigh(self._symmetric())
         d = values.shape[-1]
         coef = (values[..., -1:] - values).to(self._dtype)
-        coef, axes = (coef.expand(batch + (d,)), axes.expand(batch + (d, d))) if batch else (coef.reshape(d), axes.reshape(d, d))
+        coef, axes = (
+            (coef.expand(batch + (d,)), axes.expand(batch + (d, d)))
+            if batch
+            else (coef.reshape(d), axes.reshape(d, d))
+        )
         return apply_matrix(axes.to(self._dtype), bingham_sampler.sample(coef, None, n))
 
     @property
     def mode(self) -> Tensor:
-        """The eigenvector of the greatest eigenvalue: one of the two modes, or one of many where that is repeated."""
+        """The eigenvector of the greatest eigenvalue: one of the two modes, or one of many where that is
+        repeated."""
         return self._out(torch.linalg.eigh(self._symmetric().detach())[1][..., -1], 1)

@@ -1,4 +1,5 @@
-r"""What Bingham's and Kent's laws share: the exponential family with a linear and a quadratic statistic on the sphere."""
+r"""What Bingham's and Kent's distributions share: the exponential family with a linear and a quadratic
+statistic on the sphere."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,19 +15,21 @@ from ..ops.batched import apply_matrix, compact_batch
 from ..ops.checks import check_expansion, common_shape
 from ..ops.numerics import norm
 from ..ops.radial import log_area
-from .shown import Shown
+from ._repr import ReprMixin
 
 __all__ = ["FisherBingham"]
 
 
-class FisherBingham(Shown, TorchDistribution):
-    r"""Base class of :math:`\log p(x) = -y^\top Dy - S`, with :math:`y = \Gamma^\top(x - o\,\gamma_1)`; not a law of its own.
+class FisherBingham(ReprMixin, TorchDistribution):
+    r"""Base class of :math:`\log p(x) = -y^\top Dy - S`, with :math:`y = \Gamma^\top(x - o\,\gamma_1)`; not a
+    distribution of its own.
 
-    :math:`\Gamma` are orthonormal axes, the mode :math:`\gamma_1` first, D is nonnegative definite, o is 0 (Bingham) or 1 (Kent).
-    In this form nothing is of the order of the concentration where there is mass: values, entropies and divergences keep
-    their digits at any concentration. Subclasses give the parts in float64, for the parameters as they were given, before
-    :meth:`expand`; so a plate of a million costs one normaliser. No push-forward of a simple base gives these laws: they are
-    sampled by rejection and have no ``rsample``.
+    :math:`\Gamma` are orthonormal axes, the mode :math:`\gamma_1` first, D is nonnegative definite, o is 0
+    (Bingham) or 1 (Kent). In this form nothing is of the order of the concentration where there is mass:
+    values, entropies and divergences keep their digits at any concentration. Subclasses give the parts in
+    float64, for the parameters as they were given, before :meth:`expand`; so a plate of a million costs one
+    normaliser. No push-forward of a simple base gives these distributions: they are sampled by rejection and
+    have no ``rsample``.
     """
 
     has_rsample = False
@@ -55,7 +58,8 @@ class FisherBingham(Shown, TorchDistribution):
 
     @abstractmethod
     def _draw(self, batch: torch.Size, n: int) -> Tensor:
-        """``n`` draws for each element of ``batch``, to which the parameters are to be expanded: ``(n,) + batch + (d,)``."""
+        """``n`` draws for each element of ``batch``, to which the parameters are to be expanded:
+        ``(n,) + batch + (d,)``."""
 
     def _parameter(self, name: str) -> Tensor:
         x = self._given[name]
@@ -97,13 +101,17 @@ class FisherBingham(Shown, TorchDistribution):
             return apply_matrix(axes.mT, x)
         chord = x - axes[..., 0]
         y = apply_matrix(axes.mT, chord)
-        return torch.cat([-0.5 * chord.square().sum(-1, keepdim=True).expand(y.shape[:-1] + (1,)), y[..., 1:]], -1)
+        return torch.cat(
+            [-0.5 * chord.square().sum(-1, keepdim=True).expand(y.shape[:-1] + (1,)), y[..., 1:]], -1
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         x = value.double()
-        x = x / norm(x, keepdim=True)  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
+        x = x / norm(
+            x, keepdim=True
+        )  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
         out = self._log_density(x)
         return out.to(value.dtype).expand(common_shape(value.shape[:-1], self.batch_shape))
 
@@ -133,7 +141,8 @@ class FisherBingham(Shown, TorchDistribution):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        r"""Ambient covariance :math:`\mathrm E[xx^\top] - \mathrm E[x]\mathrm E[x]^\top`, ``batch_shape + (d, d)``."""
+        r"""Ambient covariance :math:`\mathrm E[xx^\top] - \mathrm E[x]\mathrm E[x]^\top`,
+        ``batch_shape + (d, d)``."""
         return self._out(self._summary()[1], 2)
 
     @property

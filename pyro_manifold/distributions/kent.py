@@ -1,4 +1,4 @@
-"""Kent's law of directions, in any dimension."""
+"""Kent's distribution of directions, in any dimension."""
 
 from typing import Any
 
@@ -17,28 +17,35 @@ __all__ = ["Kent"]
 
 
 class Kent(FisherBingham):
-    r"""The normal law of directions with elliptical contours (the FB5 law on :math:`S^2`), and its general form.
+    r"""The normal distribution of directions with elliptical contours (the FB5 distribution on :math:`S^2`),
+    and its general form.
 
     .. math::
         p(x) = C^{-1} \exp\Big\{\kappa\,\gamma_1\cdot x + \sum_{j=2}^d \beta_j (\gamma_j\cdot x)^2\Big\},
         \qquad \sum_j\beta_j = 0,\; 2\beta_j\le\kappa
 
-    On :math:`S^2`, :math:`\beta_2 = \beta = -\beta_3`. :math:`\gamma_1` is the mean direction and the only mode,
-    :math:`\gamma_2` the major axis; :math:`\beta = 0` is the von Mises-Fisher law. For large concentration it is normal in the
-    tangent space with variances :math:`1/(\kappa - 2\beta_j)`. The condition :math:`2\beta_j\le\kappa` keeps one mode: to
-    learn it, write :math:`\beta = \tfrac\kappa2\,\mathrm{sigmoid}(\cdot)`. Draws are exact, by rejection, without ``rsample``.
+    On :math:`S^2`, :math:`\beta_2 = \beta = -\beta_3`. :math:`\gamma_1` is the mean direction and the only
+    mode, :math:`\gamma_2` the major axis; :math:`\beta = 0` is the von Mises-Fisher distribution. For large
+    concentration it is normal in the tangent space with variances :math:`1/(\kappa - 2\beta_j)`. The
+    condition :math:`2\beta_j\le\kappa` keeps one mode: to learn it, write
+    :math:`\beta = \tfrac\kappa2\,\mathrm{sigmoid}(\cdot)`. Draws are exact, by rejection, without
+    ``rsample``.
 
-    :param Tensor frame: orthonormal axes :math:`(\gamma_1, \dots, \gamma_d)` in its columns, shape ``batch + (d, d)``, d >= 3.
+    :param Tensor frame: orthonormal axes :math:`(\gamma_1, \dots, \gamma_d)` in its columns, shape
+        ``batch + (d, d)``, d >= 3.
     :param Tensor concentration: :math:`\kappa\ge0`, a number or shape ``batch``; dimensionless.
-    :param Tensor ovalness: :math:`\beta\in[0,\kappa/2]`, a number or shape ``batch``: :math:`\beta_2 = \beta`,
+    :param Tensor ovalness: :math:`\beta\in[0,\kappa/2]`, a number or shape ``batch``:
+        :math:`\beta_2 = \beta`,
         :math:`\beta_d = -\beta`, and 0 along the axes between.
-    :param Tensor axis_ovalness: all of :math:`\beta_2, \dots, \beta_d`, shape ``batch + (d - 1,)``. Give one of the two.
-    :raises ValueError: for a ``frame`` that is not orthonormal, a negative ``concentration``, an ovalness above half of it,
-        or an ``axis_ovalness`` that does not add up to 0.
+    :param Tensor axis_ovalness: all of :math:`\beta_2, \dots, \beta_d`, shape ``batch + (d - 1,)``. Give one
+        of the two.
+    :raises ValueError: for a ``frame`` that is not orthonormal, a negative ``concentration``, an ovalness
+        above half of it, or an ``axis_ovalness`` that does not add up to 0.
 
     Base measure: surface area. Batch shape: broadcast of the parameters'; event shape ``(d,)``.
 
-    References: Kent, J. R. Stat. Soc. B 44 (1982), eq. 1.2; Mardia & Jupp, Directional Statistics (2000), sec. 9.3.3.
+    References: Kent, J. R. Stat. Soc. B 44 (1982), eq. 1.2; Mardia & Jupp, Directional Statistics (2000),
+    sec. 9.3.3.
 
     >>> d = Kent(torch.eye(3), 10.0, 4.0)
     >>> d.mean
@@ -64,20 +71,30 @@ class Kent(FisherBingham):
     ) -> None:
         if (ovalness is None) == (axis_ovalness is None):
             seen = "neither" if ovalness is None else "both"
-            raise ValueError(f"ovalness: got {seen} of ovalness and axis_ovalness; expected exactly one. Give one of them.")
+            raise ValueError(
+                f"ovalness: got {seen} of ovalness and axis_ovalness; expected exactly one. Give one of them."
+            )
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         frame, k, beta, betas = as_tensors(
             frame=frame, concentration=concentration, ovalness=ovalness, axis_ovalness=axis_ovalness
         )
         d = frame.shape[-1] if frame.dim() else 0
         if frame.dim() < 2 or frame.shape[-2] != d or d < 3:
-            raise ValueError(f"frame: got shape {tuple(frame.shape)}, expected (..., d, d) with d >= 3, the axes in columns.")
+            raise ValueError(
+                f"frame: got shape {tuple(frame.shape)}, expected (..., d, d) with d >= 3, the axes in "
+                f"columns."
+            )
         if betas is not None and (betas.dim() < 1 or betas.shape[-1] != d - 1):
-            raise ValueError(f"axis_ovalness: got shape {tuple(betas.shape)}, expected (..., {d - 1}): every axis but the first.")
+            raise ValueError(
+                f"axis_ovalness: got shape {tuple(betas.shape)}, expected (..., {d - 1}): every axis but the "
+                f"first."
+            )
         if validate:
             _check(frame, k, beta, betas)
         if betas is None:
-            betas = torch.cat([beta.unsqueeze(-1), beta.new_zeros(beta.shape + (d - 3,)), -beta.unsqueeze(-1)], -1)
+            betas = torch.cat(
+                [beta.unsqueeze(-1), beta.new_zeros(beta.shape + (d - 3,)), -beta.unsqueeze(-1)], -1
+            )
         batch = broadcast_shapes(frame=frame.shape[:-2], concentration=k.shape, ovalness=betas.shape[:-1])
         super().__init__(dict(frame=frame, concentration=k, axis_ovalness=betas), batch, d)
         self._validate_args = validate
@@ -102,15 +119,19 @@ class Kent(FisherBingham):
         frame: Any, concentration: Any = (), ovalness: Any = (), axis_ovalness: Any = None
     ) -> tuple[torch.Size, torch.Size]:
         spread = torch.Size(ovalness) if axis_ovalness is None else torch.Size(axis_ovalness)[:-1]
-        return torch.broadcast_shapes(torch.Size(frame)[:-2], torch.Size(concentration), spread), torch.Size(frame)[-1:]
+        return torch.broadcast_shapes(torch.Size(frame)[:-2], torch.Size(concentration), spread), torch.Size(
+            frame
+        )[-1:]
 
     def _axes(self) -> Tensor:
-        """The frame in float64, one Newton step nearer to orthonormal: rounded to float32 it is off by 1e-7."""
+        """The frame in float64, one Newton step nearer to orthonormal: rounded to float32 it is off by
+        1e-7."""
         f = self._given["frame"].double()
         return 1.5 * f - 0.5 * f @ (f.mT @ f)
 
     def _rates(self) -> Tensor:
-        r""":math:`c = (\kappa/2, \kappa/2 - \beta_2, \dots)`: the log density is :math:`-c_1(1-x_1)^2 - \sum_jc_jx_j^2 - S`."""
+        r""":math:`c = (\kappa/2, \kappa/2 - \beta_2, \dots)`: the log density is
+        :math:`-c_1(1-x_1)^2 - \sum_jc_jx_j^2 - S`."""
         k, betas = self._given["concentration"].double(), self._given["axis_ovalness"].double()
         return (k / 2).unsqueeze(-1) - torch.nn.functional.pad(betas, (1, 0))
 
@@ -135,7 +156,11 @@ class Kent(FisherBingham):
         return uniform_divergence(self._rates())
 
     def _draw(self, batch: torch.Size, n: int) -> Tensor:
-        axes, k, betas = self._axes().to(self._dtype), self._given["concentration"], self._given["axis_ovalness"]
+        axes, k, betas = (
+            self._axes().to(self._dtype),
+            self._given["concentration"],
+            self._given["axis_ovalness"],
+        )
         d = axes.shape[-1]
         if batch:
             axes, k, betas = axes.expand(batch + (d, d)), k.expand(batch), betas.expand(batch + (d - 1,))
@@ -154,21 +179,31 @@ def _check(frame: Tensor, k: Tensor, beta: Tensor | None, betas: Tensor | None) 
     gram = frame.mT @ frame - torch.eye(frame.shape[-1], dtype=frame.dtype, device=frame.device)
     check_all(
         gram.abs().amax((-1, -2)) <= eps, "frame", frame, "orthonormal columns",
-        "Orthonormalise it (also after a cast to a wider dtype): torch.linalg.qr(frame).Q; "
-        "or learn it as a point of SpecialOrthogonal(d).",
+        "Orthonormalise it (also after a cast to a wider dtype): torch.linalg.qr(frame).Q; or learn it as a "
+        "point of SpecialOrthogonal(d).",
     )  # fmt: skip
     for name, x in (("ovalness", beta), ("axis_ovalness", betas)):
         if x is not None:
             finite = x.isfinite() if name == "ovalness" else x.isfinite().all(-1)
             check_all(finite, name, x, "finite numbers", "Look where they come from.")
-    check_all((k >= 0) & k.isfinite(), "concentration", k, "nonnegative numbers", "Negate the first axis instead.")
+    check_all(
+        (k >= 0) & k.isfinite(), "concentration", k, "nonnegative numbers", "Negate the first axis instead."
+    )
     if beta is not None:
         _check_oval("ovalness", beta, beta, k, eps)
-        check_all(beta >= 0, "ovalness", beta, "nonnegative numbers", "Swap the second and the last axis instead.")
+        check_all(
+            beta >= 0, "ovalness", beta, "nonnegative numbers", "Swap the second and the last axis instead."
+        )
     else:
         assert betas is not None
         ok = betas.isfinite().all(-1) & (betas.sum(-1).abs() <= 10 * eps * (1 + betas.abs().amax(-1)))
-        check_all(ok, "axis_ovalness", betas, "numbers that add up to 0", "Subtract their mean: b - b.mean(-1, keepdim=True).")
+        check_all(
+            ok,
+            "axis_ovalness",
+            betas,
+            "numbers that add up to 0",
+            "Subtract their mean: b - b.mean(-1, keepdim=True).",
+        )
         _check_oval("axis_ovalness", betas, betas.amax(-1), k, eps)
 
 

@@ -1,7 +1,8 @@
 """Rows that a mask drops may hold any filler: zeros, NaN, points off the manifold.
 
-Pyro applies a mask after ``log_prob`` has seen every row. A filler that is no point of the manifold must then neither be an
-error, as it is where no mask drops it, nor send a NaN into the gradient of the rows beside it, as NaN times the mask's zero is.
+Pyro applies a mask after ``log_prob`` has seen every row. A filler that is no point of the manifold must then
+neither be an error, as it is where no mask drops it, nor send a NaN into the gradient of the rows beside it,
+as NaN times the mask's zero is.
 """
 
 import math
@@ -15,7 +16,8 @@ from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
-from ..ops.components import concrete, extremes
+from ..ops.components import extremes
+from ..ops.tracing import is_concrete
 
 __all__ = ["MaskedRows"]
 
@@ -25,9 +27,10 @@ _SCORED = {f.__code__ for f in (Trace.compute_log_prob, Trace.log_prob_sum, Trac
 class MaskedRows:
     r"""Mixin: ``log_prob`` of a value with rows off the support.
 
-    With validation, rows that the callers' masks drop (``fn.mask``, ``poutine.mask``, ``obs_mask``) are not looked at: a point of
-    the support stands in for them. Any other row off the support is an error. Without validation, a row that is not finite,
-    or zero where that is no point, has log density :math:`-\infty`, without a gradient.
+    With validation, rows that the callers' masks drop (``fn.mask``, ``poutine.mask``, ``obs_mask``) are not
+    looked at: a point of the support stands in for them. Any other row off the support is an error. Without
+    validation, a row that is not finite, or zero where that is no point, has log density :math:`-\infty`,
+    without a gradient.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -40,7 +43,7 @@ class MaskedRows:
 def _with_masked_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
     @wraps(log_prob)
     def wrapped(self: Any, value: Tensor) -> Tensor:
-        if not isinstance(value, Tensor) or not concrete(value) or value.dim() < self.event_dim:
+        if not isinstance(value, Tensor) or not is_concrete(value) or value.dim() < self.event_dim:
             return log_prob(self, value)
         if not self._validate_args:
             if _ordinary(value):
@@ -68,7 +71,8 @@ def _with_masked_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[An
 
 
 def _ordinary(value: Tensor) -> bool:
-    """Are all coordinates finite and not 0, at a glance? On a GPU, where asking costs most, they are asked once, row by row."""
+    """Are all coordinates finite and not 0, at a glance? On a GPU, where asking costs most, they are asked
+    once, row by row."""
     if value.device.type != "cpu" or not value.numel():
         return False
     low, high = extremes(value.detach().abs())
@@ -90,7 +94,8 @@ def _filled(fn: Any, value: Tensor, good: Tensor) -> Tensor:
 def _dropped_rows(fn: Any) -> Tensor | None:
     """Rows of the batch of ``fn`` that masks on the way up to Pyro's trace will drop; ``None`` without masks.
 
-    A distribution is not told of masks: they are found with the callers that apply them, where an error is the alternative.
+    A distribution is not told of masks: they are found with the callers that apply them, where an error is
+    the alternative.
     """
     dropped: Tensor | None = None
     frame = sys._getframe(2)
@@ -102,7 +107,9 @@ def _dropped_rows(fn: Any) -> Tensor | None:
         elif frame.f_code in _SCORED:
             outer, mask = frame.f_locals["site"]["fn"], frame.f_locals["site"]["mask"]
         if outer is not None and mask is not None:
-            extra = len(fn.batch_shape) - len(outer.batch_shape)  # batch axes that to_event has made part of an event
+            extra = len(fn.batch_shape) - len(
+                outer.batch_shape
+            )  # batch axes that to_event has made part of an event
             drops = ~torch.as_tensor(mask)
             drops = drops.reshape(drops.shape + (1,) * max(0, extra))
             dropped = drops if dropped is None else dropped | drops

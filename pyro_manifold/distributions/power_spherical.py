@@ -1,12 +1,12 @@
-"""The power spherical law."""
+"""The power spherical distribution."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from ..ops.axial_marginal import POWER
 from ..ops.axis import squared_chord
-from ..ops.heights import POWER
 from ..ops.radial import log_area
 from ..ops.special import log_gamma_ratio, power_divergence
 from .rotationally_symmetric import RotationallySymmetric
@@ -15,21 +15,27 @@ __all__ = ["PowerSpherical"]
 
 
 class PowerSpherical(RotationallySymmetric):
-    r"""A cheap stand-in for :class:`VonMisesFisher`: its normaliser, entropy and marginal need no Bessel function.
+    r"""A cheap stand-in for :class:`VonMisesFisher`: its normaliser, entropy and marginal need no Bessel
+    function.
 
     .. math::
         p(x) = \frac{(1 + \mu\cdot x)^\kappa}{Z}, \qquad
-        Z = 2^{\kappa + 2\beta}\,\pi^\beta\, \frac{\Gamma(\kappa+\beta)}{\Gamma(\kappa+2\beta)}, \qquad \beta = \frac{n-1}2
+        Z = 2^{\kappa + 2\beta}\,\pi^\beta\, \frac{\Gamma(\kappa+\beta)}{\Gamma(\kappa+2\beta)}, \qquad \beta
+        = \frac{n-1}2
 
-    on :math:`S^{n-1} \subset \mathbb R^n`. Zero at :math:`-\mu`, uniform at concentration 0; for large concentration close to
-    a von Mises-Fisher law of half the concentration. Draws are exact, without gamma draws; their gradient in
-    ``concentration`` is unbiased and of first order (:mod:`pyro_manifold.ops.heights`).
+    on :math:`S^{n-1} \subset \mathbb R^n`. Zero at :math:`-\mu`, uniform at concentration 0; for large
+    concentration close to a von Mises-Fisher distribution of half the concentration. Draws are exact, without
+    gamma draws; their gradient in ``concentration`` is unbiased and of first order
+    (:mod:`pyro_manifold.ops.axial_marginal`).
 
     :param Tensor loc: :math:`\mu`, unit vectors, shape ``batch + (n,)``.
-    :param Tensor concentration: :math:`\kappa \ge 0`, a number or shape ``batch`` (no coordinate axis); dimensionless.
-    :raises ValueError: for a ``loc`` that is not a unit vector, a ``concentration`` that is negative or not finite.
+    :param Tensor concentration: :math:`\kappa \ge 0`, a number or shape ``batch`` (no coordinate axis);
+        dimensionless.
+    :raises ValueError: for a ``loc`` that is not a unit vector, a ``concentration`` that is negative or not
+        finite.
 
-    Base measure: surface area. Batch shape: broadcast of the parameters'; event shape: that of ``loc``, ``(n,)``.
+    Base measure: surface area. Batch shape: broadcast of the parameters'; event shape: that of ``loc``,
+    ``(n,)``.
 
     Reference: De Cao & Aziz, The Power Spherical distribution (2020), eq. 7, 8 and 13, arXiv:2006.04437.
 

@@ -16,41 +16,43 @@ from ..geometry import geometry
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, check_all
 from ..ops.numerics import norm
-from ..ops.projected import log_radial_integral
-from .shown import Shown
+from ..ops.parabolic_cylinder import log_radial_integral
+from ._repr import ReprMixin
 
 __all__ = ["ProjectedNormal"]
 
 _SPHERE = geoopt.Sphere()
 
 
-class ProjectedNormal(Shown, dist.ProjectedNormal):
+class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
     r"""Direction :math:`x = y/|y|` of a normal vector :math:`y \sim \mathcal N(\mu, I_n)`, in any dimension.
 
     .. math::
         p(x) = (2\pi)^{-n/2}\, e^{-|\mu|^2/2} \int_0^\infty r^{n-1} e^{ar - r^2/2}\,dr
              = (2\pi)^{-n/2}\, e^{-|\mu - a^+ x|^2/2 + F_n(a)}, \qquad a = \mu\cdot x
 
-    Pyro's law of this name, whose ``log_prob`` ends at n = 4 and loses all digits far from the mean, with the radial integral
-    at machine precision (:mod:`pyro_manifold.ops.projected`) for every n, concentration and x. It is a subclass, so that
+    Pyro's distribution of this name, whose ``log_prob`` ends at n = 4 and loses all digits far from the mean,
+    with the radial integral at machine precision (:mod:`pyro_manifold.ops.parabolic_cylinder`) for every n,
+    concentration and x. It is a subclass, so that
     :class:`~pyro.infer.reparam.ProjectedNormalReparam` (which HMC and autoguides use) accepts it. Draws are
     reparametrised; ``log_prob`` is twice differentiable.
 
-    :param Tensor concentration: :math:`\mu`, shape ``batch + (n,)``: its direction is the mode, its length the concentration
-        (0 is the uniform law). Dimensionless.
+    :param Tensor concentration: :math:`\mu`, shape ``batch + (n,)``: its direction is the mode, its length
+        the concentration (0 is the uniform distribution). Dimensionless.
     :raises ValueError: for n < 2, or a ``concentration`` that is not finite.
 
     Base measure: surface area. Batch shape: ``batch``; event shape: ``(n,)``.
 
-    References: Mardia & Jupp, Directional Statistics (2000), sec. 9.3.3; Hernandez-Stumpfhauser, Breidt & van der Woerd,
-    Bayesian Anal. 12 (2017), eq. 1.
+    References: Mardia & Jupp, Directional Statistics (2000), sec. 9.3.3; Hernandez-Stumpfhauser, Breidt & van
+    der Woerd, Bayesian Anal. 12 (2017), eq. 1.
 
     >>> d = ProjectedNormal(torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0]))
     >>> d.log_prob(torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0]))
     tensor(-8.7244)
     """
 
-    # No TransformedDistribution: the map y -> y/|y| is not injective, and the density integrates over the fibre.
+    # No TransformedDistribution: the map y -> y/|y| is not injective, and the density integrates over the
+    # fibre.
 
     arg_constraints: dict[str, Any] = {"concentration": constraints.real_vector}
     support = on(_SPHERE)
@@ -62,22 +64,28 @@ class ProjectedNormal(Shown, dist.ProjectedNormal):
         (concentration,) = as_tensors(concentration=concentration)
         if concentration.dim() < 1 or concentration.shape[-1] < 2:
             raise ValueError(
-                f"concentration: got shape {tuple(concentration.shape)}, expected batch + (n,) with n >= 2, a vector whose "
-                "direction is the mode. Add the coordinate axis."
+                f"concentration: got shape {tuple(concentration.shape)}, expected batch + (n,) with n >= 2, "
+                "a vector whose direction is the mode. Add the coordinate axis."
             )
         if validate:
             ok = concentration.isfinite().all(-1)
             check_all(ok, "concentration", concentration, "finite vectors", "Check what produced it.")
-        super().__init__(concentration, validate_args=False)  # torch's own check of a vector fails for an empty batch
+        super().__init__(
+            concentration, validate_args=False
+        )  # torch's own check of a vector fails for an empty batch
         self._validate_args = validate
 
-    def expand(self, batch_shape: Sequence[int], _instance: "ProjectedNormal | None" = None) -> "ProjectedNormal":
+    def expand(
+        self, batch_shape: Sequence[int], _instance: "ProjectedNormal | None" = None
+    ) -> "ProjectedNormal":
         return super().expand(batch_shape, _instance=self._get_checked_instance(ProjectedNormal, _instance))
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         # Override: Pyro's norm overflows, and draws are 0, from a length of 2e19 in float32.
         shape = self._extended_shape(torch.Size(sample_shape))
-        y = self.concentration + torch.randn(shape, dtype=self.concentration.dtype, device=self.concentration.device)
+        y = self.concentration + torch.randn(
+            shape, dtype=self.concentration.dtype, device=self.concentration.device
+        )
         return y / norm(y, keepdim=True)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -85,9 +93,13 @@ class ProjectedNormal(Shown, dist.ProjectedNormal):
             self._validate_sample(value)
         n = self.event_shape[0]
         mu, x = self.concentration.double(), value.double()
-        x = x / norm(x, keepdim=True)  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
+        x = x / norm(
+            x, keepdim=True
+        )  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
         k = norm(mu, keepdim=True)
-        long = k > 1  # then from the chord between directions: differences of vectors of length |mu| would lose its digits
+        long = (
+            k > 1
+        )  # then from the chord between directions: differences of vectors of length |mu| would lose its digits
         chord = mu / torch.where(long, k, 1.0) - x
         half = chord.square().sum(-1, keepdim=True) / 2
         a = torch.where(long, k * (1 - half), (mu * x).sum(-1, keepdim=True))
@@ -103,7 +115,8 @@ class ProjectedNormal(Shown, dist.ProjectedNormal):
 
     @property
     def mode(self) -> Tensor:
-        """The direction of ``concentration`` (where it is zero every point is one; the first axis is returned)."""
+        """The direction of ``concentration`` (where it is zero every point is one; the first axis is
+        returned)."""
         return self.loc
 
     @property
@@ -116,12 +129,15 @@ class ProjectedNormal(Shown, dist.ProjectedNormal):
         r"""Ambient expectation, inside the ball (Pyro's property of this name is our :attr:`frechet_mean`):
 
         .. math:: \mathrm E[x] = \mu\,\mathrm E[1/\chi_{n+2}(|\mu|)]
-                  = \mu \sqrt{\tfrac2\pi} \int_0^{\pi/2} \cos^n\!\varphi\; e^{-|\mu|^2\sin^2\!\varphi/2}\,d\varphi
+                  = \mu \sqrt{\tfrac2\pi} \int_0^{\pi/2} \cos^n\!\varphi\;
+                  e^{-|\mu|^2\sin^2\!\varphi/2}\,d\varphi
         """
         n, mu = self.event_shape[0], self.concentration.double()
         k = norm(mu)
         nodes, weights = (torch.from_numpy(t).to(mu.device) for t in np.polynomial.legendre.leggauss(64))
-        width = 9 / torch.hypot(k, torch.full_like(k, math.sqrt(n)))  # beyond it nothing is left of the integrand
+        width = 9 / torch.hypot(
+            k, torch.full_like(k, math.sqrt(n))
+        )  # beyond it nothing is left of the integrand
         half = width.clamp_max(math.pi / 2).unsqueeze(-1) / 2
         phi = half * (nodes + 1)
         log_f = n * phi.cos().log() - (k.unsqueeze(-1) * phi.sin()).square() / 2

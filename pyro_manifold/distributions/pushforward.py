@@ -1,4 +1,4 @@
-r"""A law on the image of an injective map: of a flow, a chart, an embedding.
+r"""A distribution on the image of an injective map: of a flow, a chart, an embedding.
 
 .. math::
     x = g(u),\; u \sim p_U, \qquad p(x) = p_U(u)\,\det\!\big(J_g(u)^TJ_g(u)\big)^{-1/2}, \quad u = g^{-1}(x)
@@ -17,11 +17,11 @@ from torch.distributions import Distribution, constraints
 from ..constraints import image
 from ..ops.arguments import checked
 from ..ops.checks import check_all
-from ..ops.numerics import concrete
+from ..ops.tracing import is_concrete
 from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.injective import InjectiveTransform
-from ..transforms.module import modules_of
-from .shown import Explained
+from ..transforms.module import submodules
+from ._repr import Explained
 
 __all__ = ["ConditionalPushforward", "Pushforward"]
 
@@ -29,27 +29,31 @@ _OFF = ("project", "reject", "error")
 
 
 class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
-    r"""The law of g(u), u of law ``base``, on the n-dimensional manifold :math:`g(\mathbb R^n) \subset \mathbb R^d`.
+    r"""The distribution of g(u), u of distribution ``base``, on the n-dimensional manifold
+    :math:`g(\mathbb R^n) \subset \mathbb R^d`.
 
     .. math:: \log p(x) = \log p_U(u) - \tfrac12\log\det J_g(u)^TJ_g(u), \qquad u = g^{-1}(x)
 
-    Base measure: the n-dimensional Hausdorff measure of the image. A law that is observed at one tensor again and again,
-    through a map that is not being trained, encodes it once. A latent site of this law has the unconstrained coordinates u under
-    Pyro's NUTS and autoguides, with the exact density.
+    Base measure: the n-dimensional Hausdorff measure of the image. A distribution that is observed at one
+    tensor again and again, through a map that is not being trained, encodes it once. A latent site of this
+    distribution has the unconstrained coordinates u under Pyro's NUTS and autoguides, with the exact density.
 
     :param base: a distribution of vectors of size n.
     :param InjectiveTransform transform: g.
-    :param str off_manifold: what becomes of a value off the image: ``"project"`` scores its projection :math:`g(g^{-1}(x))`
-        (learned manifolds never fit data exactly), ``"reject"`` gives :math:`-\infty`, ``"error"`` raises.
-    :param float atol: distance from the image, relative to 1 + the length of x, from which on a value is off it;
-        the square root of the machine precision if omitted.
-    :raises ValueError: for a base of another event shape, an unknown ``off_manifold``; for values off the manifold under
-        ``"error"``, and values of which no row is finite; where the derivative of g loses rank.
+    :param str off_manifold: what becomes of a value off the image: ``"project"`` scores its projection
+        :math:`g(g^{-1}(x))` (learned manifolds never fit data exactly), ``"reject"`` gives :math:`-\infty`,
+        ``"error"`` raises.
+    :param float atol: distance from the image, relative to 1 + the length of x, from which on a value is off
+        it; the square root of the machine precision if omitted.
+    :raises ValueError: for a base of another event shape, an unknown ``off_manifold``; for values off the
+        manifold under ``"error"``, and values of which no row is finite; where the derivative of g loses
+        rank.
 
-    A row that is not finite is no point of the manifold: its log density is :math:`-\infty`, without a gradient, so that missing
-    rows may hold NaN and be dropped by ``mask``, ``poutine.mask`` or ``obs_mask``.
+    A row that is not finite is no point of the manifold: its log density is :math:`-\infty`, without a
+    gradient, so that missing rows may hold NaN and be dropped by ``mask``, ``poutine.mask`` or ``obs_mask``.
 
-    Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS 2020, eq. 7.
+    Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS
+    2020, eq. 7.
 
     >>> from pyro_manifold.transforms import LinearEmbedding
     >>> line = LinearEmbedding(torch.tensor([[3.0], [4.0]]))
@@ -60,21 +64,28 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
 
     @checked
     def __init__(
-        self, base: Distribution, transform: InjectiveTransform, *, off_manifold: str = "project", atol: float | None = None,
+        self,
+        base: Distribution,
+        transform: InjectiveTransform,
+        *,
+        off_manifold: str = "project",
+        atol: float | None = None,
         validate_args: bool | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not isinstance(transform, InjectiveTransform):
             raise ValueError(
-                f"transform: got {type(transform).__name__}; expected an InjectiveTransform, such as Chart(g, inverse, n, d) or "
-                "InjectiveFlow(Pad(n, d), layers)."
+                f"transform: got {type(transform).__name__}; expected an InjectiveTransform, such as "
+                "Chart(g, inverse, n, d) or InjectiveFlow(Pad(n, d), layers)."
             )
         if base.event_shape != (transform.dim,):
             raise ValueError(
-                f"base: got event shape {tuple(base.event_shape)}; expected ({transform.dim},), that of transform's domain. "
-                "Use .to_event(1) if the coordinates are a batch."
+                f"base: got event shape {tuple(base.event_shape)}; expected ({transform.dim},), that of "
+                "transform's domain. Use .to_event(1) if the coordinates are a batch."
             )
         if off_manifold not in _OFF:
-            raise ValueError(f"off_manifold: got {off_manifold!r}; expected one of {', '.join(map(repr, _OFF))}.")
+            raise ValueError(
+                f"off_manifold: got {off_manifold!r}; expected one of {', '.join(map(repr, _OFF))}."
+            )
         self.off_manifold, self.atol = off_manifold, atol
         super().__init__(base, [transform.with_cache()], validate_args=validate_args)
 
@@ -119,18 +130,22 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
         return self._base_log_prob(u) - self.transform.log_volume(u)
 
     def _base_log_prob(self, u: Tensor) -> Tensor:
-        """That of the base, which may be one of torch's; those of independent coordinates fail on an empty batch."""
+        """That of the base, which may be one of torch's; those of independent coordinates fail on an empty
+        batch."""
         shape = torch.broadcast_shapes(u.shape[:-1], self.base_dist.batch_shape)
         return self.base_dist.log_prob(u) if math.prod(shape) else u.sum(-1).expand(shape)
 
 
-def without_gaps(value: Tensor, transform: InjectiveTransform, validate: bool) -> tuple[Tensor, Tensor | None]:
-    """``value`` with a point of the image in place of rows that are not finite, and which rows are (None: all of them). Nothing
-    that is computed from a NaN, no gradient either, then reaches the rows beside it, and a mask can drop it.
+def without_gaps(
+    value: Tensor, transform: InjectiveTransform, validate: bool
+) -> tuple[Tensor, Tensor | None]:
+    """``value`` with a point of the image in place of rows that are not finite, and which rows are (None: all
+    of them). Nothing that is computed from a NaN, no gradient either, then reaches the rows beside it, and a
+    mask can drop it.
 
     :raises ValueError: if ``validate`` and no row is finite.
     """
-    if not concrete(value):
+    if not is_concrete(value):
         return value, None
     finite = value.isfinite().all(-1)
     if bool(finite.all()):
@@ -143,13 +158,14 @@ def without_gaps(value: Tensor, transform: InjectiveTransform, validate: bool) -
 
 
 class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
-    """A :class:`Pushforward` whose base law depends on a context; the manifold does not.
+    """A :class:`Pushforward` whose base distribution depends on a context; the manifold does not.
 
-    :param base: a Pyro ``ConditionalDistribution`` of vectors of size n, such as ``ConditionalTransformedDistribution``.
+    :param base: a Pyro ``ConditionalDistribution`` of vectors of size n, such as
+        ``ConditionalTransformedDistribution``.
     :param InjectiveTransform transform: g.
 
-    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward`; all of them share what
-    they remember of observed tensors.
+    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward`; all of
+    them share what they remember of observed tensors.
 
     >>> from pyro_manifold.flows import ConditionalCoupling
     >>> from pyro_manifold.transforms import Pad
@@ -164,7 +180,7 @@ class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Mo
         nn.Module.__init__(self)
         self.base, self.transform, self.kwargs = base, transform.with_cache(), kwargs
         # Pyro's conditional distributions are no modules, their transforms are
-        self._learned = modules_of((base, *getattr(base, "transforms", ())))
+        self._submodules = submodules((base, *getattr(base, "transforms", ())))
 
     def condition(self, context: Tensor) -> Pushforward:
         return Pushforward(self.base.condition(context), self.transform, **self.kwargs)

@@ -1,4 +1,4 @@
-r"""A law on the union of several images: of the charts of a manifold in pieces.
+r"""A distribution on the union of several images: of the charts of a manifold in pieces.
 
 .. math::
     p(x) = \sum_k w_k\, p_k(x)\, 1[x \in M_k], \qquad M_k = g_k(\mathbb R^n)
@@ -14,9 +14,9 @@ from torch.distributions import constraints
 
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
-from ..ops.numerics import concrete
+from ..ops.tracing import is_concrete
+from ._repr import Explained
 from .pushforward import Pushforward, without_gaps
-from .shown import Explained
 
 __all__ = ["PushforwardMixture"]
 
@@ -37,22 +37,25 @@ class _Union(constraints.Constraint):
 class PushforwardMixture(Explained, dist.TorchDistribution):
     r"""Weighted pushforwards of one dimension n, on the union of their images, which may be disjoint.
 
-    .. math:: \log p(x) = \log\sum_{k:\, x \in M_k} w_k\, p_U^{(k)}(u_k)\det\!\big(J_k^TJ_k\big)^{-1/2}, \quad u_k = g_k^{-1}(x)
+    .. math:: \log p(x) = \log\sum_{k:\, x \in M_k} w_k\, p_U^{(k)}(u_k)\det\!\big(J_k^TJ_k\big)^{-1/2}, \quad
+    u_k = g_k^{-1}(x)
 
-    Base measure: the n-dimensional Hausdorff measure of the union. A value belongs to the image :math:`M_k` that is nearest, and
-    to others only where they coincide with it to within the rounding of the charts (at most the square root of the machine
-    precision, relative to 1 + its length): there the densities of the charts add up. So the mass over the union is 1 however
-    close the images come, if :math:`g_k^{-1}` is the exact inverse, not an encoder network. A value further than ``atol``
-    (1 + its length) from all of them is off the manifold, and is treated as the components' ``off_manifold`` says. A union has no
-    bijection from a vector space: for a latent site, sample the chart by ``Categorical`` and enumerate it. A row that is
-    not finite is on none of them and has log density :math:`-\infty`; see :class:`Pushforward`.
+    Base measure: the n-dimensional Hausdorff measure of the union. A value belongs to the image :math:`M_k`
+    that is nearest, and to others only where they coincide with it to within the rounding of the charts (at
+    most the square root of the machine precision, relative to 1 + its length): there the densities of the
+    charts add up. So the mass over the union is 1 however close the images come, if :math:`g_k^{-1}` is the
+    exact inverse, not an encoder network. A value further than ``atol`` (1 + its length) from all of them is
+    off the manifold, and is treated as the components' ``off_manifold`` says. A union has no bijection from a
+    vector space: for a latent site, sample the chart by ``Categorical`` and enumerate it. A row that is not
+    finite is on none of them and has log density :math:`-\infty`; see :class:`Pushforward`.
 
     :param Tensor weights: :math:`w`, shape ``batch + (k,)``, on the simplex.
-    :param components: k laws :class:`Pushforward` of one dimension, batch shape and ``off_manifold``.
-    :param float atol: the square root of the machine precision if omitted; for learned charts, the error of their data. For
-        ``off_manifold="reject"`` and ``"error"``.
-    :raises ValueError: for components that do not fit each other, weights of another size; for values off the manifold under
-        ``off_manifold="error"``.
+    :param components: k distributions :class:`Pushforward` of one dimension, batch shape and
+        ``off_manifold``.
+    :param float atol: the square root of the machine precision if omitted; for learned charts, the error of
+        their data. For ``off_manifold="reject"`` and ``"error"``.
+    :raises ValueError: for components that do not fit each other, weights of another size; for values off the
+        manifold under ``off_manifold="error"``.
 
     >>> from pyro_manifold.transforms import LinearEmbedding
     >>> lines = [LinearEmbedding(torch.tensor([[1.0], [0.0]]), torch.tensor([0.0, h])) for h in (0.0, 5.0)]
@@ -67,21 +70,32 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
 
     @checked
     def __init__(
-        self, weights: Tensor, components: Sequence[Pushforward], *, atol: float | None = None, validate_args: bool | None = None
+        self,
+        weights: Tensor,
+        components: Sequence[Pushforward],
+        *,
+        atol: float | None = None,
+        validate_args: bool | None = None,
     ) -> None:
         (self.weights,) = as_tensors(weights=weights)
         self.components, self.atol = list(components), atol
         kinds = {
-            f"{c.transform.dim} -> {c.transform.codomain_dim}, {c.off_manifold!r}" if isinstance(c, Pushforward) else repr(c)
+            f"{c.transform.dim} -> {c.transform.codomain_dim}, {c.off_manifold!r}"
+            if isinstance(c, Pushforward)
+            else repr(c)
             for c in self.components
         }
         if len(kinds) != 1 or not isinstance(self.components[0], Pushforward):
             raise ValueError(
-                f"components: got {'; '.join(sorted(kinds)) or 'none'}; expected Pushforward laws of one latent dimension, one "
-                "event shape and one off_manifold: densities of different dimensions have no common measure."
+                f"components: got {'; '.join(sorted(kinds)) or 'none'}; expected Pushforward distributions "
+                "of one latent dimension, one event shape and one off_manifold: densities of different "
+                "dimensions have no common measure."
             )
         if self.weights.dim() < 1 or self.weights.shape[-1] != len(self.components):
-            raise ValueError(f"weights: got shape {tuple(self.weights.shape)}; expected {len(self.components)} on the last axis.")
+            raise ValueError(
+                f"weights: got shape {tuple(self.weights.shape)}; expected {len(self.components)} on the "
+                f"last axis."
+            )
         shapes = {f"components[{i}]": c.batch_shape for i, c in enumerate(self.components)}
         batch = broadcast_shapes(weights=self.weights.shape[:-1], **shapes)
         self.weights = self.weights.expand(batch + self.weights.shape[-1:])
@@ -111,7 +125,8 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
             return draws.gather(-2, which.expand(which.shape[:-1] + self.event_shape)).squeeze(-2)
 
     def log_joint(self, value: Tensor) -> Tensor:
-        r""":math:`\log w_k\,p_k(x)` for each chart, on the last axis; :math:`-\infty` for those that ``value`` is not on."""
+        r""":math:`\log w_k\,p_k(x)` for each chart, on the last axis; :math:`-\infty` for those that
+        ``value`` is not on."""
         transforms = [c.transform for c in self.components]
         transforms[0].check_input(value, transforms[0].inverse_shape)
         value, finite = without_gaps(value, transforms[0], bool(self._validate_args))
@@ -122,7 +137,10 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
             gaps = [value - g._call(u) for g, u in zip(transforms, us, strict=True)]
             error = torch.linalg.vector_norm(torch.stack(gaps, -2), dim=-1).nan_to_num(torch.inf)
         nearest = error.amin(-1, keepdim=True)
-        off, near = self.components[0].off_manifold, nearest <= size * (eps if self.atol is None else self.atol)
+        off, near = (
+            self.components[0].off_manifold,
+            nearest <= size * (eps if self.atol is None else self.atol),
+        )
         if off == "error":
             check_all(
                 near.squeeze(-1), "value", value, "points of the image of one of the charts",
@@ -131,16 +149,19 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
         on = error <= torch.maximum(self._rounding(value, gaps, error, eps * size), nearest)
         if off != "project":
             on = on & near
-        parts = [self._part(c, u, on[..., k]) for k, (c, u) in enumerate(zip(self.components, us, strict=True))]
+        parts = [
+            self._part(c, u, on[..., k]) for k, (c, u) in enumerate(zip(self.components, us, strict=True))
+        ]
         joint = self.weights.log() + torch.stack(parts, -1)
         return joint if finite is None else torch.where(finite.unsqueeze(-1), joint, -torch.inf)
 
     @torch.no_grad()
     def _rounding(self, value: Tensor, gaps: Sequence[Tensor], error: Tensor, most: Tensor) -> Tensor:
-        """How far from a point of an image the chart may end by rounding, at most ``most``: 64 times what it is off by at its own
-        point beside ``value``. Not atol, nor ``most`` itself: images of learned charts come that close without meeting, and where
-        each counted the other's density too, the mass of both would exceed 1."""
-        if concrete(error) and not bool(((error <= most).sum(-1) > 1).any()):
+        """How far from a point of an image the chart may end by rounding, at most ``most``: 64 times what it
+        is off by at its own point beside ``value``. Not atol, nor ``most`` itself: images of learned charts
+        come that close without meeting, and where each counted the other's density too, the mass of both
+        would exceed 1."""
+        if is_concrete(error) and not bool(((error <= most).sum(-1) > 1).any()):
             return most
         own = [value - gap for gap in gaps]
         again = [p - c.transform.project(p) for p, c in zip(own, self.components, strict=True)]
@@ -149,9 +170,9 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
 
     @staticmethod
     def _part(component: Pushforward, u: Tensor, on: Tensor) -> Tensor:
-        """log p_k where ``on``. A chart is asked about its own points only, since elsewhere it may lose rank: one of them stands
-        in for the others."""
-        if concrete(on) and not bool(on.any()):
+        """log p_k where ``on``. A chart is asked about its own points only, since elsewhere it may lose rank:
+        one of them stands in for the others."""
+        if is_concrete(on) and not bool(on.any()):
             return torch.full(torch.broadcast_shapes(on.shape, component.batch_shape), -torch.inf).to(u)
         first = on.reshape(-1).to(torch.uint8).argmax(0, keepdim=True)
         own = u.detach().reshape(-1, u.shape[-1]).index_select(0, first)[0]

@@ -20,15 +20,16 @@ from ..ops.quadrature import legendre
 from ..ops.radial import log_normalizer, radius_moment
 from ..ops.radial_sample import sample_radius
 from ..transforms import ExpMap
-from .exp_map_law import ExpMapLaw, with_gradient_of
+from ._exp_map_distribution import ExpMapDistribution, with_gradient_of
 from .spd_tangent import SPDTangentNormal
 
 __all__ = ["RiemannianNormal"]
 
 
 class _RadialNormal(dist.TorchDistribution):
-    r"""The isotropic law of the tangent vector: its density w.r.t. Lebesgue measure is
-    :math:`e^{-|v|^2/2\sigma^2}(\sin(\sqrt K|v|)/(\sqrt K|v|))^{d-1}/Z`, and zero where :math:`|v| \ge \pi/\sqrt K`."""
+    r"""The isotropic distribution of the tangent vector: its density w.r.t. Lebesgue measure is
+    :math:`e^{-|v|^2/2\sigma^2}(\sin(\sqrt K|v|)/(\sqrt K|v|))^{d-1}/Z`, and zero where
+    :math:`|v| \ge \pi/\sqrt K`."""
 
     arg_constraints = {"scale": constraints.positive}
     support = constraints.real_vector
@@ -72,14 +73,15 @@ class _RadialNormal(dist.TorchDistribution):
 
 
 def _curvature(geo: Geometry, loc: Tensor) -> Tensor:
-    """Constant curvature, as far as the base laws ask: affine-invariant SPD matrices (non-positive) count as flat here."""
+    """Constant curvature, as far as the base distributions ask: affine-invariant SPD matrices (non-positive)
+    count as flat here."""
     try:
         return scalar(0.0, loc) if _is_spd(geo) else geo.curvature(loc).reshape(())
     except NotImplementedError:
         raise ValueError(
-            f"manifold: got {geo.manifold.name}, expected one of constant curvature (Sphere, PoincareBall, Lorentz, "
-            "Stereographic, Euclidean) or SymmetricPositiveDefinite. Use WrappedNormal, or for a product one "
-            "RiemannianNormal site per factor."
+            f"manifold: got {geo.manifold.name}, expected one of constant curvature (Sphere, PoincareBall, "
+            "Lorentz, Stereographic, Euclidean) or SymmetricPositiveDefinite. Use WrappedNormal, or for a "
+            "product one RiemannianNormal site per factor."
         ) from None
 
 
@@ -98,40 +100,44 @@ def _unit(geo: Geometry, like: Tensor) -> Tensor:
     return s
 
 
-
-class RiemannianNormal(ExpMapLaw):
-    r"""Normal law in geodesic distance on hyperbolic space, the sphere, flat space or positive definite matrices.
+class RiemannianNormal(ExpMapDistribution):
+    r"""Normal distribution in geodesic distance on hyperbolic space, the sphere, flat space or positive
+    definite matrices.
 
     .. math::
         p(x) = \frac1{Z(\sigma)} e^{-d(x,\mu)^2/2\sigma^2}, \qquad
         Z(\sigma) = |S^{d-1}| \int_0 e^{-r^2/2\sigma^2} \Big(\frac{\sin(\sqrt K r)}{\sqrt K}\Big)^{d-1} dr
 
-    with sinh for curvature :math:`K<0`, and the integral up to :math:`\pi/\sqrt K` for :math:`K>0`. It maximises entropy
-    given the Fréchet mean and the mean squared distance, and unlike the wrapped normal it has no pole on the sphere: it is
-    the default Gaussian there, uniform at ``scale=inf``. Draws are exact, and they and Z are differentiable in ``loc``,
-    ``scale`` and a learned curvature (:mod:`pyro_manifold.ops.radial`); nothing is clamped. Gradients in ``value`` are of
-    any order, those in ``scale`` and curvature of first order (a second derivative raises).
+    with sinh for curvature :math:`K<0`, and the integral up to :math:`\pi/\sqrt K` for :math:`K>0`. It
+    maximises entropy given the Fréchet mean and the mean squared distance, and unlike the wrapped normal it
+    has no pole on the sphere: it is the default Gaussian there, uniform at ``scale=inf``. Draws are exact,
+    and they and Z are differentiable in ``loc``, ``scale`` and a learned curvature
+    (:mod:`pyro_manifold.ops.radial`); nothing is clamped. Gradients in ``value`` are of any order, those in
+    ``scale`` and curvature of first order (a second derivative raises).
 
-    :math:`\sigma` is not the root mean squared distance: draws concentrate at distance :math:`\sigma\sqrt d` in flat space
-    and near :math:`(d-1)\sigma^2\sqrt{-K}` in hyperbolic space at large sigma.
+    :math:`\sigma` is not the root mean squared distance: draws concentrate at distance :math:`\sigma\sqrt d`
+    in flat space and near :math:`(d-1)\sigma^2\sqrt{-K}` in hyperbolic space at large sigma.
 
-    On ``SymmetricPositiveDefinite`` Z is a Pfaffian (:mod:`pyro_manifold.ops.spd_normal`), for matrices up to 32 x 32, with
-    gradients in ``scale`` of any order. Draws are exact up to 12 x 12, and beyond at scales far from 1; in between their
-    eigenvalues are ends of Markov chains that forget their start to rounding (:mod:`pyro_manifold.ops.spd_chain`; cost and
-    checks there). They are differentiable in ``loc`` alone: ``has_rsample`` is false while ``scale`` requires a gradient, and
-    Pyro's ELBOs then use the score function. For reparametrised SVI prefer :class:`WrappedNormal` there.
+    On ``SymmetricPositiveDefinite`` Z is a Pfaffian (:mod:`pyro_manifold.ops.spd_normal`), for matrices up to
+    32 x 32, with gradients in ``scale`` of any order. Draws are exact up to 12 x 12, and beyond at scales far
+    from 1; in between their eigenvalues are ends of Markov chains that forget their start to rounding
+    (:mod:`pyro_manifold.ops.spd_eigenvalue_hmc`; cost and checks there). They are differentiable in ``loc``
+    alone: ``has_rsample`` is false while ``scale`` requires a gradient, and Pyro's ELBOs then use the score
+    function. For reparametrised SVI prefer :class:`WrappedNormal` there.
 
-    :param geoopt.Manifold manifold: ``Sphere``, ``PoincareBall``, ``Lorentz``, ``Stereographic``, ``Euclidean`` or
-        ``SymmetricPositiveDefinite``, or ``Scaled`` of one of them.
+    :param geoopt.Manifold manifold: ``Sphere``, ``PoincareBall``, ``Lorentz``, ``Stereographic``,
+        ``Euclidean`` or ``SymmetricPositiveDefinite``, or ``Scaled`` of one of them.
     :param Tensor loc: centre :math:`\mu`, shape ``batch + event``.
     :param Tensor scale: :math:`\sigma > 0`, a number or shape ``batch`` (isotropic), geodesic length.
-    :raises ValueError: for a manifold whose curvature is not constant (use :class:`WrappedNormal`, or one site for each
-        factor of a product), a ``loc`` off the manifold, a ``scale`` not positive, or infinite without positive curvature.
+    :raises ValueError: for a manifold whose curvature is not constant (use :class:`WrappedNormal`, or one
+        site for each factor of a product), a ``loc`` off the manifold, a ``scale`` not positive, or infinite
+        without positive curvature.
 
     Base measure: Riemannian volume. Batch shape: broadcast of the parameters'; event shape: that of ``loc``.
 
-    References: Pennec, J. Math. Imaging Vis. 25 (2006), sec. 4; Said et al., IEEE Trans. Inf. Theory 63 (2017), eq. 6;
-    Mathieu et al., NeurIPS 2019, eq. 5; implicit gradients: Figurnov et al., NeurIPS 2018, eq. 5.
+    References: Pennec, J. Math. Imaging Vis. 25 (2006), sec. 4; Said et al., IEEE Trans. Inf. Theory 63
+    (2017), eq. 6; Mathieu et al., NeurIPS 2019, eq. 5; implicit gradients: Figurnov et al., NeurIPS 2018, eq.
+    5.
 
     >>> import geoopt
     >>> d = RiemannianNormal(geoopt.Sphere(), torch.tensor([1.0, 0.0, 0.0]), scale=float("inf"))
@@ -139,12 +145,19 @@ class RiemannianNormal(ExpMapLaw):
     tensor(-2.5310)
     """
 
-    _kept = ("manifold",)
-    arg_constraints: dict[str, Any] = {"scale": constraints.positive}  # and loc on the manifold: checked in __init__
+    _expand_attributes = ("manifold",)
+    arg_constraints: dict[str, Any] = {
+        "scale": constraints.positive
+    }  # and loc on the manifold: checked in __init__
 
     @checked
     def __init__(
-        self, manifold: geoopt.Manifold, loc: Tensor, scale: Tensor | float, *, validate_args: bool | None = None
+        self,
+        manifold: geoopt.Manifold,
+        loc: Tensor,
+        scale: Tensor | float,
+        *,
+        validate_args: bool | None = None,
     ) -> None:
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         loc, scale = as_tensors(loc=loc, scale=scale)
@@ -155,15 +168,18 @@ class RiemannianNormal(ExpMapLaw):
         event_shape = loc.shape[loc.dim() - geo.event_dim :]
         dim = geo.dim(event_shape)
         if validate:
-            check_all(scale > 0, "scale", scale, "positive numbers", "Use a positive constraint such as softplus.")
+            check_all(
+                scale > 0, "scale", scale, "positive numbers", "Use a positive constraint such as softplus."
+            )
             check_all(
                 (scale < math.inf) | (curvature > 0), "scale", scale, f"finite numbers on {manifold.name}",
-                "Only on the sphere is there a limit at infinity (the uniform law).",
+                "Only on the sphere is there a limit at infinity (the uniform distribution).",
             )  # fmt: skip
             if dim == 1 and curvature.requires_grad and bool(held(curvature) > 0):
                 raise ValueError(
-                    f"manifold: got {manifold.name} of dimension 1 with learned positive curvature, which has no gradient "
-                    "here; expected dimension 2 or more. On a circle learn the scale instead."
+                    f"manifold: got {manifold.name} of dimension 1 with learned positive curvature, which "
+                    "has no gradient here; expected dimension 2 or more. On a circle learn the scale "
+                    "instead."
                 )
         batch = broadcast_shapes(loc=loc.shape[: loc.dim() - geo.event_dim], scale=scale.shape)
         self.manifold = manifold
@@ -206,13 +222,15 @@ class RiemannianNormal(ExpMapLaw):
         return self.base_dist.log_z()
 
     def _exact_moments(self) -> tuple[Tensor, Tensor]:
-        r""":math:`\log Z` and :math:`E[r^2]/\sigma^2`, in float64: sums and differences of them must not cancel."""
+        r""":math:`\log Z` and :math:`E[r^2]/\sigma^2`, in float64: sums and differences of them must not
+        cancel."""
         base = self.base_dist.double()
         log_z, square = base.log_z_and_square()
         return log_z, square / base.scale / base.scale
 
     def _divergence_from_uniform(self, log_volume: Tensor | float) -> Tensor:
-        r""":math:`\log V - \log Z - E[r^2]/2\sigma^2`; for wide scales, where it has no digits and could be negative, as
+        r""":math:`\log V - \log Z - E[r^2]/2\sigma^2`; for wide scales, where it has no digits and could be
+        negative, as
         :math:`\int_0^1 t\,\mathrm{Var}_{\sigma/\sqrt t}(r^2)\,dt/4\sigma^4`."""
         log_z, square = self._exact_moments()
         value = log_volume - log_z - square / 2
@@ -239,13 +257,15 @@ class RiemannianNormal(ExpMapLaw):
 
     @property
     def mean(self) -> Tensor:
-        r"""Ambient expectation :math:`E[\cos(\sqrt K r)]\,\mu` in flat space, on sphere and hyperboloid (cosh).
+        r"""Ambient expectation :math:`E[\cos(\sqrt K r)]\,\mu` in flat space, on sphere and hyperboloid
+        (cosh).
 
         :raises NotImplementedError: in stereographic coordinates (the ball), where it has no closed form.
         """
         if not geometry(self.manifold).in_linear_space:
             raise NotImplementedError(
-                f"the ambient mean has no closed form in the coordinates of {self.manifold.name}; use frechet_mean."
+                f"the ambient mean has no closed form in the coordinates of {self.manifold.name}; use "
+                f"frechet_mean."
             )
         factor = radius_moment(self.scale, self.base_dist.curvature, self._dim, "cosine")[1]
         return factor.unsqueeze(-1) * self.loc

@@ -1,4 +1,4 @@
-"""What the laws on the sphere that are symmetric about an axis share."""
+"""What the distributions on the sphere that are symmetric about an axis share."""
 
 import math
 import warnings
@@ -15,12 +15,12 @@ from torch import Tensor
 from ..constraints import check_membership, on
 from ..geometry import geometry
 from ..ops.arguments import checked
-from ..ops.axis import around_axis
+from ..ops.axial_marginal import AxialProfile, sample_one_minus_cosine
+from ..ops.axis import tangent_normal_point
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
-from ..ops.heights import Profile, sample_height
 from ..ops.numerics import log_sinc_length, norm
 from ..transforms import ExpMap
-from .shown import Shown
+from ._repr import ReprMixin
 
 __all__ = ["RotationallySymmetric"]
 
@@ -28,22 +28,25 @@ _SPHERE = geoopt.Sphere()
 
 
 class _Tangent(dist.TorchDistribution):
-    r"""The isotropic law of the tangent vector: density :math:`p(x)\,(\sin|v|/|v|)^{n-2}`, zero where :math:`|v| \ge \pi`."""
+    r"""The isotropic distribution of the tangent vector: density :math:`p(x)\,(\sin|v|/|v|)^{n-2}`, zero
+    where :math:`|v| \ge \pi`."""
 
     arg_constraints = {"concentration": constraints.nonnegative}
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, law: "type[RotationallySymmetric]", concentration: Tensor, dim: int) -> None:
-        self.law, self.concentration = law, concentration
+    def __init__(self, distribution: "type[RotationallySymmetric]", concentration: Tensor, dim: int) -> None:
+        self.distribution, self.concentration = distribution, concentration
         super().__init__(concentration.shape, torch.Size([dim]), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "_Tangent":
-        return _Tangent(self.law, self.concentration.expand(torch.Size(batch_shape)), self.event_shape[0])
+        return _Tangent(
+            self.distribution, self.concentration.expand(torch.Size(batch_shape)), self.event_shape[0]
+        )
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape, k = self._extended_shape(torch.Size(sample_shape)), self.concentration
-        s = sample_height(k, shape[-1] + 1, self.law._profile, shape[:-1])
+        s = sample_one_minus_cosine(k, shape[-1] + 1, self.distribution._profile, shape[:-1])
         r = 2 * torch.asin((s / 2).clamp(torch.finfo(s.dtype).tiny, 1 - torch.finfo(s.dtype).eps).sqrt())
         u = torch.randn(shape, dtype=k.dtype, device=k.device)
         return r.unsqueeze(-1) * (u / norm(u, keepdim=True))
@@ -53,13 +56,14 @@ class _Tangent(dist.TorchDistribution):
         # the profile depends on chords alone: two coordinates are enough
         x = torch.stack([r.cos(), r.sin()], -1)
         pole = torch.nn.functional.pad(torch.ones_like(x[..., :1]), (0, 1))
-        out = self.law._log_density(x, pole, self.concentration, value.shape[-1] + 1)
+        out = self.distribution._log_density(x, pole, self.concentration, value.shape[-1] + 1)
         out = out + (value.shape[-1] - 1) * log_sinc_length(value, 1.0)
         return torch.where(r < math.pi, out, -math.inf)
 
 
-class RotationallySymmetric(Shown, dist.TransformedDistribution):
-    r"""Base class: a density :math:`p(x) = e^{g(1 - \mu\cdot x;\,\kappa)}/Z(\kappa)` on :math:`S^{n-1} \subset \mathbb R^n`.
+class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
+    r"""Base class: a density :math:`p(x) = e^{g(1 - \mu\cdot x;\,\kappa)}/Z(\kappa)` on
+    :math:`S^{n-1} \subset \mathbb R^n`.
 
     Subclasses give ``_profile`` (how to draw :math:`1 - \mu\cdot x`), ``_log_density`` and ``_moments``.
     """
@@ -68,16 +72,18 @@ class RotationallySymmetric(Shown, dist.TransformedDistribution):
     support = on(_SPHERE)
     has_rsample = True
     manifold = _SPHERE
-    _profile: ClassVar[Profile]
+    _profile: ClassVar[AxialProfile]
 
     @checked
-    def __init__(self, loc: Tensor, concentration: Tensor | float, *, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, loc: Tensor, concentration: Tensor | float, *, validate_args: bool | None = None
+    ) -> None:
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         loc, k = as_tensors(loc=loc, concentration=concentration)
         if loc.dim() < 1 or loc.shape[-1] < 2:
             raise ValueError(
-                f"loc: got shape {tuple(loc.shape)}, expected batch + (n,) with n >= 2, points of the unit sphere in R^n. "
-                "Add the coordinate axis."
+                f"loc: got shape {tuple(loc.shape)}, expected batch + (n,) with n >= 2, points of the unit "
+                "sphere in R^n. Add the coordinate axis."
             )
         if validate:
             remedy = "Normalise it: torch.nn.functional.normalize(loc, dim=-1)."
@@ -88,8 +94,9 @@ class RotationallySymmetric(Shown, dist.TransformedDistribution):
             )  # fmt: skip
             if loc.dim() == k.dim() > 1 and k.shape == loc.shape[:-1] + (1,) and k.shape[-2] > 1:
                 warnings.warn(
-                    f"concentration: got shape {tuple(k.shape)} for loc of shape {tuple(loc.shape)}; its shape is that of the "
-                    "batch, without a coordinate axis, so these broadcast to a larger batch. Use concentration.squeeze(-1).",
+                    f"concentration: got shape {tuple(k.shape)} for loc of shape {tuple(loc.shape)}; its "
+                    "shape is that of the batch, without a coordinate axis, so these broadcast to a larger "
+                    "batch. Use concentration.squeeze(-1).",
                     stacklevel=3,
                 )
         batch = broadcast_shapes(loc=loc.shape[:-1], concentration=k.shape)
@@ -103,7 +110,8 @@ class RotationallySymmetric(Shown, dist.TransformedDistribution):
 
     @abstractmethod
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""With :math:`t = \mu\cdot x`: the mean and the variance of t, and :math:`(1 - \mathrm E t^2)/(n-1)`."""
+        r"""With :math:`t = \mu\cdot x`: the mean and the variance of t, and
+        :math:`(1 - \mathrm E t^2)/(n-1)`."""
 
     @staticmethod
     def infer_shapes(loc: Any, concentration: Any = ()) -> tuple[torch.Size, torch.Size]:
@@ -124,11 +132,12 @@ class RotationallySymmetric(Shown, dist.TransformedDistribution):
         return self.base_dist.concentration
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        # Override: through exp the draw would turn with the transported frame, which is singular at -e_1 and moves more
+        # Override: through exp the draw would turn with the transported frame, which is singular at -e_1 and
+        # moves more
         # than it must. The minimal rotation of the axis has no singularity and gradients of smaller variance.
         shape = self._extended_shape(torch.Size(sample_shape))
-        s = sample_height(self.concentration, shape[-1], self._profile, shape[:-1])
-        return around_axis(self.transforms[0].loc, s)
+        s = sample_one_minus_cosine(self.concentration, shape[-1], self._profile, shape[:-1])
+        return tangent_normal_point(self.transforms[0].loc, s)
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -142,7 +151,8 @@ class RotationallySymmetric(Shown, dist.TransformedDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""Ambient expectation :math:`\mathrm E[\mu\cdot x]\,\mu`, inside the ball; see :attr:`frechet_mean`."""
+        r"""Ambient expectation :math:`\mathrm E[\mu\cdot x]\,\mu`, inside the ball; see
+        :attr:`frechet_mean`."""
         return self._moments()[0].unsqueeze(-1) * self.loc
 
     @property
@@ -154,10 +164,14 @@ class RotationallySymmetric(Shown, dist.TransformedDistribution):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        r"""Covariance :math:`\mathrm{Var}(t)\,\mu\mu^T + (I - \mu\mu^T)(1 - \mathrm E t^2)/(n-1)`, :math:`t=\mu\cdot x`."""
+        r"""Covariance :math:`\mathrm{Var}(t)\,\mu\mu^T + (I - \mu\mu^T)(1 - \mathrm E t^2)/(n-1)`,
+        :math:`t=\mu\cdot x`."""
         _, along, across = (m[..., None, None] for m in self._moments())
         outer = self.loc.unsqueeze(-1) * self.loc.unsqueeze(-2)
-        return across * (torch.eye(self.event_shape[0], dtype=outer.dtype, device=outer.device) - outer) + along * outer
+        return (
+            across * (torch.eye(self.event_shape[0], dtype=outer.dtype, device=outer.device) - outer)
+            + along * outer
+        )
 
     @property
     def mode(self) -> Tensor:

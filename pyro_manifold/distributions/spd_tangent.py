@@ -1,4 +1,4 @@
-"""The tangent law of the Riemannian normal on positive definite matrices."""
+"""The tangent distribution of the Riemannian normal on positive definite matrices."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,18 +17,20 @@ __all__ = ["SPDTangentNormal"]
 
 
 class SPDTangentNormal(dist.TorchDistribution):
-    r"""Symmetric n x n matrices W, as coordinates v in the orthonormal basis, isotropic but for the volume change of exp.
+    r"""Symmetric n x n matrices W, as coordinates v in the orthonormal basis, isotropic but for the volume
+    change of exp.
 
     .. math:: p(v) = \frac1{Z(\sigma)} e^{-|v|^2/2\sigma^2} \prod_{i<j}
         \frac{\sinh((\lambda_i-\lambda_j)/2)}{(\lambda_i-\lambda_j)/2}, \qquad \lambda = \mathrm{eig}\,W/s
 
-    Draws have no pathwise derivative in sigma (they are accepted or rejected): ``has_rsample`` is false, and ``rsample``
-    raises, while ``scale`` or s requires a gradient; otherwise a draw is a constant, which is the right derivative.
+    Draws have no pathwise derivative in sigma (they are accepted or rejected): ``has_rsample`` is false, and
+    ``rsample`` raises, while ``scale`` or s requires a gradient; otherwise a draw is a constant, which is the
+    right derivative.
 
     :param Tensor scale: :math:`\sigma > 0`, shape ``batch``.
     :param int n: size of the matrices, at most 32.
-    :param unit: s, a number, or a function that gives it in the dtype of a tensor: lengths on the manifold are s times those of
-        the affine-invariant metric.
+    :param unit: s, a number, or a function that gives it in the dtype of a tensor: lengths on the manifold
+        are s times those of the affine-invariant metric.
     :raises ValueError: for a larger n.
 
     Base measure: Lebesgue measure of v.
@@ -40,7 +42,9 @@ class SPDTangentNormal(dist.TorchDistribution):
     arg_constraints = {"scale": constraints.positive}
     support = constraints.real_vector
 
-    def __init__(self, scale: Tensor, n: int, unit: Tensor | Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self, scale: Tensor, n: int, unit: Tensor | Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.scale, self.n, self._unit = scale, n, unit
         self._table = normalizer_table(n, scale.device)
         super().__init__(scale.shape, torch.Size([n * (n + 1) // 2]), validate_args=False)
@@ -70,8 +74,9 @@ class SPDTangentNormal(dist.TorchDistribution):
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         if not self.has_rsample:
             raise NotImplementedError(
-                "scale: requires a gradient, and draws on SPD matrices have no pathwise derivative in it. Use sample() and "
-                "the score function (Pyro's ELBOs do), detach scale, or use WrappedNormal, which is differentiable in both."
+                "scale: requires a gradient, and draws on SPD matrices have no pathwise derivative in it. "
+                "Use sample() and the score function (Pyro's ELBOs do), detach scale, or use WrappedNormal, "
+                "which is differentiable in both."
             )
         return self.sample(sample_shape)
 

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from ..ops.autograd import Function, first_order
+from ..ops.autograd import Function, last_order_gradient
 from ..ops.incomplete_gamma import log_gammainc, log_gammainc_slope
 from ..ops.numerics import norm
 
@@ -24,8 +24,8 @@ def _half_square(r: Tensor, scale: Tensor) -> Tensor:
 class _ImplicitRadius(Function):
     r"""Identity on a drawn radius; its gradient in (scale, bound) follows from F(r; scale, bound) = const.
 
-    With x = r^2/2s^2, X = R^2/2s^2, P the regularised gamma function at a = d/2, e(x) = d log P/d log x and h = e(X)/e(x):
-    dr/ds = (r/s)(1 - h),  dr/dR = (r/R) h.
+    With x = r^2/2s^2, X = R^2/2s^2, P the regularised gamma function at a = d/2, e(x) = d log P/d log x and h
+    = e(X)/e(x): dr/ds = (r/s)(1 - h),  dr/dR = (r/R) h.
     """
 
     @staticmethod
@@ -37,11 +37,18 @@ class _ImplicitRadius(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, None]:
         r, scale, bound = ctx.saved_tensors
-        log_h = log_gammainc_slope(ctx.a, _half_square(bound, scale)) - log_gammainc_slope(ctx.a, _half_square(r, scale))
+        log_h = log_gammainc_slope(ctx.a, _half_square(bound, scale)) - log_gammainc_slope(
+            ctx.a, _half_square(r, scale)
+        )
         h = log_h.exp().to(r.dtype)
         ds, db = grad * (r / scale) * (1 - h), grad * (r / bound) * h
         depends = r, scale, bound, grad
-        return None, first_order(ds.sum_to_size(scale.shape), *depends), first_order(db.sum_to_size(bound.shape), *depends), None
+        return (
+            None,
+            last_order_gradient(ds.sum_to_size(scale.shape), *depends),
+            last_order_gradient(db.sum_to_size(bound.shape), *depends),
+            None,
+        )
 
 
 class TruncatedTangentNormal(TorchDistribution):
@@ -49,21 +56,25 @@ class TruncatedTangentNormal(TorchDistribution):
 
     .. math:: p(v) = \frac{\exp(-|v|^2/2\sigma^2)}{(2\pi\sigma^2)^{d/2}\,P(d/2, R^2/2\sigma^2)}, \quad |v| < R
 
-    Base measure: Lebesgue. Sampled exactly: the radius by rejection, from a chi law or (where R is short of
-    :math:`\sigma\sqrt d`) from the power law tangent to the log-concave density of log r at R. Reparametrised in
-    ``scale`` and ``radius`` by implicit differentiation of the cdf.
+    Base measure: Lebesgue. Sampled exactly: the radius by rejection, from a chi distribution or (where R is
+    short of :math:`\sigma\sqrt d`) from the power law tangent to the log-concave density of log r at R.
+    Reparametrised in ``scale`` and ``radius`` by implicit differentiation of the cdf.
     """
 
     arg_constraints: dict[str, Any] = {}
     has_rsample = True
     support = constraints.real_vector
 
-    def __init__(self, scale: Tensor, radius: float | Tensor | Callable[[], float | Tensor], dim: int) -> None:
+    def __init__(
+        self, scale: Tensor, radius: float | Tensor | Callable[[], float | Tensor], dim: int
+    ) -> None:
         self._scale, self._radius = scale, radius
         super().__init__(scale.shape, torch.Size([int(dim)]), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "TruncatedTangentNormal":
-        return TruncatedTangentNormal(self._scale.expand(torch.Size(batch_shape)), self._radius, self.event_shape[0])
+        return TruncatedTangentNormal(
+            self._scale.expand(torch.Size(batch_shape)), self._radius, self.event_shape[0]
+        )
 
     @property
     def _exact_radius(self) -> Tensor:
@@ -78,13 +89,15 @@ class TruncatedTangentNormal(TorchDistribution):
 
     @property
     def stddev(self) -> Tensor:
-        """Scale of the untruncated law, along each axis."""
+        """Scale of the untruncated distribution, along each axis."""
         return self._scale.unsqueeze(-1).expand(self.batch_shape + self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         d, s = self.event_shape[0], self._scale
         log_mass = log_gammainc(d / 2, _half_square(self._exact_radius, s))
-        log_peak = -d / 2 * math.log(2 * math.pi) - d * s.double().log() - log_mass  # a wide scale cancels in float64
+        log_peak = (
+            -d / 2 * math.log(2 * math.pi) - d * s.double().log() - log_mass
+        )  # a wide scale cancels in float64
         out = log_peak.to(s.dtype) - 0.5 * (value / s.unsqueeze(-1)).square().sum(-1)
         return torch.where(norm(value.detach()) <= self.radius, out, -math.inf)
 
@@ -113,4 +126,7 @@ class TruncatedTangentNormal(TorchDistribution):
             todo = todo[~keep]
             if not todo.numel():
                 return out
-        raise RuntimeError(f"truncated normal: {todo.numel()} draws were not accepted; please report this with scale and radius.")
+        raise RuntimeError(
+            f"truncated normal: {todo.numel()} draws were not accepted; please report this with scale and "
+            f"radius."
+        )

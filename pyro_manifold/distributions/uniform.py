@@ -1,4 +1,4 @@
-"""The uniform law of a manifold of finite volume."""
+"""The uniform distribution of a manifold of finite volume."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,20 +12,21 @@ from ..constraints import on
 from ..geometry import geometry
 from ..ops.arguments import checked
 from ..ops.checks import check_expansion, common_shape
-from .shown import Shown
+from ._repr import ReprMixin
 
 __all__ = ["ManifoldUniform"]
 
 
-class ManifoldUniform(Shown, TorchDistribution):
-    r"""Uniform law with respect to Riemannian volume (Haar measure on groups).
+class ManifoldUniform(ReprMixin, TorchDistribution):
+    r"""Uniform distribution with respect to Riemannian volume (Haar measure on groups).
 
     .. math:: p(x) = 1 / \mathrm{vol}(M)
 
     No push-forward: the geometry samples it directly and there is no Jacobian to account for.
 
     :param geoopt.Manifold manifold: a manifold of finite volume.
-    :param event_shape: shape of one point, e.g. ``(3,)`` on :math:`S^2`; may be omitted for products, which know theirs.
+    :param event_shape: shape of one point, e.g. ``(3,)`` on :math:`S^2`; may be omitted for products, which
+        know theirs.
     :param batch_shape: batch shape.
     :param torch.dtype dtype: of the draws; torch's default if omitted.
     :param device: of the draws.
@@ -78,7 +79,9 @@ class ManifoldUniform(Shown, TorchDistribution):
     def support(self) -> on:  # type: ignore[override]
         return on(self.manifold)
 
-    def expand(self, batch_shape: Sequence[int], _instance: "ManifoldUniform | None" = None) -> "ManifoldUniform":
+    def expand(
+        self, batch_shape: Sequence[int], _instance: "ManifoldUniform | None" = None
+    ) -> "ManifoldUniform":
         check_expansion(self.batch_shape, batch_shape)
         new = self._get_checked_instance(ManifoldUniform, _instance)
         new.manifold, new.log_volume = self.manifold, self.log_volume
@@ -87,14 +90,18 @@ class ManifoldUniform(Shown, TorchDistribution):
         return new
 
     @staticmethod
-    def infer_shapes(manifold: Any = (), event_shape: Any = (), batch_shape: Any = ()) -> tuple[torch.Size, torch.Size]:
+    def infer_shapes(
+        manifold: Any = (), event_shape: Any = (), batch_shape: Any = ()
+    ) -> tuple[torch.Size, torch.Size]:
         event = (event_shape,) if isinstance(event_shape, int) else event_shape
         return torch.Size(batch_shape), torch.Size(event)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         like = self.log_volume
-        return geometry(self.manifold).uniform_sample(shape, self.event_shape, dtype=like.dtype, device=like.device)
+        return geometry(self.manifold).uniform_sample(
+            shape, self.event_shape, dtype=like.dtype, device=like.device
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -104,20 +111,25 @@ class ManifoldUniform(Shown, TorchDistribution):
 
     def _moment(self, which: int) -> Tensor:
         like = self.log_volume
-        moment = geometry(self.manifold).uniform_moments(self.event_shape, dtype=like.dtype, device=like.device)[which]
+        moment = geometry(self.manifold).uniform_moments(
+            self.event_shape, dtype=like.dtype, device=like.device
+        )[which]
         return moment.expand(self.batch_shape + self.event_shape)
 
     @property
     def mean(self) -> Tensor:
-        r"""Expectation :math:`\mathrm E[x]` of the coordinates of a draw: 0, of angles in :math:`[-\pi,\pi)` too.
+        r"""Expectation :math:`\mathrm E[x]` of the coordinates of a draw: 0, of angles in :math:`[-\pi,\pi)`
+        too.
 
-        :raises NotImplementedError: where the integral does not converge or is not known (stereographic coordinates).
+        :raises NotImplementedError: where the integral does not converge or is not known (stereographic
+            coordinates).
         """
         return self._moment(0)
 
     @property
     def variance(self) -> Tensor:
-        r"""Variance of each coordinate of a draw: 1/n on the sphere in :math:`\mathbb R^n`, for rotations and frames of
+        r"""Variance of each coordinate of a draw: 1/n on the sphere in :math:`\mathbb R^n`, for rotations and
+        frames of
         :math:`\mathbb R^n`; :math:`\pi^2/3` for an angle (whose *circular* variance is 1).
 
         :raises NotImplementedError: as :attr:`mean`.

@@ -1,10 +1,10 @@
-"""The von Mises-Fisher law."""
+"""The von Mises-Fisher distribution."""
 
 import torch
 from torch import Tensor
 
+from ..ops.axial_marginal import EXPONENTIAL
 from ..ops.axis import squared_chord
-from ..ops.heights import EXPONENTIAL
 from ..ops.radial import log_area
 from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
 from .rotationally_symmetric import RotationallySymmetric
@@ -13,26 +13,34 @@ __all__ = ["VonMisesFisher"]
 
 
 class VonMisesFisher(RotationallySymmetric):
-    r"""The normal law of directions: of all laws on the sphere with a given ambient mean, the one of greatest entropy.
+    r"""The normal distribution of directions: of all distributions on the sphere with a given ambient mean,
+    the one of greatest entropy.
 
     .. math::
         p(x) = \frac{\kappa^{v}}{(2\pi)^{n/2} I_{v}(\kappa)}\, e^{\kappa\,\mu\cdot x}, \qquad v = n/2 - 1
 
-    on :math:`S^{n-1} \subset \mathbb R^n` for every n >= 2 and concentration from 0 (uniform) to the largest number of
-    the dtype, in pure torch. The density is evaluated as :math:`-\kappa|x-\mu|^2/2 - (G_v(\kappa) - \kappa) - \log|S^{n-1}|`
-    (:mod:`pyro_manifold.ops.special`): no branch, no cancellation. Draws are exact and their gradient in ``concentration`` is
-    unbiased (:mod:`pyro_manifold.ops.heights`), of first order. ``log_prob`` is twice differentiable in ``concentration``.
+    on :math:`S^{n-1} \subset \mathbb R^n` for every n >= 2 and concentration from 0 (uniform) to the largest
+    number of the dtype, in pure torch. The density is evaluated as
+    :math:`-\kappa|x-\mu|^2/2 - (G_v(\kappa) - \kappa) - \log|S^{n-1}|` (:mod:`pyro_manifold.ops.special`): no
+    branch, no cancellation. Draws are exact and their gradient in ``concentration`` is unbiased
+    (:mod:`pyro_manifold.ops.axial_marginal`), of first order. ``log_prob`` is twice differentiable in
+    ``concentration``.
 
-    For large concentration the law is close to a normal of variance :math:`1/\kappa` in the tangent space at :math:`\mu`.
+    For large concentration the distribution is close to a normal of variance :math:`1/\kappa` in the tangent
+    space at :math:`\mu`.
 
     :param Tensor loc: :math:`\mu`, unit vectors, shape ``batch + (n,)``.
-    :param Tensor concentration: :math:`\kappa \ge 0`, a number or shape ``batch`` (no coordinate axis); dimensionless.
-    :raises ValueError: for a ``loc`` that is not a unit vector, a ``concentration`` that is negative or not finite.
+    :param Tensor concentration: :math:`\kappa \ge 0`, a number or shape ``batch`` (no coordinate axis);
+        dimensionless.
+    :raises ValueError: for a ``loc`` that is not a unit vector, a ``concentration`` that is negative or not
+        finite.
 
-    Base measure: surface area. Batch shape: broadcast of the parameters'; event shape: that of ``loc``, ``(n,)``.
+    Base measure: surface area. Batch shape: broadcast of the parameters'; event shape: that of ``loc``,
+    ``(n,)``.
 
-    References: Mardia & Jupp, Directional Statistics (2000), eq. 9.3.4 and sec. 9.3.2; Ulrich, Appl. Statist. 33 (1984);
-    Wood, Commun. Stat. Simul. Comput. 23 (1994); implicit gradients: Figurnov et al., NeurIPS 2018, eq. 5.
+    References: Mardia & Jupp, Directional Statistics (2000), eq. 9.3.4 and sec. 9.3.2; Ulrich, Appl. Statist.
+    33 (1984); Wood, Commun. Stat. Simul. Comput. 23 (1994); implicit gradients: Figurnov et al., NeurIPS
+    2018, eq. 5.
 
     >>> d = VonMisesFisher(torch.tensor([0.0, 0.0, 1.0]), 2.0)
     >>> d.log_prob(torch.tensor([0.0, 0.0, 1.0]))  # log(2 / (2 pi (1 - exp(-4))))

@@ -1,4 +1,4 @@
-"""The wrapped Cauchy law of the circle."""
+"""The wrapped Cauchy distribution of the circle."""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from ..constraints import circular
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.circular import difference, short, wrap
-from .shown import Shown
+from ._repr import ReprMixin
 
 __all__ = ["WrappedCauchy"]
 
 
-class WrappedCauchy(Shown, TorchDistribution):
-    r"""A Cauchy law wrapped around the circle; also a Möbius map of a uniform angle, which is how it is drawn.
+class WrappedCauchy(ReprMixin, TorchDistribution):
+    r"""A Cauchy distribution wrapped around the circle; also a Möbius map of a uniform angle, which is how it
+    is drawn.
 
     .. math::
         p(x) = \frac{1}{2\pi}\,\frac{1 - \rho^2}{(1-\rho)^2 + 4\rho\sin^2\frac{x-\mu}{2}}, \qquad
@@ -31,11 +32,14 @@ class WrappedCauchy(Shown, TorchDistribution):
 
     :param Tensor loc: mean direction :math:`\mu`, any shape, radians; whole turns do not matter.
     :param Tensor concentration: mean resultant length :math:`\rho`, in [0, 1); 0 is uniform.
-    :raises ValueError: for a concentration outside [0, 1), a ``loc`` that is not finite, shapes that do not broadcast.
+    :raises ValueError: for a concentration outside [0, 1), a ``loc`` that is not finite, shapes that do not
+        broadcast.
 
-    Base measure: arc length. Values are drawn in :math:`[-\pi,\pi)`; angles outside mean the same points and are accepted.
+    Base measure: arc length. Values are drawn in :math:`[-\pi,\pi)`; angles outside mean the same points and
+    are accepted.
 
-    References: Mardia & Jupp, *Directional Statistics* (2000), sec. 3.5.7; McCullagh, Biometrika 83 (1996), the Möbius group.
+    References: Mardia & Jupp, *Directional Statistics* (2000), sec. 3.5.7; McCullagh, Biometrika 83 (1996),
+    the Möbius group.
 
     >>> WrappedCauchy(0.0, 0.5).log_prob(torch.tensor([0.0, 2 * torch.pi])).exp()  # 3 / 2 pi
     tensor([0.4775, 0.4775])
@@ -46,14 +50,22 @@ class WrappedCauchy(Shown, TorchDistribution):
     has_rsample = True
 
     @checked
-    def __init__(self, loc: Tensor | float, concentration: Tensor | float, *, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, loc: Tensor | float, concentration: Tensor | float, *, validate_args: bool | None = None
+    ) -> None:
         loc, concentration = as_tensors(loc=loc, concentration=concentration)
         batch = broadcast_shapes(loc=loc.shape, concentration=concentration.shape)
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         if validate:
             check_all(loc.isfinite(), "loc", loc, "a finite angle in radians", "Look for NaN upstream.")
             ok = (concentration >= 0) & (concentration < 1)
-            check_all(ok, "concentration", concentration, "a number in [0, 1)", "Use a sigmoid, or constraints.unit_interval.")
+            check_all(
+                ok,
+                "concentration",
+                concentration,
+                "a number in [0, 1)",
+                "Use a sigmoid, or constraints.unit_interval.",
+            )
         self.loc, self.concentration = loc.expand(batch), concentration.expand(batch)
         super().__init__(batch, validate_args=validate_args)
 
@@ -66,7 +78,9 @@ class WrappedCauchy(Shown, TorchDistribution):
         return new
 
     @staticmethod
-    def infer_shapes(loc: Sequence[int] = (), concentration: Sequence[int] = ()) -> tuple[torch.Size, torch.Size]:
+    def infer_shapes(
+        loc: Sequence[int] = (), concentration: Sequence[int] = ()
+    ) -> tuple[torch.Size, torch.Size]:
         return torch.broadcast_shapes(torch.Size(loc), torch.Size(concentration)), torch.Size()
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -101,9 +115,9 @@ class WrappedCauchy(Shown, TorchDistribution):
 
 @register_kl(WrappedCauchy, WrappedCauchy)
 def _kl_wrapped_cauchy(p: WrappedCauchy, q: WrappedCauchy) -> Tensor:
-    r""":math:`\log\frac{|1-\rho_p\rho_q e^{i(\mu_p-\mu_q)}|^2}{(1-\rho_p^2)(1-\rho_q^2)}`, for log|1 - z|^2 is harmonic;
-    as :math:`\log(1 + \cdot)` of what it has more than 1, :math:`(\rho_p-\rho_q)^2 + 4\rho_p\rho_q\sin^2\frac{\mu_p-\mu_q}2`
-    over the same denominator."""
+    r""":math:`\log\frac{|1-\rho_p\rho_q e^{i(\mu_p-\mu_q)}|^2}{(1-\rho_p^2)(1-\rho_q^2)}`, for log|1 - z|^2
+    is harmonic; as :math:`\log(1 + \cdot)` of what it has more than 1,
+    :math:`(\rho_p-\rho_q)^2 + 4\rho_p\rho_q\sin^2\frac{\mu_p-\mu_q}2` over the same denominator."""
     a, b = p.concentration, q.concentration
     apart = (a - b) ** 2 + 4 * a * b * torch.sin(difference(p.loc, q.loc) / 2) ** 2
     return torch.log1p(apart / ((1 - a) * (1 + a) * (1 - b) * (1 + b)))

@@ -1,4 +1,4 @@
-"""The normal law of a tangent space, wrapped on the manifold by the exponential map."""
+"""The normal distribution of a tangent space, wrapped on the manifold by the exponential map."""
 
 import math
 from typing import Any
@@ -17,33 +17,37 @@ from ..ops.checks import as_tensors, common_shape
 from ..ops.chi import chi_expectation
 from ..ops.numerics import cos_sqrt, log_sinc_sqrt
 from ..transforms import ExpMap
-from .exp_map_law import ExpMapLaw, with_gradient_of
-from .tangent_normal import tangent_normal, widened
+from ._exp_map_distribution import ExpMapDistribution, with_gradient_of
+from ._tangent_gaussian import tangent_normal, widened
 
 __all__ = ["WrappedNormal"]
 
 
-class WrappedNormal(ExpMapLaw):
-    r"""Normal law in the tangent space at ``loc``, pushed to the manifold by the exponential map.
+class WrappedNormal(ExpMapDistribution):
+    r"""Normal distribution in the tangent space at ``loc``, pushed to the manifold by the exponential map.
 
     .. math::
         v \sim \mathcal N(0, \Sigma), \quad x = \exp_\mu(v), \qquad
         \log p(x) = \log\!\!\sum_{v:\,\exp_\mu v = x}\!\! \mathcal N(v; 0, \Sigma) \,|\det d\exp_\mu(v)|^{-1}
 
-    v are coordinates in the orthonormal frame at :math:`\mu`, so ``scale`` is geodesic length on every manifold. On flat
-    and hyperbolic space the sum has one term. On spheres it runs over the windings (leaving them out loses 29% of the mass
-    at :math:`\Sigma = 4I`), and for d >= 2 the density has integrable **poles** at :math:`\pm\mu`, where whole spheres of
-    tangent vectors meet: maximum likelihood and HMC can chase them. There use :class:`RiemannianNormal`, which has none,
-    or ``truncated=True``, the isotropic law restricted to the injectivity radius, whose only pole is the antipode. A point
-    nearer to a pole than rounding is scored as if it were one rounding error away.
+    v are coordinates in the orthonormal frame at :math:`\mu`, so ``scale`` is geodesic length on every
+    manifold. On flat and hyperbolic space the sum has one term. On spheres it runs over the windings (leaving
+    them out loses 29% of the mass at :math:`\Sigma = 4I`), and for d >= 2 the density has integrable
+    **poles** at :math:`\pm\mu`, where whole spheres of tangent vectors meet: maximum likelihood and HMC can
+    chase them. There use :class:`RiemannianNormal`, which has none, or ``truncated=True``, the isotropic
+    distribution restricted to the injectivity radius, whose only pole is the antipode. A point nearer to a
+    pole than rounding is scored as if it were one rounding error away.
 
     :param geoopt.Manifold manifold: any manifold with a registered geometry, products included.
     :param Tensor loc: centre :math:`\mu`, shape ``batch + event``.
-    :param Tensor scale: standard deviations, a number or shape ``batch + (dim,)`` or ``batch + (1,)``; geodesic length.
+    :param Tensor scale: standard deviations, a number or shape ``batch + (dim,)`` or ``batch + (1,)``;
+        geodesic length.
     :param Tensor scale_tril: Cholesky factor of :math:`\Sigma`, shape ``batch + (dim, dim)``.
-    :param Tensor covariance_matrix: :math:`\Sigma`, shape ``batch + (dim, dim)``. Give exactly one of the three.
+    :param Tensor covariance_matrix: :math:`\Sigma`, shape ``batch + (dim, dim)``. Give exactly one of the
+        three.
     :param bool truncated: condition on :math:`|v| <` injectivity radius; needs an isotropic ``scale``.
-    :raises ValueError: for a ``loc`` off the manifold, a non-positive ``scale``, shapes that do not fit, mixed dtypes.
+    :raises ValueError: for a ``loc`` off the manifold, a non-positive ``scale``, shapes that do not fit,
+        mixed dtypes.
 
     Base measure: Riemannian volume. Batch shape: broadcast of the parameters'; event shape: that of ``loc``.
 
@@ -56,7 +60,7 @@ class WrappedNormal(ExpMapLaw):
     tensor(-1.8379)
     """
 
-    _kept = ("manifold", "truncated", "_injective", "_isotropic")
+    _expand_attributes = ("manifold", "truncated", "_injective", "_isotropic")
     arg_constraints: dict[str, Any] = {}  # checked in __init__: they depend on the manifold
 
     @checked
@@ -80,7 +84,14 @@ class WrappedNormal(ExpMapLaw):
             check_point(manifold, "loc", loc)
         cut = loc.dim() - geo.event_dim
         base = tangent_normal(
-            geo, loc.shape[cut:], loc.shape[:cut], scale, scale_tril, covariance_matrix, truncated=truncated, validate=validate
+            geo,
+            loc.shape[cut:],
+            loc.shape[:cut],
+            scale,
+            scale_tril,
+            covariance_matrix,
+            truncated=truncated,
+            validate=validate,
         )
         self.manifold, self.truncated = manifold, truncated
         self._injective = geo.injectivity_radius(loc.shape[cut:]) == math.inf
@@ -90,7 +101,8 @@ class WrappedNormal(ExpMapLaw):
 
     @property
     def scale(self) -> Tensor:
-        """Standard deviations along the frame axes, ``batch_shape + (dim,)``; the marginal ones for a full covariance."""
+        """Standard deviations along the frame axes, ``batch_shape + (dim,)``; the marginal ones for a full
+        covariance."""
         return self.base_dist.stddev if self.truncated else marginal_sd(self.base_dist)
 
     @property
@@ -104,7 +116,11 @@ class WrappedNormal(ExpMapLaw):
 
     @staticmethod
     def infer_shapes(
-        manifold: Any = (), loc: Any = (), scale: Any = (), scale_tril: Any = None, covariance_matrix: Any = None
+        manifold: Any = (),
+        loc: Any = (),
+        scale: Any = (),
+        scale_tril: Any = None,
+        covariance_matrix: Any = None,
     ) -> tuple[torch.Size, torch.Size]:
         """Shapes from shapes; pass the manifold itself where its points are matrices."""
         cut = len(loc) - (geometry(manifold).event_dim if isinstance(manifold, geoopt.Manifold) else 1)
@@ -132,54 +148,70 @@ class WrappedNormal(ExpMapLaw):
         return self._log_pushed(loc, geo.log_frame(loc.expand(shape), value.expand(shape)), base).to(dtype)
 
     def _log_pushed(self, loc: Tensor, v: Tensor, base: Any) -> Tensor:
-        """Where exp is not injective, the sum over all tangent vectors that reach the point that ``v`` does."""
+        """Where exp is not injective, the sum over all tangent vectors that reach the point that ``v``
+        does."""
         geo = geometry(self.manifold)
         one = self._injective or self.truncated
         return base.log_prob(v) - geo.log_det_exp(loc, v) if one else geo.log_wrapped(loc, v, base)
 
     @property
     def mode(self) -> Tensor:
-        """``loc``, where the density has no poles: on flat and hyperbolic space it decreases along every ray from there, on
-        the torus its dual sum of cosines is largest there."""
+        """``loc``, where the density has no poles: on flat and hyperbolic space it decreases along every ray
+        from there, on the torus its dual sum of cosines is largest there."""
         if not self._injective and not isinstance(geometry(self.manifold), TorusGeometry):
-            raise NotImplementedError("on spheres and rotations a wrapped normal has poles and no mode; use RiemannianNormal.")
+            raise NotImplementedError(
+                "on spheres and rotations a wrapped normal has poles and no mode; use RiemannianNormal."
+            )
         return self.loc
 
     @property
     def frechet_mean(self) -> Tensor:
-        """``loc`` on flat and hyperbolic space: the law is symmetric about it and the Fréchet mean is unique there."""
+        """``loc`` on flat and hyperbolic space: the distribution is symmetric about it and the Fréchet mean
+        is unique there."""
         if not self._injective:
-            raise NotImplementedError("on a compact manifold the Fréchet mean need not be unique; use RiemannianNormal.")
+            raise NotImplementedError(
+                "on a compact manifold the Fréchet mean need not be unique; use RiemannianNormal."
+            )
         return self.loc
 
     @property
     def mean(self) -> Tensor:
-        r"""Ambient expectation :math:`\mathrm E[x] = \mathrm E[\cos(\sqrt K|v|)]\,\mu`, in flat space, on the sphere and the
-        hyperboloid (cosh there); isotropic ``scale`` unless flat. It lies off a curved manifold: see :attr:`frechet_mean`."""
+        r"""Ambient expectation :math:`\mathrm E[x] = \mathrm E[\cos(\sqrt K|v|)]\,\mu`, in flat space, on the
+        sphere and the hyperboloid (cosh there); isotropic ``scale`` unless flat. It lies off a curved
+        manifold: see :attr:`frechet_mean`."""
         geo = geometry(self.manifold)
         if not geo.in_linear_space or self.truncated:
-            raise NotImplementedError("the ambient mean is known on flat space, spheres and the hyperboloid; use frechet_mean.")
+            raise NotImplementedError(
+                "the ambient mean is known on flat space, spheres and the hyperboloid; use frechet_mean."
+            )
         k = geo.curvature(self.loc)
         if self._flat:
             return self.loc
         growth = float((-k.detach()).clamp_min(0).sqrt())
-        factor = chi_expectation(lambda r: cos_sqrt(k * r * r), self._dim, self._isotropic_scale("mean"), growth)
+        factor = chi_expectation(
+            lambda r: cos_sqrt(k * r * r), self._dim, self._isotropic_scale("mean"), growth
+        )
         return factor.unsqueeze(-1) * self.loc
 
     def entropy(self) -> Tensor:
-        r""":math:`\mathrm H[\mathcal N(0,\Sigma)] + \mathrm E\log|\det d\exp_\mu(v)|`, by one-dimensional quadrature.
+        r""":math:`\mathrm H[\mathcal N(0,\Sigma)] + \mathrm E\log|\det d\exp_\mu(v)|`, by one-dimensional
+        quadrature.
 
-        :raises NotImplementedError: on spheres (the windings overlap) and for an anisotropic scale on a curved manifold;
-            estimate it there by ``-d.log_prob(d.rsample((n,))).mean(0)``.
+        :raises NotImplementedError: on spheres (the windings overlap) and for an anisotropic scale on a
+            curved manifold; estimate it there by ``-d.log_prob(d.rsample((n,))).mean(0)``.
         """
         if not self._injective:
-            raise NotImplementedError("no closed form on spheres; estimate it by -d.log_prob(d.rsample((n,))).mean(0).")
+            raise NotImplementedError(
+                "no closed form on spheres; estimate it by -d.log_prob(d.rsample((n,))).mean(0)."
+            )
         normal = self.base_dist.entropy()
         if self._flat:
             return normal
         k = geometry(self.manifold).curvature(self.loc)
         scale = self._isotropic_scale("entropy")
-        return normal + (self._dim - 1) * chi_expectation(lambda r: log_sinc_sqrt(k * r * r), self._dim, scale)
+        return normal + (self._dim - 1) * chi_expectation(
+            lambda r: log_sinc_sqrt(k * r * r), self._dim, scale
+        )
 
     @property
     def _dim(self) -> int:
@@ -196,4 +228,3 @@ class WrappedNormal(ExpMapLaw):
                 "average over draws of rsample instead."
             )
         return self.scale[..., 0]
-

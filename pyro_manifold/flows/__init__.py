@@ -3,25 +3,22 @@
 from .affine import Affine
 from .coupling import ConditionalCoupling, Coupling
 from .injective_flow import InjectiveFlow
-from .latent_flow import LatentFlow, coupling_chain
+from .latent_flow import LatentDensity, LatentFlow, coupling_chain
 from .linear import ConditionalLULinear, LULinear
-from .morphing import MorphingHead
-from .multiscale import Among, Haar, multiscale_layers
-from .perceptron import Perceptron
+from .multiscale import Haar, Partial, multiscale_layers
 from .spline import Spline
 
 __all__ = [
     "Affine",
-    "Among",
+    "Partial",
     "ConditionalCoupling",
     "ConditionalLULinear",
     "Coupling",
     "Haar",
     "InjectiveFlow",
     "LULinear",
+    "LatentDensity",
     "LatentFlow",
-    "MorphingHead",
-    "Perceptron",
     "Spline",
     "coupling_chain",
     "multiscale_layers",

@@ -17,8 +17,8 @@ __all__ = ["Affine"]
 class Affine(ModuleBijection):
     r"""A fixed invertible matrix and shift, as buffers: nothing of it is learned.
 
-    Behind learned layers it takes standardised coordinates to those of the data, so that a step of an optimiser is as long,
-    relative to the data, whatever their units.
+    Behind learned layers it takes standardised coordinates to those of the data, so that a step of an
+    optimiser is as long, relative to the data, whatever their units.
 
     :param Tensor matrix: W, invertible, shape ``(d, d)``.
     :param Tensor loc: m, shape ``(d,)``; 0 if omitted.
@@ -35,7 +35,10 @@ class Affine(ModuleBijection):
         (matrix,) = as_tensors(matrix=matrix)
         loc = matrix.new_zeros(matrix.shape[:1]) if loc is None else as_tensors(matrix=matrix, loc=loc)[1]
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1] or loc.shape != matrix.shape[:1]:
-            raise ValueError(f"matrix, loc: got shapes {tuple(matrix.shape)}, {tuple(loc.shape)}; expected (d, d) and (d,).")
+            raise ValueError(
+                f"matrix, loc: got shapes {tuple(matrix.shape)}, {tuple(loc.shape)}; expected (d, d) and "
+                f"(d,)."
+            )
         inverse, wrong = torch.linalg.inv_ex(matrix.detach().double())
         if wrong or not bool(inverse.isfinite().all()):
             raise ValueError("matrix: got a singular or infinite matrix, expected an invertible one.")
@@ -45,11 +48,12 @@ class Affine(ModuleBijection):
 
     @classmethod
     def from_pca(cls, x: Tensor, *, floor: float = 0.0) -> "Affine":
-        """The layer that gives standard normal vectors mean and covariance of the rows of ``x``, first coordinates along the axes
-        of most variance. Axes of no variance get a thousandth of the least other scale, or 1 if there is none.
+        """The layer that gives standard normal vectors mean and covariance of the rows of ``x``, first
+        coordinates along the axes of most variance. Axes of no variance get a thousandth of the least other
+        scale, or 1 if there is none.
 
-        :param float floor: least scale of an axis, as a share of the largest. (Where axes of no variance are to be bent over by
-            other layers, a scale far below that of the bends makes the inverse explode.)
+        :param float floor: least scale of an axis, as a share of the largest. (Where axes of no variance are
+            to be bent over by other layers, a scale far below that of the bends makes the inverse explode.)
         """
         loc, axes, scale = principal_axes(x)
         least = scale[scale > 0].amin() * 1e-3 if bool((scale > 0).any()) else scale.new_ones(())

@@ -1,13 +1,14 @@
-r"""Coupling layers: some coordinates are changed by monotone functions whose parameters are computed from the others.
+r"""Coupling layers: some coordinates are changed by monotone functions whose parameters are computed from the
+others.
 
 .. math::
     y_a = x_a, \qquad y_b = s\big(x_b;\, \phi(x_a, c)\big), \qquad
     \log|\det J| = \sum_b \log s'(x_b), \qquad
     \dot y_b = s'\,\dot x_b + \frac{\partial s}{\partial\phi}\,D\phi\,\dot x_a
 
-The last is the push of a tangent, in which :math:`\partial s/\partial\phi` comes of one elementwise backward pass whatever the
-number of tangents. References: [1] Dinh et al., *Density estimation using Real NVP*, ICLR 2017, eqs. 4-8. [2] Durkan et al.,
-*Neural spline flows*, NeurIPS 2019, sec. 3.
+The last is the push of a tangent, in which :math:`\partial s/\partial\phi` comes of one elementwise backward
+pass whatever the number of tangents. References: [1] Dinh et al., *Density estimation using Real NVP*, ICLR
+2017, eqs. 4-8. [2] Durkan et al., *Neural spline flows*, NeurIPS 2019, sec. 3.
 """
 
 from collections.abc import Sequence
@@ -17,10 +18,10 @@ import torch
 from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor
 
+from ..nn.mlp import MLP
 from ..ops.arguments import checked
 from ..ops.splines import rational_quadratic, spline_gradient, spline_size
 from ..transforms.module import ModuleBijection
-from .perceptron import Perceptron
 
 __all__ = ["ConditionalCoupling", "Coupling"]
 
@@ -32,11 +33,13 @@ class Coupling(ModuleBijection):
 
     :param int dim: size of x.
     :param Sequence[int] changed: indices of :math:`x_b`, some but not all of them unless there is a context.
-    :param str kind: ``"affine"``, :math:`s = x e^{3\tanh(\alpha/3)} + \beta`, or ``"spline"``: the identity beyond ``bound``.
+    :param str kind: ``"affine"``, :math:`s = x e^{3\tanh(\alpha/3)} + \beta`, or ``"spline"``: the identity
+        beyond ``bound``.
     :param tuple hidden: units of the hidden layers of :math:`\phi`.
     :param int bins: bins of a spline.
     :param float bound: a spline acts on [-bound, bound].
-    :raises ValueError: for indices that are not those of some coordinates, an unknown kind, or sizes that are not positive.
+    :raises ValueError: for indices that are not those of some coordinates, an unknown kind, or sizes that are
+        not positive.
 
     A new layer is the identity. The twin with a context is :class:`ConditionalCoupling`.
 
@@ -48,30 +51,47 @@ class Coupling(ModuleBijection):
 
     @checked(dim=1, context_dim=0)
     def __init__(
-        self, dim: int, changed: Sequence[int], *, kind: str = "spline", hidden: tuple[int, ...] = (64, 64), bins: int = 8,
-        bound: float = 5.0, context_dim: int = 0, cache_size: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        dim: int,
+        changed: Sequence[int],
+        *,
+        kind: str = "spline",
+        hidden: tuple[int, ...] = (64, 64),
+        bins: int = 8,
+        bound: float = 5.0,
+        context_dim: int = 0,
+        cache_size: int = 0,
+    ) -> None:
         super().__init__(cache_size=cache_size)
         changed = sorted(int(i) for i in changed)
         kept = [i for i in range(dim) if i not in changed]
-        if not changed or len(set(changed)) < len(changed) or changed[0] < 0 or changed[-1] >= dim or not (kept or context_dim):
+        if (
+            not changed
+            or len(set(changed)) < len(changed)
+            or changed[0] < 0
+            or changed[-1] >= dim
+            or not (kept or context_dim)
+        ):
             raise ValueError(
-                f"changed: got {changed} of {dim} coordinates; expected distinct indices of some of them, not all unless "
-                "there is a context."
+                f"changed: got {changed} of {dim} coordinates; expected distinct indices of some of them, "
+                "not all unless there is a context."
             )
         if kind not in ("affine", "spline"):
             raise ValueError(f"kind: got {kind!r}; expected 'affine' or 'spline'.")
         if bins < 2 or not bound > 0:
-            raise ValueError(f"bins, bound: got {bins}, {bound}; expected at least 2 bins and a positive bound.")
+            raise ValueError(
+                f"bins, bound: got {bins}, {bound}; expected at least 2 bins and a positive bound."
+            )
         self.dim = self.codomain_dim = dim
         self.kind, self.bound = kind, float(bound)
         self.size = 2 if kind == "affine" else spline_size(bins)
-        self.net = Perceptron(len(kept), len(changed) * self.size, hidden, context_dim)
+        self.net = MLP(len(kept), len(changed) * self.size, hidden, context_dim)
         self.register_buffer("kept", torch.tensor(kept, dtype=torch.long))
         self.register_buffer("changed", torch.tensor(changed, dtype=torch.long))
         self.register_buffer("order", torch.tensor(kept + changed).argsort())
 
-    # --- the elementwise map ------------------------------------------------------------------------------------------
+    # --- the elementwise map
+    # ------------------------------------------------------------------------------------------------
     def _map(self, x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         if self.kind == "spline":
             return rational_quadratic(x, raw, self.bound, inverse=inverse)
@@ -90,8 +110,8 @@ class Coupling(ModuleBijection):
         return x * slope + raw[..., 1], slope, in_raw
 
     def _operands(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x_b, shape ``(b, rows)``, and its parameters, ``(b, rows, size)``, from the network's last hidden layer; rows are side
-        by side in memory, as splines and matrix products like them."""
+        """x_b, shape ``(b, rows)``, and its parameters, ``(b, rows, size)``, from the network's last hidden
+        layer; rows are side by side in memory, as splines and matrix products like them."""
         last, rows = self.net.last, x.expand(h.shape[:-1] + x.shape[-1:]).reshape(-1, self.dim)
         raw = torch.addmm(last.bias.unsqueeze(-1), last.weight, h.reshape(-1, h.shape[-1]).mT)
         return rows.mT.index_select(0, self.changed), raw.unflatten(0, (-1, self.size)).movedim(1, -1)
@@ -106,7 +126,8 @@ class Coupling(ModuleBijection):
         joined = torch.cat([a.expand(b.shape[:-1] + a.shape[-1:]), b], -1)
         return joined.reshape(-1, self.dim).index_select(-1, self.order).reshape(joined.shape)
 
-    # --- the transform ------------------------------------------------------------------------------------------------
+    # --- the transform
+    # ------------------------------------------------------------------------------------------------
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._run(x)
 
@@ -117,14 +138,18 @@ class Coupling(ModuleBijection):
     def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
         rows = tangents.reshape(-1, self.dim)  # of a matrix, torch selects four times as fast
-        ta, tb = (rows.index_select(-1, i).reshape(tangents.shape[:-1] + i.shape) for i in (self.kept, self.changed))
+        ta, tb = (
+            rows.index_select(-1, i).reshape(tangents.shape[:-1] + i.shape) for i in (self.kept, self.changed)
+        )
         a = x.index_select(-1, self.kept)
         h, hidden = self.net.push(a, ta, self.needed_context(self.net.context_dim))
         batch, many = h.shape[:-1], len(self.changed)
         b, slope, in_raw = self._gradient(*self._operands(h, x))
         b, slope = (v.mT.reshape(*batch, many) for v in (b, slope))
         weight = self.net.last.weight.unflatten(0, (-1, self.size))  # (b, size, units)
-        if tangents.shape[-2] * self.size > weight.shape[-1]:  # more numbers than units: contract with the layer first
+        if (
+            tangents.shape[-2] * self.size > weight.shape[-1]
+        ):  # more numbers than units: contract with the layer first
             moved = hidden @ (in_raw @ weight).movedim(0, -1).reshape(*batch, weight.shape[-1], many)
         else:
             along = (hidden @ self.net.last.weight.mT).unflatten(-1, (many, self.size))  # (k, b, size)
@@ -133,7 +158,8 @@ class Coupling(ModuleBijection):
 
 
 class ConditionalCoupling(ConditionalTransformModule):
-    r"""A :class:`Coupling` whose parameters depend on a context c too, for Pyro's ``ConditionalTransformedDistribution``.
+    r"""A :class:`Coupling` whose parameters depend on a context c too, for Pyro's
+    ``ConditionalTransformedDistribution``.
 
     :param int dim: size of x.
     :param Sequence[int] changed: indices of :math:`x_b`; all of them are allowed here.

@@ -2,7 +2,8 @@ r"""A chain of learned bijections after an embedding: the manifold of an M-flow.
 
 .. math:: g = f_k \circ \dots \circ f_1 \circ e, \qquad J_g(u) = J_{f_k} \cdots J_{f_1} J_e
 
-Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS 2020, eq. 6.
+Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS
+2020, eq. 6.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from torch.distributions import Transform
 from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches, dependencies
 from ..transforms.injective import InjectiveTransform
-from ..transforms.module import modules_of
-from ..transforms.push import evaluate, invert, push
+from ..transforms.jvp import evaluate, invert, push
+from ..transforms.module import submodules
 
 __all__ = ["InjectiveFlow"]
 
@@ -44,18 +45,21 @@ class InjectiveFlow(CopiesWithoutCaches, InjectiveTransform):
         shape = torch.Size([self.codomain_dim])
         for i, layer in enumerate(layers):
             try:
-                one_to_one = isinstance(layer, InjectiveTransform) or (isinstance(layer, Transform) and layer.bijective)
+                one_to_one = isinstance(layer, InjectiveTransform) or (
+                    isinstance(layer, Transform) and layer.bijective
+                )
                 fits = one_to_one and layer.domain.event_dim <= 1 and layer.forward_shape(shape) == shape
             except ValueError:
                 fits = False
             if not fits:
                 raise ValueError(
-                    f"layers: number {i} is {layer!r}; expected a bijection of vectors of size {self.codomain_dim}. Give "
-                    "a context to conditional layers first, by .condition(context)."
+                    f"layers: number {i} is {layer!r}; expected a bijection of vectors of size "
+                    f"{self.codomain_dim}. Give a context to conditional layers first, by "
+                    ".condition(context)."
                 )
         self.embedding = embedding
         self.layers = list(layers)
-        self._learned = modules_of(layers)
+        self._submodules = submodules(layers)
 
     def depends(self) -> list[Any] | None:
         return dependencies([self.embedding, *self.layers])

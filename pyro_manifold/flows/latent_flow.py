@@ -5,6 +5,7 @@ r"""A density of latent coordinates, given a context or not: a standard normal t
 with m and W fixed: 0 and 1, or what makes data standard before h learns them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,18 +17,19 @@ from torch.distributions import Transform
 
 from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches
-from ..transforms.module import modules_of
+from ..transforms.module import submodules
 from .affine import Affine
 from .coupling import ConditionalCoupling, Coupling
 from .spline import Spline
 
-__all__ = ["LatentFlow", "coupling_chain"]
+__all__ = ["LatentDensity", "LatentFlow", "coupling_chain"]
 
 
 @checked(dim=1, depth=0, context_dim=0)
 def coupling_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) -> list[Any]:
-    """``depth`` couplings that change odd and even coordinates in turn, the identity at first; ``kwargs`` are those of
-    :class:`Coupling`. One coordinate: couplings given the context alone, or without a context a :class:`Spline` for each."""
+    """``depth`` couplings that change odd and even coordinates in turn, the identity at first; ``kwargs`` are
+    those of :class:`Coupling`. One coordinate: couplings given the context alone, or without a context a
+    :class:`Spline` for each."""
     if dim == 1 and not context_dim:
         own = {key: kwargs[key] for key in ("bins", "bound") if key in kwargs}
         return [Spline(1, **own) for _ in range(depth)]
@@ -38,8 +40,35 @@ def coupling_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) ->
     return [Coupling(dim, changed, **kwargs) for changed in turns]
 
 
-class LatentFlow(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
-    r"""Standard normal vectors of size n through layers, which may depend on a context, and a fixed affine layer.
+class LatentDensity(ConditionalDistribution, nn.Module, ABC):
+    """A density of the coordinates of a learned manifold, perhaps given a context: what
+    :class:`~pyro_manifold.models.ManifoldFlow` has on top of its map, and what training asks of it.
+
+    :ivar int dim: size of the vectors it is a density of.
+    :ivar int context_dim: size of the context, 0 if there is none.
+    :ivar LatentFlow flow: the flow inside that is set to the mean and the axes of the rows before training.
+    """
+
+    dim: int
+    context_dim: int
+
+    @property
+    @abstractmethod
+    def flow(self) -> "LatentFlow": ...
+
+    @abstractmethod
+    def condition(self, context: Tensor | None = None) -> Any:
+        """The Pyro distribution given ``context``, shape ``batch + (context_dim,)``."""
+
+    def relative_log_prob(self, u: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log density of ``u``, up to a term that depends neither on the context nor on a parameter that
+        requires a gradient."""
+        return self.condition(context).log_prob(u)
+
+
+class LatentFlow(CopiesWithoutCaches, LatentDensity):
+    r"""Standard normal vectors of size n through layers, which may depend on a context, and a fixed affine
+    layer.
 
     :param int dim: n.
     :param layers: transforms, or Pyro's conditional ones; see :func:`coupling_chain`.
@@ -60,12 +89,18 @@ class LatentFlow(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
         nn.Module.__init__(self)
         self.dim, self.context_dim = dim, context_dim
         self.layers = list(layers)
-        self._learned = modules_of(layers)
+        self._submodules = submodules(layers)
         self.standard = Affine(torch.eye(dim))
         self.register_buffer("zero", torch.zeros(dim))
 
+    @property
+    def flow(self) -> "LatentFlow":
+        return self
+
     def condition(self, context: Tensor | None = None) -> Any:
-        if (context is None) != (self.context_dim == 0) or (context is not None and context.shape[-1:] != (self.context_dim,)):
+        if (context is None) != (self.context_dim == 0) or (
+            context is not None and context.shape[-1:] != (self.context_dim,)
+        ):
             seen = "none" if context is None else f"shape {tuple(context.shape)}"
             wanted = f"size {self.context_dim} on the last axis" if self.context_dim else "none"
             raise ValueError(f"context: got {seen}; expected {wanted}, as context_dim says.")
@@ -74,8 +109,8 @@ class LatentFlow(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
         return dist.ConditionalTransformedDistribution(base, [*self.layers, self.standard]).condition(context)
 
     def standardise(self, u: Tensor) -> None:
-        """Set m and W to mean and principal axes of the rows ``u``, shape ``(rows, n)``: what the layers learn has mean 0 and
-        covariance 1, at their scale, whatever the units of u."""
+        """Set m and W to mean and principal axes of the rows ``u``, shape ``(rows, n)``: what the layers
+        learn has mean 0 and covariance 1, at their scale, whatever the units of u."""
         self.standard.load_state_dict(Affine.from_pca(u.to(self.zero), floor=1e-3).state_dict())
 
     def clear_cache(self) -> None:

@@ -3,8 +3,8 @@ r"""Invertible linear layers by their LU decomposition.
 .. math::
     y = PLUx + b, \qquad \log|\det J| = \sum_i \log|U_{ii}|
 
-with L unit lower triangular, U upper triangular and P a fixed permutation. Reference: Kingma and Dhariwal, *Glow*, NeurIPS 2018,
-sec. 3.2.
+with L unit lower triangular, U upper triangular and P a fixed permutation. Reference: Kingma and Dhariwal,
+*Glow*, NeurIPS 2018, sec. 3.2.
 """
 
 from typing import Any
@@ -13,11 +13,11 @@ import torch
 from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor, nn
 
+from ..nn.mlp import MLP
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
 from ..transforms.module import ModuleBijection
 from .coupling import given
-from .perceptron import Perceptron
 
 __all__ = ["ConditionalLULinear", "LULinear"]
 
@@ -37,7 +37,13 @@ class LULinear(ModuleBijection):
 
     @checked(dim=1, context_dim=0)
     def __init__(
-        self, dim: int, matrix: Tensor | None = None, loc: Tensor | None = None, *, context_dim: int = 0, cache_size: int = 0
+        self,
+        dim: int,
+        matrix: Tensor | None = None,
+        loc: Tensor | None = None,
+        *,
+        context_dim: int = 0,
+        cache_size: int = 0,
     ) -> None:
         super().__init__(cache_size=cache_size)
         if not (isinstance(dim, int) and dim >= 1):
@@ -47,12 +53,16 @@ class LULinear(ModuleBijection):
         loc = matrix.new_zeros(dim) if loc is None else as_tensors(matrix=matrix, loc=loc)[1].detach()
         if matrix.shape != (dim, dim) or loc.shape != (dim,):
             raise ValueError(
-                f"matrix, loc: got shapes {tuple(matrix.shape)}, {tuple(loc.shape)}; expected ({dim}, {dim}) and ({dim},)."
+                f"matrix, loc: got shapes {tuple(matrix.shape)}, {tuple(loc.shape)}; expected ({dim}, {dim}) "
+                f"and ({dim},)."
             )
         P, L, U = torch.linalg.lu(matrix)
         diagonal = U.diagonal()
         if not bool((diagonal.abs() > torch.finfo(matrix.dtype).eps * matrix.abs().amax()).all()):
-            raise ValueError("matrix: got a singular matrix, expected an invertible one. LinearEmbedding has lower dimensions.")
+            raise ValueError(
+                "matrix: got a singular matrix, expected an invertible one. LinearEmbedding has lower "
+                "dimensions."
+            )
         self.dim = self.codomain_dim = dim
         self.register_buffer("permutation", P)
         self.register_buffer("signs", diagonal.sign())
@@ -60,7 +70,7 @@ class LULinear(ModuleBijection):
         self.loc = nn.Parameter(loc.clone())
         self.log_diagonal = nn.Parameter(diagonal.abs().log())
         self.lu = nn.Parameter(torch.where(self.free, L.tril(-1) + U.triu(1), 0.0)[self.free])
-        self.net = Perceptron(context_dim, dim * (dim + 1), (64,)) if context_dim else None
+        self.net = MLP(context_dim, dim * (dim + 1), (64,)) if context_dim else None
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """L below its diagonal of ones, U, log of its diagonal, b."""
@@ -69,7 +79,10 @@ class LULinear(ModuleBijection):
         if self.net is not None and context is not None:
             extra = self.net(context)
             lu = lu + extra[..., : -2 * self.dim]
-            log_diagonal, loc = log_diagonal + extra[..., -2 * self.dim : -self.dim], loc + extra[..., -self.dim :]
+            log_diagonal, loc = (
+                log_diagonal + extra[..., -2 * self.dim : -self.dim],
+                loc + extra[..., -self.dim :],
+            )
         full = lu.new_zeros(lu.shape[:-1] + (self.dim, self.dim))
         full = full.masked_scatter(self.free.expand(full.shape), lu)
         U = torch.where(self.free, full.triu(1), (self.signs * log_diagonal.exp()).unsqueeze(-1))

@@ -1,10 +1,13 @@
-r"""Flows of images at several scales: what an image has of detail leaves early, the rest goes on as a smaller image.
+r"""Flows of images at several scales: what an image has of detail leaves early, the rest goes on as a smaller
+image.
 
 .. math::
     (x_c, x_d) = \mathrm{Haar}(x), \qquad (y_c, y_d) = f(x_c, x_d), \qquad z = (F(y_c), y_d)
 
-with couplings f between the coarse half-size image and the details, and F the same again for the smaller image. References:
-[1] Dinh et al., *Density estimation using Real NVP*, ICLR 2017, sec. 3.6. [2] Ardizzone et al., *Guided image generation with
+with couplings f between the coarse half-size image and the details, and F the same again for the smaller
+image. References:
+[1] Dinh et al., *Density estimation using Real NVP*, ICLR 2017, sec. 3.6. [2] Ardizzone et al., *Guided image
+  generation with
 conditional invertible neural networks*, 2019, sec. 3.2 (Haar wavelets in place of a checkerboard).
 """
 
@@ -18,17 +21,18 @@ from torch.distributions import Transform
 from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches, dependencies
 from ..transforms.injective import principal_axes
-from ..transforms.module import ModuleBijection, modules_of
-from ..transforms.push import evaluate_and_log_volume, invert_and_log_volume, push
+from ..transforms.jvp import evaluate_and_log_volume, invert_and_log_volume, push
+from ..transforms.module import ModuleBijection, submodules
 from .affine import Affine
 from .coupling import Coupling
 from .linear import LULinear
 
-__all__ = ["Among", "Haar", "multiscale_layers"]
+__all__ = ["Partial", "Haar", "multiscale_layers"]
 
 
-class Among(CopiesWithoutCaches, ModuleBijection):
-    r"""Layers that act on the first k coordinates, :math:`(x_{1:k}, x_{k+1:d}) \mapsto (f(x_{1:k}), x_{k+1:d})`.
+class Partial(CopiesWithoutCaches, ModuleBijection):
+    r"""Layers that act on the first k coordinates,
+    :math:`(x_{1:k}, x_{k+1:d}) \mapsto (f(x_{1:k}), x_{k+1:d})`.
 
     :param int dim: d.
     :param int first: k.
@@ -36,7 +40,7 @@ class Among(CopiesWithoutCaches, ModuleBijection):
     :raises ValueError: for a k that is not from 1 to d, or a layer that does not fit.
 
     >>> from torch.distributions import ExpTransform
-    >>> Among(3, 1, [ExpTransform()])(torch.zeros(3))
+    >>> Partial(3, 1, [ExpTransform()])(torch.zeros(3))
     tensor([1., 0., 0.])
     """
 
@@ -48,10 +52,12 @@ class Among(CopiesWithoutCaches, ModuleBijection):
         for i, layer in enumerate(layers):
             fits = isinstance(layer, Transform) and layer.bijective and layer.domain.event_dim <= 1
             if not fits or layer.forward_shape(torch.Size([first])) != torch.Size([first]):
-                raise ValueError(f"layers: number {i} is {layer!r}; expected a bijection of vectors of size {first}.")
+                raise ValueError(
+                    f"layers: number {i} is {layer!r}; expected a bijection of vectors of size {first}."
+                )
         self.dim = self.codomain_dim = dim
         self.first, self.layers = first, list(layers)
-        self._learned = modules_of(layers)
+        self._submodules = submodules(layers)
 
     def depends(self) -> list[Any] | None:
         return dependencies(self.layers)
@@ -83,7 +89,8 @@ class Among(CopiesWithoutCaches, ModuleBijection):
 
 
 class Haar(ModuleBijection):
-    r"""From a half-size image and three bands of detail to the image, all as vectors; orthogonal, so of volume change 1.
+    r"""From a half-size image and three bands of detail to the image, all as vectors; orthogonal, so of
+    volume change 1.
 
     .. math:: \begin{pmatrix} x_{2i,2j} & x_{2i,2j+1} \\ x_{2i+1,2j} & x_{2i+1,2j+1} \end{pmatrix} = \tfrac12
         \begin{pmatrix} c+h+v+q & c-h+v-q \\ c+h-v-q & c-h-v+q \end{pmatrix}_{ij}
@@ -102,7 +109,9 @@ class Haar(ModuleBijection):
     def __init__(self, height: int, width: int, *, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         if height < 2 or width < 2 or height % 2 or width % 2:
-            raise ValueError(f"height, width: got {height} and {width}; expected even numbers, to halve. Pad the images.")
+            raise ValueError(
+                f"height, width: got {height} and {width}; expected even numbers, to halve. Pad the images."
+            )
         self.height, self.width = height, width
         self.dim = self.codomain_dim = height * width
 
@@ -114,7 +123,10 @@ class Haar(ModuleBijection):
 
     def _image(self, z: Tensor) -> Tensor:
         c, h, v, q = z.unflatten(-1, (4, self.height // 2, self.width // 2)).unbind(-3)
-        rows = [torch.stack(pair, -1).flatten(-2) for pair in ((c + h + v + q, c - h + v - q), (c + h - v - q, c - h - v + q))]
+        rows = [
+            torch.stack(pair, -1).flatten(-2)
+            for pair in ((c + h + v + q, c - h + v - q), (c + h - v - q, c - h - v + q))
+        ]
         return 0.5 * torch.stack(rows, -2).flatten(-3)
 
     def _bands(self, x: Tensor) -> Tensor:
@@ -130,43 +142,60 @@ class Haar(ModuleBijection):
 
 @checked(dim=1, levels=0, depth=0)
 def multiscale_layers(
-    x: Tensor, shape: tuple[int, int], dim: int, *, levels: int = 1, depth: int = 1, hidden: tuple[int, ...] = (128, 128)
+    x: Tensor,
+    shape: tuple[int, int],
+    dim: int,
+    *,
+    levels: int = 1,
+    depth: int = 1,
+    hidden: tuple[int, ...] = (128, 128),
 ) -> list[Any]:
     """Layers from (u, 0), u of size ``dim``, to images; for :class:`InjectiveFlow` after a ``Pad``.
 
-    At the coarsest scale they start as the n principal axes of the shrunken rows ``x``; all couplings start as the identity.
+    At the coarsest scale they start as the n principal axes of the shrunken rows ``x``; all couplings start
+    as the identity.
 
     :param Tensor x: images as rows, (rows, height * width).
     :param shape: height and width.
     :param int dim: n, at most the pixels of the coarsest image.
     :param int levels: how often the image is halved.
-    :param int depth: couplings at each scale, which change the details given the coarse image and back in turn (at the coarsest,
-        all coordinates but the first n, and these).
-    :raises ValueError: for rows of another size, an n that is too large, or sizes that cannot be halved as often.
+    :param int depth: couplings at each scale, which change the details given the coarse image and back in
+        turn (at the coarsest, all coordinates but the first n, and these).
+    :raises ValueError: for rows of another size, an n that is too large, or sizes that cannot be halved as
+        often.
 
     >>> x = torch.rand(50, 64)
     >>> g = multiscale_layers(x, (8, 8), dim=3)
     >>> [type(layer).__name__ for layer in g]
-    ['Among', 'Coupling', 'Haar']
+    ['Partial', 'Coupling', 'Haar']
     """
     d = x.shape[-1]
     if d != shape[0] * shape[1] or not 1 <= dim <= d:
         raise ValueError(
-            f"x, dim: got rows of {d} and n={dim} for images of {shape}; expected rows of {shape[0] * shape[1]} and n at most "
-            "the pixels of the coarsest image. Use fewer levels."
+            f"x, dim: got rows of {d} and n={dim} for images of {shape}; expected rows of "
+            f"{shape[0] * shape[1]} and n at most the pixels of the coarsest image. Use fewer levels."
         )
     if levels == 0:
         parts = (range(dim, d), range(dim))
-        bends = [Coupling(d, parts[i % 2], kind="affine", hidden=hidden).to(x) for i in range(depth if dim < d else 0)]
+        bends = [
+            Coupling(d, parts[i % 2], kind="affine", hidden=hidden).to(x)
+            for i in range(depth if dim < d else 0)
+        ]
         loc, axes, scale = principal_axes(x)
         if not bool(scale[dim - 1] > 0):
-            raise ValueError(f"dim: got {dim}; expected at most the {int((scale > 0).sum())} that the shrunken rows of x span.")
-        # the n axes of most variance have its scale; the others that of the n-th, however thin the images are along them
+            raise ValueError(
+                f"dim: got {dim}; expected at most the {int((scale > 0).sum())} that the shrunken rows of x "
+                f"span."
+            )
+        # the n axes of most variance have its scale; the others that of the n-th, however thin the images are
+        # along them
         return [*bends, LULinear(d).to(x), Affine(axes * scale.clamp_min(scale[dim - 1]), loc)]
     haar = Haar(*shape).to(x)
     k = d // 4
     coarse = haar.inv(x)[:, :k]
-    inner = multiscale_layers(coarse, (shape[0] // 2, shape[1] // 2), dim, levels=levels - 1, depth=depth, hidden=hidden)
+    inner = multiscale_layers(
+        coarse, (shape[0] // 2, shape[1] // 2), dim, levels=levels - 1, depth=depth, hidden=hidden
+    )
     parts = (range(k, d), range(k))
     bends = [Coupling(d, parts[i % 2], kind="affine", hidden=hidden).to(x) for i in range(depth)]
-    return [Among(d, k, inner), *bends, haar]
+    return [Partial(d, k, inner), *bends, haar]

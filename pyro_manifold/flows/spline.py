@@ -1,4 +1,5 @@
-r"""A monotone spline for each coordinate, with parameters of its own: densities of one coordinate, and of independent ones.
+r"""A monotone spline for each coordinate, with parameters of its own: densities of one coordinate, and of
+independent ones.
 
 .. math:: y_i = s(x_i;\, \phi_i), \qquad \log|\det J| = \sum_i \log s'(x_i; \phi_i)
 """
@@ -14,7 +15,8 @@ __all__ = ["Spline"]
 
 
 class Spline(ModuleBijection):
-    r"""Rational-quadratic splines of single coordinates, on [-bound, bound]; the identity beyond, and everywhere at first.
+    r"""Rational-quadratic splines of single coordinates, on [-bound, bound]; the identity beyond, and
+    everywhere at first.
 
     :param int dim: size of x.
     :param int bins: bins of each spline.
@@ -30,7 +32,9 @@ class Spline(ModuleBijection):
     def __init__(self, dim: int, *, bins: int = 16, bound: float = 5.0, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         if not (isinstance(dim, int) and dim >= 1 and bins >= 2 and bound > 0):
-            raise ValueError(f"dim, bins, bound: got {dim}, {bins}, {bound}; expected 1, 2 or more and a positive number.")
+            raise ValueError(
+                f"dim, bins, bound: got {dim}, {bins}, {bound}; expected 1, 2 or more and a positive number."
+            )
         self.dim = self.codomain_dim = dim
         self.bound = float(bound)
         self.raw = nn.Parameter(torch.zeros(dim, spline_size(bins)))

@@ -1,6 +1,7 @@
 r"""Images of injective maps: the manifold that a chart, fixed or learned, spreads in a larger space.
 
-.. math:: M = \{f(z) : z \in \mathbb R^n\} \subset \mathbb R^d, \qquad T_xM = \mathrm{range}\,J_f(z), \quad x = f(z)
+.. math:: M = \{f(z) : z \in \mathbb R^n\} \subset \mathbb R^d, \qquad T_xM = \mathrm{range}\,J_f(z), \quad x
+= f(z)
 """
 
 from typing import Any
@@ -18,15 +19,19 @@ __all__ = ["EmbeddedGeometry", "EmbeddedManifold"]
 
 
 class EmbeddedManifold(Submanifold):
-    r"""The image of an injective map :math:`f:\mathbb R^n\to\mathbb R^d`, as a geoopt manifold with the induced metric.
+    r"""The image of an injective map :math:`f:\mathbb R^n\to\mathbb R^d`, as a geoopt manifold with the
+    induced metric.
 
-    Kernels that know manifolds sample it in the ambient space. Where the density in the chart is at hand, plain NUTS on
-    :class:`~pyro_manifold.distributions.Pushforward` costs less per step; this one does not feel the chart's distortion.
+    Kernels that know manifolds sample it in the ambient space. Where the density in the chart is at hand,
+    plain NUTS on :class:`~pyro_manifold.distributions.Pushforward` costs less per step; this one does not
+    feel the chart's distortion.
 
     :param transform: f, an injective transform with ``dim``; ``transform.inv`` must be its left inverse.
-    :param origin: chart coordinates of the origin, shape ``(n,)``; by default zeros in the dtype of f's parameters.
+    :param origin: chart coordinates of the origin, shape ``(n,)``; by default zeros in the dtype of f's
+        parameters.
     :param str name: for messages.
-    :raises ValueError: if f does not map ``origin`` to a longer vector and back, or its Jacobian there loses rank.
+    :raises ValueError: if f does not map ``origin`` to a longer vector and back, or its Jacobian there loses
+        rank.
 
     >>> from pyro_manifold.transforms import LinearEmbedding
     >>> line = EmbeddedManifold(LinearEmbedding(torch.tensor([[3.0], [4.0]])))
@@ -35,28 +40,42 @@ class EmbeddedManifold(Submanifold):
     """
 
     @checked
-    def __init__(self, transform: Transform, origin: Tensor | None = None, name: str = "EmbeddedManifold") -> None:
+    def __init__(
+        self, transform: Transform, origin: Tensor | None = None, name: str = "EmbeddedManifold"
+    ) -> None:
         if origin is None:
             if not hasattr(transform, "dim"):
-                raise ValueError(f"origin: {type(transform).__name__} does not say its dimension; give origin, shape (n,).")
-            like = next((v for v in getattr(transform, "state_dict", dict)().values() if v.is_floating_point()), torch.empty(0))
+                raise ValueError(
+                    f"origin: {type(transform).__name__} does not say its dimension; give origin, shape (n,)."
+                )
+            like = next(
+                (v for v in getattr(transform, "state_dict", dict)().values() if v.is_floating_point()),
+                torch.empty(0),
+            )
             origin = torch.zeros(transform.dim, dtype=like.dtype, device=like.device)
         with torch.no_grad():
             point = transform(origin)
             back = transform.inv(point)
         if origin.dim() != 1 or point.dim() != 1 or len(point) <= len(origin):
             raise ValueError(
-                f"transform: it maps shape {tuple(origin.shape)} to {tuple(point.shape)}, expected (n,) to (d,) with n < d."
+                f"transform: it maps shape {tuple(origin.shape)} to {tuple(point.shape)}, expected (n,) to "
+                f"(d,) with n < d."
             )
-        if not torch.allclose(back, origin, atol=torch.finfo(origin.dtype).eps ** 0.5 * (1 + float(origin.abs().max()))):
-            raise ValueError(f"transform: inv gives {back.tolist()} for the image of {origin.tolist()}; expected a left inverse.")
+        if not torch.allclose(
+            back, origin, atol=torch.finfo(origin.dtype).eps ** 0.5 * (1 + float(origin.abs().max()))
+        ):
+            raise ValueError(
+                f"transform: inv gives {back.tolist()} for the image of {origin.tolist()}; expected a left "
+                f"inverse."
+            )
         super().__init__(point.detach().clone(), len(origin), name)
         self.transform = transform
         self._function = PointFunction(self._at, origin)
         s = torch.linalg.svdvals(self._function.jacobian(origin.unsqueeze(0))[1][0])
         if not bool(s.min() > torch.finfo(s.dtype).eps ** 0.5 * s.max()):
             raise ValueError(
-                f"transform: its Jacobian at {origin.tolist()} loses rank; expected rank {self.dim}. Take another origin or map."
+                f"transform: its Jacobian at {origin.tolist()} loses rank; expected rank {self.dim}. Take "
+                f"another origin or map."
             )
 
     def _at(self, z: Tensor) -> Tensor:
@@ -65,9 +84,11 @@ class EmbeddedManifold(Submanifold):
 
 @register_geometry(EmbeddedManifold)
 class EmbeddedGeometry(SubmanifoldGeometry):
-    r"""Geometry of an image: frames from a QR decomposition of :math:`J_f`, steps by Newton's method in the chart.
+    r"""Geometry of an image: frames from a QR decomposition of :math:`J_f`, steps by Newton's method in the
+    chart.
 
-    The projected step solves :math:`T_p^\top\big(f(z) - p - u\big) = 0` for :math:`z`; :meth:`project` is ``f(inv(x))``.
+    The projected step solves :math:`T_p^\top\big(f(z) - p - u\big) = 0` for :math:`z`; :meth:`project` is
+    ``f(inv(x))``.
 
     >>> from pyro_manifold.transforms import Pad
     >>> EmbeddedGeometry(EmbeddedManifold(Pad(1, 3))).project(torch.tensor([1.0, 2.0, 3.0]))

@@ -63,10 +63,10 @@ class FlatGeometry(Geometry):
         return q, u.expand_as(q)
 
 
-
 @register_geometry(geoopt.Euclidean)
 class EuclideanGeometry(FlatGeometry):
-    r"""Geometry of :math:`\mathbb R^d`, points of shape ``(d,)``; also the flat member of the stereographic family.
+    r"""Geometry of :math:`\mathbb R^d`, points of shape ``(d,)``; also the flat member of the stereographic
+    family.
 
     .. math:: \exp_p(u) = p + u, \qquad \log\det d\exp_p = 0
 

@@ -1,11 +1,14 @@
-r"""The hyperboloid :math:`t^2 - |x|^2 = k` of curvature :math:`-1/k` (geoopt's ``Lorentz``, whose k is a squared radius).
+r"""The hyperboloid :math:`t^2 - |x|^2 = k` of curvature :math:`-1/k` (geoopt's ``Lorentz``, whose k is a
+squared radius).
 
-Every point (t, x) is read through its spatial coordinates x alone; :math:`t = \sqrt{k + |x|^2}`. With k = 1 for short, the
-boost that takes the origin to x acts on spatial coordinates w (of time :math:`t_w`) as
-:math:`B_x w = w + x(t_w + x\cdot w/(1+t_x))`, and everything follows from it in the frame transported from the origin
-(:mod:`pyro_manifold.ops.hyperboloid` has the arrangement that keeps all digits, and the gradients):
+Every point (t, x) is read through its spatial coordinates x alone; :math:`t = \sqrt{k + |x|^2}`. With k = 1
+for short, the boost that takes the origin to x acts on spatial coordinates w (of time :math:`t_w`) as
+:math:`B_x w = w + x(t_w + x\cdot w/(1+t_x))`, and everything follows from it in the frame transported from
+the origin (:mod:`pyro_manifold.ops.hyperboloid` has the arrangement that keeps all digits, and the
+gradients):
 
-.. math:: \exp_x(v) = B_x\big(\mathrm{sinhc}|v|\,v\big), \qquad \log_x(y) = \frac{\operatorname{arsinh}|w|}{|w|}w,\ w = B_{-x}y
+.. math:: \exp_x(v) = B_x\big(\mathrm{sinhc}|v|\,v\big), \qquad \log_x(y) =
+\frac{\operatorname{arsinh}|w|}{|w|}w,\ w = B_{-x}y
 
 .. math:: d(x,y) = 2\operatorname{arsinh}\tfrac L2, \qquad
     L^2 = 2\,\frac{|x-y|^2 + |x\wedge y|^2}{1 + t_xt_y + x\cdot y}
@@ -23,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..ops.checks import common_shape
-from ..ops.components import by_components, sq
+from ..ops.components import by_components, squared_norm
 from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
 from ..ops.numerics import asinh, cos_sinc_sqrt, log_sinc_length, safe_sqrt
 from .base import Geometry, register_geometry
@@ -35,11 +38,11 @@ __all__ = ["HyperboloidGeometry"]
 class HyperboloidGeometry(Geometry):
     r"""Geometry of ``geoopt.Lorentz(k)``, curvature -1/k (k may be learned); points ``(d + 1,)``, time first.
 
-    The coordinates of a point at geodesic radius r fix it to :math:`\epsilon\sinh r` across and :math:`\epsilon` along the
-    radius (k = 1); maps are right to that limit, :meth:`dist` to :math:`\epsilon` for the coordinates given. Distances
-    up to 44 (float32) or 350 (float64), in units of :math:`\sqrt k`, do not overflow. [1] Nickel and Kiela, *Learning
-    continuous hierarchies in the Lorentz model*, 2018. [2] Nagano et al., *A wrapped normal distribution on
-    hyperbolic space*, 2019, eqs. 4-8.
+    The coordinates of a point at geodesic radius r fix it to :math:`\epsilon\sinh r` across and
+    :math:`\epsilon` along the radius (k = 1); maps are right to that limit, :meth:`dist` to :math:`\epsilon`
+    for the coordinates given. Distances up to 44 (float32) or 350 (float64), in units of :math:`\sqrt k`, do
+    not overflow. [1] Nickel and Kiela, *Learning continuous hierarchies in the Lorentz model*, 2018. [2]
+    Nagano et al., *A wrapped normal distribution on hyperbolic space*, 2019, eqs. 4-8.
 
     >>> import geoopt
     >>> geo = HyperboloidGeometry(geoopt.Lorentz())
@@ -54,7 +57,8 @@ class HyperboloidGeometry(Geometry):
         super().__init__(manifold)
         if manifold.k.numel() != 1 or not (torch.compiler.is_compiling() or bool(manifold.k > 0)):
             raise ValueError(
-                f"manifold: Lorentz needs one positive k (the squared radius, curvature -1/k), got {manifold.k.tolist()}."
+                f"manifold: Lorentz needs one positive k (the squared radius, curvature -1/k), got "
+                f"{manifold.k.tolist()}."
             )
 
     def _k(self, like: Tensor) -> Tensor:
@@ -64,7 +68,8 @@ class HyperboloidGeometry(Geometry):
         """-1/k, differentiable in k, in the dtype of ``like``."""
         return -1 / self._k(like)
 
-    # --- shapes and membership ---------------------------------------------------------------------------------------
+    # --- shapes and membership
+    # ---------------------------------------------------------------------------------------
     def dim(self, event_shape: Sequence[int]) -> int:
         return event_shape[-1] - 1
 
@@ -79,7 +84,9 @@ class HyperboloidGeometry(Geometry):
         return ((t - want).abs() <= atol * want) & want.isfinite()
 
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return torch.nn.functional.pad(self._k(torch.empty(0, dtype=dtype, device=device)).sqrt().reshape(1), (0, dim))
+        return torch.nn.functional.pad(
+            self._k(torch.empty(0, dtype=dtype, device=device)).sqrt().reshape(1), (0, dim)
+        )
 
     def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
         """Where squares of coordinates are within a factor of 50 of overflow."""
@@ -96,7 +103,8 @@ class HyperboloidGeometry(Geometry):
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return by_components(partial(self._project_tangent, self._k(p)), p, u)
 
-    # --- metric ------------------------------------------------------------------------------------------------------
+    # --- metric
+    # ------------------------------------------------------------------------------------------------
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return by_components(partial(self._to_tangent, self._k(p)), p, v)
 
@@ -130,7 +138,7 @@ class HyperboloidGeometry(Geometry):
     @staticmethod
     def _project_tangent(k: Tensor, p: Tensor, u: Tensor) -> Tensor:
         x, w = p[1:], u[1:]
-        t = (k + sq(x)).sqrt()
+        t = (k + squared_norm(x)).sqrt()
         w = w + (((x * w).sum(0) - t * u[0]) / k) * x
         return torch.cat([((x * w).sum(0) / t).unsqueeze(0), w])
 
@@ -138,35 +146,37 @@ class HyperboloidGeometry(Geometry):
     def _to_tangent(k: Tensor, p: Tensor, v: Tensor) -> Tensor:
         x, R = p[1:], k.sqrt()
         c = (x * v).sum(0) / R
-        return torch.cat([c.unsqueeze(0), v + (c / (R + (k + sq(x)).sqrt())) * x])
+        return torch.cat([c.unsqueeze(0), v + (c / (R + (k + squared_norm(x)).sqrt())) * x])
 
     @staticmethod
     def _from_tangent(k: Tensor, p: Tensor, u: Tensor) -> Tensor:
         x, w = p[1:], u[1:]
-        t = (k + sq(x)).sqrt()
+        t = (k + squared_norm(x)).sqrt()
         return w - ((x * w).sum(0) / (t * (k.sqrt() + t))) * x
 
     def _geodesic(self, k: Tensor, p: Tensor, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         R, v = k.sqrt(), self._from_tangent(k, p, u)
         q = hyperboloid_exp(k, p.t(), (t * v).t(), True).t()
-        # velocity B_x (cosh v, sinh |v|): spatial part cosh v + c x, where for x.v < 0 the terms of c are multiplied out
-        x, vv, t = p[1:] / R, sq(v), t[0]
+        # velocity B_x (cosh v, sinh |v|): spatial part cosh v + c x, where for x.v < 0 the terms of c are
+        # multiplied out
+        x, vv, t = p[1:] / R, squared_norm(v), t[0]
         cosh, sinh = cos_sinc_sqrt(vv * t * t / -k, -1)
         sinh = sinh * (t / R)  # over |v|
-        xx, xv = sq(x), (x * v).sum(0)
+        xx, xv = squared_norm(x), (x * v).sum(0)
         tx = (1 + xx).sqrt()
         push, pull = sinh * vv, cosh * xv / (1 + tx)
         back = (xv * t < 0) & (xx > 1)
         par = xv / torch.where(back, xx, 1.0)
-        num = sinh * push * sq(v - par * x) + (2 * cosh * cosh / (1 + tx) - 1) * (par * xv)
+        num = sinh * push * squared_norm(v - par * x) + (2 * cosh * cosh / (1 + tx) - 1) * (par * xv)
         w = cosh * v + torch.where(back, num / torch.where(back, push - pull, 1.0), push + pull) * x
         return q, torch.cat([((q[1:] * w).sum(0) / q[0]).unsqueeze(0), w])
 
 
 def _dist(k: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """Gradient of the plain formula; value in float64 with error-free products, so right to rounding at every radius."""
+    """Gradient of the plain formula; value in float64 with error-free products, so right to rounding at every
+    radius."""
     x, y = p[1:], q[1:]
-    s = _half_chord2(k, x, y, (sq(y - x), _across2(x, y - x)))
+    s = _half_chord2(k, x, y, (squared_norm(y - x), _across2(x, y - x)))
     with torch.no_grad():
         exact = _half_chord2(k.double(), x.double(), y.double(), _error_free(x.double(), y.double()))
     return 2 * k.sqrt() * asinh(safe_sqrt(exact.to(s).detach() + (s - s.detach())))
@@ -175,7 +185,7 @@ def _dist(k: Tensor, p: Tensor, q: Tensor) -> Tensor:
 def _half_chord2(k: Tensor, x: Tensor, y: Tensor, parts: tuple[Tensor, Tensor]) -> Tensor:
     """(L/2)^2 = sinh^2(d / 2 sqrt k)."""
     dd, across2 = parts
-    xy, tt = (x * y).sum(0), (k + sq(x)).sqrt() * (k + sq(y)).sqrt()
+    xy, tt = (x * y).sum(0), (k + squared_norm(x)).sqrt() * (k + squared_norm(y)).sqrt()
     back = 2 * xy < -tt
     near = (k * dd + across2) / (2 * k * (k + tt + torch.where(back, 0.0, xy)))
     return torch.where(back, (tt - xy - k) / (2 * k), near)
@@ -183,8 +193,8 @@ def _half_chord2(k: Tensor, x: Tensor, y: Tensor, parts: tuple[Tensor, Tensor]) 
 
 def _across2(x: Tensor, r: Tensor) -> Tensor:
     """|x ^ r|^2."""
-    xx = sq(x)
-    return xx * sq(r - ((x * r).sum(0) / torch.where(xx == 0, 1.0, xx)) * x)
+    xx = squared_norm(x)
+    return xx * squared_norm(r - ((x * r).sum(0) / torch.where(xx == 0, 1.0, xx)) * x)
 
 
 def _split(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,17 +204,18 @@ def _split(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _error_free(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    r"""|y - x|^2 and |x ^ (y - x)|^2 with the errors of the difference and of the first projection carried along.
+    r"""|y - x|^2 and |x ^ (y - x)|^2 with the errors of the difference and of the first projection carried
+    along.
 
-    Two points at radius r may differ by e^r more along x than across it, both counting alike in the distance. [1] Dekker,
-    *A floating-point technique for extending the available precision*, 1971.
+    Two points at radius r may differ by e^r more along x than across it, both counting alike in the distance.
+    [1] Dekker, *A floating-point technique for extending the available precision*, 1971.
     """
     d = y - x
     z = d + x
     low = (y - z) + ((z - d) - x)  # d + low = y - x exactly
-    xx = sq(x)
+    xx = squared_norm(x)
     a = ((x * d).sum(0) / torch.where(xx == 0, 1.0, xx)).expand_as(x)
     ax = a * x
     (ah, al), (xh, xl) = _split(a), _split(x)
     error = ((ah * xh - ax) + ah * xl + al * xh) + al * xl  # ax + error = a x exactly
-    return sq(d), _across2(x, ((d - ax) - error) + low)
+    return squared_norm(d), _across2(x, ((d - ax) - error) + low)

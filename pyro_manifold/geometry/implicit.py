@@ -1,6 +1,7 @@
 r"""Level sets: the manifold of the points where given functions vanish.
 
-.. math:: M = \{x \in \mathbb R^D : c(x) = 0\}, \qquad N_xM = \mathrm{range}\,J_c(x)^\top, \qquad \dim M = D - m
+.. math:: M = \{x \in \mathbb R^D : c(x) = 0\}, \qquad N_xM = \mathrm{range}\,J_c(x)^\top, \qquad \dim M = D -
+m
 """
 
 from collections.abc import Callable
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..ops.arguments import checked
-from ..ops.components import concrete
 from ..ops.newton import ConvergenceError, PointFunction, householder_basis, newton
+from ..ops.tracing import is_concrete
 from .base import register_geometry
 from .submanifold import NEWTON, Submanifold, SubmanifoldGeometry
 
@@ -21,17 +22,21 @@ _PROJECTION, _DESCENT = 100, 200
 
 
 class ImplicitManifold(Submanifold):
-    r"""The level set :math:`\{x : c(x) = 0\}` of a smooth map, as a geoopt manifold with the metric of the space around it.
+    r"""The level set :math:`\{x : c(x) = 0\}` of a smooth map, as a geoopt manifold with the metric of the
+    space around it.
 
-    :math:`c:\mathbb R^D\to\mathbb R^m` has a Jacobian of full rank m on the manifold, whose dimension is :math:`D - m`.
+    :math:`c:\mathbb R^D\to\mathbb R^m` has a Jacobian of full rank m on the manifold, whose dimension is
+    :math:`D - m`.
 
-    :param constraint: c, from one point to m numbers (any shape), differentiable by torch and mapped over batches by
-        ``torch.func.vmap``; if it takes leading batch axes itself, it is called with them, which is faster.
-    :param near: a point near the manifold, in the shape and dtype of its points. A solution is found from there, and moved along
-        the manifold for as long as it comes nearer: ``point`` is one whose distance from ``near`` is (locally) least.
+    :param constraint: c, from one point to m numbers (any shape), differentiable by torch and mapped over
+        batches by ``torch.func.vmap``; if it takes leading batch axes itself, it is called with them, which
+        is faster.
+    :param near: a point near the manifold, in the shape and dtype of its points. A solution is found from
+        there, and moved along the manifold for as long as it comes nearer: ``point`` is one whose distance
+        from ``near`` is (locally) least.
     :param str name: for messages.
-    :raises ValueError: if c does not work at ``near``, is not finite there, has dependent equations, or a gradient that vanishes
-        on the manifold.
+    :raises ValueError: if c does not work at ``near``, is not finite there, has dependent equations, or a
+        gradient that vanishes on the manifold.
     :raises ConvergenceError: if no solution is found from ``near``.
 
     >>> ellipse = ImplicitManifold(lambda x: x[..., 0] ** 2 + x[..., 1] ** 2 / 4 - 1, near=torch.tensor([0.5, 0.0]))
@@ -40,7 +45,9 @@ class ImplicitManifold(Submanifold):
     """
 
     @checked
-    def __init__(self, constraint: Callable[[Tensor], Tensor], near: Tensor, name: str = "ImplicitManifold") -> None:
+    def __init__(
+        self, constraint: Callable[[Tensor], Tensor], near: Tensor, name: str = "ImplicitManifold"
+    ) -> None:
         if not torch.is_tensor(near) or not near.dtype.is_floating_point or near.dim() == 0:
             raise ValueError(f"near: got {near!r}, expected a floating tensor in the shape of one point.")
         super().__init__(near.detach().clone().as_subclass(Tensor), 0, name)
@@ -51,20 +58,28 @@ class ImplicitManifold(Submanifold):
             value, jac = self._function.jacobian(flat.unsqueeze(0))
         except Exception as e:
             raise ValueError(
-                f"constraint: it fails on a point of shape {tuple(near.shape)} ({type(e).__name__}: {e}); expected a map from "
-                "one point to m numbers, written with torch operations that torch.func.vmap can batch."
+                f"constraint: it fails on a point of shape {tuple(near.shape)} ({type(e).__name__}: {e}); "
+                "expected a map from one point to m numbers, written with torch operations that "
+                "torch.func.vmap can batch."
             ) from e
         m, d = jac.shape[1:]
         if not bool(value.isfinite().all() and jac.isfinite().all()):
-            raise ValueError(f"constraint: its value or Jacobian at near={flat.tolist()} is not finite; start elsewhere.")
+            raise ValueError(
+                f"constraint: its value or Jacobian at near={flat.tolist()} is not finite; start elsewhere."
+            )
         if m >= d:
-            raise ValueError(f"constraint: got {m} equations for {d} coordinates, expected fewer; leave dependent ones out.")
+            raise ValueError(
+                f"constraint: got {m} equations for {d} coordinates, expected fewer; leave dependent ones "
+                f"out."
+            )
         q, ok = ImplicitGeometry(self)._project(flat.unsqueeze(0))
         rank = self._rank(q)
         if rank < m:
             raise ValueError(self._no_rank(rank, m, q))
         if not bool(ok):
-            raise ConvergenceError(f"near: no solution of the constraint was found from {flat.tolist()}; start nearer to one.")
+            raise ConvergenceError(
+                f"near: no solution of the constraint was found from {flat.tolist()}; start nearer to one."
+            )
         self.dim = d - m
         q = self._nearest(q, flat.unsqueeze(0))
         rank = self._rank(q)
@@ -75,17 +90,19 @@ class ImplicitManifold(Submanifold):
     @staticmethod
     def _no_rank(rank: int, m: int, q: Tensor) -> str:
         return (
-            f"constraint: its Jacobian has rank {rank} at {[round(x, 4) for x in q[0].tolist()]}, expected {m}, the number "
-            "of equations; leave dependent equations out (of a symmetric matrix take the upper triangle), and write c so "
-            "that its gradient does not vanish on the manifold (|x| - 1, not (|x| - 1)^2)."
+            f"constraint: its Jacobian has rank {rank} at {[round(x, 4) for x in q[0].tolist()]}, expected "
+            f"{m}, the number of equations; leave dependent equations out (of a symmetric matrix take the "
+            "upper triangle), and write c so that its gradient does not vanish on the manifold (|x| - 1, "
+            "not (|x| - 1)^2)."
         )
 
     def _rank(self, q: Tensor) -> int:
         r"""Rank of the Jacobian on the manifold, in whatever units the equations are.
 
-        Its rows are divided by their lengths a little off the manifold, at :math:`q \pm h v` with v the right singular
-        vectors and :math:`h = \epsilon^{1/4}(1 + |q|)`. A singular value that is tiny at q, or grows more than tenfold
-        from q to there, belongs to an equation that vanishes to higher order: the root of :math:`f^2` is found to
+        Its rows are divided by their lengths a little off the manifold, at :math:`q \pm h v` with v the right
+        singular vectors and :math:`h = \epsilon^{1/4}(1 + |q|)`. A singular value that is tiny at q, or grows
+        more than tenfold from q to there, belongs to an equation that vanishes to higher order: the root of
+        :math:`f^2` is found to
         :math:`\sqrt\epsilon` only, and its gradient grows by :math:`h/\sqrt\epsilon`.
         """
         eps = torch.finfo(q.dtype).eps
@@ -103,8 +120,8 @@ class ImplicitManifold(Submanifold):
         return int(((here > 8 * eps**0.5) & (here > 0.1 * there)).sum())
 
     def _nearest(self, q: Tensor, near: Tensor) -> Tensor:
-        """From the solution ``q`` down the distance to ``near``, by projected steps along the tangential part of near - q, halved
-        until they come nearer."""
+        """From the solution ``q`` down the distance to ``near``, by projected steps along the tangential part
+        of near - q, halved until they come nearer."""
         geo = ImplicitGeometry(self)
         tolerance = torch.finfo(q.dtype).eps ** 0.75 * (1 + float(near.norm()))
         share = 1.0
@@ -132,10 +149,11 @@ class ImplicitManifold(Submanifold):
 
 @register_geometry(ImplicitManifold)
 class ImplicitGeometry(SubmanifoldGeometry):
-    r"""Geometry of a level set: frames from a QR decomposition of :math:`J_c^\top`, steps by Newton's method on c.
+    r"""Geometry of a level set: frames from a QR decomposition of :math:`J_c^\top`, steps by Newton's method
+    on c.
 
-    The projected step solves :math:`c(p + u + N_p\lambda) = 0` for :math:`\lambda\in\mathbb R^m`; :meth:`project` follows
-    damped Gauss-Newton steps, orthogonal to the level sets.
+    The projected step solves :math:`c(p + u + N_p\lambda) = 0` for :math:`\lambda\in\mathbb R^m`;
+    :meth:`project` follows damped Gauss-Newton steps, orthogonal to the level sets.
 
     >>> sphere = ImplicitManifold(lambda x: x.square().sum(-1) - 1, near=torch.tensor([0.0, 0.0, 1.0]))
     >>> ImplicitGeometry(sphere).project(torch.tensor([3.0, 0.0, 4.0]))
@@ -179,7 +197,7 @@ class ImplicitGeometry(SubmanifoldGeometry):
                 for _ in range(12):
                     new = self.manifold._function(q - share * delta).norm(dim=-1, keepdim=True)
                     worse = ~(new <= (1 - 1e-4 * share) * size)
-                    if concrete(worse) and not bool(worse.any()):
+                    if is_concrete(worse) and not bool(worse.any()):
                         break
                     share = torch.where(worse, share / 2, share)
             return delta * share

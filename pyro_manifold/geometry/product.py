@@ -20,14 +20,15 @@ __all__ = ["ProductGeometry"]
 
 
 def _shape(index: int, factor: Geometry, shape: torch.Size) -> torch.Size:
-    """The shape of a factor's points; those of a flat one, scalars or arrays, are vectors of the same numbers."""
+    """The shape of a factor's points; those of a flat one, scalars or arrays, are vectors of the same
+    numbers."""
     base = factor.base if isinstance(factor, ScaledGeometry) else factor
     if isinstance(base, FlatGeometry):
         return torch.Size([shape.numel()])
     if len(shape) != factor.event_dim:
         raise ValueError(
-            f"manifold: factor {index}, {factor.manifold.name}, has shape {tuple(shape)}, expected that of one point, with "
-            f"{factor.event_dim} axes; give one factor for each point."
+            f"manifold: factor {index}, {factor.manifold.name}, has shape {tuple(shape)}, expected that of "
+            f"one point, with {factor.event_dim} axes; give one factor for each point."
         )
     return shape
 
@@ -36,8 +37,8 @@ def _shape(index: int, factor: Geometry, shape: torch.Size) -> torch.Size:
 class ProductGeometry(Geometry):
     r"""Geometry of a product: everything factor by factor; points of shape ``(manifold.n_elements,)``.
 
-    Frame coordinates are the factors' coordinates side by side, so a joint covariance couples the factors. A flat factor may
-    have any shape, ``()`` included.
+    Frame coordinates are the factors' coordinates side by side, so a joint covariance couples the factors. A
+    flat factor may have any shape, ``()`` included.
 
     :raises ValueError: for another factor whose shape is not that of one point.
 
@@ -50,7 +51,10 @@ class ProductGeometry(Geometry):
     def __init__(self, manifold: geoopt.ProductManifold) -> None:
         super().__init__(manifold)
         self.factors = [geometry(m) for m in manifold.manifolds]
-        self.shapes = [_shape(i, g, torch.Size(s)) for i, (g, s) in enumerate(zip(self.factors, manifold.shapes, strict=True))]
+        self.shapes = [
+            _shape(i, g, torch.Size(s))
+            for i, (g, s) in enumerate(zip(self.factors, manifold.shapes, strict=True))
+        ]
         self.slices = manifold.slices
         self.dims = [g.dim(s) for g, s in zip(self.factors, self.shapes, strict=True)]
 
@@ -113,7 +117,11 @@ class ProductGeometry(Geometry):
         return torch.cat(self._each(lambda g, a, b: g.from_tangent(a, b), self.split(p), self.split(u)), -1)
 
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        parts = self._each(lambda g, a, b: g.embed_tangent(a, b).flatten(b.dim() - 1), self.split(p), self.split_coordinates(v))
+        parts = self._each(
+            lambda g, a, b: g.embed_tangent(a, b).flatten(b.dim() - 1),
+            self.split(p),
+            self.split_coordinates(v),
+        )
         return torch.cat(parts, -1)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
@@ -139,7 +147,9 @@ class ProductGeometry(Geometry):
         return torch.stack(parts).sum(0)
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        pairs = [g.geodesic(a, b, t) for g, a, b in zip(self.factors, self.split(p), self.split(u), strict=True)]
+        pairs = [
+            g.geodesic(a, b, t) for g, a, b in zip(self.factors, self.split(p), self.split(u), strict=True)
+        ]
         return self._pack([x for x, _ in pairs]), self._pack([y for _, y in pairs])
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
@@ -150,16 +160,19 @@ class ProductGeometry(Geometry):
         return torch.stack([torch.cat(c, -1) for c in itertools.product(*parts)])
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
-        """Independent coordinates make independent factors: a sum of logs instead of a sum over every combination."""
+        """Independent coordinates make independent factors: a sum of logs instead of a sum over every
+        combination."""
         if not isinstance(base, torch.distributions.Independent):
             return super().log_wrapped(p, v, base)
         normal = base.base_dist
-        laws = [
-            torch.distributions.Independent(torch.distributions.Normal(m, s, validate_args=False), 1, validate_args=False)
+        distributions = [
+            torch.distributions.Independent(
+                torch.distributions.Normal(m, s, validate_args=False), 1, validate_args=False
+            )
             for m, s in zip(*(self.split_coordinates(x) for x in (normal.mean, normal.scale)), strict=True)
         ]
         parts = self._each(
-            lambda g, a, b, c: g.log_wrapped(a, b, c), self.split(p), self.split_coordinates(v), laws
+            lambda g, a, b, c: g.log_wrapped(a, b, c), self.split(p), self.split_coordinates(v), distributions
         )
         return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
 
@@ -172,12 +185,20 @@ class ProductGeometry(Geometry):
     def uniform_moments(
         self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
     ) -> tuple[Tensor, Tensor]:
-        pairs = [g.uniform_moments(s, dtype=dtype, device=device) for g, s in zip(self.factors, self.shapes, strict=True)]
+        pairs = [
+            g.uniform_moments(s, dtype=dtype, device=device)
+            for g, s in zip(self.factors, self.shapes, strict=True)
+        ]
         mean, variance = zip(*pairs, strict=True)
         return self._pack(list(mean)), self._pack(list(variance))
 
     def uniform_sample(
-        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+        self,
+        shape: Sequence[int],
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
     ) -> Tensor:
         return self._pack(
             self._each(lambda g, s: g.uniform_sample(shape, s, dtype=dtype, device=device), self.shapes)

@@ -1,12 +1,13 @@
-r"""Rotations :math:`SO(n)`, with the bi-invariant metric in which a rotation by an angle r in one plane has length r.
+r"""Rotations :math:`SO(n)`, with the bi-invariant metric in which a rotation by an angle r in one plane has
+length r.
 
 .. math::
     \langle u, w\rangle = \tfrac12\,\mathrm{tr}(u^\top w), \qquad \exp_R(R\hat v) = R\,e^{\hat v}, \qquad
     \log\det d\exp(v) = \sum_{i<j} \log\Big|\mathrm{sinc}\,\frac{\lambda_i+\lambda_j}{2}\Big|
     \;\overset{n=3}{=}\; 2\log\Big|\frac{\sin(r/2)}{r/2}\Big|
 
-with :math:`\pm i\lambda` the eigenvalues of :math:`\hat v`. On SO(3) the coordinates v are the rotation vector: axis times
-angle in radians, :math:`|v| = r`.
+with :math:`\pm i\lambda` the eigenvalues of :math:`\hat v`. On SO(3) the coordinates v are the rotation
+vector: axis times angle in radians, :math:`|v| = r`.
 """
 
 import math
@@ -53,8 +54,9 @@ def _logm(r: Tensor) -> Tensor:
 class SpecialOrthogonal(geoopt.Manifold):
     r"""Rotations of :math:`\mathbb R^n` as a geoopt manifold: orthogonal (n, n) matrices of determinant 1.
 
-    Metric :math:`\tfrac12\mathrm{tr}(u^\top w)`: distance is the angle (radians) of the relative rotation on SO(3), the root
-    sum of squares of its plane angles in general. Works with ``geoopt.ManifoldParameter`` and the Riemannian optimisers.
+    Metric :math:`\tfrac12\mathrm{tr}(u^\top w)`: distance is the angle (radians) of the relative rotation on
+    SO(3), the root sum of squares of its plane angles in general. Works with ``geoopt.ManifoldParameter`` and
+    the Riemannian optimisers.
 
     :param int n: size of the matrices, at least 2.
     :raises ValueError: for another ``n``.
@@ -70,15 +72,22 @@ class SpecialOrthogonal(geoopt.Manifold):
     def __init__(self, n: int) -> None:
         super().__init__()
         if not isinstance(n, int) or n < 2:
-            raise ValueError(f"n: got {n!r}, expected an integer of at least 2, the size of the rotation matrices.")
+            raise ValueError(
+                f"n: got {n!r}, expected an integer of at least 2, the size of the rotation matrices."
+            )
         self.n = n
         self.name = f"SO({n})"
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
         ok = tuple(shape[-2:]) == (self.n, self.n)
-        return ok, None if ok else f"`{name}` should have trailing shape ({self.n}, {self.n}), got {tuple(shape)}"
+        return (
+            ok,
+            None if ok else f"`{name}` should have trailing shape ({self.n}, {self.n}), got {tuple(shape)}",
+        )
 
-    def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
+    def _check_point_on_manifold(
+        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
         ok = bool(SpecialOrthogonalGeometry(self).contains(x, atol).all())
         return ok, None if ok else f"not orthogonal with determinant 1 (atol={atol})"
 
@@ -122,21 +131,30 @@ class SpecialOrthogonal(geoopt.Manifold):
         """Haar-uniform rotations as a ``ManifoldTensor``; ``size`` ends in (n, n), or is a batch shape."""
         shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
         batch = shape[:-2] if shape[-2:] == (self.n, self.n) else shape
-        x = SpecialOrthogonalGeometry(self).uniform_sample(batch, (self.n, self.n), dtype=dtype, device=device)
+        x = SpecialOrthogonalGeometry(self).uniform_sample(
+            batch, (self.n, self.n), dtype=dtype, device=device
+        )
         return geoopt.ManifoldTensor(x, manifold=self)
 
-    def origin(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42) -> Tensor:
-        shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size) or (self.n, self.n)
+    def origin(
+        self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42
+    ) -> Tensor:
+        shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size) or (
+            self.n,
+            self.n,
+        )
         x = torch.eye(self.n, dtype=dtype, device=device).expand(shape).clone()
         return geoopt.ManifoldTensor(x, manifold=self)
 
 
 @register_geometry(SpecialOrthogonal)
 class SpecialOrthogonalGeometry(Geometry):
-    r"""Geometry of :math:`SO(n)`, points of shape ``(n, n)``, origin I, left-invariant frame :math:`R\,\hat e_i`.
+    r"""Geometry of :math:`SO(n)`, points of shape ``(n, n)``, origin I, left-invariant frame
+    :math:`R\,\hat e_i`.
 
-    Injectivity radius π, volume :math:`\prod_{k=1}^{n-1}|S^k|` (:math:`8\pi^2` for n = 3). At an angle of π, :meth:`log`
-    returns one of the shortest vectors. Wrapped normals on SO(3) sum the windings :math:`(r + 2\pi k)v/|v|` about the axis.
+    Injectivity radius π, volume :math:`\prod_{k=1}^{n-1}|S^k|` (:math:`8\pi^2` for n = 3). At an angle of π,
+    :meth:`log` returns one of the shortest vectors. Wrapped normals on SO(3) sum the windings
+    :math:`(r + 2\pi k)v/|v|` about the axis.
 
     >>> geo = SpecialOrthogonalGeometry(SpecialOrthogonal(3))
     >>> geo.log_frame(torch.eye(3), geo.exp_frame(torch.eye(3), torch.tensor([0.0, 0.0, 1.5])))
@@ -209,30 +227,37 @@ class SpecialOrthogonalGeometry(Geometry):
         return q, q @ hat(v)
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
-        """Windings about the axis for n <= 3; beyond, ``v`` alone, which is all there is within the injectivity radius.
+        """Windings about the axis for n <= 3; beyond, ``v`` alone, which is all there is within the
+        injectivity radius.
 
         :raises NotImplementedError: for n > 3 and a ``radius`` beyond it.
         """
         if self.manifold.n <= 3:
             return windings(v, radius, math.pi)
         if radius > math.pi:
-            raise NotImplementedError(f"{self.manifold.name}: preimages beyond pi are known for n <= 3 only, got {radius:.3g}.")
+            raise NotImplementedError(
+                f"{self.manifold.name}: preimages beyond pi are known for n <= 3 only, got {radius:.3g}."
+            )
         return v.unsqueeze(0)
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
-        """The sum over windings for n <= 3; beyond, the only term of a normal that stays within the injectivity radius.
+        """The sum over windings for n <= 3; beyond, the only term of a normal that stays within the
+        injectivity radius.
 
         :raises NotImplementedError: for n > 3 and a wider normal.
         """
         n = self.manifold.n
         if n <= 3:
             return log_wound_normal(v, base, 2 * (n - 2), half=2)
-        reach = 6 + 2 * math.sqrt(n)  # the largest angle of a skew normal matrix is about 2 sd sqrt(n); 6 sd on top
+        reach = 6 + 2 * math.sqrt(
+            n
+        )  # the largest angle of a skew normal matrix is about 2 sd sqrt(n); 6 sd on top
         widest = largest_sd(base)
         if widest * reach > math.pi:
             raise NotImplementedError(
-                f"{self.manifold.name}: a normal this wide (sd {widest:.3g}) wraps around, and its windings are summed "
-                f"for n <= 3 only; use a scale below {math.pi / reach:.2g}, or truncated=True (isotropic)."
+                f"{self.manifold.name}: a normal this wide (sd {widest:.3g}) wraps around, and its windings "
+                f"are summed for n <= 3 only; use a scale below {math.pi / reach:.2g}, or truncated=True "
+                "(isotropic)."
             )
         return base.log_prob(v) - self.log_det_exp(p, v)
 
@@ -249,7 +274,12 @@ class SpecialOrthogonalGeometry(Geometry):
         return moments_of_unit_columns(event_shape, dtype, device)
 
     def uniform_sample(
-        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+        self,
+        shape: Sequence[int],
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
     ) -> Tensor:
         self.dim(event_shape)
         q = haar(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device)

@@ -1,10 +1,12 @@
-r"""A manifold whose distances are all multiplied by one factor, ``geoopt.Scaled(manifold, s)``; its points stay the same.
+r"""A manifold whose distances are all multiplied by one factor, ``geoopt.Scaled(manifold, s)``; its points
+stay the same.
 
 .. math::
-    \langle u, w\rangle_s = s^2\langle u, w\rangle, \qquad d_s = s\,d, \qquad d\mathrm{vol}_s = s^{\dim}\,d\mathrm{vol},
-    \qquad K_s = K/s^2, \qquad \exp^s_p(v) = \exp_p(v/s)
+    \langle u, w\rangle_s = s^2\langle u, w\rangle, \qquad d_s = s\,d, \qquad d\mathrm{vol}_s =
+    s^{\dim}\,d\mathrm{vol}, \qquad K_s = K/s^2, \qquad \exp^s_p(v) = \exp_p(v/s)
 
-with v in the orthonormal frames; as ambient vectors, exponential map, logarithm and geodesics are those of the base.
+with v in the orthonormal frames; as ambient vectors, exponential map, logarithm and geodesics are those of
+the base.
 """
 
 import copyreg
@@ -26,10 +28,11 @@ __all__ = ["ScaledGeometry"]
 class ScaledGeometry(Geometry):
     r"""Geometry of ``geoopt.Scaled(base, scale, learnable=False)``: the base's, in units of length 1/s.
 
-    Densities are with respect to the scaled volume, :math:`s^{\dim}` times the base's: a law of given shape on both has
-    density smaller by that factor here. ``scale`` of a law on it is a scaled length. A learnable s gets gradients from
-    distances, frames, volumes, densities and reparametrised draws. Laws without a ``manifold`` argument
-    (``VonMisesFisher``, ``Bingham``, ``MatrixFisher``, ...) live on the unscaled sphere or rotations and take its measure.
+    Densities are with respect to the scaled volume, :math:`s^{\dim}` times the base's: a distribution of
+    given shape on both has density smaller by that factor here. ``scale`` of a distribution on it is a scaled
+    length. A learnable s gets gradients from distances, frames, volumes, densities and reparametrised draws.
+    Distributions without a ``manifold`` argument (``VonMisesFisher``, ``Bingham``, ``MatrixFisher``, ...)
+    live on the unscaled sphere or rotations and take its measure.
 
     geoopt rounds s to torch's default dtype (s = 0.1 set under float32 is 0.1 + 1.5e-9 in float64).
 
@@ -46,7 +49,9 @@ class ScaledGeometry(Geometry):
         self.base = geometry(manifold.base)
         s = manifold.scale
         if s.numel() != 1 or not (torch.compiler.is_compiling() or bool((s > 0) & s.isfinite())):
-            raise ValueError(f"manifold: Scaled needs one positive finite scale, got {s.tolist()}, e.g. Scaled(base, 2.0).")
+            raise ValueError(
+                f"manifold: Scaled needs one positive finite scale, got {s.tolist()}, e.g. Scaled(base, 2.0)."
+            )
         self.event_dim, self.membership = self.base.event_dim, self.base.membership
         self.in_linear_space = self.base.in_linear_space  # sqrt(K) r is the same number
 
@@ -61,7 +66,8 @@ class ScaledGeometry(Geometry):
         """s as a scalar in the dtype and on the device of ``like``, differentiable where it is learned."""
         return self.manifold.scale.reshape(()).to(dtype=like.dtype, device=like.device)
 
-    # --- points and ambient vectors: those of the base ----------------------------------------------------------------
+    # --- points and ambient vectors: those of the base
+    # ----------------------------------------------------------------
     def dim(self, event_shape: Sequence[int]) -> int:
         return self.base.dim(event_shape)
 
@@ -77,7 +83,9 @@ class ScaledGeometry(Geometry):
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         return self.base.origin(dim, dtype=dtype, device=device)
 
-    def base_point(self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
         return self.base.base_point(event_shape, dtype=dtype, device=device)
 
     def project(self, x: Tensor) -> Tensor:
@@ -95,7 +103,8 @@ class ScaledGeometry(Geometry):
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         return self.base.geodesic(p, u, t)
 
-    # --- lengths: s times those of the base ---------------------------------------------------------------------------
+    # --- lengths: s times those of the base
+    # ---------------------------------------------------------------------------
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return self.base.to_tangent(p, v / self.scale(v))
 
@@ -129,13 +138,17 @@ class ScaledGeometry(Geometry):
     def curvature(self, like: Tensor) -> Tensor:
         return self.base.curvature(like) / self.scale(like).square()
 
-    # --- globals ------------------------------------------------------------------------------------------------------
+    # --- globals
+    # ------------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
         radius, s = self.base.injectivity_radius(event_shape), self.manifold.scale.reshape(())
         return math.inf if radius == math.inf else radius * (s if s.requires_grad else float(s))
 
     def log_volume(self, event_shape: Sequence[int]) -> Tensor | float:
-        return self.base.log_volume(event_shape) + self.dim(event_shape) * self.manifold.scale.reshape(()).double().log()
+        return (
+            self.base.log_volume(event_shape)
+            + self.dim(event_shape) * self.manifold.scale.reshape(()).double().log()
+        )
 
     def uniform_moments(
         self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
@@ -143,7 +156,12 @@ class ScaledGeometry(Geometry):
         return self.base.uniform_moments(event_shape, dtype=dtype, device=device)
 
     def uniform_sample(
-        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+        self,
+        shape: Sequence[int],
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
     ) -> Tensor:
         return self.base.uniform_sample(shape, event_shape, dtype=dtype, device=device)
 
@@ -153,7 +171,9 @@ def _over(base: Any, s: Tensor) -> Any:
     d = torch.distributions
     if isinstance(base, d.MultivariateNormal):
         return d.MultivariateNormal(base.loc, scale_tril=base.scale_tril / s, validate_args=False)
-    return d.Independent(d.Normal(base.mean, marginal_sd(base) / s, validate_args=False), 1, validate_args=False)
+    return d.Independent(
+        d.Normal(base.mean, marginal_sd(base) / s, validate_args=False), 1, validate_args=False
+    )
 
 
 def _rebuild(base: geoopt.Manifold, scale: Tensor | None, log_scale: Tensor | None) -> geoopt.Scaled:

@@ -7,10 +7,11 @@ Affine-invariant (``default_metric="AIM"``; :math:`P = LL^T` with any L, exp and
     \log\det d\exp_P(v) = \sum_{i<j}\log\frac{\sinh((\lambda_i-\lambda_j)/2)}{(\lambda_i-\lambda_j)/2}
 
 with :math:`\lambda` the eigenvalues of the symmetric matrix W whose coordinates are v. The frame at P is
-:math:`P^{1/2}WP^{1/2}`, the identity's, transported along the geodesic. Log-Euclidean (``"LEM"``): log is an isometry to
-flat space, :math:`d(P,Q) = |\log P-\log Q|_F`, the frame at P is :math:`D\exp(\log P)[W]`.
+:math:`P^{1/2}WP^{1/2}`, the identity's, transported along the geodesic. Log-Euclidean (``"LEM"``): log is an
+isometry to flat space, :math:`d(P,Q) = |\log P-\log Q|_F`, the frame at P is :math:`D\exp(\log P)[W]`.
 
-geoopt's gradients are NaN at repeated eigenvalues (``dist(I, I)``, ``expmap(I, U)``); hence :mod:`pyro_manifold.ops.linalg`.
+geoopt's gradients are NaN at repeated eigenvalues (``dist(I, I)``, ``expmap(I, U)``); hence
+:mod:`pyro_manifold.ops.linalg`.
 """
 
 import math
@@ -59,9 +60,11 @@ def _cholesky(p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_quotient(inverse: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    r"""log(A Q A^T) for A P A^T = I, from the difference Q - P where that is small: log Q would lose its digits to log P.
+    r"""log(A Q A^T) for A P A^T = I, from the difference Q - P where that is small: log Q would lose its
+    digits to log P.
 
-    With t the mean of the diagonal it is :math:`\log t + \log(1 + (AQA^T - t)/t)`, of relative accuracy at any t.
+    With t the mean of the diagonal it is :math:`\log t + \log(1 + (AQA^T - t)/t)`, of relative accuracy at
+    any t.
     """
     n = p.shape[-1]
     minus = q - p
@@ -77,19 +80,21 @@ def _log_quotient(inverse: Tensor, p: Tensor, q: Tensor) -> Tensor:
 class SPDGeometry(Geometry):
     r"""Geometry of the n x n symmetric positive definite matrices, dimension n(n+1)/2, origin the identity.
 
-    The manifold's ``default_metric`` chooses the affine-invariant metric (non-positive curvature, invariant under
-    :math:`P \mapsto APA^T`) or the log-Euclidean one (flat). Either way exp is a bijection. Tangent coordinates are the
-    diagonal, then :math:`\sqrt2` times the entries above it. Riemannian volume is, in the entries :math:`i \le j` of X,
-    :math:`2^{n(n-1)/4}\det(X)^{-(n+1)/2}\prod dX_{ij}` (affine-invariant).
+    The manifold's ``default_metric`` chooses the affine-invariant metric (non-positive curvature, invariant
+    under :math:`P \mapsto APA^T`) or the log-Euclidean one (flat). Either way exp is a bijection. Tangent
+    coordinates are the diagonal, then :math:`\sqrt2` times the entries above it. Riemannian volume is, in the
+    entries :math:`i \le j` of X, :math:`2^{n(n-1)/4}\det(X)^{-(n+1)/2}\prod dX_{ij}` (affine-invariant).
 
-    A matrix holds its smallest eigenvalue to rounding of the largest: float32 carries condition numbers up to about 1e6,
-    float64 1e15, that is distances from the identity of 10 and 24 for n = 2; beyond, a matrix is not numerically positive.
-    geoopt's own methods (``inner``, ``retr``, hence its optimisers) use the affine-invariant metric whatever the default.
+    A matrix holds its smallest eigenvalue to rounding of the largest: float32 carries condition numbers up to
+    about 1e6, float64 1e15, that is distances from the identity of 10 and 24 for n = 2; beyond, a matrix is
+    not numerically positive. geoopt's own methods (``inner``, ``retr``, hence its optimisers) use the
+    affine-invariant metric whatever the default.
 
-    :raises ValueError: for the metric ``"SM"`` (Stein), a divergence without a Riemannian structure of its own.
+    :raises ValueError: for the metric ``"SM"`` (Stein), a divergence without a Riemannian structure of its
+        own.
 
-    References: Pennec, Fillard & Ayache, IJCV 66 (2006), sec. 3; Arsigny et al., SIAM J. Matrix Anal. 29 (2007), sec. 3;
-    volume: Said et al., IEEE Trans. Inf. Theory 63 (2017), eq. 12.
+    References: Pennec, Fillard & Ayache, IJCV 66 (2006), sec. 3; Arsigny et al., SIAM J. Matrix Anal. 29
+    (2007), sec. 3; volume: Said et al., IEEE Trans. Inf. Theory 63 (2017), eq. 12.
 
     >>> import geoopt
     >>> geo = SPDGeometry(geoopt.SymmetricPositiveDefinite())
@@ -105,8 +110,9 @@ class SPDGeometry(Geometry):
         metric = manifold.default_metric.value
         if metric not in ("AIM", "LEM"):
             raise ValueError(
-                f"manifold: got SymmetricPositiveDefinite(default_metric={metric!r}); the Stein metric is a divergence with "
-                "no exponential map of its own, expected 'AIM' (affine-invariant) or 'LEM' (log-Euclidean)."
+                f"manifold: got SymmetricPositiveDefinite(default_metric={metric!r}); the Stein metric is a "
+                "divergence with no exponential map of its own, expected 'AIM' (affine-invariant) or 'LEM' "
+                "(log-Euclidean)."
             )
         self.flat = metric == "LEM"
 
@@ -119,7 +125,9 @@ class SPDGeometry(Geometry):
     def point_shape(self, dim: int) -> torch.Size:
         n = (math.isqrt(8 * dim + 1) - 1) // 2
         if n * (n + 1) // 2 != dim:
-            raise ValueError(f"dim: got {dim}, expected n(n+1)/2 (1, 3, 6, 10, ...), the dimension of n x n matrices.")
+            raise ValueError(
+                f"dim: got {dim}, expected n(n+1)/2 (1, 3, 6, 10, ...), the dimension of n x n matrices."
+            )
         return torch.Size([n, n])
 
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
@@ -131,14 +139,16 @@ class SPDGeometry(Geometry):
         return finite & symmetric & (torch.linalg.cholesky_ex(sym(x)).info == 0)
 
     def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
-        r"""At distance r the condition number is at most :math:`e^{\sqrt2r}`, and the matrix positive up to 1/(10 n eps)."""
+        r"""At distance r the condition number is at most :math:`e^{\sqrt2r}`, and the matrix positive up to
+        1/(10 n eps)."""
         return -math.log(10 * event_shape[-1] * torch.finfo(like.dtype).eps) / math.sqrt(2)
 
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         return torch.eye(self.point_shape(dim)[0], dtype=dtype, device=device)
 
     def project(self, x: Tensor) -> Tensor:
-        """The symmetric part, its eigenvalues raised to at least 10 n eps times the largest in size (eps, if all are 0)."""
+        """The symmetric part, its eigenvalues raised to at least 10 n eps times the largest in size (eps, if
+        all are 0)."""
         x = sym(x)
         eps = torch.finfo(x.dtype).eps
         top = sym_eigenvalues(x.detach()).abs().amax(-1, keepdim=True)

@@ -1,4 +1,5 @@
-r"""The unit sphere :math:`S^d \subset \mathbb R^{d+1}`, every distance from chords so that no digit is lost near 0 or π.
+r"""The unit sphere :math:`S^d \subset \mathbb R^{d+1}`, every distance from chords so that no digit is lost
+near 0 or π.
 
 .. math::
     d(p,q) = 2\,\mathrm{atan2}(|p-q|, |p+q|), \qquad
@@ -6,8 +7,8 @@ r"""The unit sphere :math:`S^d \subset \mathbb R^{d+1}`, every distance from cho
     \log\det d\exp_p(v) = (d-1)\log\Big|\tfrac{\sin|v|}{|v|}\Big|
 
 The frame at p is the coordinate frame at the origin :math:`o = e_1` transported along the geodesic.
-geoopt's ``dist`` and ``logmap`` clamp arccos (0.0141 at coinciding float32 points) and its ``expmap`` has a NaN gradient at
-u = 0; its transport is a projection. Hence the formulas here.
+geoopt's ``dist`` and ``logmap`` clamp arccos (0.0141 at coinciding float32 points) and its ``expmap`` has a
+NaN gradient at u = 0; its transport is a projection. Hence the formulas here.
 """
 
 import math
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..ops.checks import common_shape
-from ..ops.components import by_components, sq
+from ..ops.components import by_components, squared_norm
 from ..ops.numerics import cos_sinc_sqrt, fewer_turns, log_sinc_length, norm, safe_sqrt, scalar
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
 from .base import Geometry, moments_of_unit_columns, register_geometry
@@ -32,9 +33,9 @@ __all__ = ["SphereGeometry"]
 class SphereGeometry(Geometry):
     r"""Geometry of the unit sphere :math:`S^d`, points of shape ``(d + 1,)``, origin :math:`e_1`.
 
-    Injectivity radius π, volume :math:`2\pi^{(d+1)/2}/\Gamma((d+1)/2)`. At an antipode the shortest vector is not unique:
-    :meth:`log` returns one of them, of length π. At the antipode of the origin the transported frame has no limit: the
-    coordinate frame is used there.
+    Injectivity radius π, volume :math:`2\pi^{(d+1)/2}/\Gamma((d+1)/2)`. At an antipode the shortest vector is
+    not unique: :meth:`log` returns one of them, of length π. At the antipode of the origin the transported
+    frame has no limit: the coordinate frame is used there.
 
     :raises ValueError: for a sphere restricted to a subspace (``geoopt.Sphere(intersection=...)``).
 
@@ -99,12 +100,12 @@ class SphereGeometry(Geometry):
         return self.from_tangent(p, self.log(p, q))
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        return by_components(lambda p, q: 2 * torch.atan2(safe_sqrt(sq(q - p)), safe_sqrt(sq(q + p))), p, q)
+        return by_components(
+            lambda p, q: 2 * torch.atan2(safe_sqrt(squared_norm(q - p)), safe_sqrt(squared_norm(q + p))), p, q
+        )
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        return (v.shape[-1] - 1) * log_sinc_length(v, 1.0, 1).expand(
-            common_shape(p.shape[:-1], v.shape[:-1])
-        )
+        return (v.shape[-1] - 1) * log_sinc_length(v, 1.0, 1).expand(common_shape(p.shape[:-1], v.shape[:-1]))
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
@@ -113,7 +114,8 @@ class SphereGeometry(Geometry):
         return cos * p + (t * sinc) * u, cos * u - (speed2 * t * sinc) * p
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
-        r"""The vectors :math:`(|v| + 2\pi k)\,v/|v|`; at v = 0, where the axis is free, the first frame axis is used."""
+        r"""The vectors :math:`(|v| + 2\pi k)\,v/|v|`; at v = 0, where the axis is free, the first frame axis
+        is used."""
         return windings(v, radius, math.pi)
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
@@ -132,9 +134,16 @@ class SphereGeometry(Geometry):
         return moments_of_unit_columns(event_shape, dtype, device)
 
     def uniform_sample(
-        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+        self,
+        shape: Sequence[int],
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
     ) -> Tensor:
-        return self.project(torch.randn(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device))
+        return self.project(
+            torch.randn(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device)
+        )
 
     def curvature(self, like: Tensor) -> Tensor:
         return scalar(1.0, like)

@@ -1,4 +1,5 @@
-r"""The stereographic model :math:`\{x \in \mathbb R^d : 1 + K|x|^2 > 0\}` of constant curvature K of either sign.
+r"""The stereographic model :math:`\{x \in \mathbb R^d : 1 + K|x|^2 > 0\}` of constant curvature K of either
+sign.
 
 Write :math:`a = 1 + K|p|^2`, :math:`b = 1 + K|q|^2`, :math:`\delta = q - p`, :math:`\lambda_p = 2/a`. Then
 
@@ -9,9 +10,10 @@ Write :math:`a = 1 + K|p|^2`, :math:`b = 1 + K|q|^2`, :math:`\delta = q - p`, :m
     \log_p(q) = d(p,q)\,\frac{a\delta + K|\delta|^2p}{|a\delta + K|\delta|^2p|}
 
 (v in frame coordinates; cosh, sinh, arsinh for K < 0). This is :math:`p \oplus \tan_K(|v|/2)\,v/|v|` with the
-Möbius sum arranged so that for K < 0 every sum has terms of one sign. The frame at p is :math:`e_i/\lambda_p`: parallel
-transport from the origin has no rotation in this chart. [1] Ganea, Bécigneul, Hofmann, *Hyperbolic neural networks*, 2018,
-eqs. 4-12. [2] Bachmann, Bécigneul, Ganea, *Constant curvature graph convolutional networks*, 2020, sec. 2.
+Möbius sum arranged so that for K < 0 every sum has terms of one sign. The frame at p is
+:math:`e_i/\lambda_p`: parallel transport from the origin has no rotation in this chart. [1] Ganea, Bécigneul,
+Hofmann, *Hyperbolic neural networks*, 2018, eqs. 4-12. [2] Bachmann, Bécigneul, Ganea, *Constant curvature
+graph convolutional networks*, 2020, sec. 2.
 """
 
 import math
@@ -25,9 +27,10 @@ from torch import Tensor
 
 from ..ops.ball import ball_exp, ball_log, inside, rim_margin, shortening
 from ..ops.checks import common_shape
-from ..ops.components import by_components, concrete, may_hold, sq
+from ..ops.components import by_components, squared_norm
 from ..ops.memo import module_tensors
 from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, cut_short, fewer_turns, log_sinc_length, safe_sqrt
+from ..ops.tracing import is_concrete, maybe_any
 from .base import Geometry, register_geometry
 from .sphere import SphereGeometry
 from .windings import log_wound_normal, windings
@@ -36,30 +39,34 @@ __all__ = ["StereographicGeometry"]
 
 
 def _cross(K: Tensor, C: Tensor | float, p: Tensor, S: Tensor) -> Tensor:
-    r"""For K > 0, :math:`C^2 - 2KC\,p\cdot S + K^2|p|^2|S|^2` as a sum of squares, right where it vanishes (the antipode)."""
-    ss, ps = sq(S), (p * S).sum(0)
+    r"""For K > 0, :math:`C^2 - 2KC\,p\cdot S + K^2|p|^2|S|^2` as a sum of squares, right where it vanishes
+    (the antipode)."""
+    ss, ps = squared_norm(S), (p * S).sum(0)
     none = ss == 0
     perp = p - S * (ps / torch.where(none, 1.0, ss))
-    squares = (C - K * ps).square() + K * K * ss * sq(perp)
+    squares = (C - K * ps).square() + K * K * ss * squared_norm(perp)
     # at S = 0 there is no direction to be normal to: the polynomial has its derivatives there
-    return torch.where(none, C * C - 2 * K * C * ps + K * K * sq(p) * ss, squares)
+    return torch.where(none, C * C - 2 * K * C * ps + K * K * squared_norm(p) * ss, squares)
 
 
 @register_geometry(geoopt.Stereographic)
 class StereographicGeometry(Geometry):
-    r"""Geometry of ``geoopt.Stereographic(k)``, ``PoincareBall(c)`` (K = -c) and ``SphereProjection(k)``; points ``(d,)``.
+    r"""Geometry of ``geoopt.Stereographic(k)``, ``PoincareBall(c)`` (K = -c) and ``SphereProjection(k)``;
+    points ``(d,)``.
 
-    Curvature may be learned and may cross 0: every formula is analytic in K, gradients included. It is read from the
-    manifold at each call, in the dtype of the points. ``PoincareBall(c=1.0)`` built under a float32 default
-    dtype keeps an inverse softplus of c in float32; in float64 that is c = 1 - 3.8e-8, and no rounding recovers what
-    was meant. Build it under ``torch.set_default_dtype(torch.float64)``, or use ``Stereographic(k=-1.0)``, which is exact.
+    Curvature may be learned and may cross 0: every formula is analytic in K, gradients included. It is read
+    from the manifold at each call, in the dtype of the points. ``PoincareBall(c=1.0)`` built under a float32
+    default dtype keeps an inverse softplus of c in float32; in float64 that is c = 1 - 3.8e-8, and no
+    rounding recovers what was meant. Build it under ``torch.set_default_dtype(torch.float64)``, or use
+    ``Stereographic(k=-1.0)``, which is exact.
 
-    For K < 0 the chart itself cannot hold points beyond geodesic radius :math:`\log(2/\epsilon)/\sqrt{-K}`: 16 (float32) or
-    36 (float64) in units of :math:`1/\sqrt{-K}`, and knows a point at radius r only to :math:`\epsilon e^r/4`.
-    :meth:`exp` does not clip within that range; a result beyond it is placed on the outermost representable radius
-    with a ``RuntimeWarning``. Use ``geoopt.Lorentz`` or float64 for such radii. For K > 0, where the antipode of
-    the origin is the point at infinity, it is held at :math:`|x| = 1/(\epsilon\sqrt K)`, right to rounding; K > 0 has
-    injectivity radius :math:`\pi/\sqrt K` and the volume of the sphere of that curvature.
+    For K < 0 the chart itself cannot hold points beyond geodesic radius :math:`\log(2/\epsilon)/\sqrt{-K}`:
+    16 (float32) or 36 (float64) in units of :math:`1/\sqrt{-K}`, and knows a point at radius r only to
+    :math:`\epsilon e^r/4`. :meth:`exp` does not clip within that range; a result beyond it is placed on the
+    outermost representable radius with a ``RuntimeWarning``. Use ``geoopt.Lorentz`` or float64 for such
+    radii. For K > 0, where the antipode of the origin is the point at infinity, it is held at
+    :math:`|x| = 1/(\epsilon\sqrt K)`, right to rounding; K > 0 has injectivity radius :math:`\pi/\sqrt K` and
+    the volume of the sphere of that curvature.
 
     >>> import geoopt
     >>> geo = StereographicGeometry(geoopt.Stereographic(k=-1.0))
@@ -72,8 +79,8 @@ class StereographicGeometry(Geometry):
         raw = self._raw()
         if raw.numel() != 1:
             raise ValueError(
-                f"manifold: curvature of shape {tuple(raw.shape)}; expected a single number. "
-                "Use geoopt.ProductManifold for factors of different curvature."
+                f"manifold: curvature of shape {tuple(raw.shape)}; expected a single number. Use "
+                "geoopt.ProductManifold for factors of different curvature."
             )
         # sign of K where the class fixes it: only the formulas of that sign are evaluated
         self._sign = isinstance(manifold, geoopt.SphereProjection) - isinstance(manifold, geoopt.PoincareBall)
@@ -82,15 +89,19 @@ class StereographicGeometry(Geometry):
         return next(t for t in module_tensors(self.manifold) if t is not None)
 
     def curvature(self, like: Tensor) -> Tensor:
-        """K, differentiable in the manifold's parameter; in that parameter's dtype first, so that it is geoopt's own number."""
+        """K, differentiable in the manifold's parameter; in that parameter's dtype first, so that it is
+        geoopt's own number."""
         raw = self._raw().reshape(())
-        return (self._sign * torch.nn.functional.softplus(raw) if self._sign else raw).to(dtype=like.dtype, device=like.device)
+        return (self._sign * torch.nn.functional.softplus(raw) if self._sign else raw).to(
+            dtype=like.dtype, device=like.device
+        )
 
     @property
     def has_chart(self) -> bool:  # type: ignore[override]
         return self._sign < 0 or (self._sign == 0 and bool(self.manifold.k <= 0))
 
-    # --- shapes and membership ---------------------------------------------------------------------------------------
+    # --- shapes and membership
+    # ---------------------------------------------------------------------------------------
     def dim(self, event_shape: Sequence[int]) -> int:
         return event_shape[-1]
 
@@ -123,7 +134,8 @@ class StereographicGeometry(Geometry):
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return u
 
-    # --- metric ------------------------------------------------------------------------------------------------------
+    # --- metric
+    # ------------------------------------------------------------------------------------------------
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return v * (0.5 * (1 + self.curvature(p) * p.square().sum(-1, keepdim=True)))
 
@@ -134,7 +146,11 @@ class StereographicGeometry(Geometry):
         K = self.curvature(p)
         if self._hyperbolic(K):
             return ball_exp(K, p, cut_short(v), True)
-        v = fewer_turns(v, math.pi * K.abs().clamp_min(torch.finfo(K.dtype).tiny).rsqrt()) if self._sign > 0 else cut_short(v)
+        v = (
+            fewer_turns(v, math.pi * K.abs().clamp_min(torch.finfo(K.dtype).tiny).rsqrt())
+            if self._sign > 0
+            else cut_short(v)
+        )
         return by_components(partial(self._exp, K), p, v)
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
@@ -143,7 +159,11 @@ class StereographicGeometry(Geometry):
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         K = self.curvature(p)
-        return ball_exp(K, p, cut_short(u), False) if self._hyperbolic(K) else self.exp_frame(p, self.from_tangent(p, u))
+        return (
+            ball_exp(K, p, cut_short(u), False)
+            if self._hyperbolic(K)
+            else self.exp_frame(p, self.from_tangent(p, u))
+        )
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
         K = self.curvature(p)
@@ -163,7 +183,7 @@ class StereographicGeometry(Geometry):
     # The same, with the component axis first (see ops.components.by_components).
     def _half_step(self, K: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """C and S."""
-        s = K * sq(v)
+        s = K * squared_norm(v)
         if self._sign <= 0:
             cut = shortening(s)
             v, s = cut * v, s * (cut * cut)
@@ -172,15 +192,17 @@ class StereographicGeometry(Geometry):
 
     def _hyperbolic(self, K: Tensor) -> bool:
         """Is K < 0 known without asking a GPU or a trace?"""
-        return self._sign < 0 or (self._sign == 0 and K.device.type == "cpu" and concrete(K) and bool(K < 0))
+        return self._sign < 0 or (
+            self._sign == 0 and K.device.type == "cpu" and is_concrete(K) and bool(K < 0)
+        )
 
     def _exp(self, K: Tensor, p: Tensor, v: Tensor) -> Tensor:
         C, S = self._half_step(K, v)
-        a, k_ss = 1 + K * sq(p), 1 - C * C if self._sign else K * sq(S)
-        step = a / (a - K * sq(C * p + S))
+        a, k_ss = 1 + K * squared_norm(p), 1 - C * C if self._sign else K * squared_norm(S)
+        step = a / (a - K * squared_norm(C * p + S))
         y = (1 - step * k_ss) * p + (step * C) * S
         far = (K > 0) & ((2 < step) | (2 * k_ss > C * C))
-        if may_hold(far):
+        if maybe_any(far):
             y = torch.where(far, self._far_exp(K, p, C, S, a, k_ss), y)
         return inside(K, y) if self._sign <= 0 else y
 
@@ -191,31 +213,41 @@ class StereographicGeometry(Geometry):
         D = _cross(K, C, p, S)
         lost = D < a * (eps / 8) ** 2
         y = ((C * C - k_ss - 2 * K * C * (p * S).sum(0)) * p + a * C * S) / torch.where(lost, 1.0, D)
-        unit = S / torch.where(lost, safe_sqrt(sq(S)), 1.0)
+        unit = S / torch.where(lost, safe_sqrt(squared_norm(S)), 1.0)
         return torch.where(lost, unit / (eps * torch.where(lost, K, 1.0).sqrt()), y)
 
     def _chord(self, K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
         r"""a, δ, |δ|², ab, whether q is beyond a right angle, and the ratio of half the angle to its sine."""
-        a, b, delta = 1 + K * sq(p), 1 + K * sq(q), q - p
-        n, ab = sq(delta), a * b
+        a, b, delta = 1 + K * squared_norm(p), 1 + K * squared_norm(q), q - p
+        n, ab = squared_norm(delta), a * b
         s = K * n / ab
         far = s > 0.5
-        if self._sign < 0 or not may_hold(far):
+        if self._sign < 0 or not maybe_any(far):
             return a, delta, n, ab, far, arcsinc_sqrt(s, self._sign)
         sin = torch.where(far, s, 1.0).sqrt()
         cos = safe_sqrt(torch.where(far, _cross(K, 1.0, p, -q) / ab, 1.0))
-        return a, delta, n, ab, far, torch.where(far, torch.atan2(cos, sin).neg().add(0.5 * math.pi) / sin,
-                                                 arcsinc_sqrt(torch.where(far, 0.0, s), self._sign))
+        return (
+            a,
+            delta,
+            n,
+            ab,
+            far,
+            torch.where(
+                far,
+                torch.atan2(cos, sin).neg().add(0.5 * math.pi) / sin,
+                arcsinc_sqrt(torch.where(far, 0.0, s), self._sign),
+            ),
+        )
 
     def _log(self, K: Tensor, p: Tensor, q: Tensor) -> Tensor:
         a, delta, n, ab, far, f = self._chord(K, p, q)
         kn = K * n
         scale = 2 * f * (ab * torch.where(far, ab, ab - kn)).rsqrt()
         v = (scale * a) * delta + (scale * kn) * p
-        if not may_hold(far):
+        if not maybe_any(far):
             return v
-        u = torch.where(far, a * q - (1 + K * (2 * (p * q).sum(0) - sq(q))) * p, 0.0)
-        length = safe_sqrt(sq(u))
+        u = torch.where(far, a * q - (1 + K * (2 * (p * q).sum(0) - squared_norm(q))) * p, 0.0)
+        length = safe_sqrt(squared_norm(u))
         cut = far & (length == 0)
         u = torch.where(cut, torch.cat([torch.ones_like(p[:1]), torch.zeros_like(p[1:])]), u)
         dist = 2 * f * (torch.where(far, n, 1.0) / ab).sqrt()
@@ -226,14 +258,15 @@ class StereographicGeometry(Geometry):
         return 2 * f * safe_sqrt(n / ab)
 
     def _geodesic(self, K: Tensor, p: Tensor, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        r"""With :math:`B = Cv - K(S\cdot v)p` the velocity is v mirrored in the line of B, over :math:`\lambda`."""
-        v = u * (2 / (1 + K * sq(p)))
+        r"""With :math:`B = Cv - K(S\cdot v)p` the velocity is v mirrored in the line of B, over
+        :math:`\lambda`."""
+        v = u * (2 / (1 + K * squared_norm(p)))
         y = self.exp_frame(p.t(), (t * v).t()).t()
         C, S = self._half_step(K, t * v)
         B = C * v - (K * (S * v).sum(0)) * p
-        bb = sq(B)
+        bb = squared_norm(B)
         w = (2 * (B * v).sum(0) / torch.where(bb == 0, 1.0, bb)) * B - v
-        return y, torch.where(bb == 0, v, w) * (0.5 * (1 + K * sq(y)))
+        return y, torch.where(bb == 0, v, w) * (0.5 * (1 + K * squared_norm(y)))
 
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         """For K > 0 the velocity on the sphere of radius :math:`1/\\sqrt K` in one dimension more."""
@@ -251,7 +284,8 @@ class StereographicGeometry(Geometry):
             return super().log_wrapped(p, v, base)
         return log_wound_normal(v, base, v.shape[-1] - 1, root=self.curvature(v).sqrt())
 
-    # --- globals -----------------------------------------------------------------------------------------------------
+    # --- globals
+    # ------------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
         return math.inf if self.has_chart else math.pi / math.sqrt(self.manifold.k.item())
 
@@ -269,24 +303,36 @@ class StereographicGeometry(Geometry):
         if self.has_chart or d < 2:  # on the circle E|x| diverges
             return super().uniform_moments(event_shape, dtype=dtype, device=device)
         mean = torch.zeros(torch.Size(event_shape), dtype=dtype, device=device)
-        variance = math.inf if d == 2 else 1 / (self.curvature(mean) * (d - 2))  # |x|^2 is u/(1 - u) / K, u Beta(d/2, d/2)
+        variance = (
+            math.inf if d == 2 else 1 / (self.curvature(mean) * (d - 2))
+        )  # |x|^2 is u/(1 - u) / K, u Beta(d/2, d/2)
         return mean, torch.ones_like(mean) * variance
 
     def uniform_sample(
-        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+        self,
+        shape: Sequence[int],
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
     ) -> Tensor:
         if self.has_chart:
             return super().uniform_sample(shape, event_shape, dtype=dtype, device=device)
-        z = SphereGeometry(geoopt.Sphere()).uniform_sample(shape, (event_shape[-1] + 1,), dtype=dtype, device=device)
+        z = SphereGeometry(geoopt.Sphere()).uniform_sample(
+            shape, (event_shape[-1] + 1,), dtype=dtype, device=device
+        )
         return sphere_to_stereographic(z, self.curvature(z))
 
 
 def sphere_to_stereographic(z: Tensor, K: Tensor) -> Tensor:
-    r"""Chart of the unit sphere scaled to curvature K > 0: :math:`z_{2:}/(\sqrt K(1 + z_1))`, infinity held finite."""
+    r"""Chart of the unit sphere scaled to curvature K > 0: :math:`z_{2:}/(\sqrt K(1 + z_1))`, infinity held
+    finite."""
     first, rest = z[..., :1], z[..., 1:]
     q = rest.square().sum(-1, keepdim=True)
     south, lost = first < 0, q < torch.finfo(z.dtype).eps ** 2
-    e = torch.nn.functional.pad(torch.ones_like(first), (0, rest.shape[-1] - 1)) * (1 / torch.finfo(z.dtype).eps)
+    e = torch.nn.functional.pad(torch.ones_like(first), (0, rest.shape[-1] - 1)) * (
+        1 / torch.finfo(z.dtype).eps
+    )
     far = torch.where(lost, e, rest * ((1 - first) / torch.where(lost, 1.0, q)))
     return torch.where(south, far, rest / torch.where(south, 1.0, 1 + first)) / K.sqrt()
 

@@ -1,7 +1,8 @@
-r"""Orthonormal p-frames in :math:`\mathbb R^n`, the Stiefel manifold :math:`V_{n,p}`, in both metrics that geoopt has.
+r"""Orthonormal p-frames in :math:`\mathbb R^n`, the Stiefel manifold :math:`V_{n,p}`, in both metrics that
+geoopt has.
 
-A tangent vector is :math:`u = XA + X_\perp B` with A skew. Its coordinates are the entries of A below the diagonal and
-those of B; for the Euclidean metric the former times :math:`\sqrt2`:
+A tangent vector is :math:`u = XA + X_\perp B` with A skew. Its coordinates are the entries of A below the
+diagonal and those of B; for the Euclidean metric the former times :math:`\sqrt2`:
 
 .. math::
     |u|^2_{\rm canonical} = \tfrac12|A|^2 + |B|^2, \qquad |u|^2_{\rm Euclidean} = |A|^2 + |B|^2
@@ -12,11 +13,13 @@ Geodesics, with :math:`A = X^\top u,\ S = u^\top u` [1, eq. 2.41 and 2.42 withou
     \gamma_c(t) = [X, u]\,e^{tW_c}\!\begin{bmatrix} I\\0\end{bmatrix},\;
     W_c = \begin{bmatrix} 0 & -(S + A^2)\\ I & A\end{bmatrix},
     \quad
-    \gamma_e(t) = [X, u]\,e^{tW_e}\!\begin{bmatrix} I\\0\end{bmatrix} e^{-tA},\; W_e = \begin{bmatrix} A & -S\\ I & A\end{bmatrix}
+    \gamma_e(t) = [X, u]\,e^{tW_e}\!\begin{bmatrix} I\\0\end{bmatrix} e^{-tA},\; W_e = \begin{bmatrix} A &
+    -S\\ I & A\end{bmatrix}
 
-References: [1] Edelman, Arias & Smith, SIAM J. Matrix Anal. 20 (1998); [2] Zimmermann & Hueper, SIAM J. Matrix Anal. 43
-(2022), shooting for the logarithm; [3] Rentmeesters (2013), thesis, ch. 5, and Zimmermann & Stoye (2024), injectivity radii.
-geoopt's ``expmap`` for the canonical metric is a Cayley retraction, and its ``proju`` there is no projection.
+References: [1] Edelman, Arias & Smith, SIAM J. Matrix Anal. 20 (1998); [2] Zimmermann & Hueper, SIAM J.
+Matrix Anal. 43 (2022), shooting for the logarithm; [3] Rentmeesters (2013), thesis, ch. 5, and Zimmermann &
+Stoye (2024), injectivity radii. geoopt's ``expmap`` for the canonical metric is a Cayley retraction, and its
+``proju`` there is no projection.
 """
 
 import math
@@ -64,7 +67,8 @@ def _expm_and_derivative(w: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Log(BatchFunction):
-    """Frame coordinates of log_p(q), found by shooting; the derivative is that of the implicit equation exp_p(v) = q."""
+    """Frame coordinates of log_p(q), found by shooting; the derivative is that of the implicit equation
+    exp_p(v) = q."""
 
     ranks = (2, 2)
 
@@ -80,7 +84,8 @@ class _Log(BatchFunction):
 
     @staticmethod
     def _miss(ctx: Any) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
-        """The Jacobian of the left side, and the equation as a function of p and q at the v that solves it."""
+        """The Jacobian of the left side, and the equation as a function of p and q at the v that solves
+        it."""
         p, q, v = ctx.saved_tensors
         geo = ctx.geo
         return geo._jacobian(p, v), lambda p_, q_: geo.from_tangent(q, q_ - geo.exp_frame(p_, v))
@@ -89,7 +94,10 @@ class _Log(BatchFunction):
     def jvp(ctx: Any, p_tangent: Tensor | None, q_tangent: Tensor | None, _: Any) -> Tensor:  # type: ignore[override]
         jacobian, miss = _Log._miss(ctx)
         p, q, _ = ctx.saved_tensors
-        moved = (torch.zeros_like(p) if p_tangent is None else p_tangent, torch.zeros_like(q) if q_tangent is None else q_tangent)
+        moved = (
+            torch.zeros_like(p) if p_tangent is None else p_tangent,
+            torch.zeros_like(q) if q_tangent is None else q_tangent,
+        )
         return torch.linalg.solve(jacobian, torch.func.jvp(miss, (p, q), moved)[1].unsqueeze(-1)).squeeze(-1)
 
     @staticmethod
@@ -102,12 +110,13 @@ class _Log(BatchFunction):
 
 @register_geometry(geoopt.Stiefel)
 class StiefelGeometry(Geometry):
-    r"""Geometry of :math:`V_{n,p}`, points of shape ``(n, p)``; ``geoopt.Stiefel(canonical=True)`` or ``False`` picks the metric.
+    r"""Geometry of :math:`V_{n,p}`, points of shape ``(n, p)``; ``geoopt.Stiefel(canonical=True)`` or
+    ``False`` picks the metric.
 
-    The volume is :math:`\prod_{k=n-p}^{n-1} |S^k|` (canonical), times :math:`2^{p(p-1)/4}` (Euclidean). :meth:`log` shoots:
-    Newton's method along a path from p to q, right within the injectivity radius, beyond it a geodesic that need not be
-    the shortest, or an error. :meth:`log_det_exp` is the log-determinant of the automatic Jacobian. The frame is smooth
-    wherever :math:`I + X_{1:p}` is well conditioned.
+    The volume is :math:`\prod_{k=n-p}^{n-1} |S^k|` (canonical), times :math:`2^{p(p-1)/4}` (Euclidean).
+    :meth:`log` shoots: Newton's method along a path from p to q, right within the injectivity radius, beyond
+    it a geodesic that need not be the shortest, or an error. :meth:`log_det_exp` is the log-determinant of
+    the automatic Jacobian. The frame is smooth wherever :math:`I + X_{1:p}` is well conditioned.
 
     :raises ValueError: for p > n; in :meth:`log`, if no geodesic is found.
 
@@ -128,13 +137,16 @@ class StiefelGeometry(Geometry):
     def dim(self, event_shape: Sequence[int]) -> int:
         n, p = event_shape
         if p > n:
-            raise ValueError(f"points: got event shape {tuple(event_shape)}, expected (n, p) with p <= n; transpose the matrix.")
+            raise ValueError(
+                f"points: got event shape {tuple(event_shape)}, expected (n, p) with p <= n; transpose the "
+                f"matrix."
+            )
         return n * p - p * (p + 1) // 2
 
     def point_shape(self, dim: int) -> torch.Size:
         raise ValueError(
-            f"dim: frames of different shapes have dimension {dim}, which says too little; give a base point (loc), or fix the "
-            "shape: geoopt.ProductManifold((geoopt.Stiefel(), (n, p)))."
+            f"dim: frames of different shapes have dimension {dim}, which says too little; give a base point "
+            "(loc), or fix the shape: geoopt.ProductManifold((geoopt.Stiefel(), (n, p)))."
         )
 
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
@@ -145,7 +157,9 @@ class StiefelGeometry(Geometry):
     def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         return self.base_point(self.point_shape(dim), dtype=dtype, device=device)
 
-    def base_point(self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
         return torch.eye(*event_shape, dtype=dtype, device=device)
 
     def project(self, x: Tensor) -> Tensor:
@@ -155,12 +169,14 @@ class StiefelGeometry(Geometry):
         a = p.mT @ u
         return u - p @ (a + a.mT) / 2
 
-    # --- frames ------------------------------------------------------------------------------------------------------
+    # --- frames
+    # ------------------------------------------------------------------------------------------------
     @staticmethod
     def complement(x: Tensor) -> Tensor:
         r"""Orthonormal :math:`X_\perp = E_\perp - (XD + E)(I + DX_1^\top)^{-1} D X_2^\top`, rational in X.
 
-        The signs D are 1 unless that would be badly conditioned; then those of a stable elimination without pivoting.
+        The signs D are 1 unless that would be badly conditioned; then those of a stable elimination without
+        pivoting.
         """
         n, p = x.shape[-2:]
         eye = torch.eye(n, dtype=x.dtype, device=x.device)
@@ -180,7 +196,8 @@ class StiefelGeometry(Geometry):
         b = (self.complement(p).mT @ u).flatten(-2)
         return torch.cat([vee(p.mT @ u) * self._weight, b], -1) if p.shape[-1] > 1 else b
 
-    # --- geodesics ---------------------------------------------------------------------------------------------------
+    # --- geodesics
+    # ------------------------------------------------------------------------------------------------
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device)[..., None, None]
         u = t * u
@@ -193,7 +210,9 @@ class StiefelGeometry(Geometry):
         eye = torch.eye(k, dtype=p.dtype, device=p.device).expand_as(a)
         corner = (s + a @ a) / c if self.canonical else s / c
         top = torch.cat([torch.zeros_like(a) if self.canonical else a, -corner], -1)
-        flow = torch.cat([p.expand_as(u), u / c], -1) @ torch.linalg.matrix_exp(torch.cat([top, torch.cat([c * eye, a], -1)], -2))
+        flow = torch.cat([p.expand_as(u), u / c], -1) @ torch.linalg.matrix_exp(
+            torch.cat([top, torch.cat([c * eye, a], -1)], -2)
+        )
         q, w = flow[..., :k], flow[..., k:] * c
         if not self.canonical:
             turn = torch.linalg.matrix_exp(-a)
@@ -208,14 +227,19 @@ class StiefelGeometry(Geometry):
         d = v.shape[-1]
         batch = torch.broadcast_shapes(p.shape[:-2], v.shape[:-1])
         p, v = p.expand(batch + p.shape[-2:]), v.expand(batch + (d,))
-        basis = torch.eye(d, dtype=v.dtype, device=v.device).reshape((d,) + (1,) * len(batch) + (d,)).repeat((1,) + batch + (1,))
+        basis = (
+            torch.eye(d, dtype=v.dtype, device=v.device)
+            .reshape((d,) + (1,) * len(batch) + (d,))
+            .repeat((1,) + batch + (1,))
+        )
         q, columns = self._exp_and_derivative(p, self.to_tangent(p, v), self.to_tangent(p, basis))
         return self.from_tangent(q, columns).movedim(0, -1)
 
     def _exp_and_derivative(self, p: Tensor, u: Tensor, du: Tensor) -> tuple[Tensor, Tensor]:
         r"""exp_p(u), and its derivatives along the tangent vectors ``du``, stacked in front; with
 
-        .. math:: \exp\begin{bmatrix} W & dW\\ 0 & W\end{bmatrix} = \begin{bmatrix} e^W & d(e^W)\\ 0 & e^W\end{bmatrix}
+        .. math:: \exp\begin{bmatrix} W & dW\\ 0 & W\end{bmatrix} = \begin{bmatrix} e^W & d(e^W)\\ 0 &
+        e^W\end{bmatrix}
         """
         k = p.shape[-1]
         a, s = p.mT @ u, u.mT @ u
@@ -242,7 +266,8 @@ class StiefelGeometry(Geometry):
 
     @torch.no_grad()
     def _shoot(self, p: Tensor, q: Tensor) -> Tensor:
-        """Newton along the projected chord from p to q; pairs that fail try again along chords bent to one side."""
+        """Newton along the projected chord from p to q; pairs that fail try again along chords bent to one
+        side."""
         batch, eps = p.shape[:-2], torch.finfo(p.dtype).eps
         p, q = p.reshape((-1,) + p.shape[-2:]), q.reshape((-1,) + q.shape[-2:])
         out, todo = torch.zeros_like(self.from_tangent(p, q)), torch.arange(len(p), device=p.device)
@@ -261,8 +286,9 @@ class StiefelGeometry(Geometry):
             if not todo.numel():
                 return out.reshape(batch + out.shape[1:])
         raise ValueError(
-            f"q: no geodesic found from p for {todo.numel()} of {len(p)} pairs; the logarithm is computed within about the "
-            f"injectivity radius ({self.injectivity_radius(p.shape[-2:]):.3f}). For laws without it use ManifoldUniform."
+            f"q: no geodesic found from p for {todo.numel()} of {len(p)} pairs; the logarithm is computed "
+            f"within about the injectivity radius ({self.injectivity_radius(p.shape[-2:]):.3f}). For "
+            "distributions without it use ManifoldUniform."
         )
 
     def _newton(self, p: Tensor, v: Tensor, target: Tensor, steps: int, tolerance: float) -> Tensor:
@@ -286,7 +312,8 @@ class StiefelGeometry(Geometry):
         return norm(self.log_frame(p, q))
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
-        """Windings on the sphere (p = 1); else ``v`` alone, which is all there is within the injectivity radius.
+        """Windings on the sphere (p = 1); else ``v`` alone, which is all there is within the injectivity
+        radius.
 
         :raises NotImplementedError: for a ``radius`` beyond it.
         """
@@ -294,7 +321,9 @@ class StiefelGeometry(Geometry):
             return windings(v, radius, math.pi)
         reach = self.injectivity_radius(p.shape[-2:])
         if radius > reach:
-            raise NotImplementedError(f"{self.manifold.name}: preimages longer than {reach:.3g} are not known, got {radius:.3g}.")
+            raise NotImplementedError(
+                f"{self.manifold.name}: preimages longer than {reach:.3g} are not known, got {radius:.3g}."
+            )
         return v.unsqueeze(0)
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
@@ -308,8 +337,9 @@ class StiefelGeometry(Geometry):
         widest = largest_sd(base)
         if widest * sigmas > reach:
             raise NotImplementedError(
-                f"{self.manifold.name}: a normal this wide (sd {widest:.3g}) wraps around, and its windings are not known; "
-                f"use a scale below {reach / sigmas:.2g}, or truncated=True with an isotropic scale."
+                f"{self.manifold.name}: a normal this wide (sd {widest:.3g}) wraps around, and its windings "
+                f"are not known; use a scale below {reach / sigmas:.2g}, or truncated=True with an isotropic "
+                "scale."
             )
         return base.log_prob(v) - self.log_det_exp(p, v)
 
@@ -330,7 +360,12 @@ class StiefelGeometry(Geometry):
         return moments_of_unit_columns(event_shape, dtype, device)
 
     def uniform_sample(
-        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+        self,
+        shape: Sequence[int],
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
     ) -> Tensor:
         return haar(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device)
 

@@ -1,15 +1,17 @@
-r"""What manifolds embedded in :math:`\mathbb R^D` by formulas of the user's share: all geometry from one projected step.
+r"""What manifolds embedded in :math:`\mathbb R^D` by formulas of the user's share: all geometry from one
+projected step.
 
-With :math:`N_p, T_p` orthonormal bases of the normal and the tangent space, one step of RATTLE for a free particle is
+With :math:`N_p, T_p` orthonormal bases of the normal and the tangent space, one step of RATTLE for a free
+particle is
 
 .. math::
     q = p + t\,u + N_p\lambda \in M, \qquad v = T_qT_q^\top\,(q - p)/t,
 
-symmetric, symplectic and of order 2 [1]. Its error expands in even powers of the step, so Richardson extrapolation over
-numbers of steps gives the exact geodesic to rounding [2, sec. II.9].
+symmetric, symplectic and of order 2 [1]. Its error expands in even powers of the step, so Richardson
+extrapolation over numbers of steps gives the exact geodesic to rounding [2, sec. II.9].
 
-References: [1] Andersen, J. Comput. Phys. 52 (1983); Hairer, Lubich & Wanner, *Geometric Numerical Integration* (2006),
-sec. VII.1.4; [2] Hairer, Norsett & Wanner, *Solving ODEs I* (1993).
+References: [1] Andersen, J. Comput. Phys. 52 (1983); Hairer, Lubich & Wanner, *Geometric Numerical
+Integration* (2006), sec. VII.1.4; [2] Hairer, Norsett & Wanner, *Solving ODEs I* (1993).
 """
 
 from abc import abstractmethod
@@ -20,9 +22,9 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.components import concrete
 from ..ops.newton import ConvergenceError
 from ..ops.numerics import norm
+from ..ops.tracing import is_concrete
 from .base import Geometry, geometry
 
 __all__ = ["Submanifold", "SubmanifoldGeometry"]
@@ -51,9 +53,16 @@ class Submanifold(geoopt.Manifold):
 
     def _check_shape(self, shape: Any, name: str) -> tuple[bool, str | None]:
         ok = tuple(shape[len(shape) - self.ndim :]) == tuple(self.event_shape)
-        return ok, None if ok else f"`{name}` should have trailing shape {tuple(self.event_shape)}, got {tuple(shape)}"
+        return (
+            ok,
+            None
+            if ok
+            else f"`{name}` should have trailing shape {tuple(self.event_shape)}, got {tuple(shape)}",
+        )
 
-    def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
+    def _check_point_on_manifold(
+        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
         ok = bool(geometry(self).contains(x, atol).all())
         return ok, None if ok else f"not on the manifold (atol={atol})"
 
@@ -77,7 +86,9 @@ class Submanifold(geoopt.Manifold):
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         q, ok = SubmanifoldGeometry.of(self).retract(x, u)
         if not bool(ok.all()):
-            raise ConvergenceError(f"retr: no point of {self.name} was found above the step; take a shorter one.")
+            raise ConvergenceError(
+                f"retr: no point of {self.name} was found above the step; take a shorter one."
+            )
         return q
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
@@ -86,17 +97,22 @@ class Submanifold(geoopt.Manifold):
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
         return (u * (u if v is None else v)).sum(tuple(range(-self.ndim, 0)), keepdim=keepdim)
 
-    def origin(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42) -> Tensor:
-        shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size) or self.event_shape
+    def origin(
+        self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42
+    ) -> Tensor:
+        shape = (
+            tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size) or self.event_shape
+        )
         x = geometry(self).base_point(self.event_shape, dtype=dtype, device=device)
         return geoopt.ManifoldTensor(x.expand(shape).clone(), manifold=self)
 
 
 class SubmanifoldGeometry(Geometry):
-    """Everything from two things a subclass gives for flat points ``(n, D)``: bases at a point, and a projected step.
+    """Everything from two things a subclass gives for flat points ``(n, D)``: bases at a point, and a
+    projected step.
 
-    :meth:`exp` and :meth:`geodesic` are numerical, to about 1e-12 in float64, and slow; kernels take single steps
-    (:meth:`step`) instead. What would need the inverse of exp raises, and says what to do.
+    :meth:`exp` and :meth:`geodesic` are numerical, to about 1e-12 in float64, and slow; kernels take single
+    steps (:meth:`step`) instead. What would need the inverse of exp raises, and says what to do.
 
     :raises ConvergenceError: where an iteration does not end within its bound.
     """
@@ -114,7 +130,8 @@ class SubmanifoldGeometry(Geometry):
         assert isinstance(geo, SubmanifoldGeometry)
         return geo
 
-    # --- what subclasses give, on flat points (n, D) -----------------------------------------------------------------
+    # --- what subclasses give, on flat points (n, D)
+    # -----------------------------------------------------------------
     @abstractmethod
     def _bases(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Orthonormal bases of the normal and the tangent space, ``(n, D, m)`` and ``(n, D, dim)``."""
@@ -131,7 +148,8 @@ class SubmanifoldGeometry(Geometry):
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A point near x, and whether it was found."""
 
-    # --- shapes ------------------------------------------------------------------------------------------------------
+    # --- shapes
+    # ------------------------------------------------------------------------------------------------
     def _flat(self, *xs: Tensor) -> tuple[torch.Size, list[Tensor]]:
         """The arrays, broadcast, as rows ``(n, D)``; and their batch shape."""
         xs = torch.broadcast_tensors(*xs)
@@ -152,8 +170,9 @@ class SubmanifoldGeometry(Geometry):
     def dim(self, event_shape: Sequence[int]) -> int:
         if tuple(event_shape) != tuple(self.manifold.event_shape):
             raise ValueError(
-                f"points: got event shape {tuple(event_shape)}, expected {tuple(self.manifold.event_shape)}, that of "
-                f"{self.manifold.name}'s own point; reshape them, or make the manifold with a point of that shape."
+                f"points: got event shape {tuple(event_shape)}, expected {tuple(self.manifold.event_shape)}, "
+                f"that of {self.manifold.name}'s own point; reshape them, or make the manifold with a point "
+                "of that shape."
             )
         return self.manifold.dim
 
@@ -168,7 +187,8 @@ class SubmanifoldGeometry(Geometry):
         out = point.to(dtype=dtype or point.dtype, device=device or point.device)
         return out if out.dtype == point.dtype else self.project(out)  # exact in its own precision
 
-    # --- membership and projection -----------------------------------------------------------------------------------
+    # --- membership and projection
+    # -----------------------------------------------------------------------------------
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
         atol = torch.finfo(x.dtype).eps ** 0.5 if atol is None else atol
         batch, (flat,) = self._flat(x)
@@ -177,11 +197,12 @@ class SubmanifoldGeometry(Geometry):
     def project(self, x: Tensor) -> Tensor:
         batch, (flat,) = self._flat(x)
         q, ok = self._project(flat)
-        if concrete(ok) and not bool(ok.all()):
+        if is_concrete(ok) and not bool(ok.all()):
             seen = flat[~ok][0].detach().tolist()
             raise ConvergenceError(
-                f"project: no point of {self.manifold.name} was found from {[round(s, 6) for s in seen]}; start nearer to it, "
-                f"for instance from manifold.point = {[round(s, 6) for s in self.manifold.point.flatten().tolist()]}."
+                f"project: no point of {self.manifold.name} was found from {[round(s, 6) for s in seen]}; "
+                "start nearer to it, for instance from manifold.point = "
+                f"{[round(s, 6) for s in self.manifold.point.flatten().tolist()]}."
             )
         return self._shaped(batch, q)
 
@@ -201,7 +222,8 @@ class SubmanifoldGeometry(Geometry):
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return self.to_tangent(p, v).flatten(-self.event_dim)
 
-    # --- steps -------------------------------------------------------------------------------------------------------
+    # --- steps
+    # ------------------------------------------------------------------------------------------------
     def retract(self, p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         r"""The point of M in :math:`p + u + N_pM`, and for each whether Newton's method found it."""
         if p.shape != u.shape:
@@ -219,20 +241,30 @@ class SubmanifoldGeometry(Geometry):
 
     @torch.no_grad()
     def wander(self, p: Tensor, steps: int = 30) -> Tensor:
-        """Points scattered over the component of M that ``p`` is in, by a random walk of projected steps; not uniform."""
+        """Points scattered over the component of M that ``p`` is in, by a random walk of projected steps; not
+        uniform."""
         size = 0.5 * (1 + self._size(p))
         for _ in range(steps):
-            v = torch.randn(p.shape[: p.dim() - self.event_dim] + (self.manifold.dim,), dtype=p.dtype, device=p.device)
+            v = torch.randn(
+                p.shape[: p.dim() - self.event_dim] + (self.manifold.dim,), dtype=p.dtype, device=p.device
+            )
             q, ok = self.retract(p, self.to_tangent(p, size.unsqueeze(-1) * v))
             size = torch.where(ok, size, size / 2)
             p = torch.where(ok.reshape(ok.shape + (1,) * self.event_dim), q, p)
         return p
 
-    # --- exponential map ---------------------------------------------------------------------------------------------
+    # --- exponential map
+    # ------------------------------------------------------------------------------------------------
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device)
-        batch = torch.broadcast_shapes(p.shape[: p.dim() - self.event_dim], u.shape[: u.dim() - self.event_dim], t.shape)
-        p, u, t = p.expand(batch + self.manifold.event_shape), u.expand(batch + self.manifold.event_shape), t.expand(batch)
+        batch = torch.broadcast_shapes(
+            p.shape[: p.dim() - self.event_dim], u.shape[: u.dim() - self.event_dim], t.shape
+        )
+        p, u, t = (
+            p.expand(batch + self.manifold.event_shape),
+            u.expand(batch + self.manifold.event_shape),
+            t.expand(batch),
+        )
         tol = torch.finfo(p.dtype).eps ** 0.75
         speed = self._size(u)
         rows: list[Tensor] = []  # the last row of the extrapolation table
@@ -243,7 +275,7 @@ class SubmanifoldGeometry(Geometry):
             for _ in range(n):
                 q, w, ok = self.step(q, w, t / n)
                 fine = fine & ok
-            if concrete(fine) and not bool(fine.all()):
+            if is_concrete(fine) and not bool(fine.all()):
                 rows = []
                 continue
             new = [torch.stack([q, w])]
@@ -252,12 +284,12 @@ class SubmanifoldGeometry(Geometry):
             if rows:
                 gap = self._size((new[-1] - rows[-1])[0].detach()) / (1 + self._size(new[-1][0].detach()))
             rows = new
-            if concrete(gap) and bool((gap <= tol).all()):
+            if is_concrete(gap) and bool((gap <= tol).all()):
                 break
-        if concrete(gap) and not bool((gap <= 1e3 * tol).all()):
+        if is_concrete(gap) and not bool((gap <= 1e3 * tol).all()):
             raise ConvergenceError(
-                f"geodesic: a geodesic of length {float((speed * t.abs()).max()):.3g} on {self.manifold.name} needs more than "
-                f"{4 << (_LEVELS - 1)} steps; go in shorter pieces."
+                f"geodesic: a geodesic of length {float((speed * t.abs()).max()):.3g} on "
+                f"{self.manifold.name} needs more than {4 << (_LEVELS - 1)} steps; go in shorter pieces."
             )
         q, _ = self._project(rows[-1][0].reshape(batch.numel(), -1))
         q = self._shaped(batch, q)
@@ -280,7 +312,8 @@ class SubmanifoldGeometry(Geometry):
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         raise NotImplementedError(self._unknown("volume change of exp"))
 
-    # --- globals -----------------------------------------------------------------------------------------------------
+    # --- globals
+    # ------------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
         raise NotImplementedError(self._unknown("injectivity radius"))
 
@@ -288,13 +321,19 @@ class SubmanifoldGeometry(Geometry):
         raise NotImplementedError(self._unknown("volume"))
 
     def uniform_sample(
-        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+        self,
+        shape: Sequence[int],
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
     ) -> Tensor:
-        raise NotImplementedError(self._unknown("uniform law"))
+        raise NotImplementedError(self._unknown("uniform distribution"))
 
     def _unknown(self, what: str) -> str:
         return (
-            f"{self.manifold.name}: its {what} has no closed form, so laws that need it do not work here; give the site the "
-            "unnormalised law pyro.distributions.ImproperUniform(on(manifold), (), manifold.event_shape), add "
+            f"{self.manifold.name}: its {what} has no closed form, so distributions that need it do not work "
+            "here; give the site the unnormalised distribution "
+            "pyro.distributions.ImproperUniform(on(manifold), (), manifold.event_shape), add "
             "pyro.factor(name, log_density), and sample with GeodesicNUTS."
         )

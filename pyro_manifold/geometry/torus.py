@@ -4,7 +4,8 @@ r"""The flat torus :math:`T^d = (\mathbb R/2\pi)^d`, points given by their angle
     \exp_p(u) = \mathrm{wrap}(p + u), \qquad \log_p(q) = \mathrm{wrap}(q - p), \qquad \log\det d\exp = 0,
     \qquad \mathrm{vol}(T^d) = (2\pi)^d
 
-``wrap`` takes every angle to :math:`[-\pi,\pi)`: angles outside are accepted everywhere and mean the same point.
+``wrap`` takes every angle to :math:`[-\pi,\pi)`: angles outside are accepted everywhere and mean the same
+point.
 """
 
 import itertools
@@ -18,9 +19,9 @@ from torch import Tensor
 
 from ..ops.checks import common_shape, held
 from ..ops.circular import log_wrapped_normal, wrap
-from ..ops.components import concrete
 from ..ops.lattice import log_dual_sum, log_torus_normal
 from ..ops.numerics import norm
+from ..ops.tracing import is_concrete
 from ..ops.windings import normal_reach
 from .base import register_geometry
 from .euclidean import FlatGeometry
@@ -32,9 +33,11 @@ _MAX_TERMS = 200_000
 
 
 class Torus(geoopt.Manifold):
-    r"""Flat torus of any dimension as a geoopt manifold: points are d angles in radians, metric :math:`\sum d\theta_i^2`.
+    r"""Flat torus of any dimension as a geoopt manifold: points are d angles in radians, metric
+    :math:`\sum d\theta_i^2`.
 
-    Works with ``geoopt.ManifoldParameter`` and the Riemannian optimisers. Angles outside :math:`[-\pi,\pi)` are points too.
+    Works with ``geoopt.ManifoldParameter`` and the Riemannian optimisers. Angles outside :math:`[-\pi,\pi)`
+    are points too.
 
     >>> Torus().dist(torch.tensor([3.0]), torch.tensor([-3.0]))  # across the seam
     tensor(0.2832)
@@ -44,7 +47,9 @@ class Torus(geoopt.Manifold):
     ndim = 1
     reversible = True
 
-    def _check_point_on_manifold(self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> tuple[bool, str | None]:
+    def _check_point_on_manifold(
+        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
+    ) -> tuple[bool, str | None]:
         ok = bool(x.isfinite().all())
         return ok, None if ok else "angles must be finite"
 
@@ -87,7 +92,9 @@ class Torus(geoopt.Manifold):
         angles = (2 * torch.rand(*shape, dtype=dtype, device=device) - 1) * math.pi
         return geoopt.ManifoldTensor(angles, manifold=self)
 
-    def origin(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42) -> Tensor:
+    def origin(
+        self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42
+    ) -> Tensor:
         shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
         return geoopt.ManifoldTensor(torch.zeros(*shape, dtype=dtype, device=device), manifold=self)
 
@@ -96,9 +103,10 @@ class Torus(geoopt.Manifold):
 class TorusGeometry(FlatGeometry):
     r"""Geometry of the flat torus :math:`T^d`, points of shape ``(d,)``, origin 0, injectivity radius π.
 
-    The preimages of a point are a lattice, :math:`v + 2\pi\mathbb Z^d`. A wrapped normal with a diagonal covariance is a
-    product over the axes, each by its short sum; a full one sums what counts of the joint lattice or, if that is shorter, its
-    dual :math:`(2\pi)^{-d}\sum_{n\in\mathbb Z^d} e^{-n^\top\Sigma n/2}\cos(n\cdot v)`.
+    The preimages of a point are a lattice, :math:`v + 2\pi\mathbb Z^d`. A wrapped normal with a diagonal
+    covariance is a product over the axes, each by its short sum; a full one sums what counts of the joint
+    lattice or, if that is shorter, its dual
+    :math:`(2\pi)^{-d}\sum_{n\in\mathbb Z^d} e^{-n^\top\Sigma n/2}\cos(n\cdot v)`.
 
     >>> geo = TorusGeometry(Torus())
     >>> geo.exp(torch.tensor([3.0, 0.0]), torch.tensor([1.0, 1.0]))
@@ -118,7 +126,9 @@ class TorusGeometry(FlatGeometry):
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         k = max(1, math.ceil((radius + math.pi) / (2 * math.pi)))
-        return v + 2 * math.pi * _lattice([k] * v.shape[-1], v).reshape((-1,) + (1,) * (v.dim() - 1) + v.shape[-1:])
+        return v + 2 * math.pi * _lattice([k] * v.shape[-1], v).reshape(
+            (-1,) + (1,) * (v.dim() - 1) + v.shape[-1:]
+        )
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         """Axis by axis for independent coordinates, else by the shorter of the lattice sum and its dual."""
@@ -128,11 +138,11 @@ class TorusGeometry(FlatGeometry):
         if v.numel() == 0:
             return base.log_prob(v)
         tril = base._unbroadcasted_scale_tril
-        if not concrete(held(tril)):
+        if not is_concrete(held(tril)):
             return super().log_wrapped(p, v, base)  # the number of terms may not depend on the values
-        if concrete(v) and concrete(tril):
+        if is_concrete(v) and is_concrete(tril):
             return log_torus_normal(v, tril)
-        if concrete(tril) and float(torch.linalg.svdvals(tril.detach())[..., -1].min()) > 1.5:
+        if is_concrete(tril) and float(torch.linalg.svdvals(tril.detach())[..., -1].min()) > 1.5:
             return log_dual_sum(v, tril)
         sd = [float(held(s).max()) for s in marginal_sd(base).detach().unbind(-1)]
         reach = math.sqrt(v.shape[-1]) + normal_reach(v.dtype)
@@ -153,7 +163,12 @@ class TorusGeometry(FlatGeometry):
         return mean, torch.full_like(mean, math.pi**2 / 3)
 
     def uniform_sample(
-        self, shape: Sequence[int], event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+        self,
+        shape: Sequence[int],
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
     ) -> Tensor:
         u = torch.rand(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device)
         return (2 * u - 1) * math.pi
@@ -164,8 +179,11 @@ def _lattice(counts: Sequence[int], like: Tensor) -> Tensor:
     terms = math.prod([2 * k + 1 for k in counts])
     if terms > _MAX_TERMS:
         raise ValueError(
-            f"covariance: a full covariance in {len(counts)} dimensions as wide as this needs {terms:.1e} windings, at most "
-            f"{_MAX_TERMS} are summed; give a diagonal scale (the cost is then linear in the dimension) or a narrower one."
+            f"covariance: a full covariance in {len(counts)} dimensions as wide as this needs {terms:.1e} "
+            f"windings, at most {_MAX_TERMS} are summed; give a diagonal scale (the cost is then linear in "
+            "the dimension) or a narrower one."
         )
     axes = [sorted(range(-k, k + 1), key=abs) for k in counts]
-    return torch.tensor(list(itertools.product(*axes)), dtype=like.dtype, device=like.device).reshape(-1, len(counts))
+    return torch.tensor(list(itertools.product(*axes)), dtype=like.dtype, device=like.device).reshape(
+        -1, len(counts)
+    )

@@ -1,8 +1,10 @@
-r"""Tangent vectors that wind around closed geodesics, and the density of a normal of tangent vectors summed over them.
+r"""Tangent vectors that wind around closed geodesics, and the density of a normal of tangent vectors summed
+over them.
 
-Where all geodesics close with length :math:`2\pi/\sqrt K`, the vectors that reach one point lie on one line, the axis :math:`e`,
-and a normal :math:`\mathcal N(0, \Sigma)` restricted to that line is a normal of standard deviation
-:math:`s = (e^\top\Sigma^{-1}e)^{-1/2}`. The sum is then that of :func:`pyro_manifold.ops.windings.log_windings`.
+Where all geodesics close with length :math:`2\pi/\sqrt K`, the vectors that reach one point lie on one line,
+the axis :math:`e`, and a normal :math:`\mathcal N(0, \Sigma)` restricted to that line is a normal of standard
+deviation :math:`s = (e^\top\Sigma^{-1}e)^{-1/2}`. The sum is then that of
+:func:`pyro_manifold.ops.windings.log_windings`.
 """
 
 import math
@@ -12,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..ops.checks import held
-from ..ops.components import concrete
 from ..ops.numerics import norm
+from ..ops.tracing import is_concrete
 from ..ops.windings import log_windings, normal_reach
 
 __all__ = ["largest_sd", "log_wound_normal", "marginal_sd", "normal_radius", "windings"]
@@ -30,7 +32,8 @@ def axis_of(v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def windings(v: Tensor, radius: float, half_turn: Tensor | float) -> Tensor:
-    r"""The vectors :math:`(|v| + 2hk)\,v/|v|` of length up to about ``radius``, k = 0 first, where h is ``half_turn``.
+    r"""The vectors :math:`(|v| + 2hk)\,v/|v|` of length up to about ``radius``, k = 0 first, where h is
+    ``half_turn``.
 
     :raises ValueError: for more than 1000 turns.
 
@@ -41,8 +44,9 @@ def windings(v: Tensor, radius: float, half_turn: Tensor | float) -> Tensor:
     n = max(1, math.ceil((radius + half) / (2 * half)))
     if n > _MAX_TURNS:
         raise ValueError(
-            f"radius: a normal that reaches {radius:.3g} winds around {n} times, at most {_MAX_TURNS} turns are listed; give a "
-            "diagonal scale, whose windings have a closed form, a narrower one, or truncated=True."
+            f"radius: a normal that reaches {radius:.3g} winds around {n} times, at most {_MAX_TURNS} turns "
+            "are listed; give a diagonal scale, whose windings have a closed form, a narrower one, or "
+            "truncated=True."
         )
     _, axis = axis_of(v)
     turns = [2 * k for k in range(-n, n + 1) if k != 0]
@@ -51,18 +55,24 @@ def windings(v: Tensor, radius: float, half_turn: Tensor | float) -> Tensor:
 
 
 def marginal_sd(base: Any) -> Tensor:
-    """Standard deviations of the coordinates of a normal, ``batch + (d,)``; no square of them overflows, as in ``stddev``.
+    """Standard deviations of the coordinates of a normal, ``batch + (d,)``; no square of them overflows, as
+    in ``stddev``.
 
     :param base: ``Independent(Normal)`` or ``MultivariateNormal``.
 
     >>> marginal_sd(torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), 1e30), 1))
     tensor([1.0000e+30, 1.0000e+30])
     """
-    return norm(base.scale_tril) if isinstance(base, torch.distributions.MultivariateNormal) else base.base_dist.scale
+    return (
+        norm(base.scale_tril)
+        if isinstance(base, torch.distributions.MultivariateNormal)
+        else base.base_dist.scale
+    )
 
 
 def largest_sd(base: Any) -> float:
-    """Largest standard deviation along any direction and in any batch element; 2.5 when traced, where it has no value.
+    """Largest standard deviation along any direction and in any batch element; 2.5 when traced, where it has
+    no value.
 
     :param base: ``Independent(Normal)`` or ``MultivariateNormal``.
 
@@ -71,16 +81,18 @@ def largest_sd(base: Any) -> float:
     """
     full = isinstance(base, torch.distributions.MultivariateNormal)
     spread = (base.scale_tril if full else marginal_sd(base)).detach()
-    if not concrete(held(spread)):
+    if not is_concrete(held(spread)):
         return 2.5
     sd = held(torch.linalg.matrix_norm(spread, 2) if full else spread)
     return float(sd.max()) if sd.numel() else 0.0
 
 
 def normal_radius(base: Any) -> float:
-    r"""Length beyond which a centred normal of d coordinates has nothing left: :math:`(\sqrt d + c)` times its largest sd.
+    r"""Length beyond which a centred normal of d coordinates has nothing left: :math:`(\sqrt d + c)` times
+    its largest sd.
 
-    The length is chi-distributed with mean :math:`\sqrt d` sd and tails of a normal; :math:`e^{-c^2/2}` is below rounding.
+    The length is chi-distributed with mean :math:`\sqrt d` sd and tails of a normal; :math:`e^{-c^2/2}` is
+    below rounding.
 
     >>> base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(4), 1.0), 1)
     >>> round(normal_radius(base), 1)
@@ -111,17 +123,21 @@ def _on_axis(base: Any, e: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_wound_normal(v: Tensor, base: Any, power: int, half: int = 1, root: Tensor | float = 1.0) -> Tensor:
-    r"""Log density at :math:`\exp_p(v)`, with respect to volume, of the centred normal ``base`` of frame coordinates.
+    r"""Log density at :math:`\exp_p(v)`, with respect to volume, of the centred normal ``base`` of frame
+    coordinates.
 
     :param Tensor v: any of the vectors that reach the point, ``batch + (d,)``.
     :param base: as for :func:`largest_sd`; its batch broadcasts with that of v.
-    :param int power: of the volume change, see :func:`~pyro_manifold.ops.windings.log_windings`; likewise ``half``.
+    :param int power: of the volume change, see :func:`~pyro_manifold.ops.windings.log_windings`; likewise
+        ``half``.
     :param root: :math:`\sqrt K`.
 
     >>> base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(1), 0.1), 1)
     >>> log_wound_normal(torch.tensor([2 * torch.pi]), base, 0) - base.log_prob(torch.zeros(1))
     tensor(0.)
     """
-    r, e = axis_of(v) if v.shape[-1] > 1 else (v.squeeze(-1), torch.ones_like(v))  # even, and on a line smooth at 0
+    r, e = (
+        axis_of(v) if v.shape[-1] > 1 else (v.squeeze(-1), torch.ones_like(v))
+    )  # even, and on a line smooth at 0
     s, log_peak = _on_axis(base, e)
     return log_peak + log_windings(r * root, s * root, power, half)

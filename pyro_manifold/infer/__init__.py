@@ -2,11 +2,25 @@
 
 from .arviz import to_inference_data
 from .autoguide import AutoManifoldDelta, AutoManifoldMultivariateNormal, AutoManifoldNormal
-from .calibration import SBCResult, sbc
-from .diagnostics import FrechetMean, align_axes, frechet_mean, geodesic_ess, geodesic_r_hat, manifold_summary
+from .diagnostics import (
+    FrechetMean,
+    align_axes,
+    frechet_mean,
+    geodesic_ess,
+    geodesic_r_hat,
+    geodesic_statistics,
+    manifold_summary,
+)
 from .mcmc import GeodesicHMC, GeodesicNUTS, VectorizedMCMC
 from .optim import RiemannianAdam, RiemannianSGD
-from .reparam import AmbientReparam, CircularReparam, ManifoldReparam, ProjectedNormalReparam, WrappedNormalReparam
+from .reparam import (
+    AmbientReparam,
+    CircularReparam,
+    ManifoldReparam,
+    ProjectedNormalReparam,
+    WrappedNormalReparam,
+)
+from .sbc import LogLikelihood, SBCResult, default_statistics, sbc
 
 __all__ = [
     "AmbientReparam",
@@ -17,6 +31,7 @@ __all__ = [
     "FrechetMean",
     "GeodesicHMC",
     "GeodesicNUTS",
+    "LogLikelihood",
     "ManifoldReparam",
     "ProjectedNormalReparam",
     "RiemannianAdam",
@@ -25,9 +40,11 @@ __all__ = [
     "VectorizedMCMC",
     "WrappedNormalReparam",
     "align_axes",
+    "default_statistics",
     "frechet_mean",
     "geodesic_ess",
     "geodesic_r_hat",
+    "geodesic_statistics",
     "manifold_summary",
     "sbc",
     "to_inference_data",

@@ -16,7 +16,8 @@ __all__ = ["anywhere", "init_to_draw"]
 
 
 def anywhere(fn: Any, manifold: geoopt.Manifold) -> Tensor:
-    """A value for a site: uniform where there is such a distribution, scattered about the origin elsewhere."""
+    """A value for a site: uniform where there is such a distribution, scattered about the origin
+    elsewhere."""
     known = [v for v in (*vars(fn).values(), *manifold.state_dict().values()) if torch.is_tensor(v)]
     like = next(iter(known), torch.empty(0))
     geo = geometry(manifold)
@@ -32,10 +33,11 @@ def anywhere(fn: Any, manifold: geoopt.Manifold) -> Tensor:
 
 
 def init_to_draw(site: dict | None = None, *, fallback: Callable[..., Any] = init_to_feasible) -> Any:
-    """Initialise manifold sites at a draw of their prior, or anywhere where it has no sampler; others by ``fallback``.
+    """Initialise manifold sites at a draw of their prior, or anywhere where it has no sampler; others by
+    ``fallback``.
 
-    At one point for all, the origin say, distances between sites are 0 and have no gradient, and a point opposite to the answer
-    on a sphere is a saddle.
+    At one point for all, the origin say, distances between sites are 0 and have no gradient, and a point
+    opposite to the answer on a sphere is a saddle.
     """
     if site is None:
         return functools.partial(init_to_draw, fallback=fallback)

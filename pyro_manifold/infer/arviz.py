@@ -14,11 +14,18 @@ from pyro.infer import MCMC
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ..geometry import Geometry, ProductGeometry, SpecialOrthogonalGeometry, SphereGeometry, TorusGeometry, geometry
+from ..geometry import (
+    Geometry,
+    ProductGeometry,
+    SpecialOrthogonalGeometry,
+    SphereGeometry,
+    TorusGeometry,
+    geometry,
+)
 from ..ops.arguments import checked
 from ..ops.circular import wrap
-from .draws import collect, is_data
-from .frechet import frechet_mean
+from .diagnostics.frechet import frechet_mean
+from .diagnostics.samples import gather_samples, is_data
 from .mcmc.errors import ConvergenceError
 
 __all__ = ["to_inference_data"]
@@ -27,9 +34,11 @@ Labels = list[str]
 
 
 def sphere_angles(x: Tensor) -> tuple[Tensor, Labels]:
-    r"""Hyperspherical coordinates; on :math:`S^2` the polar angle from the third axis and the azimuth from the first.
+    r"""Hyperspherical coordinates; on :math:`S^2` the polar angle from the third axis and the azimuth from
+    the first.
 
-    .. math:: \varphi_i = \operatorname{atan2}(|x_{\text{rest}}|, x_i),\qquad \text{azimuth} = \operatorname{atan2}(x_2, x_1)
+    .. math:: \varphi_i = \operatorname{atan2}(|x_{\text{rest}}|, x_i),\qquad \text{azimuth} =
+    \operatorname{atan2}(x_2, x_1)
     """
     azimuth, polar, rest = torch.atan2(x[..., 1], x[..., 0]), [], x
     for i in range(x.shape[-1] - 1, 1, -1):
@@ -53,11 +62,15 @@ def _angles(geo: Geometry, x: Tensor, center: Tensor | None) -> tuple[Tensor, La
         v = geo.chart_inv(x)
         if v.shape[-1] == 1:
             return v, ["azimuth"]
-        return v, [f"rotation_{c}" for c in "xyz"] if v.shape[-1] == 3 else [f"rotation_{i + 1}" for i in range(v.shape[-1])]
+        return v, [f"rotation_{c}" for c in "xyz"] if v.shape[-1] == 3 else [
+            f"rotation_{i + 1}" for i in range(v.shape[-1])
+        ]
     if isinstance(geo, ProductGeometry):
         centers = [None] * len(geo.factors) if center is None else geo.split(center)
         parts = [_angles(g, y, c) for g, y, c in zip(geo.factors, geo.split(x), centers, strict=True)]
-        return torch.cat([v for v, _ in parts], -1), [f"{i}.{n}" for i, (_, names) in enumerate(parts) for n in names]
+        return torch.cat([v for v, _ in parts], -1), [
+            f"{i}.{n}" for i, (_, names) in enumerate(parts) for n in names
+        ]
     return _chart(geo, x, None if geo.has_chart else center)
 
 
@@ -74,7 +87,9 @@ def _needs_center(geo: Geometry, coords: str) -> bool:
         return False
     if coords == "angles" and isinstance(geo, ProductGeometry):
         return any(_needs_center(g, coords) for g in geo.factors)
-    return coords == "chart" or not isinstance(geo, SphereGeometry | TorusGeometry | SpecialOrthogonalGeometry)
+    return coords == "chart" or not isinstance(
+        geo, SphereGeometry | TorusGeometry | SpecialOrthogonalGeometry
+    )
 
 
 COORDINATES: dict[str, Callable[[Geometry, Tensor, Tensor | None], tuple[Tensor, Labels]]] = {
@@ -90,7 +105,8 @@ def _arviz() -> Any:
 
 
 def _from_dict(groups: dict[str, dict[str, Any]], dims: dict[str, list[str]], coords: dict[str, Any]) -> Any:
-    """ArviZ 1.x takes one dict of groups and gives a DataTree; 0.x takes a keyword per group and gives InferenceData."""
+    """ArviZ 1.x takes one dict of groups and gives a DataTree; 0.x takes a keyword per group and gives
+    InferenceData."""
     f = _arviz().from_dict
     if "posterior" in inspect.signature(f).parameters:
         return f(**groups, dims=dims, coords=coords)
@@ -117,9 +133,13 @@ class _Converter:
             geo = geometry(self.manifolds[name])
             if name not in self.centers and _needs_center(geo, self.kind):
                 try:
-                    self.centers[name] = frechet_mean(geo.manifold, x.flatten(0, lead - 1), tolerance=1e-5).mean
+                    self.centers[name] = frechet_mean(
+                        geo.manifold, x.flatten(0, lead - 1), tolerance=1e-5
+                    ).mean
                 except ConvergenceError as error:
-                    raise ConvergenceError(f"{name}: {error} Or use coords='ambient', which needs no mean.") from error
+                    raise ConvergenceError(
+                        f"{name}: {error} Or use coords='ambient', which needs no mean."
+                    ) from error
             x, labels = self.map(geo, x, self.centers.get(name))
             event = [f"{name}_coord"]
             self.coords[event[0]] = labels
@@ -168,8 +188,9 @@ def _log_likelihood(
             missing = [k for k, v in trace.iter_stochastic_nodes() if not site_is_subsample(v)]
             if missing:
                 raise ValueError(
-                    f"log_likelihood: the run has no draws of the latent sites {missing} (enumerated ones are summed out), and "
-                    "their likelihood is not known without. Draw them with infer_discrete, or leave log_likelihood out."
+                    f"log_likelihood: the run has no draws of the latent sites {missing} (enumerated ones "
+                    "are summed out), and their likelihood is not known without. Draw them with "
+                    "infer_discrete, or leave log_likelihood out."
                 )
             for k in names:
                 site = trace.nodes[k]
@@ -190,30 +211,36 @@ def to_inference_data(
     prior_predictive: Mapping[str, Tensor] | None = None,
     posterior_predictive: Mapping[str, Tensor] | None = None,
 ) -> Any:
-    r"""MCMC runs or guide draws as ArviZ data, with manifold-valued sites in the coordinates that are asked for.
+    r"""MCMC runs or guide draws as ArviZ data, with manifold-valued sites in the coordinates that are asked
+    for.
 
     .. math:: \text{"ambient"}: x \qquad \text{"chart"}: \log_o x \text{ or } \log_{\bar x} x \qquad
         \text{"angles"}: (\text{polar}, \dots, \text{azimuth})
 
-    "ambient": points as they are. "chart": frame coordinates of the logarithm at the origin where that is a global chart
-    (hyperbolic space, SPD), else at the pooled Fréchet mean. "angles" (radians): polar angles and azimuth on spheres, wrapped
-    angles on tori, the rotation vector (axis times angle) on SO(3), factor by factor on products; other manifolds in their chart.
+    "ambient": points as they are. "chart": frame coordinates of the logarithm at the origin where that is a
+    global chart (hyperbolic space, SPD), else at the pooled Fréchet mean. "angles" (radians): polar angles
+    and azimuth on spheres, wrapped angles on tori, the rotation vector (axis times angle) on SO(3), factor by
+    factor on products; other manifolds in their chart.
 
-    ArviZ treats coordinates as numbers on a line: across the seam of an azimuth its diagnostics mislead, so judge convergence by
-    :func:`geodesic_r_hat`. ``posterior.attrs["circular"]`` lists the azimuths as "site[label]", ``["circ_var_names"]`` the
-    sites that ``az.summary(circ_var_names=...)`` may treat as a whole.
+    ArviZ treats coordinates as numbers on a line: across the seam of an azimuth its diagnostics mislead, so
+    judge convergence by :func:`geodesic_r_hat`. ``posterior.attrs["circular"]`` lists the azimuths as
+    "site[label]", ``["circ_var_names"]`` the sites that ``az.summary(circ_var_names=...)`` may treat as a
+    whole.
 
-    :param source: a finished ``MCMC`` or ``VectorizedMCMC`` run, or a dict of draws (``Predictive(guide, ...)()``).
+    :param source: a finished ``MCMC`` or ``VectorizedMCMC`` run, or a dict of draws
+        (``Predictive(guide, ...)()``).
     :param manifolds: site name -> geoopt manifold; read off an MCMC run's model by default.
-    :param group_by_chain: for a dict: False if its tensors start with (draws,) and not (chains, draws), as guide draws do.
-    :param log_likelihood: also the pointwise log likelihood, by one run of the model per draw (MCMC runs only); 0 in masked
-        rows.
+    :param group_by_chain: for a dict: False if its tensors start with (draws,) and not (chains, draws), as
+        guide draws do.
+    :param log_likelihood: also the pointwise log likelihood, by one run of the model per draw (MCMC runs
+        only); 0 in masked rows.
     :param observed_data: by default the observed sites of an MCMC run's model.
     :param prior, prior_predictive, posterior_predictive: draws from ``Predictive``, of shape (draws, ...).
-    :return: ``arviz.InferenceData`` (ArviZ 0.x; run with 0.23.4) or ``xarray.DataTree`` (1.x; run with 1.3.0), with
-        groups posterior, sample_stats (divergences of an MCMC run), log_likelihood, observed_data and those given.
-    :raises ValueError: for unknown coords, draws off their manifold, a run without draws, a log likelihood without draws of
-        all latent sites.
+    :return: ``arviz.InferenceData`` (ArviZ 0.x; run with 0.23.4) or ``xarray.DataTree`` (1.x; run with
+        1.3.0), with groups posterior, sample_stats (divergences of an MCMC run), log_likelihood,
+        observed_data and those given.
+    :raises ValueError: for unknown coords, draws off their manifold, a run without draws, a log likelihood
+        without draws of all latent sites.
 
     >>> import geoopt
     >>> x = geometry(geoopt.Sphere()).uniform_sample((2, 5), (3,))
@@ -223,10 +250,12 @@ def to_inference_data(
     """
     if coords not in COORDINATES:
         raise ValueError(f"coords: got {coords!r}, expected one of {sorted(COORDINATES)}.")
-    samples, found = collect(source, manifolds, group_by_chain)
+    samples, found = gather_samples(source, manifolds, group_by_chain)
     model = getattr(source.kernel, "model", None) if isinstance(source, MCMC) else None
     if log_likelihood and model is None:
-        raise ValueError("log_likelihood: needs an MCMC run of a model (not a potential_fn, nor a dict of draws).")
+        raise ValueError(
+            "log_likelihood: needs an MCMC run of a model (not a potential_fn, nor a dict of draws)."
+        )
     convert = _Converter(found, coords)
     groups: dict[str, dict[str, Any]] = {"posterior": convert.group(samples)}
     observed: Mapping[str, Tensor] = observed_data or {}
@@ -243,8 +272,10 @@ def to_inference_data(
                 rows = _log_likelihood(model, args, kwargs, samples, list(own))
                 groups["log_likelihood"] = {k: v.cpu().numpy() for k, v in rows.items()}
     for name, group in (
-        ("prior", prior), ("prior_predictive", prior_predictive), ("posterior_predictive", posterior_predictive)
-    ):  # fmt: skip
+        ("prior", prior),
+        ("prior_predictive", prior_predictive),
+        ("posterior_predictive", posterior_predictive),
+    ):
         if group:
             groups[name] = convert.group({k: v.unsqueeze(0) for k, v in group.items()})
     if observed:

@@ -17,10 +17,12 @@ __all__ = ["RiemannianAdam", "RiemannianSGD"]
 
 
 class _OnManifold(torch.optim.Optimizer):
-    """Lets a geoopt optimiser step on points, where the parameters are what Pyro stores: unconstrained tensors.
+    """Lets a geoopt optimiser step on points, where the parameters are what Pyro stores: unconstrained
+    tensors.
 
-    A parameter u is stored, the model sees x = T(u) with ``T = transform_to(constraint)``. Each step recovers the derivative in
-    x, :math:`(\\partial T^{-1}/\\partial x)^\\top\\, \\partial L/\\partial u`, moves x and stores ``T.inv`` of where it came.
+    A parameter u is stored, the model sees x = T(u) with ``T = transform_to(constraint)``. Each step recovers
+    the derivative in x, :math:`(\\partial T^{-1}/\\partial x)^\\top\\, \\partial L/\\partial u`, moves x and
+    stores ``T.inv`` of where it came.
     """
 
     def __init__(self, params: Iterable[Tensor], **kwargs: Any) -> None:
@@ -40,7 +42,9 @@ class _OnManifold(torch.optim.Optimizer):
         batch, event = x.shape[: x.dim() - geo.event_dim], x.shape[x.dim() - geo.event_dim :]
         safe = geo.base_point(event, dtype=x.dtype, device=x.device).expand(batch + event).clone()
         self._stored.append((u, transform))
-        return geoopt.ManifoldParameter(safe, manifold=manifold)  # geoopt checks it; the value is set at each step
+        return geoopt.ManifoldParameter(
+            safe, manifold=manifold
+        )  # geoopt checks it; the value is set at each step
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None if closure is None else closure()
@@ -60,7 +64,8 @@ class _OnManifold(torch.optim.Optimizer):
 
 
 def _constraint(u: Tensor) -> Any:
-    """The constraint of the parameter that Pyro's store holds as ``u``, without ``independent``; ``None`` for strangers."""
+    """The constraint of the parameter that Pyro's store holds as ``u``, without ``independent``; ``None`` for
+    strangers."""
     store = pyro.get_param_store()
     return point_constraint(store.get_state()["constraints"].get(store.param_name(u)))
 
@@ -73,19 +78,24 @@ class _SGD(_OnManifold, geoopt.optim.RiemannianSGD):
     pass
 
 
-def RiemannianAdam(optim_args: dict | Callable[..., dict], clip_args: dict | Callable[..., dict] | None = None) -> PyroOptim:
-    r"""geoopt's Riemannian Adam as a Pyro optimiser: parameters with ``constraint=on(manifold)`` move along the manifold.
+def RiemannianAdam(
+    optim_args: dict | Callable[..., dict], clip_args: dict | Callable[..., dict] | None = None
+) -> PyroOptim:
+    r"""geoopt's Riemannian Adam as a Pyro optimiser: parameters with ``constraint=on(manifold)`` move along
+    the manifold.
 
     .. math:: x_{t+1} = R_{x_t}\Big(-\eta\,\frac{\hat m_t}{\sqrt{\hat v_t}+\epsilon}\Big), \qquad
         m_{t+1} = \beta_1 \mathcal T_{x_t\to x_{t+1}} m_t + (1-\beta_1)\,\mathrm{grad}\,L(x_{t+1})
 
-    grad is the Riemannian gradient, R geoopt's retraction, :math:`\mathcal T` its transport; :math:`\hat v` averages
-    :math:`|\mathrm{grad}|^2`, one number for a point on most manifolds. The steps do not depend on the chart in which Pyro stores
-    the parameter (Euclidean optimisers do: they step in normal coordinates at the origin, or before a projection). Other
-    parameters get plain Adam. The store keeps plain tensors, so saving and loading are Pyro's.
+    grad is the Riemannian gradient, R geoopt's retraction, :math:`\mathcal T` its transport; :math:`\hat v`
+    averages :math:`|\mathrm{grad}|^2`, one number for a point on most manifolds. The steps do not depend on
+    the chart in which Pyro stores the parameter (Euclidean optimisers do: they step in normal coordinates at
+    the origin, or before a projection). Other parameters get plain Adam. The store keeps plain tensors, so
+    saving and loading are Pyro's.
 
-    :param optim_args: keywords of ``geoopt.optim.RiemannianAdam`` (``lr``, ``betas``, ``eps``, ``weight_decay``, ``amsgrad``,
-        ``stabilize``), or a function of the parameter's name that returns them. ``lr`` is about the geodesic length of a step.
+    :param optim_args: keywords of ``geoopt.optim.RiemannianAdam`` (``lr``, ``betas``, ``eps``,
+        ``weight_decay``, ``amsgrad``, ``stabilize``), or a function of the parameter's name that returns
+        them. ``lr`` is about the geodesic length of a step.
     :param clip_args: as in Pyro; clips the stored parameter's gradient.
     :raises ValueError: for a parameter whose manifold has no registered geometry.
 
@@ -105,16 +115,19 @@ def RiemannianAdam(optim_args: dict | Callable[..., dict], clip_args: dict | Cal
     return PyroOptim(_Adam, optim_args, clip_args)
 
 
-def RiemannianSGD(optim_args: dict | Callable[..., dict], clip_args: dict | Callable[..., dict] | None = None) -> PyroOptim:
+def RiemannianSGD(
+    optim_args: dict | Callable[..., dict], clip_args: dict | Callable[..., dict] | None = None
+) -> PyroOptim:
     r"""geoopt's Riemannian SGD as a Pyro optimiser, for parameters with ``constraint=on(manifold)``.
 
     .. math:: x_{t+1} = R_{x_t}(-\eta\,\mathrm{grad}\,L(x_t))
 
-    The rest is as for :func:`RiemannianAdam`. For half the mean squared distance, :math:`\frac1{2n}\sum d(x, x_i)^2`, and
-    ``lr = 1`` this is Karcher's iteration for the Fréchet mean.
+    The rest is as for :func:`RiemannianAdam`. For half the mean squared distance,
+    :math:`\frac1{2n}\sum d(x, x_i)^2`, and ``lr = 1`` this is Karcher's iteration for the Fréchet mean.
 
-    :param optim_args: keywords of ``geoopt.optim.RiemannianSGD`` (``lr``, ``momentum``, ``dampening``, ``weight_decay``,
-        ``nesterov``, ``stabilize``), or a function of the parameter's name that returns them.
+    :param optim_args: keywords of ``geoopt.optim.RiemannianSGD`` (``lr``, ``momentum``, ``dampening``,
+        ``weight_decay``, ``nesterov``, ``stabilize``), or a function of the parameter's name that returns
+        them.
     :param clip_args: as in Pyro; clips the stored parameter's gradient.
 
     Reference: Bonnabel, IEEE Trans. Autom. Control 58 (2013).

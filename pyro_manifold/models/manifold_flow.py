@@ -6,7 +6,8 @@ r"""Densities on a learned manifold, and the ambient ones they are compared with
     \text{PIE:}\quad x = f(u, v),\; u \sim h(\cdot \mid \theta),\; v \sim N(0, \epsilon^2), \qquad
     \log p(x \mid \theta) = \log p_h(u \mid \theta) + \log p(v) - \log|\det J_f|
 
-Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS 2020, sec. 2-3.
+Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS
+2020, sec. 2-3.
 """
 
 from collections.abc import Sequence
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ..distributions import Pushforward
-from ..flows import Affine, Coupling, InjectiveFlow, LatentFlow, LULinear, MorphingHead, Perceptron, coupling_chain
+from ..flows import Affine, Coupling, InjectiveFlow, LatentDensity, LatentFlow, LULinear, coupling_chain
+from ..nn import MLP
 from ..ops.arguments import checked
 from ..transforms import Chart, InjectiveTransform, LinearEmbedding, Pad
 from ..transforms.injective import principal_axes
-from ..transforms.module import modules_of
+from ..transforms.module import submodules
 
 __all__ = ["AmbientFlow", "ManifoldFlow"]
 
@@ -32,17 +34,20 @@ __all__ = ["AmbientFlow", "ManifoldFlow"]
 def _check_dim(x: Tensor, dim: int) -> None:
     if x.dim() != 2 or not 1 <= dim < x.shape[1]:
         raise ValueError(
-            f"dim: got {dim} for x of shape {tuple(x.shape)}; expected 1 <= dim < d and x of shape (rows, d). A flow in all of "
-            "R^d is AmbientFlow.from_data(x, d)."
+            f"dim: got {dim} for x of shape {tuple(x.shape)}; expected 1 <= dim < d and x of shape (rows, "
+            "d). A flow in all of R^d is AmbientFlow.from_data(x, d)."
         )
 
 
-def graph_layers(x: Tensor, dim: int, depth: int, hidden: tuple[int, ...], kind: str, mix: bool = True) -> list[Any]:
+def graph_layers(
+    x: Tensor, dim: int, depth: int, hidden: tuple[int, ...], kind: str, mix: bool = True
+) -> list[Any]:
     """Layers from (u, 0) to data that start as the principal axes of the rows ``x``.
 
-    Couplings bend (u, 0) into a graph over u, then change u given all else, and so on in turn. With ``mix`` u is changed in two
-    halves, the second given the first too, and a linear layer after each coupling turns the axes: surfaces can then roll up. The
-    last layer is fixed and has the units of the data, so that all that is learned is of order 1.
+    Couplings bend (u, 0) into a graph over u, then change u given all else, and so on in turn. With ``mix`` u
+    is changed in two halves, the second given the first too, and a linear layer after each coupling turns the
+    axes: surfaces can then roll up. The last layer is fixed and has the units of the data, so that all that
+    is learned is of order 1.
     """
     d = x.shape[-1]
     halves = [range((dim + 1) // 2), range((dim + 1) // 2, dim)] if mix and dim > 1 else [range(dim)]
@@ -74,7 +79,8 @@ class _Flow(PyroModule):
 
 
 class ManifoldFlow(_Flow):
-    r"""A learned manifold, the image of an injective map g, and a density h of its coordinates: M-flow, M_e-flow, FOM and PAE.
+    r"""A learned manifold, the image of an injective map g, and a density h of its coordinates: M-flow,
+    M_e-flow, FOM and PAE.
 
     ============ ==================================================================================
     M-flow       ``ManifoldFlow.from_data(x, dim)``: g an injective flow, inverted exactly
@@ -83,8 +89,9 @@ class ManifoldFlow(_Flow):
     PAE          ``ManifoldFlow.autoencoder(x, dim)``: networks both ways
     ============ ==================================================================================
 
-    Base measure: Hausdorff measure of the image. Train it with :func:`~pyro_manifold.models.fit_md`, never by maximising the
-    likelihood of g, which may choose the manifold on which the density is largest rather than the one the data are on.
+    Base measure: Hausdorff measure of the image. Train it with :func:`~pyro_manifold.training.fit_md`, never
+    by maximising the likelihood of g, which may choose the manifold on which the density is largest rather
+    than the one the data are on.
 
     :param InjectiveTransform transform: g.
     :param LatentFlow latent: h.
@@ -99,45 +106,67 @@ class ManifoldFlow(_Flow):
 
     @checked
     def __init__(
-        self, transform: InjectiveTransform, latent: LatentFlow | MorphingHead, *, off_manifold: str = "project"
+        self, transform: InjectiveTransform, latent: LatentDensity, *, off_manifold: str = "project"
     ) -> None:
         super().__init__()
         if off_manifold not in ("project", "reject", "error"):
             raise ValueError(f"off_manifold: got {off_manifold!r}, expected 'project', 'reject' or 'error'.")
         if latent.dim != transform.dim:
-            raise ValueError(f"latent: its dimension is {latent.dim}; expected {transform.dim}, that of transform's domain.")
+            raise ValueError(
+                f"latent: its dimension is {latent.dim}; expected {transform.dim}, that of transform's "
+                f"domain."
+            )
         self.transform, self.latent, self.off_manifold = transform, latent, off_manifold
 
     @classmethod
     @checked(dim=1, context_dim=0, depth=0, latent_depth=0)
     def from_data(
-        cls, x: Tensor, dim: int, context_dim: int = 0, *, depth: int = 6, hidden: tuple[int, ...] = (64, 64, 64),
-        kind: str = "affine", mix: bool = True, latent_depth: int = 5, latent_hidden: tuple[int, ...] = (64, 64),
+        cls,
+        x: Tensor,
+        dim: int,
+        context_dim: int = 0,
+        *,
+        depth: int = 6,
+        hidden: tuple[int, ...] = (64, 64, 64),
+        kind: str = "affine",
+        mix: bool = True,
+        latent_depth: int = 5,
+        latent_hidden: tuple[int, ...] = (64, 64),
         encoder: bool = False,
-    ) -> "ManifoldFlow":  # fmt: skip
+    ) -> "ManifoldFlow":
         """An M-flow of dimension ``dim`` that starts as the principal subspace of the rows ``x``.
 
         :param int context_dim: size of the context of h; 0 for none.
         :param int depth: couplings of g, of ``kind`` affine or spline.
-        :param bool mix: linear layers between them, with which surfaces can roll up; without, g is a graph bent over.
+        :param bool mix: linear layers between them, with which surfaces can roll up; without, g is a graph
+            bent over.
         :param int latent_depth: spline couplings of h.
         :param bool encoder: a network in place of g's inverse (M_e-flow).
         """
         _check_dim(x, dim)
-        g: InjectiveTransform = InjectiveFlow(Pad(dim, x.shape[-1]), graph_layers(x, dim, depth, hidden, kind, mix)).to(x)
+        g: InjectiveTransform = InjectiveFlow(
+            Pad(dim, x.shape[-1]), graph_layers(x, dim, depth, hidden, kind, mix)
+        ).to(x)
         if encoder:
             g = Chart(g, _Encoder(x, dim, hidden), dim, x.shape[-1])
         return cls(g, _latent(dim, context_dim, latent_depth, latent_hidden).to(x))
 
     @classmethod
     def autoencoder(
-        cls, x: Tensor, dim: int, context_dim: int = 0, *, hidden: tuple[int, ...] = (100, 100, 100), latent_depth: int = 5,
+        cls,
+        x: Tensor,
+        dim: int,
+        context_dim: int = 0,
+        *,
+        hidden: tuple[int, ...] = (100, 100, 100),
+        latent_depth: int = 5,
         latent_hidden: tuple[int, ...] = (64, 64),
-    ) -> "ManifoldFlow":  # fmt: skip
-        """A probabilistic auto-encoder (PAE). Its decoder need not be injective: published densities are those of u alone,
+    ) -> "ManifoldFlow":
+        """A probabilistic auto-encoder (PAE). Its decoder need not be injective: published densities are
+        those of u alone,
         :meth:`latent_log_prob`."""
         _check_dim(x, dim)
-        net = Perceptron(dim, x.shape[-1], hidden)
+        net = MLP(dim, x.shape[-1], hidden)
         nn.init.normal_(net.last.weight, std=0.05)
         decoder = nn.Sequential(net, Affine.from_pca(x, floor=0.01)).to(x)
         return cls(
@@ -147,21 +176,24 @@ class ManifoldFlow(_Flow):
 
     @torch.no_grad()
     def whitened(self, x: Tensor) -> "ManifoldFlow":
-        """The same manifold in coordinates that have mean 0 and covariance 1 over the rows ``x``, as the splines of h like them;
-        h is taken along untransformed, to be trained next.
+        """The same manifold in coordinates that have mean 0 and covariance 1 over the rows ``x``, as the
+        splines of h like them; h is taken along untransformed, to be trained next.
 
-        :raises ValueError: unless g is an injective flow after an affine embedding, or if coordinates of rows are collinear.
+        :raises ValueError: unless g is an injective flow after an affine embedding, or if coordinates of rows
+            are collinear.
         """
         g = self.transform
         if not (isinstance(g, InjectiveFlow) and isinstance(g.embedding, Pad | LinearEmbedding)):
-            raise ValueError(f"transform: got {type(g).__name__}; expected an InjectiveFlow after Pad or LinearEmbedding.")
+            raise ValueError(
+                f"transform: got {type(g).__name__}; expected an InjectiveFlow after Pad or LinearEmbedding."
+            )
         loc, axes, scale = principal_axes(g.inv(x))
         middle = g.embedding(loc)
         e = LinearEmbedding((g.embedding(loc + (axes * scale).mT) - middle).mT, middle)
         return ManifoldFlow(InjectiveFlow(e, g.layers), self.latent, off_manifold=self.off_manifold)
 
     def condition(self, context: Tensor | None = None) -> Pushforward:
-        r""":math:`p(\cdot \mid \theta)`, a law on the manifold."""
+        r""":math:`p(\cdot \mid \theta)`, a distribution on the manifold."""
         return Pushforward(self.latent.condition(context), self.transform, off_manifold=self.off_manifold)
 
     def latent_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -173,24 +205,25 @@ class ManifoldFlow(_Flow):
         return self.transform.project(x)
 
     def ood_score(self, x: Tensor) -> Tensor:
-        """How far ``x`` is from the manifold: the reconstruction error, large for what is not of the data. (The density alone
-        does not tell; its value off the manifold is that of the projection.)"""
+        """How far ``x`` is from the manifold: the reconstruction error, large for what is not of the data.
+        (The density alone does not tell; its value off the manifold is that of the projection.)"""
         return self.transform.reconstruction_error(x)
 
 
 class AmbientFlow(_Flow):
-    r"""A density in all of :math:`\mathbb R^d`: an affine or spline flow (AF), or pseudo-invertible encoder (PIE).
+    r"""A density in all of :math:`\mathbb R^d`: an affine or spline flow (AF), or pseudo-invertible encoder
+    (PIE).
 
     ============ ==================================================================================
     AF           ``dim`` = d
     PIE          ``dim`` < d: the other d - n coordinates are normal with the small scale ``eps``
     ============ ==================================================================================
 
-    Base measure: Lebesgue measure, so its values are not comparable with those of a :class:`ManifoldFlow`. Data that lie
-    exactly on a manifold have no finite optimum.
+    Base measure: Lebesgue measure, so its values are not comparable with those of a :class:`ManifoldFlow`.
+    Data that lie exactly on a manifold have no finite optimum.
 
-    :param layers: bijections of vectors of size d, from latent to data; conditional ones make the outer map depend on the
-        context too (the original PIE).
+    :param layers: bijections of vectors of size d, from latent to data; conditional ones make the outer map
+        depend on the context too (the original PIE).
     :param LatentFlow latent: h, of n coordinates.
     :param int codomain_dim: d.
     :param float eps: :math:`\epsilon`.
@@ -204,36 +237,53 @@ class AmbientFlow(_Flow):
 
     @checked(codomain_dim=1)
     def __init__(
-        self, layers: Sequence[Transform | nn.Module], latent: LatentFlow, codomain_dim: int, *, eps: float = 0.01
+        self,
+        layers: Sequence[Transform | nn.Module],
+        latent: LatentFlow,
+        codomain_dim: int,
+        *,
+        eps: float = 0.01,
     ) -> None:
         super().__init__()
         if not latent.dim <= codomain_dim or not eps > 0:
-            raise ValueError(f"latent, eps: got dimension {latent.dim} in {codomain_dim} and {eps}; expected n <= d and eps > 0.")
+            raise ValueError(
+                f"latent, eps: got dimension {latent.dim} in {codomain_dim} and {eps}; expected n <= d and "
+                f"eps > 0."
+            )
         self.latent, self.codomain_dim, self.eps = latent, codomain_dim, float(eps)
         self.layers = list(layers)
-        self._learned = modules_of(layers)
+        self._submodules = submodules(layers)
 
     @classmethod
     @checked(dim=1, context_dim=0, depth=0, latent_depth=0)
     def from_data(
-        cls, x: Tensor, dim: int, context_dim: int = 0, *, depth: int = 6, hidden: tuple[int, ...] = (64, 64), eps: float = 0.01,
-        outer: bool = False, latent_depth: int = 5,
-    ) -> "AmbientFlow":  # fmt: skip
-        """Spline couplings and the principal axes of the rows ``x``; ``outer`` makes the couplings depend on the context."""
+        cls,
+        x: Tensor,
+        dim: int,
+        context_dim: int = 0,
+        *,
+        depth: int = 6,
+        hidden: tuple[int, ...] = (64, 64),
+        eps: float = 0.01,
+        outer: bool = False,
+        latent_depth: int = 5,
+    ) -> "AmbientFlow":
+        """Spline couplings and the principal axes of the rows ``x``; ``outer`` makes the couplings depend on
+        the context."""
         d = x.shape[-1]
         bends = coupling_chain(d, depth, context_dim if outer else 0, hidden=hidden)
         layers = [*bends, LULinear(d), Affine.from_pca(x)]
         return cls(layers, _latent(dim, context_dim, latent_depth, hidden), d, eps=eps).to(x)
 
     def condition(self, context: Tensor | None = None) -> Any:
-        r""":math:`p(\cdot \mid \theta)`, a law in :math:`\mathbb R^d`."""
+        r""":math:`p(\cdot \mid \theta)`, a distribution in :math:`\mathbb R^d`."""
         u = self.latent.condition(context)
         base = _Beside(u, self.latent.zero.new_full((self.codomain_dim - self.latent.dim,), self.eps))
         return dist.ConditionalTransformedDistribution(base, self.layers).condition(context)
 
 
 class _Beside(dist.TorchDistribution):
-    """u of some law followed by independent normal v with scales ``eps``."""
+    """u of some distribution followed by independent normal v with scales ``eps``."""
 
     arg_constraints: dict[str, Any] = {}
     support = dist.constraints.real_vector
@@ -263,7 +313,7 @@ class _Encoder(nn.Module):
         super().__init__()
         self.dim = dim
         self.whiten = Affine.from_pca(x, floor=0.01)
-        self.net = Perceptron(x.shape[-1], dim, hidden)
+        self.net = MLP(x.shape[-1], dim, hidden)
         self.to(x)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ r"""A learned manifold in several pieces, each the image of its own injective ma
     p(x) = w_k\, p_k(x), \qquad k = k(x) = \arg\min_k |x - g_k(g_k^{-1}(x))|
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,27 +12,26 @@ from torch import Tensor, nn
 
 from ..distributions import PushforwardMixture
 from ..ops.arguments import checked
-from ..training import TrainingWarning
-from .fit_md import fit_md
 from .manifold_flow import ManifoldFlow, _Flow
-from .md_checks import check_rows, pair
-from .md_run import History
 
-__all__ = ["ManifoldMixture", "fit_charts"]
+__all__ = ["ManifoldMixture"]
 
 
 class ManifoldMixture(_Flow):
-    r"""Several manifold flows of one dimension: for data on disconnected pieces, or on a manifold that no one chart covers.
+    r"""Several manifold flows of one dimension: for data on disconnected pieces, or on a manifold that no one
+    chart covers.
 
     .. math:: \log p(x) = \log w_k + \log p_k(x), \qquad k = \text{the chart nearest to } x
 
-    Base measure: Hausdorff measure of the union of the images :math:`M_k`. Only where images coincide do the densities of charts
-    add up, see :class:`~pyro_manifold.distributions.PushforwardMixture`; ``atol`` is how far, relative to 1 + its length, a value
-    may be from its chart, for flows with ``off_manifold`` ``"reject"`` or ``"error"``. Learned images go on beyond their data and
-    may cross. Train it with :func:`~pyro_manifold.models.fit_charts`.
+    Base measure: Hausdorff measure of the union of the images :math:`M_k`. Only where images coincide do the
+    densities of charts add up, see :class:`~pyro_manifold.distributions.PushforwardMixture`; ``atol`` is how
+    far, relative to 1 + its length, a value may be from its chart, for flows with ``off_manifold``
+    ``"reject"`` or ``"error"``. Learned images go on beyond their data and may cross. Train it with
+    :func:`~pyro_manifold.training.fit_charts`.
 
     :param flows: k manifold flows.
-    :param Tensor centres: a point near each piece, shape ``(k, d)``, by which rows are assigned before anything is learned.
+    :param Tensor centres: a point near each piece, shape ``(k, d)``, by which rows are assigned before
+        anything is learned.
     :raises ValueError: for flows of different dimensions, or as many centres as there are flows.
 
     >>> x = torch.cat([torch.randn(50, 3), 9 + torch.randn(50, 3)])
@@ -52,8 +50,8 @@ class ManifoldMixture(_Flow):
         sizes = {(f.transform.dim, f.transform.codomain_dim) for f in flows}
         if len(sizes) != 1 or centres.shape != (len(flows), flows[0].transform.codomain_dim):
             raise ValueError(
-                f"flows, centres: got flows of dimensions {sorted(sizes)} and centres of shape {tuple(centres.shape)}; expected "
-                "flows of one dimension and a centre for each."
+                f"flows, centres: got flows of dimensions {sorted(sizes)} and centres of shape "
+                f"{tuple(centres.shape)}; expected flows of one dimension and a centre for each."
             )
         self.flows = nn.ModuleList(flows)
         self.register_buffer("centres", centres)
@@ -62,8 +60,11 @@ class ManifoldMixture(_Flow):
 
     @classmethod
     @checked(dim=1, charts=1)
-    def from_data(cls, x: Tensor, dim: int, charts: int, *, seed: int = 0, **kwargs: Any) -> "ManifoldMixture":
-        """An M-flow for each of ``charts`` clusters of the rows ``x`` (k-means); ``kwargs`` go to :meth:`ManifoldFlow.from_data`.
+    def from_data(
+        cls, x: Tensor, dim: int, charts: int, *, seed: int = 0, **kwargs: Any
+    ) -> "ManifoldMixture":
+        """An M-flow for each of ``charts`` clusters of the rows ``x`` (k-means); ``kwargs`` go to
+        :meth:`ManifoldFlow.from_data`.
 
         :raises ValueError: where a cluster has fewer than ``dim + 2`` rows.
         """
@@ -71,8 +72,8 @@ class ManifoldMixture(_Flow):
         rows = which.bincount(minlength=charts)
         if int(rows.min()) < dim + 2:
             raise ValueError(
-                f"charts: got {charts}, of which one has {int(rows.min())} rows; expected at least {dim + 2} in each. Use fewer "
-                "charts, more data or another seed."
+                f"charts: got {charts}, of which one has {int(rows.min())} rows; expected at least {dim + 2} "
+                "in each. Use fewer charts, more data or another seed."
             )
         return cls([ManifoldFlow.from_data(x[which == k], dim, **kwargs) for k in range(charts)], centres)
 
@@ -101,73 +102,13 @@ class ManifoldMixture(_Flow):
         return self._projections(x)[1].amin(-1)
 
 
-@checked(rounds=1, epochs=0)
-def fit_charts(
-    mixture: ManifoldMixture,
-    x: Tensor,
-    *,
-    rounds: int = 2,
-    epochs: int | tuple[int | None, int | None] | None = None,
-    **kwargs: Any,
-) -> list[History]:
-    r"""Train ``mixture`` in place by hard EM: rows go to their nearest chart, charts learn their rows; then densities.
-
-    Rows are assigned by the centres at first, by reconstruction error in later rounds. In the end the weights are the charts'
-    shares of the rows and ``atol`` is the distance within which 99% of them are from their own chart.
-
-    :param Tensor x: rows, shape ``(rows, d)``.
-    :param int rounds: assignments, each followed by ``epochs`` passes of the M phase.
-    :param epochs: passes for either phase, or for each, with the default of :func:`~pyro_manifold.models.fit_md`, to which the
-        other arguments go (``checkpoint`` gets a suffix for each round and chart).
-    :return: a history for each chart: its last round and its density.
-    :warns TrainingWarning: as :func:`~pyro_manifold.models.fit_md`, for each chart by its number: one badly fitted chart takes
-        rows from its neighbours.
-    :raises ValueError: if a chart is left with fewer rows than its dimension + 2, and as :func:`~pyro_manifold.models.fit_md`.
-
-    >>> x = torch.cat([torch.randn(50, 2), 9 + torch.randn(50, 2)])
-    >>> mixture = ManifoldMixture.from_data(x, dim=1, charts=2, hidden=(8,))
-    >>> len(fit_charts(mixture, x, epochs=1, disable_progbar=True)), mixture.weights
-    (2, tensor([0.5000, 0.5000]))
-    """
-    if rounds < 1:
-        raise ValueError(f"rounds: got {rounds}; expected at least 1.")
-    bend, learn = pair(epochs)
-    check_rows(x, None, None, mixture)
-    which = torch.cdist(x, mixture.centres).argmin(-1)
-    histories: list[History] = []
-    path = kwargs.pop("checkpoint", None)
-    for turn in range(rounds):
-        last = turn == rounds - 1
-        histories = []
-        for k, flow in enumerate(mixture.flows):
-            rows = x[which == k]
-            if len(rows) < flow.transform.dim + 2:  # type: ignore[union-attr, operator]
-                raise ValueError(
-                    f"mixture: chart {k} is left with {len(rows)} rows in round {turn}; use fewer charts, other centres "
-                    "(seed), or rounds=1, which keeps the clusters."
-                )
-            if path is not None:
-                kwargs["checkpoint"] = f"{path}.{turn}.{k}"
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", TrainingWarning)
-                history = fit_md(flow, rows, epochs=(bend, learn if last else 0), **kwargs)  # type: ignore[arg-type]
-            histories.append(history)
-            for message in history.warnings if last else ():
-                warnings.warn(f"chart {k}, {message}", TrainingWarning, stacklevel=3)  # the checked call's own
-        if not last:
-            with torch.no_grad():
-                which = mixture.assign(x)
-    with torch.no_grad():
-        error = mixture._projections(x)[1].gather(-1, which.unsqueeze(-1)).squeeze(-1)
-        mixture.weights.copy_(which.bincount(minlength=len(mixture.flows)).to(x) / len(x))
-        mixture.atol.copy_((error / (1 + x.norm(dim=-1))).quantile(0.99))
-    return histories
-
-
 def _clusters(x: Tensor, k: int, seed: int, steps: int = 100) -> tuple[Tensor, Tensor]:
     """Centres and assignments by k-means, from rows that are far apart (k-means++)."""
     if x.dim() != 2 or not 1 <= k <= len(x):
-        raise ValueError(f"x, charts: got shape {tuple(x.shape)} and {k}; expected (rows, d) and 1 to as many charts as rows.")
+        raise ValueError(
+            f"x, charts: got shape {tuple(x.shape)} and {k}; expected (rows, d) and 1 to as many charts as "
+            f"rows."
+        )
     draws = torch.Generator().manual_seed(seed)
     centres = x[torch.randint(len(x), (1,), generator=draws)]
     for _ in range(k - 1):

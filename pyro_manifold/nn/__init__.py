@@ -4,6 +4,15 @@ from .charts import ExpMapHead, LogMapLayer
 from .decoder import ManifoldDecoder
 from .encoder import ManifoldEncoder
 from .gyroplane import GyroplaneLayer
+from .mlp import MLP
 from .mobius import MobiusLinear
 
-__all__ = ["ExpMapHead", "GyroplaneLayer", "LogMapLayer", "ManifoldDecoder", "ManifoldEncoder", "MobiusLinear"]
+__all__ = [
+    "ExpMapHead",
+    "GyroplaneLayer",
+    "LogMapLayer",
+    "ManifoldDecoder",
+    "ManifoldEncoder",
+    "MobiusLinear",
+    "MLP",
+]

@@ -17,8 +17,9 @@ def chart_geometry(manifold: geoopt.Manifold) -> Geometry:
     geo = geometry(manifold)
     if not geo.has_chart:
         raise ValueError(
-            f"manifold: {manifold.name} has no global chart, so features cannot parametrise its points one to one; expected "
-            "Euclidean, PoincareBall, Lorentz or a product of these. On a sphere normalise the features instead."
+            f"manifold: {manifold.name} has no global chart, so features cannot parametrise its points one "
+            "to one; expected Euclidean, PoincareBall, Lorentz or a product of these. On a sphere normalise "
+            "the features instead."
         )
     return geo
 
@@ -41,7 +42,8 @@ class ExpMapHead(nn.Module):
 
     .. math:: h \mapsto \exp_o(W h + b)
 
-    The linear layer's output is in the orthonormal frame at the origin o, so its length is geodesic distance from o.
+    The linear layer's output is in the orthonormal frame at the origin o, so its length is geodesic distance
+    from o.
 
     :param manifold: a manifold with a global chart (Euclidean, hyperbolic, products).
     :param in_features: size of h.

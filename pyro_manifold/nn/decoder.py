@@ -1,4 +1,4 @@
-"""From a point of the manifold to the parameters of the data's law."""
+"""From a point of the manifold to the parameters of the data's distribution."""
 
 import geoopt
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ class ManifoldDecoder(nn.Module):
     * ``"mobius"``: :class:`MobiusLinear`, then :class:`LogMapLayer` (Poincaré ball only);
     * ``"linear"``: a linear layer of the ambient coordinates, which ignores the geometry.
 
-    All four have as many parameters as a multilayer perceptron with one hidden layer (``"linear"`` on the hyperboloid has
-    one more input), so they can be compared.
+    All four have as many parameters as a multilayer perceptron with one hidden layer (``"linear"`` on the
+    hyperboloid has one more input), so they can be compared.
 
     :param manifold: a manifold with a global chart.
     :param dim: its dimension.

@@ -1,4 +1,4 @@
-"""From data to the centre and spread of a law on the manifold."""
+"""From data to the centre and spread of a distribution on the manifold."""
 
 import geoopt
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class ManifoldEncoder(nn.Module):
     :param hidden: units of the hidden layer.
     :param dim: dimension of the manifold.
     :param isotropic: one standard deviation instead of one per tangent coordinate.
-    :return: :math:`\mu` of shape ``batch + event`` and :math:`\sigma` of shape ``batch + (dim,)``, or ``batch + (1,)``.
+    :return: :math:`\mu` of shape ``batch + event`` and :math:`\sigma` of shape ``batch + (dim,)``, or
+        ``batch + (1,)``.
     :raises ValueError: for a manifold without a chart, or data of another size.
 
     Reference: Mathieu et al., NeurIPS 2019, section 3.2 and appendix.

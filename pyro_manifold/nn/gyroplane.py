@@ -15,20 +15,23 @@ __all__ = ["GyroplaneLayer"]
 
 
 class GyroplaneLayer(nn.Module):
-    r"""Signed geodesic distances of a point to learned gyroplanes (totally geodesic hypersurfaces), times their norm.
+    r"""Signed geodesic distances of a point to learned gyroplanes (totally geodesic hypersurfaces), times
+    their norm.
 
     .. math::
-        f_j(z) = \|a_j\|_{p_j}\, \mathrm{sign}\langle a_j, \log_{p_j} z\rangle_{p_j}\; d(z, H_{a_j, p_j}), \qquad
-        H_{a,p} = \exp_p(a^\perp)
+        f_j(z) = \|a_j\|_{p_j}\, \mathrm{sign}\langle a_j, \log_{p_j} z\rangle_{p_j}\; d(z, H_{a_j, p_j}),
+        \qquad H_{a,p} = \exp_p(a^\perp)
 
-    Only the foot of the perpendicular from the origin o matters for H, so :math:`p_j = \exp_o(r_j w_j/|w_j|)` and
-    :math:`a_j` is :math:`w_j` transported from o to :math:`p_j`. Its *Riemannian* norm is :math:`|w_j|` in every curvature
-    K, and with :math:`s(t) = \sin(\sqrt K t)/\sqrt K`, :math:`c(t) = \cos(\sqrt K t)`, :math:`v = \log_o z`, :math:`n = w/|w|`
+    Only the foot of the perpendicular from the origin o matters for H, so :math:`p_j = \exp_o(r_j w_j/|w_j|)`
+    and :math:`a_j` is :math:`w_j` transported from o to :math:`p_j`. Its *Riemannian* norm is :math:`|w_j|`
+    in every curvature K, and with :math:`s(t) = \sin(\sqrt K t)/\sqrt K`, :math:`c(t) = \cos(\sqrt K t)`,
+    :math:`v = \log_o z`, :math:`n = w/|w|`
 
     .. math:: f(z) = |w|\; s^{-1}\Big( c(r)\,\tfrac{s(|v|)}{|v|}\langle n, v\rangle - s(r)\, c(|v|) \Big)
 
-    which at K = 0 is the linear layer :math:`\langle w, z\rangle - |w| r`, with as many parameters as one. It costs one
-    matrix product; geoopt's ``dist2plane`` forms every point-plane difference and scales by the Euclidean norm of a.
+    which at K = 0 is the linear layer :math:`\langle w, z\rangle - |w| r`, with as many parameters as one. It
+    costs one matrix product; geoopt's ``dist2plane`` forms every point-plane difference and scales by the
+    Euclidean norm of a.
 
     :param manifold: a manifold of constant curvature (Euclidean, PoincareBall, Lorentz, Stereographic).
     :param dim: its dimension.
@@ -50,8 +53,9 @@ class GyroplaneLayer(nn.Module):
             geometry(manifold).curvature(torch.zeros(()))
         except NotImplementedError:
             raise ValueError(
-                f"manifold: {manifold.name} has no constant curvature, which gyroplanes need; expected Euclidean, "
-                "PoincareBall, Lorentz or Stereographic. Use LogMapLayer followed by torch.nn.Linear instead."
+                f"manifold: {manifold.name} has no constant curvature, which gyroplanes need; expected "
+                "Euclidean, PoincareBall, Lorentz or Stereographic. Use LogMapLayer followed by "
+                "torch.nn.Linear instead."
             ) from None
         self.manifold, self.dim = manifold, check_size("dim", dim)
         self.weight = nn.Parameter(torch.empty(check_size("out_features", out_features), dim))

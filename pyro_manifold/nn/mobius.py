@@ -36,11 +36,14 @@ class MobiusLinear(nn.Module):
         super().__init__()
         if not isinstance(manifold, geoopt.Stereographic):
             raise ValueError(
-                f"manifold: got {type(manifold).__name__}; expected geoopt.PoincareBall or Stereographic, where Möbius "
-                "addition lives. Use GyroplaneLayer for other manifolds of constant curvature."
+                f"manifold: got {type(manifold).__name__}; expected geoopt.PoincareBall or Stereographic, "
+                "where Möbius addition lives. Use GyroplaneLayer for other manifolds of constant curvature."
             )
         self.manifold = manifold
-        self.in_features, self.out_features = check_size("in_features", in_features), check_size("out_features", out_features)
+        self.in_features, self.out_features = (
+            check_size("in_features", in_features),
+            check_size("out_features", out_features),
+        )
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as torch.nn.Linear
@@ -50,4 +53,6 @@ class MobiusLinear(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         check_last("z", z, self.in_features)
-        return self.manifold.mobius_add(self.manifold.mobius_matvec(self.weight, z), self.manifold.expmap0(self.bias))
+        return self.manifold.mobius_add(
+            self.manifold.mobius_matvec(self.weight, z), self.manifold.expmap0(self.bias)
+        )

@@ -1,7 +1,8 @@
-"""Arguments of the wrong kind are refused at the door, by name: :func:`checked` compares a call with the annotations.
+"""Arguments of the wrong kind are refused at the door, by name: :func:`checked` compares a call with the
+annotations.
 
-What kind a number, tensor, manifold or function must be is written once, in the signature; what values it may have is checked
-inside.
+What kind a number, tensor, manifold or function must be is written once, in the signature; what values it may
+have is checked inside.
 """
 
 import collections.abc
@@ -74,7 +75,12 @@ def _fits(value: Any, hint: Any) -> bool:
     kind = origin or hint
     if not isinstance(kind, type):
         return True
-    if not isinstance(value, kind) or isinstance(value, (str, Tensor)) and kind is not str and origin is not None:
+    if (
+        not isinstance(value, kind)
+        or isinstance(value, (str, Tensor))
+        and kind is not str
+        and origin is not None
+    ):
         return False
     if origin is None or not args:
         return True
@@ -120,11 +126,11 @@ def _hints(f: Callable[..., Any]) -> dict[str, Any]:
 
 
 def checked(function: Any = None, /, **least: float) -> Any:
-    """Decorator: a call whose arguments do not fit the annotations raises a ``ValueError`` that names the argument, what was
-    given, what is expected, and how to convert it.
+    """Decorator: a call whose arguments do not fit the annotations raises a ``ValueError`` that names the
+    argument, what was given, what is expected, and how to convert it.
 
-    Tensors must be floating and have values, integers are not truth values, numbers are not NaN. Elements of sequences and
-    dictionaries are looked at too.
+    Tensors must be floating and have values, integers are not truth values, numbers are not NaN. Elements of
+    sequences and dictionaries are looked at too.
 
     :param least: the least value of each numeric argument named.
 
@@ -149,7 +155,9 @@ def _test(hint: Any, low: float | None) -> Callable[[Any], bool]:
     tensors, none = Tensor in options, type(None) in options or hint is None
     number = low is None and (float in options or (tensors and len(options) > 1))
     looked_into = (int, float, bool, Tensor, type(None), Any)
-    kinds = tuple(o for o in options if isinstance(o, type) and typing.get_origin(o) is None and o not in looked_into)
+    kinds = tuple(
+        o for o in options if isinstance(o, type) and typing.get_origin(o) is None and o not in looked_into
+    )
 
     def fits(value: Any) -> bool:
         if value is None and none:
@@ -161,18 +169,26 @@ def _test(hint: Any, low: float | None) -> Callable[[Any], bool]:
             return bool in options or _fits(value, hint)
         if number and (kind is int or kind is float and value == value) or kinds and isinstance(value, kinds):
             return True
-        return _fits(value, hint) and not (low is not None and isinstance(value, numbers.Real) and value < low)
+        return _fits(value, hint) and not (
+            low is not None and isinstance(value, numbers.Real) and value < low
+        )
 
     return fits
 
 
-def _checker(f: Callable[..., Any], least: dict[str, float]) -> Callable[[tuple[Any, ...], dict[str, Any]], None]:
+def _checker(
+    f: Callable[..., Any], least: dict[str, float]
+) -> Callable[[tuple[Any, ...], dict[str, Any]], None]:
     """What raises for bad arguments of ``f``. Annotations are looked at in the first call."""
     signature = inspect.signature(f)
     kinds = {n: p.kind for n, p in signature.parameters.items()}
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     named = [n for n, kind in kinds.items() if kind in by_position]
-    skipped = {n for n, kind in kinds.items() if kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)}
+    skipped = {
+        n
+        for n, kind in kinds.items()
+        if kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    }
     hints: dict[str, Any] = {}
     tests: dict[str, Callable[[Any], bool]] = {}
     in_order: list[Callable[[Any], bool] | None] = []
@@ -190,7 +206,9 @@ def _checker(f: Callable[..., Any], least: dict[str, float]) -> Callable[[tuple[
                     raise ValueError(f"{name}: got {value!r}, expected {expected}.")
                 if _takes_tensors(hint):
                     check_dtype(name, value)
-                raise ValueError(f"{name}: got {_shown(value)}, expected {expected}.{_remedy(name, value, hint)}")
+                raise ValueError(
+                    f"{name}: got {_shown(value)}, expected {expected}.{_remedy(name, value, hint)}"
+                )
 
     def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not hints:

@@ -1,4 +1,5 @@
-"""Operators of our own: for every transform of ``torch.func``, and custom gradients that are of the last order implemented."""
+"""Operators of our own: for every transform of ``torch.func``, and custom gradients that are of the last
+order implemented."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -8,11 +9,12 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
-__all__ = ["BatchFunction", "Function", "differentiated", "first_order", "minus", "plus"]
+__all__ = ["BatchFunction", "Function", "differentiated", "last_order_gradient", "minus", "plus"]
 
 
 def differentiated(*xs: Tensor | None) -> bool:
-    """May a derivative in one of these be asked for? Inside ``torch.func`` and in forward mode the answer is a cautious yes."""
+    """May a derivative in one of these be asked for? Inside ``torch.func`` and in forward mode the answer is
+    a cautious yes."""
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return True
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in xs)
@@ -44,11 +46,11 @@ def _forward_levels(args: Sequence[Any]) -> int:
 
 
 class Function(torch.autograd.Function):
-    """torch's, without its look at the signature of ``forward`` at each call, which takes longer than most operators here:
-    arguments are given by position, all of them.
+    """torch's, without its look at the signature of ``forward`` at each call, which takes longer than most
+    operators here: arguments are given by position, all of them.
 
-    :raises NotImplementedError: for forward mode inside forward mode, of which torch makes zeros without a word, since it does
-        not differentiate the ``jvp`` of a function in forward mode.
+    :raises NotImplementedError: for forward mode inside forward mode, of which torch makes zeros without a
+        word, since it does not differentiate the ``jvp`` of a function in forward mode.
     """
 
     @classmethod
@@ -58,20 +60,22 @@ class Function(torch.autograd.Function):
         if torch._C._are_functorch_transforms_active():
             if _forward_levels(args) > 1:
                 raise NotImplementedError(
-                    "forward mode inside forward mode (jacfwd of jacfwd) is not supported by torch for custom operators; use "
-                    "torch.func.hessian or jacfwd(jacrev(f))."
+                    "forward mode inside forward mode (jacfwd of jacfwd) is not supported by torch for "
+                    "custom operators; use torch.func.hessian or jacfwd(jacrev(f))."
                 )
             return super().apply(*args)
         return super(torch.autograd.Function, cls).apply(*unwrap_dead_wrappers(args))  # type: ignore[misc]
 
 
 class BatchFunction(Function):
-    """An operator on batches, with the one rule by which ``torch.func.vmap`` maps over it: another batch axis in front.
+    """An operator on batches, with the one rule by which ``torch.func.vmap`` maps over it: another batch axis
+    in front.
 
-    Subclasses write ``forward`` and ``setup_context`` for tensors of any batch shape, and name in ``ranks`` how many trailing
-    axes of each argument belong to one element (None: not a tensor). ``forward`` sees plain tensors, never those of a transform,
-    so it may branch on values, write in place and call LAPACK; mapped over, it is given all of one batch shape.
-    Every output must have the batch in front. ``backward`` and ``jvp`` are made of torch's operators and of others of this kind.
+    Subclasses write ``forward`` and ``setup_context`` for tensors of any batch shape, and name in ``ranks``
+    how many trailing axes of each argument belong to one element (None: not a tensor). ``forward`` sees plain
+    tensors, never those of a transform, so it may branch on values, write in place and call LAPACK; mapped
+    over, it is given all of one batch shape. Every output must have the batch in front. ``backward`` and
+    ``jvp`` are made of torch's operators and of others of this kind.
     """
 
     ranks: ClassVar[tuple[int | None, ...]]
@@ -80,7 +84,11 @@ class BatchFunction(Function):
     def vmap(cls, info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Any, int]:  # type: ignore[override]
         ranks = cls.ranks + (None,) * (len(args) - len(cls.ranks))
         moved = [x.movedim(d, 0) if isinstance(d, int) else x for x, d in zip(args, in_dims, strict=True)]
-        parts = [(x, r, d) for x, r, d in zip(moved, ranks, in_dims, strict=True) if r is not None and x is not None]
+        parts = [
+            (x, r, d)
+            for x, r, d in zip(moved, ranks, in_dims, strict=True)
+            if r is not None and x is not None
+        ]
         batch = torch.broadcast_shapes(*(x.shape[(d is not None) : x.dim() - r] for x, r, d in parts))
         for i, (x, r, d) in enumerate(zip(moved, ranks, in_dims, strict=True)):
             if r is None or x is None:
@@ -93,7 +101,7 @@ class BatchFunction(Function):
         return cls.apply(*moved), 0
 
 
-class _FirstOrder(Function):
+class _LastOrderGradient(Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -105,18 +113,22 @@ class _FirstOrder(Function):
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> Any:
-        raise NotImplementedError("this derivative is of the last order implemented; detach its arguments to use it as a number.")
+        raise NotImplementedError(
+            "this derivative is of the last order implemented; detach its arguments to use it as a number."
+        )
 
     jvp = backward
 
 
-def first_order(value: Tensor, *depends: Tensor) -> Tensor:
-    """``value``, the result of a backward pass, such that differentiating it again in what it depends on raises.
+def last_order_gradient(value: Tensor, *depends: Tensor) -> Tensor:
+    """``value``, the result of a backward pass, such that differentiating it again in what it depends on
+    raises.
 
-    torch's ``once_differentiable`` does not do: ``torch.autograd.grad(..., inputs)`` prunes its error and is silently wrong.
+    torch's ``once_differentiable`` does not do: ``torch.autograd.grad(..., inputs)`` prunes its error and is
+    silently wrong.
 
     >>> x = torch.ones(1, requires_grad=True)
-    >>> first_order(x.detach() * 2, x).requires_grad
+    >>> last_order_gradient(x.detach() * 2, x).requires_grad
     True
     """
-    return _FirstOrder.apply(value.detach(), *depends) if torch.is_grad_enabled() else value
+    return _LastOrderGradient.apply(value.detach(), *depends) if torch.is_grad_enabled() else value

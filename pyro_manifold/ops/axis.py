@@ -2,11 +2,11 @@ r"""Unit vectors at a given height about an axis, and heights from unit vectors.
 
 .. math:: x = (1-s)\,\mu + \sqrt{s(2-s)}\,v, \qquad v \perp \mu \text{ uniform}, \qquad s = |x-\mu|^2/2
 
-v is a projected normal vector, without reflections, so that no axis is special (for n = 3 a point of a circle, in a frame
-that is orthonormal to rounding at every axis [1]). The axis has the gradient of the *minimal rotation* of the draw; that of
-the projection has infinite variance for n <= 3. Large batches go through in pieces that stay in the cache; sums over the
-short last axis are matrix-vector products. [1] Duff et al., *Building an orthonormal basis, revisited*, Journal of
-Computer Graphics Techniques 6(1), 2017.
+v is a projected normal vector, without reflections, so that no axis is special (for n = 3 a point of a
+circle, in a frame that is orthonormal to rounding at every axis [1]). The axis has the gradient of the
+*minimal rotation* of the draw; that of the projection has infinite variance for n <= 3. Large batches go
+through in pieces that stay in the cache; sums over the short last axis are matrix-vector products. [1] Duff
+et al., *Building an orthonormal basis, revisited*, Journal of Computer Graphics Techniques 6(1), 2017.
 """
 
 import math
@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, Function, first_order, minus
+from .autograd import BatchFunction, Function, last_order_gradient, minus
 from .checks import common_shape
-from .components import sq
+from .components import squared_norm
 
-__all__ = ["around_axis", "squared_chord"]
+__all__ = ["tangent_normal_point", "squared_chord"]
 
 _CHUNK = 1 << 16  # elements of a temporary: larger ones cost more in page faults than in arithmetic
 
@@ -100,7 +100,7 @@ def _circle(p: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([(sign * u).addcmul_(a, f), (sign * w).addcmul_(b, f), -e])
 
 
-class _AroundAxis(Function):
+class _TangentNormalPoint(Function):
     @staticmethod
     def forward(ctx: Any, mu: Tensor, s: Tensor) -> Tensor:
         n = mu.shape[-1]
@@ -119,7 +119,7 @@ class _AroundAxis(Function):
             if n == 3:  # components first; three axes in the copy, since torch's transposition is slower
                 q = torch.stack(p.unbind(-1))
                 v = _circle(q, sin.squeeze(-1)).addcmul_(q, 1 - h.squeeze(-1))
-                v.mul_(sq(v).rsqrt_())
+                v.mul_(squared_norm(v).rsqrt_())
                 rows[part].unsqueeze(0).copy_(v.t().unsqueeze(0))
                 continue
             v = rows[part].normal_()
@@ -140,7 +140,12 @@ class _AroundAxis(Function):
         g_s, rows, heights = torch.empty_like(s).view(-1, 1), x.view(-1, n), s.reshape(-1, 1)
         g_mu = torch.empty_like(rows) if with_mu else None
         for part in _slices(len(rows), n):
-            p, q, h, y = axis if shared else axis[part], grads if constant else grads[part], heights[part], rows[part]
+            p, q, h, y = (
+                axis if shared else axis[part],
+                grads if constant else grads[part],
+                heights[part],
+                rows[part],
+            )
             t, sin2 = 1 - h, (2 - h).mul_(h)
             along = (p * q) @ ones
             up = ((y * q) @ ones).mul_(t).sub_(along)
@@ -151,17 +156,20 @@ class _AroundAxis(Function):
                 out.addcmul_(p, along.mul_(t))
         g_s = g_s.view(s.shape)
         if g_mu is None:
-            return None, first_order(g_s, s, g)
-        return first_order(g_mu.view(x.shape).sum_to_size(mu.shape), mu, s, g), first_order(g_s, mu, s, g)
+            return None, last_order_gradient(g_s, s, g)
+        return last_order_gradient(g_mu.view(x.shape).sum_to_size(mu.shape), mu, s, g), last_order_gradient(
+            g_s, mu, s, g
+        )
 
 
-def around_axis(mu: Tensor, s: Tensor) -> Tensor:
-    r"""Uniform draws among the points of the unit sphere with :math:`1 - \mu\cdot x = s`, differentiable once in both.
+def tangent_normal_point(mu: Tensor, s: Tensor) -> Tensor:
+    r"""Uniform draws among the points of the unit sphere with :math:`1 - \mu\cdot x = s`, differentiable once
+    in both.
 
     :param mu: unit vectors, shape ``(..., n)``, its batch broadcastable to the shape of s.
     :param s: heights in [0, 2], shape ``shape``; the result has shape ``shape + (n,)``.
 
-    >>> around_axis(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(0.4))[2]
+    >>> tangent_normal_point(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(0.4))[2]
     tensor(0.6000)
     """
-    return _AroundAxis.apply(mu, s)
+    return _TangentNormalPoint.apply(mu, s)

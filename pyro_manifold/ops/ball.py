@@ -1,11 +1,13 @@
-r"""exp and log of the ball of curvature K < 0, each one operator with a gradient in closed form; component axis first.
+r"""exp and log of the ball of curvature K < 0, each one operator with a gradient in closed form; component
+axis first.
 
-With :math:`a = 1 + K|p|^2,\ b = 1 + K|q|^2,\ \delta = q - p,\ s = K|\delta|^2/(ab)` and H, G the cosh and sinhc of
-:math:`\sqrt{-K}|v|`, in the frame :math:`e_i/\lambda_p = \tfrac a2 e_i` (an ambient vector is :math:`u = \tfrac a2 v`)
+With :math:`a = 1 + K|p|^2,\ b = 1 + K|q|^2,\ \delta = q - p,\ s = K|\delta|^2/(ab)` and H, G the cosh and
+sinhc of :math:`\sqrt{-K}|v|`, in the frame :math:`e_i/\lambda_p = \tfrac a2 e_i` (an ambient vector is
+:math:`u = \tfrac a2 v`)
 
 .. math::
-    \exp_p(v) = \frac{(H - KG\,p\cdot v)p + \tfrac12 aGv}{D},\quad D = a - K|C p + S|^2 = \frac{a}{1 + K|\exp_p(v)|^2},
-    \qquad \log_p(q) = \frac{2\arcsin\sqrt s}{\sqrt{s(1 - s)}}\Big(\frac\delta b + sp\Big)
+    \exp_p(v) = \frac{(H - KG\,p\cdot v)p + \tfrac12 aGv}{D},\quad D = a - K|C p + S|^2 = \frac{a}{1 +
+    K|\exp_p(v)|^2}, \qquad \log_p(q) = \frac{2\arcsin\sqrt s}{\sqrt{s(1 - s)}}\Big(\frac\delta b + sp\Big)
 """
 
 import math
@@ -14,44 +16,55 @@ import warnings
 import torch
 from torch import Tensor
 
-from .components import Into, Kept, combine, concrete, dot, extend, fused, patch, sq
+from .components import Into, Kept, add_scaled, dot, fused, linear_combination, replace_lanes, squared_norm
 from .numerics import arcsinc_slope, arcsinc_sqrt, arsinhc, cos_sinc_sqrt, sinc_slope
+from .tracing import is_concrete
 
-_LOST = 0.25  # a sum of opposite signs below this part of its first term is taken again from the sum of the vectors
+# a sum of opposite signs below this part of its first term is taken again from the sum of the vectors
+_LOST = 0.25
 __all__ = ["ball_exp", "ball_log", "inside", "rim_margin", "shortening"]
 
-_EXP_MAX = {torch.float32: 60.0, torch.float64: 600.0}  # sqrt(-K)|v| is cut here, far outside what the ball can hold
+_EXP_MAX = {
+    torch.float32: 60.0,
+    torch.float64: 600.0,
+}  # sqrt(-K)|v| is cut here, far outside what the ball can hold
 
 
 def shortening(s: Tensor) -> Tensor | float:
     """Factor of v that cuts what would overflow, from s = K|v|^2."""
     floor = -(_EXP_MAX.get(s.dtype, 8.0) ** 2)
-    if s.device.type == "cpu" and concrete(s) and (s.numel() == 0 or bool(s.detach().amin() >= floor)):
+    if s.device.type == "cpu" and is_concrete(s) and (s.numel() == 0 or bool(s.detach().amin() >= floor)):
         return 1.0
     over = s < floor
     return torch.where(over, floor / torch.where(over, s, 1.0), 1.0).sqrt()
 
 
 def rim_margin(d: int, dtype: torch.dtype) -> float:
-    r"""How far inside the rim, relative to its radius, the outermost point of d coordinates lies: :math:`(4+\sqrt d)\,\epsilon`.
+    r"""How far inside the rim, relative to its radius, the outermost point of d coordinates lies:
+    :math:`(4+\sqrt d)\,\epsilon`.
 
-    Its squared length is a sum of d rounded terms, in an order that differs from one device or layout to another; measured, it is
-    off by about :math:`\epsilon\sqrt d/8` (one standard deviation), a sixteenth of what this leaves.
+    Its squared length is a sum of d rounded terms, in an order that differs from one device or layout to
+    another; measured, it is off by about :math:`\epsilon\sqrt d/8` (one standard deviation), a sixteenth of
+    what this leaves.
     """
     return (4 + math.sqrt(d)) * torch.finfo(dtype).eps
 
 
 def inside(K: Tensor, y: Tensor) -> Tensor:
-    """``y``, or where that is not inside, the outermost representable point in its direction, with a warning."""
+    """``y``, or where that is not inside, the outermost representable point in its direction, with a
+    warning."""
     margin = rim_margin(len(y), y.dtype)
-    q, rim = K * sq(y.detach()), 2 * margin - 1  # this close, y may be the rounding of anything beyond
-    if concrete(y):
+    q, rim = (
+        K * squared_norm(y.detach()),
+        2 * margin - 1,
+    )  # this close, y may be the rounding of anything beyond
+    if is_concrete(y):
         if y.numel() == 0 or not bool(q.amin() <= rim):
             return y
         warnings.warn(
             f"a point of the ball lies beyond the radius that {y.dtype} coordinates can hold (about "
             f"{math.log(2 / margin):.1f}/sqrt(-K)) and was placed on it: its density will be wrong. "
-            "Use geoopt.Lorentz (the same law in other coordinates) or float64.",
+            "Use geoopt.Lorentz (the same distribution in other coordinates) or float64.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -61,9 +74,9 @@ def inside(K: Tensor, y: Tensor) -> Tensor:
 
 def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore[type-arg]
     """a, v over z, 1/D, p.v, s, cosh, sinhc, and the weight of z in exp over that of v, times D / sinhc."""
-    a = K * sq(p) + 1
+    a = K * squared_norm(p) + 1
     m = 1.0 if frame else 2 / a
-    s, pv = K * sq(z), dot(p, z)
+    s, pv = K * squared_norm(z), dot(p, z)
     if not frame:
         s, pv = s * m * m, pv * m
     cut = shortening(s)
@@ -75,9 +88,11 @@ def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore
 
     def apart(p: Tensor, z: Tensor, m: Tensor, s: Tensor, a: Tensor) -> Tensor:
         C, sinc = cos_sinc_sqrt(0.25 * s, -1)
-        return a - K * sq(torch.addcmul(C * p, 0.5 * m * sinc, z))
+        return a - K * squared_norm(torch.addcmul(C * p, 0.5 * m * sinc, z))
 
-    D = patch(torch.sub(D, most, alpha=_LOST), D, apart, p, z, torch.as_tensor(m).to(a).expand_as(a), s, a)
+    D = replace_lanes(
+        torch.sub(D, most, alpha=_LOST), D, apart, p, z, torch.as_tensor(m).to(a).expand_as(a), s, a
+    )
     return a, m, 1 / D, pv, s, H, G, 0.5 * a * cut if frame else cut
 
 
@@ -88,8 +103,8 @@ def _weights(K: Tensor, a: Tensor, r: Tensor, pv: Tensor, H: Tensor, G: Tensor) 
 
 def _exp(K: Tensor, p: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
     a, m, r, pv, s, H, G, cut = _arc(K, p, z, frame)
-    y = combine(torch.addcmul(H, K * pv, G, value=-1) * r, p, G * r * cut, z, into=into)
-    near = y.numel() == 0 or (concrete(y) and bool((a * r).amin() > 200 * rim_margin(len(y), y.dtype)))
+    y = linear_combination(torch.addcmul(H, K * pv, G, value=-1) * r, p, G * r * cut, z, into=into)
+    near = y.numel() == 0 or (is_concrete(y) and bool((a * r).amin() > 200 * rim_margin(len(y), y.dtype)))
     return y if near else inside(K, y), a, torch.as_tensor(m).to(a).expand_as(a), r, pv, s, H, G
 
 
@@ -107,24 +122,28 @@ def _exp_pull(
     c_p = K * ((H - 1) * gd + G * gv * r)
     if not frame:
         c_p = c_p - (2 / a) * (K * (Mg + c_v * pv) + c_s * s)
-    gk = 0.5 * (c_s * s / K + c_p * sq(p) + 2 * c_v * pv).sum() / K if needs_k else None
+    gk = 0.5 * (c_s * s / K + c_p * squared_norm(p) + 2 * c_v * pv).sum() / K if needs_k else None
     v = c_v * m
-    return gk, combine(N, g, v, z, c_p, p, into=into[0]), combine(M * m, g, v, p, c_s * (m * m), z, into=into[1])
+    return (
+        gk,
+        linear_combination(N, g, v, z, c_p, p, into=into[0]),
+        linear_combination(M * m, g, v, p, c_s * (m * m), z, into=into[1]),
+    )
 
 
 def _chord(K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
     """delta, a, b, s, and the arc over its sine."""
-    a, b, delta = 1 + K * sq(p), 1 + K * sq(q), q - p
-    s = K * sq(delta) / (a * b)
+    a, b, delta = 1 + K * squared_norm(p), 1 + K * squared_norm(q), q - p
+    s = K * squared_norm(delta) / (a * b)
     return delta, a, b, s, arcsinc_sqrt(s, -1)
 
 
 def _log(K: Tensor, p: Tensor, q: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
-    a, b, delta = K * sq(p) + 1, K * sq(q) + 1, q - p
-    s = K * sq(delta) / (a * b)
+    a, b, delta = K * squared_norm(p) + 1, K * squared_norm(q) + 1, q - p
+    s = K * squared_norm(delta) / (a * b)
     f, c = arsinhc(-s)
     F = f * (2.0 if frame else a) / c
-    return extend(torch.mul(delta, F / b, out=into), F * s, p), a, b, s, f
+    return add_scaled(torch.mul(delta, F / b, out=into), F * s, p), a, b, s, f
 
 
 def _log_pull(
@@ -139,22 +158,26 @@ def _log_pull(
     c_n, c_a, c_b = 2 * c_s * K / (a * b), -c_s * s / a, -(c_s * s + F * gd) / b
     if not frame:
         c_a = c_a + along * F / a
-    near = combine(m * F / b, g, c_n, delta, into=into[1])
-    gk = (c_s * s / K + c_a * sq(p) + c_b * sq(q)).sum() if needs_k else None
-    gp = torch.sub(combine(m * F * s, g, 2 * K * c_a, p), near, out=into[0])
-    return gk, gp, extend(near, 2 * K * c_b, q)
+    near = linear_combination(m * F / b, g, c_n, delta, into=into[1])
+    gk = (c_s * s / K + c_a * squared_norm(p) + c_b * squared_norm(q)).sum() if needs_k else None
+    gp = torch.sub(linear_combination(m * F * s, g, 2 * K * c_a, p), near, out=into[0])
+    return gk, gp, add_scaled(near, 2 * K * c_b, q)
 
 
 def _pair(value, pull):  # type: ignore[no-untyped-def]
     """The map of frame coordinates and the ambient one."""
-    return {frame: fused(lambda *a, f=frame: value(*a, f), lambda *a, f=frame: pull(*a, f)) for frame in (True, False)}
+    return {
+        frame: fused(lambda *a, f=frame: value(*a, f), lambda *a, f=frame: pull(*a, f))
+        for frame in (True, False)
+    }
 
 
 _EXP, _LOG = _pair(_exp, _exp_pull), _pair(_log, _log_pull)
 
 
 def ball_exp(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> Tensor:
-    """The point at the end of frame coordinates z, or of the ambient vector z; inside, with a warning where that moves it."""
+    """The point at the end of frame coordinates z, or of the ambient vector z; inside, with a warning where
+    that moves it."""
     return _EXP[frame](K, p, z)
 
 

@@ -2,9 +2,9 @@ r"""Matrices times vectors and triangular solves where many vectors share a matr
 
 .. math:: y_{bc} = A_b x_{bc}, \qquad y_{bc} = L_b^{-1} x_{bc}
 
-Broadcasting would copy the factor to every vector: 40 GB for 20000 points of :math:`\mathbb R^{500}`. Here the vectors that share
-a matrix are the columns of one right-hand side, so memory and time are those of the vectors. A matrix that ``expand``
-repeats counts as one.
+Broadcasting would copy the factor to every vector: 40 GB for 20000 points of :math:`\mathbb R^{500}`. Here
+the vectors that share a matrix are the columns of one right-hand side, so memory and time are those of the
+vectors. A matrix that ``expand`` repeats counts as one.
 """
 
 import math
@@ -19,7 +19,8 @@ __all__ = ["apply_matrix", "compact_batch", "solve_lower"]
 
 
 def compact_batch(x: Tensor, rank: int) -> Tensor:
-    """``x`` with batches that ``expand`` made of one element as batches of size 1; the last ``rank`` axes are left alone.
+    """``x`` with batches that ``expand`` made of one element as batches of size 1; the last ``rank`` axes are
+    left alone.
 
     >>> compact_batch(torch.eye(3).expand(1000, 3, 3), 2).shape
     torch.Size([1, 3, 3])
@@ -30,7 +31,8 @@ def compact_batch(x: Tensor, rank: int) -> Tensor:
 
 
 def _by_columns(f: Callable[[Tensor, Tensor], Tensor], matrix: Tensor, x: Tensor) -> Tensor:
-    """``f(matrix, columns)`` with a column for each vector of ``x``; matrices ``batch + (m, n)``, vectors ``batch + (n,)``."""
+    """``f(matrix, columns)`` with a column for each vector of ``x``; matrices ``batch + (m, n)``, vectors
+    ``batch + (n,)``."""
     batch = common_shape(matrix.shape[:-2], x.shape[:-1])
     small = compact_batch(matrix, 2)
     rank = len(batch)
@@ -58,7 +60,8 @@ def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def solve_lower(factor: Tensor, x: Tensor) -> Tensor:
-    """The solution of ``factor @ y = x`` for lower triangular ``batch + (n, n)`` and vectors ``batch + (n,)``.
+    """The solution of ``factor @ y = x`` for lower triangular ``batch + (n, n)`` and vectors
+    ``batch + (n,)``.
 
     >>> solve_lower(torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([[2.0, 3.0]]))
     tensor([[1., 2.]])

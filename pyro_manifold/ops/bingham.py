@@ -5,8 +5,8 @@ r"""The Bingham normaliser as a function of a symmetric matrix, safe at repeated
     \frac{\partial\log C}{\partial A} = \mathrm E[xx^\top], \qquad
     \mathrm d\,\mathrm E[xx^\top]\cdot H = \mathrm{Cov}(xx^\top, x^\top Hx)
 
-In the eigenbasis of A all three are diagonal or elementwise products with :math:`\mathrm E[x_i^2x_j^2]`; no eigenvector is
-differentiated, so no difference of eigenvalues is divided by.
+In the eigenbasis of A all three are diagonal or elementwise products with :math:`\mathrm E[x_i^2x_j^2]`; no
+eigenvector is differentiated, so no difference of eigenvalues is divided by.
 """
 
 from typing import Any
@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, first_order
+from .autograd import BatchFunction, last_order_gradient
 from .fisher_bingham import relative_moments, square_products, uniform_divergence
 
 __all__ = ["matrix_divergence", "matrix_normalizer"]
 
 
 def _gaps(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The greatest eigenvalue, what the others lack of it (the rates, descending eigenvalues) and the axes."""
+    """The greatest eigenvalue, what the others lack of it (the rates, descending eigenvalues) and the
+    axes."""
     values, v = torch.linalg.eigh(a)
     values, v = values.flip(-1), v.flip(-1)
     return values[..., 0], values[..., :1] - values, v
@@ -53,7 +54,13 @@ class _MatrixNormalizer(BatchFunction):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         moment, rates, v, second = ctx.saved_tensors
-        return (moment * tangent).sum((-1, -2)), _MomentGradient.apply(rates, v, second, tangent), None, None, None
+        return (
+            (moment * tangent).sum((-1, -2)),
+            _MomentGradient.apply(rates, v, second, tangent),
+            None,
+            None,
+            None,
+        )
 
     @staticmethod
     def backward(ctx: Any, c0: Tensor | None, c2: Tensor | None, *_: Any) -> Tensor | None:  # type: ignore[override]
@@ -81,13 +88,16 @@ class _MomentGradient(BatchFunction):
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, ...]:
-        raise NotImplementedError("log C of a Bingham distribution has derivatives up to the second order here, no third.")
+        raise NotImplementedError(
+            "log C of a Bingham distribution has derivatives up to the second order here, no third."
+        )
 
     jvp = backward
 
 
 class _MatrixDivergence(BatchFunction):
-    """The divergence from the uniform distribution: a function of the eigenvalues alone, so its gradient has the same axes."""
+    """The divergence from the uniform distribution: a function of the eigenvalues alone, so its gradient has
+    the same axes."""
 
     ranks = (2,)
 
@@ -111,16 +121,17 @@ class _MatrixDivergence(BatchFunction):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         a, slope = ctx.saved_tensors
-        return first_order((slope * tangent).sum((-1, -2)), a, tangent), None
+        return last_order_gradient((slope * tangent).sum((-1, -2)), a, tangent), None
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:  # type: ignore[override]
         a, slope = ctx.saved_tensors
-        return first_order(grad[..., None, None] * slope, a, grad)
+        return last_order_gradient(grad[..., None, None] * slope, a, grad)
 
 
 def matrix_divergence(a: Tensor) -> Tensor:
-    r"""The divergence of :math:`e^{x^\top Ax}/C(A)` from the uniform distribution, float64; differentiable once.
+    r"""The divergence of :math:`e^{x^\top Ax}/C(A)` from the uniform distribution, float64; differentiable
+    once.
 
     >>> matrix_divergence(torch.zeros(3, 3))
     tensor(0., dtype=torch.float64)
@@ -130,7 +141,8 @@ def matrix_divergence(a: Tensor) -> Tensor:
 
 
 def matrix_normalizer(a: Tensor) -> tuple[Tensor, Tensor]:
-    r""":math:`\log C(A)` and :math:`\mathrm E[xx^\top]`, in float64, of the symmetric part of A, shape ``batch + (d, d)``.
+    r""":math:`\log C(A)` and :math:`\mathrm E[xx^\top]`, in float64, of the symmetric part of A, shape
+    ``batch + (d, d)``.
 
     The first may be differentiated twice, the second once.
 

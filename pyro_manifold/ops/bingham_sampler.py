@@ -1,16 +1,21 @@
-r"""Exact draws from :math:`p(x)\propto e^{-\sum_i l_ix_i^2 + \kappa x_1}` on the sphere, by rejection from angular Gaussians.
+r"""Exact draws from :math:`p(x)\propto e^{-\sum_i l_ix_i^2 + \kappa x_1}` on the sphere, by rejection from
+angular Gaussians.
 
-Fold the law by the sign of x: :math:`e^{\kappa x_1}` becomes :math:`\cosh\kappa x_1`, and the sign is drawn afterwards. Two
-tangent bounds lead to an angular central Gaussian. :math:`\log\cosh\kappa\sqrt w` is concave in w, so for any c
+Fold the distribution by the sign of x: :math:`e^{\kappa x_1}` becomes :math:`\cosh\kappa x_1`, and the sign
+is drawn afterwards. Two tangent bounds lead to an angular central Gaussian. :math:`\log\cosh\kappa\sqrt w` is
+concave in w, so for any c
 
-.. math:: \log\cosh\kappa x_1 \le \log\cosh\kappa c + \tau(x_1^2 - c^2), \qquad \tau = \frac{\kappa\tanh\kappa c}{2c},
+.. math:: \log\cosh\kappa x_1 \le \log\cosh\kappa c + \tau(x_1^2 - c^2), \qquad \tau = \frac{\kappa\tanh\kappa
+c}{2c},
 
-a Bingham density with coefficients :math:`\lambda = l - \tau e_1`, shifted to least entry 0; and for it, for any b in (0, d],
+a Bingham density with coefficients :math:`\lambda = l - \tau e_1`, shifted to least entry 0; and for it, for
+any b in (0, d],
 
 .. math:: e^{-u} \le e^{-(d-b)/2} (d/b)^{d/2} (1 + 2u/b)^{-d/2}, \qquad u = \sum_i\lambda_ix_i^2 .
 
-b solves :math:`\sum_i (b+2\lambda_i)^{-1} = 1`, which is optimal; c is the best of a grid. Folding doubles the acceptance of
-the published scheme, which bounds :math:`\kappa x_1` itself and loses one hemisphere at large :math:`\kappa`.
+b solves :math:`\sum_i (b+2\lambda_i)^{-1} = 1`, which is optimal; c is the best of a grid. Folding doubles
+the acceptance of the published scheme, which bounds :math:`\kappa x_1` itself and loses one hemisphere at
+large :math:`\kappa`.
 
 Reference: Kent, Ganeiber & Mardia, J. Comput. Graph. Stat. 27 (2018), sec. 3 and 4 (arXiv:1310.8110).
 """
@@ -41,7 +46,8 @@ def _log_cosh(t: Tensor) -> Tensor:
 
 
 def _envelope(coef: Tensor, kappa: Tensor) -> _Envelope:
-    """The best bound for each row of ``coef``, (B, d), and ``kappa``, (B,), both float64; nonnegative kappa."""
+    """The best bound for each row of ``coef``, (B, d), and ``kappa``, (B,), both float64; nonnegative
+    kappa."""
     d, k = coef.shape[-1], kappa.unsqueeze(-1)
     c = torch.logspace(0, -4, 25, base=10, dtype=coef.dtype, device=coef.device)
     tau = k * torch.tanh(k * c) / (2 * c)
@@ -65,15 +71,17 @@ def _envelope(coef: Tensor, kappa: Tensor) -> _Envelope:
 
 
 def log_envelope_mass(coef: Tensor, kappa: Tensor) -> Tensor:
-    """Log integral of the bound, ``batch``; it exceeds ``log_normalizer`` by minus the log of the acceptance."""
+    """Log integral of the bound, ``batch``; it exceeds ``log_normalizer`` by minus the log of the
+    acceptance."""
     coef, kappa = coef.double(), kappa.double().expand(coef.shape[:-1])
     return _envelope(coef.reshape(-1, coef.shape[-1]), kappa.reshape(-1)).log_mass.reshape(kappa.shape)
 
 
 def acceptance(coef: Tensor, kappa: Tensor) -> Tensor:
-    """Probability that one proposal of :func:`sample` is accepted, from the exact normaliser; shape ``batch``.
+    """Probability that one proposal of :func:`sample` is accepted, from the exact normaliser; shape
+    ``batch``.
 
-    >>> acceptance(torch.zeros(3), torch.tensor(0.0))  # the uniform law
+    >>> acceptance(torch.zeros(3), torch.tensor(0.0))  # the uniform distribution
     tensor(1.0000, dtype=torch.float64)
     """
     coef, kappa = coef.double(), kappa.double()
@@ -86,7 +94,8 @@ def sample(coef: Tensor, kappa: Tensor | None, n: int) -> Tensor:
     """``n`` draws for each row, shape ``(n,) + coef.shape``, in the dtype of ``coef``.
 
     :param Tensor coef: quadratic coefficients, shape ``batch + (d,)``.
-    :param Tensor kappa: nonnegative linear coefficient of the first coordinate, shape ``batch``; 0 if omitted.
+    :param Tensor kappa: nonnegative linear coefficient of the first coordinate, shape ``batch``; 0 if
+        omitted.
     :raises RuntimeError: if some draw is not accepted within a bounded number of rounds.
 
     >>> sample(torch.zeros(3), None, 2).shape
@@ -108,7 +117,9 @@ def sample(coef: Tensor, kappa: Tensor | None, n: int) -> Tensor:
         log_accept = -0.5 * b[row] * q + d / 2 * torch.log1p(q) + peak[row]
         if kappa is not None:
             first, kr, cr = x[:, :1], k[row], c[row]
-            log_accept = log_accept + _log_cosh(kr * first) - _log_cosh(kr * cr) - tau[row] * (first * first - cr * cr)
+            log_accept = (
+                log_accept + _log_cosh(kr * first) - _log_cosh(kr * cr) - tau[row] * (first * first - cr * cr)
+            )
             x = torch.where(torch.rand_like(first) > torch.sigmoid(2 * kr * first), -x, x)
         return x, log_accept.squeeze(-1)
 

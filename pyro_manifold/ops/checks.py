@@ -7,24 +7,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["as_tensors", "broadcast_shapes", "check_all", "check_dtype", "check_expansion", "common_shape", "held"]
+__all__ = [
+    "as_tensors",
+    "broadcast_shapes",
+    "check_all",
+    "check_dtype",
+    "check_expansion",
+    "common_shape",
+    "held",
+]
 
 
 def check_dtype(name: str, x: Any) -> None:
-    """:raises ValueError: for a tensor of complex numbers, integers or truth values, whose density would be one too."""
+    """:raises ValueError: for a tensor of complex numbers, integers or truth values, whose density would be
+    one too."""
     if isinstance(x, Tensor) and not x.dtype.is_floating_point:
-        remedy = "take its .real, if that is what is meant" if x.dtype.is_complex else "convert it with .float() or .double()"
+        remedy = (
+            "take its .real, if that is what is meant"
+            if x.dtype.is_complex
+            else "convert it with .float() or .double()"
+        )
         raise ValueError(f"{name}: got dtype {x.dtype}, expected a floating dtype; {remedy}.")
 
 
 def as_tensors(**named: Any) -> list[Tensor]:
-    """Plain floating tensors of one dtype and one device; numbers take those of the tensors among the arguments.
+    """Plain floating tensors of one dtype and one device; numbers take those of the tensors among the
+    arguments.
 
-    Tensor subclasses (geoopt's ``ManifoldTensor``) are stripped, autograd history is kept; ``None`` stays ``None``.
+    Tensor subclasses (geoopt's ``ManifoldTensor``) are stripped, autograd history is kept; ``None`` stays
+    ``None``.
 
     :raises ValueError: for integer tensors, mixed dtypes or devices.
     """
-    tensors = {k: x if type(x) is Tensor else x.as_subclass(Tensor) for k, x in named.items() if isinstance(x, Tensor)}
+    tensors = {
+        k: x if type(x) is Tensor else x.as_subclass(Tensor)
+        for k, x in named.items()
+        if isinstance(x, Tensor)
+    }
     for name, x in tensors.items():
         check_dtype(name, x)
     first = next(iter(tensors.items()), None)
@@ -44,9 +63,13 @@ def as_tensors(**named: Any) -> list[Tensor]:
             out.append(None)
             continue
         try:
-            out.append(tensors[name] if name in tensors else torch.as_tensor(x, dtype=like.dtype, device=like.device))
+            out.append(
+                tensors[name] if name in tensors else torch.as_tensor(x, dtype=like.dtype, device=like.device)
+            )
         except (TypeError, ValueError, RuntimeError) as e:
-            raise ValueError(f"{name}: got {type(x).__name__}, expected a number or a tensor ({e}).") from None
+            raise ValueError(
+                f"{name}: got {type(x).__name__}, expected a number or a tensor ({e})."
+            ) from None
     return out
 
 
@@ -80,14 +103,16 @@ def check_expansion(batch_shape: Sequence[int], new: Sequence[int]) -> None:
 
 
 def held(x: Tensor) -> Tensor:
-    """The plain tensor that a transform of ``torch.func`` holds, mapped axes included: a check sees all that is mapped over."""
+    """The plain tensor that a transform of ``torch.func`` holds, mapped axes included: a check sees all that
+    is mapped over."""
     while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
         x = torch._C._functorch.get_unwrapped(x)
     return x
 
 
 def check_all(ok: Tensor, name: str, value: Tensor, expected: str, remedy: str) -> None:
-    """Raise a ``ValueError`` about the first element of ``value`` where ``ok`` (its leading axes) is false."""
+    """Raise a ``ValueError`` about the first element of ``value`` where ``ok`` (its leading axes) is
+    false."""
     plain = held(ok)
     if bool(plain.all()):
         return
@@ -97,6 +122,8 @@ def check_all(ok: Tensor, name: str, value: Tensor, expected: str, remedy: str) 
     bad = value.expand(torch.broadcast_shapes(value.shape, ok.shape + (1,) * (value.dim() - ok.dim())))
     index = tuple(int(i) for i in (~ok).nonzero()[0])
     seen = bad[index].detach().flatten().tolist()
-    shown = ", ".join("nan" if math.isnan(s) else f"{s:.6g}" for s in seen[:6]) + (", ..." if len(seen) > 6 else "")
+    shown = ", ".join("nan" if math.isnan(s) else f"{s:.6g}" for s in seen[:6]) + (
+        ", ..." if len(seen) > 6 else ""
+    )
     where = f" at index {index}" if index else ""
     raise ValueError(f"{name}: got {shown}{where}, expected {expected}. {remedy}")

@@ -13,9 +13,11 @@ _NODES = 200
 
 
 def chi_expectation(f: Callable[[Tensor], Tensor], dim: int, scale: Tensor, growth: float = 0.0) -> Tensor:
-    r"""Expectation of ``f(scale * z)``, z chi-distributed with ``dim`` degrees of freedom, by Gauss-Legendre quadrature.
+    r"""Expectation of ``f(scale * z)``, z chi-distributed with ``dim`` degrees of freedom, by Gauss-Legendre
+    quadrature.
 
-    .. math:: \mathrm E f(\sigma z) = \frac{2^{1-d/2}}{\Gamma(d/2)} \int_0^\infty f(\sigma z)\, z^{d-1} e^{-z^2/2}\,dz
+    .. math:: \mathrm E f(\sigma z) = \frac{2^{1-d/2}}{\Gamma(d/2)} \int_0^\infty f(\sigma z)\, z^{d-1}
+    e^{-z^2/2}\,dz
 
     :param f: elementwise on tensors of shape ``(nodes,) + scale.shape``.
     :param scale: :math:`\sigma`, any shape; the result has this shape and is differentiable in it.

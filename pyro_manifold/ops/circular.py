@@ -4,8 +4,8 @@ r"""Angles: wrapping, and the wrapped normal density of the circle by whichever 
     p(x) = \sum_k \frac{e^{-(x+2\pi k)^2/2\sigma^2}}{\sqrt{2\pi}\,\sigma}
          = \frac{1}{2\pi}\Big(1 + 2\sum_{n\ge1} e^{-n^2\sigma^2/2}\cos nx\Big)
 
-The second sum is the theta-function dual (Poisson summation) of the first. References: Mardia & Jupp, *Directional
-Statistics* (2000), eq. 3.5.60-3.5.64.
+The second sum is the theta-function dual (Poisson summation) of the first. References: Mardia & Jupp,
+*Directional Statistics* (2000), eq. 3.5.60-3.5.64.
 """
 
 import math
@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from .components import concrete, extremes, may_hold
+from .components import extremes
+from .tracing import is_concrete, maybe_any
 
 __all__ = ["difference", "log_wrapped_normal", "short", "wrap"]
 
@@ -24,28 +25,31 @@ _WINDINGS, _COSINES = 3, 6
 
 def _is_short(x: Tensor) -> bool:
     """Are all angles known to be a few turns at most? A cautious no where asking would cost."""
-    if x.device.type != "cpu" or not concrete(x) or not x.numel():
+    if x.device.type != "cpu" or not is_concrete(x) or not x.numel():
         return False
     low, high = extremes(x)
     return low >= -_NEAR and high <= _NEAR
 
 
 def short(x: Tensor) -> Tensor:
-    """``x`` itself where it is a few turns at most, else :func:`wrap` of it: for sums and differences that are wrapped later."""
+    """``x`` itself where it is a few turns at most, else :func:`wrap` of it: for sums and differences that
+    are wrapped later."""
     return x if _is_short(x) else wrap(x)
 
 
 def difference(x: Tensor, y: Tensor) -> Tensor:
-    """x - y up to whole turns, with all digits: floating numbers less than a few turns apart are subtracted without error."""
+    """x - y up to whole turns, with all digits: floating numbers less than a few turns apart are subtracted
+    without error."""
     d = x - y
     return d if _is_short(d) else wrap(x) - wrap(y)
 
 
 def wrap(x: Tensor) -> Tensor:
-    r"""The angle in :math:`[-\pi, \pi)` that differs from ``x`` by whole turns; angles already there are left alone.
+    r"""The angle in :math:`[-\pi, \pi)` that differs from ``x`` by whole turns; angles already there are left
+    alone.
 
-    Many turns are taken off by sine and cosine, which know :math:`\pi` to all digits: at 1e8 in float32 the multiple of a
-    rounded :math:`2\pi` is off by radians, and no angle at all.
+    Many turns are taken off by sine and cosine, which know :math:`\pi` to all digits: at 1e8 in float32 the
+    multiple of a rounded :math:`2\pi` is off by radians, and no angle at all.
 
     >>> wrap(torch.tensor([3.0, 4.0, 2e19]))
     tensor([ 3.0000, -2.2832,  1.2328])
@@ -54,7 +58,7 @@ def wrap(x: Tensor) -> Tensor:
     if _is_short(x):
         return out
     far = x.detach().abs() > _NEAR
-    if not may_hold(far):
+    if not maybe_any(far):
         return out
     y = torch.where(far, x, 0.0)
     turned = y.detach()
@@ -67,9 +71,12 @@ def log_wrapped_normal(x: Tensor, scale: Tensor) -> Tensor:
     r"""Log density of the angle ``x`` under N(0, ``scale``^2) wrapped; elementwise."""
     x, scale = torch.broadcast_tensors(wrap(x), scale)
     wide = scale > _CROSSOVER
-    k = torch.arange(-_WINDINGS, _WINDINGS + 1, dtype=x.dtype, device=x.device).reshape((-1,) + (1,) * x.dim())
+    k = torch.arange(-_WINDINGS, _WINDINGS + 1, dtype=x.dtype, device=x.device).reshape(
+        (-1,) + (1,) * x.dim()
+    )
     narrow_scale = torch.where(wide, 1.0, scale)
-    # each term relative to that of k = 0; for narrower scales than this only half a turn has another, and s cancels there
+    # each term relative to that of k = 0; for narrower scales than this only half a turn has another, and s
+    # cancels there
     s = narrow_scale.clamp_min(math.sqrt(torch.finfo(x.dtype).eps) / 50)
     others = torch.logsumexp(-(2 * math.pi * k / s) * ((math.pi * k + x) / s), 0)
     direct = others - 0.5 * (x / narrow_scale).square() - narrow_scale.log() - 0.5 * math.log(2 * math.pi)

@@ -1,9 +1,10 @@
 """Batches of short vectors: component axis first, block by block, and one operator with its own pull-back.
 
-A map of points is written once for tensors ``(d, n)``, scalars of a point being ``(n,)``, so that both broadcast without a
-thought. What the memory holds is another matter: up to 5 components they are copied apart, and sums run at full width;
-above, the transposed *view* of ``(n, d)`` is cheaper than a transposition. A compiled program takes views always: from
-components apart torch 2.13's inductor makes wrong gradients without a word (``aot_eager`` makes the right ones).
+A map of points is written once for tensors ``(d, n)``, scalars of a point being ``(n,)``, so that both
+broadcast without a thought. What the memory holds is another matter: up to 5 components they are copied
+apart, and sums run at full width; above, the transposed *view* of ``(n, d)`` is cheaper than a transposition.
+A compiled program takes views always: from components apart torch 2.13's inductor makes wrong gradients
+without a word (``aot_eager`` makes the right ones).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,34 +13,41 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .autograd import Function
 from .checks import common_shape
+from .tracing import can_write_inplace, is_concrete, maybe_any
 
 Into = Sequence[Tensor | None]  # memory for results
 Kept = Sequence[Tensor] | None  # what the value kept for its gradient
 
-__all__ = ["by_components", "combine", "concrete", "dot", "extend", "extremes", "fused", "join", "may_hold", "patch"]
-__all__ += ["patches", "plain", "scaled", "sq"]
+__all__ = [
+    "by_components",
+    "linear_combination",
+    "is_concrete",
+    "dot",
+    "add_scaled",
+    "extremes",
+    "fused",
+    "join",
+    "maybe_any",
+    "replace_lanes",
+]
+__all__ += ["replace_lanes_each", "can_write_inplace", "scaled", "squared_norm"]
 
 _NARROW = 5  # so many components are copied apart
-_BLOCK = 3 << 20  # about so many bytes of a vector tensor in a block: some ten stay in a shared cache and with the allocator
+_BLOCK = (
+    3 << 20
+)  # about so many bytes of a vector tensor in a block: some ten stay in a shared cache and with the allocator
 
 
 def _narrow(d: int) -> bool:
     return d <= _NARROW and not torch.compiler.is_compiling()
 
 
-def concrete(x: Tensor) -> bool:
-    """May Python branch on the values of ``x``? Not while they are traced, compiled or mapped over."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(x)
-
-
 def extremes(x: Tensor) -> tuple[float, float]:
-    """Least and greatest of the values (at least one; NaN, if any is), read in the order in which they lie in memory."""
+    """Least and greatest of the values (at least one; NaN, if any is), read in the order in which they lie in
+    memory."""
     x = x.detach()
     if not x.is_contiguous():  # five times as fast
         stride = x.stride()
@@ -48,19 +56,12 @@ def extremes(x: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def plain(x: Tensor) -> bool:
-    """Is nobody differentiating or tracing? Then operators need not be recorded, and memory may be written over."""
-    return not torch.is_grad_enabled() and forward_ad._current_level < 0 and concrete(x)
-
-
-def may_hold(mask: Tensor) -> bool:
-    """Is ``mask`` true anywhere? Where asking would cost (a GPU, a trace) the answer is a cautious yes."""
-    return mask.device.type != "cpu" or not concrete(mask) or bool(mask.any())
-
-
-def patches(sign: Tensor, ys: tuple[Tensor, ...], f: Callable[..., tuple[Tensor, ...]], *xs: Tensor) -> tuple[Tensor, ...]:
-    """``ys``, but ``f(*xs)`` in the lanes (last axis) where ``sign`` < 0: evaluated there alone where that is cheap to find."""
-    if sign.device.type != "cpu" or not concrete(sign):
+def replace_lanes_each(
+    sign: Tensor, ys: tuple[Tensor, ...], f: Callable[..., tuple[Tensor, ...]], *xs: Tensor
+) -> tuple[Tensor, ...]:
+    """``ys``, but ``f(*xs)`` in the lanes (last axis) where ``sign`` < 0: evaluated there alone where that is
+    cheap to find."""
+    if sign.device.type != "cpu" or not is_concrete(sign):
         return tuple(torch.where(sign < 0, a, y) for a, y in zip(f(*xs), ys, strict=True))
     if sign.numel() == 0 or bool(sign.detach().amin() >= 0):  # a NaN is not, and hides what else there is
         return ys
@@ -70,9 +71,9 @@ def patches(sign: Tensor, ys: tuple[Tensor, ...], f: Callable[..., tuple[Tensor,
     return tuple(put(y.t(), 0, lanes, a.t()).t() for a, y in zip(parts, ys, strict=True))
 
 
-def patch(sign: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
-    """:func:`patches` of one."""
-    return patches(sign, (y,), lambda *xs: (f(*xs),), *xs)[0]
+def replace_lanes(sign: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    """:func:`replace_lanes_each` of one."""
+    return replace_lanes_each(sign, (y,), lambda *xs: (f(*xs),), *xs)[0]
 
 
 def dot(x: Tensor, y: Tensor, first: int = 0) -> Tensor:
@@ -83,24 +84,24 @@ def dot(x: Tensor, y: Tensor, first: int = 0) -> Tensor:
             out = torch.addcmul(out, a, b)
         return out
     xy = (x * y)[first:]  # whole rows are multiplied faster than parts of them
-    if xy.dim() == 2 and xy.stride(0) == 1 and xy.device.type == "cpu" and concrete(xy):
+    if xy.dim() == 2 and xy.stride(0) == 1 and xy.device.type == "cpu" and is_concrete(xy):
         return torch.mv(xy.t(), xy.new_ones(len(xy)))  # torch's sum is slow over a short last axis
     return xy.sum(0)
 
 
-def sq(x: Tensor, first: int = 0) -> Tensor:
+def squared_norm(x: Tensor, first: int = 0) -> Tensor:
     """Sum of squares over the first axis, from component ``first`` on."""
     return dot(x, x, first)
 
 
-def combine(a: Tensor, x: Tensor, *more: Tensor, into: Tensor | None = None) -> Tensor:
+def linear_combination(a: Tensor, x: Tensor, *more: Tensor, into: Tensor | None = None) -> Tensor:
     """a x + b y + ... of scalars and vectors in turn; ``into`` given memory where that is not None."""
-    return extend(torch.mul(x, a, out=into), *more)
+    return add_scaled(torch.mul(x, a, out=into), *more)
 
 
-def extend(out: Tensor, *more: Tensor) -> Tensor:
+def add_scaled(out: Tensor, *more: Tensor) -> Tensor:
     """out + b y + ..., written over ``out`` where nobody can tell."""
-    add = torch.Tensor.addcmul_ if plain(out) else torch.addcmul
+    add = torch.Tensor.addcmul_ if can_write_inplace(out) else torch.addcmul
     for b, y in zip(more[::2], more[1::2], strict=True):
         out = add(out, b, y)
     return out
@@ -108,7 +109,7 @@ def extend(out: Tensor, *more: Tensor) -> Tensor:
 
 def scaled(out: Tensor, a: Tensor) -> Tensor:
     """a out, written over ``out`` where nobody can tell."""
-    return out.mul_(a) if plain(out) and plain(a) else out * a
+    return out.mul_(a) if can_write_inplace(out) and can_write_inplace(a) else out * a
 
 
 def join(first: Tensor, rest: Tensor) -> Tensor:
@@ -132,10 +133,12 @@ def _flat(xs: Iterable[Tensor]) -> tuple[torch.Size, list[Tensor]]:
 
 
 def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
-    r"""Call ``f`` with the last axis of each tensor moved to the front and their batches broadcast and flattened.
+    r"""Call ``f`` with the last axis of each tensor moved to the front and their batches broadcast and
+    flattened.
 
-    ``f`` returns vectors ``(d, n)``, scalars ``(n,)`` or a tuple of these; they come back as ``batch + (d,)`` and ``batch``,
-    vectors as transposed views: what the next call does with them is as fast, and needs no copy.
+    ``f`` returns vectors ``(d, n)``, scalars ``(n,)`` or a tuple of these; they come back as ``batch + (d,)``
+    and ``batch``, vectors as transposed views: what the next call does with them is as fast, and needs no
+    copy.
     """
     batch, flat = _flat(xs)
     out = f(*map(_front, flat))
@@ -155,15 +158,18 @@ def _turned(y: Tensor | None) -> Tensor | None:
     return y.t() if y is not None and y.dim() == 2 else y
 
 
-def _blockwise(f: Callable[..., tuple[Tensor | None, ...]], rooms: Callable[[], list[Any]], *xs: Tensor) -> list[Any]:
-    """``f`` of matrices ``(n, d)`` and vectors ``(n,)``, in blocks whose temporaries stay in the cache; sums are added up.
+def _blockwise(
+    f: Callable[..., tuple[Tensor | None, ...]], rooms: Callable[[], list[Any]], *xs: Tensor
+) -> list[Any]:
+    """``f`` of matrices ``(n, d)`` and vectors ``(n,)``, in blocks whose temporaries stay in the cache; sums
+    are added up.
 
     ``rooms`` makes memory for the first results, or None; ``f`` may write into what it is offered of it.
     """
     n = len(xs[0])
     held = n * max(x.shape[-1] for x in xs[:2]) * xs[0].element_size()
     size = -(-n // max(1, (held + _BLOCK // 2) // _BLOCK))  # blocks of one size
-    if n == size or xs[0].device.type != "cpu" or not all(map(concrete, xs)) or torch.is_grad_enabled():
+    if n == size or xs[0].device.type != "cpu" or not all(map(is_concrete, xs)) or torch.is_grad_enabled():
         return [_turned(y) for y in f(*map(_front, xs), (None,) * 3)]
     out = rooms()
     for i, block in enumerate(zip(*(x.split(size) for x in xs), strict=True)):
@@ -175,7 +181,13 @@ def _blockwise(f: Callable[..., tuple[Tensor | None, ...]], rooms: Callable[[], 
             if y is None:
                 continue
             if out[j] is None:
-                out[j] = torch.zeros_like(y) if y.dim() == 0 else _room(n, len(y), y) if y.dim() == 2 else y.new_empty(n)
+                out[j] = (
+                    torch.zeros_like(y)
+                    if y.dim() == 0
+                    else _room(n, len(y), y)
+                    if y.dim() == 2
+                    else y.new_empty(n)
+                )
             if y.dim() == 0:
                 out[j] += y
             elif there is None or y.data_ptr() != there.data_ptr():
@@ -184,14 +196,18 @@ def _blockwise(f: Callable[..., tuple[Tensor | None, ...]], rooms: Callable[[], 
 
 
 def fused(
-    value: Callable[..., tuple[Tensor, ...]], pull: Callable[..., tuple[Tensor | None, ...]], as_x: bool = True
+    value: Callable[..., tuple[Tensor, ...]],
+    pull: Callable[..., tuple[Tensor | None, ...]],
+    as_x: bool = True,
 ) -> Callable[..., Tensor]:
-    """One autograd operator of a scalar ``k`` (or None) and two tensors of vectors, from what it does to ``(d, n)``.
+    """One autograd operator of a scalar ``k`` (or None) and two tensors of vectors, from what it does to
+    ``(d, n)``.
 
-    ``value(k, x, z, into)`` gives the result, in the memory ``into`` unless that is None, and scalars of each point that are
-    kept for ``pull(k, x, z, out, grad, kept, needs_k, into)``. This gives the gradients, with memory for those of x and z;
-    without what was kept (None) as differentiable functions of its arguments, so that derivatives of every order are
-    right. On the CPU both run in blocks. ``as_x``: the result has as many components as x.
+    ``value(k, x, z, into)`` gives the result, in the memory ``into`` unless that is None, and scalars of each
+    point that are kept for ``pull(k, x, z, out, grad, kept, needs_k, into)``. This gives the gradients, with
+    memory for those of x and z; without what was kept (None) as differentiable functions of its arguments, so
+    that derivatives of every order are right. On the CPU both run in blocks. ``as_x``: the result has as many
+    components as x.
     """
 
     class Fused(Function):
@@ -218,10 +234,14 @@ def fused(
             def gradients(grad: Tensor) -> tuple[Tensor | None, ...]:
                 args = (y.t() for y in (x, z, out, grad))
                 g_k, g_x, g_z = pull(k, *args, None, tangents[0] is not None, (None, None))
-                return tuple(_turned(g) for g, t in zip((g_k, g_x, g_z), tangents, strict=False) if t is not None)
+                return tuple(
+                    _turned(g) for g, t in zip((g_k, g_x, g_z), tangents, strict=False) if t is not None
+                )
 
             # linear in grad: its transpose is the derivative in the direction of the tangents
-            (tangent,) = torch.func.vjp(gradients, torch.zeros_like(out))[1](tuple(t for t in tangents[:3] if t is not None))
+            (tangent,) = torch.func.vjp(gradients, torch.zeros_like(out))[1](
+                tuple(t for t in tangents[:3] if t is not None)
+            )
             return tangent, *(None for _ in kept)
 
         @staticmethod
@@ -233,10 +253,14 @@ def fused(
                 kept = []
             needs_k = ctx.needs_input_grad[0]
 
-            def all_of(x: Tensor, z: Tensor, out: Tensor, grad: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
+            def all_of(
+                x: Tensor, z: Tensor, out: Tensor, grad: Tensor, *rest: Any
+            ) -> tuple[Tensor | None, ...]:
                 return pull(k, x, z, out, grad, rest[:-1] or None, needs_k, rest[-1][1:])
 
-            return *_blockwise(all_of, lambda: [None, torch.empty_like(x), torch.empty_like(z)], x, z, out, grad, *kept), None
+            return *_blockwise(
+                all_of, lambda: [None, torch.empty_like(x), torch.empty_like(z)], x, z, out, grad, *kept
+            ), None
 
     def op(k: Tensor | None, x: Tensor, z: Tensor) -> Tensor:
         batch, flat = _flat((x, z))

@@ -1,29 +1,33 @@
-r"""The one normaliser of all quadratic-exponential distributions on the sphere :math:`S^{d-1}\subset\mathbb R^d`, d >= 2.
+r"""The one normaliser of all quadratic-exponential distributions on the sphere
+:math:`S^{d-1}\subset\mathbb R^d`, d >= 2.
 
 Relative to its mode a density of this kind is, in its own axes and with rates :math:`c_1 \ge 0`,
 
 .. math::
     e^{-q(x)}, \qquad q(x) = c_1 (1-x_1)^2 + \sum_{j\ge2} c_jx_j^2, \qquad
     e^{S(c)} = \int_{S^{d-1}} e^{-q}\,dS
-             = 2\pi^{d/2}\,\frac1{2\pi i}\int_{t-i\infty}^{t+i\infty} e^{s^2/(c_1+s)}\prod_j (c_j+s)^{-1/2}\,ds
+             = 2\pi^{d/2}\,\frac1{2\pi i}\int_{t-i\infty}^{t+i\infty} e^{s^2/(c_1+s)}\prod_j
+             (c_j+s)^{-1/2}\,ds
 
-Kent's density :math:`e^{\kappa x_1+\sum\beta_jx_j^2}` has :math:`c_1=\kappa/2`, :math:`c_j=\kappa/2-\beta_j`, von Mises-Fisher's
-equal rates :math:`\kappa/2`, Bingham's :math:`c_1 = 0` and the gaps of its eigenvalues; through quaternions the matrix Fisher
-distribution of SO(3) is one of them. Nothing of the order of :math:`\kappa` appears, so that log densities, entropies and
-divergences keep their digits at every concentration: q is of the order of 1 wherever there is mass.
+Kent's density :math:`e^{\kappa x_1+\sum\beta_jx_j^2}` has :math:`c_1=\kappa/2`, :math:`c_j=\kappa/2-\beta_j`,
+von Mises-Fisher's equal rates :math:`\kappa/2`, Bingham's :math:`c_1 = 0` and the gaps of its eigenvalues;
+through quaternions the matrix Fisher distribution of SO(3) is one of them. Nothing of the order of
+:math:`\kappa` appears, so that log densities, entropies and divergences keep their digits at every
+concentration: q is of the order of 1 wherever there is mass.
 
 Let :math:`\varphi` be the log integrand and t > 0 its saddle. The trapezoidal rule in w runs along
 
 .. math:: s(w) = t - A(\cosh w - 1) + i\sigma\sinh w, \quad \sigma = \varphi''(t)^{-1/2},\;
           A = \min\{1,\ 5\sigma|\varphi'''(t)|/12\varphi''(t)\}\,\sigma
 
-A is about the curvature of steepest descent at the saddle. Since :math:`A\le\sigma`, no factor grows along the path faster
-than :math:`e^s` decays, however unlike the :math:`c_i`. Moments are averages over the same nodes: given s, the coordinates
-:math:`x_j`, j >= 2, are independent normals of variance :math:`\tfrac12(c_j+s)^{-1}`. Derivatives are as exact as values:
-:math:`S` may be differentiated twice, moments and entropies once.
+A is about the curvature of steepest descent at the saddle. Since :math:`A\le\sigma`, no factor grows along
+the path faster than :math:`e^s` decays, however unlike the :math:`c_i`. Moments are averages over the same
+nodes: given s, the coordinates :math:`x_j`, j >= 2, are independent normals of variance
+:math:`\tfrac12(c_j+s)^{-1}`. Derivatives are as exact as values: :math:`S` may be differentiated twice,
+moments and entropies once.
 
-References: Kume & Wood, Biometrika 92 (2005), eq. 8; Kume & Sei, Stat. Comput. 28 (2018); the contour's shape:
-Weideman & Trefethen, Math. Comp. 76 (2007), sec. 4.
+References: Kume & Wood, Biometrika 92 (2005), eq. 8; Kume & Sei, Stat. Comput. 28 (2018); the contour's
+shape: Weideman & Trefethen, Math. Comp. 76 (2007), sec. 4.
 """
 
 import math
@@ -33,32 +37,45 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, differentiated, first_order
-from .components import concrete, may_hold
+from .autograd import BatchFunction, differentiated, last_order_gradient
 from .quadrature import legendre
+from .tracing import is_concrete, maybe_any
 
-__all__ = ["log_normalizer", "relative_moments", "relative_normalizer", "square_products", "uniform_divergence"]
+__all__ = [
+    "log_normalizer",
+    "relative_moments",
+    "relative_normalizer",
+    "square_products",
+    "uniform_divergence",
+]
 
-_NODES = 72  # worst error on random and adversarial rates up to 1e4: 4e-12 (64 nodes 3e-11, 48 nodes 5e-9); plain cases need 40
+# worst error on random and adversarial rates up to 1e4: 4e-12 (64 nodes 3e-11, 48 nodes 5e-9); plain cases
+# need 40
+_NODES = 72
 _CHUNK = 2**17  # rows x nodes x d at a time: smaller ones pay for the calls, larger ones for page faults
 _SETTLED = 1e-9  # a relative step of Newton's method after which there is no other
 _DROP = 38.0  # the integrand is followed until it has fallen by exp(-38)
-_NARROW = 6e-6  # below this E|x - mode|^2, and without mass at the antipode, E(1 - x_1)^2 is taken from the moments of the others
+# below this E|x - mode|^2, and without mass at the antipode, E(1 - x_1)^2 is taken from the moments of the
+# others
+_NARROW = 6e-6
 
 
 def _saddle(c: Tensor) -> Tensor:
     r"""Root t of :math:`h(t)=\sum_i \tfrac12(c_i+t)^{-1}+c_1^2(c_1+t)^{-2}=1`.
 
-    :math:`h^{-1/2}` is increasing and concave, so Newton's method from a lower bound climbs to the root monotonically. The
-    bounds: each term alone; and the largest of the other terms against :math:`1-c_1^2/(c_1+t)^2\le2t/(c_1+t)`."""
+    :math:`h^{-1/2}` is increasing and concave, so Newton's method from a lower bound climbs to the root
+    monotonically. The bounds: each term alone; and the largest of the other terms against
+    :math:`1-c_1^2/(c_1+t)^2\le2t/(c_1+t)`."""
     first, others = c[:, :1], c[:, 1:].amin(-1, keepdim=True)
     one = torch.ones_like(first)
     alone = 0.25 * (1 + 1 / (torch.hypot(one, 4 * first) + 4 * first))
     slack = 4 * others - 1
     root = torch.hypot(slack, 4 * first.sqrt())
-    ridge = torch.where(slack > 0, 2 * first / (slack + root).clamp_min(torch.finfo(c.dtype).tiny), (root - slack) / 8)
+    ridge = torch.where(
+        slack > 0, 2 * first / (slack + root).clamp_min(torch.finfo(c.dtype).tiny), (root - slack) / 8
+    )
     t = torch.maximum(torch.maximum(alone, ridge), 0.5 - others)
-    watched = concrete(c) and c.device.type == "cpu"
+    watched = is_concrete(c) and c.device.type == "cpu"
     for i in range(12):
         v = 1 / (c + t)
         v1 = v[:, :1]
@@ -67,14 +84,16 @@ def _saddle(c: Tensor) -> Tensor:
         h = 1 + excess
         step = 2 * h * excess / ((1 + h.sqrt()) * slope)
         t = t + step
-        if watched and i > 2 and bool((step <= _SETTLED * t).all()):  # the next step is of the order of the square
+        if (
+            watched and i > 2 and bool((step <= _SETTLED * t).all())
+        ):  # the next step is of the order of the square
             break
     return t
 
 
 class _Contour(NamedTuple):
-    """S; complex weights ``(rows, n)`` whose real parts add up to 1; 1/(c_i + s), complex ``(d, rows, n)``, d in front because
-    sums over a short last axis are slow; and s/(c_1 + s), ``(rows, n)``."""
+    """S; complex weights ``(rows, n)`` whose real parts add up to 1; 1/(c_i + s), complex ``(d, rows, n)``, d
+    in front because sums over a short last axis are slow; and s/(c_1 + s), ``(rows, n)``."""
 
     log: Tensor
     weights: Tensor
@@ -83,7 +102,8 @@ class _Contour(NamedTuple):
 
 
 def _end(a: Tensor, sigma: Tensor, v: Tensor, r: Tensor, linear: Tensor) -> Tensor:
-    """The least w in steps of 1/8 from 1 to 9 where the integrand has fallen by exp(-38), of 8 and then of 8 between two."""
+    """The least w in steps of 1/8 from 1 to 9 where the integrand has fallen by exp(-38), of 8 and then of 8
+    between two."""
     low = torch.ones_like(a)
     steps = torch.arange(1, 8, dtype=a.dtype, device=a.device)
     vs = v.mT.unsqueeze(-1)
@@ -94,19 +114,23 @@ def _end(a: Tensor, sigma: Tensor, v: Tensor, r: Tensor, linear: Tensor) -> Tens
         x1, m = 1 - x, y * y
         m = torch.addcmul(m, x1, x1)
         rx, ry, z = r * x[0], r * y[0], x1[0]
-        fall = drop * linear - w + 0.25 * m.log().sum(0) - ((rx * rx - ry * ry) * z - 2 * rx * ry * y[0]) / m[0]
+        fall = (
+            drop * linear - w + 0.25 * m.log().sum(0) - ((rx * rx - ry * ry) * z - 2 * rx * ry * y[0]) / m[0]
+        )
         low = low + step * (fall < _DROP).sum(-1, keepdim=True)
     return low + 0.125
 
 
 def _contour(c: Tensor) -> _Contour:
-    """For rows of float64 rates. Products are taken in an order in which nothing overflows or vanishes up to 1e300."""
+    """For rows of float64 rates. Products are taken in an order in which nothing overflows or vanishes up to
+    1e300."""
     first = c[:, :1]
     t = _saddle(c)
     v = 1 / (c + t)
     v1 = v[:, :1]
     share = first * v1  # c_1 / (c_1 + t)
-    # with z = (s - t) / (c + t) the exponent less its value at t is linear * (s - t) + (r z_1)^2 / (1 + z_1) - sum log(1 + z) / 2
+    # with z = (s - t) / (c + t) the exponent less its value at t is linear * (s - t) + (r z_1)^2 / (1 + z_1)
+    # - sum log(1 + z) / 2
     linear = (t * v1) * ((2 * first + t) * v1)
     r = first.sqrt() * share.sqrt()
     sigma = (0.5 * v.square().sum(-1, keepdim=True) + 2 * share.square() * v1).rsqrt()
@@ -119,7 +143,10 @@ def _contour(c: Tensor) -> _Contour:
     half_sinh, half_cosh = 0.5 * (e - 1 / e), 0.5 * (e + 1 / e)
     drop, sinh = 2 * half_sinh.square(), 2 * half_sinh * half_cosh  # cosh(w) - 1 and sinh(w)
     x, y, vs = -a * drop, sigma * sinh, v.mT.unsqueeze(-1)
-    re, im = 1 + x * vs, y * vs  # 1 + z, shape (d, rows, n); in real parts, for a complex log costs twenty real ones
+    re, im = (
+        1 + x * vs,
+        y * vs,
+    )  # 1 + z, shape (d, rows, n); in real parts, for a complex log costs twenty real ones
     m = re * re + im * im
     inverse = torch.complex(re[0] / m[0], -im[0] / m[0])  # 1 / (1 + z_1)
     u = torch.complex(re / m * vs, -im / m * vs)
@@ -166,9 +193,10 @@ def _values_and_moments(c: Tensor) -> tuple[Tensor, ...]:
     moments = _mean(k.weights, half)
     first = moments[:, 0] + _mean(k.weights, k.w.square().unsqueeze(0))[:, 0]
     narrow = (moments[:, 1:].sum(-1) < _NARROW) & (c[:, 0] > 25)
-    if not may_hold(narrow):
+    if not maybe_any(narrow):
         return k.log, torch.cat([first.unsqueeze(-1), moments[:, 1:]], -1)
-    # where all mass is near the mode this is a difference: (1 - x_1)^2 = q^2/4 + q^3/8 + ... with q the squares of the others
+    # where all mass is near the mode this is a difference: (1 - x_1)^2 = q^2/4 + q^3/8 + ... with q the
+    # squares of the others
     others = half[1:]
     square, cube = (2 * others.square()).sum(0), (8 * others.pow(3)).sum(0)
     mean = others.sum(0)
@@ -179,7 +207,8 @@ def _values_and_moments(c: Tensor) -> tuple[Tensor, ...]:
 
 
 def _slopes(c: Tensor, g: Tensor) -> tuple[Tensor, ...]:
-    """Gradient in c of ``g.E[((1 - x_1)^2, x_2^2, ...)]``: derivatives of the nodes' moments, and of their weights."""
+    """Gradient in c of ``g.E[((1 - x_1)^2, x_2^2, ...)]``: derivatives of the nodes' moments, and of their
+    weights."""
     k = _contour(c)
     g = g.mT.unsqueeze(-1)
     statistics = 0.5 * k.u
@@ -193,7 +222,8 @@ def _slopes(c: Tensor, g: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Moments(BatchFunction):
-    """c -> (S, E((1 - x_1)^2, x_2^2, ...)); the gradient of the first is minus the second, whose own is symmetric."""
+    """c -> (S, E((1 - x_1)^2, x_2^2, ...)); the gradient of the first is minus the second, whose own is
+    symmetric."""
 
     ranks = (1,)
 
@@ -234,16 +264,19 @@ class _Slopes(BatchFunction):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        raise NotImplementedError("log C of a Fisher-Bingham distribution has derivatives up to the second order here, no third.")
+        raise NotImplementedError(
+            "log C of a Fisher-Bingham distribution has derivatives up to the second order here, no third."
+        )
 
     jvp = backward
 
 
 class _UniformDivergence(BatchFunction):
-    r"""log of the area - S - c.E[...]: the divergence from the uniform distribution, and its gradient as a second output.
+    r"""log of the area - S - c.E[...]: the divergence from the uniform distribution, and its gradient as a
+    second output.
 
-    Its gradient is minus that of :math:`c\cdot` moments at fixed c. Where the rates are small it is integrated along the ray
-    to 0, :math:`\int_0^1 t\,\mathrm{Var}_{tc}(q)\,dt`."""
+    Its gradient is minus that of :math:`c\cdot` moments at fixed c. Where the rates are small it is
+    integrated along the ray to 0, :math:`\int_0^1 t\,\mathrm{Var}_{tc}(q)\,dt`."""
 
     ranks = (1,)
 
@@ -258,7 +291,9 @@ class _UniformDivergence(BatchFunction):
         near = c[i]
         x, weight = legendre(8, c.device)
         nodes = (x.unsqueeze(-1) * near).reshape(-1, d)
-        variance = -(_chunked(_slopes, nodes, near.repeat(len(x), 1))[0].reshape((len(x),) + near.shape) * near).sum(-1)
+        variance = -(
+            _chunked(_slopes, nodes, near.repeat(len(x), 1))[0].reshape((len(x),) + near.shape) * near
+        ).sum(-1)
         value[i] = (weight * x * variance).sum(0)
         return value.reshape(batch), -_chunked(_slopes, c, c)[0].reshape(batch + (d,))
 
@@ -271,17 +306,19 @@ class _UniformDivergence(BatchFunction):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         c, slope = ctx.saved_tensors
-        return first_order((tangent * slope).sum(-1), c, tangent), None
+        return last_order_gradient((tangent * slope).sum(-1), c, tangent), None
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:  # type: ignore[override]
         c, slope = ctx.saved_tensors
-        return first_order(grad.unsqueeze(-1) * slope, c, grad)
+        return last_order_gradient(grad.unsqueeze(-1) * slope, c, grad)
 
 
 def _checked(c: Tensor) -> Tensor:
     if c.dim() < 1 or c.shape[-1] < 2:
-        raise ValueError(f"rates: got shape {tuple(c.shape)}, expected (..., d), d >= 2 the ambient dimension.")
+        raise ValueError(
+            f"rates: got shape {tuple(c.shape)}, expected (..., d), d >= 2 the ambient dimension."
+        )
     return c.double()
 
 
@@ -298,7 +335,8 @@ def relative_moments(c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def relative_normalizer(c: Tensor) -> Tensor:
-    r""":math:`S(c)`, differentiable twice; half the work of :func:`relative_moments` where no gradient is due.
+    r""":math:`S(c)`, differentiable twice; half the work of :func:`relative_moments` where no gradient is
+    due.
 
     >>> relative_normalizer(torch.full((3,), 0.5e300, dtype=torch.float64))  # log 2 pi - log 1e300
     tensor(-688.9377, dtype=torch.float64)
@@ -308,7 +346,8 @@ def relative_normalizer(c: Tensor) -> Tensor:
 
 
 def log_normalizer(lam: Tensor, kappa: Tensor | None = None) -> Tensor:
-    r""":math:`\log\int e^{\kappa x_1-\sum_i l_i x_i^2}dS`, shape ``batch``; ``lam`` of either sign, kappa nonnegative.
+    r""":math:`\log\int e^{\kappa x_1-\sum_i l_i x_i^2}dS`, shape ``batch``; ``lam`` of either sign, kappa
+    nonnegative.
 
     >>> log_normalizer(torch.zeros(4))  # log 2 pi^2
     tensor(2.9826)
@@ -320,7 +359,8 @@ def log_normalizer(lam: Tensor, kappa: Tensor | None = None) -> Tensor:
 
 
 def uniform_divergence(c: Tensor) -> Tensor:
-    r"""The Kullback-Leibler divergence from the uniform distribution, float64, with all its digits near rates of 0 too.
+    r"""The Kullback-Leibler divergence from the uniform distribution, float64, with all its digits near rates
+    of 0 too.
 
     >>> uniform_divergence(torch.tensor([0.0, 1e-8, 1e-8]))  # Bingham's: 2 / 45 of the square
     tensor(4.4444e-18, dtype=torch.float64)
@@ -329,7 +369,8 @@ def uniform_divergence(c: Tensor) -> Tensor:
 
 
 def square_products(c: Tensor) -> Tensor:
-    r""":math:`E[x_i^2x_j^2]` (a third of it where i = j) under :math:`e^{-\sum c_ix_i^2}` with :math:`c_1 = 0`."""
+    r""":math:`E[x_i^2x_j^2]` (a third of it where i = j) under :math:`e^{-\sum c_ix_i^2}` with
+    :math:`c_1 = 0`."""
 
     def products(rows: Tensor) -> tuple[Tensor, ...]:
         k = _contour(rows)

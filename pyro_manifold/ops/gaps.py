@@ -1,4 +1,5 @@
-r"""Sum over pairs of eigenvalues of a symmetric matrix of the log of sinhc of half their difference, twice differentiable.
+r"""Sum over pairs of eigenvalues of a symmetric matrix of the log of sinhc of half their difference, twice
+differentiable.
 
 .. math::
     F(A) = \sum_{i<j}\psi(\lambda_i-\lambda_j), \quad \psi(t) = \log\frac{\sinh(t/2)}{t/2}, \qquad
@@ -6,9 +7,10 @@ r"""Sum over pairs of eigenvalues of a symmetric matrix of the log of sinhc of h
     D\nabla F[H] = U (M + \mathrm{diag}(D\,\mathrm{diag}\,K)) U^T
 
 with :math:`K = U^THU`, :math:`D_{ij} = \partial h_i/\partial\lambda_j` and, off the diagonal,
-:math:`M_{ij} = K_{ij}(h_i-h_j)/(\lambda_i-\lambda_j) = K_{ij}\sum_k\psi'[\lambda_i-\lambda_k,\lambda_j-\lambda_k]` in divided
-differences, which no repeated eigenvalue hurts. It is the log volume change of the exponential map of positive definite matrices.
-Reference: Lewis & Sendov, *Twice differentiable spectral functions*, SIAM J. Matrix Anal. 23 (2001), thm 3.3.
+:math:`M_{ij} = K_{ij}(h_i-h_j)/(\lambda_i-\lambda_j)
+= K_{ij}\sum_k\psi'[\lambda_i-\lambda_k,\lambda_j-\lambda_k]` in divided differences, which no repeated
+eigenvalue hurts. It is the log volume change of the exponential map of positive definite matrices. Reference:
+Lewis & Sendov, *Twice differentiable spectral functions*, SIAM J. Matrix Anal. 23 (2001), thm 3.3.
 """
 
 import math
@@ -17,13 +19,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, first_order
+from .autograd import BatchFunction, last_order_gradient
 from .linalg import Spectral, divided_difference, eigh, sym
 from .numerics import log_sinhc
 
 __all__ = ["log_sinhc_gaps"]
 
-_BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510, 43867 / 798, -174611 / 330)
+_BERNOULLI = (
+    1 / 6,
+    -1 / 30,
+    1 / 42,
+    -1 / 30,
+    5 / 66,
+    -691 / 2730,
+    7 / 6,
+    -3617 / 510,
+    43867 / 798,
+    -174611 / 330,
+)
 
 
 def _series(t: Tensor, power: int) -> Tensor:
@@ -94,7 +107,7 @@ class _Gradient(BatchFunction):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
         a, x, u = ctx.saved_tensors
-        return first_order(_second(tangent, x, u), a, tangent)
+        return last_order_gradient(_second(tangent, x, u), a, tangent)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
@@ -104,7 +117,9 @@ class _Gradient(BatchFunction):
 def _second(h: Tensor, x: Tensor, u: Tensor) -> Tensor:
     k = u.mT @ sym(h) @ u
     gaps = _differences(x)
-    m = divided_difference(_PSI1, gaps.unsqueeze(-2), gaps.unsqueeze(-3)).sum(-1) * k  # [i, j, k]: x_i - x_k and x_j - x_k
+    m = (
+        divided_difference(_PSI1, gaps.unsqueeze(-2), gaps.unsqueeze(-3)).sum(-1) * k
+    )  # [i, j, k]: x_i - x_k and x_j - x_k
     slope = _psi2(gaps)
     slope = torch.diag_embed(slope.sum(-1)) - slope  # what i = j adds to both cancels
     along = (slope @ k.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)).squeeze(-1)

@@ -1,7 +1,8 @@
 r"""exp and log of the hyperboloid, each one operator with a gradient in closed form; component axis first.
 
-Spatial coordinates x, y in units of :math:`\sqrt k`, times :math:`t = \sqrt{1 + |x|^2}`, v in the frame transported from the
-origin; an ambient vector u of time :math:`b = x\cdot u/t` is :math:`v = u - \tfrac{b}{1 + t}x`, and :math:`b = x\cdot v`:
+Spatial coordinates x, y in units of :math:`\sqrt k`, times :math:`t = \sqrt{1 + |x|^2}`, v in the frame
+transported from the origin; an ambient vector u of time :math:`b = x\cdot u/t` is
+:math:`v = u - \tfrac{b}{1 + t}x`, and :math:`b = x\cdot v`:
 
 .. math::
     \exp_x(v) &= \Big(\cosh|v| + \mathrm{sinhc}|v|\frac{b}{1 + t}\Big)x + \mathrm{sinhc}|v|\,v, \qquad
@@ -9,9 +10,10 @@ origin; an ambient vector u of time :math:`b = x\cdot u/t` is :math:`v = u - \tf
     n &= y - x - \rho x \perp x,\quad \rho = \frac{x\cdot(y - x)}{|x|^2},\quad
     m = t_x(1 + \rho) - t_y = \frac{\rho(2 + \rho) - |n|^2}{t_x(1 + \rho) + t_y},
 
-and the ambient logarithm has :math:`t_xm` for m. No difference of large terms is left in log; where the terms of exp nearly
-cancel, its part along x is multiplied out in the same way. In ambient vectors all gradients are combinations of two vectors:
-with :math:`\sigma = g + (g_0/t_y)y,\ w = u - (b/t)x` those of exp are :math:`\cosh\sigma - (eb/t)w` and
+and the ambient logarithm has :math:`t_xm` for m. No difference of large terms is left in log; where the terms
+of exp nearly cancel, its part along x is multiplied out in the same way. In ambient vectors all gradients are
+combinations of two vectors: with :math:`\sigma = g + (g_0/t_y)y,\ w = u - (b/t)x` those of exp are
+:math:`\cosh\sigma - (eb/t)w` and
 :math:`\mathrm{sinhc}\,\sigma + ew`; with :math:`\sigma = g + (g_0/t_x)x` and f = d / sinh d those of log are
 :math:`(g_0/t_x - e)w - f\cosh(d)\sigma` and :math:`f\sigma + (et_x/t_y)w`.
 """
@@ -19,7 +21,19 @@ with :math:`\sigma = g + (g_0/t_y)y,\ w = u - (b/t)x` those of exp are :math:`\c
 import torch
 from torch import Tensor
 
-from .components import Into, Kept, combine, dot, extend, fused, join, patch, patches, scaled, sq
+from .components import (
+    Into,
+    Kept,
+    add_scaled,
+    dot,
+    fused,
+    join,
+    linear_combination,
+    replace_lanes,
+    replace_lanes_each,
+    scaled,
+    squared_norm,
+)
 from .numerics import arcsinc_sqrt, arsinhc, arsinhc_slope, cos_sinc_sqrt, sinc_slope
 
 __all__ = ["hyperboloid_exp", "hyperboloid_log"]
@@ -27,7 +41,8 @@ __all__ = ["hyperboloid_exp", "hyperboloid_log"]
 _NEAR = 0.25  # of the time of x: below it so is y called
 
 
-# k is the squared radius. Points and vectors keep their time as component 0 (frame coordinates get one), since whole rows are
+# k is the squared radius. Points and vectors keep their time as component 0 (frame coordinates get one),
+# since whole rows are
 # read faster than parts of them; what is there is never used, and written last.
 def _timed(y: Tensor, time: Tensor | float) -> Tensor:
     y = y.clone() if torch.is_grad_enabled() else y
@@ -41,13 +56,13 @@ def _lead(v: Tensor) -> Tensor:
 
 def _step(k: Tensor, x: Tensor, z: Tensor, frame: bool, into: Tensor | None = None) -> tuple[Tensor, ...]:
     """t, b, -|v|^2/k, cosh, sinhc and v."""
-    R, t, b = k.sqrt(), (sq(x, 1) + k).sqrt_(), dot(x, z, 1)
+    R, t, b = k.sqrt(), (squared_norm(x, 1) + k).sqrt_(), dot(x, z, 1)
     if frame:
         b = b / R
     else:
         b = b / t
         z = torch.addcmul(z, b / (-R - t), x, out=into)
-    s = sq(z, 1) / -k
+    s = squared_norm(z, 1) / -k
     return t, b, s, *cos_sinc_sqrt(s, -1), z
 
 
@@ -58,19 +73,21 @@ def _exp(k: Tensor, x: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> t
     def back(x: Tensor, z: Tensor) -> Tensor:
         t, _, _, cosh, sinhc, v = _step(k, x, z, frame)
         sigma = torch.addcmul(x, sinhc, v)
-        rho = -dot(x, sigma, 1) / sq(x, 1)
+        rho = -dot(x, sigma, 1) / squared_norm(x, 1)
         n = torch.addcmul(sigma, rho, x)
-        y = n - ((rho * (2 + rho) - sq(n, 1) / k) / (t / R * (1 + rho) + cosh)) * x
-        return _timed(y, (k + sq(y, 1)).sqrt())
+        y = n - ((rho * (2 + rho) - squared_norm(n, 1) / k) / (t / R * (1 + rho) + cosh)) * x
+        return _timed(y, (k + squared_norm(y, 1)).sqrt())
 
     A = torch.addcdiv(cosh, rise, t + R)
-    y = combine(A, x, sinhc, z, into=into) if frame else extend(scaled(v, sinhc), A, x)
+    y = linear_combination(A, x, sinhc, z, into=into) if frame else add_scaled(scaled(v, sinhc), A, x)
     y = _timed(y, torch.addcmul(rise, cosh, t))
     # sinhc x.v / k is within 3 of positive: nothing cancels but what is as small as the rounding of x
-    return patch(rise + 3 * R, y, back, x, z), t, b, s, cosh, sinhc
+    return replace_lanes(rise + 3 * R, y, back, x, z), t, b, s, cosh, sinhc
 
 
-def _exp_pull(k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool) -> tuple[Tensor, ...]:
+def _exp_pull(
+    k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool
+) -> tuple[Tensor, ...]:
     t, b, s, cosh, sinhc = kept or _step(k, x, z, frame)[:5]
     gs = torch.addcmul(g, g[0] / y[0], y, out=None if frame else into[0])
     ga, gz = dot(gs, x, 1), dot(gs, z, 1)
@@ -79,32 +96,34 @@ def _exp_pull(k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept,
         q = b / (R + t)
         m = ga * sinhc / (R * (R + t))
         e = (ga * sinhc - 2 * (gz + ga * q) * sinc_slope(s, cosh, sinhc)) / k
-        gx = combine(torch.addcmul(cosh, sinhc, q), gs, m, z, -m * q * R / t, x, into=into[0])
-        return gx, combine(sinhc, gs, e, z, m, x, into=into[1])
+        gx = linear_combination(torch.addcmul(cosh, sinhc, q), gs, m, z, -m * q * R / t, x, into=into[0])
+        return gx, linear_combination(sinhc, gs, e, z, m, x, into=into[1])
     e = torch.addcmul(ga * sinhc, gz, sinc_slope(s, cosh, sinhc), value=-2) / k
     b = b / -t
-    gz = combine(e, torch.addcmul(z, b, x), sinhc, gs, into=into[1])
-    return extend(scaled(gs, torch.addcmul(cosh, sinhc, b, value=-1)), b, gz), gz
+    gz = linear_combination(e, torch.addcmul(z, b, x), sinhc, gs, into=into[1])
+    return add_scaled(scaled(gs, torch.addcmul(cosh, sinhc, b, value=-1)), b, gz), gz
 
 
 def _between(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None = None) -> tuple[Tensor, ...]:
     """t_x, t_y, n, 1 + rho, m, |x|^2 and sinh^2 of the distance."""
-    n, xx = torch.sub(y, x, out=into), sq(x, 1)
+    n, xx = torch.sub(y, x, out=into), squared_norm(x, 1)
     tx, rho = (xx + k).sqrt_(), dot(x, n, 1) / xx.clamp_min(k * torch.finfo(x.dtype).eps ** 2)
-    n, ahead = extend(n, -rho, x), rho + 1
-    nn = sq(n, 1)
+    n, ahead = add_scaled(n, -rho, x), rho + 1
+    nn = squared_norm(n, 1)
     ty = torch.addcmul(nn, ahead * ahead, xx).add_(k).sqrt_()
     inner = torch.sub(ty, tx, alpha=_NEAR)  # a y much nearer to the origin is lost in y - x
-    n, ahead, nn, ty = patches(inner, (n, ahead, nn, ty), lambda *a: _nearer(k, *a), x, y, xx)
+    n, ahead, nn, ty = replace_lanes_each(inner, (n, ahead, nn, ty), lambda *a: _nearer(k, *a), x, y, xx)
     m = (rho * (ahead + 1) * k - nn) / torch.addcmul(ty, ahead.abs(), tx)
-    m = torch.addcmul(m, ahead.clamp_max(0), tx, value=2) / k.sqrt()  # both terms negative: nothing to multiply out
+    m = (
+        torch.addcmul(m, ahead.clamp_max(0), tx, value=2) / k.sqrt()
+    )  # both terms negative: nothing to multiply out
     return tx, ty, n, ahead, m, xx, torch.addcmul(nn, m, m * xx) / k
 
 
 def _nearer(k: Tensor, x: Tensor, y: Tensor, xx: Tensor) -> tuple[Tensor, ...]:
     ahead = dot(x, y, 1) / xx
     n = torch.addcmul(y, ahead, x, value=-1)
-    return n, ahead, sq(n, 1), (sq(y, 1) + k).sqrt()
+    return n, ahead, squared_norm(n, 1), (squared_norm(y, 1) + k).sqrt()
 
 
 def _log(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
@@ -112,19 +131,21 @@ def _log(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None, frame: bool) -> t
     f, c = arsinhc(ww)
     fm = f * m
     if frame:
-        return extend(scaled(n, f), fm, x), tx, ty, ww, f, c, m - ahead
+        return add_scaled(scaled(n, f), fm, x), tx, ty, ww, f, c, m - ahead
     fm = fm / k.sqrt()
-    return _timed(extend(scaled(n, f), fm * tx, x), fm * xx), tx, ty, ww, f, c
+    return _timed(add_scaled(scaled(n, f), fm * tx, x), fm * xx), tx, ty, ww, f, c
 
 
-def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool) -> tuple[Tensor, ...]:
+def _log_pull(
+    k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool
+) -> tuple[Tensor, ...]:
     R = k.sqrt()
     if kept:
         tx, ty, ww, f, c, *a = kept
     else:  # to be differentiated again: smooth everywhere, at the price of digits far out
-        tx, ty = (k + sq(x, 1)).sqrt(), (k + sq(y, 1)).sqrt()
+        tx, ty = (k + squared_norm(x, 1)).sqrt(), (k + squared_norm(y, 1)).sqrt()
         a = [(dot(x, y, 1) / (R + tx) - ty) / R]
-        ww = sq(torch.addcmul(y, a[0], x), 1) / k
+        ww = squared_norm(torch.addcmul(y, a[0], x), 1) / k
         f, c = arcsinc_sqrt(-ww, -1), (1 + ww).sqrt()
     slope = arsinhc_slope(ww, c, f)
     if frame:
@@ -132,17 +153,19 @@ def _log_pull(k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kep
         e, j = dot(g, out, 1) / f * slope / k, f * gx / k
         m = j * R / (R + tx) - e
         b = (a[0] * R + ty) / (R + tx) * R / tx
-        gx = combine(f * a[0], g, m, y, e * ty / tx - j * b, x, into=into[0])
-        return gx, combine(f, g, m, x, (e * tx - j * R) / ty, y, into=into[1])
+        gx = linear_combination(f * a[0], g, m, y, e * ty / tx - j * b, x, into=into[0])
+        return gx, linear_combination(f, g, m, x, (e * tx - j * R) / ty, y, into=into[1])
     r = g[0] / tx
     gs = torch.addcmul(g, r, x, out=into[0])
     e = (dot(gs, out, 1) / f * slope / f - dot(gs, x, 1)) / k
     w = torch.addcmul(out, out[0] / -tx, x)
     # which is f (y - (t_y / t_x) x) too, where its terms are less: from far out to much nearer the origin
     back = torch.addcmul(ty, tx, c, value=-1 / 16)
-    w = patch(back, w, lambda x, y, f, s, t: f * torch.addcmul(y, t / s, x, value=-1), x, y, f, tx, ty)
-    gy = combine(f, gs, e * tx / ty, w, into=into[1])
-    return extend(scaled(gs, -f * c), r - e, w), gy
+    w = replace_lanes(
+        back, w, lambda x, y, f, s, t: f * torch.addcmul(y, t / s, x, value=-1), x, y, f, tx, ty
+    )
+    gy = linear_combination(f, gs, e * tx / ty, w, into=into[1])
+    return add_scaled(scaled(gs, -f * c), r - e, w), gy
 
 
 def _with_radius(pull):  # type: ignore[no-untyped-def]

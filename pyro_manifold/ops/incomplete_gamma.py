@@ -1,13 +1,14 @@
-r"""Logarithm of the regularised lower incomplete gamma function, which itself underflows, and its logarithmic slope.
+r"""Logarithm of the regularised lower incomplete gamma function, which itself underflows, and its logarithmic
+slope.
 
 .. math::
-    P(a, x) = \frac{x^a e^{-x}}{\Gamma(a+1)}\, M(x), \qquad M(x) = \sum_{n\ge0} \frac{x^n}{(a+1)\cdots(a+n)}, \qquad
-    \frac{d\log P}{d\log x} = \frac{x^a e^{-x}}{\Gamma(a)\,P(a,x)} = \frac{a}{M(x)}
+    P(a, x) = \frac{x^a e^{-x}}{\Gamma(a+1)}\, M(x), \qquad M(x) = \sum_{n\ge0} \frac{x^n}{(a+1)\cdots(a+n)},
+    \qquad \frac{d\log P}{d\log x} = \frac{x^a e^{-x}}{\Gamma(a)\,P(a,x)} = \frac{a}{M(x)}
 
-All terms of M are positive, and up to :math:`x = a + 6\sqrt a` some :math:`17\sqrt a + 50` of them reach double precision; above,
-:math:`1 - P < 10^{-8}`, whose own relative error (torch's is 1e-9 near x = a) no longer counts. P(d/2, r²/2) is the chance that d
-standard normals have a norm below r.
-References: DLMF 8.7.1, 8.11.4.
+All terms of M are positive, and up to :math:`x = a + 6\sqrt a` some :math:`17\sqrt a + 50` of them reach
+double precision; above, :math:`1 - P < 10^{-8}`, whose own relative error (torch's is 1e-9 near x = a) no
+longer counts. P(d/2, r²/2) is the chance that d standard normals have a norm below r. References: DLMF 8.7.1,
+8.11.4.
 """
 
 import math
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .autograd import BatchFunction
-from .components import may_hold
+from .tracing import maybe_any
 
 __all__ = ["log_gammainc", "log_gammainc_slope"]
 
@@ -31,7 +32,8 @@ def _end(a: float) -> float:
 
 
 def _terms(a: float) -> int:
-    """So many terms are above 1e-18 of the sum at the end of the series' range (counted for a from 0.5 to 5e5)."""
+    """So many terms are above 1e-18 of the sum at the end of the series' range (counted for a from 0.5 to
+    5e5)."""
     return math.ceil(17 * math.sqrt(a) + 50)
 
 
@@ -52,7 +54,9 @@ def _log_power(a: float, x: Tensor) -> Tensor:
         return a * x.log() - x - math.lgamma(a + 1)
     stirling = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / (1680 * a * a)) / (a * a)) / (a * a)) / a
     d = (x - a) / a
-    log_ratio = torch.where(d.abs() < 0.5, torch.log1p(torch.where(d.abs() < 0.5, d, 0.0)), x.log() - math.log(a))
+    log_ratio = torch.where(
+        d.abs() < 0.5, torch.log1p(torch.where(d.abs() < 0.5, d, 0.0)), x.log() - math.log(a)
+    )
     return a * (log_ratio - d) - 0.5 * math.log(2 * math.pi * a) - stirling
 
 
@@ -98,7 +102,7 @@ def log_gammainc(a: float, x: Tensor) -> Tensor:
     x = x.double().clamp_max(_HUGE)
     low = x <= _end(a)
     above = _LogComplement.apply(torch.where(low, 2 * _end(a), x), a)
-    if not may_hold(low):
+    if not maybe_any(low):
         return above
     y = torch.where(low, x, a)
     return torch.where(low, _log_power(a, y) + _series(a, y).log(), above)
@@ -114,4 +118,6 @@ def log_gammainc_slope(a: float, x: Tensor) -> Tensor:
     low = x <= _end(a)
     y = torch.where(low, x, a)
     z = torch.where(low, 2 * _end(a), x)
-    return torch.where(low, math.log(a) - _series(a, y).log(), _log_power(a, z) + math.log(a) - log_gammainc(a, z))
+    return torch.where(
+        low, math.log(a) - _series(a, y).log(), _log_power(a, z) + math.log(a) - log_gammainc(a, z)
+    )

@@ -1,16 +1,19 @@
-r"""Exact draws from Kent's law :math:`p(x)\propto e^{\kappa x_1 + \sum_{j\ge2}\beta_jx_j^2}`, :math:`2\max\beta\le\kappa`.
+r"""Exact draws from Kent's distribution :math:`p(x)\propto e^{\kappa x_1 + \sum_{j\ge2}\beta_jx_j^2}`,
+:math:`2\max\beta\le\kappa`.
 
-With :math:`x = (1-2r^2, 2y\sqrt{1-r^2})`, :math:`r = |y| < 1`, and :math:`q_\pm` the positive and negative parts of
+With :math:`x = (1-2r^2, 2y\sqrt{1-r^2})`, :math:`r = |y| < 1`, and :math:`q_\pm` the positive and negative
+parts of
 :math:`\sum\beta_jy_j^2`, the log density with respect to dy is, up to constants,
 
 .. math:: -2\kappa r^2 + 4(1-r^2)(q_+-q_-) + \tfrac{d-3}2\log(1-r^2)
           \;\le\; -(2\kappa + \tfrac{d-3}2) r^2 + 4(1-2\rho)q_+ + 4\rho^2\max\beta
 
-for any :math:`\rho\ge0`, because :math:`r^2\ge q_+/\max\beta` and :math:`r^2q_-\le q_-`: a Gaussian, however flat the ridge
-becomes as :math:`2\beta\to\kappa`. Rows of small concentration, where the ball r < 1 matters, take the angular Gaussian bound
-of :mod:`.bingham_sampler`; each row takes the one with the greater acceptance. Both masses are taken relative to
-:math:`e^\kappa`, and precisions from :math:`\kappa/2-\beta_j`: nothing cancels at large concentrations. On the two-sphere the
-bound is that of Kent & Hamelryck, in Gaussian rather than exponential form.
+for any :math:`\rho\ge0`, because :math:`r^2\ge q_+/\max\beta` and :math:`r^2q_-\le q_-`: a Gaussian, however
+flat the ridge becomes as :math:`2\beta\to\kappa`. Rows of small concentration, where the ball r < 1 matters,
+take the angular Gaussian bound of :mod:`.bingham_sampler`; each row takes the one with the greater
+acceptance. Both masses are taken relative to :math:`e^\kappa`, and precisions from :math:`\kappa/2-\beta_j`:
+nothing cancels at large concentrations. On the two-sphere the bound is that of Kent & Hamelryck, in Gaussian
+rather than exponential form.
 
 Reference: Kent & Hamelryck, in Quantitative Biology, Shape Analysis and Wavelets (Leeds, 2005), p. 57-60.
 """
@@ -32,7 +35,8 @@ def _coefficients(beta: Tensor) -> Tensor:
 
 
 def _angular_mass(kappa: Tensor, beta: Tensor) -> Tensor:
-    r"""Log integral of the angular bound less kappa; infinite where :math:`\kappa\gg d`: the Gaussian is better there."""
+    r"""Log integral of the angular bound less kappa; infinite where :math:`\kappa\gg d`: the Gaussian is
+    better there."""
     small = kappa < 20 * (beta.shape[-1] + 50)
     k = torch.where(small, kappa, 0.0)
     b = torch.where(small.unsqueeze(-1), beta, 0.0)
@@ -55,7 +59,8 @@ def _gaussian(kappa: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
-    """Probability that one proposal of :func:`sample` is accepted, from the exact normaliser; shape ``batch``.
+    """Probability that one proposal of :func:`sample` is accepted, from the exact normaliser; shape
+    ``batch``.
 
     >>> acceptance(torch.tensor(100.0), torch.tensor([40.0, -40.0])) > 0.5
     tensor(True)
@@ -68,7 +73,8 @@ def acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample(kappa: Tensor, beta: Tensor, n: int) -> Tensor:
-    """``n`` draws in the frame of the law (mean axis first) for each row, shape ``(n,) + batch + (d,)``.
+    """``n`` draws in the frame of the distribution (mean axis first) for each row, shape
+    ``(n,) + batch + (d,)``.
 
     :param Tensor kappa: concentration, shape ``batch``.
     :param Tensor beta: ovalness along the other axes, shape ``batch + (d - 1,)``, at most ``kappa / 2``.

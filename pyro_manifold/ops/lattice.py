@@ -1,12 +1,14 @@
-r"""The density of a normal with a full covariance on a flat torus: the sum over a lattice, of which few terms count.
+r"""The density of a normal with a full covariance on a flat torus: the sum over a lattice, of which few terms
+count.
 
 .. math:: \log \sum_{k\in\mathbb Z^d} \mathcal N(v + 2\pi k;\, 0, LL^\top), \qquad y = L^{-1}(v + 2\pi k)
 
-L is triangular, so :math:`y_j` depends on :math:`k_1, \dots, k_j` alone. Rounding each :math:`y_j` in turn (Babai) gives one k
-and a bound :math:`\rho^2` on the least :math:`|y|^2`; all k with :math:`|y|^2 \le \rho^2 + c^2` follow coordinate by
-coordinate, each branch dropped once its partial sum is above that (Fincke & Pohst, Math. Comp. 44, 1985). What is left out is
-beyond rounding relative to the largest term, however far the point is from the centre. The cost is that of the terms found, not
-of a box that holds them: one for each point where the normal is narrow, in any dimension. The dual sum, for wide normals,
+L is triangular, so :math:`y_j` depends on :math:`k_1, \dots, k_j` alone. Rounding each :math:`y_j` in turn
+(Babai) gives one k and a bound :math:`\rho^2` on the least :math:`|y|^2`; all k with
+:math:`|y|^2 \le \rho^2 + c^2` follow coordinate by coordinate, each branch dropped once its partial sum is
+above that (Fincke & Pohst, Math. Comp. 44, 1985). What is left out is beyond rounding relative to the largest
+term, however far the point is from the centre. The cost is that of the terms found, not of a box that holds
+them: one for each point where the normal is narrow, in any dimension. The dual sum, for wide normals,
 
 .. math:: (2\pi)^{-d} \sum_{n\in\mathbb Z^d} e^{-|L^\top n|^2/2} \cos(n\cdot v)
 
@@ -51,16 +53,21 @@ def _search(v: Tensor, tril: Tensor, radius: Tensor, most: int) -> tuple[Tensor,
         terms = float(count.sum(dtype=torch.float64))
         if terms > most:
             raise ValueError(
-                f"covariance: a full covariance in {v.shape[-1]} dimensions as wide as this needs {terms:.1e} windings or more "
-                f"for {len(v)} points, at most {most} are summed; give a diagonal scale (the cost is then linear in the "
-                "dimension), a narrower one, or fewer points at a time."
+                f"covariance: a full covariance in {v.shape[-1]} dimensions as wide as this needs "
+                f"{terms:.1e} windings or more for {len(v)} points, at most {most} are summed; give a "
+                "diagonal scale (the cost is then linear in the dimension), a narrower one, or fewer points "
+                "at a time."
             )
         count = count.long()
         start = count.cumsum(0) - count
         of = torch.repeat_interleave(torch.arange(len(row), device=v.device), count)
         k = first[of] + (torch.arange(len(of), device=v.device) - start[of])
         y = (r[of] + _TURN * k) / scale[of]
-        row, ys, ks = row[of], torch.cat([ys[of], y.unsqueeze(-1)], -1), torch.cat([ks[of], k.unsqueeze(-1)], -1)
+        row, ys, ks = (
+            row[of],
+            torch.cat([ys[of], y.unsqueeze(-1)], -1),
+            torch.cat([ks[of], k.unsqueeze(-1)], -1),
+        )
         left = (left[of] - y.square()).clamp_min(0)
     return ks, row
 
@@ -95,7 +102,8 @@ def log_lattice_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
 
 
 def log_dual_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
-    """The same by the dual sum, whose terms cancel where the density is far below that at v = 0; arguments likewise.
+    """The same by the dual sum, whose terms cancel where the density is far below that at v = 0; arguments
+    likewise.
 
     >>> log_dual_sum(torch.zeros(3), 50.0 * torch.eye(3)) + 3 * math.log(2 * math.pi)  # uniform
     tensor(0.)
@@ -121,7 +129,8 @@ def log_dual_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
 
 
 def log_torus_normal(v: Tensor, tril: Tensor) -> Tensor:
-    """For each point the sum with fewer terms that keeps half of the digits; arguments as for :func:`log_lattice_sum`.
+    """For each point the sum with fewer terms that keeps half of the digits; arguments as for
+    :func:`log_lattice_sum`.
 
     >>> log_torus_normal(torch.zeros(2), torch.stack([0.1 * torch.eye(2), 1e6 * torch.eye(2)]))
     tensor([ 2.7673, -3.6758])
@@ -142,7 +151,9 @@ def log_torus_normal(v: Tensor, tril: Tensor) -> Tensor:
 
     dual = log_dual_sum(v[rows], of(rows))
     peak = log_dual_sum(torch.zeros_like(v[rows]), of(rows).detach())
-    good = dual.detach() > peak + 0.25 * math.log(torch.finfo(v.dtype).eps)  # a NaN, where all cancelled, is not
+    good = dual.detach() > peak + 0.25 * math.log(
+        torch.finfo(v.dtype).eps
+    )  # a NaN, where all cancelled, is not
     direct = wide.logical_not().index_fill(0, rows[~good], True).nonzero().squeeze(-1)
     order = torch.cat([rows[good], direct]).argsort()
     parts = [dual[good]] + ([log_lattice_sum(v[direct], of(direct))] if direct.numel() else [])

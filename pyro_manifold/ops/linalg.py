@@ -5,12 +5,14 @@ r"""Functions of symmetric matrices with derivatives that are right at repeated 
     Df(A)[H] = U\big(f[\lambda_i,\lambda_j] \circ U^T H U\big)U^T, \qquad
     f[a,b] = \frac{f(a)-f(b)}{a-b},\; f[a,a] = f'(a)
 
-(Daleckii-Krein.) The divided differences are evaluated without cancellation, so nothing happens where eigenvalues meet;
-torch's ``eigh`` divides by their gaps, and gives NaN at the identity. The second derivative, from second divided
-differences :math:`f[a,b,c]`, is right too; a third raises. Of an argument that is not symmetric the symmetric part is meant.
-A matrix with an entry that is not finite gives NaN, and does not stop the others of its batch.
+(Daleckii-Krein.) The divided differences are evaluated without cancellation, so nothing happens where
+eigenvalues meet; torch's ``eigh`` divides by their gaps, and gives NaN at the identity. The second
+derivative, from second divided differences :math:`f[a,b,c]`, is right too; a third raises. Of an argument
+that is not symmetric the symmetric part is meant. A matrix with an entry that is not finite gives NaN, and
+does not stop the others of its batch.
 
-Coordinates of symmetric matrices are in the orthonormal basis :math:`E_{ii}`, then :math:`(E_{ij}+E_{ji})/\sqrt2`, i < j.
+Coordinates of symmetric matrices are in the orthonormal basis :math:`E_{ii}`, then
+:math:`(E_{ij}+E_{ji})/\sqrt2`, i < j.
 
 References: Bhatia, Matrix Analysis (1997), thm. V.3.3 (first derivative), ex. V.3.9 and sec. X.4 (second).
 """
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, first_order, plus
+from .autograd import BatchFunction, last_order_gradient, plus
 
 __all__ = [
     "EXP",
@@ -52,8 +54,8 @@ class Spectral(NamedTuple):
     :param f: the function, elementwise.
     :param df: its derivative.
     :param d2f: its second derivative.
-    :param scale: at each argument, a length over which f is well described by a few Taylor terms (its distance to a
-        singularity, say); shorter gaps are integrated instead of divided.
+    :param scale: at each argument, a length over which f is well described by a few Taylor terms (its
+        distance to a singularity, say); shorter gaps are integrated instead of divided.
     :param quotient: the divided difference f[a, b], if there is a closed form without cancellation.
     """
 
@@ -87,17 +89,32 @@ def _inv_sqrt_quotient(a: Tensor, b: Tensor) -> Tensor:
 EXP = Spectral(torch.exp, torch.exp, torch.exp, lambda x: torch.full_like(x, 4.0), _exp_quotient)
 LOG = Spectral(torch.log, torch.reciprocal, lambda x: -1 / x**2, torch.abs, _log_quotient)
 LOG1P = Spectral(
-    torch.log1p, lambda x: 1 / (1 + x), lambda x: -1 / (1 + x) ** 2, lambda x: 1 + x,
-    lambda a, b: _unit_rate(torch.log1p, (a - b).abs() / (1 + torch.minimum(a, b))) / (1 + torch.minimum(a, b)),
-)  # fmt: skip
-SQRT = Spectral(
-    torch.sqrt, lambda x: 0.5 * x.rsqrt(), lambda x: -0.25 * x**-1.5, torch.abs, lambda a, b: 1 / (a.sqrt() + b.sqrt())
+    torch.log1p,
+    lambda x: 1 / (1 + x),
+    lambda x: -1 / (1 + x) ** 2,
+    lambda x: 1 + x,
+    lambda a, b: (
+        _unit_rate(torch.log1p, (a - b).abs() / (1 + torch.minimum(a, b))) / (1 + torch.minimum(a, b))
+    ),
 )
-INV_SQRT = Spectral(torch.rsqrt, lambda x: -0.5 * x**-1.5, lambda x: 0.75 * x**-2.5, torch.abs, _inv_sqrt_quotient)
+SQRT = Spectral(
+    torch.sqrt,
+    lambda x: 0.5 * x.rsqrt(),
+    lambda x: -0.25 * x**-1.5,
+    torch.abs,
+    lambda a, b: 1 / (a.sqrt() + b.sqrt()),
+)
+INV_SQRT = Spectral(
+    torch.rsqrt, lambda x: -0.5 * x**-1.5, lambda x: 0.75 * x**-2.5, torch.abs, _inv_sqrt_quotient
+)
 
-_NODES = tuple(((x + 1) / 2, w / 2) for x, w in zip(*(y.tolist() for y in np.polynomial.legendre.leggauss(6)), strict=True))
+_NODES = tuple(
+    ((x + 1) / 2, w / 2)
+    for x, w in zip(*(y.tolist() for y in np.polynomial.legendre.leggauss(6)), strict=True)
+)
 _MANY = {2: 300, 3: 2000}  # from this batch size elementwise rotations beat a loop over LAPACK (measured)
-_NEAR = 0.25  # gaps below this many scales are integrated: 6 nodes are then good to 1e-15, and division loses one digit
+# gaps below this many scales are integrated: 6 nodes are then good to 1e-15, and division loses one digit
+_NEAR = 0.25
 
 
 def divided_difference(spec: Spectral, a: Tensor, b: Tensor) -> Tensor:
@@ -111,7 +128,8 @@ def divided_difference(spec: Spectral, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _second(spec: Spectral, x: Tensor) -> Tensor:
-    """f[x_i, x_k, x_j] for all i, k, j of the last axis: by division across the widest gap, or by integration (Genocchi)."""
+    """f[x_i, x_k, x_j] for all i, k, j of the last axis: by division across the widest gap, or by integration
+    (Genocchi)."""
     n = x.shape[-1]
     shape = x.shape[:-1] + (n, n, n)
     i, k, j = x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]
@@ -129,11 +147,12 @@ def sym(a: Tensor) -> Tensor:
 
 
 def _jacobi(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (in no order) and vectors of a large batch of 2 x 2 or 3 x 3 matrices by cyclic Jacobi rotations.
+    """Eigenvalues (in no order) and vectors of a large batch of 2 x 2 or 3 x 3 matrices by cyclic Jacobi
+    rotations.
 
-    One rotation is exact for n = 2; for n = 3 convergence is quadratic and six sweeps leave nothing above rounding. Each
-    step works on the whole batch, where LAPACK is called once for each matrix: at 10000 matrices about 20 times (n = 2) and
-    twice (n = 3) as fast.
+    One rotation is exact for n = 2; for n = 3 convergence is quadratic and six sweeps leave nothing above
+    rounding. Each step works on the whole batch, where LAPACK is called once for each matrix: at 10000
+    matrices about 20 times (n = 2) and twice (n = 3) as fast.
     """
     n = a.shape[-1]
     m = {(i, j): a[..., i, j] for i in range(n) for j in range(i, n)}
@@ -143,7 +162,9 @@ def _jacobi(a: Tensor) -> tuple[Tensor, Tensor]:
         for p, q in itertools.combinations(range(n), 2):
             off, d = 2 * m[p, q], m[q, q] - m[p, p]
             size = d.abs() + torch.hypot(d, off)
-            t = torch.where(d < 0, -off, off) / torch.where(size == 0, 1.0, size)  # tangent of the smaller angle
+            t = torch.where(d < 0, -off, off) / torch.where(
+                size == 0, 1.0, size
+            )  # tangent of the smaller angle
             c = (1 + t * t).rsqrt()
             s = t * c
             half = t * m[p, q]
@@ -157,7 +178,8 @@ def _jacobi(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors of the symmetric part, to be differentiated by nobody; NaN for a matrix that is not finite."""
+    """Eigenvalues and vectors of the symmetric part, to be differentiated by nobody; NaN for a matrix that is
+    not finite."""
     a = sym(a)
     ok = a.isfinite().all(-1).all(-1)
     a = torch.where(ok[..., None, None], a, torch.zeros_like(a))
@@ -168,20 +190,24 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _bilinear(spec: Spectral, x: Tensor, u: Tensor, h: Tensor, k: Tensor) -> Tensor:
-    """D^2 f(A)[H, K], from the eigen-decomposition of A; its inner product with a third matrix is symmetric in all three."""
+    """D^2 f(A)[H, K], from the eigen-decomposition of A; its inner product with a third matrix is symmetric
+    in all three."""
     h, k = u.mT @ sym(h) @ u, u.mT @ sym(k) @ u
     half = torch.einsum("...ikj,...ik,...kj->...ij", _second(spec, x), h, k)
     return u @ (half + half.mT) @ u.mT
 
 
 class _Derivative(BatchFunction):
-    """Df(A)[H], given the eigen-decomposition of A. Self-adjoint in H; its derivative in A is the second one of f."""
+    """Df(A)[H], given the eigen-decomposition of A. Self-adjoint in H; its derivative in A is the second one
+    of f."""
 
     ranks = (2, 2, 1, 2)
 
     @staticmethod
     def forward(a: Tensor, h: Tensor, x: Tensor, u: Tensor, spec: Spectral) -> Tensor:
-        return sym(u @ (divided_difference(spec, x[..., :, None], x[..., None, :]) * (u.mT @ sym(h) @ u)) @ u.mT)
+        return sym(
+            u @ (divided_difference(spec, x[..., :, None], x[..., None, :]) * (u.mT @ sym(h) @ u)) @ u.mT
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -193,7 +219,11 @@ class _Derivative(BatchFunction):
     def jvp(ctx: Any, a_tangent: Tensor | None, h_tangent: Tensor | None, *_: Any) -> Any:  # type: ignore[override]
         a, h, x, u = ctx.saved_tensors
         in_h = None if h_tangent is None else _Derivative.apply(a, h_tangent, x, u, ctx.spec)
-        in_a = None if a_tangent is None else first_order(_bilinear(ctx.spec, x, u, h, a_tangent), a, h, a_tangent)
+        in_a = (
+            None
+            if a_tangent is None
+            else last_order_gradient(_bilinear(ctx.spec, x, u, h, a_tangent), a, h, a_tangent)
+        )
         return plus(in_h, in_a)
 
     @staticmethod
@@ -203,7 +233,7 @@ class _Derivative(BatchFunction):
         if ctx.needs_input_grad[1]:
             in_h = _Derivative.apply(a, grad, x, u, ctx.spec)
         if ctx.needs_input_grad[0]:
-            in_a = first_order(_bilinear(ctx.spec, x, u, grad, h), a, h, grad)
+            in_a = last_order_gradient(_bilinear(ctx.spec, x, u, grad, h), a, h, grad)
         return in_a, in_h, None, None, None
 
 
@@ -234,12 +264,17 @@ class _Function(BatchFunction):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:  # type: ignore[override]
         a, x, u = ctx.saved_tensors
-        terms = [_Derivative.apply(a, g, x, u, s) for g, s in zip(grads[2:], ctx.specs, strict=True) if g is not None]
+        terms = [
+            _Derivative.apply(a, g, x, u, s)
+            for g, s in zip(grads[2:], ctx.specs, strict=True)
+            if g is not None
+        ]
         return (sum(terms[1:], start=terms[0]) if terms else None, *(None for _ in ctx.specs))
 
 
 def sym_function(a: Tensor, *specs: Spectral) -> Any:
-    r"""f(A) of (the symmetric part of) ``a``, shape ``(..., n, n)``; a tuple for several f, which share the eigenvectors.
+    r"""f(A) of (the symmetric part of) ``a``, shape ``(..., n, n)``; a tuple for several f, which share the
+    eigenvectors.
 
     >>> sym_function(torch.diag(torch.tensor([4.0, 9.0])), SQRT)
     tensor([[2., 0.],
@@ -265,17 +300,17 @@ class _Eigenvalues(BatchFunction):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         a, u = ctx.saved_tensors
-        return first_order((u.mT @ sym(tangent) @ u).diagonal(dim1=-2, dim2=-1), a, tangent), None
+        return last_order_gradient((u.mT @ sym(tangent) @ u).diagonal(dim1=-2, dim2=-1), a, tangent), None
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:  # type: ignore[override]
         a, u = ctx.saved_tensors
-        return first_order((u * grad.unsqueeze(-2)) @ u.mT, a, grad)
+        return last_order_gradient((u * grad.unsqueeze(-2)) @ u.mT, a, grad)
 
 
 def sym_eigenvalues(a: Tensor) -> Tensor:
-    """Eigenvalues in ascending order. Gradients, of first order, are right where eigenvalues repeat if what is made of them
-    is symmetric in them."""
+    """Eigenvalues in ascending order. Gradients, of first order, are right where eigenvalues repeat if what
+    is made of them is symmetric in them."""
     return _Eigenvalues.apply(a)[0].sort(-1).values
 
 
@@ -310,7 +345,8 @@ def vec_to_sym(v: Tensor, n: int) -> Tensor:
 
 
 def sym_to_vec(a: Tensor) -> Tensor:
-    """Coordinates of the symmetric part of ``a``: inverse of :func:`vec_to_sym`, and an isometry (Frobenius)."""
+    """Coordinates of the symmetric part of ``a``: inverse of :func:`vec_to_sym`, and an isometry
+    (Frobenius)."""
     n = a.shape[-1]
     i, j = torch.triu_indices(n, n, 1, device=a.device)
     off = (a[..., i, j] + a[..., j, i]) * math.sqrt(0.5)

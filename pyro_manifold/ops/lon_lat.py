@@ -7,9 +7,11 @@ __all__ = ["from_lon_lat", "lon_lat"]
 
 
 def lon_lat(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Longitude in [-pi, pi], east of the first axis, and latitude in [-pi/2, pi/2] of points of :math:`S^2`, in radians.
+    r"""Longitude in [-pi, pi], east of the first axis, and latitude in [-pi/2, pi/2] of points of
+    :math:`S^2`, in radians.
 
-    .. math:: \lambda = \mathrm{atan2}(x_2, x_1), \qquad \varphi = \mathrm{atan2}\big(x_3, \sqrt{x_1^2 + x_2^2}\big)
+    .. math:: \lambda = \mathrm{atan2}(x_2, x_1), \qquad \varphi = \mathrm{atan2}\big(x_3, \sqrt{x_1^2 +
+    x_2^2}\big)
 
     :param x: points, shape (..., 3).
     :raises ValueError: for another last axis.
@@ -23,7 +25,8 @@ def lon_lat(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def from_lon_lat(lon: Tensor, lat: Tensor) -> Tensor:
-    r"""The point of :math:`S^2` at a longitude and a latitude in radians, shape ``(..., 3)``; the inverse of :func:`lon_lat`.
+    r"""The point of :math:`S^2` at a longitude and a latitude in radians, shape ``(..., 3)``; the inverse of
+    :func:`lon_lat`.
 
     .. math:: x = (\cos\varphi\cos\lambda,\; \cos\varphi\sin\lambda,\; \sin\varphi)
 

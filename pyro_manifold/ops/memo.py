@@ -1,7 +1,8 @@
 """One remembered result, together with the state of everything it was computed from.
 
-A result may be used again only while every tensor behind it is the same object with the same contents: the arguments, what else
-the computation read (parameters, buffers, a base point, a context), and the result itself, which the caller may have changed.
+A result may be used again only while every tensor behind it is the same object with the same contents: the
+arguments, what else the computation read (parameters, buffers, a base point, a context), and the result
+itself, which the caller may have changed.
 """
 
 import weakref
@@ -36,9 +37,9 @@ def _can_be_watched(items: Sequence[Any]) -> bool:
 class Snapshot:
     """The state of some tensors (and plain values) at one moment, to be compared with a later one.
 
-    A tensor is the same if it is the same object, with the same memory, the same version (torch counts changes in
-    place), and is differentiated as before. Of tensors on the CPU (up to a million elements) the contents are compared
-    too, since changes through ``x.data`` or numpy are not counted.
+    A tensor is the same if it is the same object, with the same memory, the same version (torch counts
+    changes in place), and is differentiated as before. Of tensors on the CPU (up to a million elements) the
+    contents are compared too, since changes through ``x.data`` or numpy are not counted.
 
     >>> x = torch.zeros(2)
     >>> before = Snapshot([x, 1])
@@ -109,8 +110,8 @@ class Memo:
             self._entry = before, Snapshot(result), with_graph, tuple(result)
 
     def put(self, arguments: Sequence[Any], depends: Sequence[Any] | None, result: Sequence[Any]) -> None:
-        """Remember ``result`` (tensors, or None), computed of ``arguments`` and of the tensors ``depends``; where these are not
-        known (None), or a tensor is traced, nothing is remembered."""
+        """Remember ``result`` (tensors, or None), computed of ``arguments`` and of the tensors ``depends``;
+        where these are not known (None), or a tensor is traced, nothing is remembered."""
         self._entry = None
         if depends is None:
             return
@@ -120,8 +121,8 @@ class Memo:
         self._entry = Snapshot(behind), Snapshot(result), torch.is_grad_enabled(), tuple(result)
 
     def get(self, arguments: Sequence[Any], depends: Sequence[Any] | None) -> tuple[Any, ...] | None:
-        """The result for these arguments, if what is behind it is as it was; not one computed without a graph where a gradient is
-        asked for now."""
+        """The result for these arguments, if what is behind it is as it was; not one computed without a graph
+        where a gradient is asked for now."""
         entry = self._entry
         if entry is None or depends is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return None

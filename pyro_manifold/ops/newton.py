@@ -1,11 +1,12 @@
-r"""Newton's method on a batch of small systems, each row frozen when it has converged; Jacobians of functions of one point."""
+r"""Newton's method on a batch of small systems, each row frozen when it has converged; Jacobians of functions
+of one point."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .components import concrete
+from .tracing import is_concrete
 
 __all__ = ["ConvergenceError", "PointFunction", "householder_basis", "newton"]
 
@@ -17,8 +18,8 @@ class ConvergenceError(RuntimeError):
 class PointFunction:
     r"""A function of one point, :math:`f:\mathbb R^d\to\mathbb R^m`, and its Jacobian on a batch of points.
 
-    Code that also takes leading batch axes is called directly, other code through ``torch.func.vmap``, four times as slow;
-    which it is, is found out by comparing a batch around ``point`` with its points one by one.
+    Code that also takes leading batch axes is called directly, other code through ``torch.func.vmap``, four
+    times as slow; which it is, is found out by comparing a batch around ``point`` with its points one by one.
 
     :param f: from one point to a vector, in any shapes that ``torch.func.vmap`` can map over.
     :param point: a flat point, ``(d,)``, where ``f`` is defined.
@@ -34,14 +35,20 @@ class PointFunction:
         out = f(point)
         self.shape, self.size = out.shape, out.numel()
         n = 7
-        x = point + torch.linspace(-1e-3, 1e-3, n * len(point), dtype=point.dtype, device=point.device).reshape(n, -1)
+        x = point + torch.linspace(
+            -1e-3, 1e-3, n * len(point), dtype=point.dtype, device=point.device
+        ).reshape(n, -1)
         self.direct = False
         try:
             seen = f(x)
             expected = torch.stack([f(row) for row in x])
             tol = 64 * torch.finfo(x.dtype).eps
-            self.direct = seen.shape == expected.shape and torch.allclose(seen, expected, rtol=tol, atol=tol, equal_nan=True)
-        except Exception:  # code for one point may do anything with a batch; vmap is right for it, or raises when called
+            self.direct = seen.shape == expected.shape and torch.allclose(
+                seen, expected, rtol=tol, atol=tol, equal_nan=True
+            )
+        except (
+            Exception
+        ):  # code for one point may do anything with a batch; vmap is right for it, or raises when called
             pass
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -49,9 +56,10 @@ class PointFunction:
         return (self._f(x) if self.direct else torch.func.vmap(self._f)(x)).reshape(len(x), self.size)
 
     def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Values ``(n, m)`` and Jacobians ``(n, m, d)`` at points ``(n, d)``, by one reverse pass over m copies of the batch."""
+        """Values ``(n, m)`` and Jacobians ``(n, m, d)`` at points ``(n, d)``, by one reverse pass over m
+        copies of the batch."""
         n, m = len(x), self.size
-        if not concrete(x):  # inside a torch.func transform
+        if not is_concrete(x):  # inside a torch.func transform
             value, jac = torch.func.vmap(torch.func.jacrev(self._twice, has_aux=True))(x)[::-1]
             return value, jac
         keep = torch.is_grad_enabled() and x.requires_grad
@@ -69,10 +77,11 @@ class PointFunction:
 
 
 def newton(step: Callable[[Tensor], Tensor], start: Tensor, bound: int) -> tuple[Tensor, Tensor]:
-    r"""Iterate :math:`q \leftarrow q - \delta(q)` on every row until :math:`|\delta| \le \sqrt{\epsilon}\,(1 + |q|)`.
+    r"""Iterate :math:`q \leftarrow q - \delta(q)` on every row until
+    :math:`|\delta| \le \sqrt{\epsilon}\,(1 + |q|)`.
 
-    Convergence is quadratic, so the last step leaves an error of about the rounding :math:`\epsilon`. Rows that have converged
-    do not move any more, so that no row depends on the others; at most ``bound`` rounds.
+    Convergence is quadratic, so the last step leaves an error of about the rounding :math:`\epsilon`. Rows
+    that have converged do not move any more, so that no row depends on the others; at most ``bound`` rounds.
 
     :param step: the Newton step of each row, in the shape of ``start``, ``(n, d)``.
     :returns: the last iterates, and which of them have converged.
@@ -86,22 +95,23 @@ def newton(step: Callable[[Tensor], Tensor], start: Tensor, bound: int) -> tuple
         lost = ~size.isfinite()
         q = torch.where((done | lost).unsqueeze(-1), q, q - delta)
         done = done | (size <= root * (1 + q.detach().norm(dim=-1)))
-        if concrete(done) and bool((done | lost).all()):
+        if is_concrete(done) and bool((done | lost).all()):
             break
     return q, done
 
 
 def householder_basis(a: Tensor) -> Tensor:
-    r"""Orthonormal basis of :math:`\mathbb R^d`, ``(..., d, d)``, whose first m columns span those of ``a``, ``(..., d, m)``.
+    r"""Orthonormal basis of :math:`\mathbb R^d`, ``(..., d, d)``, whose first m columns span those of ``a``,
+    ``(..., d, m)``.
 
-    The other columns are a basis of the complement. It is the Q of a complete QR decomposition, written out as reflections
-    where a derivative is wanted, which LAPACK's has not.
+    The other columns are a basis of the complement. It is the Q of a complete QR decomposition, written out
+    as reflections where a derivative is wanted, which LAPACK's has not.
 
     >>> householder_basis(torch.tensor([[0.0], [-2.0]])).abs()
     tensor([[0., 1.],
             [1., 0.]])
     """
-    if not (torch.is_grad_enabled() and a.requires_grad) and concrete(a):
+    if not (torch.is_grad_enabled() and a.requires_grad) and is_concrete(a):
         return torch.linalg.qr(a, mode="complete").Q
     d, m = a.shape[-2:]
     q = torch.eye(d, dtype=a.dtype, device=a.device).expand(a.shape[:-2] + (d, d))

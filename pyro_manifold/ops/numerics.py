@@ -3,12 +3,14 @@ r"""Functions of a *signed squared length* that are smooth through zero, and saf
 Trigonometry in constant curvature :math:`K` only ever meets :math:`s = K r^2`. As functions of :math:`s`
 
 .. math::
-    \cos\sqrt{s}, \quad \frac{\sin\sqrt s}{\sqrt s}, \quad \frac{\tan\sqrt s}{\sqrt s}, \quad \frac{\arctan\sqrt s}{\sqrt s},
-    \quad \frac{\arcsin\sqrt s}{\sqrt s}, \quad \log\Big|\frac{\sin\sqrt s}{\sqrt s}\Big|
+    \cos\sqrt{s}, \quad \frac{\sin\sqrt s}{\sqrt s}, \quad \frac{\tan\sqrt s}{\sqrt s}, \quad
+    \frac{\arctan\sqrt s}{\sqrt s}, \quad \frac{\arcsin\sqrt s}{\sqrt s}, \quad \log\Big|\frac{\sin\sqrt
+    s}{\sqrt s}\Big|
 
-are analytic on both sides of zero (:math:`s<0` gives cosh, sinhc, tanhc, artanhc, arsinhc, log sinhc), so one formula
-serves spheres, flat space and hyperbolic space, and gradients of every order are right at coinciding points and at
-zero curvature. Each is evaluated in closed form; its derivative is a closed form too, with the Taylor series near zero.
+are analytic on both sides of zero (:math:`s<0` gives cosh, sinhc, tanhc, artanhc, arsinhc, log sinhc), so one
+formula serves spheres, flat space and hyperbolic space, and gradients of every order are right at coinciding
+points and at zero curvature. Each is evaluated in closed form; its derivative is a closed form too, with the
+Taylor series near zero.
 """
 
 import math
@@ -19,7 +21,8 @@ import torch
 from torch import Tensor
 
 from .autograd import Function
-from .components import concrete, extremes, may_hold, patch, plain  # noqa: F401
+from .components import extremes, replace_lanes
+from .tracing import can_write_inplace, is_concrete, maybe_any
 
 __all__ = [
     "arsinhc",
@@ -44,13 +47,18 @@ __all__ = [
     "tanc_sqrt",
 ]
 
-_LONG = {torch.float64: 1e150, torch.float32: 1e15, torch.bfloat16: 1e15}  # squares up to here add up without overflow
-_SERIES = 0.05  # below this |s| derivatives use the Taylor series; the slowest (arctanc, 13 terms) is then good to 1e-16
+_LONG = {
+    torch.float64: 1e150,
+    torch.float32: 1e15,
+    torch.bfloat16: 1e15,
+}  # squares up to here add up without overflow
+# below this |s| derivatives use the Taylor series; the slowest (arctanc, 13 terms) is then good to 1e-16
+_SERIES = 0.05
 
 
 def norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     """Euclidean norm with gradient 0 (not NaN) at 0, and no under- or overflow of the squares."""
-    if x.device.type == "cpu" and x.dtype in _LONG and concrete(x) and x.numel():
+    if x.device.type == "cpu" and x.dtype in _LONG and is_concrete(x) and x.numel():
         if x.stride(dim) == 1:
             r = torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
         else:  # where torch's norm takes 25 times as long
@@ -67,37 +75,45 @@ def norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
 
 
 def scalar(value: float, like: Tensor) -> Tensor:
-    """A constant in the dtype and on the device of ``like``; ``like.new_full`` would be mapped over with it."""
+    """A constant in the dtype and on the device of ``like``; ``like.new_full`` would be mapped over with
+    it."""
     return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def long_vectors(v: Tensor) -> Tensor | None:
-    """Where vectors (last axis) are so long that their squared length may overflow, ``batch + (1,)``; None if nowhere."""
+    """Where vectors (last axis) are so long that their squared length may overflow, ``batch + (1,)``; None if
+    nowhere."""
     limit = _LONG.get(v.dtype, 1e2)
-    if v.numel() and v.device.type == "cpu" and concrete(v):
+    if v.numel() and v.device.type == "cpu" and is_concrete(v):
         low, high = extremes(v)
         if high <= limit and low >= -limit:
             return None
     long = v.detach().abs().amax(-1, keepdim=True) > limit
-    return long if v.numel() and may_hold(long) else None
+    return long if v.numel() and maybe_any(long) else None
 
 
 def fewer_turns(v: Tensor, half_turn: Tensor | float = math.pi) -> Tensor:
-    """``v``, but vectors whose squared length would overflow less their whole turns, of length ``2 * half_turn``."""
+    """``v``, but vectors whose squared length would overflow less their whole turns, of length
+    ``2 * half_turn``."""
     long = long_vectors(v)
     if long is None:
         return v
     far = torch.where(long, v, 1.0)
     far = far / far.detach().abs().amax(-1, keepdim=True)
     axis = far / norm(far, keepdim=True)
-    r = (torch.where(long, v, 1.0) * axis.detach()).sum(-1, keepdim=True)  # the length, with the axis as its gradient
+    r = (torch.where(long, v, 1.0) * axis.detach()).sum(
+        -1, keepdim=True
+    )  # the length, with the axis as its gradient
     angle = r * (math.pi / half_turn)
-    rest = torch.atan2(angle.sin(), angle.cos())  # sine and cosine reduce by the exact pi, remainder() by a rounded one
+    rest = torch.atan2(
+        angle.sin(), angle.cos()
+    )  # sine and cosine reduce by the exact pi, remainder() by a rounded one
     return torch.where(long, axis * (rest * (half_turn / math.pi)), v)
 
 
 def cut_short(v: Tensor) -> Tensor:
-    """``v``, but vectors whose squared length would overflow shortened to about the longest whose does not."""
+    """``v``, but vectors whose squared length would overflow shortened to about the longest whose does
+    not."""
     long = long_vectors(v)
     if long is None:
         return v
@@ -106,14 +122,18 @@ def cut_short(v: Tensor) -> Tensor:
 
 
 def log_sinc_length(v: Tensor, curvature: Tensor | float, sign: int = 0) -> Tensor:
-    r"""``log|sin(r)/r|`` at :math:`r = \sqrt K|v|`, for vectors (last axis) of any length; a known sign of K halves the work."""
+    r"""``log|sin(r)/r|`` at :math:`r = \sqrt K|v|`, for vectors (last axis) of any length; a known sign of K
+    halves the work."""
     long = long_vectors(v)
     if long is None:
         return log_sinc_sqrt(curvature * v.square().sum(-1), sign)
     near = log_sinc_sqrt(curvature * torch.where(long, 1.0, v).square().sum(-1), sign)
     k = torch.as_tensor(curvature, dtype=v.dtype, device=v.device)
     r = k.abs().sqrt() * norm(torch.where(long, v, 1.0))
-    bent = torch.where(k > 0, torch.sin(r).abs().clamp_min(torch.finfo(v.dtype).tiny).log(), r - math.log(2)) - r.log()
+    bent = (
+        torch.where(k > 0, torch.sin(r).abs().clamp_min(torch.finfo(v.dtype).tiny).log(), r - math.log(2))
+        - r.log()
+    )
     return torch.where(long.squeeze(-1), bent, near)
 
 
@@ -127,7 +147,9 @@ def asinh(x: Tensor) -> Tensor:
     """Inverse hyperbolic sine through log1p: relative accuracy near 0, several times faster than torch's."""
     flip = x < 0
     a = torch.where(flip, -x, x)
-    big = a > (1e8 if x.dtype == torch.float64 else 1e4)  # there asinh(a) = log(2a) to rounding, and a * a may overflow
+    big = a > (
+        1e8 if x.dtype == torch.float64 else 1e4
+    )  # there asinh(a) = log(2a) to rounding, and a * a may overflow
     b = torch.where(big, 1.0, a)
     out = torch.log1p(b + b * b / (1 + torch.sqrt(1 + b * b)))
     out = torch.where(big, torch.where(big, a, 1.0).log() + math.log(2.0), out)
@@ -142,7 +164,8 @@ def _horner(coefficients: Sequence[float], s: Tensor) -> Tensor:
 
 
 # Taylor coefficients of the derivatives in s.
-# log(sin x / x) = -sum_k 2^{2k-1} |B_2k| x^{2k} / (k (2k)!);  tan x / x = sum_k 2^{2k}(2^{2k}-1)|B_2k| x^{2k-2} / (2k)!
+# log(sin x / x) = -sum_k 2^{2k-1} |B_2k| x^{2k} / (k (2k)!);  tan x / x = sum_k 2^{2k}(2^{2k}-1)|B_2k|
+# x^{2k-2} / (2k)!
 _BERNOULLI = [
     1 / 6, 1 / 30, 1 / 42, 1 / 30, 5 / 66, 691 / 2730, 7 / 6, 3617 / 510, 43867 / 798, 174611 / 330,
     854513 / 138, 236364091 / 2730, 8553103 / 6,
@@ -206,7 +229,9 @@ def _near(kind: str, s: Tensor) -> Tensor:
 def _near_or(kind: str, s: Tensor, far: Tensor) -> Tensor:
     """``far``, and the series where it holds; for values alone."""
     flat = s.reshape(-1)
-    return patch(flat.abs() - _SERIES, far.reshape(-1), lambda s: _near(kind, s), flat).reshape(s.shape)
+    return replace_lanes(flat.abs() - _SERIES, far.reshape(-1), lambda s: _near(kind, s), flat).reshape(
+        s.shape
+    )
 
 
 def _slope(kind: str, s: Tensor, f: Tensor, sign: int) -> Tensor:
@@ -255,7 +280,7 @@ class _Even(Function):
 
 
 def _even(kind: str, s: Tensor, sign: int) -> Tensor:
-    return _Even.forward(s, kind, sign) if plain(s) else _Even.apply(s, kind, sign)
+    return _Even.forward(s, kind, sign) if can_write_inplace(s) else _Even.apply(s, kind, sign)
 
 
 class _CosSinc(Function):
@@ -271,7 +296,11 @@ class _CosSinc(Function):
             f = e / (e + 1)
             return (e * f).mul_(0.5).add_(1), f.add_(e).div_(r).mul_(0.5)
         cos, sinc = r.cos(), r.sin() / r
-        return (cos, sinc) if sign else (torch.where(s > 0, cos, r.cosh()), torch.where(s > 0, sinc, r.sinh() / r))
+        return (
+            (cos, sinc)
+            if sign
+            else (torch.where(s > 0, cos, r.cosh()), torch.where(s > 0, sinc, r.sinh() / r))
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
@@ -300,11 +329,12 @@ class _CosSinc(Function):
 
 def cos_sinc_sqrt(s: Tensor, sign: int = 0) -> tuple[Tensor, Tensor]:
     """:func:`cos_sqrt` and :func:`sinc_sqrt` of the same argument."""
-    return _CosSinc.forward(s, sign) if plain(s) else _CosSinc.apply(s, sign)
+    return _CosSinc.forward(s, sign) if can_write_inplace(s) else _CosSinc.apply(s, sign)
 
 
 def cos_sqrt(s: Tensor, sign: int = 0) -> Tensor:
-    r"""``cos(sqrt(s))``, that is ``cosh(sqrt(-s))`` for negative ``s``; a known sign of ``s`` (+1, -1) halves the work."""
+    r"""``cos(sqrt(s))``, that is ``cosh(sqrt(-s))`` for negative ``s``; a known sign of ``s`` (+1, -1) halves
+    the work."""
     return _even("cos", s, sign)
 
 
@@ -319,12 +349,14 @@ def tanc_sqrt(s: Tensor, sign: int = 0) -> Tensor:
 
 
 def arctanc_sqrt(s: Tensor, sign: int = 0) -> Tensor:
-    r"""``arctan(r)/r`` at ``r = sqrt(s)``, that is ``artanh(r)/r`` at ``r = sqrt(-s)`` for negative ``s`` (> -1)."""
+    r"""``arctan(r)/r`` at ``r = sqrt(s)``, that is ``artanh(r)/r`` at ``r = sqrt(-s)`` for negative ``s`` (>
+    -1)."""
     return _even("arctanc", s, sign)
 
 
 def arcsinc_sqrt(s: Tensor, sign: int = 0) -> Tensor:
-    r"""``arcsin(r)/r`` at ``r = sqrt(s)`` (< 1), that is ``arsinh(r)/r`` at ``r = sqrt(-s)`` for negative ``s``."""
+    r"""``arcsin(r)/r`` at ``r = sqrt(s)`` (< 1), that is ``arsinh(r)/r`` at ``r = sqrt(-s)`` for negative
+    ``s``."""
     return _even("arcsinc", s, sign)
 
 
@@ -351,7 +383,7 @@ def arsinhc_slope(q: Tensor, c: Tensor, f: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return -2 * c * _slope("arcsinc", -q, f, -1)
     far = torch.addcmul(torch.ones_like(c[..., :1]), c, f, value=-1).div_(q)
-    return patch(q - _SERIES, far, lambda q, c: -2 * c * _near("arcsinc", -q), q, c)
+    return replace_lanes(q - _SERIES, far, lambda q, c: -2 * c * _near("arcsinc", -q), q, c)
 
 
 def log_sinc_sqrt(s: Tensor, sign: int = 0) -> Tensor:

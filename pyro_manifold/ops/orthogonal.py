@@ -1,11 +1,12 @@
-r"""Rotation and frame matrices: hat and vee, nearest orthonormal matrix, logarithm of a rotation in any dimension.
+r"""Rotation and frame matrices: hat and vee, nearest orthonormal matrix, logarithm of a rotation in any
+dimension.
 
 .. math::
     \mathrm{polar}(X) = X (X^\top X)^{-1/2}, \qquad
     \frac{1 - e^{-\mathrm{ad}_L}}{\mathrm{ad}_L}(dL) = R^\top dR \quad\text{at } R = e^L
 
-Values come from symmetric eigenproblems, gradients from these identities, whose coefficients stay bounded at repeated
-singular values and equal rotation angles, where differentiating an eigendecomposition gives NaN.
+Values come from symmetric eigenproblems, gradients from these identities, whose coefficients stay bounded at
+repeated singular values and equal rotation angles, where differentiating an eigendecomposition gives NaN.
 """
 
 import math
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, differentiated, first_order
-from .components import concrete
+from .autograd import BatchFunction, differentiated, last_order_gradient
 from .numerics import arctanc_sqrt, log_sinc_sqrt, norm, sinc_sqrt
+from .tracing import is_concrete
 
 __all__ = ["haar", "hat", "log_det_dexp", "log_sphere_area", "polar", "quaternion"]
 __all__ += ["rotation_exp", "rotation_exp3", "rotation_log", "rotation_log3", "size_of", "vee"]
@@ -26,7 +27,10 @@ def size_of(dim: int) -> int:
     """n of the rotations whose dimension n(n-1)/2 is ``dim``."""
     n = (1 + math.isqrt(1 + 8 * dim)) // 2
     if n * (n - 1) // 2 != dim:
-        raise ValueError(f"dim: got {dim}, expected n(n-1)/2 for an integer n (1, 3, 6, 10, ...), the dimension of rotations.")
+        raise ValueError(
+            f"dim: got {dim}, expected n(n-1)/2 for an integer n (1, 3, 6, 10, ...), the dimension of "
+            f"rotations."
+        )
     return n
 
 
@@ -81,7 +85,7 @@ class _Polar(BatchFunction):
         total = s.unsqueeze(-1) + s.unsqueeze(-2)
         core = (h - h.mT) / torch.where(total == 0, torch.inf, total)
         outside = (g - u @ h) / torch.where(s == 0, torch.inf, s).unsqueeze(-2)
-        return first_order((u @ core + outside) @ vh, x, tangent), None, None, None
+        return last_order_gradient((u @ core + outside) @ vh, x, tangent), None, None, None
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, None]:  # type: ignore[override]
@@ -93,7 +97,8 @@ def polar(x: Tensor, proper: bool = False) -> Tensor:
     return _Polar.apply(x, proper)[0]
 
 
-# --- three dimensions, closed form -----------------------------------------------------------------------------------
+# --- three dimensions, closed form
+# -----------------------------------------------------------------------------------
 def rotation_exp3(w: Tensor) -> Tensor:
     r"""Rodrigues: :math:`I + \frac{\sin r}{r}\hat w + \frac{1-\cos r}{r^2}\hat w^2`, smooth at r = 0."""
     s = w.square().sum(-1)[..., None, None]
@@ -103,14 +108,17 @@ def rotation_exp3(w: Tensor) -> Tensor:
 
 
 def quaternion(r: Tensor) -> Tensor:
-    """Unit quaternion (real part first, not negative) of a rotation, from the largest of its four components."""
+    """Unit quaternion (real part first, not negative) of a rotation, from the largest of its four
+    components."""
     d = r.diagonal(dim1=-2, dim2=-1)
     tr = d.sum(-1, keepdim=True)
     real, twice = torch.cat([1 + tr, 1 - tr + 2 * d], -1), 2 * vee(r)
     x, y, z = twice.unbind(-1)
     xy, xz, yz = (r[..., i, j] + r[..., j, i] for i, j in ((0, 1), (0, 2), (1, 2)))
     a, b, c, e = real.unbind(-1)
-    table = torch.stack([a, x, y, z, x, b, xy, xz, y, xy, c, yz, z, xz, yz, e], -1).reshape(r.shape[:-2] + (4, 4))
+    table = torch.stack([a, x, y, z, x, b, xy, xz, y, xy, c, yz, z, xz, yz, e], -1).reshape(
+        r.shape[:-2] + (4, 4)
+    )
     largest = real.argmax(-1)[..., None, None]
     row = table.gather(-2, largest.expand(largest.shape[:-1] + (4,))).squeeze(-2)
     q = row / norm(row, keepdim=True)
@@ -118,7 +126,8 @@ def quaternion(r: Tensor) -> Tensor:
 
 
 def rotation_log3(r: Tensor) -> Tensor:
-    """Axis times angle in [0, pi] of a 3x3 rotation; at angle pi one of the two axes, with the gradient on its side."""
+    """Axis times angle in [0, pi] of a 3x3 rotation; at angle pi one of the two axes, with the gradient on
+    its side."""
     q = quaternion(r)
     c, v = q[..., :1], q[..., 1:]
     s = v.square().sum(-1, keepdim=True)
@@ -129,9 +138,11 @@ def rotation_log3(r: Tensor) -> Tensor:
     return 2 * v * torch.where(far, far_factor, near_factor)
 
 
-# --- any dimension ---------------------------------------------------------------------------------------------------
+# --- any dimension
+# ------------------------------------------------------------------------------------------------
 def _planes(r: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthogonal W whose columns 2k, 2k+1 span the planes of a rotation, and the angles there (real Schur form)."""
+    """Orthogonal W whose columns 2k, 2k+1 span the planes of a rotation, and the angles there (real Schur
+    form)."""
     sym, skew, n = (r + r.mT) / 2, (r - r.mT) / 2, r.shape[-1]
     c, w = torch.linalg.eigh(sym)  # ascending cosines: they come in pairs, and a last 1 if n is odd
     eps = torch.finfo(r.dtype).eps
@@ -169,9 +180,11 @@ def _inverse_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
 
 
 def _dexp(v: Tensor) -> Tensor:
-    r"""The matrix of :math:`(1 - e^{-\mathrm{ad}})/\mathrm{ad}` of the skew matrix with coordinates v, in these coordinates.
+    r"""The matrix of :math:`(1 - e^{-\mathrm{ad}})/\mathrm{ad}` of the skew matrix with coordinates v, in
+    these coordinates.
 
-    It is a block of :math:`\exp\begin{bmatrix} -\mathrm{ad} & I \\ 0 & 0\end{bmatrix}`, so smooth where angles meet."""
+    It is a block of :math:`\exp\begin{bmatrix} -\mathrm{ad} & I \\ 0 & 0\end{bmatrix}`, so smooth where
+    angles meet."""
     m = v.shape[-1]
     eye = torch.eye(m, dtype=v.dtype, device=v.device)
     x, basis = hat(v).unsqueeze(-3), hat(eye)
@@ -181,14 +194,19 @@ def _dexp(v: Tensor) -> Tensor:
 
 
 class _Exp(BatchFunction):
-    """exp of long skew matrices: whole turns of their angles drop out, and the result is as orthogonal as for short ones."""
+    """exp of long skew matrices: whole turns of their angles drop out, and the result is as orthogonal as for
+    short ones."""
 
     ranks = (2,)
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         angle, v = torch.linalg.eigh(1j * x.double())  # x = -i angle
-        return ((v * torch.polar(torch.ones_like(angle), -angle).unsqueeze(-2)) @ v.mH).real.to(x.dtype).contiguous()
+        return (
+            ((v * torch.polar(torch.ones_like(angle), -angle).unsqueeze(-2)) @ v.mH)
+            .real.to(x.dtype)
+            .contiguous()
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -212,20 +230,22 @@ _LONG = 12.0  # of the coordinates: torch's matrix exponential is orthogonal to 
 
 
 def rotation_exp(v: Tensor) -> Tensor:
-    """exp of the skew matrix with coordinates ``v``, of any size, orthogonal to rounding however many turns that are.
+    """exp of the skew matrix with coordinates ``v``, of any size, orthogonal to rounding however many turns
+    that are.
 
     >>> rotation_exp(torch.zeros(1))
     tensor([[1., 0.],
             [0., 1.]])
     """
     x = hat(v)
-    if concrete(v) and (v.numel() == 0 or bool(v.detach().abs().amax() <= _LONG)):
+    if is_concrete(v) and (v.numel() == 0 or bool(v.detach().abs().amax() <= _LONG)):
         return torch.linalg.matrix_exp(x)
     return _Exp.apply(x)
 
 
 def _solve_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
-    """:func:`_inverse_dexp`, or where derivatives of it may be asked for, dense linear algebra that has them."""
+    """:func:`_inverse_dexp`, or where derivatives of it may be asked for, dense linear algebra that has
+    them."""
     if not differentiated(x, w):
         return _inverse_dexp(x, w, adjoint)
     a = _dexp(vee(x))
@@ -239,7 +259,9 @@ class _RotationLog(BatchFunction):
     def forward(r: Tensor) -> Tensor:
         w, angle = _planes(r)
         n = r.shape[-1]
-        block = torch.nn.functional.pad(torch.stack([angle, torch.zeros_like(angle)], -1).flatten(-2), (0, n % 2))
+        block = torch.nn.functional.pad(
+            torch.stack([angle, torch.zeros_like(angle)], -1).flatten(-2), (0, n % 2)
+        )
         a = torch.diag_embed(block[..., : n - 1], -1)
         out = w @ (a - a.mT) @ w.mT
         for _ in range(2):  # Newton steps: polish what near-equal angles cost
@@ -267,8 +289,8 @@ class _RotationLog(BatchFunction):
 
 
 def _orthonormalized(r: Tensor) -> Tensor:
-    r"""The nearest rotation by Newton and Schulz, :math:`R \mapsto R\,(3I - R^\top R)/2`, which squares the error each time;
-    plain products, so it has derivatives of every order."""
+    r"""The nearest rotation by Newton and Schulz, :math:`R \mapsto R\,(3I - R^\top R)/2`, which squares the
+    error each time; plain products, so it has derivatives of every order."""
     eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
     for _ in range(3):
         r = r @ (1.5 * eye - 0.5 * r.mT @ r)
@@ -278,8 +300,9 @@ def _orthonormalized(r: Tensor) -> Tensor:
 def rotation_log(r: Tensor) -> Tensor:
     r"""Principal logarithm (skew, angles in [-pi, pi]) of rotations of any size.
 
-    Beside the rotations (to 0.1 or so) it is that of the nearest one, :math:`\log\mathrm{polar}(R)`, and so are its derivatives:
-    the angle of a plane is that of a pair of equal eigenvalues, and there the pairs come apart.
+    Beside the rotations (to 0.1 or so) it is that of the nearest one, :math:`\log\mathrm{polar}(R)`, and so
+    are its derivatives: the angle of a plane is that of a pair of equal eigenvalues, and there the pairs come
+    apart.
 
     >>> rotation_log(torch.tensor([[0.0, -1.0], [1.0, 0.001]]))
     tensor([[ 0.0000, -1.5703],
@@ -321,7 +344,8 @@ class _LogDetDexp(BatchFunction):
 
 
 def log_det_dexp(v: Tensor) -> Tensor:
-    r"""Log volume change of the exponential map of rotations, with :math:`\pm i\lambda` the eigenvalues of the skew matrix of v:
+    r"""Log volume change of the exponential map of rotations, with :math:`\pm i\lambda` the eigenvalues of
+    the skew matrix of v:
 
     .. math:: \sum_{i<j}\log\Big|\mathrm{sinc}\,\frac{\lambda_i+\lambda_j}{2}\Big|
 
@@ -332,7 +356,8 @@ def log_det_dexp(v: Tensor) -> Tensor:
 
 
 def haar(shape: torch.Size, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-    """Uniform matrices with orthonormal columns, shape ``batch + (n, p)``: QR of normals, with the diagonal of R positive."""
+    """Uniform matrices with orthonormal columns, shape ``batch + (n, p)``: QR of normals, with the diagonal
+    of R positive."""
     q, r = torch.linalg.qr(torch.randn(shape, dtype=dtype, device=device))
     return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
 

@@ -1,8 +1,8 @@
 """Maps and densities keep their digits inside ``torch.autocast``.
 
-Autocast turns every matrix product into bfloat16 or float16, of 3 decimal digits: a density would be wrong in the second digit, a
-rotation no rotation. What is decorated here is computed as if autocast were off, from arguments made float32 where they
-were of half precision; networks beside it go on in half precision.
+Autocast turns every matrix product into bfloat16 or float16, of 3 decimal digits: a density would be wrong in
+the second digit, a rotation no rotation. What is decorated here is computed as if autocast were off, from
+arguments made float32 where they were of half precision; networks beside it go on in half precision.
 """
 
 from collections.abc import Callable, Iterable
@@ -47,7 +47,8 @@ def full_precision(f: _F) -> _F:
 
 
 class FullPrecision:
-    """Mixin: methods and properties named in ``_exact``, those of subclasses too, are :func:`full_precision`."""
+    """Mixin: methods and properties named in ``_exact``, those of subclasses too, are
+    :func:`full_precision`."""
 
     _exact: ClassVar[Iterable[str]] = ()
 
@@ -57,6 +58,14 @@ class FullPrecision:
             member = getattr(cls, name, None)
             if isinstance(member, property):
                 if member.fget is not None and not hasattr(member.fget, "_full_precision"):
-                    setattr(cls, name, property(full_precision(member.fget), member.fset, member.fdel, member.__doc__))
-            elif callable(member) and member is not getattr(object, name, None) and not hasattr(member, "_full_precision"):
+                    setattr(
+                        cls,
+                        name,
+                        property(full_precision(member.fget), member.fset, member.fdel, member.__doc__),
+                    )
+            elif (
+                callable(member)
+                and member is not getattr(object, name, None)
+                and not hasattr(member, "_full_precision")
+            ):
                 setattr(cls, name, full_precision(member))

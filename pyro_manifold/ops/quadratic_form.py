@@ -1,7 +1,8 @@
 r"""Expectations of ratios of quadratic forms in normal vectors, by one quadrature in log time.
 
-With w standard normal in R^d, :math:`\Sigma` positive definite of determinant 1 and eigenvalues :math:`\sigma_j` (Frullani),
-and in the eigenbasis of :math:`\Sigma`, with :math:`x_j = \tau + \log 2\sigma_j`:
+With w standard normal in R^d, :math:`\Sigma` positive definite of determinant 1 and eigenvalues
+:math:`\sigma_j` (Frullani), and in the eigenbasis of :math:`\Sigma`, with
+:math:`x_j = \tau + \log 2\sigma_j`:
 
 .. math::
     \mathrm E\log\frac{w^\top\Sigma w}{w^\top w}
@@ -9,8 +10,9 @@ and in the eigenbasis of :math:`\Sigma`, with :math:`x_j = \tau + \log 2\sigma_j
     \mathrm E\Big[\frac{\Sigma^{1/2}ww^\top\Sigma^{1/2}}{w^\top\Sigma w}\Big]_{jj}
         &= \frac12\int_{-\infty}^\infty \frac{1}{1+e^{-x_j}}\,\prod_k(1+e^{x_k})^{-1/2}\,d\tau
 
-Both integrands are analytic for :math:`|\mathrm{Im}\,\tau|<\pi` and fall exponentially: the trapezoidal rule is exact to
-rounding, whatever the condition number. Everything is computed from the *logarithms of singular values* of a factor of
+Both integrands are analytic for :math:`|\mathrm{Im}\,\tau|<\pi` and fall exponentially: the trapezoidal rule
+is exact to rounding, whatever the condition number. Everything is computed from the *logarithms of singular
+values* of a factor of
 :math:`\Sigma`: :math:`\Sigma` itself has lost the small ones when its condition number passes 1e16.
 """
 
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import Function, first_order
+from .autograd import Function, last_order_gradient
 
 __all__ = ["expected_log_ratio", "expected_projector", "log_singular_values"]
 
@@ -32,8 +34,9 @@ _LOG_2 = math.log(2)
 def _scaled_log(values: Tensor, size: Tensor) -> Tensor:
     if not bool((values > 0).all()):
         raise ValueError(
-            "scale_tril: got a matrix that float64 cannot tell from a singular one, expected one whose least singular value "
-            "is above 1e-15 of the largest (or a diagonal one). Rescale its axes, or leave out those without spread."
+            "scale_tril: got a matrix that float64 cannot tell from a singular one, expected one whose "
+            "least singular value is above 1e-15 of the largest (or a diagonal one). Rescale its axes, or "
+            "leave out those without spread."
         )
     return values.log() + size.log()
 
@@ -57,13 +60,17 @@ def log_singular_values(factor: Tensor) -> Tensor:
 
 def _nodes(log_s: Tensor) -> Tensor:
     """Nodes in tau, ``batch + (n, 1)``, for logarithms of eigenvalues."""
-    low, high = -_REACH - log_s.detach().amax(-1, keepdim=True), _REACH - log_s.detach().amin(-1, keepdim=True)
+    low, high = (
+        -_REACH - log_s.detach().amax(-1, keepdim=True),
+        _REACH - log_s.detach().amin(-1, keepdim=True),
+    )
     n = math.ceil(float((high - low).max()) / _STEP) if log_s.numel() else 0
     return (low + _STEP * torch.arange(n + 1, dtype=low.dtype, device=low.device)).unsqueeze(-1)
 
 
 def expected_log_ratio(log_eigenvalues: Tensor) -> Tensor:
-    r""":math:`\mathrm E\log(w^\top\Sigma w/w^\top w)` for float64 log eigenvalues, less their mean: nonnegative.
+    r""":math:`\mathrm E\log(w^\top\Sigma w/w^\top w)` for float64 log eigenvalues, less their mean:
+    nonnegative.
 
     >>> expected_log_ratio(torch.zeros(3, dtype=torch.float64))
     tensor(0., dtype=torch.float64)
@@ -81,7 +88,8 @@ def expected_log_ratio(log_eigenvalues: Tensor) -> Tensor:
 
 
 def _weighted(log_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Nodes in tau + log 2, ``batch + (n, 1)``, x_j, and half the product times the step, ``batch + (n, 1)``."""
+    r"""Nodes in tau + log 2, ``batch + (n, 1)``, x_j, and half the product times the step,
+    ``batch + (n, 1)``."""
     tau = _nodes(log_s) + _LOG_2
     x = tau + log_s.unsqueeze(-2)
     product = torch.exp(-0.5 * torch.logaddexp(x, torch.zeros_like(x)).sum(-1, keepdim=True))
@@ -89,7 +97,8 @@ def _weighted(log_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Projector(Function):
-    """E[xx^T] from a factor of Sigma; the derivative from divided differences, so that eigenvalues may meet."""
+    """E[xx^T] from a factor of Sigma; the derivative from divided differences, so that eigenvalues may
+    meet."""
 
     @staticmethod
     def forward(factor: Tensor) -> tuple[Tensor, ...]:
@@ -110,16 +119,21 @@ class _Projector(Function):
         g = u.mT @ (0.5 * (grad + grad.mT)) @ u
         tau, x, w = _weighted(2 * s.log())
         inside, outside = torch.sigmoid(x), torch.sigmoid(-x)
-        quotient = ((w * tau.exp() * outside).mT @ outside) * s.unsqueeze(-2)  # (m_i - m_j)/(s_i^2 - s_j^2) s_j
-        slope = torch.diag_embed((w * inside * outside).sum(-2)) - 0.5 * (w * inside).mT @ inside  # of m_i in log s_k^2
+        quotient = ((w * tau.exp() * outside).mT @ outside) * s.unsqueeze(
+            -2
+        )  # (m_i - m_j)/(s_i^2 - s_j^2) s_j
+        slope = (
+            torch.diag_embed((w * inside * outside).sum(-2)) - 0.5 * (w * inside).mT @ inside
+        )  # of m_i in log s_k^2
         diagonal = 2 * (g.diagonal(dim1=-2, dim2=-1).unsqueeze(-2) @ slope).squeeze(-2) / s
         core = 2 * quotient * g
         core = core - torch.diag_embed(core.diagonal(dim1=-2, dim2=-1)) + torch.diag_embed(diagonal)
-        return first_order(u @ core @ vh / size.unsqueeze(-1), factor, grad)
+        return last_order_gradient(u @ core @ vh / size.unsqueeze(-1), factor, grad)
 
 
 def expected_projector(factor: Tensor) -> Tensor:
-    r""":math:`\mathrm E[xx^\top]` of :math:`x = Lw/|Lw|` for a float64 factor L, differentiable once; no eigenvector is.
+    r""":math:`\mathrm E[xx^\top]` of :math:`x = Lw/|Lw|` for a float64 factor L, differentiable once; no
+    eigenvector is.
 
     :raises ValueError: for a matrix that is singular to rounding.
 

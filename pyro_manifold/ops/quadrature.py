@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["compact", "legendre"]
+__all__ = ["unexpand", "legendre"]
 
 
 @lru_cache
@@ -16,6 +16,6 @@ def legendre(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy((x + 1) / 2)[:, None].to(device), torch.from_numpy(w / 2)[:, None].to(device)
 
 
-def compact(t: Tensor) -> Tensor:
+def unexpand(t: Tensor) -> Tensor:
     """The tensor without the copies that ``expand`` made: equal parameters are integrated once."""
     return t[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in t.stride())]

@@ -1,4 +1,5 @@
-r"""Unit quaternions :math:`q = (w, x, y, z)\in S^3` and rotations: R(q) is quadratic, so linear in :math:`qq^\top`.
+r"""Unit quaternions :math:`q = (w, x, y, z)\in S^3` and rotations: R(q) is quadratic, so linear in
+:math:`qq^\top`.
 
 .. math::
     R(q)_{ab} = \sum_{ij} T_{ijab}\,q_iq_j, \qquad
@@ -10,7 +11,12 @@ from torch import Tensor
 
 __all__ = ["quadratic_form", "rotation"]
 
-_SQUARES = [(0, 0, (1, 1, 1)), (1, 1, (1, -1, -1)), (2, 2, (-1, 1, -1)), (3, 3, (-1, -1, 1))]  # i, j, diagonal of R
+_SQUARES = [
+    (0, 0, (1, 1, 1)),
+    (1, 1, (1, -1, -1)),
+    (2, 2, (-1, 1, -1)),
+    (3, 3, (-1, -1, 1)),
+]  # i, j, diagonal of R
 _PRODUCTS = [  # i, j, then (a, b, sign): 2 q_i q_j enters R_ab with this sign
     (0, 1, ((2, 1, 1), (1, 2, -1))),
     (0, 2, ((0, 2, 1), (2, 0, -1))),

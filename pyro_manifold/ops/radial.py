@@ -1,4 +1,5 @@
-r"""The 1-D engine of rotation-symmetric Gaussian laws in constant curvature: normaliser, sampler, implicit gradients.
+r"""The 1-D engine of rotation-symmetric Gaussian distributions in constant curvature: normaliser, sampler,
+implicit gradients.
 
 On a d-dimensional space of constant curvature :math:`K` the distance :math:`r` of a point of density
 :math:`\exp(-r^2/2\sigma^2)/Z` to the centre has density proportional to
@@ -8,16 +9,19 @@ On a d-dimensional space of constant curvature :math:`K` the distance :math:`r` 
     \mathrm{sn}_K(r) = \frac{\sin(\sqrt K r)}{\sqrt K}, \; r, \; \frac{\sinh(\sqrt{-K} r)}{\sqrt{-K}}
     \quad (K > 0, = 0, < 0), \qquad Z = |S^{d-1}| \int f
 
-:math:`\log f` is concave with :math:`(\log f)'' \le -1/w^2`, where :math:`1/w^2 = 1/\sigma^2 + (d-1)\max(K, 0)`. This
-one fact gives
+:math:`\log f` is concave with :math:`(\log f)'' \le -1/w^2`, where
+:math:`1/w^2 = 1/\sigma^2 + (d-1)\max(K, 0)`. This one fact gives
 
-* a window (mode ± 8.8 w) outside which nothing of f is left in double precision: Gauss-Legendre sums on it are exact;
-* an envelope, N(mode, w²), for exact rejection, whose acceptance is at least 0.65 for every d > 1, sigma and K;
-* one-signed tail integrals for the implicit gradients :math:`\partial r/\partial\theta = -\partial_\theta F(r)/f(r)`.
+* a window (mode ± 8.8 w) outside which nothing of f is left in double precision: Gauss-Legendre sums on it
+  are exact;
+* an envelope, N(mode, w²), for exact rejection, whose acceptance is at least 0.65 for every d > 1, sigma and
+  K;
+* one-signed tail integrals for the implicit gradients
+  :math:`\partial r/\partial\theta = -\partial_\theta F(r)/f(r)`.
 
-All arithmetic is float64 in the unit :math:`1/\sqrt{|K|}` (``y = r sqrt|K|``, ``s = sigma sqrt|K|``); the exponent is
-taken relative to the mode, in a form without cancellation for s from 0 to infinity. log Z may be differentiated
-twice, moments once.
+All arithmetic is float64 in the unit :math:`1/\sqrt{|K|}` (``y = r sqrt|K|``, ``s = sigma sqrt|K|``); the
+exponent is taken relative to the mode, in a form without cancellation for s from 0 to infinity. log Z may be
+differentiated twice, moments once.
 """
 
 import math
@@ -27,24 +31,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, differentiated, first_order, plus
+from .autograd import BatchFunction, differentiated, last_order_gradient, plus
 from .numerics import cos_sqrt, sinc_sqrt
-from .quadrature import compact, legendre
+from .quadrature import legendre, unexpand
 
 __all__ = ["log_area", "log_normalizer", "radius_moment"]
 
-# Gauss-Legendre nodes and half-width of the window (in w), and nodes and fall of log f for one-sided tails, by dtype of
+# Gauss-Legendre nodes and half-width of the window (in w), and nodes and fall of log f for one-sided tails,
+# by dtype of
 # the result; measured errors: log Z 1e-14 and 4e-10, its derivatives 2e-13 and 6e-10, tails 1e-10 and 2e-7
 _RULE = {torch.float64: (48, 8.8, 16, 25.0)}
 _RULE_SINGLE = (32, 6.5, 12, 22.0)
-_FLAT = 1e-9  # below this s the space is flat to rounding (relative deviation d^2 s^2): s is floored, K = 0 is regular
-_CHUNK = 1 << 16  # elements of a node x batch temporary; larger ones cost more in page faults than in arithmetic
-_NEARLY_FLAT = 0.05  # below this sigma^2 |K| nothing of f is left near the antipode of a sphere (14 standard deviations away)
+# below this s the space is flat to rounding (relative deviation d^2 s^2): s is floored, K = 0 is regular
+_FLAT = 1e-9
+_CHUNK = (
+    1 << 16
+)  # elements of a node x batch temporary; larger ones cost more in page faults than in arithmetic
+# below this sigma^2 |K| nothing of f is left near the antipode of a sphere (14 standard deviations away)
+_NEARLY_FLAT = 0.05
 _COT = [1 / 3, 1 / 45, 2 / 945, 1 / 4725, 2 / 93555, 1382 / 638512875, 4 / 18243225, 3617 / 162820783125]
 
 
-class Law(NamedTuple):
-    """The law in curvature units: one entry per lane; ``sphere`` is the sign of the curvature, shared by all lanes."""
+class RadialDensity(NamedTuple):
+    """The distribution in curvature units: one entry per lane; ``sphere`` is the sign of the curvature,
+    shared by all lanes."""
 
     dim: int
     sphere: bool
@@ -53,23 +63,25 @@ class Law(NamedTuple):
     width: Tensor
     unit: Tensor  # 1 / sqrt|K|
 
-    def map(self, f: Callable[[Tensor], Tensor]) -> "Law":
-        return Law(self.dim, self.sphere, *(f(t) for t in self[2:]))
+    def map(self, f: Callable[[Tensor], Tensor]) -> "RadialDensity":
+        return RadialDensity(self.dim, self.sphere, *(f(t) for t in self[2:]))
 
     @property
     def end(self) -> float:
         return math.pi if self.sphere else math.inf
 
     def rise(self, y: Tensor, e: Tensor) -> Tensor:
-        """(d-1) [log sn(y + e) - log sn(y) - e (log sn)'(mode)], without cancellation; at y = mode it is at most 0
-        (on the sphere at most -(d-1) e^2 / 2)."""
+        """(d-1) [log sn(y + e) - log sn(y) - e (log sn)'(mode)], without cancellation; at y = mode it is at
+        most 0 (on the sphere at most -(d-1) e^2 / 2)."""
         n, m = self.dim - 1, self.mode
         if n == 0:
             return torch.zeros_like(e + y)
         if self.sphere:
             return (e + y).sin_().div_(y.sin()).log_().mul_(n).sub_(e * (n / m.tan()))
         a = torch.expm1(-2 * m)
-        sinh = (e + y).mul_(-2).expm1_().div_(torch.expm1(-2 * y))  # of both arguments, the exponentials taken out
+        sinh = (
+            (e + y).mul_(-2).expm1_().div_(torch.expm1(-2 * y))
+        )  # of both arguments, the exponentials taken out
         return sinh.log_().addcmul_(e, 2 * (1 + a) / a).mul_(n)
 
     def weight(self, y: Tensor, e: Tensor) -> Tensor:
@@ -86,7 +98,8 @@ class Law(NamedTuple):
         return n * (m + (-torch.expm1(-2 * m) / 2 * self.unit).log()) - m.square() * self.tau / 2
 
     def reach(self, y: Tensor, right: Tensor, drop: float) -> Tensor:
-        """How far to the right (left) of y log f has fallen by at least ``drop``: the root of a quadratic bound of log f."""
+        """How far to the right (left) of y log f has fallen by at least ``drop``: the root of a quadratic
+        bound of log f."""
         n = self.dim - 1
 
         def cot(z: Tensor) -> Tensor:
@@ -100,7 +113,9 @@ class Law(NamedTuple):
 
         slope = (n * cot(y) if n else 0.0) - y * self.tau
         slope = torch.where(right, slope, -slope)
-        far = y + root(self.width.reciprocal().square())  # the least precision anywhere; then the least between y and there
+        far = y + root(
+            self.width.reciprocal().square()
+        )  # the least precision anywhere; then the least between y and there
         if self.sphere:
             far = far.clamp_max(math.pi / 2).maximum(y)
         return root(precision(torch.where(right, far, y)))
@@ -130,15 +145,17 @@ class Law(NamedTuple):
         return (-(self.dim - 1) / 2) * (self.unit * y) ** 4 * torch.where(near, series, far)
 
 
-def law_of(scale: Tensor, curvature: Tensor, dim: int) -> Law:
+def radial_density(scale: Tensor, curvature: Tensor, dim: int) -> RadialDensity:
     """Mode by Newton steps: y tanh y = s^2 (d-1) (hyperbolic), y tan y = s^2 (d-1) (sphere)."""
     scale, k = scale.detach().double(), curvature.detach().double()
     sphere = bool(k > 0)
     s = (scale * k.abs().sqrt()).clamp_min(_FLAT)
-    unit = torch.where(s > _FLAT, 1 / k.abs().sqrt(), scale / s)  # an infinite scale has no s-scaled unit, but K > 0
+    unit = torch.where(
+        s > _FLAT, 1 / k.abs().sqrt(), scale / s
+    )  # an infinite scale has no s-scaled unit, but K > 0
     tau, n = 1 / s.square(), dim - 1
     if n == 0:
-        return Law(dim, sphere, tau, torch.zeros_like(s), s, unit)
+        return RadialDensity(dim, sphere, tau, torch.zeros_like(s), s, unit)
     if not sphere:
         a = n * s.square()
         y = (a * (1 + a)).sqrt()
@@ -147,14 +164,14 @@ def law_of(scale: Tensor, curvature: Tensor, dim: int) -> Law:
             t = y.tanh()
             slope = torch.addcmul(t, y, torch.addcmul(one, t, t, value=-1))
             y = torch.addcdiv(y, torch.addcmul(-a, y, t), slope, value=-1)
-        return Law(dim, sphere, tau, y, s, unit)
+        return RadialDensity(dim, sphere, tau, y, s, unit)
     precision = tau + n
     alpha, beta = n / precision, tau / precision
     y = (alpha / (beta + alpha * (4 / math.pi**2))).sqrt()
     for _ in range(5):
         sin, cos = y.sin(), y.cos()
         y = y + (alpha * cos - beta * y * sin) / (alpha * sin + beta * (sin + y * cos))
-    return Law(dim, sphere, tau, y, precision.rsqrt(), unit)
+    return RadialDensity(dim, sphere, tau, y, precision.rsqrt(), unit)
 
 
 def rule(dtype: torch.dtype) -> tuple[int, float, int, float]:
@@ -166,15 +183,18 @@ def chunks(n: int, nodes: int) -> Iterator[slice]:
     return (slice(i, i + step) for i in range(0, max(n, 1), step))  # of no elements one empty slice
 
 
-def quadrature(law: Law, nodes: int, window: float) -> tuple[Tensor, Tensor, Tensor]:
+def quadrature(distribution: RadialDensity, nodes: int, window: float) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes y and probabilities p, both (nodes, lanes), and log of the integral of f over r."""
-    x, w = legendre(nodes, law.unit.device)
-    low, high = (law.mode - window * law.width).clamp_min(0), (law.mode + window * law.width).clamp_max(law.end)
-    delta = x * (high - low) + (low - law.mode)
-    p = law.weight(law.mode, delta).mul_(w)
+    x, w = legendre(nodes, distribution.unit.device)
+    low, high = (
+        (distribution.mode - window * distribution.width).clamp_min(0),
+        (distribution.mode + window * distribution.width).clamp_max(distribution.end),
+    )
+    delta = x * (high - low) + (low - distribution.mode)
+    p = distribution.weight(distribution.mode, delta).mul_(w)
     total = p.sum(0)
-    log_z = law.log_peak() + (total * (high - low) * law.unit).log()
-    return delta.add_(law.mode), p.div_(total), log_z
+    log_z = distribution.log_peak() + (total * (high - low) * distribution.unit).log()
+    return delta.add_(distribution.mode), p.div_(total), log_z
 
 
 def log_area(dim: int) -> float:
@@ -184,17 +204,18 @@ def log_area(dim: int) -> float:
 
 @torch.library.custom_op("pyro_manifold::radial_moments", mutates_args=())
 def _moments_op(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) -> list[Tensor]:
-    """log of the integral of f, E of one statistic, and the derivatives of both in scale and, if ``curved``, in curvature.
+    """log of the integral of f, E of one statistic, and the derivatives of both in scale and, if ``curved``,
+    in curvature.
 
     An operator, so that compilers and tracers see one node: the sign of the curvature picks the formulas, and
     is not to become a constant of the traced program.
     """
     sigma, k = scale.double().reshape(-1), curvature.double()
-    law = law_of(sigma, k, dim)
+    distribution = radial_density(sigma, k, dim)
     nodes, window, _, _ = rule(scale.dtype)
     out: list[list[Tensor]] = []
     for part in chunks(len(sigma), nodes):
-        lanes = law.map(lambda t: t[part])  # noqa: B023
+        lanes = distribution.map(lambda t: t[part])  # noqa: B023
         y, p, log_z = quadrature(lanes, nodes, window)
         r2 = (y * lanes.unit).square()
         scores = [r2 / sigma[part] ** 3]  # of f, in scale and curvature
@@ -219,20 +240,22 @@ def _(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) 
 
 @torch.library.custom_op("pyro_manifold::radial_hessian", mutates_args=())
 def _hessian_op(scale: Tensor, curvature: Tensor, dim: int) -> list[Tensor]:
-    r"""Of log Z: first derivatives in scale and curvature, and second ones :math:`\sigma\sigma, \sigma K, KK`.
+    r"""Of log Z: first derivatives in scale and curvature, and second ones
+    :math:`\sigma\sigma, \sigma K, KK`.
 
     At fixed r, with the scores u and c of log f in :math:`\sigma` and K, these are
     :math:`\mathrm{Var}\,u + \mathrm E\,\partial_\sigma u`, :math:`\mathrm{Cov}(u, c)` and
     :math:`\mathrm{Var}\,c + \mathrm E\,\partial_Kc`. The terms of the last diverge at the antipode; with
-    :math:`\log Z = d\log\sigma + G(w)`, :math:`w = \sigma^2K`, it follows from the mixed one where w is not small:
-    :math:`\partial_{KK} = \sigma^4G''`, :math:`\partial_{\sigma K} = 2\sigma(G' + wG'')`, :math:`\partial_K = \sigma^2G'`.
+    :math:`\log Z = d\log\sigma + G(w)`, :math:`w = \sigma^2K`, it follows from the mixed one where w is not
+    small: :math:`\partial_{KK} = \sigma^4G''`, :math:`\partial_{\sigma K} = 2\sigma(G' + wG'')`,
+    :math:`\partial_K = \sigma^2G'`.
     """
     sigma, k = scale.double().reshape(-1), curvature.double()
-    law = law_of(sigma, k, dim)
+    distribution = radial_density(sigma, k, dim)
     nodes, window, _, _ = rule(scale.dtype)
     out: list[list[Tensor]] = []
     for part in chunks(len(sigma), nodes):
-        lanes, s = law.map(lambda t: t[part]), sigma[part]  # noqa: B023
+        lanes, s = distribution.map(lambda t: t[part]), sigma[part]  # noqa: B023
         y, p, _ = quadrature(lanes, nodes, window)
         r2 = (y * lanes.unit).square()
         u, c = r2 / s**3, lanes.curvature_score(y)
@@ -270,7 +293,9 @@ class _Moments(_Lanes):
     """log Z and a mean, and their derivatives, which the gradient is made of."""
 
     @staticmethod
-    def forward(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) -> tuple[Tensor, ...]:
+    def forward(
+        scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool
+    ) -> tuple[Tensor, ...]:
         return tuple(_moments_op(scale, curvature, dim, statistic, curved))
 
     @staticmethod
@@ -283,7 +308,8 @@ class _Moments(_Lanes):
 
     @staticmethod
     def _derivatives(ctx: Any) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
-        """Of log Z (differentiable where that may be asked for) and of the mean: each in scale and, if ``curved``, curvature."""
+        """Of log Z (differentiable where that may be asked for) and of the mean: each in scale and, if
+        ``curved``, curvature."""
         scale, curvature, *d = ctx.saved_tensors
         half = len(d) // 2
         first = d[:half]
@@ -299,7 +325,7 @@ class _Moments(_Lanes):
             part = torch.zeros_like(scale) if tangent is None else d[0] * tangent
             out.append(part if k_tangent is None or not ctx.curved else part + d[1] * k_tangent)
         log_z, mean = out
-        return log_z, first_order(mean, scale, curvature), *(None for _ in ctx.saved_tensors[2:])
+        return log_z, last_order_gradient(mean, scale, curvature), *(None for _ in ctx.saved_tensors[2:])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -307,7 +333,7 @@ class _Moments(_Lanes):
         g_log_z, g_mean = grads[:2]
         out: list[Tensor | None] = []
         for a, b in zip(d_log_z, d_mean, strict=True):
-            other = None if g_mean is None else first_order(g_mean * b, scale, curvature, g_mean)
+            other = None if g_mean is None else last_order_gradient(g_mean * b, scale, curvature, g_mean)
             out.append(plus(None if g_log_z is None else g_log_z * a, other))
         g_k = out[1].sum().to(curvature.dtype) if len(out) > 1 and out[1] is not None else None
         return out[0], g_k, None, None, None
@@ -329,7 +355,7 @@ class _Slopes(_Lanes):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor | None, k_tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         scale, curvature, *second = ctx.saved_tensors
-        ss, sk, kk = (first_order(x, scale, curvature) for x in second)
+        ss, sk, kk = (last_order_gradient(x, scale, curvature) for x in second)
         t = torch.zeros_like(scale) if tangent is None else tangent
         t_k = torch.zeros_like(curvature) if k_tangent is None else k_tangent
         return ss * t + sk * t_k, sk * t + kk * t_k, None, None, None
@@ -337,19 +363,22 @@ class _Slopes(_Lanes):
     @staticmethod
     def backward(ctx: Any, g: Tensor, g_k: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         scale, curvature, *second = ctx.saved_tensors
-        ss, sk, kk = (first_order(x, scale, curvature) for x in second)
+        ss, sk, kk = (last_order_gradient(x, scale, curvature) for x in second)
         return ss * g + sk * g_k, (sk * g + kk * g_k).sum().to(curvature.dtype), None
 
 
 def _moments(scale: Tensor, curvature: Tensor, dim: int, statistic: str) -> tuple[Tensor, Tensor]:
-    log_z, mean = _Moments.apply(compact(scale), curvature, int(dim), statistic, differentiated(curvature))[:2]
+    log_z, mean = _Moments.apply(unexpand(scale), curvature, int(dim), statistic, differentiated(curvature))[
+        :2
+    ]
     return (log_z + log_area(dim)).expand(scale.shape), mean.expand(scale.shape)
 
 
 def log_normalizer(scale: Tensor, curvature: Tensor, dim: int) -> Tensor:
     r"""Log of :math:`Z = \int e^{-r^2/2\sigma^2} d\mathrm{vol}` over the space of ``curvature`` and ``dim``.
 
-    :param scale: :math:`\sigma > 0`, any shape, in units of length; infinite is allowed where curvature is positive.
+    :param scale: :math:`\sigma > 0`, any shape, in units of length; infinite is allowed where curvature is
+        positive.
     :param curvature: :math:`K`, a scalar of either sign or zero.
     :param dim: dimension :math:`d \ge 1`.
 
@@ -360,6 +389,9 @@ def log_normalizer(scale: Tensor, curvature: Tensor, dim: int) -> Tensor:
     return _moments(scale, curvature, dim, "")[0]
 
 
-def radius_moment(scale: Tensor, curvature: Tensor, dim: int, statistic: str = "square") -> tuple[Tensor, Tensor]:
-    r"""log Z and :math:`E[r^2]` (``"square"``) or :math:`E[\cos(\sqrt K r)]` (``"cosine"``, cosh for K < 0)."""
+def radius_moment(
+    scale: Tensor, curvature: Tensor, dim: int, statistic: str = "square"
+) -> tuple[Tensor, Tensor]:
+    r"""log Z and :math:`E[r^2]` (``"square"``) or :math:`E[\cos(\sqrt K r)]` (``"cosine"``, cosh for K <
+    0)."""
     return _moments(scale, curvature, dim, statistic)

@@ -16,8 +16,9 @@ Propose = Callable[[int, Tensor | slice], tuple[Tensor, Tensor]]
 def rejection(propose: Propose, n: int, rows: int, dim: int, like: Tensor) -> Tensor:
     """Draws of shape ``(n, rows, dim)`` in the dtype and on the device of ``like``.
 
-    :param propose: takes a number k and an index of k rows of the parameters (with a single row, the whole slice, so that
-        it broadcasts); returns k proposals, ``(k, dim)``, and the log probabilities ``(k,)`` of accepting them.
+    :param propose: takes a number k and an index of k rows of the parameters (with a single row, the whole
+        slice, so that it broadcasts); returns k proposals, ``(k, dim)``, and the log probabilities ``(k,)``
+        of accepting them.
     :raises RuntimeError: if some draw was not accepted within a fixed number of rounds.
     """
     out = torch.empty(n * rows, dim, dtype=like.dtype, device=like.device)

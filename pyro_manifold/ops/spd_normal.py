@@ -1,29 +1,33 @@
-r"""The isotropic normal on positive definite n x n matrices: exact normaliser, and draws that are exact up to n = 12.
+r"""The isotropic normal on positive definite n x n matrices: exact normaliser, and draws that are exact up to
+n = 12.
 
 In tangent coordinates at the centre (a symmetric matrix W with eigenvalues :math:`\lambda`) its density is
-:math:`e^{-|W|^2/2\sigma^2}\prod_{i<j} \mathrm{sinhc}((\lambda_i-\lambda_j)/2)/Z`, and de Bruijn's formula gives
+:math:`e^{-|W|^2/2\sigma^2}\prod_{i<j} \mathrm{sinhc}((\lambda_i-\lambda_j)/2)/Z`, and de Bruijn's formula
+gives
 
 .. math::
     Z = c_n\, n!\, (2\pi\sigma^2)^{n/2} e^{\sigma^2 n(n^2-1)/24}\, \mathrm{Pf}\, M, \qquad
     M_{jk} = \mathrm{erf}(\sigma(k-j)/2), \quad 0 \le j,k < n
 
-(n odd: bordered by ones), :math:`c_n = (2\pi)^{n(n+1)/4-n/2}\prod_j \Gamma(3/2)/\Gamma(1+j/2)`. M is singular to rounding
-for small sigma (n = 10: all digits are lost below 0.3), so log Pf M is interpolated from values of 25 digits: a
-table that is made when an n is first used (0.02 to 0.2 s for n <= 10, 2 s for 32) and holds for every sigma > 0 to 1e-13.
+(n odd: bordered by ones), :math:`c_n = (2\pi)^{n(n+1)/4-n/2}\prod_j \Gamma(3/2)/\Gamma(1+j/2)`. M is singular
+to rounding for small sigma (n = 10: all digits are lost below 0.3), so log Pf M is interpolated from values
+of 25 digits: a table that is made when an n is first used (0.02 to 0.2 s for n <= 10, 2 s for 32) and holds
+for every sigma > 0 to 1e-13.
 
-Where it accepts at least one proposal in 2000, draws are exact, by rejection from the better of two envelopes for each sigma;
-both touch at a point that maximises their acceptance, which is known beforehand from Z:
+Where it accepts at least one proposal in 2000, draws are exact, by rejection from the better of two envelopes
+for each sigma; both touch at a point that maximises their acceptance, which is known beforehand from Z:
 
-* :math:`\log\mathrm{sinhc}\,x` is concave in :math:`x^2`, so its tangent there leaves a *Gaussian matrix* (no eigenvectors
-  to draw) with a larger variance of the traceless part: acceptance near 1 for small sigma;
-* :math:`\log\sinh` is concave, so its tangent plane at the mode leaves independent normal eigenvalues, kept when they come
-  in order, and a Haar rotation: acceptance near 1 for large sigma.
+* :math:`\log\mathrm{sinhc}\,x` is concave in :math:`x^2`, so its tangent there leaves a *Gaussian matrix* (no
+  eigenvectors to draw) with a larger variance of the traceless part: acceptance near 1 for small sigma;
+* :math:`\log\sinh` is concave, so its tangent plane at the mode leaves independent normal eigenvalues, kept
+  when they come in order, and a Haar rotation: acceptance near 1 for large sigma.
 
-The least acceptance over sigma is 0.89 (n = 2), 0.69 (3), 0.46 (4), 0.28 (5), 0.032 (8), 0.0056 (10), 0.0007 (12). Where it
-would be below 0.0005 (n > 12 and sigma near 1) eigenvalues come from :mod:`~pyro_manifold.ops.spd_chain` instead.
+The least acceptance over sigma is 0.89 (n = 2), 0.69 (3), 0.46 (4), 0.28 (5), 0.032 (8), 0.0056 (10), 0.0007
+(12). Where it would be below 0.0005 (n > 12 and sigma near 1) eigenvalues come from
+:mod:`~pyro_manifold.ops.spd_eigenvalue_hmc` instead.
 
-References: de Bruijn, J. Indian Math. Soc. 19 (1955); Santilli & Tierz, J. Stat. Mech. (2021), arXiv:2011.13680 (for this Z);
-Said et al., IEEE Trans. Inf. Theory 63 (2017), eq. 37 (n = 2).
+References: de Bruijn, J. Indian Math. Soc. 19 (1955); Santilli & Tierz, J. Stat. Mech. (2021),
+arXiv:2011.13680 (for this Z); Said et al., IEEE Trans. Inf. Theory 63 (2017), eq. 37 (n = 2).
 """
 
 import math
@@ -38,32 +42,43 @@ from torch import Tensor
 
 from .linalg import sym_eigenvalues, sym_to_vec, vec_to_sym
 from .numerics import log_sinhc
-from .spd_chain import draw, gaps
+from .spd_eigenvalue_hmc import gap_coordinates, sample
 
 __all__ = ["acceptance", "log_normalizer", "normalizer_table", "sample_tangent"]
 
-_EDGES = (0.0, 1.0, 3.5, 12.0)  # pieces of the table: in sigma^2 up to 1, then in log sigma; beyond 12, Pf M is 1 to rounding
+_EDGES = (
+    0.0,
+    1.0,
+    3.5,
+    12.0,
+)  # pieces of the table: in sigma^2 up to 1, then in log sigma; beyond 12, Pf M is 1 to rounding
 _CHUNK = 1 << 18  # elements of a temporary
 _LEAST = 5e-4  # below this acceptance draws come from Markov chains
 
 
 def _log_pfaffian(n: int, sigma: float) -> Any:
-    """log Pf M. M is skew and Toeplitz, so it maps vectors that are symmetric under reversal to antisymmetric ones and back:
-    Pf M is, up to sign, the determinant of one block of half the size, found by elimination without pivoting. The working
-    precision is doubled until the least pivot has 25 digits to spare."""
+    """log Pf M. M is skew and Toeplitz, so it maps vectors that are symmetric under reversal to antisymmetric
+    ones and back: Pf M is, up to sign, the determinant of one block of half the size, found by elimination
+    without pivoting. The working precision is doubled until the least pivot has 25 digits to spare."""
     m, digits = n // 2, 50
     while True:
         with mpmath.workdps(digits):
             f = [mpmath.erf(mpmath.mpf(sigma) / 2 * k) for k in range(n)]
             one = [mpmath.mpf(1)] * (n % 2)  # the border
-            rows = [[f[n - 1 - j - k] + (f[j - k] if j > k else -f[k - j]) for k in range(m)] + one for j in range(m)]
+            rows = [
+                [f[n - 1 - j - k] + (f[j - k] if j > k else -f[k - j]) for k in range(m)] + one
+                for j in range(m)
+            ]
             if n % 2:
                 rows.append([2 * f[m - k] for k in range(m)] + one)
             pivots = []
             while rows:
                 (pivot, *a), *rows = rows
                 pivots.append(abs(pivot))
-                rows = [[x - c * y for x, y in zip(row, a, strict=True)] for c, row in ((r[0] / pivot, r[1:]) for r in rows)]
+                rows = [
+                    [x - c * y for x, y in zip(row, a, strict=True)]
+                    for c, row in ((r[0] / pivot, r[1:]) for r in rows)
+                ]
             if min(pivots) > mpmath.mpf(10) ** (25 - digits):
                 return mpmath.fsum(mpmath.log(p) for p in pivots)
         digits *= 2
@@ -94,12 +109,15 @@ def normalizer_table(n: int, device: Any = None) -> Tensor:
     :raises ValueError: for n above 32, for which nothing here has been checked.
     """
     if n > 32:
-        raise ValueError(f"loc: got matrices of size {n}; the normaliser's table is for n <= 32. Use WrappedNormal.")
+        raise ValueError(
+            f"loc: got matrices of size {n}; the normaliser's table is for n <= 32. Use WrappedNormal."
+        )
     return _coefficients(n).to(device)
 
 
 def log_normalizer(scale: Tensor, table: Tensor, n: int) -> Tensor:
-    r"""Log of :math:`Z = \int e^{-d(X,\mu)^2/2\sigma^2} d\mathrm{vol}`, differentiable in :math:`\sigma` to any order.
+    r"""Log of :math:`Z = \int e^{-d(X,\mu)^2/2\sigma^2} d\mathrm{vol}`, differentiable in :math:`\sigma` to
+    any order.
 
     :param scale: :math:`\sigma > 0`, any shape.
     :param table: that of :func:`normalizer_table` for this n.
@@ -127,7 +145,8 @@ def log_normalizer(scale: Tensor, table: Tensor, n: int) -> Tensor:
 
 
 def _log_c(n: int) -> float:
-    """Log of the volume of the matrices that share their (ordered) eigenvalues, over n!, per Vandermonde of those."""
+    """Log of the volume of the matrices that share their (ordered) eigenvalues, over n!, per Vandermonde of
+    those."""
     lgammas = sum(math.lgamma(1 + j / 2) - math.lgamma(1.5) for j in range(1, n + 1))
     return (n * (n + 1) / 4 - n / 2) * math.log(2 * math.pi) - lgammas
 
@@ -170,8 +189,11 @@ def _repulsion(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mode(s: Tensor, n: int) -> Tensor:
-    """Most probable eigenvalues, by Newton steps damped as for self-concordant functions (they stay in order)."""
-    zeros = torch.from_numpy(np.polynomial.hermite.hermgauss(n)[0][::-1].copy()).to(s)  # the mode at small sigma, over sigma
+    """Most probable eigenvalues, by Newton steps damped as for self-concordant functions (they stay in
+    order)."""
+    zeros = torch.from_numpy(np.polynomial.hermite.hermgauss(n)[0][::-1].copy()).to(
+        s
+    )  # the mode at small sigma, over sigma
     ramp = torch.arange(n - 1, -n, -2, dtype=s.dtype, device=s.device)
     x = s[..., None] * zeros + s[..., None] ** 2 * ramp / 2
     eye = torch.eye(n, dtype=s.dtype, device=s.device)
@@ -186,7 +208,8 @@ def _mode(s: Tensor, n: int) -> Tensor:
 def _envelopes(s: Tensor, n: int) -> _Envelopes:
     log_z = log_normalizer(s, normalizer_table(n, s.device), n)
     dim, pairs, tau = n * (n + 1) / 2, n * (n - 1) / 2, s.square().reciprocal()
-    # the best x has x^2 = E x^2 under its own Gaussian; from above, so that the precision (n+2)/4x^2 or more stays positive
+    # the best x has x^2 = E x^2 under its own Gaussian; from above, so that the precision (n+2)/4x^2 or more
+    # stays positive
     x = (n / 4 + (n * n / 16 + (n + 2) * tau).sqrt()) / (2 * tau)
     for _ in range(60):
         x = s * ((n + 2) / 4 + n / 4 * (x / x.tanh() - 1)).sqrt()
@@ -197,7 +220,13 @@ def _envelopes(s: Tensor, n: int) -> _Envelopes:
     mode = _mode(s, n)
     drift = _repulsion(mode)[0]
     shift = s.square()[..., None] * drift - mode
-    log_chamber = _log_sinh(mode) + pairs * math.log(2) + _log_c(n) + math.lgamma(n + 1) + n / 2 * (2 * math.pi / tau).log()
+    log_chamber = (
+        _log_sinh(mode)
+        + pairs * math.log(2)
+        + _log_c(n)
+        + math.lgamma(n + 1)
+        + n / 2 * (2 * math.pi / tau).log()
+    )
     log_chamber = log_chamber + ((mode + shift).square().sum(-1) * tau / 2 - (drift * mode).sum(-1))
     matrix = log_matrix <= log_chamber
     rate = (log_z - torch.minimum(log_matrix, log_chamber)).exp()
@@ -246,16 +275,19 @@ def _reject(propose: Callable[[_Envelopes, int], tuple[Tensor, Tensor]], e: _Env
         todo = todo[~hit]
         if len(todo) == 0:
             return out
-    raise RuntimeError(f"sampler of the normal on SPD({n}): {len(todo)} draws not accepted in a bounded number of rounds.")
+    raise RuntimeError(
+        f"sampler of the normal on SPD({n}): {len(todo)} draws not accepted in a bounded number of rounds."
+    )
 
 
 def _chain(e: _Envelopes, index: Tensor, n: int) -> Tensor:
-    """Eigenvalues for the lanes ``index`` by :mod:`~pyro_manifold.ops.spd_chain`; lanes of one sigma share its matrices."""
+    """Eigenvalues for the lanes ``index`` by :mod:`~pyro_manifold.ops.spd_eigenvalue_hmc`; lanes of one sigma
+    share its matrices."""
     which, lane = index.unique(return_inverse=True)
     mode, precision = e.mode[which], e.sigma[which].square().reciprocal()
     eye = torch.eye(n, dtype=mode.dtype, device=mode.device)
-    g = gaps(e.sigma[which], mode, _repulsion(mode)[1] + precision[:, None, None] * eye)
-    return draw(g.take(lane), len(index))
+    g = gap_coordinates(e.sigma[which], mode, _repulsion(mode)[1] + precision[:, None, None] * eye)
+    return sample(g.take(lane), len(index))
 
 
 @torch.no_grad()
@@ -273,11 +305,15 @@ def sample_tangent(scale: Tensor, n: int, shape: Sequence[int]) -> Tensor:
         return scale[..., None] * torch.randn(shape + (1,), dtype=scale.dtype, device=scale.device)
     e = _envelopes(small.double(), n)
     batch = e.sigma.shape
-    index = torch.arange(e.sigma.numel(), device=e.sigma.device).reshape(batch).expand(shape).reshape(-1)  # lane -> sigma
+    index = (
+        torch.arange(e.sigma.numel(), device=e.sigma.device).reshape(batch).expand(shape).reshape(-1)
+    )  # lane -> sigma
     e = _Envelopes(*(t.reshape((-1,) + t.shape[len(batch) :]) for t in e))
     v = e.sigma.new_empty(len(index), n * (n + 1) // 2)
     step = max(1, _CHUNK // (n * n))
-    for kind, chosen in enumerate((e.matrix & (e.rate > _LEAST), ~e.matrix & (e.rate > _LEAST), e.rate <= _LEAST)):
+    for kind, chosen in enumerate(
+        (e.matrix & (e.rate > _LEAST), ~e.matrix & (e.rate > _LEAST), e.rate <= _LEAST)
+    ):
         lanes = chosen[index].nonzero().squeeze(-1)
         for some in lanes.split(step) if len(lanes) else ():
             rows = _Envelopes(*(t[index[some]] for t in e))
@@ -285,6 +321,8 @@ def sample_tangent(scale: Tensor, n: int, shape: Sequence[int]) -> Tensor:
                 v[some] = _reject(_propose_matrix, rows, n)
                 continue
             y = _reject(_propose_eigenvalues, rows, n) if kind == 1 else _chain(e, index[some], n)
-            q = torch.linalg.qr(torch.randn(len(y), n, n, dtype=y.dtype, device=y.device)).Q  # Haar but for signs, which cancel
+            q = torch.linalg.qr(
+                torch.randn(len(y), n, n, dtype=y.dtype, device=y.device)
+            ).Q  # Haar but for signs, which cancel
             v[some] = sym_to_vec((q * y.unsqueeze(-2)) @ q.mT)
     return v.reshape(shape + v.shape[-1:]).to(scale.dtype)

@@ -1,22 +1,24 @@
-r"""Modified Bessel functions of real order :math:`v \ge 0` at machine precision for every argument: one algorithm, no branches.
+r"""Modified Bessel functions of real order :math:`v \ge 0` at machine precision for every argument: one
+algorithm, no branches.
 
 .. math::
     G_v(k) = \log\frac{\Gamma(v+1)\,I_v(k)}{(k/2)^v} \ge 0, \qquad
     G_v' = A_v = \frac{I_{v+1}}{I_v}, \qquad G_v(0) = A_v(0) = 0
 
-:math:`G` is the log-normaliser of the von Mises-Fisher law less its value at ``k = 0``, which is so a regular point, and
-:math:`A` its mean resultant length. At order :math:`V \ge 16` both follow from Debye's expansion in powers of
-:math:`1/V`, polynomials in :math:`p = V/\sqrt{V^2+k^2}` (economised; :math:`V \ge 10` and fewer terms for float32); the
-downward recurrences
+:math:`G` is the log-normaliser of the von Mises-Fisher distribution less its value at ``k = 0``, which is so
+a regular point, and :math:`A` its mean resultant length. At order :math:`V \ge 16` both follow from Debye's
+expansion in powers of :math:`1/V`, polynomials in :math:`p = V/\sqrt{V^2+k^2}` (economised; :math:`V \ge 10`
+and fewer terms for float32); the downward recurrences
 
 .. math:: G_v = G_{v+1} + \log\Big(1 + \frac{\rho_{v+1}}{2(v+1)}\Big), \qquad
           \rho_v = k A_v = \frac{k^2}{2(v+1) + \rho_{v+1}}, \qquad
           \tau_v = k(1 - A_v) = \frac{k\,(2(v+1) - \tau_{v+1})}{2(v+1) + \rho_{v+1}}
 
-are stable and lead down to v. Beyond :math:`k = 10^{18}(v+1)^2`, where products of the :math:`\rho` would overflow, the first
-terms of Hankel's expansion are exact: :math:`G - k` falls by :math:`(v+\frac12)\log k`, :math:`1 - A` is
-:math:`(v+\frac12)/k`. :math:`\rho` keeps relative accuracy for small k, :math:`\tau` for large k. All arithmetic is
-float64. References: DLMF 10.41.3 (Debye), 10.29.1 (recurrence), 5.11.1 (log gamma).
+are stable and lead down to v. Beyond :math:`k = 10^{18}(v+1)^2`, where products of the :math:`\rho` would
+overflow, the first terms of Hankel's expansion are exact: :math:`G - k` falls by :math:`(v+\frac12)\log k`,
+:math:`1 - A` is :math:`(v+\frac12)/k`. :math:`\rho` keeps relative accuracy for small k, :math:`\tau` for
+large k. All arithmetic is float64. References: DLMF 10.41.3 (Debye), 10.29.1 (recurrence), 5.11.1 (log
+gamma).
 """
 
 import math
@@ -29,9 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, first_order, minus, plus
-from .components import concrete
+from .autograd import BatchFunction, last_order_gradient, minus, plus
 from .quadrature import legendre
+from .tracing import is_concrete
 
 __all__ = [
     "bessel_divergence",
@@ -43,7 +45,10 @@ __all__ = [
     "ratio_complement",
 ]
 
-_RULES = {False: (16, 14, 5e-16), True: (10, 8, 1e-8)}  # for float64 and float32 results: lowest V, terms, tolerance
+_RULES = {
+    False: (16, 14, 5e-16),
+    True: (10, 8, 1e-8),
+}  # for float64 and float32 results: lowest V, terms, tolerance
 _TERMS = 14
 _DEGREE = 32
 _CHUNK = 1 << 14  # elements worked on together: they and their temporaries stay in the cache
@@ -51,7 +56,8 @@ _CHUNK = 1 << 14  # elements worked on together: they and their temporaries stay
 
 @lru_cache
 def _debye_slopes() -> list[list[Fraction]]:
-    r"""D_k', k = 1, ..., as polynomials in p, where :math:`\sum_k D_k(p) V^{-k}` is the log of Debye's series:
+    r"""D_k', k = 1, ..., as polynomials in p, where :math:`\sum_k D_k(p) V^{-k}` is the log of Debye's
+    series:
 
     :math:`D_1' = (1 - 5p^2)/8,\quad 2 D_{k+1}' = (p^2(1-p^2) D_k')' + p^2(1-p^2) \sum_{i+j=k} D_i' D_j'`.
     """
@@ -72,7 +78,8 @@ def _debye_slopes() -> list[list[Fraction]]:
 
 
 def _economise(coefficients: list[float], tolerance: float) -> list[float]:
-    """A polynomial in p on [0, 1], as one of least degree in z = 2p - 1 (powers, lowest first), by its Chebyshev series."""
+    """A polynomial in p on [0, 1], as one of least degree in z = 2p - 1 (powers, lowest first), by its
+    Chebyshev series."""
     f = np.polynomial.Polynomial(coefficients)
     series: Any = np.polynomial.chebyshev.chebinterpolate(lambda z: f((z + 1) / 2), _DEGREE)  # type: ignore[type-var]
     return np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebtrim(series, tolerance)).tolist()
@@ -80,7 +87,8 @@ def _economise(coefficients: list[float], tolerance: float) -> list[float]:
 
 @lru_cache(maxsize=256)
 def _debye(order: float, single: bool) -> tuple[list[float], list[float]]:
-    """T = 1/2 + p sum D_k'/V^k and Q = sum (D_k(p) - D_k(1)) / (p - 1) / V^k at order V, in powers of 2p - 1."""
+    """T = 1/2 + p sum D_k'/V^k and Q = sum (D_k(p) - D_k(1)) / (p - 1) / V^k at order V, in powers of 2p -
+    1."""
     _, terms, tolerance = _RULES[single]
     total = [Fraction(0)] * (3 * _TERMS)
     scale = Fraction(1)
@@ -186,7 +194,9 @@ def _bessel(k: Tensor, order: float, single: bool, value: str = "", slope: bool 
     return _Bessel(g, ratio, complement, dratio)
 
 
-def _columns(k: Tensor, order: float, fields: Sequence[str], value: str = "", slope: bool = False) -> tuple[Tensor, ...]:
+def _columns(
+    k: Tensor, order: float, fields: Sequence[str], value: str = "", slope: bool = False
+) -> tuple[Tensor, ...]:
     """Some fields of :class:`_Bessel` for any shape and dtype, chunk by chunk."""
     flat = k.detach().reshape(-1)
     out = tuple(torch.empty_like(flat) for _ in fields)
@@ -198,14 +208,15 @@ def _columns(k: Tensor, order: float, fields: Sequence[str], value: str = "", sl
 
 
 def _last(order: float) -> float:
-    """The argument from which Hankel's first terms are exact, and up to which no product of :func:`_bessel` overflows."""
+    """The argument from which Hankel's first terms are exact, and up to which no product of :func:`_bessel`
+    overflows."""
     return 1e18 * (1 + order) ** 2
 
 
 def _anywhere(k: Tensor, order: float, single: bool, value: str, slope: bool) -> _Bessel:
     """:func:`_bessel` for arguments of any size."""
     last = _last(order)
-    if concrete(k) and not bool((k > last).any()):
+    if is_concrete(k) and not bool((k > last).any()):
         return _bessel(k, order, single, value, slope)
     near = k.clamp_max(last)
     b = _bessel(near, order, single, value, slope)
@@ -243,16 +254,18 @@ class _Ratio(BatchFunction):
         if ctx.with_slope:
             raise NotImplementedError(_NO_SECOND)
         k, slope = ctx.saved_tensors
-        ratio = first_order(tangent * slope, k, tangent)
+        ratio = last_order_gradient(tangent * slope, k, tangent)
         return ratio, -ratio, torch.zeros_like(ratio)  # the caller uses two
 
     @staticmethod
-    def backward(ctx: Any, g_ratio: Tensor | None, g_complement: Tensor | None, g_slope: Tensor | None) -> Any:
+    def backward(
+        ctx: Any, g_ratio: Tensor | None, g_complement: Tensor | None, g_slope: Tensor | None
+    ) -> Any:
         if g_slope is not None:
             raise NotImplementedError(_NO_SECOND)
         g = minus(g_ratio, g_complement)
         k, slope = ctx.saved_tensors
-        return (None if g is None else first_order(g * slope, k, g)), None, None
+        return (None if g is None else last_order_gradient(g * slope, k, g)), None, None
 
 
 class _LogBessel(BatchFunction):
@@ -293,7 +306,8 @@ class _LogBessel(BatchFunction):
 
 
 def log_bessel(k: Tensor, order: float, scaled: bool = False) -> Tensor:
-    r""":math:`G_v(k) = \log[\Gamma(v+1)(2/k)^v I_v(k)]`, or :math:`G_v(k) - k`, which stays of the size of log k.
+    r""":math:`G_v(k) = \log[\Gamma(v+1)(2/k)^v I_v(k)]`, or :math:`G_v(k) - k`, which stays of the size of
+    log k.
 
     :param k: argument, non-negative, any shape.
     :param order: :math:`v \ge 0`, a multiple of 1/2 for the sphere :math:`S^{2v+1}`.
@@ -309,7 +323,8 @@ def log_bessel(k: Tensor, order: float, scaled: bool = False) -> Tensor:
 
 
 def bessel_ratio(k: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
-    r""":math:`A_v(k) = I_{v+1}(k)/I_v(k)`, :math:`1 - A_v(k)` without cancellation, and the derivative :math:`A_v'(k)`.
+    r""":math:`A_v(k) = I_{v+1}(k)/I_v(k)`, :math:`1 - A_v(k)` without cancellation, and the derivative
+    :math:`A_v'(k)`.
 
     The first two are differentiable once; a gradient through the third raises.
 
@@ -345,13 +360,17 @@ class _Divergence(BatchFunction):
         d = q - p
         plain = [_columns(x, order, ("g",), "G")[0] for x in (p, q)]
         scaled = [_columns(x, order, ("g",), "G - k")[0] for x in (p, q)]  # stays small for large k
-        value = torch.where(small, plain[1] - plain[0] - d * a.ratio, scaled[1] - scaled[0] + d * a.complement)
+        value = torch.where(
+            small, plain[1] - plain[0] - d * a.ratio, scaled[1] - scaled[0] + d * a.complement
+        )
         slope_q = torch.where(small, b.ratio - a.ratio, a.complement - b.complement)
         beyond = (p / _last(order)).clamp_min(1)
         slope_p = -(d / beyond) * own / beyond
         # where p and q are close, all of these cancel: integrals of A' over the segment between them
         i = (d.abs() < _NEAR * torch.maximum(p, q)).nonzero(as_tuple=True)
-        unit = (torch.maximum(p[i], q[i]) / _last(order)).clamp_min(1)  # beyond that only the ratio of p and q counts
+        unit = (torch.maximum(p[i], q[i]) / _last(order)).clamp_min(
+            1
+        )  # beyond that only the ratio of p and q counts
         start, step = p[i] / unit, d[i] / unit
         u, w = legendre(8, p.device)
         slopes = _bessel((start + u * step).reshape(-1), order, False, "", True).slope
@@ -368,21 +387,32 @@ class _Divergence(BatchFunction):
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    def jvp(ctx: Any, p_tangent: Tensor | None, q_tangent: Tensor | None, *_: Any) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def jvp(
+        ctx: Any, p_tangent: Tensor | None, q_tangent: Tensor | None, *_: Any
+    ) -> tuple[Tensor, None, None]:  # type: ignore[override]
         p, q, slope_p, slope_q = ctx.saved_tensors
-        parts = [None if t is None else first_order(t * s, p, q, t) for t, s in ((p_tangent, slope_p), (q_tangent, slope_q))]
+        parts = [
+            None if t is None else last_order_gradient(t * s, p, q, t)
+            for t, s in ((p_tangent, slope_p), (q_tangent, slope_q))
+        ]
         return plus(*parts), None, None
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         p, q, slope_p, slope_q = ctx.saved_tensors
-        return first_order(grad * slope_p, p, q, grad), first_order(grad * slope_q, p, q, grad), None
+        return (
+            last_order_gradient(grad * slope_p, p, q, grad),
+            last_order_gradient(grad * slope_q, p, q, grad),
+            None,
+        )
 
 
 def bessel_divergence(p: Tensor, q: Tensor, order: float) -> Tensor:
-    r""":math:`G_v(q) - G_v(p) - (q-p)A_v(p) \ge 0`, relatively exact however near p is to q, or to 0; differentiable once.
+    r""":math:`G_v(q) - G_v(p) - (q-p)A_v(p) \ge 0`, relatively exact however near p is to q, or to 0;
+    differentiable once.
 
-    It is the Kullback-Leibler divergence of von Mises-Fisher distributions with concentrations p and q and equal axes.
+    It is the Kullback-Leibler divergence of von Mises-Fisher distributions with concentrations p and q and
+    equal axes.
 
     :param p, q: arguments, non-negative, of shapes that broadcast.
 
@@ -397,7 +427,8 @@ _STIRLING = [1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 /
 
 
 def log_gamma_ratio(x: Tensor, b: float) -> Tensor:
-    r""":math:`\log[\Gamma(x+b)/\Gamma(x)]` for :math:`x > 0, b \ge 0`, without the cancellation of two large log-gammas.
+    r""":math:`\log[\Gamma(x+b)/\Gamma(x)]` for :math:`x > 0, b \ge 0`, without the cancellation of two large
+    log-gammas.
 
     Built from differentiable operations: derivatives of every order (digamma and polygamma differences).
 
@@ -431,9 +462,11 @@ def digamma_difference(x: Tensor, b: float) -> Tensor:
 
 
 def power_divergence(k: Tensor, b: float) -> Tensor:
-    r""":math:`f(k) - f(0) - k f'(k) \ge 0` for :math:`f(k) = \log[\Gamma(k+2b)/\Gamma(k+b)]`, relatively exact near k = 0 too.
+    r""":math:`f(k) - f(0) - k f'(k) \ge 0` for :math:`f(k) = \log[\Gamma(k+2b)/\Gamma(k+b)]`, relatively
+    exact near k = 0 too.
 
-    That is the divergence of a power spherical distribution on :math:`S^{2b}` from the uniform one. Near 0 it is taken as
+    That is the divergence of a power spherical distribution on :math:`S^{2b}` from the uniform one. Near 0 it
+    is taken as
     :math:`\int_0^k t\,[\psi'(t+b) - \psi'(t+2b)]\,dt`. Differentiable; float64 inside.
 
     >>> power_divergence(torch.tensor(1e-8), 1.0)  # k^2 / 2
@@ -442,10 +475,16 @@ def power_divergence(k: Tensor, b: float) -> Tensor:
     x = k.double()
     near = x < b
     large = torch.where(near, b, x)
-    direct = log_gamma_ratio(large + b, b) - (math.lgamma(2 * b) - math.lgamma(b)) - large * digamma_difference(large + b, b)
+    direct = (
+        log_gamma_ratio(large + b, b)
+        - (math.lgamma(2 * b) - math.lgamma(b))
+        - large * digamma_difference(large + b, b)
+    )
     small = torch.where(near, x, 0.0).unsqueeze(-1)
     u, w = (t.squeeze(-1) for t in legendre(12, k.device))
     t = small * u
     two = t.new_full((), 2.0)
-    rate = torch.special.zeta(two, t + b) - torch.special.zeta(two, t + 2 * b)  # trigamma; torch.polygamma(1, .) has 10 digits
+    rate = torch.special.zeta(two, t + b) - torch.special.zeta(
+        two, t + 2 * b
+    )  # trigamma; torch.polygamma(1, .) has 10 digits
     return torch.where(near, (small * (w * t * rate)).sum(-1), direct).to(k.dtype)

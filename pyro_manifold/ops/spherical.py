@@ -1,4 +1,5 @@
-r"""exp, log and the transported frame of the unit sphere; exp and log with gradients in closed form; component axis first.
+r"""exp, log and the transported frame of the unit sphere; exp and log with gradients in closed form;
+component axis first.
 
 .. math::
     \exp_p(u) = \cos|u|\,p + \tfrac{\sin|u|}{|u|}u, \qquad \log_p(q) = \frac{\theta}{\sin\theta}w,\quad
@@ -12,8 +13,19 @@ import math
 import torch
 from torch import Tensor
 
-from .components import Into, Kept, combine, dot, extend, fused, join, may_hold, patch, sq
+from .components import (
+    Into,
+    Kept,
+    add_scaled,
+    dot,
+    fused,
+    join,
+    linear_combination,
+    replace_lanes,
+    squared_norm,
+)
 from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, safe_sqrt, sinc_slope
+from .tracing import maybe_any
 
 __all__ = ["from_tangent", "sphere_exp", "sphere_log", "to_tangent"]
 
@@ -21,10 +33,11 @@ _TURN = 0.75  # sin^2 of half the angle where angles begin to be measured from -
 
 
 def _turn(p: Tensor) -> Tensor:
-    """1 / (1 + p_1), from |(p_2, ...)| on the far side, and 0 at -e_1, where the transported frame has no limit."""
-    first, rest2 = p[0], sq(p[1:])
+    """1 / (1 + p_1), from |(p_2, ...)| on the far side, and 0 at -e_1, where the transported frame has no
+    limit."""
+    first, rest2 = p[0], squared_norm(p[1:])
     south = first < 0
-    if not may_hold(south):
+    if not maybe_any(south):
         return 1 / (1 + first)
     pole = south & (rest2 == 0)
     far = torch.where(pole, 0.0, (1 - first) / torch.where(south & ~pole, rest2, 1.0))
@@ -43,32 +56,39 @@ def from_tangent(p: Tensor, u: Tensor) -> Tensor:
 
 
 def _exp(_: None, p: Tensor, u: Tensor, into: Tensor | None) -> tuple[Tensor, ...]:
-    s = sq(u)
+    s = squared_norm(u)
     cos, sinc = cos_sinc_sqrt(s, 1)
-    return combine(cos, p, sinc, u, into=into), s, cos, sinc
+    return linear_combination(cos, p, sinc, u, into=into), s, cos, sinc
 
 
 def _exp_pull(
     _: None, p: Tensor, u: Tensor, y: Tensor, g: Tensor, kept: Kept, needs: bool, into: Into
 ) -> tuple[Tensor | None, ...]:
-    s, cos, sinc = kept or (s := sq(u), *cos_sinc_sqrt(s, 1))
+    s, cos, sinc = kept or (s := squared_norm(u), *cos_sinc_sqrt(s, 1))
     e = 2 * dot(g, u) * sinc_slope(s, cos, sinc) - dot(g, p) * sinc
-    return None, combine(cos, g, into=into[0]), combine(sinc, g, e, u, into=into[1])
+    return None, linear_combination(cos, g, into=into[0]), linear_combination(sinc, g, e, u, into=into[1])
 
 
 def _log(_: None, p: Tensor, q: Tensor, into: Tensor | None) -> tuple[Tensor, ...]:
     e = q - p
-    h, pe = 0.25 * sq(e), dot(p, e)
+    h, pe = 0.25 * squared_norm(e), dot(p, e)
     f = arcsinc_sqrt(h, 1)
-    return patch(_TURN - h, torch.mul(extend(e, -pe, p), (1 - h).rsqrt_().mul_(f), out=into), _far_log, p, q), h, pe, f
+    return (
+        replace_lanes(
+            _TURN - h, torch.mul(add_scaled(e, -pe, p), (1 - h).rsqrt_().mul_(f), out=into), _far_log, p, q
+        ),
+        h,
+        pe,
+        f,
+    )
 
 
 def _far_log(p: Tensor, q: Tensor) -> Tensor:
     e = q + p
     w = torch.addcmul(e, -dot(p, e), p)
-    sin = safe_sqrt(sq(w))
+    sin = safe_sqrt(squared_norm(w))
     cut = sin == 0
-    scale = (math.pi - 2 * safe_sqrt(0.25 * sq(e)).asin()) / torch.where(cut, 1.0, sin)
+    scale = (math.pi - 2 * safe_sqrt(0.25 * squared_norm(e)).asin()) / torch.where(cut, 1.0, sin)
     axis = torch.cat([torch.ones_like(p[:1]), torch.zeros_like(p[2:])])
     return scale * torch.where(cut, to_tangent(p, axis), w)
 
@@ -77,27 +97,30 @@ def _log_pull(
     _: None, p: Tensor, q: Tensor, u: Tensor, g: Tensor, kept: Kept, needs: bool, into: Into
 ) -> tuple[Tensor | None, ...]:
     e = q - p
-    h, pe, f = kept or (h := 0.25 * sq(e), dot(p, e), arcsinc_sqrt(h, 1))
+    h, pe, f = kept or (h := 0.25 * squared_norm(e), dot(p, e), arcsinc_sqrt(h, 1))
     r = (1 - h).rsqrt()
     gp, gq = _log_slopes(p, e, pe, g, f * r, (arcsinc_slope(h, f, 1) + 0.5 * f * r * r) * r, into[1])
     both = enumerate((torch.sub(gp, gq, out=into[0]), gq))
-    return None, *(patch(_TURN - h, near, lambda *a, i=i: _far_slopes(*a)[i], p, q, g) for i, near in both)
+    return None, *(
+        replace_lanes(_TURN - h, near, lambda *a, i=i: _far_slopes(*a)[i], p, q, g) for i, near in both
+    )
 
 
 def _log_slopes(
     p: Tensor, e: Tensor, pe: Tensor, g: Tensor, ratio: Tensor, slope: Tensor, into: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients in p (where e is held) and e of g.w times theta / sin(theta), from that ratio and its derivative in h."""
+    """Gradients in p (where e is held) and e of g.w times theta / sin(theta), from that ratio and its
+    derivative in h."""
     pg = dot(p, g)
     c = ratio * pg
-    gq = combine(ratio, g, -c, p, 0.5 * slope * (dot(e, g) - pe * pg), e, into=into)
-    return combine(-pe * ratio, g, -c, e), gq
+    gq = linear_combination(ratio, g, -c, p, 0.5 * slope * (dot(e, g) - pe * pg), e, into=into)
+    return linear_combination(-pe * ratio, g, -c, e), gq
 
 
 def _far_slopes(p: Tensor, q: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """Zero where the shortest vector is not unique."""
     e = q + p
-    h = 0.25 * sq(e)
+    h = 0.25 * squared_norm(e)
     known = (h >= torch.finfo(p.dtype).eps ** 2) & (h < 0.5)
     h = torch.where(known, h, 0.5)
     sin2 = h * (1 - h)

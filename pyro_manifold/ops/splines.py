@@ -1,6 +1,7 @@
 r"""Monotone rational-quadratic splines on an interval, the identity outside, and their derivatives.
 
-On the k-th of K bins, of width w, height h and slope s = h/w, with derivatives :math:`\delta_0, \delta_1` at its ends and
+On the k-th of K bins, of width w, height h and slope s = h/w, with derivatives :math:`\delta_0, \delta_1` at
+its ends and
 :math:`\theta = (x - x_k)/w`, let :math:`p = (1-\theta)\,\delta_0 + \theta s` and
 :math:`q = (1-\theta)\,s + \theta\,\delta_1`. Then
 
@@ -11,12 +12,13 @@ On the k-th of K bins, of width w, height h and slope s = h/w, with derivatives 
 and, with :math:`m = \theta(1-\theta)` and :math:`g = s\,m\,(\theta q - (1-\theta)\,p)/D^2`,
 
 .. math::
-    \frac{\partial y}{\partial x_k} = -\frac{dy}{dx}, \quad \frac{\partial y}{\partial w} = -\theta\,\frac{dy}{dx} - sg, \quad
-    \frac{\partial y}{\partial h} = r + g, \quad
-    \frac{\partial y}{\partial\delta_0} = \frac{hm}{D}(1-r), \quad \frac{\partial y}{\partial\delta_1} = -\frac{hm}{D}\,r.
+    \frac{\partial y}{\partial x_k} = -\frac{dy}{dx}, \quad \frac{\partial y}{\partial w} =
+    -\theta\,\frac{dy}{dx} - sg, \quad \frac{\partial y}{\partial h} = r + g, \quad
+    \frac{\partial y}{\partial\delta_0} = \frac{hm}{D}(1-r), \quad \frac{\partial y}{\partial\delta_1} =
+    -\frac{hm}{D}\,r.
 
-No boolean indexing, so it works under ``torch.func`` (Pyro's does not). Reference: Durkan et al., *Neural spline flows*,
-NeurIPS 2019, eqs. 4-8; the inverse is their eq. 29 in the form without cancellation.
+No boolean indexing, so it works under ``torch.func`` (Pyro's does not). Reference: Durkan et al., *Neural
+spline flows*, NeurIPS 2019, eqs. 4-8; the inverse is their eq. 29 in the form without cancellation.
 """
 
 import math
@@ -29,7 +31,9 @@ from torch.nn.functional import softplus
 __all__ = ["rational_quadratic", "spline_gradient", "spline_size"]
 
 _MIN_BIN, _MIN_SLOPE = 2e-3, 1e-3
-_ONE = math.log(math.expm1(1 - _MIN_SLOPE))  # softplus of it is a slope of 1: zero parameters are the identity
+_ONE = math.log(
+    math.expm1(1 - _MIN_SLOPE)
+)  # softplus of it is a slope of 1: zero parameters are the identity
 
 
 def spline_size(bins: int) -> int:
@@ -38,8 +42,9 @@ def spline_size(bins: int) -> int:
 
 
 class _Bin(NamedTuple):
-    """Where bin k begins and its size, for x and y, ``(2, ...)``, in units of the bound; slopes at its ends, their parameters and
-    their numbers k and k + 1; of all bins the sizes less the least one, ``(2, K, ...)``, and which are before."""
+    """Where bin k begins and its size, for x and y, ``(2, ...)``, in units of the bound; slopes at its ends,
+    their parameters and their numbers k and k + 1; of all bins the sizes less the least one, ``(2, K, ...)``,
+    and which are before."""
 
     start: Tensor
     size: Tensor
@@ -51,8 +56,8 @@ class _Bin(NamedTuple):
 
 
 def _bin(t: Tensor, raw: Tensor, axis: int) -> _Bin:
-    """The bin of the abscissae ``t`` (axis 0), or ordinates (1). Bins are the first axis: over a short last one torch's softmax
-    takes ten times as long."""
+    """The bin of the abscissae ``t`` (axis 0), or ordinates (1). Bins are the first axis: over a short last
+    one torch's softmax takes ten times as long."""
     bins = (raw.shape[-1] + 1) // 3
     raw = raw.movedim(-1, 0)
     spare = raw[: 2 * bins].unflatten(0, (2, bins)).softmax(1) * (2 - _MIN_BIN * bins)
@@ -68,8 +73,11 @@ def _bin(t: Tensor, raw: Tensor, axis: int) -> _Bin:
     return _Bin(start, size, _MIN_SLOPE + softplus(raw_slopes), raw_slopes, ends, spare, before)
 
 
-def rational_quadratic(x: Tensor, raw: Tensor, bound: float, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    """The spline with unconstrained parameters ``raw``, shape ``x.shape + (3K - 1,)``, and the log of its derivative.
+def rational_quadratic(
+    x: Tensor, raw: Tensor, bound: float, *, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The spline with unconstrained parameters ``raw``, shape ``x.shape + (3K - 1,)``, and the log of its
+    derivative.
 
     Zero parameters are the identity. With ``inverse``, the inverse and the log of *its* derivative.
 
@@ -91,7 +99,9 @@ def rational_quadratic(x: Tensor, raw: Tensor, bound: float, *, inverse: bool = 
     den = torch.lerp(q, p, theta)
     log_slope = ((s / den).square() * torch.lerp(p, q, theta)).log()
     out = torch.addcmul(x0, w, theta) if inverse else torch.addcmul(y0, h, theta * p / den)
-    return torch.where(outside, x, bound * out), (-log_slope if inverse else log_slope).masked_fill(outside, 0.0)
+    return torch.where(outside, x, bound * out), (-log_slope if inverse else log_slope).masked_fill(
+        outside, 0.0
+    )
 
 
 def spline_gradient(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,7 +126,9 @@ def spline_gradient(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tenso
     rows = [-slope, torch.ones_like(r), -theta * slope - s * bent, r + bent, rise - falls, -falls]
     of_before, of_own, at_ends = (bound * torch.stack(rows)).unflatten(0, (3, 2))
     # less the mean over the shares, as with any softmax
-    mean = (of_before * torch.sub(start + 1, ends[0], alpha=_MIN_BIN) + of_own * (size - _MIN_BIN)) / (2 - _MIN_BIN * bins)
+    mean = (of_before * torch.sub(start + 1, ends[0], alpha=_MIN_BIN) + of_own * (size - _MIN_BIN)) / (
+        2 - _MIN_BIN * bins
+    )
     of_size = torch.addcmul(-mean.unsqueeze(1), before.to(x.dtype), of_before.unsqueeze(1))
     of_size = spare * of_size.scatter(1, ends[0].expand_as(mean).unsqueeze(1), (of_own - mean).unsqueeze(1))
     of_slope = r.new_zeros((bins + 1, *r.shape)).scatter(0, ends, at_ends * raw_slopes.sigmoid())[1:-1]

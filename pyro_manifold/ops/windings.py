@@ -1,26 +1,30 @@
-r"""The density that a normal on a line gets when the line is wound around a closed geodesic of length :math:`2\pi`.
+r"""The density that a normal on a line gets when the line is wound around a closed geodesic of length
+:math:`2\pi`.
 
 .. math::
-    w(t) = \log \sum_{k\in\mathbb Z} \Big|\frac{t_k}{h\sin(t_k/h)}\Big|^m e^{-t_k^2/2s^2}, \qquad t_k = t + 2\pi k
+    w(t) = \log \sum_{k\in\mathbb Z} \Big|\frac{t_k}{h\sin(t_k/h)}\Big|^m e^{-t_k^2/2s^2}, \qquad t_k = t +
+    2\pi k
 
-m = d - 1, h = 1 on the sphere :math:`S^d`; m = h = 2 on :math:`SO(3)`; m = 0 on circles. The sine is the same in every term, and
-:math:`f(t) = |t|^m e^{-t^2/2s^2}` is log-concave on either side of 0, with :math:`(\log f)'' \le -1/s^2` and its mode at
-:math:`s\sqrt m`. So, relative to the largest term, nothing is left beyond :math:`s\sqrt m \pm (2\pi + cs)`, where
-:math:`e^{-c^2/2}` is below the rounding error: some :math:`4 + 2cs/\pi` terms whatever m is. From :math:`s_0 = 12.5` on the
-theta-function dual takes over,
+m = d - 1, h = 1 on the sphere :math:`S^d`; m = h = 2 on :math:`SO(3)`; m = 0 on circles. The sine is the same
+in every term, and :math:`f(t) = |t|^m e^{-t^2/2s^2}` is log-concave on either side of 0, with
+:math:`(\log f)'' \le -1/s^2` and its mode at :math:`s\sqrt m`. So, relative to the largest term, nothing is
+left beyond :math:`s\sqrt m \pm (2\pi + cs)`, where :math:`e^{-c^2/2}` is below the rounding error: some
+:math:`4 + 2cs/\pi` terms whatever m is. From :math:`s_0 = 12.5` on the theta-function dual takes over,
 
 .. math::
     \sum_k |t_k|^m e^{-t_k^2/2s^2} = \frac{(2s^2)^{\frac{m+1}2}}{2\pi}\,\Gamma\big(\tfrac{m+1}2\big)
-        - 2 \sum_{j\ge0} \frac{(-1)^j (2\pi)^{m+2j}}{j!\,(2s^2)^j}\,\frac{B_{m+1+2j}(t/2\pi)}{m+1+2j} + O(e^{-s^2/4})
+        - 2 \sum_{j\ge0} \frac{(-1)^j (2\pi)^{m+2j}}{j!\,(2s^2)^j}\,\frac{B_{m+1+2j}(t/2\pi)}{m+1+2j} +
+          O(e^{-s^2/4})
 
-whose first term is the limit of a wide normal. The others, Bernoulli polynomials, come from the kink of :math:`|t|^m` at 0: they
-are absent for even m and below the rounding error for m > 32. Measured against sums in 60 digits for m from 1 to 1023, the two
-branches differ by less than 2e-16 at :math:`s_0`.
+whose first term is the limit of a wide normal. The others, Bernoulli polynomials, come from the kink of
+:math:`|t|^m` at 0: they are absent for even m and below the rounding error for m > 32. Measured against sums
+in 60 digits for m from 1 to 1023, the two branches differ by less than 2e-16 at :math:`s_0`.
 
-For m > 0 the sum has poles, at t = 0 and (for h = 1) at t = π; a point nearer to a pole than the rounding error eps is scored as
-if it were at the distance eps.
+For m > 0 the sum has poles, at t = 0 and (for h = 1) at t = π; a point nearer to a pole than the rounding
+error eps is scored as if it were at the distance eps.
 
-References: DLMF 24.4 and 25.11.14 (Hurwitz zeta at negative integers); Mardia & Jupp (2000), eq. 3.5.60 (m = 0).
+References: DLMF 24.4 and 25.11.14 (Hurwitz zeta at negative integers); Mardia & Jupp (2000), eq. 3.5.60 (m =
+0).
 """
 
 import math
@@ -30,8 +34,8 @@ import torch
 from torch import Tensor
 
 from .circular import log_wrapped_normal
-from .components import concrete, may_hold
 from .numerics import log_sinc_sqrt
+from .tracing import is_concrete, maybe_any
 
 __all__ = ["log_windings", "normal_reach"]
 
@@ -58,15 +62,20 @@ def _log_abs(b: Fraction) -> float:
 
 
 def _kink(power: int) -> list[list[float]]:
-    r"""The kink's terms at :math:`s_0`, divided by the limit: their coefficients as polynomials in :math:`(1/2 - t/2\pi)^2`."""
+    r"""The kink's terms at :math:`s_0`, divided by the limit: their coefficients as polynomials in
+    :math:`(1/2 - t/2\pi)^2`."""
     out = []
     for j in range(_KINKS):
         n = power + 1 + 2 * j
         log_factor = n * math.log(_TURN / (math.sqrt(2) * _CROSSOVER)) - math.log(n)
         log_factor -= math.lgamma(j + 1) + math.lgamma((power + 1) / 2)
         # B_n(1/2 + u) = sum_i C(n, i) B_i(1/2) u^(n-i), with B_i(1/2) = (2^(1-i) - 1) B_i
-        at_half = [math.comb(n, i) * (Fraction(2) ** (1 - i) - 1) * _BERNOULLI[i // 2] for i in range(n, -1, -2)]
-        out.append([2 * (-1) ** (j + 1) * math.exp(log_factor + _log_abs(b)) * (1 if b > 0 else -1) for b in at_half])
+        at_half = [
+            math.comb(n, i) * (Fraction(2) ** (1 - i) - 1) * _BERNOULLI[i // 2] for i in range(n, -1, -2)
+        ]
+        out.append(
+            [2 * (-1) ** (j + 1) * math.exp(log_factor + _log_abs(b)) * (1 if b > 0 else -1) for b in at_half]
+        )
     return out
 
 
@@ -74,7 +83,8 @@ _KINK = {m: _kink(m) for m in range(1, _SMOOTH, 2)}  # made once: a compiler wou
 
 
 def normal_reach(dtype: torch.dtype) -> float:
-    """The c with ``exp(-c**2 / 2)`` an eighth of the rounding error of ``dtype``: 8.7 in float64, 6.0 in float32.
+    """The c with ``exp(-c**2 / 2)`` an eighth of the rounding error of ``dtype``: 8.7 in float64, 6.0 in
+    float32.
 
     >>> round(normal_reach(torch.float64), 1)
     8.7
@@ -101,7 +111,7 @@ def log_windings(t: Tensor, scale: Tensor, power: int, half: int = 1) -> Tensor:
     log_sinc = log_sinc_sqrt((t / half).square(), 1)
     log_t = t.clamp_min(torch.finfo(t.dtype).eps).log()
     wide = scale.detach() > _CROSSOVER
-    if not may_hold(wide):
+    if not maybe_any(wide):
         return _direct(t, scale, power, log_t) - power * log_sinc
     direct = _direct(t, torch.where(wide, 1.0, scale), power, log_t)
     dual = _dual(t, torch.where(wide, scale, 2 * _CROSSOVER), power) - power * log_t
@@ -109,22 +119,25 @@ def log_windings(t: Tensor, scale: Tensor, power: int, half: int = 1) -> Tensor:
 
 
 def _direct(t: Tensor, scale: Tensor, power: int, log_t: Tensor) -> Tensor:
-    """Log of the sum of ``f(t_k) / t**m``, relative to its term with k = 0, which is ``exp(-t**2 / 2 s**2)``."""
+    """Log of the sum of ``f(t_k) / t**m``, relative to its term with k = 0, which is
+    ``exp(-t**2 / 2 s**2)``."""
     reach = normal_reach(t.dtype)
     s = scale.detach()
     mode = s * math.sqrt(power)
     first = torch.ceil((mode - reach * s - 1.5 * _TURN) / _TURN).clamp_min(1)
-    if not concrete(s):
+    if not is_concrete(s):
         count = math.ceil(2 * reach * _CROSSOVER / _TURN) + 4
     elif s.numel() == 0:
         count = 1
     else:
         count = int((torch.floor((mode + reach * s + 1.5 * _TURN) / _TURN) - first).amax()) + 1
     k = first + torch.arange(count, dtype=t.dtype, device=t.device).reshape((-1,) + (1,) * t.dim())
-    # for narrower scales than this every k but 0 is beyond rounding, unless t is half a turn, where s does not matter
+    # for narrower scales than this every k but 0 is beyond rounding, unless t is half a turn, where s does
+    # not matter
     s = scale.clamp_min(math.sqrt(torch.finfo(t.dtype).eps) / 50)
     terms = [
-        power * ((_TURN * k + sign * t).log() - log_t) - (_TURN * k / s) * ((_TURN / 2 * k + sign * t) / s) for sign in (1, -1)
+        power * ((_TURN * k + sign * t).log() - log_t) - (_TURN * k / s) * ((_TURN / 2 * k + sign * t) / s)
+        for sign in (1, -1)
     ]
     zero = torch.zeros_like(t).unsqueeze(0)
     return torch.logsumexp(torch.cat([zero, *terms]), 0) - 0.5 * (t / scale).square()

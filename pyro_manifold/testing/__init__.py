@@ -1,4 +1,5 @@
-"""Checks for your own manifolds, transforms, distributions and modules; this package's tests run them on all it ships."""
+"""Checks for your own manifolds, transforms, distributions and modules; this package's tests run them on all
+it ships."""
 
 from .check_distribution import DISTRIBUTION_CHECKS, check_distribution, check_stress
 from .check_geometry import GEOMETRY_CHECKS, check_geometry

@@ -1,4 +1,5 @@
-"""Batch shapes: a distribution with parameters of any batch shapes is the loop over its elements, of which there may be none."""
+"""Batch shapes: a distribution with parameters of any batch shapes is the loop over its elements, of which
+there may be none."""
 
 import itertools
 from collections.abc import Iterator
@@ -55,7 +56,8 @@ def _index(batch: tuple[int, ...], i: int, j: int) -> tuple[int, int]:
 
 
 def _assignments(n: int) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """Batch shapes of n things: all nine pairs for any two of them, by an orthogonal array where there are more."""
+    """Batch shapes of n things: all nine pairs for any two of them, by an orthogonal array where there are
+    more."""
     shapes = list(_BATCHES)
     if n > 4:
         yield from itertools.product(shapes, repeat=n)
@@ -65,8 +67,8 @@ def _assignments(n: int) -> Iterator[tuple[tuple[int, ...], ...]]:
 
 
 def broadcasting(make: Make, params: Params) -> None:
-    """log_prob is the loop over batch elements, for every pair of batch shapes that any two of parameters and value may have,
-    and after ``expand``."""
+    """log_prob is the loop over batch elements, for every pair of batch shapes that any two of parameters and
+    value may have, and after ``expand``."""
     values = _several(make, params)
     x = _made(make, params).sample(_FULL)
     known: dict[tuple[tuple[int, int], ...], Tensor] = {}
@@ -75,7 +77,9 @@ def broadcasting(make: Make, params: Params) -> None:
         some = {k: _part(v, b) for (k, v), b in zip(values.items(), of_params, strict=True)}
         full = torch.broadcast_shapes(*batches)
         d = _made(make, some)
-        assert d.batch_shape == torch.broadcast_shapes(*of_params), f"batch_shape {d.batch_shape} of parameters with {of_params}"
+        assert d.batch_shape == torch.broadcast_shapes(*of_params), (
+            f"batch_shape {d.batch_shape} of parameters with {of_params}"
+        )
         expected = x.new_empty(full)
         for at in itertools.product(*(range(n) for n in full)):
             i, j = ((0,) * (2 - len(at)) + at) if len(full) < 2 else at
@@ -92,7 +96,8 @@ def broadcasting(make: Make, params: Params) -> None:
 
 
 def empty_batches(make: Make, params: Params) -> None:
-    """No parameters or no values: draws, densities, gradients and moments, where there are any, have no elements."""
+    """No parameters or no values: draws, densities, gradients and moments, where there are any, have no
+    elements."""
     for batch in ((0,), (2, 0)) if params else ():
         leaves = {k: v.detach().clone().requires_grad_() for k, v in batched(params, *batch).items()}
         d = _made(make, leaves)
@@ -111,7 +116,9 @@ def empty_batches(make: Make, params: Params) -> None:
                 moment = moment() if callable(moment) else moment
             except NotImplementedError:
                 continue
-            assert moment is None or moment.shape[: len(batch)] == torch.Size(batch), f"{name}: shape {tuple(moment.shape)}"
+            assert moment is None or moment.shape[: len(batch)] == torch.Size(batch), (
+                f"{name}: shape {tuple(moment.shape)}"
+            )
     d = _made(make, params)
     x = d.sample((0,))
     assert x.shape == (0,) + d.shape() and d.log_prob(x).shape == (0,) + d.batch_shape

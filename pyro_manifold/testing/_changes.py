@@ -1,4 +1,5 @@
-"""Every tensor that an object computes with, moved in place one at a time: nothing remembered may survive it."""
+"""Every tensor that an object computes with, moved in place one at a time: nothing remembered may survive
+it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,14 +11,18 @@ from torch.distributions import Distribution, Transform, constraints
 
 
 def tensors_behind(obj: Any, name: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Floating tensors in the attributes of distributions, transforms, constraints and modules (manifolds are modules), by name:
-    those that can be changed in place."""
+    """Floating tensors in the attributes of distributions, transforms, constraints and modules (manifolds are
+    modules), by name: those that can be changed in place."""
     seen = set() if seen is None else seen
     if id(obj) in seen:
         return
     seen.add(id(obj))
     if isinstance(obj, Tensor):
-        if obj.is_floating_point() and obj.numel() and all(s > 0 or n == 1 for s, n in zip(obj.stride(), obj.shape, strict=True)):
+        if (
+            obj.is_floating_point()
+            and obj.numel()
+            and all(s > 0 or n == 1 for s, n in zip(obj.stride(), obj.shape, strict=True))
+        ):
             yield name, obj
         return
     if isinstance(obj, nn.Module):
@@ -48,6 +53,7 @@ def moved(x: Tensor, by: float = 0.01) -> Iterator[None]:
 
 
 def same(a: Tensor, b: Tensor, what: str) -> None:
-    """Assert equality to rounding, NaN included: both may be nonsense, of a parameter that is none, but the same nonsense."""
+    """Assert equality to rounding, NaN included: both may be nonsense, of a parameter that is none, but the
+    same nonsense."""
     eps = 100 * torch.finfo(a.dtype).eps
     torch.testing.assert_close(a, b, rtol=eps, atol=eps, equal_nan=True, msg=lambda m: f"{what}: {m}")

@@ -21,7 +21,8 @@ _SIGMAS = 5.0  # a z-test's false-alarm rate: 6e-7
 def settled_rule(space: Space, d: Any) -> tuple[Rule, Tensor]:
     """A rule with the mass it finds: refined while that is not 1, up to a million nodes or so.
 
-    :raises NotApplicable: where the mass still moves towards 1, as for a density too elongated for polar coordinates.
+    :raises NotApplicable: where the mass still moves towards 1, as for a density too elongated for polar
+        coordinates.
     """
     errors: list[float] = []
     for finer in (1, 2, 4):
@@ -31,20 +32,24 @@ def settled_rule(space: Space, d: Any) -> tuple[Rule, Tensor]:
         if errors[-1] <= tolerance(mass, 100) or len(rule.weights) * 2**space.dim > _MAX_NODES:
             break
     if tolerance(mass, 100) < errors[-1] < 0.3 * max(errors[:-1], default=0.0):
-        raise NotApplicable(f"quadrature does not settle: errors of the mass {', '.join(f'{e:.1e}' for e in errors)}")
+        raise NotApplicable(
+            f"quadrature does not settle: errors of the mass {', '.join(f'{e:.1e}' for e in errors)}"
+        )
     return rule, mass
 
 
 def total_mass(make: Make, params: Params) -> None:
-    """exp(log_prob) integrates to 1 against the base measure: Riemannian volume, or the Hausdorff measure of an image."""
+    """exp(log_prob) integrates to 1 against the base measure: Riemannian volume, or the Hausdorff measure of
+    an image."""
     d = make(**params)
     one = settled_rule(space_of(d), d)[1]
     close(one, torch.ones_like(one), "total mass", 100)
 
 
 def goodness_of_fit(make: Make, params: Params) -> None:
-    """Draws against the density: means of continuous functions (features, their products, the distance to a draw), by 20 000
-    draws and by quadrature. False alarm 6e-7 each; a mean that is off by 4 % of its function's spread is seen."""
+    """Draws against the density: means of continuous functions (features, their products, the distance to a
+    draw), by 20 000 draws and by quadrature. False alarm 6e-7 each; a mean that is off by 4 % of its
+    function's spread is seen."""
     d = make(**params)
     space = space_of(d)
     rule, _ = settled_rule(space, d)
@@ -65,8 +70,12 @@ def goodness_of_fit(make: Make, params: Params) -> None:
         nodes = functions(rule.points)
         for name, draws in functions(x).items():
             expected = rule.integrate(mass.unsqueeze(-1) * nodes[name])
-            error = (draws.mean(0) - expected).abs() / (draws.std(0) / math.sqrt(len(x)) + 1e-6 * (1 + expected.abs()))
-            assert bool((error < _SIGMAS).all()), f"mean of {name} is {float(error.max()):.1f} standard errors off"
+            error = (draws.mean(0) - expected).abs() / (
+                draws.std(0) / math.sqrt(len(x)) + 1e-6 * (1 + expected.abs())
+            )
+            assert bool((error < _SIGMAS).all()), (
+                f"mean of {name} is {float(error.max()):.1f} standard errors off"
+            )
 
 
 def pushforward(make: Make, params: Params) -> None:
@@ -96,13 +105,16 @@ def gradients_of_log_prob(make: Make, params: Params) -> None:
     lp = d.log_prob(x).sum()
     if not lp.requires_grad:
         raise NotApplicable("log_prob is constant")
-    for name, g in zip(["value", *leaves], torch.autograd.grad(lp, [x, *leaves.values()], allow_unused=True), strict=True):
+    for name, g in zip(
+        ["value", *leaves], torch.autograd.grad(lp, [x, *leaves.values()], allow_unused=True), strict=True
+    ):
         if g is not None:
             finite(g, f"gradient of log_prob in {name}")
 
 
 def pathwise_gradient(make: Make, params: Params) -> None:
-    """The pathwise gradient of a moment, by draws, is its derivative by quadrature (score function; each alarm 6e-7)."""
+    """The pathwise gradient of a moment, by draws, is its derivative by quadrature (score function; each
+    alarm 6e-7)."""
     d = make(**params)
     if not d.has_rsample or not params:
         raise NotApplicable("it has no rsample" if params else "it has no tensor parameters")
@@ -116,7 +128,9 @@ def pathwise_gradient(make: Make, params: Params) -> None:
     def tangent(p: Params, steps: Params) -> Params:
         """A point moves along the manifold, anything else in its own space."""
         return {
-            k: space.geo.exp_frame(x.expand(steps[k].shape[:-1] + x.shape), steps[k]) if is_point(k) else x + steps[k]
+            k: space.geo.exp_frame(x.expand(steps[k].shape[:-1] + x.shape), steps[k])
+            if is_point(k)
+            else x + steps[k]
             for k, x in p.items()
         }
 
@@ -124,7 +138,9 @@ def pathwise_gradient(make: Make, params: Params) -> None:
     steps = {k: z.expand((n,) + z.shape).clone().requires_grad_() for k, z in zero.items()}
     x = make(**tangent(params, steps)).rsample()
     assert x.requires_grad, "rsample does not depend on the parameters"
-    draws = torch.autograd.grad((space.features(x) @ direction).sum(), list(steps.values()), allow_unused=True)
+    draws = torch.autograd.grad(
+        (space.features(x) @ direction).sum(), list(steps.values()), allow_unused=True
+    )
     rule, _ = settled_rule(space, d)
     leaves = {k: z.clone().requires_grad_() for k, z in zero.items()}
     lp = make(**tangent(params, leaves)).log_prob(rule.points)
@@ -137,4 +153,6 @@ def pathwise_gradient(make: Make, params: Params) -> None:
         g, expected = (g.tril(), expected.tril()) if lower else (g, expected)
         finite(g, f"pathwise gradient in {name}")
         error = (g.mean(0) - expected).abs() / (g.std(0) / math.sqrt(n) + 1e-5 * (1 + expected.abs()))
-        assert bool((error < _SIGMAS).all()), f"pathwise gradient in {name}: {error.max():.1f} standard errors off"
+        assert bool((error < _SIGMAS).all()), (
+            f"pathwise gradient in {name}: {error.max():.1f} standard errors off"
+        )

@@ -24,11 +24,16 @@ def _log_prob(make: Make, params: Params) -> Callable[..., Tensor]:
 
 
 def _variants(make: Make, params: Params, n: int) -> dict[str, list[Tensor]]:
-    """``n`` valid values of each parameter: draws for a point of the manifold, multiples of others where those are valid."""
+    """``n`` valid values of each parameter: draws for a point of the manifold, multiples of others where
+    those are valid."""
     d = make(**params)
     out = {}
     for name, x in params.items():
-        others = list(d.sample((n,))) if name == "loc" and x.shape == d.event_shape else [x * (1 - 0.1 * i) for i in range(n)]
+        others = (
+            list(d.sample((n,)))
+            if name == "loc" and x.shape == d.event_shape
+            else [x * (1 - 0.1 * i) for i in range(n)]
+        )
         try:
             for y in others:
                 make(**{**params, name: y})
@@ -39,14 +44,23 @@ def _variants(make: Make, params: Params, n: int) -> dict[str, list[Tensor]]:
 
 
 def mapping(make: Make, params: Params) -> None:
-    """``torch.func.vmap`` of log_prob, over values and over parameters, is a loop; validation is on and sees all of them."""
+    """``torch.func.vmap`` of log_prob, over values and over parameters, is a loop; validation is on and sees
+    all of them."""
     params, n = _double(params), 3
     with pyro.validation_enabled(True):
         log_prob, x = _log_prob(make, params), make(**params).sample((n,))
         fixed = list(params.values())
-        close(vmap(lambda y: log_prob(y, *fixed))(x), torch.stack([log_prob(y, *fixed) for y in x]), "vmap over values")
+        close(
+            vmap(lambda y: log_prob(y, *fixed))(x),
+            torch.stack([log_prob(y, *fixed) for y in x]),
+            "vmap over values",
+        )
         variants = _variants(make, params, n)
-        expected = torch.stack([log_prob(x[0], *values) for values in zip(*variants.values(), strict=True)]) if params else None
+        expected = (
+            torch.stack([log_prob(x[0], *values) for values in zip(*variants.values(), strict=True)])
+            if params
+            else None
+        )
         if expected is not None:
             stacked = [torch.stack(v) for v in variants.values()]
             close(vmap(lambda *p: log_prob(x[0], *p))(*stacked), expected, "vmap over parameters")
@@ -59,8 +73,11 @@ def mapping(make: Make, params: Params) -> None:
 
 
 def _path(make: Make, params: Params, name: str, at: Tensor) -> tuple[Tensor, Callable[[float], Tensor]]:
-    """A direction in which one argument moves, and the curve: a geodesic for a point of the manifold, else a straight line."""
-    step = torch.linspace(0.5, 1.0, max(1, at.numel()), dtype=at.dtype, device=at.device).cos().reshape(at.shape)
+    """A direction in which one argument moves, and the curve: a geodesic for a point of the manifold, else a
+    straight line."""
+    step = (
+        torch.linspace(0.5, 1.0, max(1, at.numel()), dtype=at.dtype, device=at.device).cos().reshape(at.shape)
+    )
     d = make(**params)
     manifold = manifold_of(d.support)
     if manifold is None or name not in ("value", "loc") or at.shape != d.event_shape:
@@ -74,8 +91,8 @@ def _path(make: Make, params: Params, name: str, at: Tensor) -> tuple[Tensor, Ca
 
 
 def _along_a_geodesic(d: Any, x: Tensor) -> None:
-    r"""Both derivatives in t of log_prob at :math:`\exp_x(tv)`, which no continuation off the manifold enters, against
-    fourth-order differences of log_prob itself."""
+    r"""Both derivatives in t of log_prob at :math:`\exp_x(tv)`, which no continuation off the manifold
+    enters, against fourth-order differences of log_prob itself."""
     manifold = manifold_of(d.support)
     if manifold is None:
         return
@@ -89,18 +106,24 @@ def _along_a_geodesic(d: Any, x: Tensor) -> None:
     h, zero = 4e-3, x.new_zeros(())
     a, b, c, e, f = (line(x.new_tensor(i * h)) for i in (-2, -1, 0, 1, 2))
     first, second = (8 * (e - b) - (f - a)) / (12 * h), (16 * (b + e) - (a + f) - 30 * c) / (12 * h * h)
-    for order, actual, expected in (("first", jacrev(line)(zero), first), ("second", hessian(line)(zero), second)):
+    for order, actual, expected in (
+        ("first", jacrev(line)(zero), first),
+        ("second", hessian(line)(zero), second),
+    ):
         error = float((actual - expected).abs()) / (1 + float(expected.abs()))
         assert error < 1e-6, f"{order} derivative along a geodesic is off by {error:.1g}"
 
 
 def derivatives(make: Make, params: Params) -> None:
-    """``jacrev`` and ``jacfwd`` of log_prob are autograd's gradient, ``hessian`` is the slope of that gradient (central
-    differences), and both are those along a geodesic; in the value and every parameter, in float64, validated."""
+    """``jacrev`` and ``jacfwd`` of log_prob are autograd's gradient, ``hessian`` is the slope of that
+    gradient (central differences), and both are those along a geodesic; in the value and every parameter, in
+    float64, validated."""
     params = _double(params)
     log_prob = _log_prob(make, params)
     draws = make(**params).sample((9,))
-    x = draws[int(make(**params).log_prob(draws).median(0).indices)]  # away from poles, where differences say nothing
+    x = draws[
+        int(make(**params).log_prob(draws).median(0).indices)
+    ]  # away from poles, where differences say nothing
     names, leaves = ["value", *params], [x, *params.values()]
     every = tuple(range(len(leaves)))
 
@@ -121,7 +144,9 @@ def derivatives(make: Make, params: Params) -> None:
     with pyro.validation_enabled(False):  # a frame that moves along a line is none
         for i, (name, row) in enumerate(zip(names, zip(*second, strict=True), strict=True)):
             step, curve = _path(make, params, names[i], leaves[i])
-            ahead, behind = (gradient([curve(s * h) if j == i else t for j, t in enumerate(leaves)]) for s in (1.0, -1.0))
+            ahead, behind = (
+                gradient([curve(s * h) if j == i else t for j, t in enumerate(leaves)]) for s in (1.0, -1.0)
+            )
             for other, block, a, b in zip(names, row, ahead, behind, strict=True):
                 finite(block, f"hessian in {other} and {name}")
                 slope = (block * step).flatten(a.dim()).sum(-1) if step.dim() else block * step

@@ -12,7 +12,8 @@ from .not_applicable import NotApplicable
 
 
 def masked_rows(make: Make, params: Params) -> None:
-    """Filler under ``mask``, ``to_event`` and ``poutine.mask``: value and slopes of the other rows; an error without a mask."""
+    """Filler under ``mask``, ``to_event`` and ``poutine.mask``: value and slopes of the other rows; an error
+    without a mask."""
     if not isinstance(make(**params), MaskedRows):
         raise NotApplicable("its log_prob looks at every row (it is no MaskedRows)")
     mask = torch.tensor([True, False, True])
@@ -42,8 +43,10 @@ def masked_rows(make: Make, params: Params) -> None:
             x = draws.clone()
             x[1] = filler
             for how, score in (
-                ("mask", lambda x: fn.log_prob(x).sum()), ("to_event", fn.to_event(1).log_prob), ("poutine.mask", site)
-            ):  # fmt: skip
+                ("mask", lambda x: fn.log_prob(x).sum()),
+                ("to_event", fn.to_event(1).log_prob),
+                ("poutine.mask", site),
+            ):
                 total = score(x)
                 close(total, expected, f"log_prob with rows of {filler} under {how}")
                 for a, b in zip(gradients(total), slopes, strict=True):

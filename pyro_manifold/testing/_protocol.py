@@ -25,7 +25,9 @@ def shapes(make: Make, params: Params) -> None:
     for batch in ((), (2,), (3, 2)) if params else ((),):
         p = batched(params, *batch)
         d = make(**p)
-        assert d.batch_shape == torch.Size(batch), f"batch_shape {d.batch_shape} for parameters of batch {batch}"
+        assert d.batch_shape == torch.Size(batch), (
+            f"batch_shape {d.batch_shape} for parameters of batch {batch}"
+        )
         assert isinstance(d.batch_shape, torch.Size) and isinstance(d.event_shape, torch.Size)
         assert d.support.event_dim == d.event_dim
         like = next(iter(params.values()), None)
@@ -52,7 +54,8 @@ def infer_shapes(make: Make, params: Params) -> None:
 
 
 def expansion(make: Make, params: Params) -> None:
-    """``expand`` keeps class, values and gradients, and refuses a batch that does not fit; wrappers work on top."""
+    """``expand`` keeps class, values and gradients, and refuses a batch that does not fit; wrappers work on
+    top."""
     d = make(**params)
     e = d.expand((2,)).expand((3, 2))
     assert type(e) is type(d) and e.batch_shape == (3, 2) and e.event_shape == d.event_shape
@@ -76,7 +79,7 @@ def expansion(make: Make, params: Params) -> None:
 
 
 def copies(make: Make, params: Params) -> None:
-    """Pickling and deep copies give the same law."""
+    """Pickling and deep copies give the same distribution."""
     d = make(**params)
     x = d.sample((3,))
     for other in (pickle.loads(pickle.dumps(d)), copy.deepcopy(d)):
@@ -102,15 +105,19 @@ def pyro_site(make: Make, params: Params) -> None:
 
 
 def changed_values(make: Make, params: Params) -> None:
-    """A draw is scored as any other tensor with its numbers, in both dtypes, with a gradient or without; so is one that becomes a
-    leaf, is differentiated twice or changes in place, as an optimiser's does."""
+    """A draw is scored as any other tensor with its numbers, in both dtypes, with a gradient or without; so
+    is one that becomes a leaf, is differentiated twice or changes in place, as an optimiser's does."""
     for dtype in (torch.float32, torch.float64):
         leaves = {k: v.detach().to(dtype).requires_grad_() for k, v in params.items()}
         d = make(**leaves)
         for draw in (d.sample, d.rsample) if d.has_rsample else (d.sample,):
             with torch.set_grad_enabled(draw.__name__ == "rsample"):
                 x = draw((1000,))
-                same(d.log_prob(x).detach(), d.log_prob(x.detach().clone()).detach(), f"log_prob of {draw.__name__}() in {dtype}")
+                same(
+                    d.log_prob(x).detach(),
+                    d.log_prob(x.detach().clone()).detach(),
+                    f"log_prob of {draw.__name__}() in {dtype}",
+                )
     d = make(**params)
     other, x = d.sample((3,)), d.sample((3,))  # x last: it is what a cache remembers
     fresh = x.clone().requires_grad_()
@@ -127,9 +134,10 @@ def changed_values(make: Make, params: Params) -> None:
 
 
 def changed_parameters(make: Make, params: Params) -> None:
-    """A draw is scored as any other tensor with its numbers, whichever parameter has changed in place since (of the
-    distribution, its manifold or its modules): by the density of the new parameters or, where the constructor took a
-    copy, of the old ones, never by parts of both. So is the gradient in the parameters at a draw without one."""
+    """A draw is scored as any other tensor with its numbers, whichever parameter has changed in place since
+    (of the distribution, its manifold or its modules): by the density of the new parameters or, where the
+    constructor took a copy, of the old ones, never by parts of both. So is the gradient in the parameters at
+    a draw without one."""
     params = {k: v.detach().clone() for k, v in params.items()}
     d = make(**params)
     behind = [*params.items(), *tensors_behind(getattr(d, "manifold", None)), *tensors_behind(d)]
@@ -147,14 +155,20 @@ def changed_parameters(make: Make, params: Params) -> None:
                 if name in given:
                     after = make(**{k: v.clone() for k, v in params.items()}).log_prob(x.clone())
                     what = f"log_prob after {name} changed in place is of neither the old nor the new distribution"
-                    assert any(torch.allclose(now, y, 1e-5, 1e-6, equal_nan=True) for y in (before, after)), what
+                    assert any(torch.allclose(now, y, 1e-5, 1e-6, equal_nan=True) for y in (before, after)), (
+                        what
+                    )
     leaves = {k: v.detach().clone().requires_grad_() for k, v in params.items()}
     d = make(**leaves)
     x = d.sample((3,))
     scores = [d.log_prob(value).sum() for value in (x, x.clone())]
     if not scores[1].requires_grad:
         return
-    grads = [torch.autograd.grad(s, list(leaves.values()), materialize_grads=True) for s in scores if s.requires_grad]
+    grads = [
+        torch.autograd.grad(s, list(leaves.values()), materialize_grads=True)
+        for s in scores
+        if s.requires_grad
+    ]
     assert len(grads) == 2, "log_prob of a draw has no gradient in the parameters"
     for name, ours, wanted in zip(leaves, *grads, strict=True):
         close(ours, wanted, f"the gradient of log_prob in {name} at a draw", 100)

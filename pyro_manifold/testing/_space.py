@@ -1,7 +1,8 @@
-r"""Where a distribution has its density, for integrals: nodes that reach all its mass, and a space to compare draws in.
+r"""Where a distribution has its density, for integrals: nodes that reach all its mass, and a space to compare
+draws in.
 
-A manifold compares by its own geodesic distance, angles by that of the torus, the image of an injective map by that of the
-Euclidean space around it.
+A manifold compares by its own geodesic distance, angles by that of the torus, the image of an injective map
+by that of the Euclidean space around it.
 """
 
 import math
@@ -21,7 +22,8 @@ from .quadrature import MAX_DIM, Rule, image_rule, manifold_rule
 
 
 class Space:
-    """Points of a manifold. ``dim`` is the dimension of the base measure; a rule reaches the mass of a distribution ``d``."""
+    """Points of a manifold. ``dim`` is the dimension of the base measure; a rule reaches the mass of a
+    distribution ``d``."""
 
     def __init__(self, manifold: geoopt.Manifold, dim: int) -> None:
         self.manifold, self.geo, self.dim = manifold, geometry(manifold), dim
@@ -31,8 +33,8 @@ class Space:
         return x
 
     def features(self, x: Tensor) -> Tensor:
-        """Continuous functions of a value: its coordinates; where geodesics close, so that coordinates may jump as those of a
-        torus do, its distances to ``dim + 1`` poles."""
+        """Continuous functions of a value: its coordinates; where geodesics close, so that coordinates may
+        jump as those of a torus do, its distances to ``dim + 1`` poles."""
         x = self.points(x)
         shape = x.shape[x.dim() - self.geo.event_dim :]
         reach = float(self.geo.injectivity_radius(shape))
@@ -47,7 +49,8 @@ class Space:
         return self.geo.dist(self.points(x), self.points(y))
 
     def ball(self, d: Any) -> tuple[Tensor, Tensor]:
-        """A ball with all the mass: around ``loc`` (else the medoid of some draws), twice as far as the farthest of 4096."""
+        """A ball with all the mass: around ``loc`` (else the medoid of some draws), twice as far as the
+        farthest of 4096."""
         x = self.points(d.sample((4096,)))
         center = getattr(d, "loc", None)
         if center is None or center.shape != x.shape[1:] or not bool(self.geo.contains(center)):
@@ -57,7 +60,8 @@ class Space:
         return center, 2 * self.geo.dist(center.expand_as(x), x).max()
 
     def resolution(self, finer: int) -> tuple[int, int]:
-        """Radial and angular nodes: more in the plane, where they are cheap; fewer on products, whose rules multiply."""
+        """Radial and angular nodes: more in the plane, where they are cheap; fewer on products, whose rules
+        multiply."""
         n_radial, n_angular = (48, 80) if self.dim == 2 else (48, 32)
         if len(getattr(self.geo, "factors", ())) > 1:
             n_radial = n_angular = 32
@@ -82,7 +86,8 @@ class Angles(Space):
 
 
 class Image(Space):
-    """Images of injective maps, side by side or crossing; a node on several of m charts counts once, as m parts."""
+    """Images of injective maps, side by side or crossing; a node on several of m charts counts once, as m
+    parts."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         super().__init__(geoopt.Euclidean(ndim=1), parts[0].transform.dim)
@@ -90,7 +95,9 @@ class Image(Space):
 
     def rule(self, d: Any, finer: int = 1) -> Rule:
         rules = [
-            image_rule(p.transform, manifold_rule(self.manifold, *self.ball(p.base_dist), *self.resolution(finer)))
+            image_rule(
+                p.transform, manifold_rule(self.manifold, *self.ball(p.base_dist), *self.resolution(finer))
+            )
             for p in self.parts
         ]
         x = torch.cat([r.points for r in rules])
@@ -113,7 +120,9 @@ def space_of(d: Any) -> Space:
         space = Angles()
     elif isinstance(support, image):
         space = Image([d])
-    elif hasattr(d, "components") and all(isinstance(point_constraint(c.support), image) for c in d.components):
+    elif hasattr(d, "components") and all(
+        isinstance(point_constraint(c.support), image) for c in d.components
+    ):
         space = Image(d.components)
     else:
         raise NotApplicable(f"no quadrature rule covers the support {support}")

@@ -14,8 +14,9 @@ _FIXED = ("loc", "frame", "weights")  # no spreads
 
 
 def support_of_draws(make: Make, params: Params) -> None:
-    """For spreads from 1e-6 to 1e3 times those of the case, in float32 and float64: every draw is in the support, with finite
-    log_prob and gradients; or making or drawing it raised a ``ValueError`` or warned, naming what the dtype cannot hold."""
+    """For spreads from 1e-6 to 1e3 times those of the case, in float32 and float64: every draw is in the
+    support, with finite log_prob and gradients; or making or drawing it raised a ``ValueError`` or warned,
+    naming what the dtype cannot hold."""
     names = [name for name in params if name not in _FIXED]
     if not names:
         raise NotApplicable("there is no spread to vary")
@@ -43,6 +44,10 @@ def _one(make: Make, values: Params, where: str) -> None:
     finite(lp, f"log_prob of draws {where}")
     if not lp.requires_grad:
         return
-    for name, g in zip(["value", *leaves], torch.autograd.grad(lp.sum(), [x, *leaves.values()], allow_unused=True), strict=True):
+    for name, g in zip(
+        ["value", *leaves],
+        torch.autograd.grad(lp.sum(), [x, *leaves.values()], allow_unused=True),
+        strict=True,
+    ):
         if g is not None:
             finite(g, f"gradient of log_prob in {name} {where}")

@@ -34,12 +34,16 @@ def batch_jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Jacobian of a map that acts on each element of a batch, ``(n, outputs, inputs)``, events flattened."""
     x = x.detach().requires_grad_()
     y = f(x).flatten(1)
-    rows = [torch.autograd.grad(y[:, i].sum(), x, retain_graph=True, allow_unused=True)[0] for i in range(y.shape[1])]
+    rows = [
+        torch.autograd.grad(y[:, i].sum(), x, retain_graph=True, allow_unused=True)[0]
+        for i in range(y.shape[1])
+    ]
     return torch.stack([torch.zeros_like(x) if r is None else r for r in rows], 1).flatten(2).detach()
 
 
 def random_tangent(geo: Geometry, dim: int, n: int, like: Tensor, spread: float = 1.0) -> Tensor:
-    """Normal frame vectors, cut to 0.9 of the injectivity radius so that :meth:`Geometry.log` inverts ``exp`` on them."""
+    """Normal frame vectors, cut to 0.9 of the injectivity radius so that :meth:`Geometry.log` inverts ``exp``
+    on them."""
     v = spread * torch.randn(n, dim, dtype=like.dtype, device=like.device)
     try:
         reach = float(geo.injectivity_radius(geo.point_shape(dim)))
@@ -60,7 +64,8 @@ def random_points(geo: Geometry, dim: int, n: int, like: Tensor, spread: float =
 
 
 def frame(constraint: Any, x: Tensor) -> Tensor:
-    """Orthonormal basis of the tangent space at ``x`` of what a constraint describes: ``(n, dim, ambient)``."""
+    """Orthonormal basis of the tangent space at ``x`` of what a constraint describes:
+    ``(n, dim, ambient)``."""
     if constraint is polar:
         sphere = frame(constraints.sphere, x[..., 1:])
         sphere = torch.nn.functional.pad(sphere, (1, 0))
@@ -77,7 +82,8 @@ def frame(constraint: Any, x: Tensor) -> Tensor:
 
 
 def to_frame(constraint: Any, y: Tensor, u: Tensor) -> Tensor:
-    """Coordinates in :func:`frame` of the ambient tangent vectors ``u``, ``(n, ambient, k)``, at ``y``: ``(n, dim, k)``."""
+    """Coordinates in :func:`frame` of the ambient tangent vectors ``u``, ``(n, ambient, k)``, at ``y``:
+    ``(n, dim, k)``."""
     manifold = manifold_of(constraint)
     if constraint is polar or manifold is None:
         return frame(constraint, y) @ u

@@ -41,8 +41,9 @@ def _works(d: Any) -> bool:
 
 
 def validation(make: Make, params: Params) -> None:
-    """Values outside the support, of a wrong shape or no real dtype are errors; so are parameters that are NaN, complex or
-    integers, and infinite ones unless the distribution has that limit. Errors about parameters name them."""
+    """Values outside the support, of a wrong shape or no real dtype are errors; so are parameters that are
+    NaN, complex or integers, and infinite ones unless the distribution has that limit. Errors about
+    parameters name them."""
     with pyro.validation_enabled(True):
         d = make(**params)
         x = d.sample()

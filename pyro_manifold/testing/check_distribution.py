@@ -43,9 +43,10 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
 def check_distribution(make: Make, params: Params, skip: Collection[str] = ()) -> dict[str, str]:
     """Run every check of :data:`DISTRIBUTION_CHECKS`; quadrature applies up to dimension 3.
 
-    :param make: called with the parameters as keywords, returns the distribution; put the manifold and options in it.
-    :param params: its tensors by name, unbatched, such that leading axes added to all of them make a batch. One named
-        ``loc`` must be a point of the manifold. Their dtype and device are those of the check.
+    :param make: called with the parameters as keywords, returns the distribution; put the manifold and
+        options in it.
+    :param params: its tensors by name, unbatched, such that leading axes added to all of them make a batch.
+        One named ``loc`` must be a point of the manifold. Their dtype and device are those of the check.
     :param skip: names of checks to leave out.
     :returns: the checks that do not apply, each with its reason.
     :raises AssertionError: naming what does not hold and by how much.

@@ -1,4 +1,5 @@
-r"""Does a geometry keep its contract? Each check compares one method with another or with automatic differentiation."""
+r"""Does a geometry keep its contract? Each check compares one method with another or with automatic
+differentiation."""
 
 import math
 import warnings
@@ -29,7 +30,9 @@ def _shapes_and_membership(geo: Geometry, dim: int, like: Tensor) -> None:
     assert bool(geo.contains(p).all()), "exp_frame left the manifold"
     p2 = p.clone()
     p2[1] = math.nan
-    assert geo.contains(p2).tolist() == [i != 1 for i in range(_N)], "contains must answer for each element, and reject NaN"
+    assert geo.contains(p2).tolist() == [i != 1 for i in range(_N)], (
+        "contains must answer for each element, and reject NaN"
+    )
     assert bool(geo.contains(geo.project(p + 0.1 * torch.randn_like(p))).all()), "project left the manifold"
     close(geo.project(p), p, "project moves points of the manifold", 10)
     u = geo.project_tangent(p, torch.randn_like(p))
@@ -57,7 +60,8 @@ def _frames(geo: Geometry, dim: int, like: Tensor) -> None:
     p = random_points(geo, dim, _N, like)
     v, w = (random_tangent(geo, dim, _N, like) for _ in range(2))
     close(geo.from_tangent(p, geo.to_tangent(p, v)), v, "from_tangent does not invert to_tangent", 100)
-    # first variation: d/dt dist(exp_p(v), exp_p(t w)) at t = 0 is -<v, w>/|v|, so the frame's inner product is the metric's
+    # first variation: d/dt dist(exp_p(v), exp_p(t w)) at t = 0 is -<v, w>/|v|, so the frame's inner product
+    # is the metric's
     t = torch.zeros(_N, 1, dtype=like.dtype, device=like.device, requires_grad=True)
     v = v * (0.5 / v.norm(dim=-1, keepdim=True).clamp_min(0.5))
     q = geo.exp(p, geo.to_tangent(p, v))  # through the ambient vector, so that its length counts too
@@ -66,7 +70,9 @@ def _frames(geo: Geometry, dim: int, like: Tensor) -> None:
     close(slope.squeeze(-1), -(v * w).sum(-1) / v.norm(dim=-1), "the frame is not orthonormal", 1000)
     origin = geo.origin(dim, dtype=like.dtype, device=like.device).expand_as(p)
     q, velocity = geo.geodesic(origin, geo.to_tangent(origin, v), 1.0)
-    close(geo.to_tangent(q, v), velocity, "the frame is not the origin's, transported along the geodesic", 100)
+    close(
+        geo.to_tangent(q, v), velocity, "the frame is not the origin's, transported along the geodesic", 100
+    )
 
 
 def _geodesics(geo: Geometry, dim: int, like: Tensor) -> None:
@@ -113,14 +119,17 @@ def _coincidence(geo: Geometry, dim: int, like: Tensor) -> None:
 def _global_chart(geo: Geometry, dim: int, like: Tensor) -> None:
     """Where there is a chart it is a bijection; where there is none, no one claims so."""
     if not geo.has_chart:
-        assert not math.isinf(float(geo.injectivity_radius(geo.point_shape(dim)))), "infinite injectivity radius but no chart"
+        assert not math.isinf(float(geo.injectivity_radius(geo.point_shape(dim)))), (
+            "infinite injectivity radius but no chart"
+        )
         return
     v = random_tangent(geo, dim, _N, like, spread=2.0)
     close(geo.chart_inv(geo.chart(v)), v, "chart_inv does not invert chart", 1000)
 
 
 def _volume(geo: Geometry, dim: int, like: Tensor) -> None:
-    """A finite volume is what quadrature says, and uniform draws have its moments (each wrong alarm < 1e-6)."""
+    """A finite volume is what quadrature says, and uniform draws have its moments (each wrong alarm <
+    1e-6)."""
     shape = geo.point_shape(dim)
     if geo.has_chart:
         raise NotApplicable("the volume is infinite")
@@ -139,7 +148,9 @@ def _volume(geo: Geometry, dim: int, like: Tensor) -> None:
         mean = rule.integrate(geo.dist(p.expand_as(rule.points), rule.points)) / rule.weights.sum()
         draws = geo.dist(p.expand_as(x), x)
         error = float((draws.mean() - mean) / (draws.std() / math.sqrt(len(draws)) + tolerance(mean)))
-        assert abs(error) < 5, f"uniform_sample: the mean distance to {p.tolist()} is {error:.1f} standard errors off"
+        assert abs(error) < 5, (
+            f"uniform_sample: the mean distance to {p.tolist()} is {error:.1f} standard errors off"
+        )
 
 
 def _reach(geo: Geometry, dim: int) -> float:
@@ -151,7 +162,8 @@ def _reach(geo: Geometry, dim: int) -> float:
 
 
 def _embedding(geo: Geometry, dim: int, like: Tensor) -> None:
-    """``embed_tangent`` is linear and isometric; where geodesics close, it should turn along them (a warning, not an error)."""
+    """``embed_tangent`` is linear and isometric; where geodesics close, it should turn along them (a warning,
+    not an error)."""
     p = random_points(geo, dim, _N, like)
     v, w = (torch.randn(_N, dim, dtype=like.dtype, device=like.device) for _ in range(2))
 
@@ -163,7 +175,9 @@ def _embedding(geo: Geometry, dim: int, like: Tensor) -> None:
     reach = _reach(geo, dim)
     if math.isinf(reach):
         return
-    p = geo.origin(dim, dtype=like.dtype, device=like.device).expand_as(p)  # its frame is carried along: v stays the same
+    p = geo.origin(dim, dtype=like.dtype, device=like.device).expand_as(
+        p
+    )  # its frame is carried along: v stays the same
     v = v / v.norm(dim=-1, keepdim=True)
     start, turned = embed(p, v), torch.zeros(_N, dtype=torch.bool, device=like.device)
     for t in torch.linspace(0, 2, 17).tolist():
@@ -171,16 +185,16 @@ def _embedding(geo: Geometry, dim: int, like: Tensor) -> None:
         turned |= (embed(q, geo.from_tangent(q, u)) * start).sum(-1) < 0.5
     if not bool(turned.any()):
         warnings.warn(
-            f"embed_tangent: geodesics of {geo.manifold.name} close (injectivity radius {reach:.3g}), but the embedded velocity "
-            "never turns along them, so NUTS sees no U-turn and doubles every path to its limit; give embed_tangent the velocity "
-            "of an embedding in Euclidean space.",
+            f"embed_tangent: geodesics of {geo.manifold.name} close (injectivity radius {reach:.3g}), but "
+            "the embedded velocity never turns along them, so NUTS sees no U-turn and doubles every path to "
+            "its limit; give embed_tangent the velocity of an embedding in Euclidean space.",
             stacklevel=3,
         )
 
 
 def _preimages(geo: Geometry, dim: int, like: Tensor) -> None:
-    """All preimages map to one point, start with the vector given, are distinct, and none is missing: a wrapped normal that is
-    summed over them has mass 1."""
+    """All preimages map to one point, start with the vector given, are distinct, and none is missing: a
+    wrapped normal that is summed over them has mass 1."""
     p, v = random_points(geo, dim, _N, like), random_tangent(geo, dim, _N, like)
     vs = geo.preimages(p, v, 8.0)
     close(vs[0], v, "the first preimage is not the vector itself")
@@ -198,8 +212,12 @@ def _preimages(geo: Geometry, dim: int, like: Tensor) -> None:
     p = p.expand_as(x)
     vs = geo.preimages(p, geo.log_frame(p, x), radius)
     normal = -0.5 * (vs / sd).square().sum(-1) - dim * math.log(sd * math.sqrt(2 * math.pi))
-    mass = (weights * (normal - geo.log_det_exp(p.expand(vs.shape[:1] + p.shape), vs)).logsumexp(0).exp()).sum()
-    assert abs(float(mass) - 1) < 0.01, f"preimages are missing: a normal summed over them has mass {float(mass):.4f}, not 1"
+    mass = (
+        weights * (normal - geo.log_det_exp(p.expand(vs.shape[:1] + p.shape), vs)).logsumexp(0).exp()
+    ).sum()
+    assert abs(float(mass) - 1) < 0.01, (
+        f"preimages are missing: a normal summed over them has mass {float(mass):.4f}, not 1"
+    )
 
 
 GEOMETRY_CHECKS: dict[str, Callable[[Geometry, int, Tensor], None]] = {
@@ -238,4 +256,6 @@ def check_geometry(
     >>> check_geometry(geoopt.Sphere(), dim=2)
     {}
     """
-    return run_checks(GEOMETRY_CHECKS, skip, geometry(manifold), dim, torch.empty((), dtype=dtype, device=device))
+    return run_checks(
+        GEOMETRY_CHECKS, skip, geometry(manifold), dim, torch.empty((), dtype=dtype, device=device)
+    )

@@ -60,14 +60,19 @@ def _state(make: Callable[[], nn.Module], x: Tensor, call: Call) -> None:
 
 
 def _changed_values(make: Callable[[], nn.Module], x: Tensor, call: Call) -> None:
-    """With its parameters fixed, the module gives of an input what it gives of a copy, whichever parameter, buffer or
-    input has changed in place since it was last called. (At most eight of the parameters and buffers, evenly spaced.)"""
+    """With its parameters fixed, the module gives of an input what it gives of a copy, whichever parameter,
+    buffer or input has changed in place since it was last called. (At most eight of the parameters and
+    buffers, evenly spaced.)"""
     module, x = make().to(x).requires_grad_(False), x.clone()
     behind = list(tensors_behind(module))
     for name, tensor in (("the input", x), *behind[:: 1 + len(behind) // 8]):
         _output(call, module, x)
         with moved(tensor), pyro.validation_enabled(False):  # weights that are moved no longer add up to 1
-            same(_output(call, module, x), _output(call, module, x.clone()), f"the output after {name} changed in place")
+            same(
+                _output(call, module, x),
+                _output(call, module, x.clone()),
+                f"the output after {name} changed in place",
+            )
 
 
 MODULE_CHECKS: dict[str, Callable[[Callable[[], nn.Module], Tensor, Call], None]] = {
@@ -76,13 +81,18 @@ MODULE_CHECKS: dict[str, Callable[[Callable[[], nn.Module], Tensor, Call], None]
 
 
 def check_module(
-    make: Callable[[], nn.Module], x: Tensor, call: Call = lambda module, x: module(x), skip: Collection[str] = ()
+    make: Callable[[], nn.Module],
+    x: Tensor,
+    call: Call = lambda module, x: module(x),
+    skip: Collection[str] = (),
 ) -> dict[str, str]:
     """Run every check of :data:`MODULE_CHECKS`.
 
     :param make: returns a freshly initialised module.
-    :param Tensor x: a batch of inputs, ``(n,) + event`` with n >= 2; its dtype and device are those of the check.
-    :param call: what to do with module and input; must be deterministic and return a tensor or a tuple of tensors.
+    :param Tensor x: a batch of inputs, ``(n,) + event`` with n >= 2; its dtype and device are those of the
+        check.
+    :param call: what to do with module and input; must be deterministic and return a tensor or a tuple of
+        tensors.
     :param skip: names of checks to leave out.
     :returns: the checks that do not apply, each with its reason.
     :raises AssertionError: naming what does not hold.

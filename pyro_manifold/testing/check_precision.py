@@ -26,7 +26,8 @@ def _uniform(d: TorchDistribution, dtype: torch.dtype) -> TorchDistribution | No
 
 
 def _summary(d: TorchDistribution, name: str, dtype: torch.dtype) -> Tensor | None:
-    """Entropy, mean, variance, or the divergence from the uniform distribution; None where the distribution has none."""
+    """Entropy, mean, variance, or the divergence from the uniform distribution; None where the distribution
+    has none."""
     try:
         if name == "divergence":
             uniform = _uniform(d, dtype)
@@ -39,17 +40,21 @@ def _summary(d: TorchDistribution, name: str, dtype: torch.dtype) -> Tensor | No
 
 def _near(single: Tensor, exact: Tensor, what: str, size: Tensor) -> None:
     error = (single.double() - exact).abs()
-    allowed = _ROUNDINGS * torch.finfo(torch.float32).eps * size + 100 * torch.finfo(torch.float32).smallest_normal
+    allowed = (
+        _ROUNDINGS * torch.finfo(torch.float32).eps * size + 100 * torch.finfo(torch.float32).smallest_normal
+    )
     worst = _ROUNDINGS * float((error / allowed).max())
     assert worst <= _ROUNDINGS, f"{what} in float32 is off by {worst:.3g} roundings"
 
 
 def check_precision(make: Make, params: Params) -> None:
-    r"""Density and summaries in float32 against float64 at the *same* parameters, and finite gradients in both.
+    r"""Density and summaries in float32 against float64 at the *same* parameters, and finite gradients in
+    both.
 
-    Entropy, mean, variance and the Kullback-Leibler divergence from the uniform distribution, where the distribution has them,
-    may be off by 64 roundings, relative to their own size; the divergence and variances must not be negative. The log density
-    of draws may be off by 64 roundings of its own size and that of the log density at the mode.
+    Entropy, mean, variance and the Kullback-Leibler divergence from the uniform distribution, where the
+    distribution has them, may be off by 64 roundings, relative to their own size; the divergence and
+    variances must not be negative. The log density of draws may be off by 64 roundings of its own size and
+    that of the log density at the mode.
 
     :param make: called with the parameters as keywords, returns the distribution.
     :param params: its tensors by name; they are rounded to float32 first, whose ends they may come near.
@@ -61,7 +66,9 @@ def check_precision(make: Make, params: Params) -> None:
     ...     check_precision(VonMisesFisher, dict(loc=loc, concentration=torch.tensor(k)))
     """
     rounded = {k: v.detach().float() for k, v in params.items()}
-    with pyro.validation_enabled(False):  # points that are rounded to float32 are not on the manifold in float64
+    with pyro.validation_enabled(
+        False
+    ):  # points that are rounded to float32 are not on the manifold in float64
         _compare(make, rounded)
 
 
@@ -77,8 +84,12 @@ def _compare(make: Make, rounded: Params) -> None:
         outputs = {"log_prob": lp} | {n: s for n in _SUMMARIES if (s := _summary(d, n, dtype)) is not None}
         for name, value in outputs.items():
             finite(value, f"{name} in {dtype}")
-            if value.requires_grad and name != "variance":  # of a function of a first derivative there may be none
-                grads = torch.autograd.grad(value.sum(), [x, *leaves.values()], retain_graph=True, allow_unused=True)
+            if (
+                value.requires_grad and name != "variance"
+            ):  # of a function of a first derivative there may be none
+                grads = torch.autograd.grad(
+                    value.sum(), [x, *leaves.values()], retain_graph=True, allow_unused=True
+                )
                 for what, g in zip(["value", *leaves], grads, strict=True):
                     if g is not None:
                         finite(g, f"gradient of {name} in {what}, {dtype}")

@@ -24,7 +24,8 @@ def _has_inverse(t: Transform) -> bool:
 
 
 def _log_volume(t: Any, x: Tensor, y: Tensor) -> Tensor:
-    """The log-determinant of a bijection; the log-volume of an injective map, which has none that torch may add up."""
+    """The log-determinant of a bijection; the log-volume of an injective map, which has none that torch may
+    add up."""
     return t.log_volume(x) if hasattr(t, "log_volume") else t.log_abs_det_jacobian(x, y)
 
 
@@ -38,7 +39,9 @@ def _shapes(t: Transform, x: Tensor) -> None:
     """``forward_shape`` and ``inverse_shape``, event dimensions, values in the codomain, dtype kept."""
     y = t(x)
     assert y.dtype == x.dtype and y.device == x.device and type(y) is Tensor
-    assert y.shape == t.forward_shape(x.shape), f"forward_shape says {t.forward_shape(x.shape)}, the value has {y.shape}"
+    assert y.shape == t.forward_shape(x.shape), (
+        f"forward_shape says {t.forward_shape(x.shape)}, the value has {y.shape}"
+    )
     batch = x.shape[: x.dim() - t.domain.event_dim]
     assert bool(t.codomain.check(y).all()), f"values outside {t.codomain}"
     assert _log_volume(t, x, y).shape == batch
@@ -46,9 +49,13 @@ def _shapes(t: Transform, x: Tensor) -> None:
     close(more, y.expand(more.shape), "a further batch axis changes the result")
     for lead in (torch.Size(), x.shape[:1], more.shape[:2]):  # no batch axis, one and two
         before, after = lead + x.shape[1:], lead + y.shape[1:]
-        assert t.forward_shape(before) == after, f"forward_shape of {before} is {t.forward_shape(before)}, not {after}"
+        assert t.forward_shape(before) == after, (
+            f"forward_shape of {before} is {t.forward_shape(before)}, not {after}"
+        )
         if _has_inverse(t):
-            assert t.inverse_shape(after) == before, f"inverse_shape of {after} is {t.inverse_shape(after)}, not {before}"
+            assert t.inverse_shape(after) == before, (
+                f"inverse_shape of {after} is {t.inverse_shape(after)}, not {before}"
+            )
 
 
 def _inverse(t: Transform, x: Tensor) -> None:
@@ -61,18 +68,28 @@ def _inverse(t: Transform, x: Tensor) -> None:
     close(cached.inv(cached(x)), x, "the inverse with a cache does not undo the map", 100)
     if t.bijective:
         y = t(x)
-        close(t.inv.log_abs_det_jacobian(y, x), -t.log_abs_det_jacobian(x, y), "log-determinants of map and inverse", 100)
+        close(
+            t.inv.log_abs_det_jacobian(y, x),
+            -t.log_abs_det_jacobian(x, y),
+            "log-determinants of map and inverse",
+            100,
+        )
 
 
 def _volume_change(t: Transform, x: Tensor) -> None:
-    """The log-determinant is autodiff's, of tensors from anywhere and of the very pair that the map or its inverse has just made
-    (and may remember), each asked for twice."""
+    """The log-determinant is autodiff's, of tensors from anywhere and of the very pair that the map or its
+    inverse has just made (and may remember), each asked for twice."""
     tolerance = 1 if x.dtype == torch.float64 else 30
     close(_log_volume(t, x, t(x).clone()), _expected_volume(t, x), "log-determinant", tolerance)
     for s in (t, t.with_cache(1)) if _has_inverse(t) else ():
         y = s(x)
         for _ in range(2):
-            close(_log_volume(s, x, y), _expected_volume(t, x), "log-determinant of the pair that the map made", tolerance)
+            close(
+                _log_volume(s, x, y),
+                _expected_volume(t, x),
+                "log-determinant of the pair that the map made",
+                tolerance,
+            )
         z = y.clone()
         back = s.inv(z)
         for _ in range(2):
@@ -81,9 +98,9 @@ def _volume_change(t: Transform, x: Tensor) -> None:
 
 
 def _changed_values(t: Transform, x: Tensor) -> None:
-    """The inverse and the log-determinant of a pair that the map made are those of copies of it, whichever tensor
-    behind it (x, y, a parameter) has changed in place since; so are gradients in the parameters where the pair was
-    made without."""
+    """The inverse and the log-determinant of a pair that the map made are those of copies of it, whichever
+    tensor behind it (x, y, a parameter) has changed in place since; so are gradients in the parameters where
+    the pair was made without."""
     if not _has_inverse(t):
         raise NotApplicable("the map has no inverse")
     t = t.with_cache(1)
@@ -105,13 +122,16 @@ def _changed_values(t: Transform, x: Tensor) -> None:
         y = t(x)
     values = [t.inv(value).sum() for value in (y, y.clone())]
     grads = [torch.autograd.grad(v, leaves, materialize_grads=True) for v in values if v.requires_grad]
-    assert len(grads) in (0, 2), "the inverse of a value made without a graph has no gradient in the parameters"
+    assert len(grads) in (0, 2), (
+        "the inverse of a value made without a graph has no gradient in the parameters"
+    )
     for ours, wanted in zip(*grads, strict=True) if grads else ():
         close(ours, wanted, "the gradient of the inverse in a parameter", 100)
 
 
 def _gradients(t: Transform, x: Tensor) -> None:
-    """Gradients of value and log-determinant are finite, the one in each element depending on that element alone."""
+    """Gradients of value and log-determinant are finite, the one in each element depending on that element
+    alone."""
     x = x.detach().requires_grad_()
     y = t(x)
     (g,) = torch.autograd.grad(y.sum() + _log_volume(t, x, y).sum(), x, retain_graph=True)
@@ -126,8 +146,9 @@ def _pickling(t: Transform, x: Tensor) -> None:
 
 
 def _composition(t: Transform, x: Tensor) -> None:
-    """Inside a ``TransformedDistribution`` a bijection gives the base's density less autodiff's log-determinant; an injective map
-    refuses to, since torch would add it to other layers', and its inverse shape leads back."""
+    """Inside a ``TransformedDistribution`` a bijection gives the base's density less autodiff's
+    log-determinant; an injective map refuses to, since torch would add it to other layers', and its inverse
+    shape leads back."""
     if not _has_inverse(t) or t.domain is not dist.constraints.real_vector:
         raise NotApplicable("not a map of real vectors with an inverse")
     base = dist.Normal(torch.zeros_like(x[0]), 0.1).to_event(x.dim() - 1)
@@ -138,19 +159,35 @@ def _composition(t: Transform, x: Tensor) -> None:
     assert d.sample((5,)).shape == y.shape
     if t.bijective:
         expected = base.log_prob(z) - _expected_volume(t, z)
-        close(d.log_prob(y), expected, "log_prob of a transformed distribution", 10 if x.dtype == torch.float64 else 100)
+        close(
+            d.log_prob(y),
+            expected,
+            "log_prob of a transformed distribution",
+            10 if x.dtype == torch.float64 else 100,
+        )
         return
     for chain in ([t], [t, torch.distributions.ExpTransform()]):
         try:
             dist.TransformedDistribution(base, chain).log_prob(y.exp())
         except ValueError:
             continue
-        raise AssertionError("log_prob of a chain with an injective map is a number: the volume of the map was added up")
+        raise AssertionError(
+            "log_prob of a chain with an injective map is a number: the volume of the map was added up"
+        )
 
 
 TRANSFORM_CHECKS: dict[str, Callable[[Transform, Tensor], None]] = {
     f.__name__.strip("_"): f
-    for f in (_shapes, _inverse, _volume_change, _changed_values, _gradients, _pickling, _composition, autocast_of_map)
+    for f in (
+        _shapes,
+        _inverse,
+        _volume_change,
+        _changed_values,
+        _gradients,
+        _pickling,
+        _composition,
+        autocast_of_map,
+    )
 }
 
 

@@ -19,7 +19,9 @@ class NotApplicable(Exception):
     """
 
 
-def run_checks(checks: Mapping[str, Callable[..., None]], skip: Collection[str], *args: Any) -> dict[str, str]:
+def run_checks(
+    checks: Mapping[str, Callable[..., None]], skip: Collection[str], *args: Any
+) -> dict[str, str]:
     """Call every check that is not in ``skip``; return those that did not apply, with the reason of each.
 
     :raises ValueError: for a name in ``skip`` that is no check.

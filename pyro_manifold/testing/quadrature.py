@@ -3,9 +3,10 @@ r"""Integrals over manifolds of low dimension, in geodesic polar coordinates.
 .. math::
     \int_M f\,d\mathrm{vol} = \int_{S^{d-1}}\int_0^R f(\exp_p(r w))\,|\det d\exp_p(rw)|\,r^{d-1}\,dr\,dw
 
-Each direction is followed to R or, if that is nearer, to the cut point, where its geodesic ceases to be the shortest way; the
-ball is then covered once. Only the geometry's ``exp_frame``, ``log_det_exp`` and, beyond the injectivity radius, ``dist`` are
-used, so one rule serves every manifold. A product takes the product of its factors' rules, and the flat torus its angles.
+Each direction is followed to R or, if that is nearer, to the cut point, where its geodesic ceases to be the
+shortest way; the ball is then covered once. Only the geometry's ``exp_frame``, ``log_det_exp`` and, beyond
+the injectivity radius, ``dist`` are used, so one rule serves every manifold. A product takes the product of
+its factors' rules, and the flat torus its angles.
 """
 
 import math
@@ -30,7 +31,8 @@ MAX_DIM = 3  # beyond it a product rule has too many nodes to be useful
 
 
 class Rule(NamedTuple):
-    """Nodes, shape ``(N,) + batch + event``, and weights, shape ``(N,) + batch``: integral of f = ``(w * f(x)).sum(0)``.
+    """Nodes, shape ``(N,) + batch + event``, and weights, shape ``(N,) + batch``: integral of f =
+    ``(w * f(x)).sum(0)``.
 
     >>> rule = Rule(torch.tensor([[0.0], [1.0]]), torch.tensor([0.5, 0.5]))  # the trapezoid
     >>> rule.integrate(rule.points.squeeze(-1))
@@ -55,7 +57,8 @@ def _legendre(n: int, a: float, b: float) -> tuple[Tensor, Tensor]:
 def directions(dim: int, n: int = 48) -> tuple[Tensor, Tensor]:
     r"""Nodes on the unit sphere :math:`S^{dim-1}` and weights that add up to its area (float64).
 
-    Two points for ``dim`` 1, n equal angles for 2, and recursively ``n/2`` Gauss-Legendre polar angles above that.
+    Two points for ``dim`` 1, n equal angles for 2, and recursively ``n/2`` Gauss-Legendre polar angles above
+    that.
 
     >>> w, area = directions(3)
     >>> bool((area.sum() / (4 * torch.pi) - 1).abs() < 1e-12)
@@ -98,15 +101,22 @@ def manifold_rule(
     geo = _checked_geometry(manifold, radius)
     if isinstance(geo, ScaledGeometry):
         s = geo.scale(center)
-        return _magnified(manifold_rule(geo.base.manifold, center, radius / s, n_radial, n_angular), s, _dim(geo, center))
+        return _magnified(
+            manifold_rule(geo.base.manifold, center, radius / s, n_radial, n_angular), s, _dim(geo, center)
+        )
     if isinstance(geo, ProductGeometry):
         pairs = zip(geo.factors, geo.split(center), strict=True)
         rules = [manifold_rule(g.manifold, c, radius, n_radial, n_angular) for g, c in pairs]
-        index = torch.meshgrid(*(torch.arange(len(r.weights), device=center.device) for r in rules), indexing="ij")
+        index = torch.meshgrid(
+            *(torch.arange(len(r.weights), device=center.device) for r in rules), indexing="ij"
+        )
         return _side_by_side(Rule(*(x[i.flatten()] for x in r)) for r, i in zip(rules, index, strict=True))
     if isinstance(geo, TorusGeometry):
         angles = torch.arange(n_angular, dtype=center.dtype, device=center.device) / n_angular
-        return _cell_rule(torch.cartesian_prod(*[angles] * _dim(geo, center)).reshape(n_angular ** _dim(geo, center), -1), center)
+        return _cell_rule(
+            torch.cartesian_prod(*[angles] * _dim(geo, center)).reshape(n_angular ** _dim(geo, center), -1),
+            center,
+        )
     w, area = directions(_dim(geo, center), n_angular)
     t, dt = _legendre(n_radial, 0.0, 1.0)
     t, dt = t.repeat_interleave(len(w)), dt.repeat_interleave(len(w))
@@ -117,7 +127,8 @@ def manifold_rule(
 
 @checked(n=1, radius=0)
 def random_rule(manifold: geoopt.Manifold, center: Tensor, radius: Tensor | float, n: int) -> Rule:
-    """Like :func:`manifold_rule`, with n random nodes: the Monte Carlo rule with radius and direction uniform.
+    """Like :func:`manifold_rule`, with n random nodes: the Monte Carlo rule with radius and direction
+    uniform.
 
     Resampling its nodes by weight times density draws from that density without its own sampler.
 
@@ -145,8 +156,8 @@ def image_rule(transform: InjectiveTransform, rule: Rule) -> Rule:
 
     .. math:: \int_{g(U)} f\,dH = \int_U f(g(u))\,\det\big(J_g(u)^TJ_g(u)\big)^{1/2}\,du
 
-    The Jacobian is that of automatic differentiation. A node whose coordinates come back as others (a chart of the circle, more
-    than once around) has weight 0, so that each point of the image counts once.
+    The Jacobian is that of automatic differentiation. A node whose coordinates come back as others (a chart
+    of the circle, more than once around) has weight 0, so that each point of the image counts once.
 
     :param InjectiveTransform transform: g.
     :param Rule rule: nodes u of shape ``(N, n)``, such as those of :func:`manifold_rule` on Euclidean space.
@@ -175,7 +186,9 @@ def _checked_geometry(manifold: geoopt.Manifold, radius: Tensor | float) -> Geom
 def _dim(geo: Geometry, center: Tensor) -> int:
     dim = geo.dim(center.shape[center.dim() - geo.event_dim :])
     if dim > MAX_DIM:
-        raise ValueError(f"center: got a manifold of dimension {dim}, quadrature is for at most {MAX_DIM}; use draws.")
+        raise ValueError(
+            f"center: got a manifold of dimension {dim}, quadrature is for at most {MAX_DIM}; use draws."
+        )
     return dim
 
 
@@ -190,7 +203,8 @@ def _side_by_side(rules: Iterable[Rule]) -> Rule:
 
 
 def _cell_rule(t: Tensor, center: Tensor) -> Rule:
-    """Angles spread evenly over the torus; equally spaced ones integrate smooth functions to exponential accuracy."""
+    """Angles spread evenly over the torus; equally spaced ones integrate smooth functions to exponential
+    accuracy."""
     shift = 2 * math.pi * t.reshape(t.shape[:1] + (1,) * (center.dim() - 1) + t.shape[1:]) - math.pi
     points = wrap(center + shift)
     volume = (2 * math.pi) ** t.shape[-1]
@@ -198,13 +212,15 @@ def _cell_rule(t: Tensor, center: Tensor) -> Rule:
 
 
 def _on_rays(geo: Geometry, center: Tensor, r: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """The centre, and frame vectors of lengths ``r``, shape ``(N,) + batch``, along the N unit vectors ``w``."""
+    """The centre, and frame vectors of lengths ``r``, shape ``(N,) + batch``, along the N unit vectors
+    ``w``."""
     v = r.unsqueeze(-1) * w.to(center).reshape((-1,) + (1,) * (r.dim() - 1) + w.shape[-1:])
     return center.expand(v.shape[:-1] + center.shape[center.dim() - geo.event_dim :]), v
 
 
 def _reach(geo: Geometry, center: Tensor, radius: Tensor | float, w: Tensor) -> Tensor:
-    """How far each direction is followed, shape ``(N,) + batch``: to ``radius``, or to the cut point by bisection."""
+    """How far each direction is followed, shape ``(N,) + batch``: to ``radius``, or to the cut point by
+    bisection."""
     batch = center.shape[: center.dim() - geo.event_dim]
     radius, safe = (
         torch.as_tensor(r, dtype=center.dtype, device=center.device).expand(w.shape[:1] + batch)
@@ -219,7 +235,9 @@ def _reach(geo: Geometry, center: Tensor, radius: Tensor | float, w: Tensor) -> 
         return geo.dist(p, geo.exp_frame(p, v)) >= r * (1 - tolerance(r))
 
     just_beyond = torch.minimum(radius, low * (1 + 4 * tolerance(low)))
-    if not bool((shortest(just_beyond) & (just_beyond > low)).any()):  # on spheres, say, all directions are cut at once
+    if not bool(
+        (shortest(just_beyond) & (just_beyond > low)).any()
+    ):  # on spheres, say, all directions are cut at once
         return low
     high = radius
     for _ in range(50):
@@ -230,7 +248,8 @@ def _reach(geo: Geometry, center: Tensor, radius: Tensor | float, w: Tensor) -> 
 
 
 def _polar_rule(geo: Geometry, center: Tensor, reach: Tensor, t: Tensor, weight: Tensor, w: Tensor) -> Rule:
-    """Nodes ``exp(t R w)`` for t in (0, 1), unit ``w`` and ``reach`` R; ``weight`` is that of the measure dt dw."""
+    """Nodes ``exp(t R w)`` for t in (0, 1), unit ``w`` and ``reach`` R; ``weight`` is that of the measure dt
+    dw."""
     t, weight = (x.to(center).reshape((-1,) + (1,) * (reach.dim() - 1)) for x in (t, weight))
     r = t * reach
     p, v = _on_rays(geo, center, r, w)

@@ -1,6 +1,23 @@
-"""What training needs, whatever is trained: checkpoints, and verdicts on its losses."""
+"""Training: what fits models to data, and what any training needs (checkpoints, verdicts on losses)."""
 
+from .charts import fit_charts
 from .checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint, structure
+from .dimension import DimensionScan, scan_dimension
+from .manifold_density import fit_md
+from .md_run import History
 from .verdict import TrainingWarning, verdict
 
-__all__ = ["CheckpointError", "TrainingWarning", "digest", "load_checkpoint", "save_checkpoint", "structure", "verdict"]
+__all__ = [
+    "CheckpointError",
+    "DimensionScan",
+    "History",
+    "TrainingWarning",
+    "digest",
+    "fit_charts",
+    "fit_md",
+    "load_checkpoint",
+    "save_checkpoint",
+    "scan_dimension",
+    "structure",
+    "verdict",
+]

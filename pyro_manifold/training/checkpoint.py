@@ -1,7 +1,7 @@
 r"""Checkpoints: plain numbers and tensors in one file, checked before it is believed and never executed.
 
-.. math:: \text{file} = \text{magic} \;\|\; \operatorname{SHA256}(\text{payload}) \;\|\; \text{payload}, \qquad
-    \text{payload} = \texttt{torch.save}(\{\text{fingerprint}, \text{state}\})
+.. math:: \text{file} = \text{magic} \;\|\; \operatorname{SHA256}(\text{payload}) \;\|\; \text{payload},
+\qquad \text{payload} = \texttt{torch.save}(\{\text{fingerprint}, \text{state}\})
 
 The fingerprint says of which model, data and settings the state is; a file with another one is refused.
 """
@@ -34,7 +34,8 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: str | Path, state: Any, fingerprint: Mapping[str, Any]) -> None:
-    """Write ``state`` beside ``path`` and rename it, so that a kill at any moment leaves the old file or the new one.
+    """Write ``state`` beside ``path`` and rename it, so that a kill at any moment leaves the old file or the
+    new one.
 
     :param path: a file in an existing, writable folder.
     :param state: tensors, numbers, strings and None in dictionaries, lists and tuples.
@@ -55,8 +56,8 @@ def save_checkpoint(path: str | Path, state: Any, fingerprint: Mapping[str, Any]
         os.replace(part, path)
     except OSError as error:
         raise CheckpointError(
-            f"checkpoint: cannot write {str(path)!r} ({error.strerror or error}); expected a file in an existing, writable "
-            "folder."
+            f"checkpoint: cannot write {str(path)!r} ({error.strerror or error}); expected a file in an "
+            "existing, writable folder."
         ) from error
 
 
@@ -64,8 +65,8 @@ def load_checkpoint(path: str | Path, fingerprint: Mapping[str, Any] | None = No
     """The state in the file ``path``, its tensors on the CPU; nothing in the file is executed.
 
     :param fingerprint: what the file's must be; None to read it whatever it is of.
-    :raises CheckpointError: (a ``ValueError``) for a file that is empty, truncated, damaged or no checkpoint, or that has another
-        fingerprint; naming the file and, of the fingerprint, the entries that differ.
+    :raises CheckpointError: (a ``ValueError``) for a file that is empty, truncated, damaged or no checkpoint,
+        or that has another fingerprint; naming the file and, of the fingerprint, the entries that differ.
     :raises FileNotFoundError: if there is none.
 
     >>> import tempfile
@@ -75,7 +76,7 @@ def load_checkpoint(path: str | Path, fingerprint: Mapping[str, Any] | None = No
     {'weight': tensor([1., 1.])}
     >>> load_checkpoint(file, {"seed": 2})
     Traceback (most recent call last):
-    pyro_manifold.training.checkpoint.CheckpointError: checkpoint: ...run.pt' is of another run: seed was 1, is 2. Remove...
+    pyro_manifold.training.checkpoint.CheckpointError: checkpoint: ... of another run: seed was 1, is 2...
     """
     name = repr(str(path))
     try:
@@ -83,27 +84,35 @@ def load_checkpoint(path: str | Path, fingerprint: Mapping[str, Any] | None = No
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise CheckpointError(f"checkpoint: cannot read {name} ({error.strerror or error}); expected a file.") from error
+        raise CheckpointError(
+            f"checkpoint: cannot read {name} ({error.strerror or error}); expected a file."
+        ) from error
     start = len(_MAGIC) + hashlib.sha256().digest_size
     if not content.startswith(_MAGIC) or len(content) <= start:
         raise CheckpointError(
-            f"checkpoint: {name} is no checkpoint of this package, or is cut short ({len(content)} bytes); remove the file or "
-            "give another path."
+            f"checkpoint: {name} is no checkpoint of this package, or is cut short ({len(content)} bytes); "
+            "remove the file or give another path."
         )
     if hashlib.sha256(content[start:]).digest() != content[len(_MAGIC) : start]:
-        raise CheckpointError(f"checkpoint: {name} is damaged (its checksum does not match); remove the file to start again.")
+        raise CheckpointError(
+            f"checkpoint: {name} is damaged (its checksum does not match); remove the file to start again."
+        )
     try:
         saved = torch.load(io.BytesIO(content[start:]), map_location="cpu", weights_only=True)
         seen, state = saved["fingerprint"], saved["state"]
     except Exception as error:  # whatever the unpickler says: the content is none that this package writes
-        raise CheckpointError(f"checkpoint: {name} does not hold plain tensors and numbers; remove the file.") from error
+        raise CheckpointError(
+            f"checkpoint: {name} does not hold plain tensors and numbers; remove the file."
+        ) from error
     if fingerprint is not None:
         wanted = _plain(_signed(fingerprint))
         keys = [k for k in sorted({*seen, *wanted}) if seen.get(k, _ABSENT) != wanted.get(k, _ABSENT)]
         differing = [_difference(k, seen, wanted) for k in keys]
         if differing:
             message = "; ".join(differing)
-            raise CheckpointError(f"checkpoint: {name} is of another run: {message}. Remove the file or give another path.")
+            raise CheckpointError(
+                f"checkpoint: {name} is of another run: {message}. Remove the file or give another path."
+            )
     return state
 
 
@@ -119,15 +128,19 @@ def digest(*values: Any) -> str:
 
 
 def structure(module: nn.Module) -> str:
-    """Digest of what a module is, whatever its weights: classes, plain attributes, and names, shapes, dtypes and
-    ``requires_grad`` of parameters and buffers.
+    """Digest of what a module is, whatever its weights: classes, plain attributes, and names, shapes, dtypes
+    and ``requires_grad`` of parameters and buffers.
 
-    >>> structure(nn.Linear(2, 3)) == structure(nn.Linear(2, 3)), structure(nn.Linear(2, 3)) == structure(nn.Linear(2, 4))
-    (True, False)
+    >>> structure(nn.Linear(2, 3)) == structure(nn.Linear(2, 3))
+    True
+    >>> structure(nn.Linear(2, 3)) == structure(nn.Linear(2, 4))
+    False
     """
     parts: list[Any] = []
     for name, part in module.named_modules():
-        own = {k: v for k, v in vars(part).items() if not k.startswith("_") and k != "training" and _is_plain(v)}
+        own = {
+            k: v for k, v in vars(part).items() if not k.startswith("_") and k != "training" and _is_plain(v)
+        }
         parts.append((name, f"{type(part).__module__}.{type(part).__qualname__}", own))
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         parts.append((name, tuple(value.shape), str(value.dtype), value.requires_grad))
@@ -156,7 +169,8 @@ def _plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_plain(v) for v in value)
     raise ValueError(
-        f"state: holds a {type(value).__name__}; expected tensors, numbers, strings, None, and dictionaries, lists and tuples."
+        f"state: holds a {type(value).__name__}; expected tensors, numbers, strings, None, and dictionaries, "
+        f"lists and tuples."
     )
 
 
@@ -186,4 +200,6 @@ def _feed(sha: Any, value: Any) -> None:
     elif isinstance(value, _SCALARS):
         sha.update(f"{type(value).__name__} {value!r};".encode())
     else:
-        raise ValueError(f"value: got {type(value).__name__}; expected tensors, numbers, strings and containers of them.")
+        raise ValueError(
+            f"value: got {type(value).__name__}; expected tensors, numbers, strings and containers of them."
+        )

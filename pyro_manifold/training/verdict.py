@@ -16,20 +16,26 @@ class TrainingWarning(UserWarning):
 
 
 def verdict(phase: str, start: float, losses: Sequence[float], margin: float = 0.0) -> list[str]:
-    """Sentences about the validation losses of a phase: ``start`` before its first pass, ``losses`` after each.
+    """Sentences about the validation losses of a phase: ``start`` before its first pass, ``losses`` after
+    each.
 
-    :param float margin: a rise above the start that is no matter, such as that of a density which was right from the start.
+    :param float margin: a rise above the start that is no matter, such as that of a density which was right
+        from the start.
 
     >>> verdict("D", 1.0, [0.8, 0.5])
     []
-    >>> verdict("D", 1.0, [1.2, 3.0])
-    ['phase D: no pass improved on the start (loss 1 before, 1.2 at best): the weights it began with are kept. Lower lr.']
+    >>> print(verdict("D", 1.0, [1.2, 3.0])[0][:72])
+    phase D: no pass improved on the start (loss 1 before, 1.2 at best): the
     """
     if not losses or losses[-1] <= start + margin:
         return []
     best = min((v for v in losses if math.isfinite(v)), default=math.inf)
     if not best < start:
-        text = f"no pass improved on the start (loss {start:.4g} before, {best:.4g} at best): the weights it began with are kept."
+        text = f"no pass improved on the start (loss {start:.4g} before, {best:.4g} at best): "
+        text += "the weights it began with are kept."
         return [f"phase {phase}: {text} Lower lr."]
     text = f"the validation loss ends above its start ({start:.4g} before, {losses[-1]:.4g} after, {best:.4g} at best):"
-    return [f"phase {phase}: {text} it diverges, or overfits; the best weights are kept. Lower lr, or give more rows."]
+    return [
+        f"phase {phase}: {text} it diverges, or overfits; the best weights are kept. Lower lr, or give more "
+        f"rows."
+    ]

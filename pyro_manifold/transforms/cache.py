@@ -8,21 +8,32 @@ from pyro.distributions.conditional import ConditionalDistribution, ConditionalT
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
-from ..ops.components import concrete
 from ..ops.memo import Memo, module_tensors
 from ..ops.precision import FullPrecision
+from ..ops.tracing import is_concrete
 
 __all__ = ["CachedTransform", "CopiesWithoutCaches", "dependencies", "module_tensors"]
 
-_PLAIN = (type(None), bool, int, float, complex, str, slice, torch.dtype, torch.device, constraints.Constraint)
+_PLAIN = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    slice,
+    torch.dtype,
+    torch.device,
+    constraints.Constraint,
+)
 # attributes that hold what was computed, not what it was computed from; and those of every module
 _NOT_READ = {"_inv", "_cache_size", *vars(nn.Module())} - {"_parameters", "_buffers", "_modules", "training"}
 _KNOWN = ("torch", "pyro", "geoopt", "pyro_manifold")
 
 
 def dependencies(part: Any) -> list[Any] | None:
-    """The tensors and plain values that a transform, distribution or module computes with, found in its attributes;
-    ``None`` where some cannot be known: functions of the user may read anything.
+    """The tensors and plain values that a transform, distribution or module computes with, found in its
+    attributes; ``None`` where some cannot be known: functions of the user may read anything.
 
     >>> from torch.distributions import AffineTransform
     >>> dependencies(AffineTransform(torch.tensor(1.0), 2.0))
@@ -45,7 +56,10 @@ def dependencies(part: Any) -> list[Any] | None:
         return out
     if isinstance(part, CachedTransform):
         return part.depends()
-    if isinstance(part, (Transform, Distribution, nn.Module)) and type(part).__module__.split(".")[0] in _KNOWN:
+    if (
+        isinstance(part, (Transform, Distribution, nn.Module))
+        and type(part).__module__.split(".")[0] in _KNOWN
+    ):
         return attributes(part)
     return None
 
@@ -57,7 +71,8 @@ def attributes(part: Any) -> list[Any] | None:
 
 
 def clear_caches(obj: Any, seen: set[int] | None = None) -> None:
-    """Make the transforms of torch and Pyro that ``obj`` holds forget their last pair and what they computed with it."""
+    """Make the transforms of torch and Pyro that ``obj`` holds forget their last pair and what they computed
+    with it."""
     seen = set() if seen is None else seen
     if id(obj) in seen:
         return
@@ -80,8 +95,8 @@ def clear_caches(obj: Any, seen: set[int] | None = None) -> None:
 
 
 class CopiesWithoutCaches:
-    """Mixin for what holds foreign layers: copies and pickles do not take along what these have cached, tensors with a graph that
-    torch refuses to copy."""
+    """Mixin for what holds foreign layers: copies and pickles do not take along what these have cached,
+    tensors with a graph that torch refuses to copy."""
 
     def __getstate__(self) -> Any:
         clear_caches(vars(self))
@@ -89,18 +104,30 @@ class CopiesWithoutCaches:
 
 
 class CachedTransform(FullPrecision, Transform):
-    """A transform that remembers the last pair (x, y) it made, while nothing that it was computed from has changed.
+    """A transform that remembers the last pair (x, y) it made, while nothing that it was computed from has
+    changed.
 
-    torch's own cache asks only whether y is the same object. This one returns the x of before only if y, x and all
-    that :meth:`depends` names are unchanged, and never where a gradient is asked for that the remembered tensors do
-    not carry: the density of a detached draw depends on the parameters through the inverse. Only pairs made in the
-    forward direction are returned, under ``cache_size=1``.
+    torch's own cache asks only whether y is the same object. This one returns the x of before only if y, x
+    and all that :meth:`depends` names are unchanged, and never where a gradient is asked for that the
+    remembered tensors do not carry: the density of a detached draw depends on the parameters through the
+    inverse. Only pairs made in the forward direction are returned, under ``cache_size=1``.
     """
 
     _exact = (
-        "_call", "_inverse", "__call__", "_inv_call", "log_abs_det_jacobian", "push", "push_volume", "log_volume", "coordinates",
-        "project", "reconstruction_error", "forward_and_log_volume", "inverse_and_log_volume",
-    )  # fmt: skip
+        "_call",
+        "_inverse",
+        "__call__",
+        "_inv_call",
+        "log_abs_det_jacobian",
+        "push",
+        "push_volume",
+        "log_volume",
+        "coordinates",
+        "project",
+        "reconstruction_error",
+        "forward_and_log_volume",
+        "inverse_and_log_volume",
+    )
 
     def __init__(self, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
@@ -108,23 +135,23 @@ class CachedTransform(FullPrecision, Transform):
         self._inverted = Memo()  # y -> x, by its inverse
 
     def depends(self) -> list[Any] | None:
-        """All tensors (and plain values) besides x that the map reads; ``None`` if they cannot be known, so that
-        nothing is remembered. By default those found among the attributes."""
+        """All tensors (and plain values) besides x that the map reads; ``None`` if they cannot be known, so
+        that nothing is remembered. By default those found among the attributes."""
         return attributes(self)
 
     def __call__(self, x: Tensor) -> Any:
         y = self._call(x)
-        if self._cache_size and concrete(x):
+        if self._cache_size and is_concrete(x):
             self._made.put([y], self.depends(), [x])
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        x = self.drawn(y)
+        x = self.cached_preimage(y)
         return self._inverse(y) if x is None else x
 
-    def drawn(self, y: Tensor) -> Tensor | None:
+    def cached_preimage(self, y: Tensor) -> Tensor | None:
         """The x that ``y`` was made from, if that is known for certain."""
-        if not self._cache_size or not concrete(y):
+        if not self._cache_size or not is_concrete(y):
             return None
         pair = self._made.get([y], self.depends())
         return None if pair is None else pair[0]

@@ -1,19 +1,20 @@
-r"""Conformal embeddings: injective maps that scale all directions alike, so that their volume is a sum of logarithms.
+r"""Conformal embeddings: injective maps that scale all directions alike, so that their volume is a sum of
+logarithms.
 
 .. math::
     g = c_k \circ \dots \circ c_1 \circ \mathrm{pad}, \quad c(x) = I_b(\lambda Q x + t), \quad
     I_b(x) = \frac{x - |x|^2 b}{1 - 2\,b\cdot x + |b|^2|x|^2}, \qquad
     \tfrac12\log\det J^TJ = n\sum_k\big(\log\lambda_k - \log(1 - 2\,b_k\cdot x_k + |b_k|^2|x_k|^2)\big)
 
-Reference: Ross and Cresswell, *Tractable density estimation on learned manifolds with conformal embedding flows*, NeurIPS 2021,
-eq. 7 and table 1.
+Reference: Ross and Cresswell, *Tractable density estimation on learned manifolds with conformal embedding
+flows*, NeurIPS 2021, eq. 7 and table 1.
 """
 
 import torch
 from torch import Tensor, nn
 
 from ..ops.arguments import checked
-from ..ops.numerics import concrete
+from ..ops.tracing import is_concrete
 from .injective import InjectiveTransform, principal_axes
 
 __all__ = ["ConformalEmbedding"]
@@ -25,16 +26,18 @@ class ConformalEmbedding(InjectiveTransform):
     .. math:: J^TJ = \Lambda(u)^2 I_n, \qquad \tfrac12\log\det J^TJ = n\log\Lambda(u)
 
     Each block is an orthogonal matrix Q (a product of n reflections, enough for every n-frame), a scale
-    :math:`\lambda > 0`, a shift t and the special conformal map :math:`I_b`, an inversion between two others. By
-    Liouville's theorem such maps, composed, are such maps again: for d > 2 there are no other smooth ones, and the image is a
-    plane or a round sphere whatever the number of blocks (one gives all of them but those that take infinity to 0). For
-    manifolds of other shapes put layers after it, :class:`~pyro_manifold.flows.InjectiveFlow`. The inverse is exact on the image.
+    :math:`\lambda > 0`, a shift t and the special conformal map :math:`I_b`, an inversion between two others.
+    By Liouville's theorem such maps, composed, are such maps again: for d > 2 there are no other smooth ones,
+    and the image is a plane or a round sphere whatever the number of blocks (one gives all of them but those
+    that take infinity to 0). For manifolds of other shapes put layers after it,
+    :class:`~pyro_manifold.flows.InjectiveFlow`. The inverse is exact on the image.
 
     :param int dim: n.
     :param int codomain_dim: d, from n on.
     :param int blocks: k.
-    :raises ValueError: for n > d or fewer than one block; at the pole :math:`b/|b|^2` of a block, a point that a plane of n < d
-        dimensions meets for exceptional parameters only, and in the inverse at the image of infinity :math:`-b/|b|^2`.
+    :raises ValueError: for n > d or fewer than one block; at the pole :math:`b/|b|^2` of a block, a point
+        that a plane of n < d dimensions meets for exceptional parameters only, and in the inverse at the
+        image of infinity :math:`-b/|b|^2`.
 
     >>> g = ConformalEmbedding(2, 3)
     >>> u = torch.tensor([0.3, -0.2])
@@ -54,8 +57,8 @@ class ConformalEmbedding(InjectiveTransform):
 
     @classmethod
     def from_pca(cls, x: Tensor, dim: int) -> "ConformalEmbedding":
-        """One block that starts near the subspace through the mean of the rows ``x`` along their principal axes, at one scale for
-        all of these."""
+        """One block that starts near the subspace through the mean of the rows ``x`` along their principal
+        axes, at one scale for all of these."""
         loc, axes, scale = principal_axes(x)
         if not bool(scale[0] > 0):
             raise ValueError(f"x: got {len(x)} equal rows; expected rows that span at least one dimension.")
@@ -79,16 +82,18 @@ class ConformalEmbedding(InjectiveTransform):
 
     @staticmethod
     def _bend(x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """The special conformal map and its denominator, far from 0 as a square: near the pole no digits are lost."""
+        """The special conformal map and its denominator, far from 0 as a square: near the pole no digits are
+        lost."""
         q = x.square().sum(-1)
         far = q * b.square().sum() > 0.25
         r = torch.where(far, q, 1.0).sqrt().unsqueeze(-1)
         w = x / r - r * b
         below = torch.where(far, w.square().sum(-1), 1 - 2 * (x @ b) + q * b.square().sum())
-        if concrete(below) and not bool((below > (8 * torch.finfo(x.dtype).eps) ** 2).all()):
+        if is_concrete(below) and not bool((below > (8 * torch.finfo(x.dtype).eps) ** 2).all()):
             raise ValueError(
-                "transform: a block of this conformal embedding has its pole at a value (or the value is NaN): it goes to "
-                "infinity and has no density there. Remove that row, or start the embedding from other parameters."
+                "transform: a block of this conformal embedding has its pole at a value (or the value is "
+                "NaN): it goes to infinity and has no density there. Remove that row, or start the "
+                "embedding from other parameters."
             )
         return torch.where(far.unsqueeze(-1), r * w, x - q.unsqueeze(-1) * b) / below.unsqueeze(-1), below
 
@@ -105,7 +110,9 @@ class ConformalEmbedding(InjectiveTransform):
 
     def _inverse(self, x: Tensor) -> Tensor:
         for i in reversed(range(len(self.pull))):
-            x = self._turn(i, (self._bend(x, -self.pull[i])[0] - self.shift[i]) * (-self.log_scale[i]).exp(), back=True)
+            x = self._turn(
+                i, (self._bend(x, -self.pull[i])[0] - self.shift[i]) * (-self.log_scale[i]).exp(), back=True
+            )
         return x[..., : self.dim]
 
     def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:

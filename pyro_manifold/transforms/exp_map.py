@@ -20,7 +20,8 @@ __all__ = ["ExpMap", "ManifoldTransform"]
 
 
 class ManifoldTransform(CachedTransform):
-    """A transform whose parameters are one manifold and one point of it; shapes broadcast against that point's batch.
+    """A transform whose parameters are one manifold and one point of it; shapes broadcast against that
+    point's batch.
 
     Subclasses name ``in_shape`` and ``out_shape`` (event shapes for a given dimension) and the map itself.
     """
@@ -29,7 +30,12 @@ class ManifoldTransform(CachedTransform):
 
     @checked
     def __init__(
-        self, manifold: geoopt.Manifold, loc: Tensor | None = None, *, cache_size: int = 0, validate_args: bool = True
+        self,
+        manifold: geoopt.Manifold,
+        loc: Tensor | None = None,
+        *,
+        cache_size: int = 0,
+        validate_args: bool = True,
     ) -> None:
         super().__init__(cache_size=cache_size)
         self.manifold = manifold
@@ -71,8 +77,9 @@ class ManifoldTransform(CachedTransform):
             return self.geometry.origin(dim, dtype=like.dtype, device=like.device)
         if self.geometry.dim(self.loc.shape[self.loc.dim() - self.geometry.event_dim :]) != dim:
             raise ValueError(
-                f"value: got tangent or chart coordinates of dimension {dim}, but loc of shape {tuple(self.loc.shape)} is a "
-                f"point of a {self.manifold.name} of another dimension; give them the same dimension."
+                f"value: got tangent or chart coordinates of dimension {dim}, but loc of shape "
+                f"{tuple(self.loc.shape)} is a point of a {self.manifold.name} of another dimension; give "
+                "them the same dimension."
             )
         return self.loc
 
@@ -83,7 +90,11 @@ class ManifoldTransform(CachedTransform):
 
     def _event_shape(self, dim: int) -> torch.Size:
         """Of the points: that of ``loc``; its dimension alone need not tell (frames)."""
-        return self.geometry.point_shape(dim) if self.loc is None else self.loc.shape[self.loc.dim() - self.geometry.event_dim :]
+        return (
+            self.geometry.point_shape(dim)
+            if self.loc is None
+            else self.loc.shape[self.loc.dim() - self.geometry.event_dim :]
+        )
 
 
 class ExpMap(ManifoldTransform):
@@ -93,11 +104,13 @@ class ExpMap(ManifoldTransform):
               \log\Big|\frac{d\,\mathrm{vol}}{dv}\Big| = \log|\det d\exp_\mu(v)|
 
     On constant curvature :math:`K` the volume change is :math:`(d-1)\log(\sin(\sqrt K|v|)/(\sqrt K|v|))`.
-    Where the injectivity radius is finite (spheres) the map is a bijection only within it; ``inv`` then returns a shortest
-    vector, and densities must sum over :meth:`Geometry.preimages <pyro_manifold.geometry.Geometry.preimages>`.
+    Where the injectivity radius is finite (spheres) the map is a bijection only within it; ``inv`` then
+    returns a shortest vector, and densities must sum over
+    :meth:`Geometry.preimages <pyro_manifold.geometry.Geometry.preimages>`.
 
     :param geoopt.Manifold manifold: the manifold.
-    :param Tensor loc: base point :math:`\mu`, shape ``batch + event``; the origin, of any dimension, if omitted.
+    :param Tensor loc: base point :math:`\mu`, shape ``batch + event``; the origin, of any dimension, if
+        omitted.
     :raises ValueError: if ``loc`` is not on the manifold.
 
     Reference: do Carmo, Riemannian Geometry (1992), ch. 3 and 5 (Jacobi fields in constant curvature).
@@ -118,13 +131,17 @@ class ExpMap(ManifoldTransform):
         loc = self._base_point(x.shape[-1], x)
         batch = self._broadcast(x.shape[:-1])
         geo = self.geometry
-        return geo.exp_frame(loc.expand(batch + self._event_shape(x.shape[-1])), x.expand(batch + x.shape[-1:]))
+        return geo.exp_frame(
+            loc.expand(batch + self._event_shape(x.shape[-1])), x.expand(batch + x.shape[-1:])
+        )
 
     def _inverse(self, y: Tensor) -> Tensor:
         geo = self.geometry
         event = y.shape[y.dim() - geo.event_dim :]
         batch = self._broadcast(y.shape[: y.dim() - geo.event_dim])
-        return geo.log_frame(self._base_point(geo.dim(event), y).expand(batch + event), y.expand(batch + event))
+        return geo.log_frame(
+            self._base_point(geo.dim(event), y).expand(batch + event), y.expand(batch + event)
+        )
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return self.geometry.log_det_exp(self._base_point(x.shape[-1], x), x)
@@ -173,9 +190,10 @@ class _Project(Transform):
 def _biject(constraint: on) -> Transform:
     if not constraint.geometry.has_chart:
         raise NotImplementedError(
-            f"{constraint} has no global chart, so no bijection from R^dim. From pyro_manifold.infer use GeodesicNUTS, or "
-            "AutoManifoldNormal (WrappedNormal, VonMisesFisher) for SVI, or make the model fit for plain HMC and autoguides with "
-            "ManifoldReparam()(model), which picks AmbientReparam, ProjectedNormalReparam or CircularReparam for each site."
+            f"{constraint} has no global chart, so no bijection from R^dim. From pyro_manifold.infer use "
+            "GeodesicNUTS, or AutoManifoldNormal (WrappedNormal, VonMisesFisher) for SVI, or make the model "
+            "fit for plain HMC and autoguides with ManifoldReparam()(model), which picks AmbientReparam, "
+            "ProjectedNormalReparam or CircularReparam for each site."
         )
     return ExpMap(constraint.manifold)
 
@@ -205,9 +223,9 @@ class _Wrap(Transform):
 
 def _biject_circular(constraint: Any) -> Transform:
     raise NotImplementedError(
-        "circular: no bijection from the line to the circle. Unwrap the site: "
-        "poutine.reparam(model, config={name: CircularReparam()}), from pyro_manifold.infer; then autoguides and NUTS "
-        "cross the seam."
+        "circular: no bijection from the line to the circle. Unwrap the site: poutine.reparam(model, "
+        "config={name: CircularReparam()}), from pyro_manifold.infer; then autoguides and NUTS cross the "
+        "seam."
     )
 
 

@@ -4,16 +4,16 @@ r"""Injective maps :math:`g: \mathbb R^n \to \mathbb R^d`, n <= d, whose image i
     \log\mathrm{vol}_g(u) = \tfrac12\log\det J_g(u)^TJ_g(u), \qquad
     p_X(g(u)) = p_U(u)\,\det\!\big(J_g^TJ_g\big)^{-1/2}
 
-the second with respect to the n-dimensional Hausdorff measure of the image. ``inv`` is a left inverse: what it makes of a
-point off the image is that of its :meth:`~InjectiveTransform.project`.
+the second with respect to the n-dimensional Hausdorff measure of the image. ``inv`` is a left inverse: what
+it makes of a point off the image is that of its :meth:`~InjectiveTransform.project`.
 
 Half log-determinants of Gram matrices do not add up along a chain: for f after g,
-:math:`\det J_g^TJ_f^TJ_fJ_g \ne \det J_f^TJ_f\,\det J_g^TJ_g`. So these maps are no bijections, and are composed by
-:class:`~pyro_manifold.flows.InjectiveFlow` only.
+:math:`\det J_g^TJ_f^TJ_fJ_g \ne \det J_f^TJ_f\,\det J_g^TJ_g`. So these maps are no bijections, and are
+composed by :class:`~pyro_manifold.flows.InjectiveFlow` only.
 
-References: [1] Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS 2020, eqs. 2
-and 7. [2] Ross and Cresswell, *Tractable density estimation on learned manifolds with conformal embedding flows*, NeurIPS 2021,
-sec. 3.
+References: [1] Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*,
+NeurIPS 2020, eqs. 2 and 7. [2] Ross and Cresswell, *Tractable density estimation on learned manifolds with
+conformal embedding flows*, NeurIPS 2021, sec. 3.
 """
 
 from abc import ABC, abstractmethod
@@ -27,24 +27,26 @@ from torch.distributions import biject_to, constraints, transform_to
 from ..constraints import image
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, check_all
-from ..ops.components import concrete
+from ..ops.tracing import is_concrete
 from .cache import CachedTransform, dependencies
+from .jvp import forward_push, half_log_det_gram
 from .module import ModuleTransform
-from .push import forward_push, half_log_det_gram
 
 __all__ = ["Chart", "InjectiveTransform", "LinearEmbedding", "Pad"]
 
 
 class InjectiveTransform(ModuleTransform, ABC):
-    """What all injective maps share. A subclass gives ``_call`` and ``_inverse``, and ``push`` where it has a closed form.
+    """What all injective maps share. A subclass gives ``_call`` and ``_inverse``, and ``push`` where it has a
+    closed form.
 
-    The volume is :meth:`log_volume`, the density of the image that of :class:`~pyro_manifold.distributions.Pushforward`. A
-    ``TransformedDistribution`` through such a map can be drawn from, but has no ``log_prob``: torch would add its log-determinant
-    to those of other layers.
+    The volume is :meth:`log_volume`, the density of the image that of
+    :class:`~pyro_manifold.distributions.Pushforward`. A ``TransformedDistribution`` through such a map can be
+    drawn from, but has no ``log_prob``: torch would add its log-determinant to those of other layers.
 
     :param int dim: n, the dimension of u.
     :param int codomain_dim: d, that of x.
-    :raises ValueError: if n > d; where the derivative loses rank (by ``log_volume``); by ``log_abs_det_jacobian``.
+    :raises ValueError: if n > d; where the derivative loses rank (by ``log_volume``); by
+        ``log_abs_det_jacobian``.
     """
 
     bijective = False
@@ -54,8 +56,8 @@ class InjectiveTransform(ModuleTransform, ABC):
         super().__init__(cache_size=cache_size)
         if not (isinstance(dim, int) and isinstance(codomain_dim, int) and 1 <= dim <= codomain_dim):
             raise ValueError(
-                f"dim: got {dim!r} with codomain_dim {codomain_dim!r}; expected integers 1 <= dim <= codomain_dim, since an "
-                "injective map cannot lower the dimension."
+                f"dim: got {dim!r} with codomain_dim {codomain_dim!r}; expected integers 1 <= dim <= "
+                "codomain_dim, since an injective map cannot lower the dimension."
             )
         self.dim, self.codomain_dim = dim, codomain_dim
 
@@ -76,7 +78,9 @@ class InjectiveTransform(ModuleTransform, ABC):
     def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, in one pass."""
         self.check_input(u, self.forward_shape)
-        x, J = self.push(u, torch.eye(self.dim, dtype=u.dtype, device=u.device))  # one for all, up to the first map that bends
+        x, J = self.push(
+            u, torch.eye(self.dim, dtype=u.dtype, device=u.device)
+        )  # one for all, up to the first map that bends
         return x, half_log_det_gram(J).expand(x.shape[:-1])
 
     def log_volume(self, u: Tensor) -> Tensor:
@@ -85,21 +89,23 @@ class InjectiveTransform(ModuleTransform, ABC):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(
-            f"transforms: {self!r} is injective, not a bijection, and torch adds log-determinants along a chain, which "
-            "is wrong for it. Score the image with pyro_manifold.distributions.Pushforward(base, transform), put layers "
-            "behind it by InjectiveFlow(embedding, layers), and ask transform.log_volume(u) for the volume."
+            f"transforms: {self!r} is injective, not a bijection, and torch adds log-determinants along a "
+            "chain, which is wrong for it. Score the image with "
+            "pyro_manifold.distributions.Pushforward(base, transform), put layers behind it by "
+            "InjectiveFlow(embedding, layers), and ask transform.log_volume(u) for the volume."
         )
 
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x`` is remembered,
-        until ``x`` or anything that the map reads is changed: data observed through a fixed map are encoded once."""
-        depends = self.depends() if concrete(x) else None
+        """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x``
+        is remembered, until ``x`` or anything that the map reads is changed: data observed through a fixed
+        map are encoded once."""
+        depends = self.depends() if is_concrete(x) else None
         seen = self._inverted.get([x], depends)
         if seen is not None:
             return seen[0], seen[1]
         u = self._inv_call(x)
         log_volume = self.log_volume(u)
-        if concrete(x) and not (u.requires_grad or log_volume.requires_grad):
+        if is_concrete(x) and not (u.requires_grad or log_volume.requires_grad):
             self._inverted.put([x], depends, [u, log_volume])
         return u, log_volume
 
@@ -151,11 +157,16 @@ class LinearEmbedding(InjectiveTransform):
     def __init__(self, matrix: Tensor, loc: Tensor | None = None, *, cache_size: int = 0) -> None:
         (matrix,) = as_tensors(matrix=matrix)
         if matrix.dim() != 2:
-            raise ValueError(f"matrix: got shape {tuple(matrix.shape)}; expected (d, n), one column for each latent dimension.")
+            raise ValueError(
+                f"matrix: got shape {tuple(matrix.shape)}; expected (d, n), one column for each latent "
+                f"dimension."
+            )
         super().__init__(matrix.shape[1], matrix.shape[0], cache_size=cache_size)
         loc = matrix.new_zeros(matrix.shape[0]) if loc is None else as_tensors(matrix=matrix, loc=loc)[1]
         if loc.shape != matrix.shape[:1]:
-            raise ValueError(f"loc: got shape {tuple(loc.shape)}; expected {tuple(matrix.shape[:1])}, the rows of matrix.")
+            raise ValueError(
+                f"loc: got shape {tuple(loc.shape)}; expected {tuple(matrix.shape[:1])}, the rows of matrix."
+            )
         check_all(matrix.isfinite(), "matrix", matrix, "finite numbers", "Look at where they come from.")
         rank = torch.linalg.matrix_rank(matrix)
         check_all(rank == self.dim, "matrix", rank, f"rank {self.dim}", "Drop columns that depend on others.")
@@ -165,14 +176,17 @@ class LinearEmbedding(InjectiveTransform):
 
     @classmethod
     def from_pca(cls, x: Tensor, dim: int) -> "LinearEmbedding":
-        """The subspace through the mean of the rows ``x``, shape ``(rows, d)``, along their first ``dim`` principal axes, in
-        units of their standard deviations.
+        """The subspace through the mean of the rows ``x``, shape ``(rows, d)``, along their first ``dim``
+        principal axes, in units of their standard deviations.
 
         :raises ValueError: if the rows span fewer dimensions.
         """
         loc, axes, scale = principal_axes(x)
         if not 1 <= dim <= len(scale) or not bool(scale[dim - 1] > 0):
-            raise ValueError(f"dim: got {dim}; expected at most the {int((scale > 0).sum())} dimensions that the rows of x span.")
+            raise ValueError(
+                f"dim: got {dim}; expected at most the {int((scale > 0).sum())} dimensions that the rows of "
+                f"x span."
+            )
         return cls(axes[:, :dim] * scale[:dim], loc)
 
     def _call(self, u: Tensor) -> Tensor:
@@ -186,9 +200,12 @@ class LinearEmbedding(InjectiveTransform):
 
 
 def principal_axes(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, principal axes (columns, those of most variance first) and standard deviations of the rows of ``x``."""
+    """Mean, principal axes (columns, those of most variance first) and standard deviations of the rows of
+    ``x``."""
     if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"x: got dtype {x.dtype}; expected torch.float32 or torch.float64. Convert it with .float().")
+        raise ValueError(
+            f"x: got dtype {x.dtype}; expected torch.float32 or torch.float64. Convert it with .float()."
+        )
     if x.dim() != 2 or len(x) < 2:
         raise ValueError(f"x: got shape {tuple(x.shape)}; expected (rows, d) with at least 2 rows.")
     check_all(x.isfinite(), "x", x, "finite numbers", "Remove or impute those rows.")
@@ -202,15 +219,16 @@ def principal_axes(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class Chart(InjectiveTransform):
     """An embedding that the user writes down: FOM ("flow on a prescribed manifold") in [1].
 
-    :param forward: g, a differentiable function of one vector or a batch of them. Of another injective map the
-        ``push`` is used: with an encoder network as ``inverse`` this is the M_e-flow, with two networks the decoder and
-        encoder of a probabilistic auto-encoder. Modules become submodules.
+    :param forward: g, a differentiable function of one vector or a batch of them. Of another injective map
+        the ``push`` is used: with an encoder network as ``inverse`` this is the M_e-flow, with two networks
+        the decoder and encoder of a probabilistic auto-encoder. Modules become submodules.
     :param inverse: a left inverse of it.
     :param int dim: n.
     :param int codomain_dim: d.
-    :param bool pure: declares that both functions read nothing besides their argument but parameters and buffers of modules.
-        Only then is a result remembered (draws are scored without the inverse, observed data are encoded once): a function may
-        read tensors that change later. Charts made of transforms and torch's own modules are known without it.
+    :param bool pure: declares that both functions read nothing besides their argument but parameters and
+        buffers of modules. Only then is a result remembered (draws are scored without the inverse, observed
+        data are encoded once): a function may read tensors that change later. Charts made of transforms and
+        torch's own modules are known without it.
     :raises ValueError: if n > d; for arguments that cannot be called; where the derivative of g loses rank.
 
     >>> circle = Chart(lambda u: torch.cat([u.cos(), u.sin()], -1), lambda x: torch.atan2(x[..., 1:], x[..., :1]), 1, 2)
@@ -220,15 +238,21 @@ class Chart(InjectiveTransform):
 
     @checked(dim=1)
     def __init__(
-        self, forward: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor], dim: int, codomain_dim: int,
-        *, pure: bool = False, cache_size: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        forward: Callable[[Tensor], Tensor],
+        inverse: Callable[[Tensor], Tensor],
+        dim: int,
+        codomain_dim: int,
+        *,
+        pure: bool = False,
+        cache_size: int = 0,
+    ) -> None:
         super().__init__(dim, codomain_dim, cache_size=cache_size)
         for name, f in (("forward", forward), ("inverse", inverse)):
             if not callable(f):
                 raise ValueError(
-                    f"{name}: got {f!r}; expected a function (or module) of one tensor of vectors. Write the chart as a "
-                    "function of u and its left inverse as a function of x."
+                    f"{name}: got {f!r}; expected a function (or module) of one tensor of vectors. Write the "
+                    "chart as a function of u and its left inverse as a function of x."
                 )
         self._forward: Any = forward
         self._backward: Any = inverse
@@ -240,7 +264,9 @@ class Chart(InjectiveTransform):
             known = dependencies(f)
             if known is None and not self.pure:
                 return None
-            read.extend([*f.parameters(), *f.buffers()] if known is None and isinstance(f, nn.Module) else known or ())
+            read.extend(
+                [*f.parameters(), *f.buffers()] if known is None and isinstance(f, nn.Module) else known or ()
+            )
         return read
 
     def _call(self, u: Tensor) -> Tensor:
@@ -253,8 +279,9 @@ class Chart(InjectiveTransform):
     def _sized(name: str, out: Tensor, shape: torch.Size) -> Tensor:
         if out.shape != shape:
             raise ValueError(
-                f"{name}: it returned shape {tuple(out.shape)}, expected {tuple(shape)}, of dim and codomain_dim and with "
-                "the batch axes of its argument. Write it with leading batch axes (x[..., 0], dim=-1)."
+                f"{name}: it returned shape {tuple(out.shape)}, expected {tuple(shape)}, of dim and "
+                "codomain_dim and with the batch axes of its argument. Write it with leading batch axes "
+                "(x[..., 0], dim=-1)."
             )
         return out
 
@@ -264,11 +291,13 @@ class Chart(InjectiveTransform):
 
 
 class OntoImage(CachedTransform):
-    r"""An injective map as the bijection from :math:`\mathbb R^n` onto its image: unconstrained coordinates of a latent site.
+    r"""An injective map as the bijection from :math:`\mathbb R^n` onto its image: unconstrained coordinates
+    of a latent site.
 
     .. math:: u \mapsto g(u) \in M, \qquad \log\frac{d\mathrm{vol}_M}{du} = \tfrac12\log\det J_g^TJ_g
 
-    This is what ``biject_to(image(g))`` gives guides and kernels. Its values are points of a manifold: a layer of
+    This is what ``biject_to(image(g))`` gives guides and kernels. Its values are points of a manifold: a
+    layer of
     :math:`\mathbb R^d` behind it does not fit.
 
     :param InjectiveTransform transform: g.

@@ -66,10 +66,11 @@ class BallToHyperboloid(_Between):
     .. math:: x \mapsto \Big(\frac{1 + c|x|^2}{\sqrt c\,(1 - c|x|^2)},\ \frac{2x}{1 - c|x|^2}\Big), \qquad
               (t, y) \mapsto \frac{y}{1 + \sqrt c\,t}
 
-    It carries the frame at each point to the frame at its image, so distributions keep their parameters. Its volume
-    change is 1. Both curvatures are read at each call; share one parameter if they are learned.
+    It carries the frame at each point to the frame at its image, so distributions keep their parameters. Its
+    volume change is 1. Both curvatures are read at each call; share one parameter if they are learned.
 
-    :param geoopt.Stereographic ball: ``PoincareBall(c)`` or ``Stereographic(k)`` with negative curvature; points ``(d,)``.
+    :param geoopt.Stereographic ball: ``PoincareBall(c)`` or ``Stereographic(k)`` with negative curvature;
+        points ``(d,)``.
     :param geoopt.Lorentz hyperboloid: ``Lorentz(k)`` with k = 1/c; points ``(d + 1,)``.
     :raises ValueError: for other manifolds, or curvatures that differ by more than 1e-6 of their size.
 
@@ -83,14 +84,16 @@ class BallToHyperboloid(_Between):
     @checked
     def __init__(self, ball: geoopt.Stereographic, hyperboloid: geoopt.Lorentz, cache_size: int = 0) -> None:
         if not isinstance(ball, geoopt.Stereographic) or not geometry(ball).has_chart:
-            raise ValueError(f"ball: got {ball}, expected a geoopt.PoincareBall or a Stereographic of negative curvature.")
+            raise ValueError(
+                f"ball: got {ball}, expected a geoopt.PoincareBall or a Stereographic of negative curvature."
+            )
         if not isinstance(hyperboloid, geoopt.Lorentz):
             raise ValueError(f"hyperboloid: got {hyperboloid}, expected a geoopt.Lorentz.")
         a, b = _value(ball), _value(hyperboloid)
         if not abs(a - b) <= 1e-6 * abs(b):
             raise ValueError(
-                f"hyperboloid: got curvature {b:.8g} (k = {-1 / b:.8g} is a squared radius), but the ball has {a:.8g}. "
-                "Use geoopt.Lorentz(k=1 / c)."
+                f"hyperboloid: got curvature {b:.8g} (k = {-1 / b:.8g} is a squared radius), but the ball "
+                f"has {a:.8g}. Use geoopt.Lorentz(k=1 / c)."
             )
         super().__init__(ball, hyperboloid, cache_size)
 
@@ -109,19 +112,23 @@ class BallToHyperboloid(_Between):
 
 
 class SphereToStereographic(_Between):
-    r"""Stereographic projection of the unit sphere, from the antipode of its origin :math:`e_1`, scaled to curvature K > 0.
+    r"""Stereographic projection of the unit sphere, from the antipode of its origin :math:`e_1`, scaled to
+    curvature K > 0.
 
     .. math:: (z_1, z') \mapsto \frac{z'}{\sqrt K\,(1 + z_1)}, \qquad
               \log\Big|\frac{d\,\mathrm{vol}_K}{d\,\mathrm{vol}_1}\Big| = -\frac d2\log K
 
-    The volume is Riemannian on both sides, so the change is constant, and 1 for K = 1, where the map is an isometry. The
-    antipode of the origin is sent to a point at distance :math:`1/(\epsilon\sqrt K)` from 0, infinity to rounding.
+    The volume is Riemannian on both sides, so the change is constant, and 1 for K = 1, where the map is an
+    isometry. The antipode of the origin is sent to a point at distance :math:`1/(\epsilon\sqrt K)` from 0,
+    infinity to rounding.
 
     :param geoopt.Sphere sphere: the unit sphere; points ``(d + 1,)``.
-    :param geoopt.Stereographic plane: ``Stereographic(k)`` or ``SphereProjection(k)``, k > 0; points ``(d,)``.
+    :param geoopt.Stereographic plane: ``Stereographic(k)`` or ``SphereProjection(k)``, k > 0; points
+        ``(d,)``.
     :raises ValueError: for other manifolds, or curvature that is not positive.
 
-    Reference: Bachmann, Bécigneul and Ganea, *Constant curvature graph convolutional networks*, 2020, sec. 2.1.
+    Reference: Bachmann, Bécigneul and Ganea, *Constant curvature graph convolutional networks*, 2020, sec.
+    2.1.
 
     >>> f = SphereToStereographic(geoopt.Sphere(), geoopt.Stereographic(k=1.0))
     >>> f(torch.tensor([0.0, 1.0, 0.0]))
@@ -133,7 +140,9 @@ class SphereToStereographic(_Between):
         if not isinstance(sphere, geoopt.Sphere):
             raise ValueError(f"sphere: got {sphere}, expected a geoopt.Sphere.")
         if not isinstance(plane, geoopt.Stereographic) or geometry(plane).has_chart:
-            raise ValueError(f"plane: got {plane}, expected a geoopt.SphereProjection or a Stereographic with k > 0.")
+            raise ValueError(
+                f"plane: got {plane}, expected a geoopt.SphereProjection or a Stereographic with k > 0."
+            )
         super().__init__(sphere, plane, cache_size)
 
     def _call(self, x: Tensor) -> Tensor:

@@ -8,17 +8,24 @@ from typing import Any
 import torch
 from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor, nn
-from torch.distributions import CatTransform, ComposeTransform, IndependentTransform, StackTransform, constraints
+from torch.distributions import (
+    CatTransform,
+    ComposeTransform,
+    IndependentTransform,
+    StackTransform,
+    constraints,
+)
 from torch.distributions.transforms import _InverseTransform
 
-from ..ops.components import concrete
+from ..ops.tracing import is_concrete
 from .cache import CachedTransform, module_tensors
 
-__all__ = ["ModuleBijection", "ModuleTransform", "modules_of"]
+__all__ = ["ModuleBijection", "ModuleTransform", "submodules"]
 
 
-def modules_of(parts: Iterable[Any]) -> nn.ModuleList:
-    """Those of ``parts`` that have parameters to register, also inside inverses and chains, which are no modules."""
+def submodules(parts: Iterable[Any]) -> nn.ModuleList:
+    """Those of ``parts`` that have parameters to register, also inside inverses and chains, which are no
+    modules."""
     return nn.ModuleList(m for p in parts for m in _modules_in(p))
 
 
@@ -62,19 +69,21 @@ class ModuleTransform(CachedTransform, TransformModule):
         return x.to(torch.get_default_dtype() if like is None else like.dtype)
 
     def check_dtype(self, x: Tensor, name: str = "value") -> None:
-        """:raises ValueError: unless ``x`` has the dtype of the parameters, single or double precision, and their device."""
+        """:raises ValueError: unless ``x`` has the dtype of the parameters, single or double precision, and
+        their device."""
         if x.dtype not in (torch.float32, torch.float64):
             raise ValueError(
-                f"{name}: got dtype {x.dtype}; {type(self).__name__} computes in torch.float32 or torch.float64 (half "
-                "precision does not hold log-determinants). Convert it with .float() or .double()."
+                f"{name}: got dtype {x.dtype}; {type(self).__name__} computes in torch.float32 or "
+                "torch.float64 (half precision does not hold log-determinants). Convert it with .float() or "
+                ".double()."
             )
         like = self._like()
         for what in ("dtype", "device"):
             own, seen = (None, None) if like is None else (getattr(like, what), getattr(x, what))
             if own != seen:
                 raise ValueError(
-                    f"{name}: got {what} {seen}, but the parameters of {type(self).__name__} have {own}; convert one of them: "
-                    f"{name}.to({own!r}), or transform.to({seen!r})."
+                    f"{name}: got {what} {seen}, but the parameters of {type(self).__name__} have {own}; "
+                    f"convert one of them: {name}.to({own!r}), or transform.to({seen!r})."
                 )
 
     def needed_context(self, size: int) -> Tensor | None:
@@ -84,14 +93,17 @@ class ModuleTransform(CachedTransform, TransformModule):
         """
         if size and self.context is None:
             raise ValueError(
-                f"context: {type(self).__name__} was made with context_dim={size} and has none; use Conditional"
-                f"{type(self).__name__}(...).condition(context), which gives the layer for a context."
+                f"context: {type(self).__name__} was made with context_dim={size} and has none; use "
+                f"Conditional{type(self).__name__}(...).condition(context), which gives the layer for a "
+                "context."
             )
         return self.context
 
     def _resize(self, shape: torch.Size, seen: int, made: int) -> torch.Size:
         if len(shape) < 1 or shape[-1] != seen:
-            raise ValueError(f"value: got shape {tuple(shape)}; expected vectors of size {seen} on the last axis.")
+            raise ValueError(
+                f"value: got shape {tuple(shape)}; expected vectors of size {seen} on the last axis."
+            )
         return torch.Size(shape[:-1]) + torch.Size([made])
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
@@ -103,7 +115,9 @@ class ModuleTransform(CachedTransform, TransformModule):
     def check_input(self, x: Tensor, shape: Callable[[torch.Size], torch.Size]) -> None:
         """:raises ValueError: unless ``x`` is a tensor of vectors of the right size and dtype."""
         if not isinstance(x, Tensor):
-            raise ValueError(f"value: got {type(x).__name__}; expected a tensor. Convert it with torch.as_tensor(value).")
+            raise ValueError(
+                f"value: got {type(x).__name__}; expected a tensor. Convert it with torch.as_tensor(value)."
+            )
         shape(x.shape)
         self.check_dtype(x)
 
@@ -116,18 +130,20 @@ class ModuleTransform(CachedTransform, TransformModule):
         return super()._inv_call(y)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and all(vars(self)[k] is vars(other)[k] for k in ("_parameters", "_buffers", "_modules"))
+        return type(self) is type(other) and all(
+            vars(self)[k] is vars(other)[k] for k in ("_parameters", "_buffers", "_modules")
+        )
 
     def __hash__(self) -> int:
         return id(self._parameters)
 
 
 class ModuleBijection(ModuleTransform, ABC):
-    r"""A learned bijection of :math:`\mathbb R^d`. A subclass gives value and log-determinant together, in both directions, and
-    ``push`` where it has a closed form; torch's methods follow.
+    r"""A learned bijection of :math:`\mathbb R^d`. A subclass gives value and log-determinant together, in
+    both directions, and ``push`` where it has a closed form; torch's methods follow.
 
-    The log-determinant that comes with a value is remembered, so that torch's ``log_abs_det_jacobian(x, y)`` of the
-    pair just made costs no second pass.
+    The log-determinant that comes with a value is remembered, so that torch's ``log_abs_det_jacobian(x, y)``
+    of the pair just made costs no second pass.
     """
 
     bijective = True
@@ -138,7 +154,8 @@ class ModuleBijection(ModuleTransform, ABC):
 
     @abstractmethod
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y and :math:`\\log|\\det dy/dx|`, shape ``x.shape[:-1]`` (broadcast with the batch of a context)."""
+        """y and :math:`\\log|\\det dy/dx|`, shape ``x.shape[:-1]`` (broadcast with the batch of a
+        context)."""
 
     @abstractmethod
     def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,22 +170,22 @@ class ModuleBijection(ModuleTransform, ABC):
     def __call__(self, x: Tensor) -> Tensor:
         self.check_input(x, self.forward_shape)
         y, log_volume = self.forward_and_log_volume(x)
-        if concrete(x):
+        if is_concrete(x):
             self._made.put([y], self.depends(), [x, log_volume])
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
         self.check_input(y, self.inverse_shape)
-        x = self.drawn(y)
+        x = self.cached_preimage(y)
         if x is not None:
             return x
         x, log_volume = self.inverse_and_log_volume(y)
-        if concrete(y):
+        if is_concrete(y):
             self._inverted.put([y], self.depends(), [x, log_volume])
         return x
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        if concrete(x) and concrete(y):
+        if is_concrete(x) and is_concrete(y):
             for memo in (self._inverted, self._made):
                 if not memo.gives(x):
                     continue

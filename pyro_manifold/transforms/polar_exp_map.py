@@ -16,8 +16,8 @@ class PolarExpMap(ManifoldTransform):
     .. math:: x = \exp_\mu(r\,u), \qquad
               d\,\mathrm{vol} = r^{d-1} |\det d\exp_\mu(ru)| \; dr\, d\sigma(u)
 
-    The input is the vector ``(r, u_1, ..., u_d)``; its measure is Lebesgue in r times surface area in u. A bijection
-    except at r = 0 (and, on spheres, for r below π only).
+    The input is the vector ``(r, u_1, ..., u_d)``; its measure is Lebesgue in r times surface area in u. A
+    bijection except at r = 0 (and, on spheres, for r below π only).
 
     :param geoopt.Manifold manifold: the manifold.
     :param Tensor loc: the pole :math:`\mu`, shape ``batch + event``; the origin if omitted.

@@ -15,11 +15,13 @@ __all__ = ["Rotation", "Translation"]
 
 
 class Translation(ManifoldTransform):
-    r"""The transvection that carries the origin to ``loc`` along the geodesic: left translation, Möbius addition, boost.
+    r"""The transvection that carries the origin to ``loc`` along the geodesic: left translation, Möbius
+    addition, boost.
 
     .. math:: T_\mu = \exp_\mu \circ \exp_o^{-1} \quad\text{(in transported frames)}, \qquad \log|\det| = 0
 
-    On the Poincaré ball it is :math:`x \mapsto \mu \oplus x`, on flat space addition, on the sphere the rotation from
+    On the Poincaré ball it is :math:`x \mapsto \mu \oplus x`, on flat space addition, on the sphere the
+    rotation from
     :math:`e_1` to :math:`\mu`. It preserves Riemannian volume.
 
     :param geoopt.Manifold manifold: a manifold of constant curvature, or a product of such.
@@ -85,7 +87,9 @@ class Rotation(CachedTransform):
         super().__init__(cache_size=cache_size)
         (matrix,) = as_tensors(matrix=matrix)
         if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2]:
-            raise ValueError(f"matrix: got shape {tuple(matrix.shape)}, expected (..., n, n). Give square matrices.")
+            raise ValueError(
+                f"matrix: got shape {tuple(matrix.shape)}, expected (..., n, n). Give square matrices."
+            )
         gram = matrix.mT @ matrix - torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         ok = gram.abs().amax((-1, -2)) <= torch.finfo(matrix.dtype).eps ** 0.5
         remedy = "Orthogonalise it (also after a cast to a wider dtype), e.g. torch.linalg.qr(matrix).Q."

@@ -1,10 +1,12 @@
-"""Fisher-Bingham normaliser: accuracy, acceptance of the samplers, time; against the published saddlepoint approximation.
+"""Fisher-Bingham normaliser: accuracy, acceptance of the samplers, time; against the published saddlepoint
+approximation.
 
     python tests/benchmarks/bench_fisher_bingham.py
 
-Peers, re-implemented here in torch: the third-order saddlepoint approximation (Kume & Wood 2005, eq. 16), the contour integral
-on the parabola s = t(1 + iu)^2 with 32 nodes (24 to 32 are usual), and the angular Gaussian proposals of Kent, Ganeiber & Mardia
-(2018, sec. 4) for the Kent law. References: mpmath at 60 digits. Times: both sides in turn in one process, minimum over repeats.
+Peers, re-implemented here in torch: the third-order saddlepoint approximation (Kume & Wood 2005, eq. 16), the
+contour integral on the parabola s = t(1 + iu)^2 with 32 nodes (24 to 32 are usual), and the angular Gaussian
+proposals of Kent, Ganeiber & Mardia (2018, sec. 4) for the Kent distribution. References: mpmath at 60
+digits. Times: both sides in turn in one process, minimum over repeats.
 """
 
 import argparse
@@ -63,10 +65,16 @@ def parabola(lam: Tensor, g: Tensor, nodes: int = 32) -> Tensor:
     v = 1 / (lam + t)
     b = g * g * v / 4
     phi2 = (v * v * (0.5 + 2 * b)).sum(-1, keepdim=True)
-    top = torch.minimum((38 / t).sqrt(), 12 / (2 * t * phi2.sqrt()))  # e^s alone, or the Gaussian peak, is over by then
+    top = torch.minimum(
+        (38 / t).sqrt(), 12 / (2 * t * phi2.sqrt())
+    )  # e^s alone, or the Gaussian peak, is over by then
     u = top * (torch.arange(nodes, dtype=lam.dtype) + 0.5) / nodes
     z = torch.complex(-t * u * u, 2 * t * u).unsqueeze(-1) * v.unsqueeze(-2)
-    e = torch.complex(-t * u * u, 2 * t * u) - 0.5 * (1 + z).log().sum(-1) - (b.unsqueeze(-2) * z / (1 + z)).sum(-1)
+    e = (
+        torch.complex(-t * u * u, 2 * t * u)
+        - 0.5 * (1 + z).log().sum(-1)
+        - (b.unsqueeze(-2) * z / (1 + z)).sum(-1)
+    )
     total = (e.exp() * torch.complex(torch.ones_like(u), u)).real.sum(-1, keepdim=True) * 2 * t * top / nodes
     out = t + (b + 0.5 * v.log()).sum(-1, keepdim=True) + total.log() - shift
     return out.squeeze(-1) + math.log(2) + (lam.shape[-1] / 2 - 1) * math.log(math.pi)
@@ -90,7 +98,13 @@ def kent(k: float, b: float) -> float:
     k, b, total, j = mpmath.mpf(k), mpmath.mpf(b), mpmath.mpf(0), 0
     while True:
         power = b ** (2 * j) if j else mpmath.mpf(1)
-        term = mpmath.gamma(j + 0.5) / mpmath.factorial(j) * power * (k / 2) ** (-2 * j - 0.5) * mpmath.besseli(2 * j + 0.5, k)
+        term = (
+            mpmath.gamma(j + 0.5)
+            / mpmath.factorial(j)
+            * power
+            * (k / 2) ** (-2 * j - 0.5)
+            * mpmath.besseli(2 * j + 0.5, k)
+        )
         total, j = total + term, j + 1
         if term < total * mpmath.mpf(10) ** -30:
             return float(mpmath.log(2 * mpmath.pi * total))
@@ -111,7 +125,9 @@ def accuracy() -> None:
         zero = torch.zeros(len(ks), d, dtype=torch.float64)
         cells.append((f"von Mises-Fisher d={d}", zero, first(d, ks), [vmf(d, k) for k in ks]))
         zs = ks + [-k for k in ks]
-        cells.append((f"Bingham (Watson) d={d}", -first(d, zs), first(d, [0.0] * 16), [watson(d, z) for z in zs]))
+        cells.append(
+            (f"Bingham (Watson) d={d}", -first(d, zs), first(d, [0.0] * 16), [watson(d, z) for z in zs])
+        )
     for r in (0.1, 0.4, 0.5):
         bs = [r * k for k in ks[2:-1]]
         lam = torch.stack([torch.tensor([0.0, -b, b], dtype=torch.float64) for b in bs])
@@ -122,15 +138,21 @@ def accuracy() -> None:
     g = g.clamp(0, 1e4)
     cells.append(("circle, l over 7 decades, g near 2 l", lam, g, circle(lam, g)))
     print("Largest |error of log C| (NaN counts as inf); coefficients up to 1e4. Bar: 1e-11.\n")
-    print("| law | cells | ours | parabola, 32 nodes | saddlepoint, third order |\n|---|---|---|---|---|")
+    print(
+        "| distribution | cells | ours | parabola, 32 nodes | saddlepoint, third order "
+        "|\n|---|---|---|---|---|"
+    )
     for name, lam, g, expected in cells:
         exact = torch.tensor(expected, dtype=torch.float64)
-        e = [float((f(lam, g) - exact).abs().nan_to_num(math.inf).max()) for f in (ours, parabola, saddlepoint)]
+        e = [
+            float((f(lam, g) - exact).abs().nan_to_num(math.inf).max()) for f in (ours, parabola, saddlepoint)
+        ]
         print(f"| {name} | {len(lam)} | {e[0]:.1e} | {e[1]:.1e} | {e[2]:.1e} |")
 
 
 def published_kent_acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
-    """kappa x_1 <= kappa (1 + x_1^2) / 2 turns the Kent law into a Bingham law, which an angular Gaussian covers."""
+    """kappa x_1 <= kappa (1 + x_1^2) / 2 turns the Kent distribution into a Bingham distribution, which an
+    angular Gaussian covers."""
     coef = torch.cat([-0.5 * kappa.unsqueeze(-1), -beta], -1)
     log_c = log_normalizer(torch.nn.functional.pad(-beta, (1, 0)), kappa)
     return (log_c - 0.5 * kappa - bingham_sampler.log_envelope_mass(coef, torch.zeros_like(kappa))).exp()
@@ -139,17 +161,22 @@ def published_kent_acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
 def acceptances() -> None:
     scale = torch.logspace(-1, 6, 29, dtype=torch.float64)
     print("\nProbability of accepting a proposal, worst over concentrations 0.1 to 1e6. Bar: 0.15.\n")
-    print("| law | d | ours | Kent, Ganeiber & Mardia |\n|---|---|---|---|")
+    print("| distribution | d | ours | Kent, Ganeiber & Mardia |\n|---|---|---|---|")
     for d in (3, 4, 10, 30):
         shapes = [torch.logspace(-k, 0, d, dtype=torch.float64) for k in (0.3, 1, 3, 6)]
         shapes += [torch.cat([torch.zeros(m), torch.ones(d - m)]).double() for m in (1, d - 1)]
-        worst = min(float(bingham_sampler.acceptance(scale.unsqueeze(-1) * s, torch.zeros_like(scale)).min()) for s in shapes)
+        worst = min(
+            float(bingham_sampler.acceptance(scale.unsqueeze(-1) * s, torch.zeros_like(scale)).min())
+            for s in shapes
+        )
         print(f"| Bingham{' (and matrix Fisher)' if d == 4 else ''} | {d} | {worst:.2f} | same |")
     for d in (3, 4, 10, 30):
         for r in (0.0, 0.25, 0.4, 0.5):
             beta = torch.zeros(len(scale), d - 1, dtype=torch.float64)
             beta[:, 0], beta[:, -1] = r * scale, -r * scale
-            here, there = (float(f(scale, beta).min()) for f in (kent_sampler.acceptance, published_kent_acceptance))
+            here, there = (
+                float(f(scale, beta).min()) for f in (kent_sampler.acceptance, published_kent_acceptance)
+            )
             print(f"| Kent, beta = {r} kappa | {d} | {here:.2f} | {there:.3f} |")
 
 
@@ -159,11 +186,17 @@ def seconds(f: Callable[[], object], repeats: int) -> float:
 
 def times(n: int, repeats: int) -> None:
     print(f"\nMicroseconds for one normaliser, {n} at a time, float64.\n")
-    print("| d | ours, log C | with E[x], E[x^2] | saddlepoint, log C | its gradient too | scipy ive (vMF only) |")
+    print(
+        "| d | ours, log C | with E[x], E[x^2] | saddlepoint, log C | its gradient too | scipy ive (vMF "
+        "only) |"
+    )
     print("|---|---|---|---|---|---|")
     for d in (3, 4, 10, 50):
         rows = max(n // d, 100)
-        lam, g = 50 * torch.rand(rows, d, dtype=torch.float64), first(d, torch.rand(rows, dtype=torch.float64).tolist())
+        lam, g = (
+            50 * torch.rand(rows, d, dtype=torch.float64),
+            first(d, torch.rand(rows, dtype=torch.float64).tolist()),
+        )
         k = g.norm(dim=-1).numpy()
 
         def gradient(lam: Tensor = lam, g: Tensor = g) -> None:
@@ -180,10 +213,13 @@ def times(n: int, repeats: int) -> None:
             ]
             us = [1e6 * seconds(f, repeats) / rows for f in fs]
         print(f"| {d} | " + " | ".join(f"{t:.2f}" for t in us) + " |")
-    print("\n| draws of one law, 1e5 | ms | scipy vonmises_fisher.rvs ms |\n|---|---|---|")
+    print("\n| draws of one distribution, 1e5 | ms | scipy vonmises_fisher.rvs ms |\n|---|---|---|")
     from scipy.stats import vonmises_fisher
 
-    for name, kappa, beta in (("Kent S^2, kappa 10, beta 0 (vMF)", 10.0, 0.0), ("Kent S^2, kappa 100, beta 45", 100.0, 45.0)):
+    for name, kappa, beta in (
+        ("Kent S^2, kappa 10, beta 0 (vMF)", 10.0, 0.0),
+        ("Kent S^2, kappa 100, beta 45", 100.0, 45.0),
+    ):
         betas = torch.tensor([beta, -beta], dtype=torch.float64)
         k = torch.tensor(kappa, dtype=torch.float64)
         ms = 1e3 * seconds(lambda k=k, b=betas: kent_sampler.sample(k, b, 100_000), repeats)
@@ -192,7 +228,9 @@ def times(n: int, repeats: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--n", type=int, default=10_000)
     args = parser.parse_args()

@@ -2,11 +2,12 @@
 
     python tests/benchmarks/bench_mcmc.py [--quick] [--targets "vMF S2" ...]
 
-ESS is the smallest bulk ESS (ArviZ) over coordinates, their squares and the target's own statistic. Gradients are those of
-sampling (in brackets: warm-up included); CPU seconds those of sampling, compilation left out. Columns: GeodesicNUTS and
-GeodesicHMC (learned arc) with one chain and with many in lockstep; Pyro's NUTS in a chart (stereographic; exp at the origin;
-log-Cholesky) and on an ambient reparametrisation (normalised Gaussian; QR of a Gaussian); Mici's constrained HMC; NumPyro's
-NUTS on the same ambient reparametrisation. "div" after a figure: divergences in sampling.
+ESS is the smallest bulk ESS (ArviZ) over coordinates, their squares and the target's own statistic. Gradients
+are those of sampling (in brackets: warm-up included); CPU seconds those of sampling, compilation left out.
+Columns: GeodesicNUTS and GeodesicHMC (learned arc) with one chain and with many in lockstep; Pyro's NUTS in a
+chart (stereographic; exp at the origin; log-Cholesky) and on an ambient reparametrisation (normalised
+Gaussian; QR of a Gaussian); Mici's constrained HMC; NumPyro's NUTS on the same ambient reparametrisation.
+"div" after a figure: divergences in sampling.
 """
 
 import argparse
@@ -33,7 +34,8 @@ from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS, VectorizedMCMC  # noq
 torch.set_num_threads(1)
 
 
-# --- effective draws -------------------------------------------------------------------------------------------------
+# --- effective draws
+# ------------------------------------------------------------------------------------------------
 def effective(x: torch.Tensor) -> float:
     """Smallest bulk ESS over the last axis of (chains, draws, statistics)."""
     values = x.detach().double().numpy()
@@ -56,17 +58,22 @@ class Result:
 
     def __add__(self, other: "Result") -> "Result":
         values = torch.cat([self.values, other.values])
-        sums = (getattr(self, k) + getattr(other, k) for k in ("gradients", "warm_gradients", "seconds", "divergences"))
+        sums = (
+            getattr(self, k) + getattr(other, k)
+            for k in ("gradients", "warm_gradients", "seconds", "divergences")
+        )
         return Result(values, *sums)
 
     def __str__(self) -> str:
         ess = effective(self.values)
         div = f", {self.divergences} div" if self.divergences else ""
-        return f"{ess / self.gradients:.3f} ({ess / (self.gradients + self.warm_gradients):.3f}), {ess / self.seconds:.0f}/s{div}"
+        each, all_ = ess / self.gradients, ess / (self.gradients + self.warm_gradients)
+        return f"{each:.3f} ({all_:.3f}), {ess / self.seconds:.0f}/s{div}"
 
 
 def in_turn(runs: int, f: Callable[..., Result | None], *args: Any) -> Result | None:
-    """One chain after another, each with its own seed and warm-up: their ESS together, as several runs are judged."""
+    """One chain after another, each with its own seed and warm-up: their ESS together, as several runs are
+    judged."""
     total = None
     for seed in range(runs):
         pyro.set_rng_seed(seed)
@@ -77,7 +84,8 @@ def in_turn(runs: int, f: Callable[..., Result | None], *args: Any) -> Result | 
     return total
 
 
-# --- samplers --------------------------------------------------------------------------------------------------------
+# --- samplers
+# ------------------------------------------------------------------------------------------------
 class Marks:
     """Counts and times at the end of warm-up."""
 
@@ -103,16 +111,22 @@ def lockstep(
 ) -> Result:
     """A run of a geodesic kernel, and what ``statistics`` make of its draws."""
     marks = Marks(lambda kernel: kernel.num_gradients, warmup)
-    mcmc = VectorizedMCMC(kernel, num_samples=draws, warmup_steps=warmup, disable_progbar=True, hook_fn=marks, **kwargs)
+    mcmc = VectorizedMCMC(
+        kernel, num_samples=draws, warmup_steps=warmup, disable_progbar=True, hook_fn=marks, **kwargs
+    )
     mcmc.run(*data)
     seconds = time.process_time() - marks.seen[1]
     d = mcmc.diagnostics()
     warm = d["warmup gradients"]["chain 0"]
     x = statistics(mcmc.get_samples(group_by_chain=True))
-    return Result(x, d["gradients"]["chain 0"] - warm, warm, seconds, sum(map(len, d["divergences"].values())))
+    return Result(
+        x, d["gradients"]["chain 0"] - warm, warm, seconds, sum(map(len, d["divergences"].values()))
+    )
 
 
-def plain(t: Target, size: tuple[int, ...], to_point: Callable, warmup: int, draws: int, start: torch.Tensor) -> Result:
+def plain(
+    t: Target, size: tuple[int, ...], to_point: Callable, warmup: int, draws: int, start: torch.Tensor
+) -> Result:
     """Pyro's NUTS on R^n; ``to_point`` gives x and the log density that it adds."""
     calls = [0]
 
@@ -123,9 +137,13 @@ def plain(t: Target, size: tuple[int, ...], to_point: Callable, warmup: int, dra
 
     marks = Marks(lambda kernel: calls[0], warmup)
     mcmc = MCMC(
-        NUTS(potential_fn=potential), num_samples=draws, warmup_steps=warmup, initial_params={"v": start}, disable_progbar=True,
+        NUTS(potential_fn=potential),
+        num_samples=draws,
+        warmup_steps=warmup,
+        initial_params={"v": start},
+        disable_progbar=True,
         hook_fn=marks,
-    )  # fmt: skip
+    )
     mcmc.run()
     seconds = time.process_time() - marks.seen[1]
     x = torch.stack([to_point(v)[0] for v in mcmc.get_samples()["v"]]).unsqueeze(0)
@@ -143,7 +161,9 @@ def chart(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
 def ambient(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
     if t.ambient is None:
         return None
-    return plain(t, t.shape, lambda y: (t.ambient(y), -0.5 * y.square().sum()), warmup, draws, torch.randn(t.shape))
+    return plain(
+        t, t.shape, lambda y: (t.ambient(y), -0.5 * y.square().sum()), warmup, draws, torch.randn(t.shape)
+    )
 
 
 def mici_rattle(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
@@ -156,17 +176,32 @@ def mici_rattle(t: Target, warmup: int, draws: int, seed: int) -> Result | None:
         return t.numpy_gradient(x)
 
     x, counts = mici_chain(
-        t.numpy_potential, lambda x: np.array([x @ x - 1.0]), gradient, lambda x: 2 * x[None], calls, t.start(1)[0].numpy(),
-        warmup, draws, seed,
-    )  # fmt: skip
+        t.numpy_potential,
+        lambda x: np.array([x @ x - 1.0]),
+        gradient,
+        lambda x: 2 * x[None],
+        calls,
+        t.start(1)[0].numpy(),
+        warmup,
+        draws,
+        seed,
+    )
     return Result(statistics(t, x), *counts)
 
 
 def mici_chain(
-    potential: Callable, constraint: Callable, gradient: Callable, jacobian: Callable, calls: list[int], start: np.ndarray,
-    warmup: int, draws: int, seed: int,
-) -> tuple[torch.Tensor, tuple[int, int, float, int]]:  # fmt: skip
-    """Draws of a density with respect to Hausdorff measure; then gradients, those of warm-up, CPU seconds, divergences."""
+    potential: Callable,
+    constraint: Callable,
+    gradient: Callable,
+    jacobian: Callable,
+    calls: list[int],
+    start: np.ndarray,
+    warmup: int,
+    draws: int,
+    seed: int,
+) -> tuple[torch.Tensor, tuple[int, int, float, int]]:
+    """Draws of a density with respect to Hausdorff measure; then gradients, those of warm-up, CPU seconds,
+    divergences."""
     import mici
 
     marks = []
@@ -181,9 +216,13 @@ def mici_chain(
     integrator = mici.integrators.ConstrainedLeapfrogIntegrator(system)
     sampler = mici.samplers.DynamicMultinomialHMC(system, integrator, np.random.default_rng(seed))
     out = sampler.sample_chains(
-        warmup, draws, [start], adapters=[mici.adapters.DualAveragingStepSizeAdapter(0.8)], trace_funcs=[trace],
+        warmup,
+        draws,
+        [start],
+        adapters=[mici.adapters.DualAveragingStepSizeAdapter(0.8)],
+        trace_funcs=[trace],
         display_progress=False,
-    )  # fmt: skip
+    )
     x = torch.from_numpy(np.stack(out.traces["x"]))
     div = int(np.stack(out.statistics["diverging"]).sum()) if "diverging" in out.statistics else 0
     (warm, begin), (total, end) = marks[-draws], marks[-1]
@@ -219,7 +258,10 @@ def numpyro_ambient(t: Target, warmup: int, draws: int, seed: int) -> Result | N
     mcmc.warmup(jax.random.PRNGKey(seed), init_params=start, extra_fields=fields, collect_warmup=True)
     warm = int(np.asarray(mcmc.get_extra_fields()["num_steps"]).sum())
     spent = []
-    for size in (draws, 100 * draws):  # each run compiles anew, so the time of a draw is a difference; neither warms up again
+    for size in (
+        draws,
+        100 * draws,
+    ):  # each run compiles anew, so the time of a draw is a difference; neither warms up again
         mcmc.num_samples, mcmc.post_warmup_state = size, mcmc.last_state
         begin = time.process_time()
         mcmc.run(mcmc.post_warmup_state.rng_key, extra_fields=fields)
@@ -239,7 +281,11 @@ def main() -> None:
     parser.add_argument("--columns", nargs="*", help="only columns whose name contains one of these")
     args = parser.parse_args()
     part = 5 if args.quick else 1
-    runs, one, many = 4 if part == 1 else 2, (280 // part + 20, 500 // part), (180 // part + 20, 50 // part)  # warm-up, draws
+    runs, one, many = (
+        4 if part == 1 else 2,
+        (280 // part + 20, 500 // part),
+        (180 // part + 20, 50 // part),
+    )  # warm-up, draws
     columns: dict[str, Callable[[Target], Result | None]] = {
         "NUTS": lambda t: in_turn(runs, geodesic, t, GeodesicNUTS, 1, *one),
         "NUTS, 64 chains": lambda t: in_turn(1, geodesic, t, GeodesicNUTS, 64, *many),

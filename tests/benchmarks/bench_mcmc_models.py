@@ -1,9 +1,10 @@
-"""MCMC of Pyro models: a hierarchy of directions beside ordinary sites, and area on a torus in space, met in two ways.
+"""MCMC of Pyro models: a hierarchy of directions beside ordinary sites, and area on a torus in space, met in
+two ways.
 
     python tests/benchmarks/bench_mcmc_models.py [--quick]
 
-Effective draws as in ``bench_mcmc.py``. The torus (radii 1 and 1/2) is a level set whose kernels make projected steps, as Mici's
-does, or its angles with the factor log of area, on the flat torus.
+Effective draws as in ``bench_mcmc.py``. The torus (radii 1 and 1/2) is a level set whose kernels make
+projected steps, as Mici's does, or its angles with the factor log of area, on the flat torus.
 """
 
 import argparse
@@ -26,9 +27,15 @@ Draws = dict[str, torch.Tensor]
 
 
 def geodesic(
-    model: Callable[..., Any], data: tuple[torch.Tensor, ...], statistics: Callable[[Draws], torch.Tensor], cls: type,
-    chains: int, warmup: int, draws: int, seed: int,
-) -> Result:  # fmt: skip
+    model: Callable[..., Any],
+    data: tuple[torch.Tensor, ...],
+    statistics: Callable[[Draws], torch.Tensor],
+    cls: type,
+    chains: int,
+    warmup: int,
+    draws: int,
+    seed: int,
+) -> Result:
     def values(s: Draws) -> torch.Tensor:
         x = statistics(s)
         return torch.cat([x, x.square()], -1)
@@ -36,7 +43,8 @@ def geodesic(
     return bench.lockstep(cls(model, chains=chains), values, warmup, draws, *data)
 
 
-# --- the mixed hierarchy ---------------------------------------------------------------------------------------------
+# --- the mixed hierarchy
+# ------------------------------------------------------------------------------------------------
 def hierarchy_data() -> torch.Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -61,7 +69,8 @@ def of_hierarchy(s: Draws) -> torch.Tensor:
     return torch.cat([v.reshape(v.shape[:2] + (-1,)) for v in sites], -1)
 
 
-# --- 8 sites ------------------------------------------------------------------------------------------------------------
+# --- 8 sites
+# ------------------------------------------------------------------------------------------------
 def sites_data() -> torch.Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -70,7 +79,8 @@ def sites_data() -> torch.Tensor:
 
 
 def sites(y):
-    """8 site means and concentrations about a grand mean on S^2, 15 observations of each: scales from 0.03 to 0.3."""
+    """8 site means and concentrations about a grand mean on S^2, 15 observations of each: scales from 0.03 to
+    0.3."""
     grand = pyro.sample("grand", mdist.ManifoldUniform(geoopt.Sphere(), 3))
     between = pyro.sample("between", dist.LogNormal(torch.tensor(2.0), 1.0))
     with pyro.plate("site", 8, dim=-1):
@@ -87,7 +97,11 @@ def of_sites(s: Draws) -> torch.Tensor:
 
 def warm_up(seeds: int) -> None:
     print("\nWarm-up of the 8 sites, 4 chains in lockstep, 150 + 150 draws\n")
-    print("| kernel | seed | gradients of warm-up | of sampling | ESS per gradient of sampling |\n|" + "---|" * 5, flush=True)
+    print(
+        "| kernel | seed | gradients of warm-up | of sampling | ESS per gradient of sampling |\n|"
+        + "---|" * 5,
+        flush=True,
+    )
     for cls in (GeodesicNUTS, GeodesicHMC):
         for seed in range(seeds):
             pyro.set_rng_seed(seed)
@@ -96,7 +110,8 @@ def warm_up(seeds: int) -> None:
             print(f"| {cls.__name__} | {seed} | {r.warm_gradients} | {r.gradients} | {ess:.3f} |", flush=True)
 
 
-# --- area on a torus -------------------------------------------------------------------------------------------------
+# --- area on a torus
+# ------------------------------------------------------------------------------------------------
 RING, TUBE = 1.0, 0.5
 
 
@@ -138,9 +153,16 @@ def mici_torus(warmup: int, draws: int, seed: int) -> Result:
 
     start = of_angles(2 * torch.pi * torch.rand(2))[:3]
     x, counts = bench.mici_chain(
-        lambda x: 0.0, lambda x: np.array([(np.hypot(x[0], x[1]) - RING) ** 2 + x[2] ** 2 - TUBE**2]), gradient, jacobian, calls,
-        start.numpy(), warmup, draws, seed,
-    )  # fmt: skip
+        lambda x: 0.0,
+        lambda x: np.array([(np.hypot(x[0], x[1]) - RING) ** 2 + x[2] ** 2 - TUBE**2]),
+        gradient,
+        jacobian,
+        calls,
+        start.numpy(),
+        warmup,
+        draws,
+        seed,
+    )
     x = of_points(x)
     return Result(torch.cat([x, x.square()], -1), *counts)
 
@@ -153,7 +175,11 @@ def main() -> None:
     part = 5 if args.quick else 1
     if args.warm_up:
         return warm_up(4 if part == 1 else 2)
-    runs, one, many = 4 if part == 1 else 2, (280 // part + 20, 500 // part), (180 // part + 20, 50 // part)  # warm-up, draws
+    runs, one, many = (
+        4 if part == 1 else 2,
+        (280 // part + 20, 500 // part),
+        (180 // part + 20, 50 // part),
+    )  # warm-up, draws
     data = (hierarchy_data(),)
     models: dict[str, tuple[Any, ...]] = {
         "mixed hierarchy, centred": (hierarchy, data, of_hierarchy, 2),
@@ -166,7 +192,13 @@ def main() -> None:
         cells = []
         for cls in (GeodesicNUTS, GeodesicHMC):
             for n, chains, (warmup, draws) in ((runs, 1, one), (1, 64, many)):
-                cells.append(str(bench.in_turn(n, geodesic, model, given, statistics, cls, chains, longer * warmup, draws)))
+                cells.append(
+                    str(
+                        bench.in_turn(
+                            n, geodesic, model, given, statistics, cls, chains, longer * warmup, draws
+                        )
+                    )
+                )
         try:
             cells.append(str(bench.in_turn(runs, mici_torus, *one)) if "projected" in name else "–")
         except ImportError as error:

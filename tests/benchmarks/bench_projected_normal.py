@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_projected_normal.py
 
-Accuracy: the largest |error| / max(1, |log p|) over concentrations 0 to 100 and points from the mode to its antipode; Pyro's
-``log_prob`` ends at n = 4. Speed: log_prob + backward and rsample + backward of distinct concentrations, both sides in turn
-in one process, minimum over repeats.
+Accuracy: the largest |error| / max(1, |log p|) over concentrations 0 to 100 and points from the mode to its
+antipode; Pyro's ``log_prob`` ends at n = 4. Speed: log_prob + backward and rsample + backward of distinct
+concentrations, both sides in turn in one process, minimum over repeats.
 """
 
 import argparse
@@ -35,13 +35,13 @@ def exact(mu: Tensor, x: Tensor) -> float:
         return float(mpmath.log(m) + a * a / 4 - length2 / 2 - mpmath.mpf(n) / 2 * mpmath.log(2 * mpmath.pi))
 
 
-def error(law: type, n: int, dtype: torch.dtype, lengths: tuple[float, ...]) -> tuple[float, int]:
+def error(distribution: type, n: int, dtype: torch.dtype, lengths: tuple[float, ...]) -> tuple[float, int]:
     worst, bad = 0.0, 0
     e = torch.eye(n, dtype=torch.float64)
     for k in lengths:
         for t in ANGLES:
             mu, x = (k * e[0]).to(dtype), (math.cos(t) * e[0] + math.sin(t) * e[-1]).to(dtype)
-            got, expected = law(mu, validate_args=False).log_prob(x).item(), exact(mu, x)
+            got, expected = distribution(mu, validate_args=False).log_prob(x).item(), exact(mu, x)
             bad += not math.isfinite(got)
             if math.isfinite(got):
                 worst = max(worst, abs(got - expected) / max(1, abs(expected)))
@@ -68,17 +68,22 @@ def speed(size: int, repeats: int) -> None:
     print("| what | ours | Pyro | Pyro / ours |\n|---|---|---|---|")
     for n in (2, 3, 4, 10, 100):
         mu = (3 / math.sqrt(n) * torch.randn(size, n)).requires_grad_()
-        laws = [ProjectedNormal(mu, validate_args=False), dist.ProjectedNormal(mu, validate_args=False)]
-        x = laws[0].sample()
+        distributions = [
+            ProjectedNormal(mu, validate_args=False),
+            dist.ProjectedNormal(mu, validate_args=False),
+        ]
+        x = distributions[0].sample()
         for name, f in (("log_prob", lambda d, x=x: d.log_prob(x)), ("rsample", lambda d, x=x: d.rsample())):
-            sides = laws if n <= 4 or name == "rsample" else laws[:1]
+            sides = distributions if n <= 4 or name == "rsample" else distributions[:1]
             ours, *pyro = milliseconds([lambda d=d, f=f: f(d).sum().backward() for d in sides], repeats)
             cells = f"{pyro[0]:.1f} | {pyro[0] / ours:.1f}" if pyro else "- | -"
             print(f"| {name} + backward, n = {n} | {ours:.1f} | {cells} |", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--n", type=int, default=100_000)
     args = parser.parse_args()

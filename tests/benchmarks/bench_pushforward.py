@@ -1,12 +1,14 @@
-r"""Exact volume of an injective flow: tangents pushed layer by layer against other exact ways, and what log_prob costs.
+r"""Exact volume of an injective flow: tangents pushed layer by layer against other exact ways, and what
+log_prob costs.
 
     python tests/benchmarks/bench_pushforward.py        # some minutes, nearly all of them the last peer's
 
-Peers, on the same flow in the same process: ``vmap(jvp)`` over the n tangents (``torch.func``), ``vmap(jacrev)`` by row, and the
-arrangement of the published manifold-flow code written anew: of every layer the dense d x d Jacobian, multiplied together and cut
-to n columns at the end; its rows by one backward pass for the whole batch (which the published code could do), or by one for each
-output of each event (which it does, once). CPU time of one thread, least of several repetitions. A second table is of conformal
-embeddings, whose volume is a sum of logarithms, against ``vmap(jacrev)`` of the same map. A third: the random estimate
+Peers, on the same flow in the same process: ``vmap(jvp)`` over the n tangents (``torch.func``),
+``vmap(jacrev)`` by row, and the arrangement of the published manifold-flow code written anew: of every layer
+the dense d x d Jacobian, multiplied together and cut to n columns at the end; its rows by one backward pass
+for the whole batch (which the published code could do), or by one for each output of each event (which it
+does, once). CPU time of one thread, least of several repetitions. A second table is of conformal embeddings,
+whose volume is a sum of logarithms, against ``vmap(jacrev)`` of the same map. A third: the random estimate
 (Hutchinson, conjugate gradients) against the exact push, value and gradient, on flows that hardly bend.
 """
 
@@ -21,7 +23,7 @@ from torch import Tensor
 from pyro_manifold.distributions import Pushforward
 from pyro_manifold.flows import Coupling, InjectiveFlow, LatentFlow, LULinear, coupling_chain
 from pyro_manifold.transforms import ConformalEmbedding, Pad, hutchinson_log_volume
-from pyro_manifold.transforms.push import forward_push, half_log_det_gram
+from pyro_manifold.transforms.jvp import forward_push, half_log_det_gram
 
 CONFORMAL = [(3, 2), (40, 14), (256, 64)]  # d, n
 RANDOM = [(40, 14, 0.05), (256, 64, 0.01), (256, 64, 0.05), (512, 256, 0.01)]  # d, n, size of the parameters
@@ -41,7 +43,8 @@ def flow(d: int, n: int, depth: int, size: float = 0.3) -> InjectiveFlow:
 
 
 def dense(g: InjectiveFlow, u: Tensor, each: bool) -> Tensor:
-    """Jacobians of the layers, composed; ``each``: one backward pass for each output of each event, as published."""
+    """Jacobians of the layers, composed; ``each``: one backward pass for each output of each event, as
+    published."""
     x, J = g.embedding._call(u), torch.eye(g.codomain_dim).expand(len(u), -1, -1)
     for layer in g.layers:
         x = x.detach().requires_grad_()
@@ -52,7 +55,9 @@ def dense(g: InjectiveFlow, u: Tensor, each: bool) -> Tensor:
                 for i in range(y.shape[1]):
                     step[b, i] = torch.autograd.grad(y[b, i], x, retain_graph=True)[0][b]
         else:
-            step = torch.stack([torch.autograd.grad(y[:, i].sum(), x, retain_graph=True)[0] for i in range(y.shape[1])], 1)
+            step = torch.stack(
+                [torch.autograd.grad(y[:, i].sum(), x, retain_graph=True)[0] for i in range(y.shape[1])], 1
+            )
         J, x = step @ J, y.detach()
     return half_log_det_gram(J[..., : g.dim].mT)
 
@@ -65,7 +70,9 @@ def row(d: int, n: int, depth: int, batch: int, repeats: int, published: bool) -
     g = flow(d, n, depth)
     u = torch.randn(batch, n)
     eye, x = torch.eye(n).expand(batch, n, n), g(u).detach()
-    law = Pushforward(LatentFlow(n, coupling_chain(n, 5, hidden=(100, 100))).condition(), g, validate_args=False)
+    distribution = Pushforward(
+        LatentFlow(n, coupling_chain(n, 5, hidden=(100, 100))).condition(), g, validate_args=False
+    )
     rev = torch.func.vmap(torch.func.jacrev(g._call))
 
     def jvp() -> Tensor:
@@ -79,7 +86,9 @@ def row(d: int, n: int, depth: int, batch: int, repeats: int, published: bool) -
     for peer in (g.log_volume(u), dense(g, u, False)):
         assert torch.allclose(peer, exact, rtol=1e-3, atol=1e-3), "the ways disagree"
     with torch.no_grad():
-        decode, ours, log_prob = least([lambda: g._call(u), lambda: g.push_volume(u), lambda: law.log_prob(x)], 10 * repeats)
+        decode, ours, log_prob = least(
+            [lambda: g._call(u), lambda: g.push_volume(u), lambda: distribution.log_prob(x)], 10 * repeats
+        )
         peers = [cpu_ms(jvp, repeats), cpu_ms(lambda: half_log_det_gram(rev(u).mT), 2)]
     peers += [cpu_ms(lambda: dense(g, u, False), 2)]
     peers += [cpu_ms(lambda: dense(g, u, True), 1, warm=False)] if published else []
@@ -87,8 +96,8 @@ def row(d: int, n: int, depth: int, batch: int, repeats: int, published: bool) -
     back = cpu_ms(lambda: backward(lambda: g.log_volume(u)), repeats)
     back_jvp = cpu_ms(lambda: backward(jvp), repeats)
     return (
-        f"| {d}, {n} | {depth} | {batch} | {decode:.1f} | {ours:.1f} | {told} | {log_prob:.1f} ({log_prob / decode:.1f} decodes) "
-        f"| {back:.0f} | {back_jvp:.0f} ({back_jvp / back:.1f}x) |"
+        f"| {d}, {n} | {depth} | {batch} | {decode:.1f} | {ours:.1f} | {told} | {log_prob:.1f} "
+        f"({log_prob / decode:.1f} decodes) | {back:.0f} | {back_jvp:.0f} ({back_jvp / back:.1f}x) |"
     )
 
 

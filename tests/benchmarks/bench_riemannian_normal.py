@@ -1,11 +1,13 @@
-"""Radial engine against the algorithm published with the Poincaré VAE (Mathieu et al., NeurIPS 2019, appendix B).
+"""Radial engine against the algorithm published with the Poincaré VAE (Mathieu et al., NeurIPS 2019, appendix
+B).
 
-Peer, re-implemented here from its description: the sinh power expanded into d exponentials, so that the normaliser, the mean,
-the variance and the distribution function are alternating sums of erf terms (float64 inside, float32 outside); radii drawn by
-rejection under the hull of 20 tangents around the mean, redrawing the whole batch each round; implicit scale gradient
-from those sums. Two arrangements of the gradient: "lean" computes what depends on the scale alone once; "as published"
-follows the released code, which recomputes binomials (by lgamma) and scale terms of each sum for every draw. Both sides
-run in turn in this process, one thread, best of several repetitions, in CPU time (a busy machine blurs the ratios less).
+Peer, re-implemented here from its description: the sinh power expanded into d exponentials, so that the
+normaliser, the mean, the variance and the distribution function are alternating sums of erf terms (float64
+inside, float32 outside); radii drawn by rejection under the hull of 20 tangents around the mean, redrawing
+the whole batch each round; implicit scale gradient from those sums. Two arrangements of the gradient: "lean"
+computes what depends on the scale alone once; "as published" follows the released code, which recomputes
+binomials (by lgamma) and scale terms of each sum for every draw. Both sides run in turn in this process, one
+thread, best of several repetitions, in CPU time (a busy machine blurs the ratios less).
 
 Run: python tests/benchmarks/bench_riemannian_normal.py
 """
@@ -21,7 +23,7 @@ from pyro_manifold.ops.radial_sample import radius_gradients, sample_radius
 
 
 class Peer:
-    """Radial law on hyperbolic space by alternating sums; scale of shape (B,)."""
+    """Radial distribution on hyperbolic space by alternating sums; scale of shape (B,)."""
 
     def __init__(self, dim, scale, c=1.0):
         self.dim, self.scale, self.c = dim, scale, c
@@ -53,7 +55,10 @@ class Peer:
 
     def moments(self):
         s, a = self.scale.detach().double(), self.rate
-        one, bell = 1 + torch.erf(a * s / math.sqrt(2)), (-(a * s).square() / 2).exp() * math.sqrt(2 / math.pi)
+        one, bell = (
+            1 + torch.erf(a * s / math.sqrt(2)),
+            (-(a * s).square() / 2).exp() * math.sqrt(2 / math.pi),
+        )
         z = self._sum(one, s)
         mean = (self._sum(a * s * s * one + s * bell, s) - z).exp()
         square = (self._sum((1 + (a * s).square()) * one + a * s * bell, s) + 2 * s.log() - z).exp()
@@ -62,7 +67,11 @@ class Peer:
     def log_prob(self, r):
         y = math.sqrt(self.c) * r
         sinh = y + torch.log(1 - torch.exp(-2 * y)) - math.log(2.0)
-        return -r.square() / (2 * self.scale[:, None] ** 2) + (self.dim - 1) * (sinh - math.log(self.c) / 2) - self.lz
+        return (
+            -r.square() / (2 * self.scale[:, None] ** 2)
+            + (self.dim - 1) * (sinh - math.log(self.c) / 2)
+            - self.lz
+        )
 
     def score(self, r):
         y = math.sqrt(self.c) * r
@@ -83,7 +92,9 @@ class Peer:
         cut = -(h[:, 1:] - h[:, :-1] - (x * g)[:, 1:] + (x * g)[:, :-1]) / (g[:, 1:] - g[:, :-1])
         inf = torch.full_like(cut[:, :1], math.inf)
         cut = torch.cat([torch.zeros_like(inf), cut, inf], -1)
-        left = torch.cat([h[:, :1], h], -1) + torch.cat([g[:, :1], g], -1) * (cut - torch.cat([x[:, :1], x], -1))
+        left = torch.cat([h[:, :1], h], -1) + torch.cat([g[:, :1], g], -1) * (
+            cut - torch.cat([x[:, :1], x], -1)
+        )
         mass = (left.exp()[:, 1:] - left.exp()[:, :-1]) / g
         cumulative = torch.cat([torch.zeros_like(inf), mass.cumsum(-1)], -1)
         total = cumulative[:, -1:]
@@ -92,7 +103,10 @@ class Peer:
             u = torch.rand(len(x), n)
             i = ((cumulative / total)[:, :, None] <= u[:, None]).sum(1) - 1
             gi, hi, xi = g.gather(1, i), h.gather(1, i), x.gather(1, i)
-            t = xi + (-hi + torch.log(gi * (total * u - cumulative.gather(1, i)) + left.gather(1, i).exp())) / gi
+            t = (
+                xi
+                + (-hi + torch.log(gi * (total * u - cumulative.gather(1, i)) + left.gather(1, i).exp())) / gi
+            )
             ok = waiting & (torch.rand(n) < (self.log_prob(t) - top - hi - (t - xi) * gi).exp())
             out[ok] = t[ok]
             waiting &= ~ok
@@ -102,11 +116,18 @@ class Peer:
     def dr_dscale(self, r, published=False):
         """For one scale: -(dF/ds)/f, with F and dF/ds as alternating sums of d terms for each draw."""
         r, s, a = r.double(), self.scale.double(), self.rate
-        if published:  # the released code's extra work: four sums over (d, draws), each with its own binomials and erf
+        if (
+            published
+        ):  # the released code's extra work: four sums over (d, draws), each with its own binomials and erf
             k = torch.arange(self.dim, dtype=torch.float64)[:, None].expand(self.dim, r.numel()).contiguous()
             n = torch.tensor(float(self.dim), dtype=torch.float64)
             for _ in range(4):
-                torch.lgamma(n) - torch.lgamma(k + 1) - torch.lgamma(n - k) + ((self.dim - 1 - 2 * k) * s).square() / 2
+                (
+                    torch.lgamma(n)
+                    - torch.lgamma(k + 1)
+                    - torch.lgamma(n - k)
+                    + ((self.dim - 1 - 2 * k) * s).square() / 2
+                )
             for _ in range(2):
                 torch.erf((self.dim - 1 - 2 * k) * s / math.sqrt(2))
         shifted = (r - a * s**2) / s
@@ -161,12 +182,22 @@ def accuracy():
         ours = log_normalizer(s, torch.tensor(-1.0), dim) - log_area(dim)
         for name, z in (("peer", Peer(dim, s).log_z().double()), ("ours", ours)):
             cells = [abs(a - b) for a, b in zip(z.tolist(), ref, strict=True)]
-            print(f"| {dim} | {name} | " + " | ".join("**NaN**" if math.isnan(e) else f"{e:.0e}" for e in cells) + " |")
+            print(
+                f"| {dim} | {name} | "
+                + " | ".join("**NaN**" if math.isnan(e) else f"{e:.0e}" for e in cells)
+                + " |"
+            )
 
 
 def speed(draws=20_000, scale=0.7):
-    print(f"\n## ms for {draws} radii of one scale {scale} on H^d, and for log Z with gradient of 2000 distinct scales\n")
-    print("| d | sample: peer | ours | ratio | + gradient: lean | as published | ours | ratios | log Z: peer | ours | ratio |")
+    print(
+        f"\n## ms for {draws} radii of one scale {scale} on H^d, and for log Z with gradient of 2000 "
+        f"distinct scales\n"
+    )
+    print(
+        "| d | sample: peer | ours | ratio | + gradient: lean | as published | ours | ratios | log Z: peer | "
+        "ours | ratio |"
+    )
     print("|" + "---|" * 11)
     k = torch.tensor(-1.0)
     for dim in (2, 5, 10, 20, 50):
@@ -204,7 +235,10 @@ def agreement():
 def many():
     n, k = 100_000, torch.tensor(-1.0)
     s = (torch.rand(n) + 0.3).requires_grad_()
-    print(f"\n## ms for {n} distinct scales (ours)\n\n| d | log Z + grad | sample | sample + grad |\n|---|---|---|---|")
+    print(
+        f"\n## ms for {n} distinct scales (ours)\n\n| d | log Z + grad | sample | sample + grad "
+        f"|\n|---|---|---|---|"
+    )
     for dim in (2, 10, 50):
         cells = (
             best(lambda: log_normalizer(s, k, dim).sum().backward(), 3),  # noqa: B023

@@ -1,11 +1,12 @@
-"""The Riemannian normal on SPD matrices against pyriemann's sampler; its normaliser against mpmath; geometry against geoopt.
+"""The Riemannian normal on SPD matrices against pyriemann's sampler; its normaliser against mpmath; geometry
+against geoopt.
 
     python tests/benchmarks/bench_spd.py        # needs: pip install -c constraints.txt pyriemann
 
-Peers: pyriemann 0.12 ``sample_gaussian`` (n = 2 rejection, n > 2 slice sampling) at the identity, and geoopt 0.5.1. The mean
-squared distance tells whether draws follow the law: the exact value is sigma^3 d log Z/d sigma. Accuracy: float64 table and
-the plain formula (slogdet of the erf matrix) against determinants of hundreds of digits. One thread, both sides in turn,
-minimum over repeats.
+Peers: pyriemann 0.12 ``sample_gaussian`` (n = 2 rejection, n > 2 slice sampling) at the identity, and geoopt
+0.5.1. The mean squared distance tells whether draws follow the distribution: the exact value is sigma^3 d log
+Z/d sigma. Accuracy: float64 table and the plain formula (slogdet of the erf matrix) against determinants of
+hundreds of digits. One thread, both sides in turn, minimum over repeats.
 """
 
 import argparse
@@ -56,7 +57,12 @@ def plain_log_pfaffian(n: int, s: float) -> float:
 def accuracy() -> None:
     scales = (0.05, 0.1, 0.3, 1.0, 2.0, 3.0)
     print("\nabsolute error of log Z in nats: ours (plain float64 formula)\n")
-    print("| n | table built, ms | " + " | ".join(f"s={s}" for s in scales) + " |\n|" + "---|" * (len(scales) + 2))
+    print(
+        "| n | table built, ms | "
+        + " | ".join(f"s={s}" for s in scales)
+        + " |\n|"
+        + "---|" * (len(scales) + 2)
+    )
     for n in (2, 3, 5, 8, 10):
         start = time.perf_counter()
         table = normalizer_table(n)
@@ -67,7 +73,9 @@ def accuracy() -> None:
             with mpmath.workdps(40):
                 half = mpmath.mpf(1) / 2
                 rest = (mpmath.mpf(n * (n + 1)) / 4) * mpmath.log(2 * mpmath.pi) + mpmath.loggamma(n + 1)
-                rest -= sum(mpmath.loggamma(1 + j * half) - mpmath.loggamma(3 * half) for j in range(1, n + 1))
+                rest -= sum(
+                    mpmath.loggamma(1 + j * half) - mpmath.loggamma(3 * half) for j in range(1, n + 1)
+                )
                 rest += n * mpmath.log(mpmath.mpf(s)) + mpmath.mpf(s) ** 2 * n * (n * n - 1) / 24
                 ours = abs(float(z - rest - truth))
             cells.append(f"{ours:.0e} ({abs(plain_log_pfaffian(n, s) - float(truth)):.0e})")
@@ -79,8 +87,14 @@ def sampling(count: int, peer_count: int, repeats: int) -> None:
         from pyriemann.datasets.sampling import sample_gaussian
     except ImportError:
         sample_gaussian = None
-    print(f"\nsampling: {count} draws ours, {peer_count} pyriemann; E d^2 of each (z: standard errors from the exact value)\n")
-    print("| n | s | acceptance | ours us/draw | pyriemann us/draw | ratio | exact E d^2 | ours (z) | pyriemann |")
+    print(
+        f"\nsampling: {count} draws ours, {peer_count} pyriemann; E d^2 of each (z: standard errors from the "
+        f"exact value)\n"
+    )
+    print(
+        "| n | s | acceptance | ours us/draw | pyriemann us/draw | ratio | exact E d^2 | ours (z) | "
+        "pyriemann |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     spd = geoopt.SymmetricPositiveDefinite()
     geo = geometry(spd)
@@ -93,7 +107,10 @@ def sampling(count: int, peer_count: int, repeats: int) -> None:
         z = float((square.mean() - exact) / square.std()) * math.sqrt(count)
         row = f"| {n} | {s} | {float(acceptance(scale, n)):.2f} | {1e6 * ours:.1f} "
         if sample_gaussian is None:
-            print(row + f"| not installed | | {exact:.3f} | {float(square.mean()):.3f} ({z:+.1f}) | |", flush=True)
+            print(
+                row + f"| not installed | | {exact:.3f} | {float(square.mean()):.3f} ({z:+.1f}) | |",
+                flush=True,
+            )
             continue
         start = time.perf_counter()
         x = torch.from_numpy(np.asarray(sample_gaussian(peer_count, np.eye(n), s, random_state=0)))
@@ -132,7 +149,9 @@ def geometry_speed(count: int, repeats: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--peer-count", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,12 +1,14 @@
-"""von Mises-Fisher against the published s-vae algorithm, scipy and power_spherical: accuracy, speed, gradient bias.
+"""von Mises-Fisher against the published s-vae algorithm, scipy and power_spherical: accuracy, speed,
+gradient bias.
 
     python tests/benchmarks/bench_von_mises_fisher.py
 
-The s-vae peer (Davidson et al. 2018) is re-implemented here from the paper: scipy's exponentially scaled Bessel functions
-for the normaliser, Wood's sampler with a Beta proposal and full-batch masks, a Householder reflection; its gradient runs
-through the accepted proposal, without the rejection correction. PowerSpherical is De Cao & Aziz's own package (``pip install
-power_spherical --no-deps``), or its construction around torch's Beta where that is not installed. All sides in turn in one
-process without argument validation, least CPU time of several repetitions.
+The s-vae peer (Davidson et al. 2018) is re-implemented here from the paper: scipy's exponentially scaled
+Bessel functions for the normaliser, Wood's sampler with a Beta proposal and full-batch masks, a Householder
+reflection; its gradient runs through the accepted proposal, without the rejection correction. PowerSpherical
+is De Cao & Aziz's own package (``pip install power_spherical --no-deps``), or its construction around torch's
+Beta where that is not installed. All sides in turn in one process without argument validation, least CPU time
+of several repetitions.
 """
 
 import argparse
@@ -81,7 +83,13 @@ class PeerPowerSpherical:
         self.beta = (mu.shape[-1] - 1) / 2
 
     def rsample(self) -> Tensor:
-        t = 2 * torch.distributions.Beta(self.k + self.beta, self.beta, validate_args=False).rsample().unsqueeze(-1) - 1
+        t = (
+            2
+            * torch.distributions.Beta(self.k + self.beta, self.beta, validate_args=False)
+            .rsample()
+            .unsqueeze(-1)
+            - 1
+        )
         v = torch.randn_like(self.mu)[..., 1:]
         v = v / v.norm(dim=-1, keepdim=True)
         y = torch.cat([t, (1 - t * t).clamp_min(1e-7).sqrt() * v], -1)
@@ -102,11 +110,19 @@ except ImportError:
 
 
 def row(name: str, ours: float, **peers: float) -> None:
-    print(f"| {name} | {ours:.1f} | " + " | ".join(f"{k} {p:.1f} ({p / ours:.1f}x)" for k, p in peers.items()) + " |", flush=True)
+    print(
+        f"| {name} | {ours:.1f} | "
+        + " | ".join(f"{k} {p:.1f} ({p / ours:.1f}x)" for k, p in peers.items())
+        + " |",
+        flush=True,
+    )
 
 
 def speed(size: int, repeats: int) -> None:
-    print(f"\n{size} distinct (loc, concentration in 0.1-100), float32, ms; in brackets the peer's time over ours\n")
+    print(
+        f"\n{size} distinct (loc, concentration in 0.1-100), float32, ms; in brackets the peer's time over "
+        f"ours\n"
+    )
     print("| what | ours | peers |\n|---|---|---|")
     for n in (2, 3, 10, 32, 64, 1000):
         k = (0.1 + 99.9 * torch.rand(size)).requires_grad_()
@@ -130,7 +146,9 @@ def speed(size: int, repeats: int) -> None:
             repeats,
         )
         row(f"log_prob + backward, n = {n}", t[0], **{"s-vae": t[1], "PowerSpherical": t[2]})
-        one = scipy.stats.vonmises_fisher(mu[0].detach().double().numpy() / np.linalg.norm(mu[0].detach().double()), 50.0)
+        one = scipy.stats.vonmises_fisher(
+            mu[0].detach().double().numpy() / np.linalg.norm(mu[0].detach().double()), 50.0
+        )
         shared = VonMisesFisher(mu[0].detach(), 50.0, validate_args=False)
         with torch.no_grad():
             t = least(
@@ -162,7 +180,9 @@ def accuracy() -> None:
     bad = [0] * 5
     for n in ns:
         k = torch.logspace(-6, 6, 17, dtype=torch.float64, requires_grad=True)
-        for i, f in enumerate((lambda x, n=n: log_bessel(x, n / 2 - 1), lambda x, n=n: peer_log_normalizer(x, n))):
+        for i, f in enumerate(
+            (lambda x, n=n: log_bessel(x, n / 2 - 1), lambda x, n=n: peer_log_normalizer(x, n))
+        ):
             value = f(k)
             (g,) = torch.autograd.grad(value.sum(), k)
             bad[2 * i] += int((~value.isfinite()).sum())
@@ -171,8 +191,14 @@ def accuracy() -> None:
             mu = np.eye(n)[0]
             bad[4] += sum(not np.isfinite(scipy.stats.vonmises_fisher(mu, x).logpdf(mu)) for x in k.tolist())
     print("| | ours | s-vae, float64 | scipy |\n|---|---|---|---|")
-    print(f"| non-finite values | {bad[0]} | {bad[2]} | {bad[4]} |\n| non-finite gradients | {bad[1]} | {bad[3]} | - |")
-    print("\nfloat32: largest error of log_prob against float64 of the same inputs, n = 10; largest | |x| - 1 | near e_1\n")
+    print(
+        f"| non-finite values | {bad[0]} | {bad[2]} | {bad[4]} |\n| non-finite gradients | {bad[1]} | "
+        f"{bad[3]} | - |"
+    )
+    print(
+        "\nfloat32: largest error of log_prob against float64 of the same inputs, n = 10; largest | |x| - 1 "
+        "| near e_1\n"
+    )
     print("| concentration | ours | s-vae |\n|---|---|---|")
     mu = torch.nn.functional.normalize(torch.randn(2000, 10), dim=-1)
     for k in (1e3, 1e5, 1e6):
@@ -204,14 +230,19 @@ def bias(draws: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=25)
     parser.add_argument("--n", type=int, default=100_000)
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     torch.distributions.Distribution.set_default_validate_args(False)
-    print(f"one thread, torch {torch.__version__}, scipy {scipy.__version__}, power spherical: {PowerSpherical.__module__}")
+    print(
+        f"one thread, torch {torch.__version__}, scipy {scipy.__version__}, power spherical: "
+        f"{PowerSpherical.__module__}"
+    )
     speed(args.n, args.repeats)
     accuracy()
     bias(4 * args.n)

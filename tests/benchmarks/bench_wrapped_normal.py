@@ -1,13 +1,15 @@
-"""Wrapped normal on the Poincaré ball: rsample + log_prob + backward, against the algorithm of the Poincaré VAE's code.
+"""Wrapped normal on the Poincaré ball: rsample + log_prob + backward, against the algorithm of the Poincaré
+VAE's code.
 
     python tests/benchmarks/bench_wrapped_normal.py
 
-The peer is the published algorithm (Mathieu et al. 2019) on geoopt's operations: draw in the tangent space at 0, transport,
-exponential map; for the density logarithmic map, transport back, and the ratio sinh(r)/r. Its float32 density is NaN at
-``loc``, so only draws are timed. Ours is timed twice: with the tangent vector kept from the draw, and recomputed.
-Both sides in turn in one process, minimum over repeats. First the accuracy, on four manifolds with correlated scales: mass by
-quadrature (beside it that of the formula with one winding, as other libraries have it), volume change against automatic
-differentiation, value and gradients at the centre, and the same law on ball and hyperboloid.
+The peer is the published algorithm (Mathieu et al. 2019) on geoopt's operations: draw in the tangent space at
+0, transport, exponential map; for the density logarithmic map, transport back, and the ratio sinh(r)/r. Its
+float32 density is NaN at ``loc``, so only draws are timed. Ours is timed twice: with the tangent vector kept
+from the draw, and recomputed. Both sides in turn in one process, minimum over repeats. First the accuracy, on
+four manifolds with correlated scales: mass by quadrature (beside it that of the formula with one winding, as
+other libraries have it), volume change against automatic differentiation, value and gradients at the centre,
+and the same distribution on ball and hyperboloid.
 """
 
 import argparse
@@ -35,17 +37,22 @@ MANIFOLDS = {
 
 
 def accuracy() -> None:
-    print("| manifold | scale | mass - 1 | mass of one winding | log det - autodiff | value and gradients at the centre |")
+    print(
+        "| manifold | scale | mass - 1 | mass of one winding | log det - autodiff | value and gradients at "
+        "the centre |"
+    )
     print("|---|---|---|---|---|---|")
     for name, (manifold, dim) in MANIFOLDS.items():
         geo = geometry(manifold)
         shape = geo.point_shape(dim)
         loc = geo.exp_frame(geo.base_point(shape, dtype=F64), torch.full((dim,), 0.3, dtype=F64))
         for scale in (0.1, 1.0, 2.0):
-            tril = scale * (torch.eye(dim, dtype=F64) * torch.linspace(1, 0.7, dim) + 0.5 * torch.ones(dim, dim).tril(-1))
-            law = WrappedNormal(manifold, loc, scale_tril=tril)
+            tril = scale * (
+                torch.eye(dim, dtype=F64) * torch.linspace(1, 0.7, dim) + 0.5 * torch.ones(dim, dim).tril(-1)
+            )
+            distribution = WrappedNormal(manifold, loc, scale_tril=tril)
             rule = manifold_rule(manifold, loc, 12 * scale, 400, 64 if dim == 3 else 256)
-            mass = float(normalisation(law, rule)) - 1
+            mass = float(normalisation(distribution, rule)) - 1
             at = loc.expand_as(rule.points)
             tangent = torch.distributions.MultivariateNormal(torch.zeros(dim, dtype=F64), scale_tril=tril)
             v = geo.log_frame(at, rule.points)
@@ -56,7 +63,9 @@ def accuracy() -> None:
             exp = log_volume_change(f, torch.distributions.constraints.real_vector, on(manifold), u)
             change = float((geo.log_det_exp(loc.expand((200,) + shape), u) - exp).abs().max())
             leaves = [loc.clone().requires_grad_(), tril.clone().requires_grad_()]
-            value = WrappedNormal(manifold, leaves[0], scale_tril=leaves[1], validate_args=False).log_prob(loc)
+            value = WrappedNormal(manifold, leaves[0], scale_tril=leaves[1], validate_args=False).log_prob(
+                loc
+            )
             grads = torch.autograd.grad(value, leaves)
             finite = "finite" if all(bool(t.isfinite().all()) for t in (value, *grads)) else "NOT FINITE"
             print(f"| {name} | {scale} | {mass:+.0e} | {single:.3f} | {change:.0e} | {finite} |", flush=True)
@@ -66,7 +75,9 @@ def accuracy() -> None:
     x = WrappedNormal(ball, loc, scale_tril=tril).sample((1000,))
     there = WrappedNormal(hyperboloid, to(loc), scale_tril=tril).log_prob(to(x))
     apart = float((WrappedNormal(ball, loc, scale_tril=tril).log_prob(x) - there).abs().max())
-    print(f"\nball and hyperboloid, 1000 draws of one law: log densities {apart:.0e} apart at most\n")
+    print(
+        f"\nball and hyperboloid, 1000 draws of one distribution: log densities {apart:.0e} apart at most\n"
+    )
 
 
 def peer(ball: geoopt.PoincareBall, loc: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -92,7 +103,9 @@ def step(f, loc, scale) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--n", type=int, default=100_000)
     args = parser.parse_args()
@@ -100,7 +113,10 @@ def main() -> None:
     torch.set_num_threads(1)
     accuracy()
     print(f"n = {args.n}, one thread, torch {torch.__version__}, geoopt {geoopt.__version__}\n")
-    print("| dtype | d | peer ms | ours, kept ms | ratio | ours, recomputed ms | ratio |\n|---|---|---|---|---|---|---|")
+    print(
+        "| dtype | d | peer ms | ours, kept ms | ratio | ours, recomputed ms | ratio "
+        "|\n|---|---|---|---|---|---|---|"
+    )
     for dtype in (torch.float32, torch.float64):
         for dim in (2, 10):
             ball = geoopt.PoincareBall().to(dtype)

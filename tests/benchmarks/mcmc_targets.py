@@ -1,4 +1,5 @@
-"""The laws that ``bench_mcmc.py`` samples: those of the literature on spheres, rotations, frames, hyperbolic space and SPD."""
+"""The distributions that ``bench_mcmc.py`` samples: those of the literature on spheres, rotations, frames,
+hyperbolic space and SPD."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +26,9 @@ class Target:
     potential: Callable[[Any], Any]  # torch
     start: Callable[[int], torch.Tensor]
     statistic: Callable[[torch.Tensor], torch.Tensor] | None = None
-    chart: tuple[int, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] | None = None  # size, v -> x, log volume
+    chart: tuple[int, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] | None = (
+        None  # size, v -> x, log volume
+    )
     ambient: Callable[[torch.Tensor], torch.Tensor] | None = None  # Gaussian of the point's shape -> x
     numpy_gradient: Callable[[np.ndarray], np.ndarray] | None = None  # for Mici, with numpy_potential
     numpy_potential: Callable[[np.ndarray], float] | None = None
@@ -34,14 +37,17 @@ class Target:
     coordinates: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
 
 
-# --- targets ---------------------------------------------------------------------------------------------------------
+# --- targets
+# ------------------------------------------------------------------------------------------------
 def uniform_start(m, shape):
     return lambda n: geometry(m).uniform_sample((n,), shape)
 
 
 def stereographic(v):
     s = v.square().sum(-1, keepdim=True)
-    return torch.cat([(1 - s) / (1 + s), 2 * v / (1 + s)], -1), v.shape[-1] * (math.log(2) - torch.log1p(s.squeeze(-1)))
+    return torch.cat([(1 - s) / (1 + s), 2 * v / (1 + s)], -1), v.shape[-1] * (
+        math.log(2) - torch.log1p(s.squeeze(-1))
+    )
 
 
 def exp_chart(m):
@@ -66,7 +72,9 @@ def log_cholesky(v):
 def qr_point(y):
     q, r = torch.linalg.qr(y)
     q = q * r.diagonal().sign()
-    return torch.cat([q[:, :-1], q[:, -1:] * torch.linalg.det(q).sign()], -1) if y.shape[0] == y.shape[1] else q
+    return (
+        torch.cat([q[:, :-1], q[:, -1:] * torch.linalg.det(q).sign()], -1) if y.shape[0] == y.shape[1] else q
+    )
 
 
 def sphere_target(name, d, potential, gradient, statistic=None, **kw):
@@ -81,9 +89,13 @@ def vmf(d, kappa):
     mu = torch.nn.functional.pad(torch.tensor([0.0, 0.6, 0.8]), (0, d - 2))
     m = mu.numpy()
     return sphere_target(
-        f"vMF S{d}, {kappa:g}", d, lambda x: -kappa * (x * mu).sum(-1), lambda x: -kappa * m, lambda x: (x @ mu).unsqueeze(-1),
+        f"vMF S{d}, {kappa:g}",
+        d,
+        lambda x: -kappa * (x * mu).sum(-1),
+        lambda x: -kappa * m,
+        lambda x: (x @ mu).unsqueeze(-1),
         jax_potential=lambda x: -kappa * (x * m).sum(-1),
-    )  # fmt: skip
+    )
 
 
 def bingham(d, move):
@@ -91,9 +103,13 @@ def bingham(d, move):
     a[0], a[1] = 20.0, 5.0
     b = a.numpy()
     return sphere_target(
-        f"Bingham S{d}" + (", antipode" if move else ""), d, lambda x: -(a * x * x).sum(-1), lambda x: -2 * b * x,
-        jax_potential=lambda x: -(b * x * x).sum(-1), isometry="antipode" if move else None,
-    )  # fmt: skip
+        f"Bingham S{d}" + (", antipode" if move else ""),
+        d,
+        lambda x: -(a * x * x).sum(-1),
+        lambda x: -2 * b * x,
+        jax_potential=lambda x: -(b * x * x).sum(-1),
+        isometry="antipode" if move else None,
+    )
 
 
 def fisher(kappa):
@@ -101,10 +117,16 @@ def fisher(kappa):
     f = kappa * torch.diag(torch.tensor([1.0, 0.8, 0.5]))
     g = f.numpy()
     return Target(
-        f"matrix Fisher SO(3), {kappa:g}", m, (3, 3), lambda x: -(f * x).sum((-1, -2)), uniform_start(m, (3, 3)),
-        lambda x: x.diagonal(dim1=-1, dim2=-2).sum(-1, keepdim=True), (3, exp_chart(m)), qr_point,
+        f"matrix Fisher SO(3), {kappa:g}",
+        m,
+        (3, 3),
+        lambda x: -(f * x).sum((-1, -2)),
+        uniform_start(m, (3, 3)),
+        lambda x: x.diagonal(dim1=-1, dim2=-2).sum(-1, keepdim=True),
+        (3, exp_chart(m)),
+        qr_point,
         jax_potential=lambda x: -(g * x).sum((-1, -2)),
-    )  # fmt: skip
+    )
 
 
 def langevin(n, p, kappa):
@@ -112,21 +134,34 @@ def langevin(n, p, kappa):
     f = kappa * torch.eye(n, p)
     g = f.numpy()
     return Target(
-        f"matrix Langevin V({n},{p}), {kappa:g}", m, (n, p), lambda x: -(f * x).sum((-1, -2)), uniform_start(m, (n, p)), None,
-        None, qr_point, jax_potential=lambda x: -(g * x).sum((-1, -2)),
-    )  # fmt: skip
+        f"matrix Langevin V({n},{p}), {kappa:g}",
+        m,
+        (n, p),
+        lambda x: -(f * x).sum((-1, -2)),
+        uniform_start(m, (n, p)),
+        None,
+        None,
+        qr_point,
+        jax_potential=lambda x: -(g * x).sum((-1, -2)),
+    )
 
 
 def hyperbolic(d, radius, scale):
     m = geoopt.Lorentz()
     geo = geometry(m)
     loc = geo.exp_frame(geo.origin(d), radius * torch.ones(d) / d**0.5)
-    law = mdist.WrappedNormal(m, loc, scale, validate_args=False)
+    distribution = mdist.WrappedNormal(m, loc, scale, validate_args=False)
     frame = lambda x: geo.log_frame(loc.expand_as(x), x)  # noqa: E731
     return Target(
-        f"wrapped normal H{d}, radius {radius:g}, scale {scale:g}", m, (d + 1,), lambda x: -law.log_prob(x),
-        lambda n: geo.exp_frame(loc.expand(n, d + 1), 0.5 * torch.randn(n, d)), None, (d, exp_chart(m)), coordinates=frame,
-    )  # fmt: skip
+        f"wrapped normal H{d}, radius {radius:g}, scale {scale:g}",
+        m,
+        (d + 1,),
+        lambda x: -distribution.log_prob(x),
+        lambda n: geo.exp_frame(loc.expand(n, d + 1), 0.5 * torch.randn(n, d)),
+        None,
+        (d, exp_chart(m)),
+        coordinates=frame,
+    )
 
 
 def wishart(nu, condition):

@@ -2,10 +2,11 @@
 
     make mutants ARGS="--sample 100 --seed 0"
 
-Cosmic Ray lists the places of the package where an operator, a number, a comparison, a sign or a boolean can be replaced.
-A place is drawn at random, then one of its replacements; annotations, docstrings and what a type checker alone reads are left
-out. Each mutant is written into a copy of the tree, and the tests that reach its line (found by one run under coverage, those
-that reach few lines first) run there until one fails. A mutant that survives all of them is printed with its difference.
+Cosmic Ray lists the places of the package where an operator, a number, a comparison, a sign or a boolean can
+be replaced. A place is drawn at random, then one of its replacements; annotations, docstrings and what a type
+checker alone reads are left out. Each mutant is written into a copy of the tree, and the tests that reach its
+line (found by one run under coverage, those that reach few lines first) run there until one fails. A mutant
+that survives all of them is printed with its difference.
 """
 
 import argparse
@@ -49,7 +50,9 @@ def pytest(folder: Path, *options: str, timeout: float | None = None) -> int:
     with (folder / "pytest.log").open("w") as log:
         command = [sys.executable, "-m", "pytest", "-q", *options]
         try:
-            return subprocess.run(command, cwd=folder, env=env, stdout=log, stderr=log, timeout=timeout).returncode
+            return subprocess.run(
+                command, cwd=folder, env=env, stdout=log, stderr=log, timeout=timeout
+            ).returncode
         except subprocess.TimeoutExpired:
             return 1
 
@@ -57,7 +60,9 @@ def pytest(folder: Path, *options: str, timeout: float | None = None) -> int:
 def reached(folder: Path, workers: int) -> dict[str, dict[int, list[str]]]:
     """By file and line: the tests that reach it, those that reach few lines of the package first."""
     if not (folder / ".coverage").exists():
-        code = pytest(folder, "-n", str(workers), "--cov=pyro_manifold", "--cov-context=test", "--cov-report=")
+        code = pytest(
+            folder, "-n", str(workers), "--cov=pyro_manifold", "--cov-context=test", "--cov-report="
+        )
         if code:
             raise SystemExit(f"the suite itself fails: see {folder / 'pytest.log'}")
     data = coverage.CoverageData(str(folder / ".coverage"))
@@ -84,7 +89,13 @@ def ignored_lines(code: str) -> set[int]:
     for node in ast.walk(ast.parse(code)):
         parts: list[ast.AST | None] = []
         if isinstance(node, ast.FunctionDef):
-            every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg)
+            every = (
+                *node.args.posonlyargs,
+                *node.args.args,
+                *node.args.kwonlyargs,
+                node.args.vararg,
+                node.args.kwarg,
+            )
             parts = [node.returns, *(a.annotation for a in every if a)]
         elif isinstance(node, ast.AnnAssign):
             parts = [node.annotation]
@@ -98,7 +109,9 @@ def ignored_lines(code: str) -> set[int]:
 def places(folder: Path) -> list[list[dict[str, Any]]]:
     """For each place, its mutants."""
     found: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
-    operators = {name: get_operator(name)() for name in operator_names() if not any(x in name for x in LEFT_OUT)}
+    operators = {
+        name: get_operator(name)() for name in operator_names() if not any(x in name for x in LEFT_OUT)
+    }
     for layer in LAYERS:
         for path in sorted((folder / "pyro_manifold" / layer).rglob("*.py")):
             tree, skip = get_ast_from_path(path), ignored_lines(path.read_text())
@@ -107,7 +120,12 @@ def places(folder: Path) -> list[list[dict[str, Any]]]:
                 for occurrence, (start, end) in enumerate(every):
                     if start[0] not in skip:
                         place = str(path.relative_to(folder)), start, end
-                        mutant = {"path": place[0], "line": start[0], "operator": name, "occurrence": occurrence}
+                        mutant = {
+                            "path": place[0],
+                            "line": start[0],
+                            "operator": name,
+                            "occurrence": occurrence,
+                        }
                         found[place].append(mutant)
     return [found[key] for key in sorted(found)]
 
@@ -125,7 +143,9 @@ def judge(mutant: dict[str, Any], folder: Path, tests: dict[str, dict[int, list[
     (folder / "chosen.txt").write_text("\n".join(chosen))
     try:
         path.write_text(mutated)
-        mutant["noticed"] = bool(chosen) and pytest(folder, "-x", "-p", "no:cacheprovider", "@chosen.txt", timeout=HANG) != 0
+        mutant["noticed"] = (
+            bool(chosen) and pytest(folder, "-x", "-p", "no:cacheprovider", "@chosen.txt", timeout=HANG) != 0
+        )
     finally:
         path.write_text(code)
     return mutant
@@ -136,7 +156,9 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("mutants"), help="folder for copies of the tree and results.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path("mutants"), help="folder for copies of the tree and results.json"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     folders: SimpleQueue[Path] = SimpleQueue()
@@ -155,7 +177,10 @@ def main() -> None:
         finally:
             folders.put(folder)
         state = "noticed " if result["noticed"] else "SURVIVED"
-        print(f"{state} {result['path']}:{result['line']} ({result['tests']} tests)\n{result['difference']}", flush=True)
+        print(
+            f"{state} {result['path']}:{result['line']} ({result['tests']} tests)\n{result['difference']}",
+            flush=True,
+        )
         return result
 
     with ThreadPoolExecutor(args.workers) as pool:

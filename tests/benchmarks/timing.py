@@ -6,9 +6,14 @@ from collections.abc import Callable, Sequence
 
 
 def least(
-    runs: Sequence[Callable[[], object]], repeats: int, *, clock: Callable[[], float] = time.process_time, warm: bool = True
+    runs: Sequence[Callable[[], object]],
+    repeats: int,
+    *,
+    clock: Callable[[], float] = time.process_time,
+    warm: bool = True,
 ) -> list[float]:
-    """Least time in ms of each of ``runs``, in turn, so that a busy minute falls on all; ``warm``: after one untimed round."""
+    """Least time in ms of each of ``runs``, in turn, so that a busy minute falls on all; ``warm``: after one
+    untimed round."""
     best = [math.inf] * len(runs)
     for i in range(repeats + warm):
         for j, f in enumerate(runs):

@@ -12,14 +12,18 @@ def test_branching_diffusion_sizes_and_standardisation() -> None:
     x = x.double()
     assert torch.allclose(x.mean(0), torch.zeros(50).double(), atol=1e-5)
     assert torch.allclose(x.square().mean(0), torch.ones(50).double(), atol=1e-5)
-    # so the trivial model N(0, I) costs exactly 25 log 2 pi + 25 = 70.95 nats per row (reference/protocols.md, 2a)
+    # so the trivial model N(0, I) costs exactly 25 log 2 pi + 25 = 70.95 nats per row
+    # (reference/protocols.md, 2a)
     trivial = 25 * math.log(2 * math.pi) + 0.5 * x.square().sum(-1).mean()
     assert abs(float(trivial) - 70.9469) < 1e-3
 
 
 def test_branching_diffusion_variances() -> None:
-    # wide rows make the sample variances sharp: relative sd of each mean square is sqrt(2 / n), n >= 126 * 4000: 0.2%
-    x, node = branching_diffusion(dim=4000, variance=2.0, copies=2, noise_factor=4.0, standardize=False, seed=0)
+    # wide rows make the sample variances sharp: relative sd of each mean square is sqrt(2 / n), n >= 126 *
+    # 4000: 0.2%
+    x, node = branching_diffusion(
+        dim=4000, variance=2.0, copies=2, noise_factor=4.0, standardize=False, seed=0
+    )
     x = x.double()
     first, second = x[0::2], x[1::2]
     noise = (first - second).square().mean() / 2
@@ -47,7 +51,8 @@ def test_digits() -> None:
     assert x.shape == (1797, 64) and label.shape == (1797,) and label.unique().tolist() == list(range(10))
     assert set(x.unique().tolist()) == {0.0, 1.0} and grey.max() == 1 and grey.min() == 0
     assert bool((x[grey == 0] == 0).all()) and bool((x[grey == 1] == 1).all())
-    # 115008 Bernoulli draws: the mean pixel has sd at most sqrt(0.25 / 115008) = 0.0015; 5 sd, false alarm 6e-7
+    # 115008 Bernoulli draws: the mean pixel has sd at most sqrt(0.25 / 115008) = 0.0015; 5 sd, false alarm
+    # 6e-7
     assert abs(float(x.mean() - grey.mean())) < 0.0075
 
 

@@ -1,4 +1,5 @@
-"""The catalogues from a small folder, from a server of our own, and, where they lie beside the checkout, the real ones."""
+"""The catalogues from a small folder, from a server of our own, and, where they lie beside the checkout, the
+real ones."""
 
 import functools
 import http.server
@@ -18,8 +19,12 @@ REAL = Path(__file__).parents[3] / "shared" / "data" / "earth"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "volerup.csv").write_text("# somewhere\nLatitude,Longitude\n0,0\n90,17\n30,-180\n30,180\n0,0\n-45,90\n")
-    (tmp_path / "fire.csv").write_text("# no names of columns\n" + "".join(f"{i / 10},{i}\r\n" for i in range(100)))
+    (tmp_path / "volerup.csv").write_text(
+        "# somewhere\nLatitude,Longitude\n0,0\n90,17\n30,-180\n30,180\n0,0\n-45,90\n"
+    )
+    (tmp_path / "fire.csv").write_text(
+        "# no names of columns\n" + "".join(f"{i / 10},{i}\r\n" for i in range(100))
+    )
     return tmp_path
 
 
@@ -39,17 +44,22 @@ def test_split_is_a_partition_of_distinct_places(folder: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before) and [len(p) for p in parts] == [80, 10, 10]
     together = torch.cat(parts)
     assert torch.equal(together[together[:, 2].argsort()], earth("fire", folder=folder))
-    assert all(torch.equal(a, b) for a, b in zip(parts, earth_split("fire", folder=folder, seed=1), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(parts, earth_split("fire", folder=folder, seed=1), strict=True)
+    )
     assert not torch.equal(parts[0], earth_split("fire", folder=folder, seed=2)[0])
     # repeats removed before the split: no test place is in the training set
     (folder / "fire.csv").write_text("".join(f"{i % 20},0\n" for i in range(200)))
     train, valid, test = earth_split("fire", folder=folder)
-    assert len(train) == 16 and torch.cdist(test, train).min() > 1e-3 and torch.cdist(valid, test).min() > 1e-3
+    assert (
+        len(train) == 16 and torch.cdist(test, train).min() > 1e-3 and torch.cdist(valid, test).min() > 1e-3
+    )
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the catalogues do not lie beside this checkout")
 @pytest.mark.parametrize(
-    "name, rows, places", [("volcano", 827, 267), ("earthquake", 6120, 5447), ("flood", 4875, 4861), ("fire", 12809, 12802)]
+    "name, rows, places",
+    [("volcano", 827, 267), ("earthquake", 6120, 5447), ("flood", 4875, 4861), ("fire", 12809, 12802)],
 )
 def test_real_catalogues(name: str, rows: int, places: int) -> None:
     import hashlib
@@ -66,7 +76,9 @@ def server(folder: Path) -> Iterator[str]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None: ...
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as httpd:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    ) as httpd:
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{httpd.server_port}/"
@@ -84,7 +96,9 @@ def test_download_is_checked_and_cached(
     with pytest.raises(ValueError, match=r"'volcano', http://127.*SHA-256 mismatch.*folder="):
         earth("volcano")
     assert not (cache / "volerup.csv").exists()
-    monkeypatch.setitem(module._FILES, "volcano", ("volerup.csv", pooch.file_hash(str(folder / "volerup.csv"))))
+    monkeypatch.setitem(
+        module._FILES, "volcano", ("volerup.csv", pooch.file_hash(str(folder / "volerup.csv")))
+    )
     assert torch.equal(earth("volcano"), earth("volcano", folder=folder))
     (folder / "volerup.csv").unlink()
     assert len(earth("volcano")) == 4  # from the cache

@@ -5,16 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_manifold.datasets import (
-    GaussianOnCircle,
-    PolynomialSurface,
-    grid_mmd2,
-    image_manifold,
-    lorenz,
-    mmd2,
-    ood_auc,
-    roc_auc,
-)
+from pyro_manifold.datasets import GaussianOnCircle, PolynomialSurface, image_manifold, lorenz
+from pyro_manifold.evaluation import grid_mmd2, mmd2, ood_auc, roc_auc
 
 F64 = torch.float64
 
@@ -24,17 +16,23 @@ F64 = torch.float64
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.1])
 def test_circle_density_integrates_to_one_and_fits_the_sample(noise: float) -> None:
-    law = GaussianOnCircle(noise)
+    distribution = GaussianOnCircle(noise)
     angle = (torch.arange(400, dtype=F64) + 0.5) / 400 * 2 * math.pi
     ring = torch.stack([angle.cos(), angle.sin()], -1)
     if noise == 0:
-        total = law.log_prob(ring).exp().sum() * 2 * math.pi / 400
+        total = distribution.log_prob(ring).exp().sum() * 2 * math.pi / 400
     else:
         r = torch.linspace(1 - 8 * noise, 1 + 8 * noise, 401, dtype=F64)
         r = r[:-1] + (r[1] - r[0]) / 2
-        total = (law.log_prob(r[:, None, None] * ring).exp() * r[:, None]).sum() * (r[1] - r[0]) * 2 * math.pi / 400
+        total = (
+            (distribution.log_prob(r[:, None, None] * ring).exp() * r[:, None]).sum()
+            * (r[1] - r[0])
+            * 2
+            * math.pi
+            / 400
+        )
     assert abs(float(total) - 1) < 1e-6
-    x = law.sample(20_000, seed=1).double()
+    x = distribution.sample(20_000, seed=1).double()
     z = torch.atan2(x[:, 1], x[:, 0])
     # circular mean resultant exp(-(pi/4)^2 / 2), at angle pi/2; sd of a mean below 0.005: 5 sd
     assert abs(float(z.sin().mean()) - math.exp(-((math.pi / 4) ** 2) / 2)) < 0.02
@@ -71,8 +69,8 @@ def test_surface_constants_and_published_facts(surface: PolynomialSurface) -> No
     z, height = surface.chart(x)
     assert np.allclose(_published_height(z.numpy()), height.numpy(), atol=1e-12)
     area = (1 + surface._jet(z).gradient.square().sum(-1)).sqrt()
-    print(f"height {float(height.min()):.2f} to {float(height.max()):.2f}; area factor mean {float(area.mean()):.3f}, "
-          f"max {float(area.max()):.2f}, mean log {float(area.log().mean()):.3f}")  # fmt: skip
+    print(f"height {float(height.min()):.2f} to {float(height.max()):.2f}; area factor mean "
+          f"{float(area.mean()):.3f}, max {float(area.max()):.2f}, mean log {float(area.log().mean()):.3f}")  # fmt: skip
     # measured independently before: f in [-3.23, 3.12], mean 1.476, max 2.63, E log 0.364
     assert -3.3 < float(height.min()) < -3.0 and 2.9 < float(height.max()) < 3.2
     assert abs(float(area.mean()) - 1.476) < 0.02 and abs(float(area.log().mean()) - 0.364) < 0.01
@@ -121,7 +119,10 @@ def test_orthogonal_distance(surface: PolynomialSurface) -> None:
     axis = torch.linspace(-0.6, 0.6, 61, dtype=F64)
     patch = surface.embed(surface.chart(x)[0][:, None] + torch.cartesian_prod(axis, axis))
     brute = (patch - x[:, None]).norm(dim=-1).amin(-1)
-    assert bool((surface.distance(x) <= brute + 1e-12).all()) and float((brute - surface.distance(x)).max()) < 0.02
+    assert (
+        bool((surface.distance(x) <= brute + 1e-12).all())
+        and float((brute - surface.distance(x)).max()) < 0.02
+    )
 
 
 def test_surface_kl_and_posterior(surface: PolynomialSurface) -> None:
@@ -131,7 +132,9 @@ def test_surface_kl_and_posterior(surface: PolynomialSurface) -> None:
     assert surface.kl(lambda x: surface.log_prob(x, 0.0))[0] == 0
     kl, error = surface.kl(shifted)
     assert kl > 5 * error
-    theta, p = surface.posterior(lambda t: surface.log_likelihood(t, surface.sample(20_000, 0.3, seed=4)), size=201)
+    theta, p = surface.posterior(
+        lambda t: surface.log_likelihood(t, surface.sample(20_000, 0.3, seed=4)), size=201
+    )
     mean = float(p @ theta)
     sd = float((p @ (theta - mean).square()).sqrt())
     assert abs(float(p.sum()) - 1) < 1e-12 and abs(mean - 0.3) < 5 * sd and sd < 0.05
@@ -151,7 +154,9 @@ def test_published_metrics_on_the_truth(surface: PolynomialSurface) -> None:
     # truth against truth: two samples of one posterior of theta, 5000 draws as in the paper
     x = surface.sample(20, 0.0, seed=8)
     theta, p = surface.posterior(lambda t: surface.log_likelihood(t, x))
-    a, b = (theta[torch.multinomial(p, 1000, True, generator=torch.Generator().manual_seed(s))] for s in (1, 2))
+    a, b = (
+        theta[torch.multinomial(p, 1000, True, generator=torch.Generator().manual_seed(s))] for s in (1, 2)
+    )
     assert abs(mmd2(a, b)) < 0.005
 
 
@@ -182,12 +187,20 @@ def test_mmd2_against_the_definition_and_unbiased() -> None:
 
 def test_grid_mmd2_is_the_limit_of_mmd2() -> None:
     grid = torch.linspace(-1, 1, 101, dtype=F64)
-    p, q = (torch.stack([-0.5 * ((grid - m) / 0.3).square(), -0.5 * ((grid + m) / 0.2).square()]).softmax(-1) for m in (0.1, 0.3))
+    p, q = (
+        torch.stack([-0.5 * ((grid - m) / 0.3).square(), -0.5 * ((grid + m) / 0.2).square()]).softmax(-1)
+        for m in (0.1, 0.3)
+    )
     exact = grid_mmd2(p, q, grid)
     assert exact.shape == (2,) and bool((grid_mmd2(p, p, grid) == 0).all())
     for i in (0, 1):
-        x, y = (grid[torch.multinomial(r[i], 1500, True, generator=torch.Generator().manual_seed(1))] for r in (p, q))
-        assert mmd2(x, y) == pytest.approx(float(exact[i]), abs=0.03)  # a standard error is about 0.4 / 1500**0.5
+        x, y = (
+            grid[torch.multinomial(r[i], 1500, True, generator=torch.Generator().manual_seed(1))]
+            for r in (p, q)
+        )
+        assert mmd2(x, y) == pytest.approx(
+            float(exact[i]), abs=0.03
+        )  # a standard error is about 0.4 / 1500**0.5
         fixed = grid_mmd2(p[i], q[i], grid, scale=0.4)
         assert mmd2(x, y, scale=0.4) == pytest.approx(float(fixed), abs=0.03)
 
@@ -201,7 +214,12 @@ def test_lorenz_step_against_scipy() -> None:
 
     x = torch.tensor([1.0, 1.1, 0.9], dtype=F64)
     want = scipy.solve_ivp(
-        lambda t, s: _field(torch.as_tensor(s, dtype=F64)).numpy(), (0, 1), x.numpy(), method="DOP853", rtol=1e-11, atol=1e-11
+        lambda t, s: _field(torch.as_tensor(s, dtype=F64)).numpy(),
+        (0, 1),
+        x.numpy(),
+        method="DOP853",
+        rtol=1e-11,
+        atol=1e-11,
     ).y[:, -1]
     for _ in range(100):
         x = _step(x, 0.01)
@@ -210,7 +228,8 @@ def test_lorenz_step_against_scipy() -> None:
 
 def test_lorenz_attractor_statistics() -> None:
     x = lorenz(20_000, trajectories=1000, warm_up=20.0, standardize=False, seed=0).double()
-    # long-run values: symmetric in (x1, x2), sd 7.93, 8.96, 8.6; mean height 23.55; readings are correlated, hence the slack
+    # long-run values: symmetric in (x1, x2), sd 7.93, 8.96, 8.6; mean height 23.55; readings are correlated,
+    # hence the slack
     assert float(x[:, :2].mean(0).abs().max()) < 0.5
     assert torch.allclose(x.std(0), torch.tensor([7.93, 9.02, 8.6], dtype=F64), rtol=0.03)
     assert abs(float(x[:, 2].mean()) - 23.55) < 0.4
@@ -229,8 +248,12 @@ def test_image_manifold_has_dimension_n(n: int) -> None:
     j = torch.func.vmap(torch.func.jacrev(lambda v: render(v).flatten()))(u.double())
     s = torch.linalg.svdvals(j)
     assert s.shape[-1] == n and float((s[:, -1] / s[:, 0]).min()) > 0.02  # an immersion, and well conditioned
-    gap = torch.cdist(images.flatten(1).double(), images.flatten(1).double()) / (torch.cdist(u.double(), u.double()) + 1e-9)
-    assert float(gap[~torch.eye(30, dtype=torch.bool)].min()) > 0.05  # injective: different factors, different images
+    gap = torch.cdist(images.flatten(1).double(), images.flatten(1).double()) / (
+        torch.cdist(u.double(), u.double()) + 1e-9
+    )
+    assert (
+        float(gap[~torch.eye(30, dtype=torch.bool)].min()) > 0.05
+    )  # injective: different factors, different images
 
 
 def test_seeds_are_honoured_and_private() -> None:
@@ -260,7 +283,10 @@ def test_seeds_are_honoured_and_private() -> None:
         (lambda: mmd2(torch.zeros(5, 2), torch.zeros(5, 3)), "x, y: got shapes"),
         (lambda: mmd2(torch.randn(5), torch.zeros(5)), "scale: got 0"),
         (lambda: grid_mmd2(torch.ones(3), torch.ones(3), torch.zeros(4)), "p, truth, grid: got shapes"),
-        (lambda: grid_mmd2(torch.eye(3)[0], torch.eye(3)[0], torch.arange(3.0)), "truth: its median distance is 0"),
+        (
+            lambda: grid_mmd2(torch.eye(3)[0], torch.eye(3)[0], torch.arange(3.0)),
+            "truth: its median distance is 0",
+        ),
     ],
 )
 def test_bad_input(call, match) -> None:

@@ -1,4 +1,5 @@
-"""The angular central Gaussian law. Statistical bounds are 5 standard errors (false alarm 6e-7 each)."""
+"""The angular central Gaussian distribution. Statistical bounds are 5 standard errors (false alarm 6e-7
+each)."""
 
 import math
 
@@ -24,16 +25,17 @@ def within_5_se(draws: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("d", [2, 3, 10, 40])
 def test_moments_of_draws(d: int) -> None:
-    law = mdist.AngularCentralGaussian(random_tril(d))
-    x = law.rsample((40_000,))
-    within_5_se(x, law.mean)
-    within_5_se((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1), law.second_moment.flatten())
-    within_5_se(-law.log_prob(x), law.entropy())
-    assert bool((law.log_prob(law.mode) >= law.log_prob(x) - 1e-9).all())
+    distribution = mdist.AngularCentralGaussian(random_tril(d))
+    x = distribution.rsample((40_000,))
+    within_5_se(x, distribution.mean)
+    within_5_se((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1), distribution.second_moment.flatten())
+    within_5_se(-distribution.log_prob(x), distribution.entropy())
+    assert bool((distribution.log_prob(distribution.mode) >= distribution.log_prob(x) - 1e-9).all())
 
 
 def test_circle() -> None:
-    """In the plane E[x_1^2] = a / (a + b) for diag(a^2, b^2), and the mean log ratio is 2 log((a + b) / 2 sqrt(ab))."""
+    """In the plane E[x_1^2] = a / (a + b) for diag(a^2, b^2), and the mean log ratio is 2 log((a + b) / 2
+    sqrt(ab))."""
     for a, b in ((1.0, 1.0), (3.0, 0.5), (1e4, 1e-4)):
         sigma = torch.tensor([a * a, b * b], dtype=torch.float64)
         assert abs(float(expected_projector(torch.diag(sigma.sqrt()))[0, 0]) - a / (a + b)) < 1e-13
@@ -51,7 +53,10 @@ def test_log_ratio_in_space() -> None:
 
 def test_scale_does_not_matter() -> None:
     tril, x = random_tril(4), torch.nn.functional.normalize(torch.randn(9, 4, dtype=torch.float64), dim=-1)
-    a, b = mdist.AngularCentralGaussian(tril), mdist.AngularCentralGaussian(covariance_matrix=1e8 * tril @ tril.T)
+    a, b = (
+        mdist.AngularCentralGaussian(tril),
+        mdist.AngularCentralGaussian(covariance_matrix=1e8 * tril @ tril.T),
+    )
     torch.testing.assert_close(a.log_prob(x), b.log_prob(x))
     torch.testing.assert_close(a.entropy(), b.entropy())
     torch.testing.assert_close(a.second_moment, b.second_moment)
@@ -80,38 +85,58 @@ def on_two_sphere(spread: tuple[float, float, float]) -> tuple[float, list[float
         mean = mpmath.fprod(s) ** (mpmath.mpf(1) / 3)
         s = [v / mean for v in s]
         cuts = [mpmath.mpf(v) for v in range(-60, 61, 6)]
-        log_ratio = lambda t: (1 + 2 * mpmath.e**t) ** -1.5 - mpmath.fprod((1 + 2 * mpmath.e**t * v) ** -0.5 for v in s)  # noqa: E731
+        log_ratio = lambda t: (
+            (1 + 2 * mpmath.e**t) ** -1.5 - mpmath.fprod((1 + 2 * mpmath.e**t * v) ** -0.5 for v in s)
+        )  # noqa: E731
         entropy = mpmath.log(4 * mpmath.pi) - 1.5 * mpmath.quad(log_ratio, cuts)
-        square = lambda t, a: mpmath.e**t * a / (1 + 2 * mpmath.e**t * a) * mpmath.fprod((1 + 2 * mpmath.e**t * v) ** -0.5 for v in s)  # noqa: E731, E501
+        square = lambda t, a: (
+            mpmath.e**t
+            * a
+            / (1 + 2 * mpmath.e**t * a)
+            * mpmath.fprod((1 + 2 * mpmath.e**t * v) ** -0.5 for v in s)
+        )  # noqa: E731, E501
         return float(entropy), [float(mpmath.quad(lambda t, a=a: square(t, a), cuts)) for a in s]
 
 
-@pytest.mark.parametrize("spread", [(1e-6, 1.0, 1e3), (1e-8, 1e-8, 1e3), (1e2, 1.0, 1e-10), (1.0, 1.0, 1.0001)])
+@pytest.mark.parametrize(
+    "spread", [(1e-6, 1.0, 1e3), (1e-8, 1e-8, 1e3), (1e2, 1.0, 1e-10), (1.0, 1.0, 1.0001)]
+)
 def test_unlike_spreads(spread: tuple[float, float, float]) -> None:
-    """Sigma itself has a condition number of 1e18 and more: neither its eigenvalues nor its Cholesky factor are to be had."""
+    """Sigma itself has a condition number of 1e18 and more: neither its eigenvalues nor its Cholesky factor
+    are to be had."""
     entropy, square = on_two_sphere(spread)
     tril = torch.diag(torch.tensor(spread, dtype=torch.float64)).requires_grad_()
-    law = mdist.AngularCentralGaussian(tril)
-    torch.testing.assert_close(law.entropy(), torch.tensor(entropy, dtype=torch.float64), rtol=1e-12, atol=0)
-    torch.testing.assert_close(law.variance, torch.tensor(square, dtype=torch.float64), rtol=1e-11, atol=0)
-    for out in (law.entropy(), law.variance.log().sum(), law.log_prob(law.rsample((9,)).detach()).sum()):
+    distribution = mdist.AngularCentralGaussian(tril)
+    torch.testing.assert_close(
+        distribution.entropy(), torch.tensor(entropy, dtype=torch.float64), rtol=1e-12, atol=0
+    )
+    torch.testing.assert_close(
+        distribution.variance, torch.tensor(square, dtype=torch.float64), rtol=1e-11, atol=0
+    )
+    for out in (
+        distribution.entropy(),
+        distribution.variance.log().sum(),
+        distribution.log_prob(distribution.rsample((9,)).detach()).sum(),
+    ):
         assert bool(torch.autograd.grad(out, tril)[0].isfinite().all())
     single = mdist.AngularCentralGaussian(tril.detach().float())
-    torch.testing.assert_close(single.variance, law.variance.detach().float(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(single.entropy(), law.entropy().detach().float())
+    torch.testing.assert_close(single.variance, distribution.variance.detach().float(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(single.entropy(), distribution.entropy().detach().float())
 
 
 def test_any_size() -> None:
     """Spreads near the ends of the dtype: only their ratios count."""
     tril, x = random_tril(3), torch.nn.functional.normalize(torch.randn(9, 3, dtype=torch.float64), dim=-1)
-    law = mdist.AngularCentralGaussian(tril)
+    distribution = mdist.AngularCentralGaussian(tril)
     for size in (1e-300, 1e-160, 1e160, 1e300):
         far = mdist.AngularCentralGaussian(size * tril)
-        torch.testing.assert_close(far.log_prob(x), law.log_prob(x))
-        torch.testing.assert_close(far.entropy(), law.entropy())
-        torch.testing.assert_close(far.second_moment, law.second_moment)
+        torch.testing.assert_close(far.log_prob(x), distribution.log_prob(x))
+        torch.testing.assert_close(far.entropy(), distribution.entropy())
+        torch.testing.assert_close(far.second_moment, distribution.second_moment)
     with pytest.raises(ValueError, match="scale_tril: .*singular"):
-        mdist.AngularCentralGaussian(torch.tensor([[1e-200, 0.0], [1.0, 1e-200]], dtype=torch.float64)).entropy()
+        mdist.AngularCentralGaussian(
+            torch.tensor([[1e-200, 0.0], [1.0, 1e-200]], dtype=torch.float64)
+        ).entropy()
 
 
 TRIL = torch.eye(3)
@@ -126,7 +151,10 @@ TRIL = torch.eye(3)
         ({"scale_tril": -TRIL}, "scale_tril: got -1.*lower triangular with a positive diagonal"),
         ({"scale_tril": TRIL + TRIL.roll(1, 1)}, "scale_tril: .*lower triangular"),
         ({"covariance_matrix": torch.ones(2, 2).tril()}, "covariance_matrix: .*symmetric"),
-        ({"covariance_matrix": torch.diag(torch.tensor([1.0, -1.0]))}, "covariance_matrix: .*positive definite matrix"),
+        (
+            {"covariance_matrix": torch.diag(torch.tensor([1.0, -1.0]))},
+            "covariance_matrix: .*positive definite matrix",
+        ),
     ],
 )
 def test_errors(kwargs: dict, match: str) -> None:

@@ -1,4 +1,5 @@
-"""Concentrations from 0 to the ends of the dtype: against mpmath, against limits, and float32 against float64.
+"""Concentrations from 0 to the ends of the dtype: against mpmath, against limits, and float32 against
+float64.
 
 Statistical bounds are 5 standard errors (false alarm 6e-7 each).
 """
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pyro_manifold.distributions as mdist
-from pyro_manifold.ops.projected import log_radial_integral
+from pyro_manifold.ops.parabolic_cylinder import log_radial_integral
 from pyro_manifold.ops.special import bessel_divergence, bessel_ratio, log_bessel, power_divergence
 from pyro_manifold.testing import check_precision
 
@@ -26,12 +27,16 @@ SIZES = (0.0, 1e-30, 1e-8, 1.0, 1e3, 83767.77, 2e7, 1e13, 1e15, 1e19, 1e30, 1e37
 
 def relative(actual: Tensor, expected: list[Any], rtol: float) -> None:
     with mp.workdps(60):
-        error = [abs((mp.mpf(a) - e) / e) if e else abs(mp.mpf(a)) for a, e in zip(actual.tolist(), expected, strict=True)]
+        error = [
+            abs((mp.mpf(a) - e) / e) if e else abs(mp.mpf(a))
+            for a, e in zip(actual.tolist(), expected, strict=True)
+        ]
     assert max(error) < rtol, [float(e) for e in error]
 
 
 def scaled_log_bessel(k: float, v: float) -> Any:
-    """log Gamma(v + 1) (2/k)^v I_v(k) - k; by Hankel's series where mpmath's own would need as many digits as k has."""
+    """log Gamma(v + 1) (2/k)^v I_v(k) - k; by Hankel's series where mpmath's own would need as many digits as
+    k has."""
     x = mp.mpf(k)
     if x == 0:
         return x
@@ -70,7 +75,11 @@ def test_bessel_functions(v: float) -> None:
 def test_bessel_divergence(v: float) -> None:
     """However near the two arguments are: G(q) - G(p) - (q - p) A(p) with 80 digits."""
     mp.mp.dps = 80
-    pairs = [(p, p * r) for p in (1e-8, 1e-3, 1.0, 50.0, 83767.77) for r in (0.0, 0.5, 0.999999, 1.0, 1.0 + 1e-9, 1.2, 1e4)]
+    pairs = [
+        (p, p * r)
+        for p in (1e-8, 1e-3, 1.0, 50.0, 83767.77)
+        for r in (0.0, 0.5, 0.999999, 1.0, 1.0 + 1e-9, 1.2, 1e4)
+    ]
     pairs += [(p, p * r) for p in (1e15, 1e21, 1e37, 1e290) for r in (1e-3, 0.5, 3.0, 1e4)]
     p, q = torch.tensor(pairs, dtype=F64).unbind(-1)
     exact = [
@@ -89,7 +98,9 @@ def test_bessel_divergence_gradients() -> None:
     assert torch.autograd.gradcheck(lambda p, q: bessel_divergence(p, q, 0.5), (p, q), eps=1e-8, atol=1e-8)
     big = torch.tensor([1e21, 1e100, 1e300], dtype=F64, requires_grad=True)
     (g,) = torch.autograd.grad(bessel_divergence(torch.full_like(big, 1.0), big, 0.5).sum(), big)
-    torch.testing.assert_close(g, bessel_ratio(big, 0.5)[0].detach() - bessel_ratio(torch.ones_like(big), 0.5)[0].detach())
+    torch.testing.assert_close(
+        g, bessel_ratio(big, 0.5)[0].detach() - bessel_ratio(torch.ones_like(big), 0.5)[0].detach()
+    )
 
 
 @pytest.mark.parametrize("b", [0.5, 1.0, 2.0, 31.5, 511.5])
@@ -97,11 +108,16 @@ def test_power_divergence(b: float) -> None:
     sizes = (1e-30, 1e-8, 1e-3, 0.3 * b, b, 1e3, 1e13, 1e37)
     with mp.workdps(200):
         f = lambda t: mp.loggamma(t + 2 * b) - mp.loggamma(t + b)  # noqa: E731
-        exact = [f(mp.mpf(x)) - f(0) - x * (mp.digamma(mp.mpf(x) + 2 * b) - mp.digamma(mp.mpf(x) + b)) for x in sizes]
+        exact = [
+            f(mp.mpf(x)) - f(0) - x * (mp.digamma(mp.mpf(x) + 2 * b) - mp.digamma(mp.mpf(x) + b))
+            for x in sizes
+        ]
     k = torch.tensor(sizes, dtype=F64)
     relative(power_divergence(k, b), exact, 1e-12)
     k = k.float()
-    torch.testing.assert_close(power_divergence(k, b), power_divergence(k.double(), b).float(), atol=1e-38, rtol=1e-7)
+    torch.testing.assert_close(
+        power_divergence(k, b), power_divergence(k.double(), b).float(), atol=1e-38, rtol=1e-7
+    )
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 64, 1024])
@@ -119,16 +135,22 @@ def test_float32_is_float64_rounded_elsewhere() -> None:
         check_precision(mdist.WrappedCauchy, dict(loc=torch.tensor(0.3), concentration=torch.tensor(rho)))
     for spread in ([1e-6, 1.0, 1e3], [1.0, 1.0, 1e-30], [1e-20, 1.0, 1e15], [1e-36, 1e-30, 1e-33]):
         check_precision(mdist.AngularCentralGaussian, dict(scale_tril=torch.diag(torch.tensor(spread))))
-    for manifold, loc, scales in ((SPHERE, torch.eye(3)[0], (1e-15, 1e-3, 1.0, 10.0)), (BALL, torch.zeros(2), (1e-15, 0.1))):
+    for manifold, loc, scales in (
+        (SPHERE, torch.eye(3)[0], (1e-15, 1e-3, 1.0, 10.0)),
+        (BALL, torch.zeros(2), (1e-15, 0.1)),
+    ):
         for s in scales:
             make = lambda loc, scale, manifold=manifold: mdist.RiemannianNormal(manifold, loc, scale)  # noqa: E731
             check_precision(make, dict(loc=loc, scale=torch.tensor(s)))
 
 
-@pytest.mark.parametrize("dtype, sizes", [(torch.float32, (2e7, 1e13, 1e19, 1e30, 1e37)), (F64, (2e7, 1e19, 5e20, 1e155, 1e300))])
+@pytest.mark.parametrize(
+    "dtype, sizes", [(torch.float32, (2e7, 1e13, 1e19, 1e30, 1e37)), (F64, (2e7, 1e19, 5e20, 1e155, 1e300))]
+)
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_concentrated_draws(n: int, dtype: torch.dtype, sizes: tuple[float, ...]) -> None:
-    """None at the antipode (139 of a million were, on the circle at 2e7), none stuck at loc; kappa |x - loc|^2 is chi^2_{n-1}."""
+    """None at the antipode (139 of a million were, on the circle at 2e7), none stuck at loc; kappa |x -
+    loc|^2 is chi^2_{n-1}."""
     for family, factor in ((mdist.VonMisesFisher, 1.0), (mdist.PowerSpherical, 0.5)):
         for k in sizes:
             concentration = torch.tensor(k, dtype=dtype, requires_grad=True)
@@ -137,21 +159,30 @@ def test_concentrated_draws(n: int, dtype: torch.dtype, sizes: tuple[float, ...]
             assert bool((x[:, 0] > 0).all()) and bool(d.log_prob(x.detach()).isfinite().all())
             square = (x[:, 1:].detach().double() * math.sqrt(factor * k)).square().sum(-1)
             assert abs(float(square.mean()) - (n - 1)) < 5 * math.sqrt(2 * (n - 1) / len(x))
-            torch.testing.assert_close(d.variance[1].detach().double() * factor * k, torch.ones((), dtype=F64), rtol=1e-5, atol=0)
+            torch.testing.assert_close(
+                d.variance[1].detach().double() * factor * k, torch.ones((), dtype=F64), rtol=1e-5, atol=0
+            )
             (g,) = torch.autograd.grad(x.sum(), concentration)
             assert bool(g.isfinite())
 
 
 def test_von_mises_fisher_limits() -> None:
-    """KL at 1e6 and 3e6 is 2 - log 3 to 1e-6 (the order-kappa terms gave .978), of equals 0; the entropy is 1 + log 2 pi/k."""
+    """KL at 1e6 and 3e6 is 2 - log 3 to 1e-6 (the order-kappa terms gave .978), of equals 0; the entropy is 1
+    + log 2 pi/k."""
     axis = torch.eye(3)[0]
     one = [mdist.VonMisesFisher(axis, k) for k in (1e6, 3e6, 83767.77)]
-    torch.testing.assert_close(kl_divergence(one[0], one[1]), torch.tensor(2 - math.log(3)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        kl_divergence(one[0], one[1]), torch.tensor(2 - math.log(3)), rtol=1e-6, atol=0
+    )
     assert float(kl_divergence(one[2], mdist.VonMisesFisher(axis, 83767.77))) == 0
     for k in (5e20, 1e100, 1e300):
         d = mdist.VonMisesFisher(axis.double(), torch.tensor(k, dtype=F64))
-        torch.testing.assert_close(d.entropy(), torch.tensor(1 + math.log(2 * math.pi) - math.log(k), dtype=F64))
-        torch.testing.assert_close(d.log_prob(axis.double()), torch.tensor(math.log(k / (2 * math.pi)), dtype=F64))
+        torch.testing.assert_close(
+            d.entropy(), torch.tensor(1 + math.log(2 * math.pi) - math.log(k), dtype=F64)
+        )
+        torch.testing.assert_close(
+            d.log_prob(axis.double()), torch.tensor(math.log(k / (2 * math.pi)), dtype=F64)
+        )
         other = mdist.VonMisesFisher(axis.double(), torch.tensor(k / 2, dtype=F64))
         torch.testing.assert_close(kl_divergence(d, other), torch.tensor(math.log(2) - 0.5, dtype=F64))
 
@@ -172,13 +203,17 @@ def test_power_spherical_at_the_antipode_and_at_zero() -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 5, 17, 18, 64, 1024])
 def test_radial_integral_at_the_ends(n: int) -> None:
-    """One power of a: sqrt(2 pi) a^(n-1) to the right, (n-1)! / |a|^n to the left, and the first correction."""
+    """One power of a: sqrt(2 pi) a^(n-1) to the right, (n-1)! / |a|^n to the left, and the first
+    correction."""
     sizes = [f * n for f in (1e5, 1e8, 1e11, 1e20, 1e100, 1e155, 1e290)]
     a = torch.tensor(sizes + [-x for x in sizes], dtype=F64, requires_grad=True)
     value = log_radial_integral(a, n)
     (slope,) = torch.autograd.grad(value.sum(), a)
     with mp.workdps(40):
-        right = [(n - 1) * mp.log(x) + mp.log(2 * mp.pi) / 2 + mp.mpf((n - 1) * (n - 2)) / (2 * mp.mpf(x) ** 2) for x in sizes]
+        right = [
+            (n - 1) * mp.log(x) + mp.log(2 * mp.pi) / 2 + mp.mpf((n - 1) * (n - 2)) / (2 * mp.mpf(x) ** 2)
+            for x in sizes
+        ]
         left = [mp.loggamma(n) - n * mp.log(x) - mp.mpf(n * (n + 1)) / (2 * mp.mpf(x) ** 2) for x in sizes]
     relative(value.detach(), right + left, 1e-12)
     power = torch.where(a.detach() > 0, n - 1.0, float(n)).double()
@@ -187,10 +222,17 @@ def test_radial_integral_at_the_ends(n: int) -> None:
 
 @pytest.mark.parametrize("n", [3, 5, 64])
 def test_projected_normal_limit(n: int) -> None:
-    """Normal about the direction, with precision |mu|^2, to the end of the dtype; where they can be told, off the axes too."""
+    """Normal about the direction, with precision |mu|^2, to the end of the dtype; where they can be told, off
+    the axes too."""
     eye = torch.eye(n, dtype=F64)
     turned = 0.6 * eye[0] + 0.8 * eye[1], 0.6 * eye[1] - 0.8 * eye[0]
-    for k, axes, tol in ((1e8, turned, 1e-7), (1e12, turned, 1e-3), (1e16, eye, 1e-11), (1e100, eye, 1e-11), (1e300, eye, 1e-11)):
+    for k, axes, tol in (
+        (1e8, turned, 1e-7),
+        (1e12, turned, 1e-3),
+        (1e16, eye, 1e-11),
+        (1e100, eye, 1e-11),
+        (1e300, eye, 1e-11),
+    ):
         d = mdist.ProjectedNormal(k * axes[0])
         x = torch.nn.functional.normalize(axes[0] + 0.7 / k * axes[1], dim=-1)
         expected = (n - 1) * (math.log(k) - math.log(2 * math.pi) / 2) - 0.7**2 / 2
@@ -198,7 +240,9 @@ def test_projected_normal_limit(n: int) -> None:
         torch.testing.assert_close(d.mean, axes[0], rtol=1e-9, atol=1e-12)
     far = mdist.ProjectedNormal(1e30 * torch.eye(n)[0]).sample((4000,))
     assert bool((far[:, 0] == 1).all())
-    assert float(((far[:, 1] * 1e30).square().mean() - 1).abs()) < 5 * math.sqrt(2 / 4000)  # 5 standard errors
+    assert float(((far[:, 1] * 1e30).square().mean() - 1).abs()) < 5 * math.sqrt(
+        2 / 4000
+    )  # 5 standard errors
 
 
 def test_wrapped_cauchy_divergence() -> None:
@@ -208,7 +252,10 @@ def test_wrapped_cauchy_divergence() -> None:
     got = kl_divergence(mdist.WrappedCauchy(torch.tensor(0.3), a), mdist.WrappedCauchy(torch.tensor(0.3), b))
     with mp.workdps(40):
         f = lambda p, q: mp.log((1 - p * q) ** 2 / ((1 - p * p) * (1 - q * q)))  # noqa: E731
-        exact = [[float(f(mp.mpf(p), mp.mpf(q))) for q in torch.tensor(rho).tolist()] for p in torch.tensor(rho).tolist()]
+        exact = [
+            [float(f(mp.mpf(p), mp.mpf(q))) for q in torch.tensor(rho).tolist()]
+            for p in torch.tensor(rho).tolist()
+        ]
     torch.testing.assert_close(got, torch.tensor(exact), rtol=1e-6, atol=0)
 
 
@@ -234,7 +281,9 @@ def test_riemannian_normals_near_the_uniform_distribution(n: int) -> None:
         for s in scales:
             density = lambda r, s=s: mp.exp(-(r**2) / (2 * mp.mpf(s) ** 2)) * mp.sin(r) ** (n - 2)  # noqa: E731
             z, square = mp.quad(density, cuts), mp.quad(lambda r, f=density: r**2 * f(r), cuts)
-            exact.append(mp.log(mp.quad(lambda r: mp.sin(r) ** (n - 2), cuts) / z) - square / z / (2 * mp.mpf(s) ** 2))
+            exact.append(
+                mp.log(mp.quad(lambda r: mp.sin(r) ** (n - 2), cuts) / z) - square / z / (2 * mp.mpf(s) ** 2)
+            )
     relative(got.detach(), exact, 1e-11)
     (g,) = torch.autograd.grad(got[:4].sum(), scale)
     torch.testing.assert_close(g[3] * 1e2, -4 * got[3].detach(), rtol=1e-3, atol=0)  # of order sigma^-4

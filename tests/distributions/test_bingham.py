@@ -1,4 +1,4 @@
-"""Bingham's law. Statistical bounds are 5 standard errors (false alarm 6e-7 each)."""
+"""Bingham's distribution. Statistical bounds are 5 standard errors (false alarm 6e-7 each)."""
 
 import math
 
@@ -26,22 +26,22 @@ def within_5_se(draws: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("d, scale", [(2, 3.0), (3, 30.0), (4, 1e3), (10, 5.0), (10, 200.0), (30, 10.0)])
 def test_moments_of_draws(d: int, scale: float) -> None:
-    law = mdist.Bingham(random_symmetric(d, scale))
-    x = law.sample((40_000,))
-    assert bool(law.support.check(x).all())
-    within_5_se(x, law.mean)
-    within_5_se((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1), law.second_moment.flatten())
-    torch.testing.assert_close(law.covariance_matrix, law.second_moment)
-    within_5_se(-law.log_prob(x), law.entropy())
+    distribution = mdist.Bingham(random_symmetric(d, scale))
+    x = distribution.sample((40_000,))
+    assert bool(distribution.support.check(x).all())
+    within_5_se(x, distribution.mean)
+    within_5_se((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1), distribution.second_moment.flatten())
+    torch.testing.assert_close(distribution.covariance_matrix, distribution.second_moment)
+    within_5_se(-distribution.log_prob(x), distribution.entropy())
 
 
 @pytest.mark.parametrize("d", [5, 10])
 def test_mass_by_importance(d: int) -> None:
     """Mean weight of angular Gaussian proposals is 1, to its own standard error (about 0.5%)."""
-    law = mdist.Bingham(random_symmetric(d, 3.0))
-    q = mdist.AngularCentralGaussian(covariance_matrix=law.second_moment)
+    distribution = mdist.Bingham(random_symmetric(d, 3.0))
+    q = mdist.AngularCentralGaussian(covariance_matrix=distribution.second_moment)
     x = q.rsample((40_000,))
-    within_5_se((law.log_prob(x) - q.log_prob(x)).exp(), torch.ones((), dtype=torch.float64))
+    within_5_se((distribution.log_prob(x) - q.log_prob(x)).exp(), torch.ones((), dtype=torch.float64))
 
 
 def test_shift_and_rotation() -> None:
@@ -55,15 +55,18 @@ def test_shift_and_rotation() -> None:
 
 
 def test_mode() -> None:
-    law = mdist.Bingham(random_symmetric(5, 20.0, 3))
-    x = law.sample((1000,))
-    assert bool((law.log_prob(law.mode) >= law.log_prob(x) - 1e-9).all())
+    distribution = mdist.Bingham(random_symmetric(5, 20.0, 3))
+    x = distribution.sample((1000,))
+    assert bool((distribution.log_prob(distribution.mode) >= distribution.log_prob(x) - 1e-9).all())
 
 
 def test_conditioned_normal() -> None:
-    """A large concentration is a normal law in the tangent plane: E[x_i^2] = 1 / 2(l_max - l_i) to first order."""
-    law = mdist.Bingham(torch.diag(torch.tensor([0.0, -1e6, -4e6], dtype=torch.float64)))
-    torch.testing.assert_close(law.variance[1:], torch.tensor([5e-7, 1.25e-7], dtype=torch.float64), rtol=1e-5, atol=0)
+    """A large concentration is a normal distribution in the tangent plane: E[x_i^2] = 1 / 2(l_max - l_i) to
+    first order."""
+    distribution = mdist.Bingham(torch.diag(torch.tensor([0.0, -1e6, -4e6], dtype=torch.float64)))
+    torch.testing.assert_close(
+        distribution.variance[1:], torch.tensor([5e-7, 1.25e-7], dtype=torch.float64), rtol=1e-5, atol=0
+    )
 
 
 def test_float32_is_insensitive_to_norms() -> None:
@@ -101,15 +104,20 @@ def test_acceptance_bar() -> None:
     """Row 12 of the bars: at least 0.15, whatever the eigenvalues (here d = 3, 4, 10, 30; worst 0.157)."""
     for d in (3, 4, 10, 30):
         for s in (0.0, 0.1, 1.0, 10.0, 100.0, 1e4, 1e6):
-            grid = torch.stack([torch.logspace(-k, 0, d, dtype=torch.float64) for k in (0, 1, 3, 6)] + [torch.eye(d).double()[0]])
+            grid = torch.stack(
+                [torch.logspace(-k, 0, d, dtype=torch.float64) for k in (0, 1, 3, 6)]
+                + [torch.eye(d).double()[0]]
+            )
             coef = s * (grid - grid[:, :1])
             assert float(acceptance(coef, torch.zeros(5)).min()) > 0.15
             assert float(acceptance(-coef, torch.zeros(5)).min()) > 0.15
 
 
 def test_worst_corner_terminates() -> None:
-    law = mdist.Bingham(torch.diag(torch.cat([torch.zeros(1), -1e6 * torch.ones(29)])).double().expand(1000, 30, 30))
-    assert law.sample().shape == (1000, 30)
+    distribution = mdist.Bingham(
+        torch.diag(torch.cat([torch.zeros(1), -1e6 * torch.ones(29)])).double().expand(1000, 30, 30)
+    )
+    assert distribution.sample().shape == (1000, 30)
 
 
 def test_expanded_plate_costs_one_normaliser(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,13 +126,14 @@ def test_expanded_plate_costs_one_normaliser(monkeypatch: pytest.MonkeyPatch) ->
 
     contour = fisher_bingham._contour
     monkeypatch.setattr(fisher_bingham, "_contour", lambda c: rows.append(len(c)) or contour(c))
-    law = mdist.Bingham(torch.eye(3)).expand((100_000,))
-    assert law.log_prob(law.sample()).shape == (100_000,)
+    distribution = mdist.Bingham(torch.eye(3)).expand((100_000,))
+    assert distribution.log_prob(distribution.sample()).shape == (100_000,)
     assert sum(rows) == 1
 
 
 def test_svi_recovers_the_matrix() -> None:
-    """Maximum likelihood through pyro: the fitted second moment is the empirical one (the exact condition of the optimum)."""
+    """Maximum likelihood through pyro: the fitted second moment is the empirical one (the exact condition of
+    the optimum)."""
     x = mdist.Bingham(torch.diag(torch.tensor([3.0, 0.0, -3.0], dtype=torch.float64))).sample((500,))
 
     def model() -> None:
@@ -136,7 +145,9 @@ def test_svi_recovers_the_matrix() -> None:
     for _ in range(120):
         svi.step()
     a = pyro.param("a").detach()
-    torch.testing.assert_close(mdist.Bingham((a + a.mT) / 2).second_moment, x.T @ x / len(x), rtol=0, atol=2e-3)
+    torch.testing.assert_close(
+        mdist.Bingham((a + a.mT) / 2).second_moment, x.T @ x / len(x), rtol=0, atol=2e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +155,10 @@ def test_svi_recovers_the_matrix() -> None:
     [
         (torch.zeros(3), r"matrix: got shape \(3,\), expected \(..., d, d\)"),
         (torch.zeros(3, 2), r"matrix: got shape \(3, 2\)"),
-        (torch.tensor([[0.0, 1.0], [0.0, 0.0]]), "matrix: .*expected a finite symmetric matrix. Symmetrise it"),
+        (
+            torch.tensor([[0.0, 1.0], [0.0, 0.0]]),
+            "matrix: .*expected a finite symmetric matrix. Symmetrise it",
+        ),
         (torch.full((2, 2), math.nan), "matrix: got nan.*finite symmetric"),
         (torch.zeros(2, 2, dtype=torch.long), "matrix: got dtype torch.int64"),
     ],

@@ -11,7 +11,9 @@ import pyro_manifold.distributions as mdist
 
 SPHERE, BALL, SPD = geoopt.Sphere(), geoopt.PoincareBall(), geoopt.SymmetricPositiveDefinite()
 LAWS: dict[str, Callable[..., Any]] = {
-    "riemannian-sphere": lambda b: mdist.RiemannianNormal(SPHERE, torch.eye(3)[0].expand(*b, 3), torch.ones(b)),
+    "riemannian-sphere": lambda b: mdist.RiemannianNormal(
+        SPHERE, torch.eye(3)[0].expand(*b, 3), torch.ones(b)
+    ),
     "riemannian-ball": lambda b: mdist.RiemannianNormal(BALL, torch.zeros(*b, 3), torch.ones(b)),
     "riemannian-spd": lambda b: mdist.RiemannianNormal(SPD, torch.eye(3).expand(*b, 3, 3), torch.ones(b)),
     "vmf-S1": lambda b: mdist.VonMisesFisher(torch.eye(2)[0].expand(*b, 2), torch.ones(b)),

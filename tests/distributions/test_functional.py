@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from pyro_manifold.distributions import AngularCentralGaussian, RiemannianNormal, VonMisesFisher, WrappedNormal
+from pyro_manifold.distributions import (
+    AngularCentralGaussian,
+    RiemannianNormal,
+    VonMisesFisher,
+    WrappedNormal,
+)
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
 from pyro_manifold.testing import DISTRIBUTION_CHECKS
 
@@ -26,7 +31,10 @@ def wrapped(manifold: geoopt.Manifold, **options: Any) -> Callable[..., Any]:
 
 CASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "frames": (wrapped(geoopt.Stiefel(canonical=True)), dict(loc=_FRAME, scale=[0.1])),
-    "frames-truncated": (wrapped(geoopt.Stiefel(canonical=False), truncated=True), dict(loc=_FRAME, scale=[0.3])),
+    "frames-truncated": (
+        wrapped(geoopt.Stiefel(canonical=False), truncated=True),
+        dict(loc=_FRAME, scale=[0.3]),
+    ),
     "SO2": (wrapped(SpecialOrthogonal(2)), dict(loc=[[0.6, -0.8], [0.8, 0.6]], scale=[0.6])),
     "SO4": (wrapped(SpecialOrthogonal(4)), dict(loc=torch.eye(4).tolist(), scale=[0.1])),
     "SPD3": (wrapped(_SPD), dict(loc=torch.eye(3).tolist(), scale_tril=(torch.eye(6) / 2).tolist())),
@@ -34,11 +42,16 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "projection": (wrapped(geoopt.SphereProjection(k=1.5)), dict(loc=[0.3, 0.2], scale=[0.6])),
     "flat-chart": (wrapped(geoopt.Stereographic(k=0.0)), dict(loc=[0.3, 0.2], scale=[0.6])),
     "product": (wrapped(_PRODUCT), dict(loc=[1.0, 0.0, 1.0, 0.0, 0.0, 1.0], scale=[0.5])),
-    "scaled": (lambda loc, scale: RiemannianNormal(_SCALED, loc, scale), dict(loc=[[1.5, 0.3], [0.3, 0.7]], scale=0.6)),
-    "acg": (lambda covariance_matrix: AngularCentralGaussian(covariance_matrix=covariance_matrix),
-            dict(covariance_matrix=[[0.5, 0.1], [0.1, 0.3]])),
+    "scaled": (
+        lambda loc, scale: RiemannianNormal(_SCALED, loc, scale),
+        dict(loc=[[1.5, 0.3], [0.3, 0.7]], scale=0.6),
+    ),
+    "acg": (
+        lambda covariance_matrix: AngularCentralGaussian(covariance_matrix=covariance_matrix),
+        dict(covariance_matrix=[[0.5, 0.1], [0.1, 0.3]]),
+    ),
     "vmf-S63": (VonMisesFisher, dict(loc=torch.eye(64)[0].tolist(), concentration=30.0)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -48,7 +61,9 @@ def test_derivatives(name: str) -> None:
     DISTRIBUTION_CHECKS["derivatives"](make, {k: torch.tensor(x, dtype=F64) for k, x in params.items()})
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if not n.startswith("frames")])  # logs of distant frames are not known
+@pytest.mark.parametrize(
+    "name", [n for n in CASES if not n.startswith("frames")]
+)  # logs of distant frames are not known
 def test_mapping(name: str) -> None:
     torch.manual_seed(0)
     make, params = CASES[name]
@@ -57,8 +72,8 @@ def test_mapping(name: str) -> None:
 
 @pytest.mark.parametrize("where", ["SPD3", "SO4", "flat-chart"])
 def test_second_derivatives_at_the_centre(where: str) -> None:
-    """Where eigenvalues repeat, as a Laplace approximation needs them: along geodesics the density falls like that of the normal
-    of the tangent vector, less the volume change."""
+    """Where eigenvalues repeat, as a Laplace approximation needs them: along geodesics the density falls like
+    that of the normal of the tangent vector, less the volume change."""
     make, params = CASES[where]
     values = {k: torch.tensor(x, dtype=F64) for k, x in params.items()}
     d = make(**values)
@@ -79,29 +94,36 @@ def test_batches_of_batches() -> None:
     def log_prob(m: Tensor, c: Tensor) -> Tensor:
         return VonMisesFisher(m, c).log_prob(x)
 
-    torch.testing.assert_close(vmap(log_prob)(loc, k), VonMisesFisher(loc.unsqueeze(1), k.unsqueeze(1)).log_prob(x))
+    torch.testing.assert_close(
+        vmap(log_prob)(loc, k), VonMisesFisher(loc.unsqueeze(1), k.unsqueeze(1)).log_prob(x)
+    )
     torch.testing.assert_close(vmap(log_prob, in_dims=(1, 0))(loc.mT, k), vmap(log_prob)(loc, k))
 
 
 def test_hessian_at_the_mode_of_a_circle_and_a_product() -> None:
-    """-1 / variance along the circle, which a distance to the centre, without a derivative there, would lose."""
+    """-1 / variance along the circle, which a distance to the centre, without a derivative there, would
+    lose."""
     m = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.PoincareBall(), 2))
     loc = torch.tensor([0.6, 0.8, 0.1, 0.2], dtype=F64)
     scale = torch.tensor([0.7, 0.5, 0.9], dtype=F64)
     d = WrappedNormal(m, loc, scale)
     t = d.transforms[0]
     hessian = torch.func.hessian(lambda v: d.log_prob(t._call(v)))(torch.zeros(3, dtype=F64))
-    expected = -scale**-2 - torch.tensor([0.0, 1 / 3, 1 / 3], dtype=F64)  # log sinh r / r is r^2 / 6
+    expected = -(scale**-2) - torch.tensor([0.0, 1 / 3, 1 / 3], dtype=F64)  # log sinh r / r is r^2 / 6
     torch.testing.assert_close(hessian, torch.diag(expected), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [geoopt.PoincareBall, geoopt.Lorentz, geoopt.Sphere, lambda: geoopt.Stereographic(k=0.0)])
+@pytest.mark.parametrize(
+    "kind", [geoopt.PoincareBall, geoopt.Lorentz, geoopt.Sphere, lambda: geoopt.Stereographic(k=0.0)]
+)
 def test_maps_at_a_zero_vector(kind: Callable[[], geoopt.Manifold]) -> None:
     """exp and log have their derivatives at coinciding points under every transform too."""
     geo = geometry(kind())
     p = geo.exp_frame(geo.origin(2, dtype=F64), torch.tensor([0.3, -0.2], dtype=F64))
     v = torch.zeros(2, dtype=F64)
     for f in (torch.func.jacrev, torch.func.jacfwd):
-        torch.testing.assert_close(f(lambda u: geo.log_frame(p, geo.exp_frame(p, u)))(v), torch.eye(2, dtype=F64))
+        torch.testing.assert_close(
+            f(lambda u: geo.log_frame(p, geo.exp_frame(p, u)))(v), torch.eye(2, dtype=F64)
+        )
     second = torch.func.hessian(lambda u: geo.log_frame(p, geo.exp_frame(p, u)))(v)
     assert second.abs().max() < 1e-12

@@ -11,13 +11,21 @@ import torch
 from torch import Tensor
 
 from pyro_manifold import transforms as mt
-from pyro_manifold.distributions import AngularCentralGaussian, Kent, Pushforward, PushforwardMixture, WrappedNormal
+from pyro_manifold.distributions import (
+    AngularCentralGaussian,
+    Kent,
+    Pushforward,
+    PushforwardMixture,
+    WrappedNormal,
+)
 
 EYE = torch.eye(3, dtype=torch.float64)
 
 
 def mixture(weights: Tensor) -> Any:
-    parts = [Pushforward(dist.Normal(torch.zeros(1).double(), 1.0).to_event(1), mt.Pad(1, 2)) for _ in range(2)]
+    parts = [
+        Pushforward(dist.Normal(torch.zeros(1).double(), 1.0).to_event(1), mt.Pad(1, 2)) for _ in range(2)
+    ]
     return PushforwardMixture(weights, parts)
 
 
@@ -27,9 +35,21 @@ def mixture(weights: Tensor) -> Any:
     [
         ("weights", mixture, torch.tensor([0.5, 0.5], dtype=torch.float64)),
         ("covariance_matrix", lambda x: AngularCentralGaussian(covariance_matrix=x), EYE),
-        ("covariance_matrix", lambda x: WrappedNormal(geoopt.Sphere(), EYE[0], covariance_matrix=x), EYE[:2, :2]),
-        ("scale_tril", lambda x: WrappedNormal(geoopt.PoincareBall(), torch.zeros(2).double(), scale_tril=x), EYE[:2, :2]),
-        ("axis_ovalness", lambda x: Kent(EYE, 5.0, axis_ovalness=x), torch.tensor([2.0, -2.0], dtype=torch.float64)),
+        (
+            "covariance_matrix",
+            lambda x: WrappedNormal(geoopt.Sphere(), EYE[0], covariance_matrix=x),
+            EYE[:2, :2],
+        ),
+        (
+            "scale_tril",
+            lambda x: WrappedNormal(geoopt.PoincareBall(), torch.zeros(2).double(), scale_tril=x),
+            EYE[:2, :2],
+        ),
+        (
+            "axis_ovalness",
+            lambda x: Kent(EYE, 5.0, axis_ovalness=x),
+            torch.tensor([2.0, -2.0], dtype=torch.float64),
+        ),
         ("ovalness", lambda x: Kent(EYE, 5.0, x), torch.tensor([2.0], dtype=torch.float64)),
     ],
 )

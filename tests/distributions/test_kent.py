@@ -1,4 +1,4 @@
-"""Kent's law. Statistical bounds are 5 standard errors (false alarm 6e-7 each)."""
+"""Kent's distribution. Statistical bounds are 5 standard errors (false alarm 6e-7 each)."""
 
 import math
 
@@ -26,7 +26,13 @@ def series(kappa: float, beta: float) -> float:
     """log C by Kent's series (1982, eq. 1.7)."""
     mpmath.mp.dps = 40
     k, b = mpmath.mpf(kappa), mpmath.mpf(beta)
-    terms = lambda j: mpmath.gamma(j + 0.5) / mpmath.factorial(j) * b ** (2 * j) * (k / 2) ** (-2 * j - 0.5) * mpmath.besseli(2 * j + 0.5, k)  # noqa: E731, E501
+    terms = lambda j: (
+        mpmath.gamma(j + 0.5)
+        / mpmath.factorial(j)
+        * b ** (2 * j)
+        * (k / 2) ** (-2 * j - 0.5)
+        * mpmath.besseli(2 * j + 0.5, k)
+    )  # noqa: E731, E501
     total, j = mpmath.mpf(0), 0
     while True:
         term = terms(j)
@@ -35,45 +41,61 @@ def series(kappa: float, beta: float) -> float:
             return float(mpmath.log(2 * mpmath.pi * total))
 
 
-@pytest.mark.parametrize("kappa, beta", [(0.1, 0.05), (1.0, 0.2), (10.0, 5.0), (100.0, 49.0), (1000.0, 100.0)])
+@pytest.mark.parametrize(
+    "kappa, beta", [(0.1, 0.05), (1.0, 0.2), (10.0, 5.0), (100.0, 49.0), (1000.0, 100.0)]
+)
 def test_series(kappa: float, beta: float) -> None:
-    law = mdist.Kent(torch.eye(3, dtype=torch.float64), kappa, beta)
+    distribution = mdist.Kent(torch.eye(3, dtype=torch.float64), kappa, beta)
     x = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
-    assert abs(float(law.log_prob(x)) - (kappa - series(kappa, beta))) < 1e-11
+    assert abs(float(distribution.log_prob(x)) - (kappa - series(kappa, beta))) < 1e-11
 
 
 def test_no_ovalness_is_von_mises_fisher() -> None:
     frame = random_frame(3)
-    x = mdist.ManifoldUniform(mdist.Bingham(frame @ frame.T).support.manifold, (3,), dtype=torch.float64).sample((50,))
-    law = mdist.Kent(frame, 7.0, 0.0)
+    x = mdist.ManifoldUniform(
+        mdist.Bingham(frame @ frame.T).support.manifold, (3,), dtype=torch.float64
+    ).sample((50,))
+    distribution = mdist.Kent(frame, 7.0, 0.0)
     expected = vonmises_fisher(frame[:, 0].numpy(), 7.0).logpdf(x.numpy())
-    torch.testing.assert_close(law.log_prob(x), torch.from_numpy(expected))
-    torch.testing.assert_close(law.mean, mdist.VonMisesFisher(frame[:, 0], torch.tensor(7.0).double()).mean)
-    torch.testing.assert_close(law.entropy(), mdist.VonMisesFisher(frame[:, 0], torch.tensor(7.0).double()).entropy())
+    torch.testing.assert_close(distribution.log_prob(x), torch.from_numpy(expected))
+    torch.testing.assert_close(
+        distribution.mean, mdist.VonMisesFisher(frame[:, 0], torch.tensor(7.0).double()).mean
+    )
+    torch.testing.assert_close(
+        distribution.entropy(), mdist.VonMisesFisher(frame[:, 0], torch.tensor(7.0).double()).entropy()
+    )
 
 
-@pytest.mark.parametrize("kappa, beta", [(0.0, 0.0), (0.5, 0.2), (5.0, 2.5), (30.0, 14.0), (1e3, 500.0), (1e5, 1e3)])
+@pytest.mark.parametrize(
+    "kappa, beta", [(0.0, 0.0), (0.5, 0.2), (5.0, 2.5), (30.0, 14.0), (1e3, 500.0), (1e5, 1e3)]
+)
 def test_moments_of_draws_on_s2(kappa: float, beta: float) -> None:
     check_moments(mdist.Kent(random_frame(3), kappa, beta))
 
 
-@pytest.mark.parametrize("betas", [(2.0, 1.0, -3.0), (-1.0, -1.0, 2.0), (3.0, 3.0, -6.0), (0.5, 0.2, 0.1, -0.3, -0.5)])
+@pytest.mark.parametrize(
+    "betas", [(2.0, 1.0, -3.0), (-1.0, -1.0, 2.0), (3.0, 3.0, -6.0), (0.5, 0.2, 0.1, -0.3, -0.5)]
+)
 @pytest.mark.parametrize("kappa", [6.0, 60.0])
 def test_moments_of_draws_in_any_dimension(betas: tuple[float, ...], kappa: float) -> None:
     oval = torch.tensor(betas, dtype=torch.float64)
     check_moments(mdist.Kent(random_frame(len(betas) + 1), kappa, axis_ovalness=oval))
-    check_moments(mdist.Kent(random_frame(len(betas) + 1), kappa, axis_ovalness=oval * kappa / (2 * oval.max())))
+    check_moments(
+        mdist.Kent(random_frame(len(betas) + 1), kappa, axis_ovalness=oval * kappa / (2 * oval.max()))
+    )
 
 
-def check_moments(law: mdist.Kent) -> None:
-    x = law.sample((40_000,))
-    assert bool(law.support.check(x).all())
-    within_5_se(x, law.mean)
-    within_5_se((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1), law.second_moment.flatten())
-    within_5_se(-law.log_prob(x), law.entropy())
-    assert bool((law.log_prob(law.mode) >= law.log_prob(x) - 1e-9).all())
-    second = law.covariance_matrix + law.mean.unsqueeze(-1) * law.mean.unsqueeze(-2)
-    torch.testing.assert_close(second, law.second_moment)
+def check_moments(distribution: mdist.Kent) -> None:
+    x = distribution.sample((40_000,))
+    assert bool(distribution.support.check(x).all())
+    within_5_se(x, distribution.mean)
+    within_5_se((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1), distribution.second_moment.flatten())
+    within_5_se(-distribution.log_prob(x), distribution.entropy())
+    assert bool((distribution.log_prob(distribution.mode) >= distribution.log_prob(x) - 1e-9).all())
+    second = distribution.covariance_matrix + distribution.mean.unsqueeze(-1) * distribution.mean.unsqueeze(
+        -2
+    )
+    torch.testing.assert_close(second, distribution.second_moment)
 
 
 def test_two_forms_of_ovalness() -> None:
@@ -84,9 +106,9 @@ def test_two_forms_of_ovalness() -> None:
 
 
 def test_tangent_variances() -> None:
-    law = mdist.Kent(torch.eye(3, dtype=torch.float64), 1e6, 2e5)
+    distribution = mdist.Kent(torch.eye(3, dtype=torch.float64), 1e6, 2e5)
     expected = 1 / (1e6 + torch.tensor([-4e5, 4e5], dtype=torch.float64))
-    torch.testing.assert_close(law.variance[1:], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(distribution.variance[1:], expected, rtol=1e-5, atol=0)
 
 
 def test_gradients() -> None:
@@ -98,12 +120,15 @@ def test_gradients() -> None:
 
 def test_float32() -> None:
     frame, kappa, beta = random_frame(3).float(), torch.tensor(1e4), torch.tensor(4e3)
-    law = mdist.Kent(frame, kappa, beta)
-    x = law.sample((1000,))
+    distribution = mdist.Kent(frame, kappa, beta)
+    x = distribution.sample((1000,))
     u, _, v = torch.linalg.svd(frame.double())
     y = x.double() / x.double().norm(dim=-1, keepdim=True)
     exact = mdist.Kent(u @ v, kappa.double(), beta.double()).log_prob(y)
-    assert float((law.log_prob(x) - exact).abs().max()) < 1e-4 and law.log_prob(x).dtype == torch.float32
+    assert (
+        float((distribution.log_prob(x) - exact).abs().max()) < 1e-4
+        and distribution.log_prob(x).dtype == torch.float32
+    )
 
 
 def test_kl() -> None:
@@ -118,7 +143,8 @@ def test_kl() -> None:
 
 
 def test_acceptance_bar() -> None:
-    """At least 0.4 up to and on the boundary 2 beta = kappa (measured worst: 0.417, d = 30; the bar is 0.15)."""
+    """At least 0.4 up to and on the boundary 2 beta = kappa (measured worst: 0.417, d = 30; the bar is
+    0.15)."""
     for d in (3, 4, 10, 30):
         for ratio in (0.0, 0.25, 0.4, 0.495, 0.5):
             kappa = torch.tensor([0.0, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e6], dtype=torch.float64)
@@ -130,14 +156,18 @@ def test_acceptance_bar() -> None:
 def test_worst_corner_terminates() -> None:
     """Many axes at the boundary at once: the flattest ridge there is."""
     betas = torch.cat([torch.full((19,), 50.0), torch.tensor([-950.0])]).double()
-    law = mdist.Kent(torch.eye(21).double(), 100.0, axis_ovalness=betas)
-    assert law.sample((1000,)).shape == (1000, 21)
+    distribution = mdist.Kent(torch.eye(21).double(), 100.0, axis_ovalness=betas)
+    assert distribution.sample((1000,)).shape == (1000, 21)
 
 
 def test_batches() -> None:
-    law = mdist.Kent(random_frame(3).expand(4, 1, 3, 3), torch.tensor([1.0, 50.0]).double(), 0.3)
-    assert law.batch_shape == (4, 2) and law.sample((5,)).shape == (5, 4, 2, 3)
-    assert law.mean.shape == (4, 2, 3) and law.expand((7, 4, 2)).entropy().shape == (7, 4, 2)
+    distribution = mdist.Kent(random_frame(3).expand(4, 1, 3, 3), torch.tensor([1.0, 50.0]).double(), 0.3)
+    assert distribution.batch_shape == (4, 2) and distribution.sample((5,)).shape == (5, 4, 2, 3)
+    assert distribution.mean.shape == (4, 2, 3) and distribution.expand((7, 4, 2)).entropy().shape == (
+        7,
+        4,
+        2,
+    )
 
 
 I3 = torch.eye(3)
@@ -154,8 +184,16 @@ I3 = torch.eye(3)
         ((I3, 1.0, 0.6), {}, "ovalness: got 0.6, expected at most half of concentration"),
         ((I3, 1.0), {}, "ovalness: got neither of ovalness and axis_ovalness"),
         ((I3, 1.0, 0.1), {"axis_ovalness": torch.zeros(2)}, "ovalness: got both"),
-        ((I3, 1.0), {"axis_ovalness": torch.tensor([0.3, 0.0])}, "axis_ovalness: .*expected numbers that add up to 0"),
-        ((I3, 1.0), {"axis_ovalness": torch.zeros(3)}, r"axis_ovalness: got shape \(3,\), expected \(..., 2\)"),
+        (
+            (I3, 1.0),
+            {"axis_ovalness": torch.tensor([0.3, 0.0])},
+            "axis_ovalness: .*expected numbers that add up to 0",
+        ),
+        (
+            (I3, 1.0),
+            {"axis_ovalness": torch.zeros(3)},
+            r"axis_ovalness: got shape \(3,\), expected \(..., 2\)",
+        ),
         ((I3, torch.ones(2), torch.zeros(3)), {}, "do not broadcast: .*concentration"),
         ((I3, torch.ones(2).double(), 0.0), {}, "concentration: got dtype torch.float64 but frame has"),
     ],

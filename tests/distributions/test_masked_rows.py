@@ -1,6 +1,8 @@
-"""Rows under a mask hold any filler in inference: SVI, both kinds of NUTS, whole batches that are missing, events of rows.
+"""Rows under a mask hold any filler in inference: SVI, both kinds of NUTS, whole batches that are missing,
+events of rows.
 
-Every distribution of the registry passes the check ``masked_rows``; here the posterior is compared with that of the rows alone.
+Every distribution of the registry passes the check ``masked_rows``; here the posterior is compared with that
+of the rows alone.
 """
 
 import geoopt
@@ -15,7 +17,9 @@ from pyro_manifold.infer import AutoManifoldNormal, GeodesicNUTS, ManifoldRepara
 
 F64 = torch.float64
 SPHERE = geoopt.Sphere()
-ROWS = torch.nn.functional.normalize(torch.tensor([[0.1, 0.2, 1.0], [0.3, -0.1, 1.0], [-0.2, 0.1, 1.0]], dtype=F64), dim=-1)
+ROWS = torch.nn.functional.normalize(
+    torch.tensor([[0.1, 0.2, 1.0], [0.3, -0.1, 1.0], [-0.2, 0.1, 1.0]], dtype=F64), dim=-1
+)
 MASK = torch.tensor([True, False, True, False, True])
 TEN = torch.tensor(10.0, dtype=F64)
 FILLERS = pytest.mark.parametrize("filler", [0.0, torch.nan])
@@ -56,11 +60,15 @@ def test_svi(model, filler):
 
 
 def test_kernels():
-    """The posterior of the mean is vMF about the sum of the rows: mean cosine to that within 5 standard errors of 40 draws."""
+    """The posterior of the mean is vMF about the sum of the rows: mean cosine to that within 5 standard
+    errors of 40 draws."""
     resultant = 10 * ROWS.sum(0).norm()
     expected = float(1 / torch.tanh(resultant) - 1 / resultant)
     axis = ROWS.sum(0) / ROWS.sum(0).norm()
-    for kernel, name in ((GeodesicNUTS(handled, max_tree_depth=3), "mu"), (NUTS(ManifoldReparam()(handled)), "mu_ambient")):
+    for kernel, name in (
+        (GeodesicNUTS(handled, max_tree_depth=3), "mu"),
+        (NUTS(ManifoldReparam()(handled)), "mu_ambient"),
+    ):
         pyro.set_rng_seed(0)
         mcmc = MCMC(kernel, 60, 40, disable_progbar=True)
         mcmc.run(with_gaps(torch.nan))
@@ -73,11 +81,16 @@ def test_a_batch_that_is_missing_altogether():
     x = torch.full((2, 3), torch.nan, dtype=F64)
     kappa = TEN.clone().requires_grad_()
     fn = VonMisesFisher(ROWS[0], kappa).expand((2,))
-    for masked in (fn.mask(torch.zeros(2, dtype=torch.bool)), fn.mask(torch.zeros(2, dtype=torch.bool)).to_event(1)):
+    for masked in (
+        fn.mask(torch.zeros(2, dtype=torch.bool)),
+        fn.mask(torch.zeros(2, dtype=torch.bool)).to_event(1),
+    ):
         out = masked.log_prob(x).sum()
         out.backward()
         assert out == 0 and kappa.grad == 0
-    trace = poutine.trace(poutine.mask(lambda: pyro.sample("x", fn.to_event(1), obs=x), mask=False)).get_trace()
+    trace = poutine.trace(
+        poutine.mask(lambda: pyro.sample("x", fn.to_event(1), obs=x), mask=False)
+    ).get_trace()
     assert trace.log_prob_sum() == 0
 
 
@@ -93,7 +106,9 @@ def test_masks_of_events():
 def test_a_bad_row_beside_masked_ones_is_an_error():
     x = with_gaps(torch.nan)
     x[0] = 2 * x[0]
-    with pytest.raises(ValueError, match=r"(?s)Error while computing .*'x'.*index \(0,\), expected points of Sphere"):
+    with pytest.raises(
+        ValueError, match=r"(?s)Error while computing .*'x'.*index \(0,\), expected points of Sphere"
+    ):
         poutine.trace(handled).get_trace(x).log_prob_sum()
     with pytest.raises(ValueError, match="expected points of Sphere"):
         VonMisesFisher(ROWS[0], TEN).log_prob(with_gaps(torch.nan))
@@ -105,4 +120,6 @@ def test_a_bad_row_beside_masked_ones_is_an_error():
 def test_imputed_rows():
     """Predictive fills what is missing and keeps what is there."""
     x = Predictive(partly, num_samples=3)(with_gaps(torch.nan))["x"]
-    assert torch.equal(x[:, MASK], ROWS.expand(3, 3, 3)) and torch.allclose(x.norm(dim=-1), torch.ones(3, 5, dtype=F64))
+    assert torch.equal(x[:, MASK], ROWS.expand(3, 3, 3)) and torch.allclose(
+        x.norm(dim=-1), torch.ones(3, 5, dtype=F64)
+    )

@@ -1,4 +1,5 @@
-"""The matrix Fisher law of SO(3). Statistical bounds are 5 standard errors (false alarm 6e-7 each)."""
+"""The matrix Fisher distribution of SO(3). Statistical bounds are 5 standard errors (false alarm 6e-7
+each)."""
 
 import math
 
@@ -22,25 +23,32 @@ def within_5_se(draws: Tensor, expected: Tensor) -> None:
 def one_dimensional(s: tuple[float, float, float]) -> float:
     """log c(diag s), by Lee's integral over one variable (2018, thm 2.1), for Riemannian volume."""
     a, b, c = (mpmath.mpf(v) for v in s)
-    f = lambda u: mpmath.besseli(0, (a - b) * (1 - u) / 2) * mpmath.besseli(0, (a + b) * (1 + u) / 2) * mpmath.exp(c * u) / 2  # noqa: E731
+    f = lambda u: (
+        mpmath.besseli(0, (a - b) * (1 - u) / 2)
+        * mpmath.besseli(0, (a + b) * (1 + u) / 2)
+        * mpmath.exp(c * u)
+        / 2
+    )  # noqa: E731
     return float(mpmath.log(8 * mpmath.pi**2 * mpmath.quad(f, [-1, -0.9, 0, 0.9, 0.99, 1])))
 
 
-@pytest.mark.parametrize("s", [(0.0, 0.0, 0.0), (1.0, 0.5, -0.2), (10.0, 3.0, 1.0), (50.0, 20.0, -20.0), (100.0, 100.0, 100.0)])
+@pytest.mark.parametrize(
+    "s", [(0.0, 0.0, 0.0), (1.0, 0.5, -0.2), (10.0, 3.0, 1.0), (50.0, 20.0, -20.0), (100.0, 100.0, 100.0)]
+)
 def test_normaliser(s: tuple[float, float, float]) -> None:
-    law = mdist.MatrixFisher(torch.diag(torch.tensor(s, dtype=torch.float64)))
+    distribution = mdist.MatrixFisher(torch.diag(torch.tensor(s, dtype=torch.float64)))
     eye = torch.eye(3, dtype=torch.float64)
-    assert abs(float(law.log_prob(eye)) - (sum(s) - one_dimensional(s))) < 1e-11
+    assert abs(float(distribution.log_prob(eye)) - (sum(s) - one_dimensional(s))) < 1e-11
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 20.0, 1000.0])
 def test_moments_of_draws(scale: float) -> None:
-    law = mdist.MatrixFisher(scale * torch.randn(3, 3, dtype=torch.float64))
-    r = law.sample((40_000,))
-    assert bool(law.support.check(r).all())
-    within_5_se(r.flatten(1), law.mean.flatten())
-    within_5_se(-law.log_prob(r), law.entropy())
-    assert bool((law.log_prob(law.mode) >= law.log_prob(r) - 1e-9).all())
+    distribution = mdist.MatrixFisher(scale * torch.randn(3, 3, dtype=torch.float64))
+    r = distribution.sample((40_000,))
+    assert bool(distribution.support.check(r).all())
+    within_5_se(r.flatten(1), distribution.mean.flatten())
+    within_5_se(-distribution.log_prob(r), distribution.entropy())
+    assert bool((distribution.log_prob(distribution.mode) >= distribution.log_prob(r) - 1e-9).all())
 
 
 def test_mode_is_the_nearest_rotation() -> None:
@@ -55,17 +63,22 @@ def test_concentrated_is_normal() -> None:
 
 
 def test_translation() -> None:
-    """R -> U R V carries the law of F to that of U F V."""
-    f, (u, v) = torch.randn(3, 3, dtype=torch.float64), geometry(SO3).uniform_sample((2,), (3, 3), dtype=torch.float64)
+    """R -> U R V carries the distribution of F to that of U F V."""
+    f, (u, v) = (
+        torch.randn(3, 3, dtype=torch.float64),
+        geometry(SO3).uniform_sample((2,), (3, 3), dtype=torch.float64),
+    )
     r = mdist.MatrixFisher(f).sample((10,))
-    torch.testing.assert_close(mdist.MatrixFisher(u @ f @ v).log_prob(u @ r @ v), mdist.MatrixFisher(f).log_prob(r))
+    torch.testing.assert_close(
+        mdist.MatrixFisher(u @ f @ v).log_prob(u @ r @ v), mdist.MatrixFisher(f).log_prob(r)
+    )
 
 
 def test_gradients_at_repeated_singular_values() -> None:
     f = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
     r = geometry(SO3).uniform_sample((), (3, 3), dtype=torch.float64)
     (g,) = torch.autograd.grad(mdist.MatrixFisher(f).log_prob(r), f)
-    torch.testing.assert_close(g, r)  # the uniform law has mean 0
+    torch.testing.assert_close(g, r)  # the uniform distribution has mean 0
     f = torch.eye(3, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda f: mdist.MatrixFisher(f).log_prob(r), f)
     assert torch.autograd.gradcheck(lambda f: mdist.MatrixFisher(f).entropy(), f)
@@ -102,6 +115,6 @@ def test_errors(matrix: Tensor, match: str) -> None:
 
 
 def test_a_reflection_is_rejected() -> None:
-    law = mdist.MatrixFisher(torch.zeros(3, 3), validate_args=True)
+    distribution = mdist.MatrixFisher(torch.zeros(3, 3), validate_args=True)
     with pytest.raises(ValueError, match="support"):
-        law.log_prob(-torch.eye(3))
+        distribution.log_prob(-torch.eye(3))

@@ -1,4 +1,5 @@
-"""Power spherical: closed forms on S^2, the antipode, large concentration. Shared checks: test_von_mises_fisher.py."""
+"""Power spherical: closed forms on S^2, the antipode, large concentration. Shared checks:
+test_von_mises_fisher.py."""
 
 import math
 
@@ -18,8 +19,15 @@ def test_density_at_loc(n: int) -> None:
     for k in (0.0, 1e-6, 1.0, 1e3, 1e6):
         with mpmath.workdps(40):
             b, c = mpmath.mpf(n - 1) / 2, mpmath.mpf(k)
-            expected = mpmath.loggamma(c + 2 * b) - mpmath.loggamma(c + b) - 2 * b * mpmath.log(2) - b * mpmath.log(mpmath.pi)
-        assert math.isclose(PowerSpherical(mu, k).log_prob(mu).item(), float(expected), rel_tol=1e-13, abs_tol=1e-13)
+            expected = (
+                mpmath.loggamma(c + 2 * b)
+                - mpmath.loggamma(c + b)
+                - 2 * b * mpmath.log(2)
+                - b * mpmath.log(mpmath.pi)
+            )
+        assert math.isclose(
+            PowerSpherical(mu, k).log_prob(mu).item(), float(expected), rel_tol=1e-13, abs_tol=1e-13
+        )
 
 
 def test_antipode() -> None:
@@ -39,7 +47,12 @@ def test_agrees_with_beta_marginal() -> None:
     t = torch.tensor([-0.9, 0.0, 0.5, 0.99], dtype=torch.float64)
     x = torch.zeros(4, n, dtype=torch.float64)
     x[:, 0], x[:, 1] = t, (1 - t**2).sqrt()
-    ring = math.log(2) + (n - 1) / 2 * math.log(math.pi) - math.lgamma((n - 1) / 2) + (n - 3) / 2 * torch.log1p(-t * t)
+    ring = (
+        math.log(2)
+        + (n - 1) / 2 * math.log(math.pi)
+        - math.lgamma((n - 1) / 2)
+        + (n - 3) / 2 * torch.log1p(-t * t)
+    )
     b = torch.tensor((n - 1) / 2, dtype=torch.float64)
     beta = torch.distributions.Beta(k + b, b).log_prob((1 + t) / 2) - math.log(2)
     torch.testing.assert_close(PowerSpherical(mu, k).log_prob(x) + ring, beta)

@@ -9,7 +9,7 @@ import torch
 from pyro.infer.reparam import ProjectedNormalReparam
 
 from pyro_manifold.distributions import ProjectedNormal
-from pyro_manifold.ops.projected import log_radial_integral
+from pyro_manifold.ops.parabolic_cylinder import log_radial_integral
 
 LENGTHS = [-100.0, -30.0, -5.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 5.0, 30.0, 100.0]
 
@@ -42,7 +42,12 @@ def test_log_prob(n: int, dtype_: torch.dtype, bound: float) -> None:
             with mpmath.workdps(40):
                 a = mpmath.mpf(k) * mpmath.mpf(x[0].item())
                 m = mpmath.gamma(n) * mpmath.pcfu(n - mpmath.mpf(1) / 2, -a)
-                expected = mpmath.log(m) + a * a / 4 - mpmath.mpf(k) ** 2 / 2 - mpmath.mpf(n) / 2 * mpmath.log(2 * mpmath.pi)
+                expected = (
+                    mpmath.log(m)
+                    + a * a / 4
+                    - mpmath.mpf(k) ** 2 / 2
+                    - mpmath.mpf(n) / 2 * mpmath.log(2 * mpmath.pi)
+                )
             assert abs(d.log_prob(x).item() - float(expected)) <= bound * max(1, abs(expected))
 
 
@@ -62,7 +67,8 @@ def test_mean(n: int) -> None:
 
 
 def test_reparam() -> None:
-    """Pyro's strategy for HMC and autoguides accepts the law, in a dimension where Pyro's own has no density."""
+    """Pyro's strategy for HMC and autoguides accepts the distribution, in a dimension where Pyro's own has no
+    density."""
 
     def model() -> torch.Tensor:
         return pyro.sample("x", ProjectedNormal(torch.ones(6)))

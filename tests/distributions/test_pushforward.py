@@ -1,4 +1,5 @@
-"""Pushforwards: mass by areas of triangles that know no Jacobian, sites observed and latent, what is off the image."""
+"""Pushforwards: mass by areas of triangles that know no Jacobian, sites observed and latent, what is off the
+image."""
 
 import math
 from typing import Any
@@ -21,18 +22,18 @@ def normal(loc: Any, scale: Any = 1.0) -> Any:
     return dist.Normal(torch.as_tensor(loc, dtype=torch.float64), scale).to_event(1)
 
 
-def flow_law() -> Pushforward:
+def flow_distribution() -> Pushforward:
     return Pushforward(normal([0.3, -0.2], 0.5), injective_flow().double())
 
 
-def test_circle_is_the_law_of_the_angle() -> None:
+def test_circle_is_the_distribution_of_the_angle() -> None:
     d = Pushforward(normal([0.5], 0.3), circle())
     angle = torch.linspace(-1.0, 2.0, 7, dtype=torch.float64).unsqueeze(-1)
     torch.testing.assert_close(d.log_prob(circle()(angle)), normal([0.5], 0.3).log_prob(angle))
 
 
 def test_mass_by_triangles() -> None:
-    d = flow_law()
+    d = flow_distribution()
     grid = torch.linspace(-3.5, 3.5, 161, dtype=torch.float64)
     x = d.transform(torch.cartesian_prod(grid + 0.3, grid - 0.2)).detach().reshape(161, 161, 3)
     a, b, c, e = x[:-1, :-1], x[1:, :-1], x[:-1, 1:], x[1:, 1:]
@@ -43,7 +44,7 @@ def test_mass_by_triangles() -> None:
 
 
 def test_draws_are_scored_without_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    d = flow_law()
+    d = flow_distribution()
     x = d.rsample((5,))
     direct = d.log_prob(x.detach().clone())
     monkeypatch.setattr(type(d.transform), "_inverse", lambda *_: pytest.fail("encoded"))
@@ -58,11 +59,11 @@ def test_observed_tensor_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(type(transform), "_inverse", lambda self, x: calls.append(1) or inverse(self, x))
     x = transform(torch.randn(4, 2, dtype=torch.float64)).detach().clone()
     loc = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    laws = [Pushforward(normal(loc, s), transform.with_cache()) for s in (1.0, 2.0)]
-    shared = laws[0].transform
+    distributions = [Pushforward(normal(loc, s), transform.with_cache()) for s in (1.0, 2.0)]
+    shared = distributions[0].transform
     first = shared.coordinates(x)
     assert shared.coordinates(x)[0] is first[0] and len(calls) == 1
-    (g,) = torch.autograd.grad(laws[0].log_prob(x).sum(), loc)
+    (g,) = torch.autograd.grad(distributions[0].log_prob(x).sum(), loc)
     assert bool(g.isfinite().all())
     x.add_(0.0)  # a changed tensor is encoded again
     shared.coordinates(x)
@@ -78,15 +79,22 @@ def test_off_the_image() -> None:
     base, g = normal([0.0, 0.0]), Pad(2, 3)
     on = base.log_prob(x[0, :2])
     torch.testing.assert_close(Pushforward(base, g).log_prob(x), on.expand(2))
-    torch.testing.assert_close(Pushforward(base, g, off_manifold="reject").log_prob(x), torch.stack([on, on * 0 - math.inf]))
+    torch.testing.assert_close(
+        Pushforward(base, g, off_manifold="reject").log_prob(x), torch.stack([on, on * 0 - math.inf])
+    )
     assert Pushforward(base, g, off_manifold="reject", atol=0.5).log_prob(x).isfinite().all()
-    with pytest.raises(ValueError, match=r"value: got 1, 2, 0.5 at index \(1,\), expected points of the image.*project"):
+    with pytest.raises(
+        ValueError, match=r"value: got 1, 2, 0.5 at index \(1,\), expected points of the image.*project"
+    ):
         Pushforward(base, g, off_manifold="error").log_prob(x)
 
 
 def test_latent_site_under_plain_nuts() -> None:
-    """Posterior of the angle on a circle of radius 2 given a noisy point, against quadrature (4 standard errors: 6e-5 each)."""
-    g = Chart(lambda u: 2 * torch.cat([u.cos(), u.sin()], -1), lambda x: torch.atan2(x[..., 1:], x[..., :1]), 1, 2)
+    """Posterior of the angle on a circle of radius 2 given a noisy point, against quadrature (4 standard
+    errors: 6e-5 each)."""
+    g = Chart(
+        lambda u: 2 * torch.cat([u.cos(), u.sin()], -1), lambda x: torch.atan2(x[..., 1:], x[..., :1]), 1, 2
+    )
     obs = torch.tensor([1.0, 1.5], dtype=torch.float64)
 
     def model() -> None:
@@ -118,20 +126,24 @@ def test_pyro_guide_plate_predictive() -> None:
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
     losses = [svi.step(y) for _ in range(300)]
     assert losses[-1] < losses[0]
-    torch.testing.assert_close(g(guide.median()["x"] if guide.median()["x"].shape[-1] == 1 else g.inv(guide.median()["x"])), y,
-                               atol=0.15, rtol=0)  # fmt: skip
+    torch.testing.assert_close(
+        g(guide.median()["x"] if guide.median()["x"].shape[-1] == 1 else g.inv(guide.median()["x"])),
+        y,
+        atol=0.15,
+        rtol=0,
+    )
     assert Predictive(model, guide=guide, num_samples=4)(None)["y"].shape == (4, 3, 3)
 
 
 def test_conditional_theta_gradient() -> None:
-    law = learned(conditional_pushforward()).double()
+    distribution = learned(conditional_pushforward()).double()
     x = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
     theta = torch.tensor([0.3, -0.5, 1.0], dtype=torch.float64, requires_grad=True)
-    (g,) = torch.autograd.grad(law.condition(theta).log_prob(x).sum(), theta)
+    (g,) = torch.autograd.grad(distribution.condition(theta).log_prob(x).sum(), theta)
     h = 1e-6
     steps = torch.eye(3, dtype=torch.float64) * h
     with torch.no_grad():
-        ends = [law.condition(theta + s * e).log_prob(x).sum() for s in (1, -1) for e in steps]
+        ends = [distribution.condition(theta + s * e).log_prob(x).sum() for s in (1, -1) for e in steps]
     numeric = (torch.stack(ends[:3]) - torch.stack(ends[3:])) / (2 * h)
     assert float((g - numeric).norm() / numeric.norm()) < 1e-6
 
@@ -146,7 +158,8 @@ def test_conditional_theta_gradient() -> None:
         (lambda: Pushforward(normal([0.0, 0.0]), Pad(2, 3)).log_prob(torch.full((3,), math.nan).double()), "value: got nan"),
         (lambda: Pad(3, 2), "dim: got 3 with codomain_dim 2"),
         (lambda: LinearEmbedding(torch.ones(3, 2)), "matrix: got 1, expected rank 2"),
-        (lambda: LinearEmbedding.from_pca(torch.ones(5, 3), 2), "dim: got 2; expected at most the 0 dimensions"),
+        (lambda: LinearEmbedding.from_pca(torch.ones(5, 3), 2), "dim: got 2; expected at most the 0 "
+                                                                "dimensions"),
         (lambda: Chart(lambda u: u[..., [0, 0, 0]], lambda x: x[..., :2], 2, 3).log_volume(torch.zeros(2)),
          r"no full rank \(2\) at 1 of 1 points"),
         (lambda: flows.InjectiveFlow(Pad(1, 2), [flows.LULinear(3)]), "layers: number 0 is LULinear"),
@@ -166,11 +179,11 @@ def flow_mixture() -> PushforwardMixture:
     return PushforwardMixture(torch.tensor([0.3, 0.7], dtype=torch.float64), normals)
 
 
-@pytest.mark.parametrize("make", [flow_law, flow_mixture])
+@pytest.mark.parametrize("make", [flow_distribution, flow_mixture])
 @pytest.mark.parametrize("filler", [math.nan, math.inf, 0.0])
 def test_masked_rows_may_hold_anything(make: Any, filler: float) -> None:
-    """By ``mask``, ``poutine.mask`` and ``obs_mask``: log densities and gradients in value and parameters are those of the other
-    rows alone."""
+    """By ``mask``, ``poutine.mask`` and ``obs_mask``: log densities and gradients in value and parameters are
+    those of the other rows alone."""
     d = make()
     learnt = [p for c in getattr(d, "components", [d]) for p in c.transform.parameters()]
     keep = torch.tensor([True, False, True, False])

@@ -1,4 +1,5 @@
-"""Laws on unions of images: mass by quadrature, overlaps, what is on no chart, charts asked about their own points only."""
+"""Distributions on unions of images: mass by quadrature, overlaps, what is on no chart, charts asked about
+their own points only."""
 
 import math
 from typing import Any
@@ -22,8 +23,10 @@ def normal(loc: list[float], scale: float = 0.5) -> Any:
 
 
 def circles(**kwargs: Any) -> PushforwardMixture:
-    laws = [Pushforward(normal([a]), g, **kwargs) for a, g in zip((0.4, -1.0), two_circles(), strict=True)]
-    return PushforwardMixture(torch.tensor([0.3, 0.7], dtype=F64), laws)
+    distributions = [
+        Pushforward(normal([a]), g, **kwargs) for a, g in zip((0.4, -1.0), two_circles(), strict=True)
+    ]
+    return PushforwardMixture(torch.tensor([0.3, 0.7], dtype=F64), distributions)
 
 
 def cap(u: Tensor) -> Tensor:
@@ -38,7 +41,8 @@ def flat(x: Tensor) -> Tensor:
 
 
 def test_mass_on_two_circles() -> None:
-    """Arc length of both circles, but for 1e-5 of it beyond the cuts of the charts; shares are the weights."""
+    """Arc length of both circles, but for 1e-5 of it beyond the cuts of the charts; shares are the
+    weights."""
     d, n = circles(), 2000
     angle = 2 * math.pi * torch.arange(n, dtype=F64) / n
     for k, share in enumerate((0.3, 0.7)):
@@ -50,11 +54,11 @@ def test_mass_on_two_circles() -> None:
 def test_mass_on_two_caps() -> None:
     """Two caps, the second upside down and below: area of triangles that know no Jacobian."""
     down = Chart(lambda u: -cap(u) - 1, lambda x: flat(-x - 1), 2, 3)
-    laws = [Pushforward(normal([0.1, -0.2], 0.4), g) for g in (Chart(cap, flat, 2, 3), down)]
-    d = PushforwardMixture(torch.tensor([0.2, 0.8], dtype=F64), laws)
+    distributions = [Pushforward(normal([0.1, -0.2], 0.4), g) for g in (Chart(cap, flat, 2, 3), down)]
+    d = PushforwardMixture(torch.tensor([0.2, 0.8], dtype=F64), distributions)
     grid = torch.linspace(-2.2, 2.2, 141, dtype=F64)
-    for law, share in zip(laws, (0.2, 0.8), strict=True):
-        x = law.transform(torch.cartesian_prod(grid, grid)).reshape(141, 141, 3)
+    for distribution, share in zip(distributions, (0.2, 0.8), strict=True):
+        x = distribution.transform(torch.cartesian_prod(grid, grid)).reshape(141, 141, 3)
         a, b, c, e = x[:-1, :-1], x[1:, :-1], x[:-1, 1:], x[1:, 1:]
         area = sum(torch.linalg.cross(p - o, q - o).norm(dim=-1) / 2 for o, p, q in ((a, b, c), (e, b, c)))
         p = d.log_prob(x).exp()
@@ -73,7 +77,9 @@ def test_shares_of_draws() -> None:
 def test_overlapping_charts_add_up() -> None:
     """The same line by two charts is the mixture of two normals on it."""
     lines = [LinearEmbedding(torch.tensor([[s], [0.0]], dtype=F64)) for s in (1.0, 2.0)]
-    d = PushforwardMixture(torch.tensor([0.5, 0.5], dtype=F64), [Pushforward(normal([0.0], 1.0), g) for g in lines])
+    d = PushforwardMixture(
+        torch.tensor([0.5, 0.5], dtype=F64), [Pushforward(normal([0.0], 1.0), g) for g in lines]
+    )
     t = torch.linspace(-3, 3, 7, dtype=F64)
     x = torch.stack([t, 0 * t], -1)
     exact = torch.stack([dist.Normal(0.0, s).log_prob(t) for s in (1.0, 2.0)]).logsumexp(0) - math.log(2)
@@ -81,27 +87,38 @@ def test_overlapping_charts_add_up() -> None:
 
 
 def test_off_the_union() -> None:
-    x = torch.tensor([[-1.0, 0.0], [-0.9, 0.0], [0.9, 0.0]], dtype=F64)  # on the left circle, near it, near the right one
+    x = torch.tensor(
+        [[-1.0, 0.0], [-0.9, 0.0], [0.9, 0.0]], dtype=F64
+    )  # on the left circle, near it, near the right one
     near = circles().log_prob(x)
     left = math.log(0.3) + normal([0.4]).log_prob(torch.zeros(1, dtype=F64))
     torch.testing.assert_close(near[:2], left.expand(2))
     right = math.log(0.7) + normal([-1.0]).log_prob(torch.tensor([math.pi], dtype=F64))
     torch.testing.assert_close(near[2], right)
     assert circles(off_manifold="reject").log_prob(x).isfinite().tolist() == [True, False, False]
-    with pytest.raises(ValueError, match=r"value: got -0.9, 0 at index \(1,\), expected points of the image of one of"):
+    with pytest.raises(
+        ValueError, match=r"value: got -0.9, 0 at index \(1,\), expected points of the image of one of"
+    ):
         circles(off_manifold="error").log_prob(x)
     d = circles(off_manifold="reject")
     w = d.weights.clone().requires_grad_()
-    law = PushforwardMixture(w, d.components)
-    (g,) = torch.autograd.grad(law.log_prob(x).clamp_min(-1e3).sum(), w)  # rows of -inf leave no NaN
+    distribution = PushforwardMixture(w, d.components)
+    (g,) = torch.autograd.grad(distribution.log_prob(x).clamp_min(-1e3).sum(), w)  # rows of -inf leave no NaN
     assert g.isfinite().all()
 
 
 def test_a_chart_is_asked_about_its_own_points() -> None:
     """The first chart has no derivative where the second one's points project to."""
-    g = Chart(lambda u: torch.cat([u**3, 0 * u], -1), lambda x: x[..., :1].abs().pow(1 / 3) * x[..., :1].sign(), 1, 2)
+    g = Chart(
+        lambda u: torch.cat([u**3, 0 * u], -1),
+        lambda x: x[..., :1].abs().pow(1 / 3) * x[..., :1].sign(),
+        1,
+        2,
+    )
     h = LinearEmbedding(torch.tensor([[0.0], [1.0]], dtype=F64), torch.tensor([0.0, 5.0], dtype=F64))
-    d = PushforwardMixture(torch.tensor([0.5, 0.5], dtype=F64), [Pushforward(normal([0.0]), f) for f in (g, h)])
+    d = PushforwardMixture(
+        torch.tensor([0.5, 0.5], dtype=F64), [Pushforward(normal([0.0]), f) for f in (g, h)]
+    )
     assert d.log_prob(torch.tensor([[0.0, 5.1], [1.0, 0.0]], dtype=F64)).isfinite().all()
     with pytest.raises(ValueError, match="no full rank"):
         d.log_prob(torch.tensor([[0.0, 0.0]], dtype=F64))
@@ -112,9 +129,11 @@ def test_enumerated_chart_of_a_latent_site() -> None:
     d, y = circles(), torch.tensor([-0.2, 0.6], dtype=F64)
     noise = 0.8
     evidence = []
-    for law in d.components:
+    for distribution in d.components:
         u = torch.linspace(-3.1, 3.1, 4001, dtype=F64).unsqueeze(-1)
-        joint = law.base_dist.log_prob(u) + dist.Normal(law.transform(u), noise).log_prob(y).sum(-1)
+        joint = distribution.base_dist.log_prob(u) + dist.Normal(distribution.transform(u), noise).log_prob(
+            y
+        ).sum(-1)
         evidence.append(joint.logsumexp(0))
     exact = (d.weights.log() + torch.stack(evidence)).softmax(-1)
     x = d.sample((200000,))
@@ -137,7 +156,9 @@ def test_observed_in_a_plate() -> None:
     left = float((x[:, 0] < 0).double().sum())
     posterior = dist.Beta(1 + left, 201 - left)
     mean = mcmc.get_samples()["w"][:, 0].mean()
-    assert abs(float(mean - posterior.mean)) < 5 * float(posterior.stddev) / 20**0.5  # at least 20 effective draws
+    assert (
+        abs(float(mean - posterior.mean)) < 5 * float(posterior.stddev) / 20**0.5
+    )  # at least 20 effective draws
 
 
 @pytest.mark.parametrize(
@@ -147,11 +168,15 @@ def test_observed_in_a_plate() -> None:
         (lambda: PushforwardMixture(torch.ones(0), []), "components: got none; expected Pushforward"),
         (
             lambda: PushforwardMixture(
-                torch.ones(2) / 2, [Pushforward(normal([0.0]), Pad(1, 3)), Pushforward(normal([0.0, 0.0]), Pad(2, 3))]
+                torch.ones(2) / 2,
+                [Pushforward(normal([0.0]), Pad(1, 3)), Pushforward(normal([0.0, 0.0]), Pad(2, 3))],
             ),
             "components: got 1 -> 3, 'project'; 2 -> 3, 'project'; expected .* one latent dimension",
         ),
-        (lambda: PushforwardMixture(torch.ones(3) / 3, circles().components), r"weights: got shape \(3,\); expected 2"),
+        (
+            lambda: PushforwardMixture(torch.ones(3) / 3, circles().components),
+            r"weights: got shape \(3,\); expected 2",
+        ),
         (lambda: circles().log_prob(torch.zeros(3, dtype=F64)), r"value: got shape \(3,\)"),
         (lambda: circles().log_prob(torch.full((2,), math.nan, dtype=F64)), "value: got nan|Expected value"),
     ],
@@ -162,8 +187,12 @@ def test_bad_input(make: Any, match: str) -> None:
 
 
 def test_a_wide_atol_reaches_no_neighbouring_image() -> None:
-    """Two lines 0.1 apart under an atol of 1: every point has the density of its own line, and the mass is 1."""
-    lines = [LinearEmbedding(torch.tensor([[1.0], [0.0]], dtype=F64), torch.tensor([0.0, h], dtype=F64)) for h in (0.0, 0.1)]
+    """Two lines 0.1 apart under an atol of 1: every point has the density of its own line, and the mass is
+    1."""
+    lines = [
+        LinearEmbedding(torch.tensor([[1.0], [0.0]], dtype=F64), torch.tensor([0.0, h], dtype=F64))
+        for h in (0.0, 0.1)
+    ]
     for off in ("project", "reject", "error"):
         parts = [Pushforward(normal([0.0]), line, off_manifold=off) for line in lines]
         d = PushforwardMixture(torch.tensor([0.25, 0.75], dtype=F64), parts, atol=1.0)
@@ -178,8 +207,8 @@ def test_a_wide_atol_reaches_no_neighbouring_image() -> None:
 
 @pytest.mark.parametrize("dtype, gap", [(torch.float32, 1e-4), (F64, 1e-9)])
 def test_images_close_to_each_other_do_not_add_up(dtype: torch.dtype, gap: float) -> None:
-    """Two lines closer than the square root of the machine precision, as well-trained charts of one curve are; and two that cross
-    at an angle of ``100 gap``: the mass of both is 1."""
+    """Two lines closer than the square root of the machine precision, as well-trained charts of one curve
+    are; and two that cross at an angle of ``100 gap``: the mass of both is 1."""
     t = torch.linspace(-4, 4, 2001, dtype=dtype)
     for slope, h in ((0.0, gap), (100 * gap, 0.0)):
         lines = [
@@ -187,7 +216,9 @@ def test_images_close_to_each_other_do_not_add_up(dtype: torch.dtype, gap: float
             for s, a in ((0.0, 0.0), (slope, h))
         ]
         base = dist.Normal(torch.zeros(1, dtype=dtype), 0.5).to_event(1)
-        d = PushforwardMixture(torch.tensor([0.25, 0.75], dtype=dtype), [Pushforward(base, line) for line in lines])
+        d = PushforwardMixture(
+            torch.tensor([0.25, 0.75], dtype=dtype), [Pushforward(base, line) for line in lines]
+        )
         total = sum(float(d.log_prob(line(t.unsqueeze(-1))).exp().sum()) * 0.004 for line in lines)
         assert total == pytest.approx(1.0, abs=0.01)  # a few of 2001 points are at the crossing itself
 
@@ -200,7 +231,10 @@ def test_coincident_charts_of_a_flow_add_up(dtype: torch.dtype) -> None:
     for layer in bends:
         for p in layer.parameters():
             p.data.normal_(0, 0.3)
-    turn = Affine(torch.tensor([[0.0, 3.0, 0.0], [-0.5, 0.2, 0.0], [0.0, 0.0, 1.0]], dtype=dtype), torch.ones(3, dtype=dtype) * 0)
+    turn = Affine(
+        torch.tensor([[0.0, 3.0, 0.0], [-0.5, 0.2, 0.0], [0.0, 0.0, 1.0]], dtype=dtype),
+        torch.ones(3, dtype=dtype) * 0,
+    )
     charts = [InjectiveFlow(Pad(2, 3), bends), InjectiveFlow(Pad(2, 3), [turn, *bends])]
     base = dist.Normal(torch.zeros(2, dtype=dtype), 1.0).to_event(1)
     parts = [Pushforward(base, g) for g in charts]

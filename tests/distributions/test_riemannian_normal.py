@@ -1,4 +1,5 @@
-"""Riemannian normals: mass, agreement of charts, limits, gradients, moments, divergences, errors, and life inside Pyro."""
+"""Riemannian normals: mass, agreement of charts, limits, gradients, moments, divergences, errors, and life
+inside Pyro."""
 
 import math
 import pickle
@@ -42,7 +43,8 @@ M = manifolds()
 
 @pytest.mark.parametrize("name", M)
 def test_mass_is_one(name):
-    """Exact draws from the law at 2 sigma as importance weights for the law at sigma: 2e5 draws, 5 standard errors."""
+    """Exact draws from the distribution at 2 sigma as importance weights for the distribution at sigma: 2e5
+    draws, 5 standard errors."""
     torch.manual_seed(0)
     m, loc = M[name]
     wide, d = RiemannianNormal(m, loc, 0.8), RiemannianNormal(m, loc, 0.5)
@@ -54,7 +56,8 @@ def test_mass_is_one(name):
 
 @pytest.mark.parametrize("name", M)
 def test_override_is_the_pushforward(name):
-    """log_prob without the Jacobian equals the generic base density minus log|det d exp|, cached value or not."""
+    """log_prob without the Jacobian equals the generic base density minus log|det d exp|, cached value or
+    not."""
     m, loc = M[name]
     torch.manual_seed(0)
     d = RiemannianNormal(m, loc, torch.tensor([0.2, 1.0], dtype=F64))
@@ -84,7 +87,9 @@ def test_uniform_limit_and_antipode():
     (g,) = torch.autograd.grad(near.log_prob(x).sum(), x)
     assert g.isfinite().all()
     torch.manual_seed(0)
-    assert d.sample((40_000,)).mean(0).abs().max() < 5 / (3 * 40_000) ** 0.5  # 5 standard errors: false alarm 2e-6
+    assert (
+        d.sample((40_000,)).mean(0).abs().max() < 5 / (3 * 40_000) ** 0.5
+    )  # 5 standard errors: false alarm 2e-6
     assert kl_divergence(d, ManifoldUniform(geoopt.Sphere(), (3,), dtype=F64)).abs() < 1e-12
 
 
@@ -98,7 +103,9 @@ def test_ball_and_hyperboloid_agree():
         geo = geometry(m)
         x, loc = (geo.chart(t / (-geo.curvature(v).detach()).sqrt()) for t in (v, mu))
         out.append(RiemannianNormal(m, loc.detach(), 0.8).log_prob(x.detach()))
-    torch.testing.assert_close(out[0], out[1], rtol=1e-6 if c + 1 else 1e-10, atol=0)  # geoopt keeps c as a float32 softplus
+    torch.testing.assert_close(
+        out[0], out[1], rtol=1e-6 if c + 1 else 1e-10, atol=0
+    )  # geoopt keeps c as a float32 softplus
 
 
 @pytest.mark.parametrize("name", ["ball", "negative", "flat", "positive", "sphere", "lorentz"])
@@ -150,7 +157,9 @@ def test_pathwise_gradients_of_distance(name):
     d = RiemannianNormal(m, loc, s.expand(20), validate_args=False)
     x = d.rsample((n // 20,))
     batches = geo.dist(loc, x).square().mean(0)  # 20 independent batches give the standard error
-    grads = torch.tensor([[float(g) for g in torch.autograd.grad(b, params, retain_graph=True)] for b in batches])
+    grads = torch.tensor(
+        [[float(g) for g in torch.autograd.grad(b, params, retain_graph=True)] for b in batches]
+    )
     error = grads.std(0) / 20**0.5
     assert ((grads.mean(0) - torch.tensor([float(e) for e in exact])).abs() <= 5 * error + 1e-6).all()
 
@@ -163,7 +172,10 @@ def test_entropy_mean_and_kl(name):
     p, q, n = RiemannianNormal(m, loc, 0.5), RiemannianNormal(m, loc, 0.9), 100_000
     with torch.no_grad():
         x = p.sample((n,))
-        for estimate, exact in ((-p.log_prob(x), p.entropy()), (p.log_prob(x) - q.log_prob(x), kl_divergence(p, q))):
+        for estimate, exact in (
+            (-p.log_prob(x), p.entropy()),
+            (p.log_prob(x) - q.log_prob(x), kl_divergence(p, q)),
+        ):
             assert abs(estimate.mean() - exact) <= 5 * estimate.std() / n**0.5
         assert kl_divergence(p, p).abs() < 1e-12 and kl_divergence(p, q) > 0
         if geometry(m).in_linear_space:
@@ -225,15 +237,29 @@ def test_centre_at_a_pole_of_the_frame(dtype, sign):
     "build, message",
     [
         (lambda: RiemannianNormal(geoopt.Sphere(), torch.tensor([1.0, 1.0, 0.0]), 1.0), "loc: got 1, 1, 0"),
-        (lambda: RiemannianNormal(geoopt.Sphere(), torch.tensor([1.0, 0.0]), -1.0), "scale: got -1, expected positive"),
+        (
+            lambda: RiemannianNormal(geoopt.Sphere(), torch.tensor([1.0, 0.0]), -1.0),
+            "scale: got -1, expected positive",
+        ),
         (lambda: RiemannianNormal(geoopt.Sphere(), torch.tensor([1.0, 0.0]), math.nan), "scale: got nan"),
         (lambda: RiemannianNormal(geoopt.PoincareBall(), torch.zeros(2), math.inf), "scale: got inf.*finite"),
-        (lambda: RiemannianNormal(geoopt.PoincareBall(), torch.zeros(4, 2), torch.ones(3)), "do not broadcast: loc"),
-        (lambda: RiemannianNormal(geoopt.PoincareBall(), torch.zeros(2), torch.ones((), dtype=F64)), "scale: got dtype"),
-        (lambda: RiemannianNormal(geoopt.PoincareBall(), torch.zeros(2, dtype=torch.long), 1.0), "loc: got dtype"),
+        (
+            lambda: RiemannianNormal(geoopt.PoincareBall(), torch.zeros(4, 2), torch.ones(3)),
+            "do not broadcast: loc",
+        ),
+        (
+            lambda: RiemannianNormal(geoopt.PoincareBall(), torch.zeros(2), torch.ones((), dtype=F64)),
+            "scale: got dtype",
+        ),
+        (
+            lambda: RiemannianNormal(geoopt.PoincareBall(), torch.zeros(2, dtype=torch.long), 1.0),
+            "loc: got dtype",
+        ),
         (
             lambda: RiemannianNormal(
-                geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.Sphere(), 3)), torch.tensor([1.0, 0, 0, 1, 0, 0]), 1.0
+                geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.Sphere(), 3)),
+                torch.tensor([1.0, 0, 0, 1, 0, 0]),
+                1.0,
             ),
             "manifold: .*WrappedNormal",
         ),

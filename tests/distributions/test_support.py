@@ -1,4 +1,5 @@
-"""Draws lie in the support with finite densities and gradients, or the distribution says that the dtype cannot hold them."""
+"""Draws lie in the support with finite densities and gradients, or the distribution says that the dtype
+cannot hold them."""
 
 import math
 import warnings
@@ -19,7 +20,8 @@ F32, F64 = torch.float32, torch.float64
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 @pytest.mark.parametrize("d", [1, 2, 64, 1024, 4096])
 def test_points_on_the_rim_are_inside(d: int, dtype: torch.dtype) -> None:
-    """Of every ball, whatever the order in which their squares are summed up: 400 draws far out, and projections."""
+    """Of every ball, whatever the order in which their squares are summed up: 400 draws far out, and
+    projections."""
     torch.manual_seed(0)
     manifold = geoopt.Stereographic(k=-1.0)
     geo = geometry(manifold)
@@ -45,7 +47,12 @@ def _lorentz(d: int, dtype: torch.dtype) -> Tensor:
         (geoopt.Lorentz(), torch.eye(65)[0], 10.0, F32),
         (geoopt.Lorentz(), torch.eye(65)[0], 100.0, F64),
         (geoopt.Scaled(geoopt.Lorentz(), 0.1), torch.eye(4097)[0], 0.3, F32),
-        (geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.Lorentz(), 65)), torch.eye(67)[0] + torch.eye(67)[2], 10.0, F32),
+        (
+            geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.Lorentz(), 65)),
+            torch.eye(67)[0] + torch.eye(67)[2],
+            10.0,
+            F32,
+        ),
     ],
     ids=["SPD-float32", "SPD-float64", "Lorentz-float32", "Lorentz-float64", "scaled", "product"],
 )
@@ -55,7 +62,9 @@ def test_what_the_dtype_cannot_hold_is_an_error_of_the_draw(
     torch.manual_seed(0)
     d = WrappedNormal(manifold, loc.to(dtype), scale)
     for draw in (d.sample, d.rsample, d.expand((2,)).sample):
-        with pytest.raises(ValueError, match=r"scale: \d+ of .* draws lie beyond .*(float64 or|Use a smaller)"):
+        with pytest.raises(
+            ValueError, match=r"scale: \d+ of .* draws lie beyond .*(float64 or|Use a smaller)"
+        ):
             draw((50,))
     assert d.log_prob(d.loc).isfinite()  # the density itself is there
 

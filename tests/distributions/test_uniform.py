@@ -1,4 +1,4 @@
-"""The uniform law: volumes against the Gamma function, moments, errors."""
+"""The uniform distribution: volumes against the Gamma function, moments, errors."""
 
 import math
 
@@ -38,12 +38,21 @@ def test_errors():
 
 
 def test_moments_are_those_of_draws():
-    """Mean and variance of each coordinate within 5 standard errors (each false alarm 6e-7), and in closed form."""
-    three = geoopt.ProductManifold((geoopt.Sphere(), 3), (Torus(), 2), (geoopt.Scaled(geoopt.Sphere(), 2.0), 2))
+    """Mean and variance of each coordinate within 5 standard errors (each false alarm 6e-7), and in closed
+    form."""
+    three = geoopt.ProductManifold(
+        (geoopt.Sphere(), 3), (Torus(), 2), (geoopt.Scaled(geoopt.Sphere(), 2.0), 2)
+    )
     cases = [
-        (geoopt.Sphere(), (2,)), (geoopt.Sphere(), (64,)), (SpecialOrthogonal(2), (2, 2)), (SpecialOrthogonal(4), (4, 4)),
-        (geoopt.Stiefel(), (4, 2)), (Torus(), (2,)), (three, None), (geoopt.SphereProjection(k=0.5), (6,)),
-    ]  # fmt: skip
+        (geoopt.Sphere(), (2,)),
+        (geoopt.Sphere(), (64,)),
+        (SpecialOrthogonal(2), (2, 2)),
+        (SpecialOrthogonal(4), (4, 4)),
+        (geoopt.Stiefel(), (4, 2)),
+        (Torus(), (2,)),
+        (three, None),
+        (geoopt.SphereProjection(k=0.5), (6,)),
+    ]
     for manifold, shape in cases:
         d = ManifoldUniform(manifold, shape, dtype=torch.float64)
         x = d.sample((20_000,))

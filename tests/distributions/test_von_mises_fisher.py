@@ -29,13 +29,13 @@ def test_scipy(n: int) -> None:
         assert math.isclose(float(ours.entropy()), float(theirs.entropy()), rel_tol=1e-9, abs_tol=1e-9)
 
 
-@pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical])
+@pytest.mark.parametrize("distribution", [VonMisesFisher, PowerSpherical])
 @pytest.mark.parametrize("n", [2, 3, 7])
-def test_moments(law: type, n: int) -> None:
+def test_moments(distribution: type, n: int) -> None:
     """mean, variance and entropy against draws, five standard errors (false alarm 6e-7 per comparison)."""
     mu = torch.nn.functional.normalize(torch.randn(n, dtype=torch.float64), dim=0)
     for k in (0.0, 3.0, 200.0):
-        d = law(mu, k)
+        d = distribution(mu, k)
         x = d.sample((40_000,))
         torch.testing.assert_close(d.covariance_matrix.diagonal(), d.variance)
         for name, draws, expected in (
@@ -58,7 +58,8 @@ def test_float32_at_large_concentration() -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 4, 10])
 def test_draws_stay_on_the_sphere(n: int) -> None:
-    """Every axis, the coordinate axes and their neighbours included (a Householder reflection of zero elsewhere)."""
+    """Every axis, the coordinate axes and their neighbours included (a Householder reflection of zero
+    elsewhere)."""
     e = torch.eye(n)
     for tilt in (0.0, 1e-7, 1e-5, 1e-4):
         mu = torch.nn.functional.normalize(torch.cat([e, -e]) + tilt * torch.randn(2 * n, n), dim=-1)
@@ -69,7 +70,8 @@ def test_draws_stay_on_the_sphere(n: int) -> None:
 
 @pytest.mark.parametrize("n, k", [(2, 1.0), (3, 2.0), (5, 2.0), (5, 5.0), (10, 20.0), (50, 100.0)])
 def test_concentration_gradient_is_unbiased(n: int, k: float) -> None:
-    """E d(mu.x)/dk = A'(k), and E dx/d(angle of mu) is the turned mean; five standard errors (false alarm 6e-7)."""
+    """E d(mu.x)/dk = A'(k), and E dx/d(angle of mu) is the turned mean; five standard errors (false alarm
+    6e-7)."""
     mu = torch.eye(n, dtype=torch.float64)[0]
     kk = torch.full((40_000,), k, dtype=torch.float64, requires_grad=True)
     t = (VonMisesFisher(mu, kk).rsample() * mu).sum(-1)
@@ -79,12 +81,13 @@ def test_concentration_gradient_is_unbiased(n: int, k: float) -> None:
 
 
 def test_uniform_limit_and_divergences() -> None:
-    """KL >= 0, 0 at equality, that of a Monte Carlo estimate, and quadratic in k near 0 without cancellation."""
+    """KL >= 0, 0 at equality, that of a Monte Carlo estimate, and quadratic in k near 0 without
+    cancellation."""
     uniform = ManifoldUniform(geoopt.Sphere(), (3,), dtype=torch.float64)
-    for law in (VonMisesFisher, PowerSpherical):
-        assert float(kl_divergence(law(UP, 0.0), uniform)) == pytest.approx(0, abs=1e-15)
+    for distribution in (VonMisesFisher, PowerSpherical):
+        assert float(kl_divergence(distribution(UP, 0.0), uniform)) == pytest.approx(0, abs=1e-15)
         for k in (0.5, 30.0):
-            d = law(UP, k)
+            d = distribution(UP, k)
             x = d.sample((40_000,))
             r = d.log_prob(x) - uniform.log_prob(x)
             assert (r.mean() - kl_divergence(d, uniform)).abs() < 5 * r.std() / 200  # false alarm 6e-7
@@ -101,28 +104,28 @@ def test_uniform_limit_and_divergences() -> None:
         kl_divergence(VonMisesFisher(UP, 1.0), VonMisesFisher(UP[1:], 1.0))
 
 
-@pytest.mark.parametrize("law", [VonMisesFisher, PowerSpherical])
-def test_bad_input(law: type) -> None:
+@pytest.mark.parametrize("distribution", [VonMisesFisher, PowerSpherical])
+def test_bad_input(distribution: type) -> None:
     with pytest.raises(ValueError, match=r"loc: got 0, 0, 2, expected unit vectors. Normalise it"):
-        law(2 * UP, 1.0)
+        distribution(2 * UP, 1.0)
     with pytest.raises(ValueError, match=r"loc: got nan"):
-        law(math.nan * UP, 1.0)
+        distribution(math.nan * UP, 1.0)
     with pytest.raises(ValueError, match=r"loc: got shape \(\).*Add the coordinate axis"):
-        law(torch.tensor(1.0), 1.0)
+        distribution(torch.tensor(1.0), 1.0)
     with pytest.raises(ValueError, match=r"loc: got shape \(1,\), expected .* n >= 2"):
-        law(torch.ones(1), 1.0)
+        distribution(torch.ones(1), 1.0)
     for bad, seen in ((-1.0, "-1"), (math.nan, "nan"), (math.inf, "inf")):
         with pytest.raises(ValueError, match=f"concentration: got {seen}, expected finite numbers.*softplus"):
-            law(UP, bad)
+            distribution(UP, bad)
     with pytest.raises(ValueError, match=r"batch shapes do not broadcast: loc \(4,\), concentration \(3,\)"):
-        law(UP.expand(4, 3), torch.ones(3, dtype=torch.float64))
+        distribution(UP.expand(4, 3), torch.ones(3, dtype=torch.float64))
     with pytest.raises(ValueError, match="concentration: got dtype"):
-        law(UP, torch.ones(3))
+        distribution(UP, torch.ones(3))
     with pytest.warns(UserWarning, match=r"concentration.squeeze\(-1\)"):
-        law(UP.expand(4, 3), torch.ones(4, 1, dtype=torch.float64))
+        distribution(UP.expand(4, 3), torch.ones(4, 1, dtype=torch.float64))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert law(UP.expand(4, 3), torch.ones(4, dtype=torch.float64)).batch_shape == (4,)
+        assert distribution(UP.expand(4, 3), torch.ones(4, dtype=torch.float64)).batch_shape == (4,)
 
 
 def test_second_order_of_a_draw_raises() -> None:

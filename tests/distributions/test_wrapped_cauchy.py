@@ -1,4 +1,5 @@
-"""Wrapped Cauchy: density against scipy, mass, moments of draws, divergence, gradients, errors; a site of angles in Pyro."""
+"""Wrapped Cauchy: density against scipy, mass, moments of draws, divergence, gradients, errors; a site of
+angles in Pyro."""
 
 import math
 
@@ -28,7 +29,9 @@ def test_density_is_scipys_and_has_mass_one(rho):
     expected = torch.from_numpy(stats.wrapcauchy(rho).logpdf(GRID.numpy()))
     assert (d.log_prob(x) - expected).abs().max() < 1e-12
     assert abs(float(integral(d.log_prob(x).exp())) - 1) < 1e-12
-    assert float(d.entropy()) == pytest.approx(float(-integral(d.log_prob(x).exp() * d.log_prob(x))), abs=1e-12)
+    assert float(d.entropy()) == pytest.approx(
+        float(-integral(d.log_prob(x).exp() * d.log_prob(x))), abs=1e-12
+    )
 
 
 def test_concentration_zero_is_uniform():
@@ -39,7 +42,9 @@ def test_concentration_zero_is_uniform():
 def test_trigonometric_moments_of_draws():
     """E exp(ikx) = rho^k exp(ik mu), 8 means within 5 standard errors: false-alarm rate 5e-6."""
     torch.manual_seed(0)
-    x = WrappedCauchy(torch.tensor([3.0, -1.0], dtype=F64), torch.tensor([0.7, 0.2], dtype=F64)).sample((100_000,))
+    x = WrappedCauchy(torch.tensor([3.0, -1.0], dtype=F64), torch.tensor([0.7, 0.2], dtype=F64)).sample(
+        (100_000,)
+    )
     assert (x >= -math.pi).all() and (x < math.pi).all()
     for k in (1, 2):
         for f in (torch.cos, torch.sin):
@@ -52,7 +57,10 @@ def test_pathwise_gradient_of_the_resultant():
     """d/d rho E cos(x - mu) = 1 and d/d mu E cos(x) = -rho sin mu, within 5 standard errors."""
     torch.manual_seed(0)
     n = 200_000
-    mu, rho = torch.full((n,), 0.8, dtype=F64, requires_grad=True), torch.full((n,), 0.6, dtype=F64, requires_grad=True)
+    mu, rho = (
+        torch.full((n,), 0.8, dtype=F64, requires_grad=True),
+        torch.full((n,), 0.6, dtype=F64, requires_grad=True),
+    )
     x = WrappedCauchy(mu, rho).rsample()
     (g,) = torch.autograd.grad(torch.cos(x - 0.8).sum(), rho, retain_graph=True)
     assert abs(float(g.mean()) - 1) < 5 * float(g.std()) / n**0.5
@@ -71,7 +79,10 @@ def test_divergence_against_quadrature():
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("rho", [0.0, 1e-6, 0.999999])
 def test_finite_everywhere(dtype, rho):
-    loc, conc = torch.tensor(math.pi, dtype=dtype, requires_grad=True), torch.tensor(rho, dtype=dtype, requires_grad=True)
+    loc, conc = (
+        torch.tensor(math.pi, dtype=dtype, requires_grad=True),
+        torch.tensor(rho, dtype=dtype, requires_grad=True),
+    )
     d = WrappedCauchy(loc, conc)
     lp = d.log_prob(torch.tensor([math.pi, -math.pi, 0.0, 1e4], dtype=dtype)).sum() + d.rsample((100,)).sum()
     lp.backward()
@@ -94,10 +105,14 @@ def test_errors():
 def test_circular_constraint():
     x = torch.tensor([0.0, 7.0, -20.0])
     assert circular.check(x).all() and not circular.check(torch.tensor(math.inf))
-    assert torch.allclose(transform_to(circular)(x), torch.tensor([0.0, 7.0 - 2 * math.pi, -20.0 + 6 * math.pi]))
+    assert torch.allclose(
+        transform_to(circular)(x), torch.tensor([0.0, 7.0 - 2 * math.pi, -20.0 + 6 * math.pi])
+    )
     with pytest.raises(NotImplementedError, match="CircularReparam"):
         biject_to(circular)
-    assert pyro.param("angle", torch.tensor(4.0), constraint=circular).item() == pytest.approx(4.0 - 2 * math.pi)
+    assert pyro.param("angle", torch.tensor(4.0), constraint=circular).item() == pytest.approx(
+        4.0 - 2 * math.pi
+    )
 
 
 def test_nuts_refuses_the_raw_site_and_names_the_remedy():
@@ -107,7 +122,8 @@ def test_nuts_refuses_the_raw_site_and_names_the_remedy():
 
 @pytest.mark.parametrize("loc", [100.0, 1e8, 2e19, -1e30])
 def test_many_turns(loc: float) -> None:
-    """Angles of any size are those of their sine and cosine; at 1e8 the difference of two float32 angles has no digit left."""
+    """Angles of any size are those of their sine and cosine; at 1e8 the difference of two float32 angles has
+    no digit left."""
     far = torch.tensor(loc)
     near = torch.atan2(far.double().sin(), far.double().cos()).float()
     one, other = WrappedCauchy(far, 0.9), WrappedCauchy(near, 0.9)
@@ -118,4 +134,6 @@ def test_many_turns(loc: float) -> None:
     torch.testing.assert_close(one.mean, near, rtol=0, atol=1e-6)
     assert float(kl_divergence(one, other)) < 1e-10
     resultant = torch.stack([(x - near).cos().mean(), (x - near).sin().mean()])
-    assert float((resultant - torch.tensor([0.9, 0.0])).abs().max()) < 5 / math.sqrt(len(x))  # 5 standard errors
+    assert float((resultant - torch.tensor([0.9, 0.0])).abs().max()) < 5 / math.sqrt(
+        len(x)
+    )  # 5 standard errors

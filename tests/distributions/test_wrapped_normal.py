@@ -10,7 +10,15 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, JitTrace_ELBO, Predictive, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
+from pyro.infer import (
+    SVI,
+    JitTrace_ELBO,
+    Predictive,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    config_enumerate,
+)
 from scipy import integrate, stats
 from torch.distributions import kl_divergence
 
@@ -55,20 +63,26 @@ def test_one_winding_loses_mass():
                 v = geo.log_frame(self.loc, value)
                 return self.base_dist.log_prob(v) - geo.log_det_exp(self.loc, v)
 
-        assert sphere_mass(Single(geoopt.Sphere(), mu, covariance_matrix=sigma)) == pytest.approx(expected, abs=1e-3)
+        assert sphere_mass(Single(geoopt.Sphere(), mu, covariance_matrix=sigma)) == pytest.approx(
+            expected, abs=1e-3
+        )
 
 
 def test_circle_against_scipy_theta_sum():
-    """On S^1 the law is the wrapped normal of the circle."""
+    """On S^1 the distribution is the wrapped normal of the circle."""
     loc, angle = torch.tensor([1.0, 0.0], dtype=F64), torch.linspace(-3.1, 3.1, 40, dtype=F64)
     for sigma in (0.2, 1.0, 5.0):
         p = sum(stats.norm(0, sigma).pdf(angle.numpy() + 2 * math.pi * k) for k in range(-12, 13))
         d = WrappedNormal(geoopt.Sphere(), loc, torch.tensor(sigma, dtype=F64))
-        assert torch.allclose(d.log_prob(torch.stack([angle.cos(), angle.sin()], -1)), torch.from_numpy(p).log(), atol=1e-12)
+        assert torch.allclose(
+            d.log_prob(torch.stack([angle.cos(), angle.sin()], -1)), torch.from_numpy(p).log(), atol=1e-12
+        )
 
 
-@pytest.mark.parametrize("dim,scale", [(1, 0.3), (2, 0.1), (2, 3.0), (5, 1.3), (5, 100.0), (30, 0.5), (30, 1.0)])
-def test_truncated_radius_law(dim, scale):
+@pytest.mark.parametrize(
+    "dim,scale", [(1, 0.3), (2, 0.1), (2, 3.0), (5, 1.3), (5, 100.0), (30, 0.5), (30, 1.0)]
+)
+def test_truncated_radius_distribution(dim, scale):
     """Kolmogorov-Smirnov against the chi cdf; false-alarm rate 1e-3 for each of 7 cells, seeds fixed."""
     torch.manual_seed(dim)
     base = TruncatedTangentNormal(torch.tensor(scale, dtype=F64), math.pi, dim)
@@ -93,7 +107,10 @@ def test_truncated_gradient_against_quadrature():
         return num / integrate.quad(lambda r: r**2 * math.exp(-r * r / 2 / s / s), 0, bound)[0]
 
     torch.manual_seed(0)
-    s, bound = torch.tensor(1.5, dtype=F64, requires_grad=True), torch.tensor(math.pi, dtype=F64, requires_grad=True)
+    s, bound = (
+        torch.tensor(1.5, dtype=F64, requires_grad=True),
+        torch.tensor(math.pi, dtype=F64, requires_grad=True),
+    )
     r = TruncatedTangentNormal(s.expand(400000), bound, 3).rsample().norm(dim=-1)
     ds, db = torch.autograd.grad(r.mean(), [s, bound])
     h = 1e-4
@@ -120,11 +137,14 @@ def test_sphere_ambient_mean_and_scale_shapes():
     assert ((x.mean(0) - d.mean).abs() <= 5 * x.std(0) / 200000**0.5).all()
 
 
-def test_kl_of_concentric_laws_is_that_of_the_normals():
+def test_kl_of_concentric_distributions_is_that_of_the_normals():
     """Against the Monte Carlo estimate, 5 standard errors."""
     torch.manual_seed(0)
     ball, mu = geoopt.PoincareBall(c=torch.tensor(1.4, dtype=F64)), MU["ball"]
-    p, q = WrappedNormal(ball, mu, torch.tensor([0.5, 1.0], dtype=F64)), WrappedNormal(ball, mu, covariance_matrix=FULL)
+    p, q = (
+        WrappedNormal(ball, mu, torch.tensor([0.5, 1.0], dtype=F64)),
+        WrappedNormal(ball, mu, covariance_matrix=FULL),
+    )
     x = p.rsample((100000,))
     diff = p.log_prob(x) - q.log_prob(x)
     assert abs(float(kl_divergence(p, q) - diff.mean())) < 5 * float(diff.std()) / 100000**0.5
@@ -151,7 +171,8 @@ def test_entropy_and_mode_on_the_ball(c):
 
 
 def test_product_couples_factors():
-    """A joint covariance over sphere x ball: the sphere marginal, estimated by importance weights, keeps mass 1."""
+    """A joint covariance over sphere x ball: the sphere marginal, estimated by importance weights, keeps mass
+    1."""
     torch.manual_seed(0)
     m = geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.PoincareBall(), 2))
     loc = torch.cat([MU["sphere"], MU["ball"]])
@@ -208,9 +229,11 @@ def test_bad_manifold_and_value():
         WrappedNormal(geoopt.Sphere(), MU["sphere"], 1.0, validate_args=True).log_prob(2 * MU["sphere"])
 
 
-# --- life inside Pyro ------------------------------------------------------------------------------------------------
+# --- life inside Pyro
+# ------------------------------------------------------------------------------------------------
 def _problem(manifold, loc):
-    """A latent on the manifold, seen through distances to it; plates, a discrete site enumerated in parallel."""
+    """A latent on the manifold, seen through distances to it; plates, a discrete site enumerated in
+    parallel."""
     geo, dim = geometry(manifold), geometry(manifold).dim(loc.shape)
 
     def model(data=None):
@@ -267,9 +290,11 @@ def test_enumeration_of_other_sites():
     assert loss == pytest.approx(-float(d.log_prob(MU["sphere"]).exp().mean().log()), rel=1e-6)
 
 
-# --- high dimension, wide scales, broadcasting -----------------------------------------------------------------------------
+# --- high dimension, wide scales, broadcasting
+# -----------------------------------------------------------------------------
 def polar_mass(d: WrappedNormal) -> float:
-    r"""Mass of a density of the angle t to ``loc`` = e_1 on :math:`S^d`: :math:`|S^{d-1}|\int p(t)\sin^{d-1}t\,dt`."""
+    r"""Mass of a density of the angle t to ``loc`` = e_1 on :math:`S^d`:
+    :math:`|S^{d-1}|\int p(t)\sin^{d-1}t\,dt`."""
     dim = d.event_shape[-1] - 1
     t, w = (torch.as_tensor(a) for a in np.polynomial.legendre.leggauss(600))
     t, w = (t + 1) * math.pi / 2, w * math.pi / 2
@@ -285,7 +310,9 @@ def test_mass_in_any_dimension(truncated):
         loc = torch.eye(dim + 1, dtype=F64)[0]
         for scale in (0.1, 0.5, 1.0, 2.0, 12.4, 12.6, 1e6):
             d = WrappedNormal(geoopt.Sphere(), loc, torch.tensor(scale, dtype=F64), truncated=truncated)
-            if dim < 3 or (0.3 < scale < 1e3 and not truncated):  # else 600 nodes are too few for so narrow a shell
+            if dim < 3 or (
+                0.3 < scale < 1e3 and not truncated
+            ):  # else 600 nodes are too few for so narrow a shell
                 assert polar_mass(d) == pytest.approx(1, abs=1e-9), (dim, scale)
 
 
@@ -309,30 +336,51 @@ def test_a_remembered_draw_scores_as_its_copy():
 
 
 def test_log_mass_of_the_truncated_normal():
-    """The mass within the injectivity radius underflows in float32 (and float64): log P(75, pi^2/2) = -137.03 on S^150."""
+    """The mass within the injectivity radius underflows in float32 (and float64): log P(75, pi^2/2) = -137.03
+    on S^150."""
     for dtype, tol in ((torch.float32, 1e-6), (F64, 1e-12)):
-        for dim, scale in ((1, 1.0), (2, 100.0), (20, 100.0), (64, 1.0), (100, 2.0), (150, 1.0), (1024, 0.5), (1024, 1e6)):
+        for dim, scale in (
+            (1, 1.0),
+            (2, 100.0),
+            (20, 100.0),
+            (64, 1.0),
+            (100, 2.0),
+            (150, 1.0),
+            (1024, 0.5),
+            (1024, 1e6),
+        ):
             s = torch.tensor(scale, dtype=dtype, requires_grad=True)
             d = WrappedNormal(geoopt.Sphere(), torch.eye(dim + 1, dtype=dtype)[0], s, truncated=True)
             with mp.workdps(30):
-                log_mass = mp.log(mp.gammainc(mp.mpf(dim) / 2, 0, mp.pi**2 / 2 / mp.mpf(scale) ** 2, regularized=True))
+                log_mass = mp.log(
+                    mp.gammainc(mp.mpf(dim) / 2, 0, mp.pi**2 / 2 / mp.mpf(scale) ** 2, regularized=True)
+                )
             expected = -dim / 2 * math.log(2 * math.pi) - dim * math.log(scale) - float(log_mass)
             value = d.base_dist.log_prob(torch.zeros(dim, dtype=dtype))
             assert value.item() == pytest.approx(expected, rel=tol, abs=tol)
             x = d.rsample((4,))
-            assert all(g.isfinite().all() for y in (x, d.log_prob(x.detach())) for g in torch.autograd.grad(y.sum(), s))
+            assert all(
+                g.isfinite().all()
+                for y in (x, d.log_prob(x.detach()))
+                for g in torch.autograd.grad(y.sum(), s)
+            )
 
 
 def test_a_scale_of_any_width_costs_the_same():
-    """The limit: direction and angle uniform, 1 / (2 pi^2 sin t) on S^2; within 1/s^2 of it; on products and at a radius too."""
+    """The limit: direction and angle uniform, 1 / (2 pi^2 sin t) on S^2; within 1/s^2 of it; on products and
+    at a radius too."""
     x = torch.nn.functional.normalize(torch.randn(100, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     loc = torch.tensor([1.0, 0.0, 0.0])
     expected = -math.log(2 * math.pi**2) - 0.5 * torch.log1p(-(x[:, 0] ** 2))
     for scale in (1e4, 1e6, 1e30):
-        torch.testing.assert_close(WrappedNormal(geoopt.Sphere(), loc, scale).log_prob(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            WrappedNormal(geoopt.Sphere(), loc, scale).log_prob(x), expected, rtol=1e-4, atol=1e-5
+        )
         scaled = WrappedNormal(geoopt.Scaled(geoopt.Sphere(), 2.0), loc, scale)
         torch.testing.assert_close(scaled.log_prob(x), expected - math.log(4), rtol=1e-4, atol=1e-5)
-        product = WrappedNormal(geoopt.ProductManifold((geoopt.Sphere(), 3), (Torus(), 1)), torch.cat([loc, loc[:1]]), scale)
+        product = WrappedNormal(
+            geoopt.ProductManifold((geoopt.Sphere(), 3), (Torus(), 1)), torch.cat([loc, loc[:1]]), scale
+        )
         both = product.log_prob(torch.cat([x, x[:, :1]], -1))
         torch.testing.assert_close(both, expected - math.log(2 * math.pi), rtol=1e-4, atol=1e-5)
     joint = WrappedNormal(product.manifold, product.loc, scale_tril=1e6 * torch.eye(3))
@@ -341,7 +389,8 @@ def test_a_scale_of_any_width_costs_the_same():
 
 
 def test_enumerated_scales_of_one_centre():
-    """A mixture over five scales by TraceEnum_ELBO is its sum written out: the scales broadcast, they are no windings."""
+    """A mixture over five scales by TraceEnum_ELBO is its sum written out: the scales broadcast, they are no
+    windings."""
     scales = torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0])
     loc = torch.tensor([0.0, 0.0, 1.0])
     x = WrappedNormal(geoopt.Sphere(), loc, 0.5).sample((10,))
@@ -357,13 +406,16 @@ def test_enumerated_scales_of_one_centre():
 
 
 def exact_log_density(loc, x, scale, truncated):
-    """Of points of the sphere as they are stored, scaled to length 1, in 40 digits: the sum over windings, or its one term."""
+    """Of points of the sphere as they are stored, scaled to length 1, in 40 digits: the sum over windings, or
+    its one term."""
     with mp.workdps(40):
         p, q = ([mp.mpf(t) for t in row.double().tolist()] for row in (loc, x))
         lengths = [mp.sqrt(mp.fsum(t * t for t in row)) for row in (p, q)]
         p, q = ([t / length for t in row] for row, length in zip((p, q), lengths, strict=True))
         d, s = len(p) - 1, mp.mpf(scale.item())
-        below, above = (mp.sqrt(mp.fsum((a + sign * b) ** 2 for a, b in zip(p, q, strict=True))) for sign in (-1, 1))
+        below, above = (
+            mp.sqrt(mp.fsum((a + sign * b) ** 2 for a, b in zip(p, q, strict=True))) for sign in (-1, 1)
+        )
         r, sine = 2 * mp.atan2(below, above), below * above / 2
         turns = [abs(r + 2 * mp.pi * k) for k in ((0,) if truncated else range(-20, 21))]
         total = mp.fsum((t / sine) ** (d - 1) * mp.exp(-((t / s) ** 2) / 2) for t in turns)
@@ -378,7 +430,8 @@ def exact_log_density(loc, x, scale, truncated):
 
 
 def test_draws_are_scored_as_the_points_they_are_stored_as():
-    """Exactly as their copies are, with a gradient or without; the two of float32 nearest to a pole within 64 roundings."""
+    """Exactly as their copies are, with a gradient or without; the two of float32 nearest to a pole within 64
+    roundings."""
     torch.manual_seed(0)
     grid = itertools.product((1, 2, 64, 1024), (0.01, 0.5, 2.0), (False, True), (torch.float32, F64))
     for d, s, truncated, dtype in grid:
@@ -401,21 +454,26 @@ def test_draws_in_hyperbolic_and_flat_space_are_scored_as_their_copies(dtype):
     ball = geoopt.PoincareBall()
     for manifold, d in [(ball, 2), (ball, 64), (geoopt.Lorentz(), 64), (geoopt.Euclidean(ndim=1), 64)]:
         geo = geometry(manifold)
-        loc = geo.exp_frame(geo.origin(d, dtype=dtype), torch.full((d,), 1 / math.sqrt(d), dtype=dtype)).requires_grad_()
+        loc = geo.exp_frame(
+            geo.origin(d, dtype=dtype), torch.full((d,), 1 / math.sqrt(d), dtype=dtype)
+        ).requires_grad_()
         for p in (WrappedNormal(manifold, loc, 0.9), RiemannianNormal(manifold, loc, 0.2)):
             x = p.rsample((200,))
             assert torch.equal(p.log_prob(x), p.log_prob(x.clone()))
 
 
 def test_pathwise_gradient_of_the_density_of_draws_near_poles():
-    """Of log q(x(loc, scale)), which does not depend on loc: 0 in loc, and in scale that through the point."""
+    """Of log q(x(loc, scale)), which does not depend on loc: 0 in loc, and in scale that through the
+    point."""
     torch.manual_seed(0)
     for d, s, truncated in [(2, 2.0, False), (64, 0.5, True), (64, 2.0, True), (1024, 0.1, False)]:
         loc = torch.nn.functional.normalize(torch.randn(d + 1), dim=0).requires_grad_()
         scale = torch.tensor([s], requires_grad=True)
         p = WrappedNormal(geoopt.Sphere(), loc, scale, truncated=truncated)
         x = p.rsample((200,))
-        in_loc, in_scale = torch.autograd.grad(p.log_prob(x).sum(), (loc, scale), allow_unused=True, retain_graph=True)
+        in_loc, in_scale = torch.autograd.grad(
+            p.log_prob(x).sum(), (loc, scale), allow_unused=True, retain_graph=True
+        )
         assert in_loc is None or not in_loc.any()
         copy = torch.autograd.grad(p.log_prob(x.clone()).sum(), scale)[0]
         assert in_scale.item() == pytest.approx(copy.item(), rel=1e-3), (d, s, truncated)

@@ -45,7 +45,8 @@ def test_a_manifold_flow_scores_as_without(dtype: torch.dtype) -> None:
 
 @both
 def test_heads_of_half_precision_make_distributions_of_single(dtype: torch.dtype) -> None:
-    """What a network gives under autocast is a parameter as it is, though the manifold's points are float32."""
+    """What a network gives under autocast is a parameter as it is, though the manifold's points are
+    float32."""
     torch.manual_seed(0)
     ball, net = geoopt.PoincareBall(), nn.Linear(3, 2)
     encoder = ManifoldEncoder(ball, 3, 5, 2)
@@ -60,7 +61,10 @@ def test_heads_of_half_precision_make_distributions_of_single(dtype: torch.dtype
 
 @both
 def test_divergences(dtype: torch.dtype) -> None:
-    p, q = AngularCentralGaussian(torch.tensor([[1.0, 0.0], [0.5, 0.7]])), ManifoldUniform(geoopt.Sphere(), (2,))
+    p, q = (
+        AngularCentralGaussian(torch.tensor([[1.0, 0.0], [0.5, 0.7]])),
+        ManifoldUniform(geoopt.Sphere(), (2,)),
+    )
     expected = kl_divergence(p, q)
     with torch.autocast("cpu", dtype=dtype):
         torch.testing.assert_close(kl_divergence(p, q), expected)

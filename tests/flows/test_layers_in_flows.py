@@ -1,4 +1,5 @@
-"""Which layers a flow takes, what it makes of dtypes, contexts and autocast, and where constructors put what they make."""
+"""Which layers a flow takes, what it makes of dtypes, contexts and autocast, and where constructors put what
+they make."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +49,9 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "chain": lambda: ComposeTransform([spline(), lu()]),
     "inverse chain": lambda: ComposeTransform([spline(), cycle().inv, AffineTransform(1.0, 2.0)]).inv,
     "elementwise": ExpTransform,
-    "independent": lambda: IndependentTransform(AffineTransform(torch.zeros(3, dtype=F64), torch.ones(3, dtype=F64) * 3), 1),
+    "independent": lambda: IndependentTransform(
+        AffineTransform(torch.zeros(3, dtype=F64), torch.ones(3, dtype=F64) * 3), 1
+    ),
     "side by side": lambda: CatTransform([ExpTransform(), AffineTransform(0.0, 2.0)], dim=-1, lengths=[1, 2]),
     "pyro": lambda: dist.transforms.Permute(torch.tensor([2, 0, 1])),
     "pyro learned": lambda: dist.transforms.affine_coupling(3).double(),
@@ -57,28 +60,33 @@ LAYERS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_any_bijection_is_a_layer(name: str) -> None:
-    """Value, inverse, volume by autodiff of the whole map, in InjectiveFlow and in Among; in TransformedDistribution too."""
+    """Value, inverse, volume by autodiff of the whole map, in InjectiveFlow and in Among; in
+    TransformedDistribution too."""
     layer = LAYERS[name]()
-    g, beside = flows.InjectiveFlow(Pad(2, 3), [layer]), flows.Among(4, 3, [layer])
+    g, beside = flows.InjectiveFlow(Pad(2, 3), [layer]), flows.Partial(4, 3, [layer])
     u, z = torch.randn(5, 2, dtype=F64), torch.randn(5, 4, dtype=F64)
     J = torch.stack([torch.autograd.functional.jacobian(lambda v: layer(Pad(2, 3)(v)), row) for row in u])
     torch.testing.assert_close(g.log_volume(u), 0.5 * torch.logdet(J.mT @ J), rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(g.inv(g(u)), u, rtol=1e-8, atol=1e-8)
     J = torch.stack([torch.autograd.functional.jacobian(layer, row) for row in z[:, :3]])
     y = beside(z)
-    torch.testing.assert_close(beside.log_abs_det_jacobian(z, y), torch.linalg.slogdet(J)[1], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        beside.log_abs_det_jacobian(z, y), torch.linalg.slogdet(J)[1], rtol=1e-8, atol=1e-8
+    )
     back = beside.inv(y.clone())
     torch.testing.assert_close(back, z, rtol=1e-8, atol=1e-8)
     normal = dist.Normal(torch.zeros(4, dtype=F64), 1.0).to_event(1)
     expected = normal.log_prob(z) - torch.linalg.slogdet(J)[1]
-    torch.testing.assert_close(TransformedDistribution(normal, [beside]).log_prob(y.detach()), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        TransformedDistribution(normal, [beside]).log_prob(y.detach()), expected, rtol=1e-8, atol=1e-8
+    )
 
 
 def test_parameters_inside_inverses_and_chains_are_the_flows() -> None:
     inner = spline()
     wanted = {id(p) for p in inner.parameters()}
     for layer in (inner.inv, ComposeTransform([ExpTransform(), inner.inv]), ComposeTransform([inner]).inv):
-        for g in (flows.InjectiveFlow(Pad(2, 3), [layer]), flows.Among(4, 3, [layer])):
+        for g in (flows.InjectiveFlow(Pad(2, 3), [layer]), flows.Partial(4, 3, [layer])):
             assert {id(p) for p in g.parameters()} == wanted
     h = flows.LatentFlow(3, [inner.inv])
     assert {id(p) for p in h.parameters()} == wanted
@@ -91,7 +99,10 @@ def test_volumes_of_injective_maps_do_not_add() -> None:
     right = Pushforward(normal, flows.InjectiveFlow(Pad(2, 3), [lu(1.0, 1.0, 10.0)])).log_prob(zero)
     assert abs(right.item() + 1.8378770664) < 1e-9
     assert not Pad(2, 3).bijective
-    for chain in ([Pad(2, 3), lu(1.0, 1.0, 10.0)], [ComposeTransform([Pad(2, 3), AffineTransform(0.0, 2.0)])]):
+    for chain in (
+        [Pad(2, 3), lu(1.0, 1.0, 10.0)],
+        [ComposeTransform([Pad(2, 3), AffineTransform(0.0, 2.0)])],
+    ):
         d = TransformedDistribution(normal, chain)
         assert d.sample((4,)).shape == (4, 3)
         with pytest.raises(ValueError, match=r"Pad\(2 -> 3\) is injective.*Pushforward.*InjectiveFlow"):
@@ -102,27 +113,36 @@ def test_volumes_of_injective_maps_do_not_add() -> None:
     "make, match",
     [
         (lambda: flows.InjectiveFlow(Pad(2, 3), [AbsTransform()]), "layers: number 0 is AbsTransform.*expected a bijection"),
-        (lambda: flows.Among(4, 3, [Pad(3, 3)]), r"layers: number 0 is Pad\(3 -> 3\).*expected a bijection"),
-        (lambda: flows.Among(4, 3, [SoftmaxTransform()]), "layers: number 0 is Softmax"),
-        (lambda: flows.Among(4, 3, [torch.nn.Linear(3, 3)]), "layers: number 0 is Linear"),
+        (lambda: flows.Partial(4, 3, [Pad(3, 3)]), r"layers: number 0 is Pad\(3 -> 3\).*expected a "
+                                                   r"bijection"),
+        (lambda: flows.Partial(4, 3, [SoftmaxTransform()]), "layers: number 0 is Softmax"),
+        (lambda: flows.Partial(4, 3, [torch.nn.Linear(3, 3)]), "layers: number 0 is Linear"),
         (lambda: flows.InjectiveFlow(Pad(2, 3), [flows.ConditionalCoupling(3, [0], 2)]), "expected a bijection.*condition"),
-        (lambda: flows.Coupling(3, [0], context_dim=2)(torch.zeros(3)), "context: Coupling was made with context_dim=2 and has"),
-        (lambda: flows.Coupling(3, [0], context_dim=2).inv(torch.zeros(3)), "context: Coupling was made with context_dim=2"),
-        (lambda: flows.LULinear(3, context_dim=2)(torch.zeros(3)), "context: LULinear was made with context_dim=2 and has none"),
-        (lambda: flows.ConditionalLULinear(3, 2).condition(torch.zeros(3)), r"context: got shape \(3,\); expected size 2"),
+        (lambda: flows.Coupling(3, [0], context_dim=2)(torch.zeros(3)), "context: Coupling was made with "
+                                                                        "context_dim=2 and has"),
+        (lambda: flows.Coupling(3, [0], context_dim=2).inv(torch.zeros(3)), "context: Coupling was made with "
+                                                                            "context_dim=2"),
+        (lambda: flows.LULinear(3, context_dim=2)(torch.zeros(3)), "context: LULinear was made with "
+                                                                   "context_dim=2 and has none"),
+        (lambda: flows.ConditionalLULinear(3, 2).condition(torch.zeros(3)), r"context: got shape \(3,\); "
+                                                                            r"expected size 2"),
         (lambda: flows.ConditionalLULinear(3, 2).condition(None), "context: got None"),
         (lambda: flows.ConditionalCoupling(3, [0], 2).condition(torch.zeros(2).double()), "context: got dtype torch.float64"),
-        (lambda: flows.Coupling(3, [0])(torch.zeros(3, device="meta")), "value: got device meta, but the parameters of Coupling"),
+        (lambda: flows.Coupling(3, [0])(torch.zeros(3, device="meta")), "value: got device meta, but the "
+                                                                        "parameters of Coupling"),
         (lambda: flows.Coupling(3, [0], hidden=(0,)), r"hidden: got \(0,\); expected positive integers"),
         (lambda: flows.Coupling(3, [0])([1.0, 2.0, 3.0]), "value: got list; expected a tensor"),
         (lambda: LinearEmbedding(torch.full((3, 2), torch.nan)), "matrix: got nan"),
         (lambda: ConformalEmbedding.from_pca(torch.ones(9, 3), 1), "x: got 9 equal rows"),
-        (lambda: Chart(lambda u: u, lambda x: x, 1, 2)(torch.zeros(4, 1)), r"shape \(4, 1\), expected \(4, 2\)"),
+        (lambda: Chart(lambda u: u, lambda x: x, 1, 2)(torch.zeros(4, 1)), r"shape \(4, 1\), expected \(4, "
+                                                                           r"2\)"),
         (lambda: Chart(lambda u: u, lambda x: x, 1, 2).log_volume(torch.zeros(4, 1)), "forward: it returned shape"),
         (lambda: Chart(lambda u: u.repeat(1, 2), lambda x: x, 1, 2).inv(torch.zeros(4, 2)), "inverse: it returned shape"),
         (lambda: Pushforward(NORMAL, Pad(2, 3)).log_prob([0.0, 0.0, 0.0]), "value: got list"),  # type: ignore[arg-type]
-        (lambda: flows.Coupling(3, [0])(torch.zeros(3, 5)), r"value: got shape \(3, 5\); expected vectors of size 3"),
-        (lambda: flows.Coupling(3, [0]).inv(torch.zeros(3, 5)), r"value: got shape \(3, 5\); expected vectors of size 3"),
+        (lambda: flows.Coupling(3, [0])(torch.zeros(3, 5)), r"value: got shape \(3, 5\); expected vectors of "
+                                                            r"size 3"),
+        (lambda: flows.Coupling(3, [0]).inv(torch.zeros(3, 5)), r"value: got shape \(3, 5\); expected "
+                                                                r"vectors of size 3"),
     ],
 )  # fmt: skip
 def test_errors(make: Callable[[], Any], match: str) -> None:
@@ -132,7 +152,8 @@ def test_errors(make: Callable[[], Any], match: str) -> None:
 
 @pytest.mark.parametrize("dtype_", [torch.int64, torch.float16, torch.bfloat16, F64], ids=str)
 def test_dtypes_of_values(dtype_: torch.dtype) -> None:
-    """Integers, half precision and a dtype other than the parameters' are refused by name wherever a value comes in."""
+    """Integers, half precision and a dtype other than the parameters' are refused by name wherever a value
+    comes in."""
     g = flows.InjectiveFlow(Pad(2, 3), [flows.Coupling(3, [0]), flows.LULinear(3)])
     normal = dist.Normal(torch.zeros(3), 1.0).to_event(1)
     u, x = torch.ones(4, 2).to(dtype_), torch.ones(4, 3).to(dtype_)
@@ -169,7 +190,9 @@ FROM_DATA: dict[str, Callable[[Tensor], Any]] = {
     "linear": lambda x: flows.Affine.from_pca(x),
     "plane": lambda x: LinearEmbedding.from_pca(x, 2),
     "conformal": lambda x: ConformalEmbedding.from_pca(x, 2),
-    "images": lambda x: flows.InjectiveFlow(Pad(2, 64), flows.multiscale_layers(x.repeat(1, 16), (8, 8), 2, levels=1, depth=2)),
+    "images": lambda x: flows.InjectiveFlow(
+        Pad(2, 64), flows.multiscale_layers(x.repeat(1, 16), (8, 8), 2, levels=1, depth=2)
+    ),
 }
 
 
@@ -180,7 +203,9 @@ def test_what_is_made_from_data_has_their_dtype_and_device(name: str, device: to
         x = torch.randn(80, 4, dtype=dtype_, device=device)
         made = FROM_DATA[name](x)
         for tensor in (*made.parameters(), *made.buffers()):
-            assert tensor.device.type == x.device.type and (tensor.dtype == dtype_ or not tensor.is_floating_point())
+            assert tensor.device.type == x.device.type and (
+                tensor.dtype == dtype_ or not tensor.is_floating_point()
+            )
         if hasattr(made, "log_prob") and name != "autoencoder":
             value = made.log_prob(x)
             assert value.dtype == dtype_ and bool(value.isfinite().all())
@@ -188,7 +213,8 @@ def test_what_is_made_from_data_has_their_dtype_and_device(name: str, device: to
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_does_not_touch_the_volume(half: torch.dtype) -> None:
-    """Flows compute in the precision of their parameters under autocast, also of values and contexts that it has made half."""
+    """Flows compute in the precision of their parameters under autocast, also of values and contexts that it
+    has made half."""
     g = learned(flows.InjectiveFlow(Pad(2, 3), [flows.Coupling(3, [0]), flows.LULinear(3)]))
     layer = learned(flows.ConditionalCoupling(3, [0, 1], 2))
     d = Pushforward(dist.Normal(torch.zeros(2), 1.0).to_event(1), g)

@@ -1,4 +1,5 @@
-"""Flows of several scales: the wavelet is orthogonal and local, pieces act where they should, an image manifold is learned."""
+"""Flows of several scales: the wavelet is orthogonal and local, pieces act where they should, an image
+manifold is learned."""
 
 from typing import Any
 
@@ -8,10 +9,20 @@ from cases import learned
 from torch.distributions import ExpTransform
 
 from pyro_manifold.datasets import image_manifold
-from pyro_manifold.flows import Among, Coupling, Haar, InjectiveFlow, LatentFlow, LULinear, coupling_chain, multiscale_layers
-from pyro_manifold.models import ManifoldFlow, fit_md
+from pyro_manifold.flows import (
+    Coupling,
+    Haar,
+    InjectiveFlow,
+    LatentFlow,
+    LULinear,
+    Partial,
+    coupling_chain,
+    multiscale_layers,
+)
+from pyro_manifold.models import ManifoldFlow
+from pyro_manifold.training import fit_md
 from pyro_manifold.transforms import Pad
-from pyro_manifold.transforms.push import forward_push, half_log_det_gram
+from pyro_manifold.transforms.jvp import forward_push, half_log_det_gram
 
 
 def test_haar_is_orthogonal_and_its_first_band_is_the_half_size_image() -> None:
@@ -23,24 +34,30 @@ def test_haar_is_orthogonal_and_its_first_band_is_the_half_size_image() -> None:
     torch.testing.assert_close(haar(z), x)
     mean = torch.nn.functional.avg_pool2d(x.reshape(3, 1, 4, 6), 2).flatten(1)
     torch.testing.assert_close(z[:, :6], 2 * mean)
-    stripes = torch.tensor([1.0, -1.0]).repeat(12)  # columns in turn: all of it in the band of horizontal differences
+    stripes = torch.tensor([1.0, -1.0]).repeat(
+        12
+    )  # columns in turn: all of it in the band of horizontal differences
     assert torch.equal(haar.inv(stripes).nonzero().squeeze(-1), torch.arange(6, 12))
 
 
 def test_among_composes_and_sums_its_layers() -> None:
     layers: list[Any] = [learned(Coupling(3, [1])).double(), ExpTransform(), learned(LULinear(3)).double()]
-    f = Among(5, 3, layers).double()
+    f = Partial(5, 3, layers).double()
     x = torch.randn(4, 5, dtype=torch.float64)
     J = torch.func.vmap(torch.func.jacfwd(f._call))(x)
     torch.testing.assert_close(f.log_abs_det_jacobian(x, f(x)), torch.linalg.slogdet(J)[1])
     torch.testing.assert_close(f.inv(f(x)), x)
     assert torch.equal(f(x)[:, 3:], x[:, 3:])
-    assert {id(p) for p in f.parameters()} == {id(p) for layer in (layers[0], layers[2]) for p in layer.parameters()}
+    assert {id(p) for p in f.parameters()} == {
+        id(p) for layer in (layers[0], layers[2]) for p in layer.parameters()
+    }
 
 
 def test_volume_of_several_scales_is_exact() -> None:
     g = learned(
-        InjectiveFlow(Pad(3, 64), multiscale_layers(torch.rand(80, 64), (8, 8), 3, levels=2, depth=2, hidden=(9,)))
+        InjectiveFlow(
+            Pad(3, 64), multiscale_layers(torch.rand(80, 64), (8, 8), 3, levels=2, depth=2, hidden=(9,))
+        )
     ).double()
     u = torch.randn(5, 3, dtype=torch.float64)
     auto = half_log_det_gram(forward_push(g._call, u, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))[1])
@@ -63,8 +80,8 @@ def test_learns_images_of_two_factors() -> None:
     "make, match",
     [
         (lambda: Haar(3, 4), "height, width: got 3 and 4; expected even"),
-        (lambda: Among(3, 4, []), "first: got 4 of 3"),
-        (lambda: Among(3, 2, [LULinear(3)]), "value: got shape"),
+        (lambda: Partial(3, 4, []), "first: got 4 of 3"),
+        (lambda: Partial(3, 2, [LULinear(3)]), "value: got shape"),
         (lambda: multiscale_layers(torch.rand(9, 64), (4, 8), 2), "x, dim: got rows of 64"),
         (lambda: multiscale_layers(torch.rand(9, 64), (8, 8), 5, levels=2), "x, dim: got rows of 4 and n=5"),
     ],

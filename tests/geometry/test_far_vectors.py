@@ -1,4 +1,5 @@
-"""exp of vectors whose squared length overflows: the point is where the exact length says, and on the manifold."""
+"""exp of vectors whose squared length overflows: the point is where the exact length says, and on the
+manifold."""
 
 import warnings
 
@@ -14,7 +15,8 @@ LENGTHS = {torch.float32: (2e19, 1e30, 1e37), torch.float64: (2e19, 1e155, 1e200
 
 @pytest.mark.parametrize("dtype", LENGTHS)
 def test_angles(dtype: torch.dtype) -> None:
-    """cos and sin of the length of the vector as it is held in the dtype, with all its digits; gradient and volume too."""
+    """cos and sin of the length of the vector as it is held in the dtype, with all its digits; gradient and
+    volume too."""
     tol = 4 * torch.finfo(dtype).eps
     for r in LENGTHS[dtype]:
         v = torch.tensor([r, 0.0], dtype=dtype, requires_grad=True)
@@ -28,10 +30,18 @@ def test_angles(dtype: torch.dtype) -> None:
         torch.testing.assert_close(g[0], torch.tensor(-sin, dtype=dtype), rtol=0, atol=tol)
         out = geometry(geoopt.Sphere()).log_det_exp(torch.eye(3, dtype=dtype)[0], v)
         torch.testing.assert_close(out, torch.tensor(log_det, dtype=dtype))
-        turn = geometry(SpecialOrthogonal(3)).exp_frame(torch.eye(3, dtype=dtype), torch.tensor([r, 0.0, 0.0], dtype=dtype))
-        torch.testing.assert_close(turn[1:, 1:], torch.tensor([[cos, -sin], [sin, cos]], dtype=dtype), rtol=0, atol=tol)
-        turn = geometry(SpecialOrthogonal(2)).exp_frame(torch.eye(2, dtype=dtype), torch.tensor([r], dtype=dtype))
-        torch.testing.assert_close(turn, torch.tensor([[cos, -sin], [sin, cos]], dtype=dtype), rtol=0, atol=tol)
+        turn = geometry(SpecialOrthogonal(3)).exp_frame(
+            torch.eye(3, dtype=dtype), torch.tensor([r, 0.0, 0.0], dtype=dtype)
+        )
+        torch.testing.assert_close(
+            turn[1:, 1:], torch.tensor([[cos, -sin], [sin, cos]], dtype=dtype), rtol=0, atol=tol
+        )
+        turn = geometry(SpecialOrthogonal(2)).exp_frame(
+            torch.eye(2, dtype=dtype), torch.tensor([r], dtype=dtype)
+        )
+        torch.testing.assert_close(
+            turn, torch.tensor([[cos, -sin], [sin, cos]], dtype=dtype), rtol=0, atol=tol
+        )
 
 
 @pytest.mark.parametrize("dtype", LENGTHS)

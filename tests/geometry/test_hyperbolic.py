@@ -1,4 +1,5 @@
-"""Hyperbolic space in its three forms: accuracy against mpmath, agreement between models, limits, bad input."""
+"""Hyperbolic space in its three forms: accuracy against mpmath, agreement between models, limits, bad
+input."""
 
 import math
 from collections.abc import Iterator
@@ -36,7 +37,9 @@ def exact_dist(x: Tensor, y: Tensor, k: float = 1.0) -> list[float]:
     for a, b in zip(x.double().tolist(), y.double().tolist(), strict=True):
         a, b = [mp.mpf(t) for t in a], [mp.mpf(t) for t in b]
         ta, tb = (mp.sqrt(k + sum(t * t for t in z)) for z in (a, b))
-        out.append(float(mp.sqrt(k) * mp.acosh((ta * tb - sum(s * t for s, t in zip(a, b, strict=True))) / k)))
+        out.append(
+            float(mp.sqrt(k) * mp.acosh((ta * tb - sum(s * t for s, t in zip(a, b, strict=True))) / k))
+        )
     return out
 
 
@@ -48,7 +51,9 @@ def steps(radius: float, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     pairs += [(x, x * (1 + 2.0**-k)) for k in (2, 10)]
     pairs += [(x, x + s * u) for s in (1e-3, 1.0, 1e-3 * math.sinh(radius))]
     pairs += [(x, x * 1.5 + s * u) for s in (1e-3, 1.0)]  # radial and transversal parts count alike
-    v = torch.randn(12, 3, dtype=F64)  # a unit step in a random direction: no subtraction of coordinates is exact
+    v = torch.randn(
+        12, 3, dtype=F64
+    )  # a unit step in a random direction: no subtraction of coordinates is exact
     q = geometry(geoopt.Lorentz()).exp_frame(lift(x.double()), v / v.norm(dim=-1, keepdim=True))
     pairs.append((x, q[:, 1:].to(dtype)))
     return [(a, b) for a, b in pairs if bool((a != b).any(-1).all())]
@@ -57,7 +62,9 @@ def steps(radius: float, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("dtype, tol", [(torch.float32, 1e-6), (F64, 1e-14)])
 @pytest.mark.parametrize("radius", [1e-3, 1.0, 5.0, 8.0, 12.0, 16.0, 20.0])
 @pytest.mark.parametrize("k", [1.0, 1.7])
-def test_hyperboloid_distance_is_right_to_rounding(radius: float, k: float, dtype: torch.dtype, tol: float) -> None:
+def test_hyperboloid_distance_is_right_to_rounding(
+    radius: float, k: float, dtype: torch.dtype, tol: float
+) -> None:
     geo = geometry(geoopt.Lorentz(k=torch.tensor(k, dtype=dtype)))
     k = float(geo.manifold.k)
     for x, y in steps(radius, dtype):
@@ -72,15 +79,21 @@ def test_hyperboloid_maps_are_right_to_the_rounding_of_coordinates(radius: float
     geo = geometry(geoopt.Lorentz())
     p = lift(spatial(radius, 200, 3, dtype))
     u = torch.randn(200, 3, dtype=dtype)
-    home = -p[:, 1:] / p[:, 1:].norm(dim=-1, keepdim=True)  # towards the origin, where naive formulas lose e^{2r}
+    home = -p[:, 1:] / p[:, 1:].norm(
+        dim=-1, keepdim=True
+    )  # towards the origin, where naive formulas lose e^{2r}
     for v in (u, 1e-3 * u, radius * home, (radius + 1.0) * home, 1.5 * home + 0.1 * u):
         q = geo.exp_frame(p, v)
         limit = 30 * torch.finfo(dtype).eps * math.cosh(radius)
         assert geo.contains(q).all()
         assert (geo.dist(p, q) - v.norm(dim=-1)).abs().max() <= limit * (1 + radius)
-        assert (geo.log_frame(p, q) - v).norm(dim=-1).max() <= limit * math.cosh(float(v.norm(dim=-1).max()) / 2) * 4
+        assert (geo.log_frame(p, q) - v).norm(dim=-1).max() <= limit * math.cosh(
+            float(v.norm(dim=-1).max()) / 2
+        ) * 4
         y, w = geo.geodesic(p, geo.to_tangent(p, v), 1.0)
-        assert (geo.dist(y, q) <= limit * v.norm(dim=-1).cosh()).all()  # u itself is rounded at the size of its largest part
+        assert (
+            geo.dist(y, q) <= limit * v.norm(dim=-1).cosh()
+        ).all()  # u itself is rounded at the size of its largest part
         assert (geo.from_tangent(y, w).norm(dim=-1) - v.norm(dim=-1)).abs().max() <= 4 * limit * (1 + radius)
 
 
@@ -89,7 +102,9 @@ def test_walk_to_the_origin_and_beyond_arrives() -> None:
     p = lift(spatial(12.0, 100, 2, F64))
     home = -p[:, 1:] / p[:, 1:].norm(dim=-1, keepdim=True)
     q = geo.exp_frame(p, 12.0 * home)
-    assert (geo.dist(q, geo.origin(2, dtype=F64)) < 1e-9).all()  # eps e^12 = 4e-11; a plain sum loses eps e^24 = 6e-6
+    assert (
+        geo.dist(q, geo.origin(2, dtype=F64)) < 1e-9
+    ).all()  # eps e^12 = 4e-11; a plain sum loses eps e^24 = 6e-6
 
 
 @pytest.mark.parametrize("dtype, rtol", [(torch.float32, 2e-6), (F64, 4e-15)])
@@ -104,7 +119,9 @@ def test_ball_distance_as_good_as_the_coordinates(radius: float, dtype: torch.dt
         for a, b in zip(x.double().tolist(), y.double().tolist(), strict=True):
             a, b = [mp.mpf(t) for t in a], [mp.mpf(t) for t in b]
             n = sum((s - t) ** 2 for s, t in zip(a, b, strict=True))
-            want.append(float(2 * mp.asinh(mp.sqrt(n / ((1 - sum(s * s for s in a)) * (1 - sum(t * t for t in b)))))))
+            want.append(
+                float(2 * mp.asinh(mp.sqrt(n / ((1 - sum(s * s for s in a)) * (1 - sum(t * t for t in b))))))
+            )
         w = torch.tensor(want, dtype=F64)
         error = (geo.dist(x, y).double() - w).abs()
         assert (error <= w * rtol * (1 + math.cosh(radius / 2) ** 2)).all(), (error / w).max()
@@ -136,7 +153,8 @@ def test_ball_and_hyperboloid_agree(c: float) -> None:
 @pytest.mark.parametrize("k", [-1.0, -1e-3, -1e-6, -1e-9, 0.0, 1e-9, 1e-6, 1e-3, 0.5])
 @pytest.mark.parametrize("dtype, tol", [(torch.float32, 2e-6), (F64, 1e-13)])
 def test_gradient_in_curvature(k: float, dtype: torch.dtype, tol: float) -> None:
-    """d(dist)/dK for fixed coordinates against mpmath, through and at K = 0 (geoopt: 60% off at 1e-6 in float32)."""
+    """d(dist)/dK for fixed coordinates against mpmath, through and at K = 0 (geoopt: 60% off at 1e-6 in
+    float32)."""
     manifold = geoopt.Stereographic(k=torch.tensor(k, dtype=dtype), learnable=True)
     geo = geometry(manifold)
     x, y = torch.tensor([0.3, -0.2], dtype=dtype), torch.tensor([-0.1, 0.45], dtype=dtype)
@@ -157,7 +175,7 @@ def test_gradient_in_curvature(k: float, dtype: torch.dtype, tol: float) -> None
         assert g.isfinite()
 
 
-def test_one_law_through_zero_curvature() -> None:
+def test_one_distribution_through_zero_curvature() -> None:
     """exp and log are continuous in K at 0, where they are sums and differences in the metric 4 dx^2."""
     p, v = torch.randn(50, 3, dtype=F64), torch.randn(50, 3, dtype=F64)
     flat = geometry(geoopt.Stereographic(k=torch.tensor(0.0, dtype=F64)))

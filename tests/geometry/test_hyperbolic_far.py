@@ -1,4 +1,5 @@
-"""The logarithm of the hyperboloid from far out: towards the origin, where y - x holds no digit of y, and its gradients."""
+"""The logarithm of the hyperboloid from far out: towards the origin, where y - x holds no digit of y, and its
+gradients."""
 
 import geoopt
 import mpmath as mp
@@ -34,7 +35,8 @@ def test_log_from_far_to_near_the_origin(dtype, radius, near):
 @pytest.mark.parametrize("step", ["near", "home"])
 @pytest.mark.parametrize("d", [3, 10])
 def test_gradients_of_log_far_out(d, step):
-    """float32 against float64 at the same coordinates: neighbours, and a point by the origin; components apart and not."""
+    """float32 against float64 at the same coordinates: neighbours, and a point by the origin; components
+    apart and not."""
     geo = geometry(geoopt.Lorentz())
     o, v = geo.origin(d).double().expand(50, -1), torch.randn(2, 50, d).double()
     x = geo.exp_frame(o, 6 * v[0] / v[0].norm(dim=-1, keepdim=True))
@@ -54,7 +56,9 @@ def test_gradients_of_log_far_out(d, step):
 def test_a_nan_hides_no_other_point():
     """What is evaluated for exceptional points alone is found beside one that is NaN."""
     geo = geometry(geoopt.Lorentz())
-    p = geo.exp_frame(geo.origin(2).double().expand(3, 3), torch.tensor([[0.1, 0.2], [12.0, 0.0], [3.0, 4.0]]).double())
+    p = geo.exp_frame(
+        geo.origin(2).double().expand(3, 3), torch.tensor([[0.1, 0.2], [12.0, 0.0], [3.0, 4.0]]).double()
+    )
     u = geo.to_tangent(p, torch.tensor([[0.3, 0.1], [-12.0, 0.0], [-3.0, -4.0]]).double())
     want = geo.exp(p[1:], u[1:])
     p[0, 1] = torch.nan

@@ -1,4 +1,5 @@
-"""Implicit and embedded manifolds: against closed forms, and what they say of constraints that cannot work."""
+"""Implicit and embedded manifolds: against closed forms, and what they say of constraints that cannot
+work."""
 
 import math
 import pickle
@@ -70,14 +71,17 @@ def test_the_basis_is_lapacks_with_a_derivative(shape):
 
 
 @pytest.mark.parametrize(
-    "f, direct", [(lambda x: torch.stack([x[0] * x[1], x[2].sin()]), False), (lambda x: x.sin()[..., :2], True)]
+    "f, direct",
+    [(lambda x: torch.stack([x[0] * x[1], x[2].sin()]), False), (lambda x: x.sin()[..., :2], True)],
 )
 def test_point_functions_find_out_whether_they_take_batches(f, direct):
     g, x = PointFunction(f, torch.randn(3, dtype=F64)), torch.randn(3, 3, dtype=F64)
     assert g.direct == direct
     value, jac = g.jacobian(x)
     for i in range(3):
-        assert torch.allclose(value[i], f(x[i])) and torch.allclose(jac[i], torch.autograd.functional.jacobian(f, x[i]))
+        assert torch.allclose(value[i], f(x[i])) and torch.allclose(
+            jac[i], torch.autograd.functional.jacobian(f, x[i])
+        )
     assert torch.allclose(torch.func.vmap(lambda y: g.jacobian(y.unsqueeze(0))[1][0])(x), jac)
 
 
@@ -88,7 +92,9 @@ def test_the_image_of_a_chart():
     m = EmbeddedManifold(Chart(f, lambda x: x[..., 2:], 1, 3), torch.zeros(1, dtype=F64))
     geo = geometry(m)
     p = f(torch.tensor([[0.3]], dtype=F64))
-    q, w = geo.geodesic(p, geo.to_tangent(p, torch.ones(1, 1, dtype=F64)), 0.5)  # arc length sqrt 2 times the parameter
+    q, w = geo.geodesic(
+        p, geo.to_tangent(p, torch.ones(1, 1, dtype=F64)), 0.5
+    )  # arc length sqrt 2 times the parameter
     sign = geo.to_tangent(p, torch.ones(1, 1, dtype=F64))[0, 2].sign()
     assert (q - f(torch.tensor([[0.3]], dtype=F64) + sign * 0.5 / 2**0.5)).abs().max() < 1e-11
     assert float(w.norm()) == pytest.approx(1.0)
@@ -98,7 +104,9 @@ def test_the_image_of_a_chart():
 def test_points_to_start_from_are_scattered_over_the_manifold():
     geo = geometry(make())
     x = geo.wander(geo.manifold.point.expand(400, 3))
-    assert geo.contains(x, 1e-12).all() and x.mean(0).abs().max() < 0.2  # 4 standard errors of 1/sqrt(3 * 400) are 0.12
+    assert (
+        geo.contains(x, 1e-12).all() and x.mean(0).abs().max() < 0.2
+    )  # 4 standard errors of 1/sqrt(3 * 400) are 0.12
 
 
 def test_riemannian_optimisers_and_pickling():
@@ -121,9 +129,19 @@ TWICE = (lambda x: torch.stack([unit(x), 2 * unit(x)], -1), [0.0, 0.0, 1.0])
         (*TWICE, ValueError, r"Jacobian has rank 1 at .*, expected 2.*leave dependent equations out"),
         (lambda x: (x.norm() - 1) ** 2, [0.0, 0.0, 2.0], ValueError, r"rank 0 at .*\(\|x\| - 1, not"),
         (lambda x: x, [0.0, 1.0], ValueError, "got 2 equations for 2 coordinates, expected fewer"),
-        (lambda x: x @ x[:2], [0.0, 0.0, 1.0], ValueError, r"constraint: it fails on a point of shape \(3,\)"),
+        (
+            lambda x: x @ x[:2],
+            [0.0, 0.0, 1.0],
+            ValueError,
+            r"constraint: it fails on a point of shape \(3,\)",
+        ),
         (lambda x: x.sum().log(), [0.0, -1.0], ValueError, "not finite; start elsewhere"),
-        (lambda x: x.square().sum() + 1, [0.3, 0.4], (ValueError, ConvergenceError), "rank|no solution of the constraint"),
+        (
+            lambda x: x.square().sum() + 1,
+            [0.3, 0.4],
+            (ValueError, ConvergenceError),
+            "rank|no solution of the constraint",
+        ),
         (unit, 1.0, ValueError, "near: got 1.0, expected a floating tensor"),
     ],
 )
@@ -136,8 +154,15 @@ def test_constraints_that_cannot_work(constraint, near, error, message):
 def test_what_is_not_known_says_what_to_do():
     geo = geometry(make())
     p = geo.manifold.point
-    for f in (lambda: geo.log(p, p), lambda: geo.dist(p, p), lambda: geo.log_volume((3,)), lambda: geo.uniform_sample((), (3,))):
-        with pytest.raises(NotImplementedError, match="my sphere: its .*ImproperUniform.*sample with GeodesicNUTS"):
+    for f in (
+        lambda: geo.log(p, p),
+        lambda: geo.dist(p, p),
+        lambda: geo.log_volume((3,)),
+        lambda: geo.uniform_sample((), (3,)),
+    ):
+        with pytest.raises(
+            NotImplementedError, match="my sphere: its .*ImproperUniform.*sample with GeodesicNUTS"
+        ):
             f()
     with pytest.raises(ValueError, match=r"got event shape \(4,\), expected \(3,\)"):
         geo.contains(torch.zeros(4, dtype=F64))
@@ -161,8 +186,8 @@ def ellipsoid_(x):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_constraints_whose_gradient_vanishes_on_the_manifold(dtype):
-    """Powers of an equation, and an equation that becomes dependent on the manifold alone, are refused; the equation
-    itself is accepted from the same starts, in any units."""
+    """Powers of an equation, and an equation that becomes dependent on the manifold alone, are refused; the
+    equation itself is accepted from the same starts, in any units."""
     generator = torch.Generator().manual_seed(0)
     for f in (sphere_, torus_, ellipsoid_):
         for _ in range(2):
@@ -171,7 +196,11 @@ def test_constraints_whose_gradient_vanishes_on_the_manifold(dtype):
             for unit in (1e-6, 1e6):
                 m = ImplicitManifold(lambda x: unit * f(x), near=near)  # noqa: B023
                 assert m.dim == 2 and bool(geometry(m).contains(m.point))
-                pair = ImplicitManifold(lambda x: torch.stack([f(x), unit * x[..., 0] - unit * 0.1], -1), near=near)  # noqa: B023
+
+                def both(x, f=f, unit=unit):
+                    return torch.stack([f(x), unit * x[..., 0] - unit * 0.1], -1)
+
+                pair = ImplicitManifold(both, near=near)
                 assert pair.dim == 1
             for bad in (
                 lambda x: f(x) ** 2,  # noqa: B023
@@ -185,10 +214,20 @@ def test_constraints_whose_gradient_vanishes_on_the_manifold(dtype):
 
 
 def test_the_point_is_the_nearest_solution():
-    """Against a fine grid of the ellipse with semi-axes 1 and 2, from inside and outside; a sphere keeps the direction."""
+    """Against a fine grid of the ellipse with semi-axes 1 and 2, from inside and outside; a sphere keeps the
+    direction."""
     t = torch.linspace(0, 2 * math.pi, 400_001, dtype=F64)
     grid = torch.stack([t.cos(), 2 * t.sin()], -1)
-    for start in ([0.5, 0.2], [2.0, 2.0], [0.1, 0.9], [3.0, 0.2], [-0.4, 0.1], [0.1, 1.7], [-5.0, -9.0], [1.0, 0.0]):
+    for start in (
+        [0.5, 0.2],
+        [2.0, 2.0],
+        [0.1, 0.9],
+        [3.0, 0.2],
+        [-0.4, 0.1],
+        [0.1, 1.7],
+        [-5.0, -9.0],
+        [1.0, 0.0],
+    ):
         near = torch.tensor(start, dtype=F64)
         m = ImplicitManifold(lambda x: x[..., 0] ** 2 + x[..., 1] ** 2 / 4 - 1, near=near)
         wanted = (grid - near).norm(dim=-1).min()

@@ -13,10 +13,17 @@ F64 = torch.float64
 
 
 def make() -> tuple[geoopt.ProductManifold, list[tuple[geoopt.Manifold, slice, slice]]]:
-    parts = [(geoopt.Sphere(), 3), (geoopt.Stereographic(k=-1.0), 2), (geoopt.Lorentz(), 3), (geoopt.Euclidean(ndim=1), 1)]
+    parts = [
+        (geoopt.Sphere(), 3),
+        (geoopt.Stereographic(k=-1.0), 2),
+        (geoopt.Lorentz(), 3),
+        (geoopt.Euclidean(ndim=1), 1),
+    ]
     slices = [slice(0, 3), slice(3, 5), slice(5, 8), slice(8, 9)]
     frames = [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 7)]
-    return geoopt.ProductManifold(*parts), [(m, s, f) for (m, _), s, f in zip(parts, slices, frames, strict=True)]
+    return geoopt.ProductManifold(*parts), [
+        (m, s, f) for (m, _), s, f in zip(parts, slices, frames, strict=True)
+    ]
 
 
 def test_each_factor() -> None:

@@ -19,5 +19,7 @@ ROWS = {
 def test_the_table_is_current() -> None:
     text = (Path(__file__).parents[2] / "docs" / "explanation" / "numerics.md").read_text()
     for name, (manifold, shape) in ROWS.items():
-        single, double = (geometry(manifold).reach(shape, torch.empty((), dtype=t)) for t in (torch.float32, torch.float64))
+        single, double = (
+            geometry(manifold).reach(shape, torch.empty((), dtype=t)) for t in (torch.float32, torch.float64)
+        )
         assert f"| {name} | {single:.1f} | {double:.1f} |" in text

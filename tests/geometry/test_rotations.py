@@ -1,4 +1,5 @@
-"""Rotations: angles near 0 and pi, any n, Haar law, wrapped normals on SO(3) against quadrature, optimisers, errors."""
+"""Rotations: angles near 0 and pi, any n, Haar distribution, wrapped normals on SO(3) against quadrature,
+optimisers, errors."""
 
 import copy
 import math
@@ -31,7 +32,8 @@ def rotation(n, angles):
     return polar(torch.linalg.matrix_exp(a), proper=True), (a - a.mT) / 2
 
 
-# --- logarithms ------------------------------------------------------------------------------------------------------
+# --- logarithms
+# ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("angle", ANGLES)
 def test_exp_and_log_of_so3_at_every_angle(angle, dtype):
@@ -41,11 +43,15 @@ def test_exp_and_log_of_so3_at_every_angle(angle, dtype):
     eye = torch.eye(3, dtype=dtype).expand(3, 3, 3)
     r = geo.exp_frame(eye, w)
     back = geo.log_frame(eye, r)
-    flip = (back.detach() * w.detach()).sum(-1, keepdim=True) < 0  # at the cut itself (pi, rounded) either axis is right
+    flip = (back.detach() * w.detach()).sum(
+        -1, keepdim=True
+    ) < 0  # at the cut itself (pi, rounded) either axis is right
     assert (torch.where(flip, -back, back) - w).abs().max() < 8 * eps * 1
     assert not flip.any() or angle > PI - 1e-6
     assert (geo.dist(eye, r) - w.norm(dim=-1)).abs().max() < 8 * eps
-    j = torch.func.vmap(torch.func.jacrev(lambda v: geo.log_frame(eye[0], geo.exp_frame(eye[0], v))))(w.detach())
+    j = torch.func.vmap(torch.func.jacrev(lambda v: geo.log_frame(eye[0], geo.exp_frame(eye[0], v))))(
+        w.detach()
+    )
     if not flip.any():
         assert (j - torch.eye(3, dtype=dtype)).abs().max() < 100 * eps
 
@@ -55,7 +61,9 @@ def test_hat_is_the_cross_product_and_lengths_are_angles():
     assert torch.allclose((hat(w) @ x.unsqueeze(-1)).squeeze(-1), torch.linalg.cross(w, x))
     for n in (2, 3, 4, 6):
         v = torch.randn(5, n * (n - 1) // 2, dtype=F64)
-        assert torch.equal(vee(hat(v)), v) and torch.allclose(torch.linalg.matrix_norm(hat(v)) ** 2, 2 * v.square().sum(-1))
+        assert torch.equal(vee(hat(v)), v) and torch.allclose(
+            torch.linalg.matrix_norm(hat(v)) ** 2, 2 * v.square().sum(-1)
+        )
     with pytest.raises(ValueError, match="dim: got 4, expected n"):
         hat(torch.zeros(4))
 
@@ -67,7 +75,9 @@ def test_hat_is_the_cross_product_and_lengths_are_angles():
 )  # fmt: skip
 def test_log_in_any_dimension_at_repeated_angles(n, angles):
     r, a = rotation(n, angles)
-    tolerance = 1e-10 if sum(t > PI - 1e-2 for t in angles) > 1 else 1e-13  # two planes near pi are ill conditioned
+    tolerance = (
+        1e-10 if sum(t > PI - 1e-2 for t in angles) > 1 else 1e-13
+    )  # two planes near pi are ill conditioned
     assert (rotation_log(r) - a).abs().max() < tolerance
 
 
@@ -76,20 +86,29 @@ def test_log_at_the_cut_is_one_of_the_shortest(n, angles):
     r, a = rotation(n, angles)
     out = rotation_log(r)
     assert (torch.linalg.matrix_exp(out) - r).abs().max() < 1e-14 * 10
-    assert torch.linalg.matrix_norm(out).item() == pytest.approx(torch.linalg.matrix_norm(a).item(), abs=1e-13)
+    assert torch.linalg.matrix_norm(out).item() == pytest.approx(
+        torch.linalg.matrix_norm(a).item(), abs=1e-13
+    )
 
 
 def test_gradients_of_logs_and_projections():
     torch.manual_seed(0)
     v = (0.8 * torch.randn(3, 6, dtype=F64)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: vee(rotation_log(torch.linalg.matrix_exp(hat(x)))), (v,))
-    for point in (torch.zeros(6, dtype=F64), torch.tensor([1.0, 0, 0, 0, 0, 1.0], dtype=F64)):  # twice the same angle
-        j = torch.autograd.functional.jacobian(lambda x: vee(rotation_log(torch.linalg.matrix_exp(hat(x)))), point)
+    for point in (
+        torch.zeros(6, dtype=F64),
+        torch.tensor([1.0, 0, 0, 0, 0, 1.0], dtype=F64),
+    ):  # twice the same angle
+        j = torch.autograd.functional.jacobian(
+            lambda x: vee(rotation_log(torch.linalg.matrix_exp(hat(x)))), point
+        )
         assert (j - torch.eye(6, dtype=F64)).abs().max() < 1e-13
     for shape, proper in (((4, 3, 3), True), ((4, 3, 3), False), ((4, 5, 2), False)):
         x = torch.randn(shape, dtype=F64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda y, proper=proper: polar(y, proper), (x,))
-    x = torch.eye(3, dtype=F64).requires_grad_()  # all singular values equal, where the derivative of an SVD is NaN
+    x = torch.eye(
+        3, dtype=F64
+    ).requires_grad_()  # all singular values equal, where the derivative of an SVD is NaN
     (g,) = torch.autograd.grad(polar(x, True)[1, 0], x)
     assert torch.allclose(g, torch.tensor([[0, -0.5, 0], [0.5, 0, 0], [0, 0, 0]], dtype=F64))
     y = rotation(4, (1.0, 2.0))[0].requires_grad_()
@@ -97,8 +116,12 @@ def test_gradients_of_logs_and_projections():
     with pytest.raises(NotImplementedError, match="last order implemented"):
         torch.autograd.grad(g.sum(), y)
     for point in (v[0].detach(), torch.zeros(6, dtype=F64), torch.tensor([1.0, 0, 0, 0, 0, 1.0], dtype=F64)):
-        x = point.clone().requires_grad_()  # log of exp has no second derivative, log det d exp at 0 that of -|v|^2 / 12
-        assert torch.autograd.gradgradcheck(lambda x: vee(rotation_log(torch.linalg.matrix_exp(hat(x)))), (x,))
+        x = (
+            point.clone().requires_grad_()
+        )  # log of exp has no second derivative, log det d exp at 0 that of -|v|^2 / 12
+        assert torch.autograd.gradgradcheck(
+            lambda x: vee(rotation_log(torch.linalg.matrix_exp(hat(x)))), (x,)
+        )
         assert torch.autograd.gradgradcheck(log_det_dexp, (x,))
     hessian = torch.func.hessian(log_det_dexp)(torch.zeros(6, dtype=F64))
     assert torch.allclose(hessian, -torch.eye(6, dtype=F64) / 3)  # tr(ad^2) / 24 = -8 |v|^2 / 48 on SO(4)
@@ -106,7 +129,8 @@ def test_gradients_of_logs_and_projections():
 
 @pytest.mark.parametrize("n", [2, 4, 5, 6])
 def test_log_beside_the_rotations_is_that_of_the_nearest(n):
-    """Rounded to float32, and 1e-3 off: value against scipy's logarithm and polar factor, derivatives against differences."""
+    """Rounded to float32, and 1e-3 off: value against scipy's logarithm and polar factor, derivatives against
+    differences."""
     torch.manual_seed(0)
     r = rotation(n, (0.9, 0.4, 2.0)[: n // 2])[0]
     move, weight = torch.randn(n, n, dtype=F64), torch.randn(n * (n - 1) // 2, dtype=F64)
@@ -120,15 +144,22 @@ def test_log_beside_the_rotations_is_that_of_the_nearest(n):
     h = 1e-5
     for f in (lambda x: vee(rotation_log(x)) @ weight, gradient):
         slope = torch.func.jvp(f, (r,), (move,))[1]
-        assert (slope - (f(r + h * move) - f(r - h * move)) / (2 * h)).abs().max() < 1e-8 * (1 + slope.abs().max())
+        assert (slope - (f(r + h * move) - f(r - h * move)) / (2 * h)).abs().max() < 1e-8 * (
+            1 + slope.abs().max()
+        )
 
 
 def test_second_derivatives_along_geodesics_of_frames_and_wide_rotations():
-    """Truncated and narrow normals on SO(2) to SO(5) and on frames, where the registry has one case: fourth-order differences."""
+    """Truncated and narrow normals on SO(2) to SO(5) and on frames, where the registry has one case:
+    fourth-order differences."""
     torch.manual_seed(0)
     frames = [geoopt.Stiefel(canonical=c) for c in (True, False)]
-    cases = [(SpecialOrthogonal(n), (n, n), s, t) for n in (2, 3, 4, 5) for s, t in ((0.6, True), (0.2, False))]
-    for manifold, event, scale, truncated in cases + [(m, (4, 2), s, t) for m in frames for s, t in ((0.3, True), (0.15, False))]:
+    cases = [
+        (SpecialOrthogonal(n), (n, n), s, t) for n in (2, 3, 4, 5) for s, t in ((0.6, True), (0.2, False))
+    ]
+    for manifold, event, scale, truncated in cases + [
+        (m, (4, 2), s, t) for m in frames for s, t in ((0.3, True), (0.15, False))
+    ]:
         geo = geometry(manifold)
         dim = geo.dim(event)
         loc = geo.uniform_sample((), event, dtype=F64)
@@ -142,7 +173,12 @@ def test_second_derivatives_along_geodesics_of_frames_and_wide_rotations():
         a, b, c, e, f = (line(torch.tensor(i * h, dtype=F64)) for i in (-2, -1, 0, 1, 2))
         expected = (16 * (b + e) - (a + f) - 30 * c) / (12 * h * h)
         second = torch.func.hessian(line)(torch.zeros((), dtype=F64))
-        assert (second - expected).abs() < 1e-7 * (1 + expected.abs()), (manifold.name, scale, second, expected)
+        assert (second - expected).abs() < 1e-7 * (1 + expected.abs()), (
+            manifold.name,
+            scale,
+            second,
+            expected,
+        )
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
@@ -165,16 +201,27 @@ def test_log_det_exp_against_autodiff(n):
     assert g.isfinite().all() and g.abs().max() == 0
 
 
-# --- Haar ------------------------------------------------------------------------------------------------------------
+# --- Haar
+# ------------------------------------------------------------------------------------------------
 def test_haar_by_the_rotation_angle():
-    """On SO(3) the angle has density (1 - cos t)/pi, so trace = 1 + 2 cos t is not what exp of a uniform tangent gives."""
+    """On SO(3) the angle has density (1 - cos t)/pi, so trace = 1 + 2 cos t is not what exp of a uniform
+    tangent gives."""
     torch.manual_seed(0)
     x = ManifoldUniform(SO3, (3, 3), dtype=F64).sample((20_000,))
     angle = torch.arccos(((x.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2).clamp(-1, 1))
-    assert stats.kstest(angle.numpy(), lambda t: (t - torch.sin(torch.as_tensor(t)).numpy()) / PI).pvalue > 1e-3  # seed fixed
+    assert (
+        stats.kstest(angle.numpy(), lambda t: (t - torch.sin(torch.as_tensor(t)).numpy()) / PI).pvalue > 1e-3
+    )  # seed fixed
     v = torch.randn(20_000, 3, dtype=F64)
-    v = v / v.norm(dim=-1, keepdim=True) * PI * torch.rand(20_000, 1, dtype=F64) ** (1 / 3)  # uniform in the ball
-    assert stats.kstest(v.norm(dim=-1).numpy(), lambda t: (t - torch.sin(torch.as_tensor(t)).numpy()) / PI).pvalue < 1e-6
+    v = (
+        v / v.norm(dim=-1, keepdim=True) * PI * torch.rand(20_000, 1, dtype=F64) ** (1 / 3)
+    )  # uniform in the ball
+    assert (
+        stats.kstest(
+            v.norm(dim=-1).numpy(), lambda t: (t - torch.sin(torch.as_tensor(t)).numpy()) / PI
+        ).pvalue
+        < 1e-6
+    )
 
 
 @pytest.mark.parametrize("n", [2, 4, 5])
@@ -197,7 +244,8 @@ def test_volume():
     assert math.exp(geometry(SpecialOrthogonal(2)).log_volume((2, 2))) == pytest.approx(2 * PI)
 
 
-# --- wrapped normals -------------------------------------------------------------------------------------------------
+# --- wrapped normals
+# ------------------------------------------------------------------------------------------------
 LOC = torch.tensor([[0.0, -1.0, 0.0], [0.6, 0.0, -0.8], [0.8, 0.0, 0.6]], dtype=F64)
 TRIL = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.7, 0.0], [-0.4, 0.2, 0.6]], dtype=F64)
 
@@ -215,7 +263,8 @@ def test_mass_on_so3_is_one(spread):
 
 
 def test_one_winding_loses_mass():
-    """Without the windings only the part of the normal within pi is left, chi_3 cdf(pi / scale): 52% at scale 2."""
+    """Without the windings only the part of the normal within pi is left, chi_3 cdf(pi / scale): 52% at scale
+    2."""
     geo, rule = geometry(SO3), manifold_rule(SO3, LOC, 4.0, 64, 16)
     v = geo.log_frame(LOC, rule.points)
     for s in (0.7, 1.0, 2.0):
@@ -237,7 +286,8 @@ def test_finite_at_the_centre_and_at_half_turns(dtype, scale):
 
 
 def test_larger_rotations_truncated_or_narrow():
-    """On SO(4) the truncated law integrates to 1 against Haar draws (5 standard errors); a narrow one is a push-forward."""
+    """On SO(4) the truncated distribution integrates to 1 against Haar draws (5 standard errors); a narrow
+    one is a push-forward."""
     torch.manual_seed(0)
     m = SpecialOrthogonal(4)
     geo, loc = geometry(m), rotation(4, (1.0, 2.0))[0]
@@ -260,7 +310,8 @@ def test_infer_shapes_of_matrix_events():
     assert d.rsample((2,)).shape == (2, 5, 4, 3, 3) and d.log_prob(LOC).shape == (5, 4)
 
 
-# --- optimisers, constraints, errors ---------------------------------------------------------------------------------
+# --- optimisers, constraints, errors
+# ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("n", [3, 4])
 def test_manifold_parameter_and_riemannian_adam(n):
     torch.manual_seed(1)
@@ -296,7 +347,10 @@ def test_pyro_param_and_constraint():
 
 def test_errors():
     bad = [
-        (torch.diag(torch.tensor([1.0, 1.0, -1.0])), "got 1, 0, 0, 0, 1, 0, .* determinant \\+1\\). Project it first"),
+        (
+            torch.diag(torch.tensor([1.0, 1.0, -1.0])),
+            "got 1, 0, 0, 0, 1, 0, .* determinant \\+1\\). Project it first",
+        ),
         (2 * torch.eye(3), "loc: got 2, 0, 0, .*orthogonal matrices"),
         (torch.full((3, 3), math.nan), "loc: got nan"),
         (torch.eye(4), r"got event shape \(4, 4\), expected \(3, 3\)"),

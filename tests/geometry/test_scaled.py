@@ -1,4 +1,5 @@
-"""Scaled manifolds: the measure carries s^dim, laws keep their mass, s can be learned, wrong input is named."""
+"""Scaled manifolds: the measure carries s^dim, distributions keep their mass, s can be learned, wrong input
+is named."""
 
 import math
 
@@ -30,7 +31,9 @@ def scaled(manifold, s, learnable=False):
         torch.set_default_dtype(old)
 
 
-@pytest.mark.parametrize("base, shape, s", [(SPHERE, (4,), 3.0), (SpecialOrthogonal(3), (3, 3), 0.5), (Torus(), (2,), 2.0)])
+@pytest.mark.parametrize(
+    "base, shape, s", [(SPHERE, (4,), 3.0), (SpecialOrthogonal(3), (3, 3), 0.5), (Torus(), (2,), 2.0)]
+)
 def test_volume_and_uniform_density(base, shape, s):
     geo, plain = geometry(scaled(base, s)), geometry(base)
     volume = float(plain.log_volume(shape)) + plain.dim(shape) * math.log(s)
@@ -39,13 +42,14 @@ def test_volume_and_uniform_density(base, shape, s):
     assert float(d.log_prob(d.sample())) == pytest.approx(-volume, abs=1e-14)
 
 
-@pytest.mark.parametrize("law", [mdist.WrappedNormal, mdist.RiemannianNormal])
+@pytest.mark.parametrize("distribution", [mdist.WrappedNormal, mdist.RiemannianNormal])
 @pytest.mark.parametrize("base, loc", [(SPHERE, X), (BALL, torch.tensor([0.3, -0.4], dtype=F64)),
                                        (SPD, torch.tensor([[1.5, 0.4], [0.4, 0.8]], dtype=F64))])  # fmt: skip
-def test_a_law_is_the_base_law_in_other_units(law, base, loc):
-    """Same draws for the same seed with the scale in the new unit; density divided by s^dim; its mass is 1."""
-    s, sigma = 2.5, torch.tensor([0.6] if law is mdist.WrappedNormal else 0.6, dtype=F64)
-    plain, big = law(base, loc, sigma), law(scaled(base, s), loc, s * sigma)
+def test_a_distribution_is_the_base_distribution_in_other_units(distribution, base, loc):
+    """Same draws for the same seed with the scale in the new unit; density divided by s^dim; its mass is
+    1."""
+    s, sigma = 2.5, torch.tensor([0.6] if distribution is mdist.WrappedNormal else 0.6, dtype=F64)
+    plain, big = distribution(base, loc, sigma), distribution(scaled(base, s), loc, s * sigma)
     torch.manual_seed(0)
     x = plain.sample((5,))
     torch.manual_seed(0)
@@ -72,19 +76,22 @@ def test_curvature_and_product():
         biject_to(on(scaled(SPHERE, 2.0)))
 
 
-@pytest.mark.parametrize("law", [mdist.WrappedNormal, mdist.RiemannianNormal])
-def test_a_learned_scale(law):
-    """Gradients of density and of a reparametrised draw's distance to the centre, in log s, by finite differences."""
-    sigma = torch.tensor([0.8] if law is mdist.WrappedNormal else 0.8, dtype=F64)
+@pytest.mark.parametrize("distribution", [mdist.WrappedNormal, mdist.RiemannianNormal])
+def test_a_learned_scale(distribution):
+    """Gradients of density and of a reparametrised draw's distance to the centre, in log s, by finite
+    differences."""
+    sigma = torch.tensor([0.8] if distribution is mdist.WrappedNormal else 0.8, dtype=F64)
     y = torch.tensor([0.48, -0.6, 0.64], dtype=F64)
 
     def value(m):
-        d = law(m, X, sigma)
+        d = distribution(m, X, sigma)
         torch.manual_seed(3)
         return d.log_prob(y) + mdist.ManifoldUniform(m, (3,), dtype=F64).log_prob(y), (d.rsample() @ y)
 
     m = scaled(SPHERE, 1.7, learnable=True)
-    for i in range(2 if law is mdist.WrappedNormal else 1):  # the other's draws have implicit gradients: no common random numbers
+    for i in range(
+        2 if distribution is mdist.WrappedNormal else 1
+    ):  # the other's draws have implicit gradients: no common random numbers
         (g,) = torch.autograd.grad(value(m)[i].sum(), m._log_scale)
         h = 1e-5
         up, down = (value(scaled(SPHERE, 1.7 * math.exp(t)))[i] for t in (h, -h))
@@ -101,15 +108,21 @@ def test_truncated_and_learned():
 
 
 def test_under_nuts():
-    """Twice the unit sphere, law vMF-like through RiemannianNormal: mean distance by quadrature; z < 5 at ESS >= 100."""
+    """Twice the unit sphere, distribution vMF-like through RiemannianNormal: mean distance by quadrature; z <
+    5 at ESS >= 100."""
     m = scaled(SPHERE, 2.0)
-    law = mdist.RiemannianNormal(m, X, torch.tensor(1.0, dtype=F64))
-    mcmc = MCMC(GeodesicNUTS(lambda: pyro.sample("x", law)), num_samples=300, warmup_steps=100, disable_progbar=True)
+    distribution = mdist.RiemannianNormal(m, X, torch.tensor(1.0, dtype=F64))
+    mcmc = MCMC(
+        GeodesicNUTS(lambda: pyro.sample("x", distribution)),
+        num_samples=300,
+        warmup_steps=100,
+        disable_progbar=True,
+    )
     pyro.set_rng_seed(0)
     mcmc.run()
     r = geometry(m).dist(X, mcmc.get_samples()["x"])
     rule = manifold_rule(m, X, 20.0, 64, 16)
-    expected = rule.integrate(law.log_prob(rule.points).exp() * geometry(m).dist(X, rule.points))
+    expected = rule.integrate(distribution.log_prob(rule.points).exp() * geometry(m).dist(X, rule.points))
     assert abs(float(r.mean() - expected)) < 5 * float(r.std()) / math.sqrt(100)
 
 
@@ -121,7 +134,9 @@ def test_what_is_on_another_scale_is_not_compared():
     with pytest.raises(NotImplementedError):
         kl_divergence(mdist.VonMisesFisher(X, 2.0), q)
     same = kl_divergence(p, mdist.ManifoldUniform(a, (3,), dtype=F64))
-    plain = kl_divergence(mdist.RiemannianNormal(SPHERE, X, 0.25), mdist.ManifoldUniform(SPHERE, (3,), dtype=F64))
+    plain = kl_divergence(
+        mdist.RiemannianNormal(SPHERE, X, 0.25), mdist.ManifoldUniform(SPHERE, (3,), dtype=F64)
+    )
     torch.testing.assert_close(same, plain)
 
 

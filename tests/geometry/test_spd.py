@@ -1,4 +1,5 @@
-"""SPD matrices beyond the generic checks: against mpmath and geoopt, at repeated eigenvalues, far away, and bad input."""
+"""SPD matrices beyond the generic checks: against mpmath and geoopt, at repeated eigenvalues, far away, and
+bad input."""
 
 import math
 import warnings
@@ -82,7 +83,9 @@ def test_distance_of_close_points_is_relatively_accurate(dtype, tol, size):
     with mpmath.workdps(50):
         a, b = (mpmath.matrix(x.double().tolist()) for x in (p, q))
         lower = mpmath.cholesky(a) ** -1
-        expected = mpmath.sqrt(sum(mpmath.log(x) ** 2 for x in mpmath.eigsy(lower * b * lower.T, eigvals_only=True)))
+        expected = mpmath.sqrt(
+            sum(mpmath.log(x) ** 2 for x in mpmath.eigsy(lower * b * lower.T, eigvals_only=True))
+        )
     assert float(geometry(AIM).dist(p, q)) == pytest.approx(float(expected), rel=tol * 10)
 
 
@@ -92,7 +95,9 @@ def test_scale_invariance(factor):
     p, q = draws(AIM, 3, 16), draws(AIM, 3, 16)
     torch.testing.assert_close(geo.dist(factor * p, factor * q), geo.dist(p, q), rtol=1e-12, atol=1e-12)
     far = geo.dist(p, factor * p)
-    torch.testing.assert_close(far, torch.full_like(far, abs(math.log(factor)) * 3**0.5), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        far, torch.full_like(far, abs(math.log(factor)) * 3**0.5), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_congruence_invariance_and_inversion():
@@ -105,14 +110,17 @@ def test_congruence_invariance_and_inversion():
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_volume_in_the_entries_of_the_matrix(n):
-    """det(X)^{-(n+1)/2} 2^{n(n-1)/4} prod_{i<=j} dX_ij: the Jacobian of the chart, plain coordinates to entries."""
+    """det(X)^{-(n+1)/2} 2^{n(n-1)/4} prod_{i<=j} dX_ij: the Jacobian of the chart, plain coordinates to
+    entries."""
     geo, d = geometry(AIM), n * (n + 1) // 2
     i, j = torch.triu_indices(n, n)
     for v in torch.randn(5, d, dtype=F64):
         jacobian = torch.autograd.functional.jacobian(lambda y: geo.chart(y)[i, j], v)
         lebesgue = torch.linalg.slogdet(jacobian).logabsdet
         lebesgue = lebesgue - (n + 1) / 2 * torch.logdet(geo.chart(v)) + n * (n - 1) / 4 * math.log(2)
-        torch.testing.assert_close(geo.log_det_exp(torch.eye(n, dtype=F64), v), lebesgue, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            geo.log_det_exp(torch.eye(n, dtype=F64), v), lebesgue, rtol=1e-9, atol=1e-9
+        )
 
 
 @METRICS
@@ -129,8 +137,13 @@ def test_bijection_for_inference(manifold):
 def test_membership_is_per_element():
     good = torch.diag(torch.tensor([1.0, 1e-5]))
     indefinite, singular = torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.ones(2, 2)
-    asymmetric, infinite = torch.tensor([[1.0, 0.1], [0.0, 1.0]]), torch.diag(torch.tensor([1.0, float("inf")]))
-    batch = torch.stack([good, indefinite, singular, asymmetric, infinite, good * torch.nan, torch.zeros(2, 2)])
+    asymmetric, infinite = (
+        torch.tensor([[1.0, 0.1], [0.0, 1.0]]),
+        torch.diag(torch.tensor([1.0, float("inf")])),
+    )
+    batch = torch.stack(
+        [good, indefinite, singular, asymmetric, infinite, good * torch.nan, torch.zeros(2, 2)]
+    )
     assert geometry(AIM).contains(batch).tolist() == [True] + [False] * 6
 
 

@@ -28,7 +28,9 @@ def exact_angle(p: Tensor, q: Tensor) -> Tensor:
     out = []
     for a, b in zip(p.double().tolist(), q.double().tolist(), strict=True):
         a, b = [mp.mpf(t) for t in a], [mp.mpf(t) for t in b]
-        minus, plus = (mp.sqrt(sum((s * sign + t) ** 2 for s, t in zip(a, b, strict=True))) for sign in (-1, 1))
+        minus, plus = (
+            mp.sqrt(sum((s * sign + t) ** 2 for s, t in zip(a, b, strict=True))) for sign in (-1, 1)
+        )
         out.append(float(2 * mp.atan2(minus, plus)))
     return torch.tensor(out, dtype=F64)
 
@@ -43,7 +45,9 @@ def test_distance(angle: float, dtype: torch.dtype, rtol: float) -> None:
 
 @pytest.mark.parametrize("dtype, tol", [(torch.float32, 1e-6), (F64, 2e-15)])
 @pytest.mark.parametrize("angle", ANGLES)
-def test_log_has_the_length_of_the_angle_and_exp_returns(angle: float, dtype: torch.dtype, tol: float) -> None:
+def test_log_has_the_length_of_the_angle_and_exp_returns(
+    angle: float, dtype: torch.dtype, tol: float
+) -> None:
     p, q = pair(angle, dtype)
     v, u = GEO.log_frame(p, q), GEO.log(p, q)
     want = exact_angle(p, q)

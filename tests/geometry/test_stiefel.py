@@ -1,4 +1,5 @@
-"""Stiefel manifold: frames, exact geodesics in both metrics, logarithms, volumes, Haar law, optimisers, errors."""
+"""Stiefel manifold: frames, exact geodesics in both metrics, logarithms, volumes, Haar distribution,
+optimisers, errors."""
 
 import math
 
@@ -39,7 +40,9 @@ def test_frame_is_orthonormal_in_geoopts_metric(metric, shape):
     assert torch.allclose(METRICS[metric].inner(p, u, z), (v * w).sum(-1), atol=1e-12)
     assert torch.allclose(geo.from_tangent(p, u), v, atol=1e-12)
     assert torch.allclose(geo.project_tangent(p, u), u, atol=1e-12)
-    assert torch.allclose((geo.embed_tangent(p, v) * geo.embed_tangent(p, w)).sum((-1, -2)), (v * w).sum(-1), atol=1e-12)
+    assert torch.allclose(
+        (geo.embed_tangent(p, v) * geo.embed_tangent(p, w)).sum((-1, -2)), (v * w).sum(-1), atol=1e-12
+    )
     x = torch.randn_like(p)
     a = p.mT @ geo.project_tangent(p, x)
     assert (a + a.mT).abs().max() < 1e-12
@@ -48,7 +51,9 @@ def test_frame_is_orthonormal_in_geoopts_metric(metric, shape):
 def test_complement_is_orthonormal_even_far_from_the_origin():
     """At -E and near it I + X is singular: other signs take over, without loss of digits."""
     e = torch.eye(5, 3, dtype=F64)
-    turn = torch.linalg.matrix_exp(hat(torch.randn(20, 10, dtype=F64)) * torch.logspace(-16, 0, 20, dtype=F64)[:, None, None])
+    turn = torch.linalg.matrix_exp(
+        hat(torch.randn(20, 10, dtype=F64)) * torch.logspace(-16, 0, 20, dtype=F64)[:, None, None]
+    )
     for sign in (torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([1.0, -1.0, 1.0])):
         x = turn @ (e * sign.double())
         q = torch.cat([x, StiefelGeometry.complement(x)], -1)
@@ -58,7 +63,8 @@ def test_complement_is_orthonormal_even_far_from_the_origin():
 @both
 @shapes
 def test_geodesics_solve_their_equation(metric, shape):
-    """Canonical and Euclidean geodesic equations [Edelman et al., eq. 2.7 and 2.41], by central differences of the velocity."""
+    """Canonical and Euclidean geodesic equations [Edelman et al., eq. 2.7 and 2.41], by central differences
+    of the velocity."""
     geo, p, v = draws(metric, shape, length=1.3)
     u, h = geo.to_tangent(p, v), 1e-5
     y, w = geo.geodesic(p, u, 0.7)
@@ -119,13 +125,16 @@ def test_log_that_does_not_exist_is_an_error():
     """O(3) has two components: no geodesic leads from one to the other."""
     geo = geometry(METRICS["canonical"])
     eye = torch.eye(3, dtype=F64)
-    with pytest.raises(ValueError, match="q: no geodesic found from p for 1 of 2 pairs; .* injectivity radius"):
+    with pytest.raises(
+        ValueError, match="q: no geodesic found from p for 1 of 2 pairs; .* injectivity radius"
+    ):
         geo.log_frame(eye.expand(2, 3, 3), torch.stack([eye, eye.flip(0)]))
 
 
 @both
-def test_uniform_law(metric):
-    """Mean 0, second moment 1/n of each entry, invariance of the volume: 5 standard errors; volumes against known ones."""
+def test_uniform_distribution(metric):
+    """Mean 0, second moment 1/n of each entry, invariance of the volume: 5 standard errors; volumes against
+    known ones."""
     torch.manual_seed(0)
     x = ManifoldUniform(METRICS[metric], (4, 2), dtype=F64).sample((50_000,))
     assert geometry(METRICS[metric]).contains(x).all()
@@ -140,20 +149,24 @@ def test_uniform_law(metric):
 
 @both
 def test_volume_of_balls(metric):
-    """Haar draws within 1.5 of a point, counted by the logarithm, against quadrature of exp(log_det_exp): 5 standard errors."""
+    """Haar draws within 1.5 of a point, counted by the logarithm, against quadrature of exp(log_det_exp): 5
+    standard errors."""
     torch.manual_seed(0)
     m, geo = METRICS[metric], geometry(METRICS[metric])
     loc = geo.uniform_sample((), (3, 2), dtype=F64)
     part = float(manifold_rule(m, loc, 1.5, 16, 16).weights.sum()) / math.exp(geo.log_volume((3, 2)))
     x = geo.uniform_sample((10_000,), (3, 2), dtype=F64)
-    x = x[(x - loc).square().sum((-1, -2)) < 2 * 1.5**2]  # a geodesic is no shorter than its chord (over sqrt 2 if canonical)
+    x = x[
+        (x - loc).square().sum((-1, -2)) < 2 * 1.5**2
+    ]  # a geodesic is no shorter than its chord (over sqrt 2 if canonical)
     count = float((geo.dist(loc.expand_as(x), x) < 1.5).sum()) / 10_000
     assert 0.05 < part < 0.5 and abs(count - part) < 5 * (part * (1 - part) / 10_000) ** 0.5
 
 
 @both
 def test_wrapped_normals(metric):
-    """Narrow laws by importance weights (5 standard errors), the truncated one's proportion to them; wide ones say what to do."""
+    """Narrow distributions by importance weights (5 standard errors), the truncated one's proportion to them;
+    wide ones say what to do."""
     torch.manual_seed(0)
     m, geo = METRICS[metric], geometry(METRICS[metric])
     loc = geo.uniform_sample((), (3, 2), dtype=F64)
@@ -167,7 +180,9 @@ def test_wrapped_normals(metric):
     normal = -v.square().sum(-1) / 4.5 - 1.5 * math.log(4.5 * PI) - geo.log_det_exp(loc, v)
     assert torch.allclose(d.log_prob(x[:5]), normal - math.log(expected))
     assert geo.contains(d.sample((50,))).all()
-    with pytest.raises(NotImplementedError, match="windings are not known; use a scale below .*truncated=True"):
+    with pytest.raises(
+        NotImplementedError, match="windings are not known; use a scale below .*truncated=True"
+    ):
         WrappedNormal(m, loc, torch.tensor(1.0, dtype=F64)).log_prob(loc)
 
 
@@ -187,7 +202,9 @@ def test_riemannian_adam_and_pyro_param(metric):
             (-torch.trace(frame.mT @ a @ frame)).backward()
             optimiser.step()
     for frame in (x.detach(), pyro.param("frame").detach()):
-        assert geometry(m).contains(frame) and float(torch.trace(frame.mT @ a @ frame)) == pytest.approx(5.0, abs=1e-3)
+        assert geometry(m).contains(frame) and float(torch.trace(frame.mT @ a @ frame)) == pytest.approx(
+            5.0, abs=1e-3
+        )
     assert on(m).check(transform_to(on(m))(torch.randn(5, 4, 2))).all()
     with pytest.raises(NotImplementedError, match="no global chart"):
         biject_to(on(m))
@@ -204,7 +221,9 @@ def test_errors():
     m = METRICS["canonical"]
     with pytest.raises(ValueError, match="loc: got 1, 1, .*orthonormal columns"):
         WrappedNormal(m, torch.ones(3, 2), 0.1)
-    with pytest.raises(ValueError, match=r"points: got event shape \(2, 3\), expected \(n, p\) with p <= n; transpose"):
+    with pytest.raises(
+        ValueError, match=r"points: got event shape \(2, 3\), expected \(n, p\) with p <= n; transpose"
+    ):
         WrappedNormal(m, torch.eye(3)[:2], 0.1)
     with pytest.raises(ValueError, match="dim: frames of different shapes have dimension 3.*ProductManifold"):
         geometry(m).point_shape(3)

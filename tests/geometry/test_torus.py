@@ -1,4 +1,5 @@
-"""Torus: wrapping, optimisers, wrapped normals of any covariance against quadrature, theta duality, cost, errors."""
+"""Torus: wrapping, optimisers, wrapped normals of any covariance against quadrature, theta duality, cost,
+errors."""
 
 import math
 
@@ -36,7 +37,9 @@ def test_angles_outside_the_fundamental_domain_are_points():
     geo, d = geometry(T), WrappedNormal(T, LOC2 + 2 * PI, covariance_matrix=FULL2)
     x = torch.tensor([5.0, -9.0], dtype=F64)
     assert geo.contains(x) and not geo.contains(x * math.nan) and not geo.contains(x * math.inf)
-    assert torch.allclose(d.log_prob(x), WrappedNormal(T, LOC2, covariance_matrix=FULL2).log_prob(wrap(x)), atol=1e-13)
+    assert torch.allclose(
+        d.log_prob(x), WrappedNormal(T, LOC2, covariance_matrix=FULL2).log_prob(wrap(x)), atol=1e-13
+    )
     assert geo.dist(x, x + 2 * PI) < 1e-14
     assert ((d.sample((100,)) >= -PI) & (d.sample((100,)) < PI)).all()
 
@@ -48,7 +51,10 @@ def test_mass_is_one(dim, sd):
     x, cell = grid(dim, 256)
     loc = torch.linspace(3.0, -2.0, dim, dtype=F64)
     a = torch.tensor([[1.0, 0.0], [0.7, 0.6]], dtype=F64)[:dim, :dim]
-    for spread in ({"scale": sd * torch.linspace(0.5, 1.0, dim, dtype=F64)}, {"covariance_matrix": sd**2 * a @ a.T}):
+    for spread in (
+        {"scale": sd * torch.linspace(0.5, 1.0, dim, dtype=F64)},
+        {"covariance_matrix": sd**2 * a @ a.T},
+    ):
         mass = float(WrappedNormal(T, loc, **spread).log_prob(x).exp().sum() * cell)
         assert abs(mass - 1) < 1e-8, (spread, mass)
 
@@ -57,7 +63,9 @@ def test_mass_in_three_dimensions_with_full_covariance():
     x, cell = grid(3, 24)
     a = torch.tensor([[1.0, 0.0, 0.0], [0.7, 0.9, 0.0], [-0.4, 0.3, 0.8]], dtype=F64)
     for s in (0.7, 2.0):
-        mass = float(WrappedNormal(T, torch.zeros(3, dtype=F64), scale_tril=s * a).log_prob(x).exp().sum() * cell)
+        mass = float(
+            WrappedNormal(T, torch.zeros(3, dtype=F64), scale_tril=s * a).log_prob(x).exp().sum() * cell
+        )
         assert abs(mass - 1) < 1e-8
 
 

@@ -17,7 +17,9 @@ from pyro_manifold.infer import GeodesicNUTS, ManifoldReparam, VectorizedMCMC, t
 
 F64 = torch.float64
 SPHERE = geoopt.Sphere()
-ROWS = torch.nn.functional.normalize(torch.tensor([[0.0, 0.1, 1.0], [0.3, 0.0, 1.0], [0.0, -0.2, 1.0]], dtype=F64), dim=-1)
+ROWS = torch.nn.functional.normalize(
+    torch.tensor([[0.0, 0.1, 1.0], [0.3, 0.0, 1.0], [0.0, -0.2, 1.0]], dtype=F64), dim=-1
+)
 MASK = torch.tensor([True, True, False])
 ONE = torch.ones((), dtype=F64)
 
@@ -58,11 +60,14 @@ def test_only_observations_are_data(converted):
 
 
 def test_log_likelihoods(converted):
-    """Rows of vMF(5) on the sphere, log(5 / (4 pi sinh 5)) + 5 <centre, x>, at the centre that the draws imply."""
+    """Rows of vMF(5) on the sphere, log(5 / (4 pi sinh 5)) + 5 <centre, x>, at the centre that the draws
+    imply."""
     samples, data = converted
     mu = torch.nn.functional.normalize(samples["mu_ambient"], dim=-1)
     centre = mdist.WrappedNormal(SPHERE, mu, 0.3 * ONE).transforms[0](0.3 * samples["centre_tangent"])
-    expected = (5 / (4 * torch.pi * torch.sinh(5 * ONE))).log() + 5 * torch.einsum("cdi,ni->cdn", centre, ROWS)
+    expected = (5 / (4 * torch.pi * torch.sinh(5 * ONE))).log() + 5 * torch.einsum(
+        "cdi,ni->cdn", centre, ROWS
+    )
     got = {k: torch.as_tensor(v.values.copy()) for k, v in data["log_likelihood"].data_vars.items()}
     assert torch.allclose(got["x"], expected)
     assert torch.allclose(got["event"], expected.sum(-1))

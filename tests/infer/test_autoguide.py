@@ -30,7 +30,8 @@ def directions(data=DATA):
 
 @pytest.mark.parametrize("family", ["wrapped", "riemannian", "von_mises_fisher"])
 def test_posterior_of_a_mean_direction(family):
-    """With known concentration the posterior is von Mises-Fisher about the mean direction, R kappa: centre and spread."""
+    """With known concentration the posterior is von Mises-Fisher about the mean direction, R kappa: centre
+    and spread."""
     kappa = torch.tensor(5.0, dtype=F64)
 
     def model():
@@ -40,7 +41,9 @@ def test_posterior_of_a_mean_direction(family):
 
     torch.manual_seed(0)
     guide = AutoManifoldNormal(model, family=family)
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO(num_particles=8, vectorize_particles=True))
+    svi = SVI(
+        model, guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO(num_particles=8, vectorize_particles=True)
+    )
     for _ in range(300):
         svi.step()
     total = DATA.sum(0)
@@ -77,7 +80,9 @@ def test_subsampled_plate_keeps_one_centre_per_row():
 
 def test_init_state_and_predictive(tmp_path):
     mu = torch.tensor([0.0, 0.0, 1.0], dtype=F64)
-    guide = AutoManifoldNormal(directions, init_loc_fn=init_to_value(values={"mu": mu, "s": torch.tensor(1.0, dtype=F64)}))
+    guide = AutoManifoldNormal(
+        directions, init_loc_fn=init_to_value(values={"mu": mu, "s": torch.tensor(1.0, dtype=F64)})
+    )
     guide()
     assert torch.allclose(guide.median()["mu"], mu)
     other = AutoManifoldNormal(directions)
@@ -92,8 +97,7 @@ def test_init_state_and_predictive(tmp_path):
 def test_errors():
     with pytest.raises(ValueError, match="family: got .'normal'.*'wrapped'"):
         AutoManifoldNormal(directions, family="normal")
-    law = WrappedNormal(geoopt.PoincareBall(), torch.zeros(2), 1.0)
-    ball = AutoManifoldNormal(lambda: pyro.sample("z", law), family="von_mises_fisher")
+    distribution = WrappedNormal(geoopt.PoincareBall(), torch.zeros(2), 1.0)
+    ball = AutoManifoldNormal(lambda: pyro.sample("z", distribution), family="von_mises_fisher")
     with pytest.raises(ValueError, match="'von_mises_fisher' lives on spheres, got a site on PoincareBall"):
         ball()
-

@@ -1,4 +1,5 @@
-"""Guides and the model's own ``subsample=indices``: rows of data meet the latents of these rows, or an error says why not."""
+"""Guides and the model's own ``subsample=indices``: rows of data meet the latents of these rows, or an error
+says why not."""
 
 import pickle
 
@@ -18,11 +19,14 @@ F64 = torch.float64
 SPHERE = geoopt.Sphere()
 GUIDES = pytest.mark.parametrize("guide_class", [AutoManifoldDelta, AutoManifoldNormal])
 N = 6
-DATA = torch.nn.functional.normalize(torch.randn(N, 3, dtype=F64, generator=torch.Generator().manual_seed(0)), dim=-1)
+DATA = torch.nn.functional.normalize(
+    torch.randn(N, 3, dtype=F64, generator=torch.Generator().manual_seed(0)), dim=-1
+)
 
 
 def model(rows, indices):
-    """A direction and a number for each row, both known from the row almost exactly; the rows are picked by the caller."""
+    """A direction and a number for each row, both known from the row almost exactly; the rows are picked by
+    the caller."""
     shift = pyro.sample("shift", dist.Normal(torch.zeros((), dtype=F64), 1.0))
     with pyro.plate("n", N, subsample=indices):
         z = pyro.sample("z", mdist.ManifoldUniform(SPHERE, 3, dtype=F64))
@@ -45,7 +49,8 @@ def test_indices_are_the_models(guide_class):
 
 @GUIDES
 def test_each_row_keeps_its_own_centre(guide_class):
-    """Trained on random batches, the centre of each row is that row, within the noise of 160 steps; other rows are 1.4 away."""
+    """Trained on random batches, the centre of each row is that row, within the noise of 160 steps; other
+    rows are 1.4 away."""
     guide = guide_class(model)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
     for _ in range(160):
@@ -76,7 +81,9 @@ def test_indices_drawn_inside_the_model(guide_class):
         with pyro.plate("n", 1000, subsample=indices):
             pyro.sample("z", mdist.ManifoldUniform(SPHERE, 3, dtype=F64))
 
-    with pytest.raises(ValueError, match="plate 'n': its subsample is drawn inside the model.*pass them as an argument"):
+    with pytest.raises(
+        ValueError, match="plate 'n': its subsample is drawn inside the model.*pass them as an argument"
+    ):
         guide_class(hidden)()
 
 
@@ -86,8 +93,13 @@ def test_plates_of_the_user(guide_class):
     batch = torch.tensor([4, 0, 3])
     right = guide_class(model, create_plates=lambda rows, indices: pyro.plate("n", N, subsample=indices))
     assert right(DATA[batch], batch)["z"].shape == (3, 3)
-    wrong = guide_class(model, create_plates=lambda rows, indices: pyro.plate("n", N, subsample=torch.arange(3)))
-    with pytest.raises(ValueError, match=r"plate 'n': got indices \[0, 1, 2\].*expected those that the model gives, \[4, 0, 3\]"):
+    wrong = guide_class(
+        model, create_plates=lambda rows, indices: pyro.plate("n", N, subsample=torch.arange(3))
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"plate 'n': got indices \[0, 1, 2\].*expected those that the model gives, \[4, 0, 3\]",
+    ):
         wrong(DATA[batch], batch)
     several = AutoGuideList(model)
     several.append(guide_class(poutine.block(model, hide=["w"])))
@@ -104,7 +116,8 @@ def test_a_joint_covariance_needs_all_rows():
 
 @GUIDES
 def test_a_saved_guide(guide_class):
-    """Saving leaves the guide at work as it is; the loaded one has no model to give it indices, and says so."""
+    """Saving leaves the guide at work as it is; the loaded one has no model to give it indices, and says
+    so."""
     batch = torch.tensor([4, 0, 3])
     guide = guide_class(model)
     guide(DATA[batch], batch)

@@ -1,4 +1,5 @@
-"""AutoManifoldMultivariateNormal (densities, windings, correlations) and what the other guides must do with every model."""
+"""AutoManifoldMultivariateNormal (densities, windings, correlations) and what the other guides must do with
+every model."""
 
 import pickle
 
@@ -31,9 +32,9 @@ LAWS = {
 }
 
 
-def model_of(**laws):
+def model_of(**distributions):
     def model():
-        return {name: pyro.sample(name, law) for name, law in laws.items()}
+        return {name: pyro.sample(name, distribution) for name, distribution in distributions.items()}
 
     return model
 
@@ -57,13 +58,15 @@ def random_tril(n, scale):
 @pytest.mark.parametrize("name", LAWS)
 def test_one_site_is_a_wrapped_normal(name):
     """Windings included: the density is that of WrappedNormal at any width."""
-    law = LAWS[name]
-    guide = AutoManifoldMultivariateNormal(model_of(z=law), init_loc_fn=init_to_value(values={"z": law.sample()}))
+    distribution = LAWS[name]
+    guide = AutoManifoldMultivariateNormal(
+        model_of(z=distribution), init_loc_fn=init_to_value(values={"z": distribution.sample()})
+    )
     guide()
     for scale in (0.1, 1.5):
         tril = random_tril(guide.scale.numel(), scale)
         set_covariance(guide, tril)
-        expected = mdist.WrappedNormal(law.manifold, guide.locs.z.detach(), scale_tril=tril)
+        expected = mdist.WrappedNormal(distribution.manifold, guide.locs.z.detach(), scale_tril=tril)
         for _ in range(3):
             draw, log_density = log_q(guide)
             assert torch.allclose(log_density, expected.log_prob(draw["z"]), atol=1e-6)
@@ -76,16 +79,21 @@ def test_independent_sites_are_a_product_and_ordinary_sites_are_pyros():
     set_covariance(guide, tril)
     draw, log_density = log_q(guide)
     blocks = {"sphere": slice(1, 3), "rotation": slice(3, 6), "torus": slice(6, 8), "ball": slice(8, 10)}
-    expected = dist.LogNormal(t(0.0).squeeze(), tril[0, 0]).log_prob(draw["s"])  # centred at init_to_feasible's exp(0)
-    for name, law in LAWS.items():
+    expected = dist.LogNormal(t(0.0).squeeze(), tril[0, 0]).log_prob(
+        draw["s"]
+    )  # centred at init_to_feasible's exp(0)
+    for name, distribution in LAWS.items():
         where = blocks[name]
-        q = mdist.WrappedNormal(law.manifold, getattr(guide.locs, name).detach(), scale_tril=tril[where, where])
+        q = mdist.WrappedNormal(
+            distribution.manifold, getattr(guide.locs, name).detach(), scale_tril=tril[where, where]
+        )
         expected = expected + q.log_prob(draw[name])
     assert torch.allclose(log_density, expected, atol=1e-6)
 
 
 def test_wide_correlated_windings_leave_a_lower_bound():
-    """Two uniform angles, evidence 1: the ELBO may not exceed 0, as it would by 1.2 if the windings were left out.
+    """Two uniform angles, evidence 1: the ELBO may not exceed 0, as it would by 1.2 if the windings were left
+    out.
 
     False-alarm rate 3e-5: four standard errors.
     """
@@ -97,14 +105,19 @@ def test_wide_correlated_windings_leave_a_lower_bound():
     with torch.no_grad():
         trace = poutine.trace(pyro.plate("particles", n, dim=-1)(guide)).get_trace()
         trace.compute_log_prob()
-    q = sum(node["log_prob"] for node in trace.nodes.values() if node["type"] == "sample" and node["name"] != "particles")
+    q = sum(
+        node["log_prob"]
+        for node in trace.nodes.values()
+        if node["type"] == "sample" and node["name"] != "particles"
+    )
     terms = -2 * torch.log(t(2 * torch.pi)) - q
     assert q.shape == (n,)
     assert -0.3 < terms.mean() < 4 * terms.std() / n**0.5
 
 
 def test_correlated_gaussian_posterior():
-    """Flat space, where the posterior is known: covariance to 15% of its scale after 250 steps, as for Pyro's guide."""
+    """Flat space, where the posterior is known: covariance to 15% of its scale after 250 steps, as for Pyro's
+    guide."""
     zero = t(0.0).squeeze()
 
     def model():
@@ -115,7 +128,9 @@ def test_correlated_gaussian_posterior():
     a = t([1.0, 0.0, 1.0])
     exact = torch.linalg.inv(torch.eye(3, dtype=F64) + a.mT @ a / 0.25)
     guide = AutoManifoldMultivariateNormal(model, init_scale=0.5)
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO(num_particles=16, vectorize_particles=True))
+    svi = SVI(
+        model, guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO(num_particles=16, vectorize_particles=True)
+    )
     for _ in range(250):
         svi.step()
     assert (guide.get_posterior().covariance_matrix - exact).abs().max() < 0.15
@@ -124,7 +139,8 @@ def test_correlated_gaussian_posterior():
 
 
 def hierarchy(data):
-    """Matrix-valued, vector-valued and ordinary sites, with and without plates, and a site that is an event of two points."""
+    """Matrix-valued, vector-valued and ordinary sites, with and without plates, and a site that is an event
+    of two points."""
     s = pyro.sample("s", dist.LogNormal(t(-1.0).squeeze(), 0.3))
     pyro.sample("r", mdist.ManifoldUniform(SO3, (3, 3), dtype=F64))
     pyro.sample("pair", mdist.ManifoldUniform(SPHERE, 3, (2,), dtype=F64).to_event(1))
@@ -134,7 +150,9 @@ def hierarchy(data):
         pyro.sample("x", dist.Normal(z, s[..., None]).to_event(1), obs=data)
 
 
-DATA = torch.nn.functional.normalize(t([0.1, -0.9, 0.2], [0.0, -1.0, 0.4], [-0.5, -0.8, 0.3], [1, 0, 0]), dim=-1)
+DATA = torch.nn.functional.normalize(
+    t([0.1, -0.9, 0.2], [0.0, -1.0, 0.4], [-0.5, -0.8, 0.3], [1, 0, 0]), dim=-1
+)
 SHAPES = {"s": (), "r": (3, 3), "pair": (2, 3), "w": (3,), "z": (4, 3)}
 
 
@@ -163,7 +181,9 @@ def test_every_guide_takes_every_site(kind, elbo, tmp_path):
 
 
 def test_median_and_quantiles_agree_with_pyros_joint_guide():
-    model = model_of(a=dist.LogNormal(t(0.0).squeeze(), 1.0), b=dist.Normal(torch.zeros(2, dtype=F64), 1.0).to_event(1))
+    model = model_of(
+        a=dist.LogNormal(t(0.0).squeeze(), 1.0), b=dist.Normal(torch.zeros(2, dtype=F64), 1.0).to_event(1)
+    )
     ours, pyros = AutoManifoldMultivariateNormal(model), AutoMultivariateNormal(model)
     ours(), pyros()
     tril = random_tril(3, 0.5)
@@ -180,18 +200,23 @@ def test_median_and_quantiles_agree_with_pyros_joint_guide():
 def test_family_per_site():
     guide = AutoManifoldNormal(model_of(**LAWS), family={"sphere": "von_mises_fisher", "ball": "riemannian"})
     guide()
-    kinds = {name: type(guide._law(name)) for name in LAWS}
+    kinds = {name: type(guide._distribution(name)) for name in LAWS}
     assert kinds == {
         "sphere": mdist.VonMisesFisher, "rotation": mdist.WrappedNormal,
         "torus": mdist.WrappedNormal, "ball": mdist.RiemannianNormal,
     }  # fmt: skip
-    assert {n: getattr(guide.scales, n).shape[-1] for n in LAWS} == {"sphere": 1, "ball": 1, "rotation": 3, "torus": 2}
+    assert {n: getattr(guide.scales, n).shape[-1] for n in LAWS} == {
+        "sphere": 1,
+        "ball": 1,
+        "rotation": 3,
+        "torus": 2,
+    }
 
 
 def test_errors():
     angle = model_of(a=dist.VonMises(0.0, 1.0))
     for kind in (AutoManifoldNormal, AutoManifoldMultivariateNormal):
-        with pytest.raises(ValueError, match="a: got a law of angles .*CircularReparam"):
+        with pytest.raises(ValueError, match="a: got a distribution of angles .*CircularReparam"):
             kind(angle)()
 
     def subsampled():

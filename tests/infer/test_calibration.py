@@ -14,8 +14,8 @@ from sbc_models import MODELS, D, calibrate, hmc, num, nuts
 
 from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher
 from pyro_manifold.infer import GeodesicNUTS, ManifoldReparam, sbc
-from pyro_manifold.infer.calibration import _seed
-from pyro_manifold.infer.rank_tests import bins_for, chi_square, ecdf_band, ecdf_test
+from pyro_manifold.infer.sbc.calibration import _seed
+from pyro_manifold.infer.sbc.uniformity import bins_for, chi_square, ecdf_band, ecdf_test
 
 
 def direction():
@@ -49,27 +49,35 @@ def run(model, posterior, n=200, seed=20261121, **kwargs):
 
 # P(false alarm) of each passing test: 0.01, at a seed fixed before the first run
 def test_right_sampler_passes_in_lockstep():
-    r = run(direction, nuts, lockstep=200)
+    r = run(direction, nuts, simulations_per_batch=200)
     assert r.is_calibrated() and r.num_simulations == 200
     assert set(r.ranks) == {"z[0]", "z[1]", "z[2]", "dist(z)", "log_lik"}
     assert min(r.ess.values()) >= 15
 
 
 def test_wrong_likelihood_fails():
-    r = run(direction, too_sure, lockstep=200)
+    r = run(direction, too_sure, simulations_per_batch=200)
     assert not r.is_calibrated() and r.p_values()["z[0]"] < 1e-3
     assert "not calibrated" in str(r)
 
 
 def test_a_reparametrised_posterior_is_judged_by_the_sites_of_the_model():
-    """The draws are of noise; ranks are those of the directions, a manifold-valued response among the data."""
+    """The draws are of noise; ranks are those of the directions, a manifold-valued response among the
+    data."""
 
     def model():
         z = pyro.sample("z", ManifoldUniform(geoopt.Sphere(), 3, **D))
         with pyro.plate("n", 2):
             pyro.sample("y", VonMisesFisher(z, num(5.0)))
 
-    r = run(model, lambda m: NUTS(ManifoldReparam()(m), max_tree_depth=2), n=2, num_draws=3, warmup_steps=5, max_samples=6)
+    r = run(
+        model,
+        lambda m: NUTS(ManifoldReparam()(m), max_tree_depth=2),
+        n=2,
+        num_draws=3,
+        warmup_steps=5,
+        max_samples=6,
+    )
     assert set(r.ranks) == {"z[0]", "z[1]", "z[2]", "dist(z)", "log_lik"}
     with pytest.raises(RuntimeError, match=r"posterior: gave no draws of \['z'\]"):
         run(model, lambda m: {"w": torch.zeros(15)}, n=1)
@@ -104,14 +112,17 @@ def test_results_do_not_depend_on_the_executor(pool):
 def test_on_a_dask_cluster():
     distributed = pytest.importorskip("distributed")
     alone = run(conjugate, normal_draws, n=4)
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:
         with distributed.Client(cluster) as client:
             pooled = run(conjugate, normal_draws, n=4, executor=client.get_executor())
     assert all(torch.equal(alone.ranks[k], pooled.ranks[k]) for k in alone.ranks)
 
 
 def test_rank_tests_have_their_level():
-    """p-values of 400 uniform samples: 1% and 10% points within 4 standard errors (the band's tests are discrete)."""
+    """p-values of 400 uniform samples: 1% and 10% points within 4 standard errors (the band's tests are
+    discrete)."""
     for test in (chi_square, ecdf_test):
         p = torch.tensor([test(torch.randint(16, (160,)), 15) for _ in range(400)])
         for a in (0.01, 0.1):
@@ -153,7 +164,9 @@ with torch.random.fork_rng():
 
 def test_a_dead_worker_is_reported_with_its_seed():
     with ProcessPoolExecutor(1, mp_context=torch.multiprocessing.get_context("spawn")) as executor:
-        with pytest.raises(RuntimeError, match=f"worker died while it ran the simulation with seed {SEEDS[2]} .*Broken"):
+        with pytest.raises(
+            RuntimeError, match=f"worker died while it ran the simulation with seed {SEEDS[2]} .*Broken"
+        ):
             run(conjugate, dies, n=4, executor=executor)
 
 
@@ -173,21 +186,28 @@ def nan_model():
     [
         (lambda: run(conjugate, normal_draws, n=0), ValueError, "num_simulations: got 0"),
         (lambda: run(conjugate, normal_draws, num_draws=0), ValueError, "num_draws: got 0"),
-        (lambda: run(conjugate, normal_draws, lockstep=-1), ValueError, "lockstep: got -1"),
+        (lambda: run(conjugate, normal_draws, simulations_per_batch=-1), ValueError, "simulations_per_batch: "
+                                                                                     "got -1"),
         (lambda: run(conjugate, normal_draws, max_samples=3), ValueError, "max_samples: got 3"),
         (lambda: sbc(conjugate, normal_draws, "y"), ValueError, r"observed: got 'y', .*list: \['y'\]"),
         (lambda: sbc(conjugate, fails, ["w"], disable_progbar=True), RuntimeError, r"observed: got \['w'\]"),
-        (lambda: run(conjugate, fails, n=2), RuntimeError, r"simulation with seed \d+ failed \(ArithmeticError: broken\)"),
-        (lambda: run(conjugate, exits, n=2), RuntimeError, r"simulation with seed \d+ failed \(SystemExit: 3\)"),
-        (lambda: run(conjugate, nan_draws, n=2), RuntimeError, r"seed \d+ failed .*posterior: 2 of 15 values of 'm' are NaN"),
-        (lambda: run(nan_model, normal_draws, n=2), RuntimeError, r"seed \d+ failed .*model: 1 of 1 values of 'y' are NaN"),
+        (lambda: run(conjugate, fails, n=2), RuntimeError, r"simulation with seed \d+ failed "
+                                                           r"\(ArithmeticError: broken\)"),
+        (lambda: run(conjugate, exits, n=2), RuntimeError, r"simulation with seed \d+ failed \(SystemExit: "
+                                                           r"3\)"),
+        (lambda: run(conjugate, nan_draws, n=2), RuntimeError, r"seed \d+ failed .*posterior: 2 of 15 values "
+                                                               r"of 'm' are NaN"),
+        (lambda: run(nan_model, normal_draws, n=2), RuntimeError, r"seed \d+ failed .*model: 1 of 1 values "
+                                                                  r"of 'y' are NaN"),
         (
             lambda: run(conjugate, normal_draws, n=2, statistics={"log": lambda v: v["m"].log()}),
             RuntimeError, r"seed \d+ failed .*statistics: 'log' is NaN for \d+ of",
         ),
-        (lambda: run(conjugate, lambda m: 3, n=2), RuntimeError, "posterior: returned int; expected an MCMC kernel"),
-        (lambda: run(conjugate, normal_draws, n=2, num_draws=31), RuntimeError, "gave 15 draws, expected at least num_draws"),
-        (lambda: run(conjugate, normal_draws, n=2, lockstep=2), RuntimeError, "lockstep needs GeodesicHMC"),
+        (lambda: run(conjugate, lambda m: 3, n=2), RuntimeError, "posterior: returned int; expected an MCMC "
+                                                                 "kernel"),
+        (lambda: run(conjugate, normal_draws, n=2, num_draws=31), RuntimeError, "gave 15 draws, expected at "
+                                                                                "least num_draws"),
+        (lambda: run(conjugate, normal_draws, n=2, simulations_per_batch=2), RuntimeError, "simulations_per_batch needs GeodesicHMC"),
         (lambda: run(conjugate, normal_draws, n=8).p_values("ks"), ValueError, "test: got 'ks'"),
     ],
 )  # fmt: skip
@@ -205,7 +225,8 @@ def test_what_does_not_pickle_is_named():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_one_model_per_manifold(name):
-    """512 simulations, NUTS; P(false alarm) 0.01 per model (Bonferroni over its statistics), seed fixed in advance."""
+    """512 simulations, NUTS; P(false alarm) 0.01 per model (Bonferroni over its statistics), seed fixed in
+    advance."""
     r = calibrate(name, nuts)
     assert r.is_calibrated(0.01), str(r)
 

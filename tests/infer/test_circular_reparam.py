@@ -1,4 +1,5 @@
-"""CircularReparam: exact law of the angle, Pyro's von Mises under autoguides and NUTS across the seam, plates, errors."""
+"""CircularReparam: exact distribution of the angle, Pyro's von Mises under autoguides and NUTS across the
+seam, plates, errors."""
 
 import math
 
@@ -53,7 +54,8 @@ def test_trace_and_plates():
 
 
 def test_event_dimensions():
-    """A torus site, an Independent site and Pyro's bivariate distribution: one log density for the whole event."""
+    """A torus site, an Independent site and Pyro's bivariate distribution: one log density for the whole
+    event."""
     loc = torch.tensor([3.0, -3.0], dtype=F64)
     k = torch.tensor(1.0, dtype=F64)
     distributions = [
@@ -72,7 +74,8 @@ def test_event_dimensions():
 
 
 def test_nuts_crosses_the_seam():
-    """Circular mean within 0.15 of pi and resultant near I1(2)/I0(2) = 0.6978: over 4 standard errors at 800 draws."""
+    """Circular mean within 0.15 of pi and resultant near I1(2)/I0(2) = 0.6978: over 4 standard errors at 800
+    draws."""
     pyro.set_rng_seed(0)
     mcmc = MCMC(NUTS(unwrapped(lambda: pyro.sample("x", SEAM), "x")), 800, 200, disable_progbar=True)
     mcmc.run()
@@ -98,7 +101,12 @@ def test_autonormal_converges_where_the_raw_site_runs_away(elbo):
     loc, concentration = torch.atan2(s, c), torch.hypot(c, s)
     start = init_to_value(values={"x_unwrapped": torch.tensor(2.5, dtype=F64)})
     guide = AutoNormal(unwrapped(model, "x"), init_loc_fn=start)
-    svi = SVI(unwrapped(model, "x"), guide, pyro.optim.Adam({"lr": 0.02}), elbo(num_particles=8, vectorize_particles=True))
+    svi = SVI(
+        unwrapped(model, "x"),
+        guide,
+        pyro.optim.Adam({"lr": 0.02}),
+        elbo(num_particles=8, vectorize_particles=True),
+    )
     losses = [svi.step() for _ in range(400)]
     q = guide.quantiles([0.5])["x_unwrapped"]
     assert abs(float(wrap(torch.as_tensor(q).squeeze() - loc))) < 0.05
@@ -111,7 +119,9 @@ def test_autonormal_converges_where_the_raw_site_runs_away(elbo):
 
 def test_map():
     guide = AutoDelta(unwrapped(lambda: pyro.sample("x", SEAM), "x"))
-    svi = SVI(unwrapped(lambda: pyro.sample("x", SEAM), "x"), guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    svi = SVI(
+        unwrapped(lambda: pyro.sample("x", SEAM), "x"), guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO()
+    )
     for _ in range(300):
         svi.step()
     assert abs(float(wrap(guide()["x_unwrapped"].detach() - math.pi))) < 0.05

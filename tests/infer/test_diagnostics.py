@@ -1,4 +1,5 @@
-"""Fréchet means against closed forms, geodesic R-hat and ESS against ArviZ's, conversion to ArviZ of either signature."""
+"""Fréchet means against closed forms, geodesic R-hat and ESS against ArviZ's, conversion to ArviZ of either
+signature."""
 
 import math
 from types import SimpleNamespace
@@ -8,7 +9,14 @@ import pytest
 import torch
 
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
-from pyro_manifold.infer import align_axes, frechet_mean, geodesic_ess, geodesic_r_hat, manifold_summary, to_inference_data
+from pyro_manifold.infer import (
+    align_axes,
+    frechet_mean,
+    geodesic_ess,
+    geodesic_r_hat,
+    manifold_summary,
+    to_inference_data,
+)
 from pyro_manifold.infer import arviz as interop
 from pyro_manifold.infer.mcmc import ConvergenceError
 
@@ -21,7 +29,10 @@ MANIFOLDS = [
     (SpecialOrthogonal(3), (3, 3)),
     (geoopt.SymmetricPositiveDefinite(), (2, 2)),
     (Torus(), (2,)),
-    (geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.PoincareBall(torch.tensor(1.0, dtype=F64)), 2)), (5,)),
+    (
+        geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.PoincareBall(torch.tensor(1.0, dtype=F64)), 2)),
+        (5,),
+    ),
 ]
 
 
@@ -74,8 +85,9 @@ def ar1(rho, shape=(4, 400)):
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
 def test_of_autoregressive_coordinates(rho):
-    """N (1 - rho) / (1 + rho) draws in effect; chains a distance apart by the ratio of variances. One seed: the least of three
-    statistics lies within 25% of the value of either coordinate (21% lower at most in twenty other seeds)."""
+    """N (1 - rho) / (1 + rho) draws in effect; chains a distance apart by the ratio of variances. One seed:
+    the least of three statistics lies within 25% of the value of either coordinate (21% lower at most in
+    twenty other seeds)."""
     v = ar1(rho, (4, 2000))
     x = geometry(SPHERE).exp_frame(torch.tensor([1.0, 0, 0], dtype=F64).expand(4, 2000, 3), 0.1 * v)
     assert float(geodesic_ess(SPHERE, x)) == pytest.approx(8000 * (1 - rho) / (1 + rho), rel=0.25)
@@ -84,7 +96,8 @@ def test_of_autoregressive_coordinates(rho):
 
 
 def test_r_hat_of_chains_a_distance_apart():
-    """Centres at +-0.3 standard deviations: the eight halves have variance 0.09 * 8 / 7 between them. Noise: 0.003."""
+    """Centres at +-0.3 standard deviations: the eight halves have variance 0.09 * 8 / 7 between them. Noise:
+    0.003."""
     shifts = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]], dtype=F64)
     v = ar1(0.0, (4, 2000)) + 0.3 * shifts[:, None]
     x = geometry(SPHERE).exp_frame(torch.tensor([1.0, 0, 0], dtype=F64).expand(4, 2000, 3), 0.1 * v)
@@ -109,9 +122,16 @@ def test_summary_of_frames_in_copies_of_sign():
     frames = geo.project(torch.eye(5, 2, dtype=F64) + 0.05 * torch.randn(4, 50, 5, 2, dtype=F64))
     signs = torch.randn(4, 50, 1, 2, dtype=F64).sign()
     draws = {"frames": frames, "copies": frames * signs, "x": cloud(SPHERE, (3,), (4, 50))}
-    with pytest.warns(UserWarning, match="copies: the draws have no clear mean on .*below 0.5.*column by column"):
+    with pytest.warns(
+        UserWarning, match="copies: the draws have no clear mean on .*below 0.5.*column by column"
+    ):
         s = manifold_summary(draws, {"frames": geo.manifold, "copies": geo.manifold, "x": SPHERE})
-    assert list(s["copies"]) == ["n_eff", "r_hat"] and list(s["x"]) == list(s["frames"]) == ["mean", "scale", "n_eff", "r_hat"]
+    assert list(s["copies"]) == ["n_eff", "r_hat"] and list(s["x"]) == list(s["frames"]) == [
+        "mean",
+        "scale",
+        "n_eff",
+        "r_hat",
+    ]
     assert s["copies"]["n_eff"] > 50 and s["copies"]["r_hat"] < 1.1  # signs and noise are independent draws
     stuck = frames * signs[:, :1]  # each chain keeps to its own copy
     with pytest.warns(UserWarning, match="copies: "):
@@ -123,7 +143,7 @@ def test_a_site_without_a_mean_is_named(monkeypatch):
         raise ConvergenceError("no mean")
 
     x = cloud(SPHERE, (3,), (4, 50))
-    monkeypatch.setattr("pyro_manifold.infer.diagnostics.frechet_mean", fails)
+    monkeypatch.setattr("pyro_manifold.infer.diagnostics.convergence.frechet_mean", fails)
     monkeypatch.setattr(interop, "frechet_mean", fails)
     with pytest.warns(UserWarning, match="x: the draws have no clear mean on Sphere"):
         s = manifold_summary({"x": x}, {"x": SPHERE})
@@ -133,21 +153,29 @@ def test_a_site_without_a_mean_is_named(monkeypatch):
 
 
 SAMPLES = {
-    "x": cloud(SPHERE, (3,), (2, 20)), "r": cloud(SpecialOrthogonal(3), (3, 3), (2, 20)), "t": torch.randn(2, 20, 4, 2),
-    "b": cloud(MANIFOLDS[1][0], (2,), (2, 20)), "m": torch.randn(2, 20),
-}  # fmt: skip
+    "x": cloud(SPHERE, (3,), (2, 20)),
+    "r": cloud(SpecialOrthogonal(3), (3, 3), (2, 20)),
+    "t": torch.randn(2, 20, 4, 2),
+    "b": cloud(MANIFOLDS[1][0], (2,), (2, 20)),
+    "m": torch.randn(2, 20),
+}
 SITES = {"x": SPHERE, "r": SpecialOrthogonal(3), "t": Torus(), "b": MANIFOLDS[1][0]}
 
 
 @pytest.mark.parametrize("signature", ["0.x", "1.x"])
 @pytest.mark.parametrize("coords", ["ambient", "chart", "angles"])
 def test_conversion(coords, signature, monkeypatch):
-    """ArviZ 1.x needs Python 3.12 (these tests pass there with 1.3.0); arviz-base 0.8 runs on 3.11, same ``from_dict``."""
+    """ArviZ 1.x needs Python 3.12 (these tests pass there with 1.3.0); arviz-base 0.8 runs on 3.11, same
+    ``from_dict``."""
     if signature == "1.x":
         base = pytest.importorskip("arviz_base")
         monkeypatch.setattr(interop, "_arviz", lambda: SimpleNamespace(from_dict=base.from_dict))
     data = to_inference_data(
-        SAMPLES, manifolds=SITES, coords=coords, prior={"x": SAMPLES["x"][0]}, observed_data={"y": torch.ones(3)}
+        SAMPLES,
+        manifolds=SITES,
+        coords=coords,
+        prior={"x": SAMPLES["x"][0]},
+        observed_data={"y": torch.ones(3)},
     )
     p = data["posterior"]
     assert p["m"].dims == ("chain", "draw") and p["t"].dims == ("chain", "draw", "t_dim_0", "t_coord")
@@ -158,7 +186,9 @@ def test_conversion(coords, signature, monkeypatch):
         back = torch.stack([polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin(), polar.cos()], -1)
         assert torch.allclose(back, SAMPLES["x"], atol=1e-12)
         assert list(p["r_coord"].values) == ["rotation_x", "rotation_y", "rotation_z"]
-        assert p.attrs["circular"] == ["x[azimuth]", "t[azimuth_1]", "t[azimuth_2]"] and p.attrs["circ_var_names"] == ["t"]
+        assert p.attrs["circular"] == ["x[azimuth]", "t[azimuth_1]", "t[azimuth_2]"] and p.attrs[
+            "circ_var_names"
+        ] == ["t"]
     elif coords == "chart":
         v = geometry(SITES["b"]).chart_inv(SAMPLES["b"])
         assert torch.allclose(torch.as_tensor(p["b"].values.copy()), v)
@@ -181,11 +211,20 @@ def test_seam_with_a_fake_module(monkeypatch):
     [
         (lambda: to_inference_data(SAMPLES, coords="polar"), "coords: got 'polar', expected one of"),
         (lambda: to_inference_data([1]), "source: got list"),
-        (lambda: to_inference_data({"x": torch.ones(2, 5, 3)}, manifolds={"x": SPHERE}), "not all points of Sphere"),
-        (lambda: to_inference_data({"x": torch.ones(2, 5)}, log_likelihood=True), "log_likelihood: needs an MCMC run"),
+        (
+            lambda: to_inference_data({"x": torch.ones(2, 5, 3)}, manifolds={"x": SPHERE}),
+            "not all points of Sphere",
+        ),
+        (
+            lambda: to_inference_data({"x": torch.ones(2, 5)}, log_likelihood=True),
+            "log_likelihood: needs an MCMC run",
+        ),
         (lambda: frechet_mean(SPHERE, torch.ones(4, 3)), "some points are not on Sphere"),
         (lambda: frechet_mean(SPHERE, torch.eye(3), torch.ones(2)), r"weights: got shape \(2,\)"),
-        (lambda: frechet_mean(SPHERE, torch.eye(3), -torch.ones(3)), "weights: expected finite, non-negative"),
+        (
+            lambda: frechet_mean(SPHERE, torch.eye(3), -torch.ones(3)),
+            "weights: expected finite, non-negative",
+        ),
         (lambda: geodesic_ess(SPHERE, torch.eye(3)), r"expected \(chains, draws\)"),
     ],
 )

@@ -1,5 +1,5 @@
-"""Every guide on every site of the registry of reparametrisers, in plates, events and under masks: steps are finite, draws of all
-sites lie on their supports and have the shapes of the model's."""
+"""Every guide on every site of the registry of reparametrisers, in plates, events and under masks: steps are
+finite, draws of all sites lie on their supports and have the shapes of the model's."""
 
 import math
 
@@ -37,7 +37,12 @@ def every_form(case):
 @pytest.mark.parametrize("case", [c for c in REPARAMS if c.has_density], ids=lambda case: case.name)
 def test_guide(case, guide_class):
     fn, model = case.make(), every_form(case)
-    if guide_class in OURS and is_angle(fn) and manifold_of(fn.support) is None and guide_class is not AutoManifoldDelta:
+    if (
+        guide_class in OURS
+        and is_angle(fn)
+        and manifold_of(fn.support) is None
+        and guide_class is not AutoManifoldDelta
+    ):
         with pytest.raises((ValueError, NotImplementedError), match="CircularReparam"):
             guide_class(model)()
         return

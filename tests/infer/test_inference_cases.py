@@ -1,4 +1,5 @@
-"""What every kernel and guide must do: take every site, heed what it is told, honour its arguments, copy what it returns."""
+"""What every kernel and guide must do: take every site, heed what it is told, honour its arguments, copy what
+it returns."""
 
 import inspect
 import math
@@ -16,7 +17,13 @@ import pyro_manifold.infer.mcmc as mcmc_package
 from pyro_manifold.constraints import on
 from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher, WrappedNormal
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
-from pyro_manifold.infer import AutoManifoldDelta, AutoManifoldMultivariateNormal, AutoManifoldNormal, GeodesicHMC, VectorizedMCMC
+from pyro_manifold.infer import (
+    AutoManifoldDelta,
+    AutoManifoldMultivariateNormal,
+    AutoManifoldNormal,
+    GeodesicHMC,
+    VectorizedMCMC,
+)
 from pyro_manifold.infer.mcmc.warmup import windows
 
 F64 = torch.float64
@@ -31,8 +38,12 @@ def test_every_kernel_and_guide_has_a_case():
     assert {mcmc_package.GeodesicHMC, mcmc_package.GeodesicNUTS} <= expected
 
 
-# --- kernels -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("dtype, chains", [(torch.float32, 4), (F64, 1)], ids=["float32, 4 chains", "float64"])
+# --- kernels
+#
+# ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "dtype, chains", [(torch.float32, 4), (F64, 1)], ids=["float32, 4 chains", "float64"]
+)
 @kernels
 def test_kernels_take_every_site(case: KernelCase, dtype, chains):
     for site in SITES:
@@ -44,7 +55,10 @@ def test_kernels_take_every_site(case: KernelCase, dtype, chains):
             origin = geo.base_point(event, dtype=dtype).expand(chains, *batch, *event)
             x = geo.exp_frame(origin, 0.3 * torch.randn(chains, *batch, geo.dim(event), dtype=dtype))
         kernel = case.make(
-            potential_fn=site.potential, manifolds={} if geo is None else {"x": site.manifold}, chains=chains, **case.small
+            potential_fn=site.potential,
+            manifolds={} if geo is None else {"x": site.manifold},
+            chains=chains,
+            **case.small,
         )
         start = {"x": x if chains > 1 else x[0]}
         mcmc = VectorizedMCMC(kernel, 2, warmup_steps=7, initial_params=start, disable_progbar=True)
@@ -73,10 +87,14 @@ def set_or_refused(kernel, name, value):
 @kernels
 def test_every_public_attribute_of_a_kernel_takes_effect_or_raises(case: KernelCase):
     """Set between runs, the next one has it; set in a run, this one has it; what cannot act raises."""
-    public = {k for k, _ in inspect.getmembers_static(case.make, lambda x: not callable(x)) if not k.startswith("_")}
+    public = {
+        k for k, _ in inspect.getmembers_static(case.make, lambda x: not callable(x)) if not k.startswith("_")
+    }
     public |= {k for k in vars(case.make(direction)) if not k.startswith("_")}
     if case.make is GeodesicHMC:
-        assert public == set(case.settings) - {"max_tree_depth"}, "another value for each attribute, in inference_cases.py"
+        assert public == set(case.settings) - {"max_tree_depth"}, (
+            "another value for each attribute, in inference_cases.py"
+        )
     accepted = set()
     for name in sorted(public):
         value = case.settings[name]
@@ -130,7 +148,8 @@ def gradients_of(kernel):
 
 
 def test_settings_act_on_the_next_transition():
-    """Of free motion in R^2: the distance is time times scale; and the number of steps is the arc length over the step."""
+    """Of free motion in R^2: the distance is time times scale; and the number of steps is the arc length over
+    the step."""
     kernel = still(trajectory_length=1.0)
     once = displacement(kernel)
     kernel.inverse_mass_matrix = {("x",): torch.tensor([9.0, 0.25], dtype=F64)}
@@ -148,7 +167,9 @@ def test_settings_act_on_the_next_transition():
 
 
 def test_what_a_run_has_learned_outlives_it():
-    kernel = GeodesicHMC(potential_fn=lambda z: 0.5 * (z["x"] / torch.tensor([1.0, 100.0])).square().sum(), chains=16)
+    kernel = GeodesicHMC(
+        potential_fn=lambda z: 0.5 * (z["x"] / torch.tensor([1.0, 100.0])).square().sum(), chains=16
+    )
     start = {"x": torch.randn(16, 2) * torch.tensor([1.0, 100.0])}
     VectorizedMCMC(kernel, 1, warmup_steps=150, initial_params=start, disable_progbar=True).run()
     variance = kernel.inverse_mass_matrix[("x",)]
@@ -180,7 +201,9 @@ def test_sample_starts_where_it_is_told(case: KernelCase):
     options = {"step_size": 1e-4, "adapt_step_size": False}
     options |= {"trajectory_length": 1e-3} if case.make is GeodesicHMC else {"max_tree_depth": 3}
     for chains in (1, 3):
-        kernel = case.make(potential_fn=lambda z: (z["x"] @ mu).square(), manifolds={"x": SPHERE}, chains=chains, **options)
+        kernel = case.make(
+            potential_fn=lambda z: (z["x"] @ mu).square(), manifolds={"x": SPHERE}, chains=chains, **options
+        )
         at = mu if chains == 1 else mu.expand(3, 3)
         kernel.initial_params = {"x": at}
         kernel.setup(0)
@@ -199,7 +222,8 @@ def test_sample_starts_where_it_is_told(case: KernelCase):
 def test_hmc_within_gibbs():
     """A bivariate normal with correlation .8, x by HMC given y and y exactly given x, in 400 chains.
 
-    Variance and correlation of x within 4 standard errors of 1 and .8; with the old potential kept, they are not.
+    Variance and correlation of x within 4 standard errors of 1 and .8; with the old potential kept, they are
+    not.
     """
     rho, n = 0.8, 400
     rest = {"y": torch.zeros(n, dtype=F64)}
@@ -208,9 +232,14 @@ def test_hmc_within_gibbs():
         return 0.5 * (z["x"] - rho * rest["y"]).square() / (1 - rho**2)
 
     kernel = GeodesicHMC(
-        potential_fn=potential, chains=n, vectorize="plates", step_size=0.3, trajectory_length=1.2, adapt_step_size=False,
+        potential_fn=potential,
+        chains=n,
+        vectorize="plates",
+        step_size=0.3,
+        trajectory_length=1.2,
+        adapt_step_size=False,
         adapt_mass_matrix=False,
-    )  # fmt: skip
+    )
     kernel.inverse_mass_matrix = {("x",): torch.tensor([1 - rho**2], dtype=F64)}
     x = torch.zeros(n, dtype=F64)
     kernel.initial_params = {"x": x}
@@ -233,31 +262,45 @@ def test_a_model_without_latents_has_no_draws(case: KernelCase, driver):
 
     seen = []
     for make in (pyro.infer.NUTS, case.make):
-        mcmc = driver(make(model), 3, warmup_steps=2, disable_progbar=True) if make is case.make else MCMC(make(model), 3, 2)
+        mcmc = (
+            driver(make(model), 3, warmup_steps=2, disable_progbar=True)
+            if make is case.make
+            else MCMC(make(model), 3, 2)
+        )
         mcmc.run()
-        seen.append((mcmc.get_samples(), mcmc.diagnostics()["acceptance rate"], mcmc.diagnostics()["divergences"]))
+        seen.append(
+            (mcmc.get_samples(), mcmc.diagnostics()["acceptance rate"], mcmc.diagnostics()["divergences"])
+        )
     assert seen[0] == seen[1] == ({}, {"chain 0": 1.0}, {"chain 0": []})
 
 
 def posterior_of_sites(z):
-    """8 directions of concentration 1000 about fixed points, their grand mean of concentration 80, and 8 numbers of scale .2."""
+    """8 directions of concentration 1000 about fixed points, their grand mean of concentration 80, and 8
+    numbers of scale .2."""
     at = torch.nn.functional.normalize(torch.arange(24.0, dtype=F64).reshape(8, 3).cos(), dim=-1)
     means = (1000 * at + 10 * z["grand"].unsqueeze(-2)) * z["mean"]
     return 12.5 * z["within"].square().sum(-1) - means.sum((-1, -2))
 
 
 def test_warm_up_costs_little_more_than_sampling():
-    """With scales from .03 to .3, 150 transitions of warm-up have no more than 1.2 times the gradients of as many draws.
+    """With scales from .03 to .3, 150 transitions of warm-up have no more than 1.2 times the gradients of as
+    many draws.
 
-    (Before its first scales a step takes 8 times as many: 2.9 times in all, where they come after two thirds of it.) The variance
-    of the numbers is .04, to 4 standard errors of the mean over 50 draws of 4 chains, if all were independent.
+    (Before its first scales a step takes 8 times as many: 2.9 times in all, where they come after two thirds
+    of it.) The variance of the numbers is .04, to 4 standard errors of the mean over 50 draws of 4 chains, if
+    all were independent.
     """
-    start = {"grand": geometry(SPHERE).uniform_sample((4,), (3,), dtype=F64), "within": torch.randn(4, 8, dtype=F64)}
+    start = {
+        "grand": geometry(SPHERE).uniform_sample((4,), (3,), dtype=F64),
+        "within": torch.randn(4, 8, dtype=F64),
+    }
     start["mean"] = geometry(SPHERE).uniform_sample((4, 8), (3,), dtype=F64)
     kernel = pyro_manifold.infer.GeodesicNUTS(
         potential_fn=posterior_of_sites, manifolds={"grand": SPHERE, "mean": SPHERE}, chains=4
     )
-    mcmc = VectorizedMCMC(kernel, num_samples=50, warmup_steps=150, initial_params=start, disable_progbar=True)
+    mcmc = VectorizedMCMC(
+        kernel, num_samples=50, warmup_steps=150, initial_params=start, disable_progbar=True
+    )
     mcmc.run()
     d = mcmc.diagnostics()
     warm = d["warmup gradients"]["chain 0"]
@@ -271,11 +314,15 @@ def test_windows_of_warm_up(steps):
     sizes = windows(steps)
     assert sum(sizes) == steps and all(x > 0 for x in sizes)
     if steps >= 8:
-        assert sizes[-1] >= min(50, steps // 3) and all(b == 2 * a for a, b in zip(sizes[:-2], sizes[1:-2], strict=False))
+        assert sizes[-1] >= min(50, steps // 3) and all(
+            b == 2 * a for a, b in zip(sizes[:-2], sizes[1:-2], strict=False)
+        )
         assert sizes[0] == 5 or len(sizes) == 2
 
 
-# --- guides --------------------------------------------------------------------------------------------------------------
+# --- guides
+#
+# ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @guides
 def test_guides_take_every_site(case: GuideCase, dtype):
@@ -302,7 +349,8 @@ def test_guides_take_every_site(case: GuideCase, dtype):
 
 @guides
 def test_what_guides_report_is_a_copy(case: GuideCase):
-    """Medians and quantiles need no gradient, share no memory with a parameter, and change no later than they are made."""
+    """Medians and quantiles need no gradient, share no memory with a parameter, and change no later than they
+    are made."""
 
     def model():
         pyro.sample("r", dist.Normal(0.0, 1.0))
@@ -354,8 +402,9 @@ MANIFOLDS = {
 @pytest.mark.parametrize("name", MANIFOLDS)
 @pytest.mark.parametrize("make", [AutoManifoldNormal, AutoManifoldMultivariateNormal])
 def test_the_median_is_the_centre_of_the_draws(make, name):
-    """Its mean squared distance from 2000 draws is at most that of loc and of the far point, at root mean square distances of
-    .1, 1 and 2 radians: at the last the draws of a sphere of high dimension are about the antipode of loc.
+    """Its mean squared distance from 2000 draws is at most that of loc and of the far point, at root mean
+    square distances of .1, 1 and 2 radians: at the last the draws of a sphere of high dimension are about the
+    antipode of loc.
 
     Up to 4 standard errors of the difference: false alarms below 1e-4 a check.
     """
@@ -388,7 +437,8 @@ def test_the_median_is_the_centre_of_the_draws(make, name):
 
 @pytest.mark.parametrize("make", [AutoManifoldNormal, AutoManifoldMultivariateNormal])
 def test_the_first_draws_of_a_guide_are_near_its_centre(make):
-    """Root mean square distance .1 whatever the dimension, to 10 %: 2000 draws have 1.6 % on the circle, where it is largest."""
+    """Root mean square distance .1 whatever the dimension, to 10 %: 2000 draws have 1.6 % on the circle,
+    where it is largest."""
     for n in (2, 3, 300):
         pyro.clear_param_store()
         prior = ManifoldUniform(SPHERE, n, dtype=F64)
@@ -421,7 +471,8 @@ def test_a_mean_direction_in_many_dimensions(make, n):
 
 
 def test_point_estimates_of_points_that_meet_only_in_distances():
-    """Two points at distance 1: started at one point, the distance would have no gradient. Closed form: they get there."""
+    """Two points at distance 1: started at one point, the distance would have no gradient. Closed form: they
+    get there."""
 
     def model():
         x = pyro.sample("x", dist.ImproperUniform(on(SPHERE), (), (2, 3)))

@@ -12,7 +12,13 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoLaplaceApproximation, AutoMultivariateNormal, AutoNormal, init_to_value
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoLaplaceApproximation,
+    AutoMultivariateNormal,
+    AutoNormal,
+    init_to_value,
+)
 from reparam_cases import BALL, F64, REPARAMS, SO3, SPHERE, t
 
 import pyro_manifold.distributions as mdist
@@ -54,9 +60,13 @@ def test_strategy_picks_one_for_each_site():
     strategy(Strategy.model)()
     kinds = {k: type(v) for k, v in strategy.config.items() if v is not None}
     assert kinds == {
-        "mu": AmbientReparam, "angle": CircularReparam, "axis": ProjectedNormalReparam, "direction": ProjectedNormalReparam,
-        "rotation": WrappedNormalReparam, "x": AmbientReparam,
-    }  # fmt: skip
+        "mu": AmbientReparam,
+        "angle": CircularReparam,
+        "axis": ProjectedNormalReparam,
+        "direction": ProjectedNormalReparam,
+        "rotation": WrappedNormalReparam,
+        "x": AmbientReparam,
+    }
     centered = ManifoldReparam(centered=True)
     centered(Strategy.model)()
     assert type(centered.config["rotation"]) is AmbientReparam
@@ -69,11 +79,15 @@ def test_observed_sites_are_left_alone():
     trace = poutine.trace(ManifoldReparam()(Strategy.model)).get_trace(data)
     assert "x_ambient" not in trace.nodes and torch.equal(trace.nodes["x"]["value"], data)
     wrapped = mdist.WrappedNormal(SPHERE, t(0, 0, 1), 0.5)
-    for reparam, law in ((AmbientReparam(), CASES["vmf"].make()), (WrappedNormalReparam(), wrapped)):
-        x = law.sample()
-        model = poutine.reparam(lambda law=law, x=x: pyro.sample("x", law, obs=x), {"x": reparam})
+    for reparam, distribution in ((AmbientReparam(), CASES["vmf"].make()), (WrappedNormalReparam(), wrapped)):
+        x = distribution.sample()
+        model = poutine.reparam(
+            lambda distribution=distribution, x=x: pyro.sample("x", distribution, obs=x), {"x": reparam}
+        )
         trace = poutine.trace(model).get_trace()
-        assert list(trace.stochastic_nodes) == [] and torch.allclose(trace.log_prob_sum(), law.log_prob(x))
+        assert list(trace.stochastic_nodes) == [] and torch.allclose(
+            trace.log_prob_sum(), distribution.log_prob(x)
+        )
 
 
 def directions(data):
@@ -88,7 +102,8 @@ POSTERIOR = mdist.VonMisesFisher(torch.nn.functional.normalize(DATA.sum(0), dim=
 
 
 def test_plain_nuts_and_predictive():
-    """Posterior mean of three coordinates within 4.5 of its standard error at an effective size of 40 of 120 draws."""
+    """Posterior mean of three coordinates within 4.5 of its standard error at an effective size of 40 of 120
+    draws."""
     pyro.set_rng_seed(0)
     model = ManifoldReparam()(directions)
     mcmc = MCMC(NUTS(model, max_tree_depth=4), 120, 80, disable_progbar=True)
@@ -100,22 +115,26 @@ def test_plain_nuts_and_predictive():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vmf", "matrix-fisher", "frames", "wrapped-sphere", "product", "uniform-torus"])
-def test_plain_nuts_has_the_moments_of_the_law(name):
-    """First and second moments against direct draws, within 5 standard errors at the chain's own effective size.
+@pytest.mark.parametrize(
+    "name", ["vmf", "matrix-fisher", "frames", "wrapped-sphere", "product", "uniform-torus"]
+)
+def test_plain_nuts_has_the_moments_of_the_distribution(name):
+    """First and second moments against direct draws, within 5 standard errors at the chain's own effective
+    size.
 
-    About 100 comparisons in all; with effective sizes estimated to 30% the false-alarm rate is below 1%; fixed seed.
+    About 100 comparisons in all; with effective sizes estimated to 30% the false-alarm rate is below 1%;
+    fixed seed.
     """
     case = CASES[name]
-    law, reparam = case.make(), case.reparam()
+    distribution, reparam = case.make(), case.reparam()
     pyro.set_rng_seed(1)
-    model = poutine.reparam(lambda: pyro.sample("x", law), {"x": reparam})
+    model = poutine.reparam(lambda: pyro.sample("x", distribution), {"x": reparam})
     mcmc = MCMC(NUTS(model), 500, 300, disable_progbar=True)
     mcmc.run()
     (noise,) = mcmc.get_samples().values()
-    x = statistics(case.coordinates(reparam.push(law, noise), law.event_dim))
+    x = statistics(case.coordinates(reparam.push(distribution, noise), distribution.event_dim))
     ess = pyro.ops.stats.effective_sample_size(x.unsqueeze(0), 0, 1).clamp(min=1)
-    expected = statistics(case.coordinates(law.sample((20_000,)), law.event_dim))
+    expected = statistics(case.coordinates(distribution.sample((20_000,)), distribution.event_dim))
     error = (x.var(0) / ess + expected.var(0) / 20_000).sqrt() + 1e-9
     assert ess.min() > 30
     assert ((x.mean(0) - expected.mean(0)).abs() / error).max() < 5
@@ -125,7 +144,9 @@ def test_plain_nuts_has_the_moments_of_the_law(name):
 def test_plain_autoguides(guide):
     model = ManifoldReparam()(directions)
     guide = guide(model)
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(num_particles=8, vectorize_particles=True))
+    svi = SVI(
+        model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(num_particles=8, vectorize_particles=True)
+    )
     for _ in range(100):
         svi.step(DATA)
     mu = Predictive(model, guide=guide, num_samples=300)(DATA)["mu"].squeeze(1)
@@ -135,20 +156,23 @@ def test_plain_autoguides(guide):
 
 @pytest.mark.parametrize("name", ["vmf", "matrix-fisher"])
 def test_map_direction_is_that_of_the_density(name):
-    law = CASES[name].make()
-    model = poutine.reparam(lambda: pyro.sample("x", law), {"x": AmbientReparam()})
+    distribution = CASES[name].make()
+    model = poutine.reparam(lambda: pyro.sample("x", distribution), {"x": AmbientReparam()})
     guide = AutoDelta(model)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
     for _ in range(150):
         svi.step()
     y = guide.x_ambient.detach()
-    assert float(y.square().sum()) == pytest.approx(law.event_shape[-1] if name != "vmf" else 1, rel=0.01)  # orthonormal
-    mode = law.loc if name == "vmf" else law.mode
-    assert torch.allclose(AmbientReparam().push(law, y), mode, atol=0.01)
+    assert float(y.square().sum()) == pytest.approx(
+        distribution.event_shape[-1] if name != "vmf" else 1, rel=0.01
+    )  # orthonormal
+    mode = distribution.loc if name == "vmf" else distribution.mode
+    assert torch.allclose(AmbientReparam().push(distribution, y), mode, atol=0.01)
 
 
 def test_laplace_approximation_of_a_direction():
-    """Across the unit vector that is the mode, Laplace's variance is 1/kappa of the posterior vMF; along it, 1/2."""
+    """Across the unit vector that is the mode, Laplace's variance is 1/kappa of the posterior vMF; along it,
+    1/2."""
     model = ManifoldReparam()(directions)
     guide = AutoLaplaceApproximation(model)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
@@ -186,10 +210,12 @@ def test_initial_values_of_the_original_site_are_used():
 
 
 def test_errors():
-    def run(law, reparam):
-        poutine.reparam(lambda: pyro.sample("x", law), {"x": reparam})()
+    def run(distribution, reparam):
+        poutine.reparam(lambda: pyro.sample("x", distribution), {"x": reparam})()
 
-    with pytest.raises(ValueError, match="x: got Normal with support .* expected a distribution on a manifold"):
+    with pytest.raises(
+        ValueError, match="x: got Normal with support .* expected a distribution on a manifold"
+    ):
         run(dist.Normal(0.0, 1.0), AmbientReparam())
     with pytest.raises(ValueError, match="x: got a site on SphereProjection.* GeodesicNUTS"):
         run(mdist.WrappedNormal(geoopt.SphereProjection(), t(0, 0), 0.1), AmbientReparam())

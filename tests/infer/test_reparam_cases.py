@@ -1,8 +1,10 @@
-"""Every reparametriser against the model it was made from: prior, posterior and observed sites, in every order of first use.
+"""Every reparametriser against the model it was made from: prior, posterior and observed sites, in every
+order of first use.
 
-Two samples are compared by the means of coordinates, squares and characteristic functions, each within 5 standard errors of its
-difference, or 1e-9: by chance beyond that in 6e-7 of comparisons. About 25 cases with 20 comparisons of 90 means give a
-false-alarm rate below 3 % for the file even if all means were independent; seeds are fixed (conftest).
+Two samples are compared by the means of coordinates, squares and characteristic functions, each within 5
+standard errors of its difference, or 1e-9: by chance beyond that in 6e-7 of comparisons. About 25 cases with
+20 comparisons of 90 means give a false-alarm rate below 3 % for the file even if all means were independent;
+seeds are fixed (conftest).
 """
 
 import pyro
@@ -20,7 +22,8 @@ CASES = pytest.mark.parametrize("case", REPARAMS, ids=lambda case: case.name)
 
 
 def features(case, x):
-    """Coordinates, squares, and cosines and sines of 40 random combinations: (n,) + event -> (n, features)."""
+    """Coordinates, squares, and cosines and sines of 40 random combinations: (n,) + event -> (n,
+    features)."""
     c = case.coordinates(x, case.make().event_dim)
     frequencies = torch.randn(c.shape[-1], 40, dtype=F64, generator=torch.Generator().manual_seed(0))
     phase = 1.5 * c @ frequencies
@@ -66,7 +69,8 @@ def test_draws_are_exact_in_every_wrapper(case):
 
 @pytest.mark.parametrize("case", [c for c in REPARAMS if not c.reparam().exact], ids=lambda case: case.name)
 def test_density_of_the_noise_is_that_of_its_draws(case):
-    """Draws of the base, weighted, have the same moments as draws of the noise: directions, lengths and turns."""
+    """Draws of the base, weighted, have the same moments as draws of the noise: directions, lengths and
+    turns."""
     fn, reparam = case.make().expand((20_000,)), case.reparam()
     noise, base = reparam.noise("x", fn), reparam.base("x", fn)
     y, z = noise.sample(), base.sample()
@@ -76,14 +80,17 @@ def test_density_of_the_noise_is_that_of_its_draws(case):
     def moments(y):
         y = y.reshape(len(y), -1)
         length = y.square().sum(-1, keepdim=True)
-        return torch.cat([y, y.square(), length.sqrt(), length.sqrt().cos(), (y / 5).cos(), y[:, :1] * y[:, -1:]], -1)
+        return torch.cat(
+            [y, y.square(), length.sqrt(), length.sqrt().cos(), (y / 5).cos(), y[:, :1] * y[:, -1:]], -1
+        )
 
     assert_same_means(weight * moments(z), moments(y))
 
 
 @CASES
 def test_score_of_a_masked_site(case):
-    """A masked row scores as before less its density, so that its value stays unscored, as in the original model."""
+    """A masked row scores as before less its density, so that its value stays unscored, as in the original
+    model."""
     fn, reparam = case.make().expand((2,)), case.reparam()
     if not case.has_density:
         pytest.skip("the distribution has no density")
@@ -98,7 +105,8 @@ def test_score_of_a_masked_site(case):
 
 @CASES
 def test_rows_that_a_handler_masks(case):
-    """Their noise keeps its normal base, so that it cannot run away, and scores nothing else; the other rows are as they were."""
+    """Their noise keeps its normal base, so that it cannot run away, and scores nothing else; the other rows
+    are as they were."""
     fn, reparam = case.make(), case.reparam()
 
     def model():
@@ -108,7 +116,10 @@ def test_rows_that_a_handler_masks(case):
     trace = poutine.trace(poutine.reparam(model, {"x": reparam})).get_trace()
     trace.compute_log_prob()
     y = trace.nodes[f"x_{reparam.suffix}"]["value"]
-    whole, base = reparam.noise("x", fn.expand((2,))).log_prob(y), reparam.base("x", fn.expand((2,))).log_prob(y)
+    whole, base = (
+        reparam.noise("x", fn.expand((2,))).log_prob(y),
+        reparam.base("x", fn.expand((2,))).log_prob(y),
+    )
     scored = trace.nodes[f"x_{reparam.suffix}"]["log_prob"] + trace.nodes["x"]["log_prob"]
     assert torch.allclose(scored, torch.stack([whole[0], base[1]]))
     assert len(pyro.poutine.runtime._PYRO_STACK) == 0
@@ -143,12 +154,17 @@ def joint(case):
 
 @CASES
 def test_predictive_is_that_of_the_model_in_every_order_of_first_use(case):
-    """One reparametrised model, called with data and without, each kind of call first and second; all draws are compared."""
+    """One reparametrised model, called with data and without, each kind of call first and second; all draws
+    are compared."""
     fn, suffix = case.make(), case.reparam().suffix
     data, latent = fn.sample((2,)), fn.sample()
     noise = case.reparam().lift(fn, latent)
     given = {f"z_{suffix}": noise.expand((1000,) + noise.shape)}
-    for order in ("prior", "observed", "posterior"), ("observed", "posterior", "prior"), ("posterior", "prior", "observed"):
+    for order in (
+        ("prior", "observed", "posterior"),
+        ("observed", "posterior", "prior"),
+        ("posterior", "prior", "observed"),
+    ):
         model = poutine.reparam(joint(case), strategy_or_config(case, "z", "x"))
         calls = {
             "prior": lambda model=model: Predictive(model, num_samples=1000, parallel=True)(),

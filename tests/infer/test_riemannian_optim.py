@@ -1,4 +1,5 @@
-"""Riemannian optimisers: geoopt's own steps through Pyro's store, Fréchet means by SVI, resuming, ordinary parameters."""
+"""Riemannian optimisers: geoopt's own steps through Pyro's store, Fréchet means by SVI, resuming, ordinary
+parameters."""
 
 import geoopt
 import pyro
@@ -77,7 +78,8 @@ def test_steps_are_geoopts(name, ours, peer):
 
 @pytest.mark.parametrize("name", ["sphere", "spd"])
 def test_frechet_mean_by_svi(name):
-    """A Delta guide under a flat prior and a Riemannian normal likelihood: the maximum is the Fréchet mean."""
+    """A Delta guide under a flat prior and a Riemannian normal likelihood: the maximum is the Fréchet
+    mean."""
     manifold, shape = MANIFOLDS[name]
     xs, sigma = points(manifold, shape), torch.tensor(0.3, dtype=F64)
 
@@ -100,7 +102,9 @@ def test_flat_prior_starts_somewhere():
     z = guide()["z"].detach()
     assert on(SPD).check(z) and not torch.equal(z, torch.eye(2))
     pyro.clear_param_store()
-    ordinary = AutoManifoldDelta(lambda: pyro.sample("z", dist.Normal(3.0, 0.0001)))()["z"]  # starts at the median, as in Pyro
+    ordinary = AutoManifoldDelta(lambda: pyro.sample("z", dist.Normal(3.0, 0.0001)))()[
+        "z"
+    ]  # starts at the median, as in Pyro
     assert ordinary.item() == pytest.approx(3, abs=0.01)
 
 
@@ -133,7 +137,8 @@ def test_batches_and_independent_constraints():
 
 
 def test_state_resumes(tmp_path):
-    """Optimiser and parameters saved in mid-run and loaded go on as if nothing had happened; the parameters pickle plainly."""
+    """Optimiser and parameters saved in mid-run and loaded go on as if nothing had happened; the parameters
+    pickle plainly."""
     ball, weights = MANIFOLDS["ball"][0], torch.tensor([1.0, -0.5], dtype=F64)
     start = points(ball, (2,))[0]
 
@@ -157,18 +162,28 @@ def test_state_resumes(tmp_path):
     second = RiemannianAdam({"lr": 0.05})
     second.load(str(tmp_path / "optim"))
     run(second, 4)
-    assert torch.allclose(pyro.param("x"), expected, atol=1e-5)  # torch loads geoopt's count of steps in float32
+    assert torch.allclose(
+        pyro.param("x"), expected, atol=1e-5
+    )  # torch loads geoopt's count of steps in float32
 
 
 def test_centres_of_a_guide_move_on_their_manifold():
     def model():
         z = pyro.sample("z", mdist.ManifoldUniform(SPHERE, 3, dtype=F64))
-        pyro.sample("x", mdist.VonMisesFisher(z, torch.tensor(20.0, dtype=F64)), obs=torch.tensor([0.0, 0.6, 0.8], dtype=F64))
+        pyro.sample(
+            "x",
+            mdist.VonMisesFisher(z, torch.tensor(20.0, dtype=F64)),
+            obs=torch.tensor([0.0, 0.6, 0.8], dtype=F64),
+        )
 
     guide = AutoManifoldNormal(model)
-    svi = SVI(model, guide, RiemannianAdam({"lr": 0.05}), Trace_ELBO(num_particles=4, vectorize_particles=True))
+    svi = SVI(
+        model, guide, RiemannianAdam({"lr": 0.05}), Trace_ELBO(num_particles=4, vectorize_particles=True)
+    )
     for _ in range(100):
         svi.step()
     stored = pyro.get_param_store()._params["AutoManifoldNormal.locs.z"]
-    assert float(stored.detach().norm()) == pytest.approx(1, abs=1e-9)  # plain Adam lets it drift off the sphere
+    assert float(stored.detach().norm()) == pytest.approx(
+        1, abs=1e-9
+    )  # plain Adam lets it drift off the sphere
     assert guide.median()["z"] @ torch.tensor([0.0, 0.6, 0.8], dtype=F64) > 0.97

@@ -1,4 +1,5 @@
-"""M-flows: what training reaches on a known surface, that it resumes, restores its best and stops at bad rows."""
+"""M-flows: what training reaches on a known surface, that it resumes, restores its best and stops at bad
+rows."""
 
 import math
 from pathlib import Path
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 
 from pyro_manifold.flows import LatentFlow, coupling_chain
-from pyro_manifold.models import AmbientFlow, ManifoldFlow, fit_md
-from pyro_manifold.training import CheckpointError, TrainingWarning
+from pyro_manifold.models import AmbientFlow, ManifoldFlow
+from pyro_manifold.training import CheckpointError, TrainingWarning, fit_md
 from pyro_manifold.transforms import Chart, Pad
 
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")  # too few passes, on purpose
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pyro_manifold.training.TrainingWarning"
+)  # too few passes, on purpose
 
 
 def surface(n: int) -> tuple[Tensor, Tensor]:
@@ -48,7 +51,10 @@ def test_best_weights_are_restored() -> None:
     _, x = surface(300)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
     flow = ManifoldFlow.from_data(x, 2, hidden=(8,), latent_hidden=(8,))
-    x[order[30:]] *= 0.3  # rows to learn from that are of another law: the better these, the worse those of validation
+    x[order[30:]] *= (
+        # rows to learn from that are of another distribution: the better these, the worse those of validation
+        0.3
+    )
     history = quick(flow, x, epochs=(0, 8), lr=5e-3, batch_size=90)
     loss = -flow.latent.condition().log_prob(flow.transform.inv(x[order[:30]])).mean().item()
     assert loss == pytest.approx(min([history.start["D"], *history.losses["D"]]), abs=1e-4)
@@ -56,12 +62,16 @@ def test_best_weights_are_restored() -> None:
 
 
 def test_budget_in_seconds_of_a_clock() -> None:
-    """Of a clock that ticks a second whenever it is looked at: batches until a share of the budget is gone, and no pass more."""
+    """Of a clock that ticks a second whenever it is looked at: batches until a share of the budget is gone,
+    and no pass more."""
     _, x = surface(200)
     ticks = iter(range(10**6))
     flow = ManifoldFlow.from_data(x, 2, hidden=(8,), latent_hidden=(8,))
     history = quick(flow, x, epochs=50, seconds=(30.0, 12.0), clock=lambda: float(next(ticks)), batch_size=20)
-    assert len(history.losses["M"]) in (2, 3) and len(history.losses["D"]) in (1, 2)  # 9 batches, and some looks, a pass
+    assert len(history.losses["M"]) in (2, 3) and len(history.losses["D"]) in (
+        1,
+        2,
+    )  # 9 batches, and some looks, a pass
     assert 42.0 <= history.seconds < 60.0
 
 
@@ -113,7 +123,9 @@ def test_score_of_a_simulator() -> None:
 
 def test_family_by_its_parts() -> None:
     _, x = surface(400)
-    chart = Chart(lambda u: torch.cat([u, u[..., :1].sin() + 0.2 * u[..., 1:].square()], -1), lambda x: x[..., :2], 2, 3)
+    chart = Chart(
+        lambda u: torch.cat([u, u[..., :1].sin() + 0.2 * u[..., 1:].square()], -1), lambda x: x[..., :2], 2, 3
+    )
     fom = ManifoldFlow(chart, LatentFlow(2, coupling_chain(2, 2)))
     assert list(quick(fom, x, epochs=1).losses) == ["D"]  # the chart is prescribed
     assert fom.ood_score(x).max() < 1e-6
@@ -154,7 +166,10 @@ _, X = surface(50)
         ),
         (lambda: quick(ManifoldFlow.from_data(X, 2), X, score=X), "score: expected the shape of context"),
         (lambda: quick(ManifoldFlow.from_data(X, 2), X, validation=1.0), "validation: got 1.0"),
-        (lambda: quick(ManifoldFlow.from_data(X, 2), X, warmup=2.0), "warmup, whitening, delta, score_delta: got 2.0, 0.0, inf"),
+        (
+            lambda: quick(ManifoldFlow.from_data(X, 2), X, warmup=2.0),
+            "warmup, whitening, delta, score_delta: got 2.0, 0.0, inf",
+        ),
         (
             lambda: quick(ManifoldFlow.from_data(X, 2), X, delta=0.0),
             "warmup, whitening, delta, score_delta: got 0.05, 0.0, 0.0, inf",
@@ -164,25 +179,45 @@ _, X = surface(50)
         (lambda: quick(ManifoldFlow.from_data(X, 2), X, epochs=(1, 2, 3)), r"epochs: got \(1, 2, 3\)"),
         (lambda: quick(ManifoldFlow.from_data(X, 2), X, lr=0.0), "lr: got 0.0"),
         (lambda: quick(ManifoldFlow.from_data(X, 2), X, seconds=math.nan), "seconds: got nan"),
-        (lambda: quick(ManifoldFlow.from_data(X, 2), X, reconstruction_weight=-1.0), "reconstruction_weight: got"),
+        (
+            lambda: quick(ManifoldFlow.from_data(X, 2), X, reconstruction_weight=-1.0),
+            "reconstruction_weight: got",
+        ),
         (
             lambda: quick(ManifoldFlow.from_data(X, 2).requires_grad_(False), X),
             "flow: none of its parameters requires",
         ),
-        (lambda: torch.no_grad()(quick)(ManifoldFlow.from_data(X, 2), X), "fit_md: gradients are switched off"),
-        (lambda: quick(ManifoldFlow.from_data(X, 2), X.double()), "x: got torch.float64.*parameters are torch.float32"),
+        (
+            lambda: torch.no_grad()(quick)(ManifoldFlow.from_data(X, 2), X),
+            "fit_md: gradients are switched off",
+        ),
+        (
+            lambda: quick(ManifoldFlow.from_data(X, 2), X.double()),
+            "x: got torch.float64.*parameters are torch.float32",
+        ),
         (lambda: quick(ManifoldFlow.from_data(X, 2), X.long()), "x: got .*int64"),
-        (lambda: quick(ManifoldFlow.from_data(X, 2), X[:1].expand(9, 3)), r"x: got shape \(9, 3\), all rows equal"),
+        (
+            lambda: quick(ManifoldFlow.from_data(X, 2), X[:1].expand(9, 3)),
+            r"x: got shape \(9, 3\), all rows equal",
+        ),
         (lambda: LatentFlow(1, []).condition(torch.zeros(2)), r"context: got shape \(2,\); expected none"),
         (lambda: AmbientFlow([], LatentFlow(3, []), 2), "latent, eps: got dimension 3 in 2"),
-        (lambda: ManifoldFlow.from_data(X, 3), r"dim: got 3 for x of shape \(50, 3\); expected 1 <= dim < d.*AmbientFlow"),
+        (
+            lambda: ManifoldFlow.from_data(X, 3),
+            r"dim: got 3 for x of shape \(50, 3\); expected 1 <= dim < d.*AmbientFlow",
+        ),
         (lambda: ManifoldFlow.from_data(X, 0), "dim: got 0"),
         (lambda: ManifoldFlow.autoencoder(X, 4), "dim: got 4"),
         (lambda: AmbientFlow.from_data(X, 4), "latent, eps: got dimension 4 in 3"),
         (lambda: ManifoldFlow.from_data(X * math.nan, 2), "x: got nan"),
-        (lambda: quick(ManifoldFlow.from_data(X, 2, 1), X, torch.full((50, 1), math.nan)), r"context: got nan at index \(0,\)"),
         (
-            lambda: quick(ManifoldFlow.from_data(X, 2, 1), X, torch.ones(50, 1), score=torch.full((50, 1), math.inf)),
+            lambda: quick(ManifoldFlow.from_data(X, 2, 1), X, torch.full((50, 1), math.nan)),
+            r"context: got nan at index \(0,\)",
+        ),
+        (
+            lambda: quick(
+                ManifoldFlow.from_data(X, 2, 1), X, torch.ones(50, 1), score=torch.full((50, 1), math.inf)
+            ),
             r"score: got inf at index \(0,\), expected finite rows",
         ),
         (lambda: ManifoldFlow.from_data(X, 2).log_prob(X * math.nan), "value: got nan|Expected value"),
@@ -194,7 +229,8 @@ def test_bad_input(make: Any, match: str) -> None:
 
 
 def test_lost_rank_is_told() -> None:
-    """A decoder that ignores one of its two coordinates, and a flow that a training gone wrong has flattened."""
+    """A decoder that ignores one of its two coordinates, and a flow that a training gone wrong has
+    flattened."""
     lost = ManifoldFlow.autoencoder(X, 2, hidden=(8,))
     with torch.no_grad():
         lost.transform._forward[0].layers[0].weight[:, 1] = 0
@@ -202,7 +238,9 @@ def test_lost_rank_is_told() -> None:
     with torch.no_grad():
         flat.transform.layers[-2].log_diagonal.fill_(-200.0)  # e^-200 is 0 in float32
     for flow in (lost, flat):
-        with pytest.raises(ValueError, match=r"no full rank \(2\) at 50 of 50 points.*fewer latent dimensions"):
+        with pytest.raises(
+            ValueError, match=r"no full rank \(2\) at 50 of 50 points.*fewer latent dimensions"
+        ):
             flow.transform.log_volume(torch.randn(50, 2))
 
 
@@ -213,7 +251,9 @@ def test_data_off_the_manifold_where_that_is_an_error() -> None:
     torch.testing.assert_close(strict.log_prob(on), flow.log_prob(on))
     off = on.clone()
     off[7] += 0.5
-    with pytest.raises(ValueError, match=r"value: got .* at index \(7,\), expected points of the image.*transform.project"):
+    with pytest.raises(
+        ValueError, match=r"value: got .* at index \(7,\), expected points of the image.*transform.project"
+    ):
         strict.log_prob(off)
     reject = ManifoldFlow(flow.transform, flow.latent, off_manifold="reject").log_prob(off)
     assert (reject == -math.inf).nonzero().tolist() == [[7]]
@@ -230,14 +270,19 @@ def test_nan_in_a_later_batch_is_named() -> None:
         quick(flow, x, epochs=1, batch_size=5, validation=0.0)
     fixed = Chart(lambda u: torch.cat([u, u[..., :1]], -1), chart._inverse, 2, 3)
     flow = ManifoldFlow(fixed, LatentFlow(2, coupling_chain(2, 2)))
-    for check in (True, False):  # a law that refuses NaN, and one that answers it
+    for check in (True, False):  # a distribution that refuses NaN, and one that answers it
         with pyro.validation_enabled(check), pytest.raises(ValueError, match=r"x: .*phase D .*in batch \d+"):
             quick(flow, x, epochs=1, batch_size=5, validation=0.0)
 
 
 def test_simultaneous_training_warns() -> None:
     with pytest.warns(UserWarning, match="ill-posed"):
-        quick(ManifoldFlow.from_data(X, 2, hidden=(4,), latent_hidden=(4,)), X, schedule="simultaneous", epochs=1)
+        quick(
+            ManifoldFlow.from_data(X, 2, hidden=(4,), latent_hidden=(4,)),
+            X,
+            schedule="simultaneous",
+            epochs=1,
+        )
 
 
 def test_whitened_is_the_same_manifold() -> None:
@@ -248,17 +293,21 @@ def test_whitened_is_the_same_manifold() -> None:
         p.data += 0.1 * torch.randn_like(p)
     for white in (flow.whitened(x), flow.whitened(x).whitened(x)):  # after Pad, and after an affine embedding
         u = white.transform.inv(x)
-        assert torch.allclose(u.mean(0), torch.zeros(2), atol=1e-4) and torch.allclose(u.mT.cov(), torch.eye(2), atol=1e-4)
+        assert torch.allclose(u.mean(0), torch.zeros(2), atol=1e-4) and torch.allclose(
+            u.mT.cov(), torch.eye(2), atol=1e-4
+        )
         assert torch.allclose(white.denoise(x), flow.denoise(x), atol=1e-4)
         assert white.latent is flow.latent
     with pytest.raises(ValueError, match="transform: got Chart"):
         ManifoldFlow.autoencoder(x, 2).whitened(x)
 
 
-# --- units, starts, one coordinate ----------------------------------------------------------------------------------------------
+# --- units, starts, one coordinate
+# ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_units_do_not_matter(scale: float) -> None:
-    """The same fit to rows in other units, up to rounding: errors scale, log densities shift by 2 log of the factor."""
+    """The same fit to rows in other units, up to rounding: errors scale, log densities shift by 2 log of the
+    factor."""
     _, x = surface(300)
     x = x.double()
     errors, densities = [], []
@@ -280,12 +329,16 @@ def test_never_worse_than_it_was_and_says_so() -> None:
     with pytest.warns(TrainingWarning, match="phase M: no pass improved on the start"):
         history = quick(flow, x, epochs=(2, 0), lr=0.3, warmup=0.0)
     assert all(torch.equal(before[name], p) for name, p in flow.transform.named_parameters())
-    assert min(history.losses["M"]) > history.start["M"] and any("far from the rows" in text for text in history.warnings)
+    assert min(history.losses["M"]) > history.start["M"] and any(
+        "far from the rows" in text for text in history.warnings
+    )
 
 
 def test_a_good_fit_is_silent() -> None:
     _, x = surface(600)
-    history = quick(ManifoldFlow.from_data(x, 2, depth=2, hidden=(32,), mix=False), x, epochs=(60, 5), batch_size=50)
+    history = quick(
+        ManifoldFlow.from_data(x, 2, depth=2, hidden=(32,), mix=False), x, epochs=(60, 5), batch_size=50
+    )
     assert history.warnings == [] and history.losses["M"][-1] < 0.3 * history.start["M"]
 
 
@@ -296,11 +349,14 @@ def test_density_of_one_coordinate_starts_as_the_identity() -> None:
     h = LatentFlow(1, coupling_chain(1, 3))
     h.standardise(3 + 2 * torch.randn(10_000, 1))
     exact = dist.Normal(3.0, 2.0).log_prob(3 + 2 * u).squeeze(-1)
-    assert (h.condition().log_prob(3 + 2 * u) - exact).abs().max() < 2.0 and abs(float(h.standard.loc) - 3) < 0.1
+    assert (h.condition().log_prob(3 + 2 * u) - exact).abs().max() < 2.0 and abs(
+        float(h.standard.loc) - 3
+    ) < 0.1
 
 
 def test_density_on_an_arc() -> None:
-    """A normal angle of standard deviation 0.347, whose density by arc length has mean log -0.36 (its entropy)."""
+    """A normal angle of standard deviation 0.347, whose density by arc length has mean log -0.36 (its
+    entropy)."""
     angle = 0.347 * torch.randn(2000)
     x = torch.stack([angle.cos(), angle.sin()], -1)
     flow = ManifoldFlow.from_data(x, 1, depth=2, hidden=(32,))
@@ -311,7 +367,9 @@ def test_density_on_an_arc() -> None:
     assert -0.02 < kl < 0.05  # nats; -3.5 before, with a spline of random parameters
 
 
-# --- checkpoints ----------------------------------------------------------------------------------------------------------------
+# --- checkpoints
+#
+# ------------------------------------------------------------------------------------------------
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     _, x = surface(60)
 
@@ -322,7 +380,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path, common = tmp_path / "run.pt", {"checkpoint": tmp_path / "run.pt", "epochs": 1}
     flow = make()
     losses = quick(flow, x, **common).losses
-    assert quick(make(), x, **common).losses == losses == quick(flow, x, **common).losses  # the same call, done already
+    assert (
+        quick(make(), x, **common).losses == losses == quick(flow, x, **common).losses
+    )  # the same call, done already
     for call, match in (
         (lambda: quick(make(), x + 1e-3, **common), "data differs"),
         (lambda: quick(make(), x, seed=1, **common), "seed was 0, is 1"),
@@ -335,13 +395,21 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=rf"run\.pt.*{match}"):
             call()
     whole = path.read_bytes()
-    for content in (b"", whole[:100], whole[:-1], b"foreign", whole[:300] + bytes([whole[300] ^ 1]) + whole[301:]):
+    for content in (
+        b"",
+        whole[:100],
+        whole[:-1],
+        b"foreign",
+        whole[:300] + bytes([whole[300] ^ 1]) + whole[301:],
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"checkpoint: .*run\.pt"):
             quick(make(), x, **common)
 
 
-def test_a_missing_folder_fails_before_the_first_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_fails_before_the_first_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[int] = []
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args, **kwargs: steps.append(1))
     with pytest.raises(ValueError, match=r"checkpoint: cannot write '.*missing/run\.pt'"):

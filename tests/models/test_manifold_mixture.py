@@ -1,4 +1,5 @@
-"""Mixtures of manifold flows on two curves with a known density; the scan over dimensions of known manifolds."""
+"""Mixtures of manifold flows on two curves with a known density; the scan over dimensions of known
+manifolds."""
 
 import math
 from pathlib import Path
@@ -10,19 +11,25 @@ import torch
 from torch import Tensor
 
 from pyro_manifold.flows import LatentFlow
-from pyro_manifold.models import ManifoldFlow, ManifoldMixture, fit_charts, scan_dimension
-from pyro_manifold.models.dimension import DimensionScan
+from pyro_manifold.models import ManifoldFlow, ManifoldMixture
+from pyro_manifold.training import fit_charts, scan_dimension
+from pyro_manifold.training.dimension import DimensionScan
 from pyro_manifold.transforms import Pad
 
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")  # too few passes, on purpose
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pyro_manifold.training.TrainingWarning"
+)  # too few passes, on purpose
 
 
 def two_curves(n: int) -> tuple[Tensor, Tensor]:
-    """Rows on a parabola (three quarters) and a sine wave 8 above it, and their exact log density by arc length."""
+    """Rows on a parabola (three quarters) and a sine wave 8 above it, and their exact log density by arc
+    length."""
     t, low = torch.randn(n), torch.rand(n) < 0.75
     y = torch.where(low, 0.3 * t.square(), 8 + t.sin())
     slope = torch.where(low, 0.6 * t, t.cos())
-    log_p = dist.Normal(0.0, 1.0).log_prob(t) + torch.where(low, 0.75, 0.25).log() - 0.5 * slope.square().log1p()
+    log_p = (
+        dist.Normal(0.0, 1.0).log_prob(t) + torch.where(low, 0.75, 0.25).log() - 0.5 * slope.square().log1p()
+    )
     return torch.stack([t, y], -1), log_p
 
 
@@ -44,7 +51,9 @@ def test_learns_two_curves(fitted: tuple[ManifoldMixture, float]) -> None:
     assert sorted(mixture.weights.tolist()) == pytest.approx([0.25, 0.75], abs=0.05)  # 5 standard errors
     chart = mixture.assign(y)
     own = chart == chart[y[:, 1] < 5].mode().values
-    assert ((y[:, 1] < 5) == own).float().mean() > 0.99  # images that go on beyond their data take a row now and then
+    assert (
+        (y[:, 1] < 5) == own
+    ).float().mean() > 0.99  # images that go on beyond their data take a row now and then
     assert (mixture.log_prob(y) - exact).detach().abs().median() < 0.2  # nats
     noise = y + 0.3 * torch.randn_like(y)
     assert mixture.ood_score(noise).median() > 5 * mixture.ood_score(y).median()
@@ -52,7 +61,8 @@ def test_learns_two_curves(fitted: tuple[ManifoldMixture, float]) -> None:
 
 
 def test_mass_of_the_learned_union(fitted: tuple[ManifoldMixture, float]) -> None:
-    """Arc length by chords along the images of both charts, over twice the range of the draws of their coordinates."""
+    """Arc length by chords along the images of both charts, over twice the range of the draws of their
+    coordinates."""
     mixture, _ = fitted
     total = 0.0
     for f in mixture.flows:
@@ -113,7 +123,10 @@ X, _ = two_curves(40)
             r"flows, centres: got flows of dimensions \[\(1, 2\)\] and centres of shape \(2, 2\)",
         ),
         (lambda: fit_charts(ManifoldMixture.from_data(X, 1, 1), X, rounds=0), "rounds: got 0"),
-        (lambda: fit_charts(ManifoldMixture.from_data(X, 1, 2), X[X[:, 1] > 5], epochs=1), "chart . is left with 0 rows"),
+        (
+            lambda: fit_charts(ManifoldMixture.from_data(X, 1, 2), X[X[:, 1] > 5], epochs=1),
+            "chart . is left with 0 rows",
+        ),
         (lambda: scan_dimension(X, [1, 2]), r"dims: got \[1, 2\] for x of shape \(40, 2\)"),
         (lambda: scan_dimension(X, []), r"dims: got \[\]"),
         (lambda: scan_dimension(X, [1], held_out=1.0), "held_out: got 1.0 of 40 rows"),

@@ -55,7 +55,9 @@ SETTINGS = [
 @pytest.mark.parametrize("manifold, dim, kwargs", SETTINGS)
 @pytest.mark.parametrize("likelihood", ["normal", "bernoulli"])
 def test_training_raises_the_bound(manifold, dim, kwargs, likelihood) -> None:
-    x = (torch.randn(40, 1, dtype=D) * torch.linspace(-2, 2, 6, dtype=D) > 0).to(D)  # two kinds of rows: log 2 to gain
+    x = (torch.randn(40, 1, dtype=D) * torch.linspace(-2, 2, 6, dtype=D) > 0).to(
+        D
+    )  # two kinds of rows: log 2 to gain
     vae = make(manifold(), dim, likelihood=likelihood, **kwargs)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO())
     before = vae.iwae(x, 200).mean()
@@ -73,7 +75,8 @@ def test_iwae_is_the_evidence_where_the_decoder_ignores_z(manifold, dim, kwargs)
     torch.nn.init.zeros_(vae.decoder.net[-1].weight)
     x = torch.randn(7, 6, dtype=D)
     exact = torch.distributions.Normal(vae.decoder.net[-1].bias, 1.0).log_prob(x).sum(-1)
-    # weights p(z)/q(z) have a variance below 4 (measured): 6 sd of the mean of 2e4 are 6 * sqrt(4 / 2e4) = 0.085
+    # weights p(z)/q(z) have a variance below 4 (measured): 6 sd of the mean of 2e4 are 6 * sqrt(4 / 2e4) =
+    # 0.085
     assert torch.allclose(vae.iwae(x, 20_000), exact, atol=0.09)
 
 
@@ -93,7 +96,8 @@ def test_iwae_agrees_with_quadrature(manifold, prior) -> None:
         prior_mass = vae.prior.log_prob(z) + volume
         exact = torch.stack([(prior_mass + vae.decode(z).log_prob(row)).logsumexp(0) for row in x])
     assert abs(float(prior_mass.logsumexp(0))) < 1e-4
-    # relative variance of the weights p(x|z) p(z) / q(z) below 10 (measured): 6 sd of the log-mean are 6 * sqrt(10 / 4e4)
+    # relative variance of the weights p(x|z) p(z) / q(z) below 10 (measured): 6 sd of the log-mean are 6 *
+    # sqrt(10 / 4e4)
     assert torch.allclose(vae.iwae(x, 40_000), exact, atol=0.095)
 
 
@@ -109,8 +113,12 @@ def test_iwae_counts_every_row_whatever_the_chunks_in_bounded_memory(monkeypatch
         seen.clear()
         parts = vae.iwae(x, k, chunk=chunk)
         assert max(seen) <= max(chunk, 8) and sum(seen) == 23 * k * 8
-        assert parts.shape == (23,) and (parts - whole).abs().max() < 6  # no row left at log 0, none counted twice
-    assert abs(float(parts.mean() - whole.mean())) < 0.2  # k = 300 both times; sd of the mean of 23 rows below 0.03
+        assert (
+            parts.shape == (23,) and (parts - whole).abs().max() < 6
+        )  # no row left at log 0, none counted twice
+    assert (
+        abs(float(parts.mean() - whole.mean())) < 0.2
+    )  # k = 300 both times; sd of the mean of 23 rows below 0.03
     seeded = []
     for _ in range(2):
         pyro.set_rng_seed(0)
@@ -212,7 +220,8 @@ def test_stacked_data_need_only_a_plate_of_their_own() -> None:
 
 
 def test_copies_and_second_models_train_their_own_weights(tmp_path) -> None:
-    """While Pyro's parameter store holds the first one's: a second model of the same name, a copy, a loaded one."""
+    """While Pyro's parameter store holds the first one's: a second model of the same name, a copy, a loaded
+    one."""
     x = torch.randn(4, 6, dtype=D)
 
     def step(vae: PoincareVAE) -> None:
@@ -257,12 +266,24 @@ def test_iwae_of_no_row_one_row_and_rows_of_rows() -> None:
         (lambda: make(ball()).model(torch.zeros(6, dtype=D)), r"x: got shape \(6,\).*unsqueeze"),
         (lambda: make(ball()).model(torch.zeros(3, 6)), "x: got dtype torch.float32.*float64"),
         (lambda: make(ball()).model(), "x: got neither data nor size"),
-        (lambda: make(ball()).guide(torch.zeros(3, 6, dtype=D), size=2), "size: got 2, fewer than the 3 rows"),
+        (
+            lambda: make(ball()).guide(torch.zeros(3, 6, dtype=D), size=2),
+            "size: got 2, fewer than the 3 rows",
+        ),
         (lambda: make(ball()).iwae(torch.zeros(3, 6, dtype=D), k=0), "k: got 0"),
         (lambda: make(ball()).sample(-1), "n: got -1"),
-        (lambda: make(ball()).sample(2, torch.zeros(0, 6, dtype=D)), r"x: got shape \(0, 6\); expected \(rows, 6\)"),
-        (lambda: make(ball()).model(torch.zeros(0, 6, dtype=D)), r"x: got shape \(0, 6\); expected at least one row"),
-        (lambda: make(ball()).iwae(torch.zeros(3, 6, dtype=torch.long)), "x: got dtype torch.int64.*float64. Convert"),
+        (
+            lambda: make(ball()).sample(2, torch.zeros(0, 6, dtype=D)),
+            r"x: got shape \(0, 6\); expected \(rows, 6\)",
+        ),
+        (
+            lambda: make(ball()).model(torch.zeros(0, 6, dtype=D)),
+            r"x: got shape \(0, 6\); expected at least one row",
+        ),
+        (
+            lambda: make(ball()).iwae(torch.zeros(3, 6, dtype=torch.long)),
+            "x: got dtype torch.int64.*float64. Convert",
+        ),
     ],
 )
 def test_bad_input(call, match) -> None:

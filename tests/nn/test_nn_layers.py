@@ -54,7 +54,9 @@ def test_gyroplane_distance_is_the_infimum_over_the_plane() -> None:
     assert layer(plane[::100]).abs().max() < 1e-9  # it vanishes on the plane
     for z in points(manifold, 5, 2, 1.0):
         nearest = geo.dist(z.expand_as(plane), plane).min()
-        assert abs(float(layer(z).detach().square() - nearest.square())) < 1e-6  # squares: quadratic in the grid's step
+        assert (
+            abs(float(layer(z).detach().square() - nearest.square())) < 1e-6
+        )  # squares: quadratic in the grid's step
 
 
 def test_gyroplane_is_the_same_function_on_ball_and_hyperboloid() -> None:
@@ -85,7 +87,12 @@ def test_gyroplane_gradients_and_curvature_gradient() -> None:
 
     def f(k: torch.Tensor, w: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
         state = {"manifold.k": k, "weight": w, "offset": r}
-        z = torch.tanh(0.5 * (-k).sqrt() * v.norm(dim=-1, keepdim=True)) / (-k).sqrt() * v / v.norm(dim=-1, keepdim=True)
+        z = (
+            torch.tanh(0.5 * (-k).sqrt() * v.norm(dim=-1, keepdim=True))
+            / (-k).sqrt()
+            * v
+            / v.norm(dim=-1, keepdim=True)
+        )
         return torch.func.functional_call(layer, state, (z,))
 
     inputs = [x.detach().clone().requires_grad_() for x in (manifold.k, layer.weight, layer.offset)]
@@ -98,7 +105,12 @@ def test_gyroplane_is_finite_at_the_origin_zero_weight_and_far_out() -> None:
     with torch.no_grad():
         layer.weight[0] = 0
         layer.offset[1] = 0
-    z = torch.cat([torch.zeros(1, 2, dtype=torch.float64), geometry(manifold).chart(torch.tensor([[30.0, 0.0]]).double())])
+    z = torch.cat(
+        [
+            torch.zeros(1, 2, dtype=torch.float64),
+            geometry(manifold).chart(torch.tensor([[30.0, 0.0]]).double()),
+        ]
+    )
     z.requires_grad_()
     out = layer(z)
     out.sum().backward()
@@ -122,7 +134,11 @@ def test_mobius_linear_is_the_textbook_formula() -> None:
     z = points(manifold, 20, 3, 0.5)
     w = manifold.logmap0(z) @ layer.weight.mT
     x, y = manifold.expmap0(w), manifold.expmap0(layer.bias)
-    xy, x2, y2 = (x * y).sum(-1, keepdim=True), x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True)
+    xy, x2, y2 = (
+        (x * y).sum(-1, keepdim=True),
+        x.square().sum(-1, keepdim=True),
+        y.square().sum(-1, keepdim=True),
+    )
     expected = ((1 + 2 * C * xy + C * y2) * x + (1 - C * x2) * y) / (1 + 2 * C * xy + C * C * x2 * y2)
     assert torch.allclose(layer(z), expected, atol=1e-10)
     zero = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
@@ -160,14 +176,20 @@ PRODUCT = geoopt.ProductManifold((geoopt.PoincareBall(), 2), (geoopt.Euclidean(1
         (lambda: ExpMapHead(geoopt.Sphere(), 5, 2), "manifold: Sphere has no global chart"),
         (lambda: LogMapLayer(geoopt.Sphere()), "manifold: Sphere has no global chart"),
         (lambda: ExpMapHead(geoopt.PoincareBall(), 5, 0), "dim: got 0"),
-        (lambda: ExpMapHead(geoopt.PoincareBall(), 5, 2)(torch.zeros(3, 4)), r"h: got shape \(3, 4\).*size 5"),
+        (
+            lambda: ExpMapHead(geoopt.PoincareBall(), 5, 2)(torch.zeros(3, 4)),
+            r"h: got shape \(3, 4\).*size 5",
+        ),
         (lambda: GyroplaneLayer(PRODUCT, 4, 3), "no constant curvature"),
         (lambda: GyroplaneLayer(geoopt.PoincareBall(), 2, -1), "out_features: got -1"),
         (lambda: GyroplaneLayer(geoopt.PoincareBall(), 2, 3)(torch.zeros(5, 3)), r"z: got shape \(5, 3\)"),
         (lambda: MobiusLinear(geoopt.Lorentz(), 2, 3), "manifold: got Lorentz"),
         (lambda: MobiusLinear(geoopt.PoincareBall(), 2, 3)(torch.zeros(3)), r"z: got shape \(3,\)"),
         (lambda: ManifoldDecoder(geoopt.PoincareBall(), 2, 5, 6, "geo"), "first: got 'geo'"),
-        (lambda: ManifoldEncoder(geoopt.PoincareBall(), 6, 5, 2)(torch.zeros(3, 5)), r"x: got shape \(3, 5\)"),
+        (
+            lambda: ManifoldEncoder(geoopt.PoincareBall(), 6, 5, 2)(torch.zeros(3, 5)),
+            r"x: got shape \(3, 5\)",
+        ),
     ],
 )
 def test_bad_input(call, match) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import jacfwd, jacrev
 
-from pyro_manifold.ops.autograd import first_order
+from pyro_manifold.ops.autograd import last_order_gradient
 from pyro_manifold.ops.ball import ball_exp
 
 
@@ -17,7 +17,7 @@ class Cube(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         (x,) = ctx.saved_tensors
-        return first_order(3 * x.detach() ** 2 * g.detach(), x, g)
+        return last_order_gradient(3 * x.detach() ** 2 * g.detach(), x, g)
 
 
 def test_raises_even_where_another_path_leads_to_the_input():
@@ -31,15 +31,18 @@ def test_raises_even_where_another_path_leads_to_the_input():
 def test_no_cost_in_a_first_backward():
     y = torch.ones(2)
     with torch.no_grad():
-        assert first_order(y, torch.ones(2, requires_grad=True)) is y
+        assert last_order_gradient(y, torch.ones(2, requires_grad=True)) is y
 
 
 def test_forward_mode_inside_forward_mode_is_refused() -> None:
-    """torch would give zeros; forward over reverse is right. Modes that nest elsewhere are no fault of the operator."""
+    """torch would give zeros; forward over reverse is right. Modes that nest elsewhere are no fault of the
+    operator."""
     x = torch.tensor([0.3, 0.4], dtype=torch.float64)
 
     def f(v: torch.Tensor) -> torch.Tensor:
-        return ball_exp(torch.tensor(-1.0, dtype=torch.float64), torch.zeros(2, dtype=torch.float64), v, True).sum()
+        return ball_exp(
+            torch.tensor(-1.0, dtype=torch.float64), torch.zeros(2, dtype=torch.float64), v, True
+        ).sum()
 
     with pytest.raises(NotImplementedError, match="use torch.func.hessian"):
         jacfwd(jacfwd(f))(x)

@@ -1,4 +1,5 @@
-"""Shared factors are not copied to every vector: values against plain broadcasting, and the elements that are allocated."""
+"""Shared factors are not copied to every vector: values against plain broadcasting, and the elements that are
+allocated."""
 
 import geoopt
 import pytest
@@ -26,7 +27,15 @@ class Largest(TorchDispatchMode):
         return out
 
 
-SHAPES = [((), ()), ((), (5,)), ((3,), (5, 3)), ((3,), ()), ((3, 1), (4,)), ((1, 4), (3, 1)), ((2, 1, 4), (6, 2, 3, 4))]
+SHAPES = [
+    ((), ()),
+    ((), (5,)),
+    ((3,), (5, 3)),
+    ((3,), ()),
+    ((3, 1), (4,)),
+    ((1, 4), (3, 1)),
+    ((2, 1, 4), (6, 2, 3, 4)),
+]
 SHAPES.append(((), (0,)))
 
 
@@ -61,14 +70,16 @@ LAWS = {
     "projected-normal": lambda: mdist.ProjectedNormal(SPHERE),
     "wrapped-centres": lambda: mdist.WrappedNormal(geoopt.PoincareBall(), LOC, scale_tril=EYE),
     "wrapped-sphere": lambda: mdist.WrappedNormal(geoopt.Sphere(), SPHERE, scale_tril=0.01 * EYE[1:, 1:]),
-    "rotated": lambda: torch.distributions.TransformedDistribution(mdist.VonMisesFisher(SPHERE, 3.0), [Rotation(EYE)]),
+    "rotated": lambda: torch.distributions.TransformedDistribution(
+        mdist.VonMisesFisher(SPHERE, 3.0), [Rotation(EYE)]
+    ),
 }
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_memory_is_that_of_the_data(law: str) -> None:
+@pytest.mark.parametrize("distribution", LAWS)
+def test_memory_is_that_of_the_data(distribution: str) -> None:
     """Scores and draws of 400 points of R^40 with a shared factor hold no copy of it for each point."""
-    d = LAWS[law]()
+    d = LAWS[distribution]()
     shape = torch.Size([] if d.batch_shape == (N,) else [N])
     with Largest() as seen:
         x = d.sample(shape)

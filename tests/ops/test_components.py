@@ -30,7 +30,9 @@ def far_points(n: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("d", [2, 9])
 @pytest.mark.parametrize("name", ["exp", "log", "exp_frame", "log_frame"])
 @pytest.mark.parametrize("make", [geoopt.Sphere, geoopt.Lorentz, geoopt.PoincareBall])
-def test_blocks_give_what_one_piece_gives(make: type, name: str, d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_give_what_one_piece_gives(
+    make: type, name: str, d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifold = make() if make is geoopt.Sphere else make(1.3, learnable=True)
     geo = geometry(manifold.double())
     n, params = 301, list(manifold.parameters())
@@ -56,15 +58,24 @@ def test_blocks_give_what_one_piece_gives(make: type, name: str, d: int, monkeyp
 @pytest.mark.parametrize("make", [geoopt.Sphere, geoopt.Lorentz, geoopt.PoincareBall])
 def test_ambient_gradients_of_first_and_second_order(make: type, name: str, d: int) -> None:
     geo = geometry(make().double())
-    p, q = far_points(6, d) if make is geoopt.Sphere else (
-        geo.exp_frame(geo.origin(d, dtype=torch.float64), torch.randn(6, d).double()).detach() for _ in "pq"
+    p, q = (
+        far_points(6, d)
+        if make is geoopt.Sphere
+        else (
+            geo.exp_frame(geo.origin(d, dtype=torch.float64), torch.randn(6, d).double()).detach()
+            for _ in "pq"
+        )
     )
     if make is geoopt.Sphere:
-        q[:2] = geo.exp_frame(p[:2], torch.tensor(2.8) * torch.nn.functional.normalize(torch.randn(2, d).double(), dim=-1))
+        q[:2] = geo.exp_frame(
+            p[:2], torch.tensor(2.8) * torch.nn.functional.normalize(torch.randn(2, d).double(), dim=-1)
+        )
     z = q if name == "log" else geo.to_tangent(p, torch.randn(6, d).double())
     args = tuple(a.detach().clone().requires_grad_() for a in (p, z))
 
-    def f(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:  # on the sphere only gradients along it have a meaning
+    def f(
+        p: torch.Tensor, z: torch.Tensor
+    ) -> torch.Tensor:  # on the sphere only gradients along it have a meaning
         on = torch.nn.functional.normalize if make is geoopt.Sphere else torch.clone
         return getattr(geo, name)(on(p), on(z) if name == "log" else geo.project_tangent(on(p), z))
 
@@ -85,7 +96,9 @@ def test_several_gradients_at_once(make: type, name: str, d: int) -> None:
     g = torch.randn(3, *y.shape, dtype=y.dtype)
     together = torch.autograd.grad(y, args, g, is_grads_batched=True, retain_graph=True)
     for i in range(3):
-        torch.testing.assert_close([t[i] for t in together], list(torch.autograd.grad(y, args, g[i], retain_graph=True)))
+        torch.testing.assert_close(
+            [t[i] for t in together], list(torch.autograd.grad(y, args, g[i], retain_graph=True))
+        )
 
 
 @pytest.mark.slow
@@ -106,4 +119,6 @@ def test_compiled_maps_and_their_gradients(make: type, d: int) -> None:
     with pyro.validation_enabled(False):  # the compiler switches torch's off, and leaves it so
         value, compiled = maps(*leaves), torch.compile(maps, fullgraph=True)(*leaves)
     torch.testing.assert_close(compiled, value)
-    torch.testing.assert_close(torch.autograd.grad(compiled.sum(), leaves), torch.autograd.grad(value.sum(), leaves))
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled.sum(), leaves), torch.autograd.grad(value.sum(), leaves)
+    )

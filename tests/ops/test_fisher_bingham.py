@@ -43,8 +43,11 @@ def on_two_sphere(lam: tuple[float, float, float], k: float) -> float:
     a, b = (mpmath.mpf(lam[1]) + lam[2]) / 2, (mpmath.mpf(lam[2]) - lam[1]) / 2
     f = lambda t: mpmath.exp(-lam[0] * t * t + k * t - a * (1 - t * t)) * mpmath.besseli(0, b * (1 - t * t))  # noqa: E731
     width = 1 / mpmath.sqrt(1 + k + 2 * abs(lam[0] - a) + 2 * abs(b))
-    cuts = sorted({-1, 0, 1} | {s * (1 - min(m * width * width, mpmath.mpf(1))) for m in (1, 8, 64, 512) for s in (-1, 1)}
-                  | {s * min(m * width, mpmath.mpf(1)) for m in (1, 4, 16) for s in (-1, 1)})  # fmt: skip
+    cuts = sorted(
+        {-1, 0, 1}
+        | {s * (1 - min(m * width * width, mpmath.mpf(1))) for m in (1, 8, 64, 512) for s in (-1, 1)}
+        | {s * min(m * width, mpmath.mpf(1)) for m in (1, 4, 16) for s in (-1, 1)}
+    )
     return float(mpmath.log(2 * mpmath.pi * mpmath.quad(f, cuts)))
 
 
@@ -81,7 +84,8 @@ def test_circle(scale: float) -> None:
 
 
 def far_scales(n: int, d: int) -> tuple[Tensor, Tensor]:
-    """Coefficients over six decades, and kappa near 2 l_1, where a second saddle nearly competes, or of any size."""
+    """Coefficients over six decades, and kappa near 2 l_1, where a second saddle nearly competes, or of any
+    size."""
     lam = (10 ** (7 * torch.rand(n, d, dtype=torch.float64) - 3)).clamp(max=1e4) * (torch.rand(n, d) < 0.7)
     near = 2 * lam[:, 0] * (1 + 0.1 * torch.randn(n, dtype=torch.float64))
     kappa = torch.where(torch.rand(n) < 0.5, near, 10 ** (7 * torch.rand(n, dtype=torch.float64) - 3))
@@ -98,12 +102,15 @@ def quadrature_on_circle(lam: Tensor, kappa: Tensor, n: int = 200_000) -> Tensor
 def test_unlike_scales_on_the_circle() -> None:
     """Where the parabolic contour overflows: against the trapezoidal rule on the circle itself."""
     lam, kappa = far_scales(100, 2)
-    torch.testing.assert_close(log_normalizer(lam, kappa), quadrature_on_circle(lam, kappa), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        log_normalizer(lam, kappa), quadrature_on_circle(lam, kappa), rtol=0, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("d", [3, 10, 100])
 def test_unlike_scales(d: int) -> None:
-    """Finite everywhere, and E|x|^2 = 1: an identity of the exact integral, not of each node's weights. Bingham's and others'."""
+    """Finite everywhere, and E|x|^2 = 1: an identity of the exact integral, not of each node's weights.
+    Bingham's and others'."""
     lam, kappa = far_scales(300, d)
     rates = lam - lam[:, :1] + (kappa / 2).unsqueeze(-1)
     log, moments = relative_moments(rates)
@@ -111,11 +118,14 @@ def test_unlike_scales(d: int) -> None:
     bingham = lam.sort(-1).values
     log, moments = relative_moments(bingham - bingham[:, :1])
     assert bool(log.isfinite().all())
-    torch.testing.assert_close(moments.sum(-1), torch.full((len(lam),), 2.0, dtype=torch.float64), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        moments.sum(-1), torch.full((len(lam),), 2.0, dtype=torch.float64), rtol=0, atol=1e-11
+    )
 
 
 def test_against_the_next_dimensions() -> None:
-    """dC/dl_i = -C E[x_i^2], and E[x_i^2] C_d is C_{d+2} with l_i three times, over 2 pi: an identity across d."""
+    """dC/dl_i = -C E[x_i^2], and E[x_i^2] C_d is C_{d+2} with l_i three times, over 2 pi: an identity across
+    d."""
     lam = tensor(0.0, 3.0, 40.0, 500.0)
     log, moments = relative_moments(lam)
     moments = moments - tensor(1.0, 0.0, 0.0, 0.0)
@@ -165,12 +175,29 @@ def test_uniform_limit_and_float32() -> None:
     torch.testing.assert_close(relative_moments(torch.zeros(5))[1], tensor(1.2, 0.2, 0.2, 0.2, 0.2))
 
 
-CONCENTRATIONS = [1e-300, 1e-30, 1e-8, 1e-3, 1.0, 10.0, 1e3, 83767.77, 1e6, 1e13, 1e15, 1e30, 1e100, 1e155, 1e300]
+CONCENTRATIONS = [
+    1e-300,
+    1e-30,
+    1e-8,
+    1e-3,
+    1.0,
+    10.0,
+    1e3,
+    83767.77,
+    1e6,
+    1e13,
+    1e15,
+    1e30,
+    1e100,
+    1e155,
+    1e300,
+]
 
 
 @pytest.mark.parametrize("d", [2, 3, 5, 64, 1024])
 def test_equal_rates_at_every_concentration(d: int) -> None:
-    """Von Mises-Fisher through Bessel functions (which are held against mpmath): S, moments, divergence and its gradient."""
+    """Von Mises-Fisher through Bessel functions (which are held against mpmath): S, moments, divergence and
+    its gradient."""
     k = tensor(*CONCENTRATIONS)
     v = d / 2 - 1
     c = (k / 2).unsqueeze(-1).repeat(1, d).requires_grad_()
@@ -190,16 +217,21 @@ def test_equal_rates_at_every_concentration(d: int) -> None:
 
 @pytest.mark.parametrize("d", [3, 10])
 def test_flat_ridges_at_every_concentration(d: int) -> None:
-    """2 beta = kappa: the second coordinate has the density exp(-kappa x^4/8) in the limit, and the others are normal."""
+    """2 beta = kappa: the second coordinate has the density exp(-kappa x^4/8) in the limit, and the others
+    are normal."""
     k = tensor(1e9, 1e12, 1e20, 1e50, 1e150, 1e300)
     c = (k / 2).unsqueeze(-1).repeat(1, d)
     c[:, 1] = 0.0
     log, moments = relative_moments(c)
     quartic = math.log(2) + math.lgamma(1.25) - 0.25 * (k / 8).log()
-    torch.testing.assert_close(log, quartic + (d - 2) / 2 * (math.log(2 * math.pi) - k.log()), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        log, quartic + (d - 2) / 2 * (math.log(2 * math.pi) - k.log()), rtol=1e-4, atol=0
+    )
     expected = math.exp(math.lgamma(0.75) - math.lgamma(0.25)) * (8 / k).sqrt()
     torch.testing.assert_close(moments[1:, 1], expected[1:], rtol=1e-5, atol=0)
-    torch.testing.assert_close((c * moments).sum(-1)[1:], torch.full_like(k[1:], 0.25 + (d - 2) / 2), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        (c * moments).sum(-1)[1:], torch.full_like(k[1:], 0.25 + (d - 2) / 2), rtol=1e-5, atol=0
+    )
 
 
 def test_batches_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +241,9 @@ def test_batches_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyro_manifold.ops.fisher_bingham._CHUNK", 2000)
     for a, b in zip(whole, relative_moments(c), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
-    assert relative_normalizer(torch.zeros(0, 3)).shape == (0,) and uniform_divergence(torch.zeros(2, 0, 3)).shape == (2, 0)
+    assert relative_normalizer(torch.zeros(0, 3)).shape == (0,) and uniform_divergence(
+        torch.zeros(2, 0, 3)
+    ).shape == (2, 0)
 
 
 def test_error_names_the_shape() -> None:

@@ -1,4 +1,5 @@
-"""The volume change of positive definite matrices: value, gradient and Hessian, at repeated eigenvalues too."""
+"""The volume change of positive definite matrices: value, gradient and Hessian, at repeated eigenvalues
+too."""
 
 import pytest
 import torch
@@ -27,7 +28,9 @@ def test_value_and_derivatives(spectrum: list[float]) -> None:
     a = matrix(spectrum)
     x = torch.tensor(spectrum, dtype=F64)
     half = torch.stack([x[0] - x[1], x[0] - x[2], x[1] - x[2]]).abs() / 2
-    expected = (half + torch.log(-torch.expm1(-2 * half) / (2 * half).clamp_min(1e-300))).where(half > 0, 0.0).sum()
+    expected = (
+        (half + torch.log(-torch.expm1(-2 * half) / (2 * half).clamp_min(1e-300))).where(half > 0, 0.0).sum()
+    )
     torch.testing.assert_close(log_sinhc_gaps(a), expected, rtol=1e-7, atol=1e-12)
     a.requires_grad_()
     assert torch.autograd.gradcheck(log_sinhc_gaps, (a,), check_batched_grad=True, check_forward_ad=True)
@@ -36,7 +39,8 @@ def test_value_and_derivatives(spectrum: list[float]) -> None:
 
 
 def test_hessian_at_zero_and_of_two_by_two() -> None:
-    """At 0 it is that of n |A|^2 / 24 less the trace; for n = 2, that of log sinhc of the root of a quadratic form."""
+    """At 0 it is that of n |A|^2 / 24 less the trace; for n = 2, that of log sinhc of the root of a quadratic
+    form."""
     for n in (1, 2, 3, 5):
         d = n * (n + 1) // 2
         h = hessian(lambda v: log_sinhc_gaps(vec_to_sym(v, n)))(torch.zeros(d, dtype=F64))  # noqa: B023

@@ -1,4 +1,5 @@
-"""Logarithms of the incomplete gamma function against mpmath, where the function itself underflows and where it does not."""
+"""Logarithms of the incomplete gamma function against mpmath, where the function itself underflows and where
+it does not."""
 
 import mpmath as mp
 import pytest
@@ -16,11 +17,14 @@ def test_against_mpmath(a):
     with mp.workdps(30):
         logs = [mp.log(mp.gammainc(mp.mpf(a), 0, mp.mpf(a * r), regularized=True)) for r in ratios]
         slopes = [
-            mp.log(mp.mpf(a * r) ** mp.mpf(a)) - mp.mpf(a * r) - mp.loggamma(a) - p for r, p in zip(ratios, logs, strict=True)
+            mp.log(mp.mpf(a * r) ** mp.mpf(a)) - mp.mpf(a * r) - mp.loggamma(a) - p
+            for r, p in zip(ratios, logs, strict=True)
         ]
     x = torch.tensor([a * r for r in ratios], dtype=F64)
     for ours, exact in ((log_gammainc(a, x), logs), (log_gammainc_slope(a, x), slopes)):
-        torch.testing.assert_close(ours, torch.tensor([float(v) for v in exact], dtype=F64), rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(
+            ours, torch.tensor([float(v) for v in exact], dtype=F64), rtol=1e-12, atol=1e-13
+        )
 
 
 def test_derivatives_and_ends():

@@ -1,4 +1,5 @@
-"""Lattice sums against boxes that hold every term, and against the normal itself in dimensions that have no such box."""
+"""Lattice sums against boxes that hold every term, and against the normal itself in dimensions that have no
+such box."""
 
 import itertools
 import math
@@ -23,13 +24,17 @@ def test_against_a_box():
     torch.manual_seed(0)
     for d, n in ((1, 40), (2, 40), (3, 12)):
         for scale in (0.05, 0.4, 1.2, 2.0):
-            tril = 0.7 * scale * torch.randn(d, d, dtype=F64).tril(-1) + torch.diag(torch.rand(d, dtype=F64) + 0.3) * scale
+            tril = (
+                0.7 * scale * torch.randn(d, d, dtype=F64).tril(-1)
+                + torch.diag(torch.rand(d, dtype=F64) + 0.3) * scale
+            )
             v = (torch.rand(7, d, dtype=F64) - 0.5) * 2 * math.pi
             torch.testing.assert_close(log_lattice_sum(v, tril), box(v, tril, n), rtol=1e-12, atol=1e-12)
 
 
 def test_a_strip_that_winds_around():
-    """Sd 0.7 along the strip, 0.001 across: the nearest winding is 26 sd away, far outside any box of 8 sd."""
+    """Sd 0.7 along the strip, 0.001 across: the nearest winding is 26 sd away, far outside any box of 8
+    sd."""
     tril = torch.tensor([[0.7, 0.0], [0.49, 0.001]], dtype=F64)
     v = torch.tensor([[3.0, -3.0], [1.0, 2.0], [0.0, 0.5]], dtype=F64)
     torch.testing.assert_close(log_lattice_sum(v, tril), box(v, tril, 60), rtol=1e-12, atol=1e-12)
@@ -66,7 +71,9 @@ def test_the_dual_is_the_same_sum():
         torch.testing.assert_close(log_dual_sum(v, tril), log_lattice_sum(v, tril), rtol=1e-11, atol=1e-11)
         several = torch.stack([tril, 1.1 * tril])
         each = torch.stack([log_dual_sum(v, several[i]) for i in range(2)])
-        torch.testing.assert_close(log_dual_sum(v.expand(2, 7, d), several.unsqueeze(1)), each, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            log_dual_sum(v.expand(2, 7, d), several.unsqueeze(1)), each, rtol=1e-12, atol=1e-12
+        )
     leaves = v[:2].clone().requires_grad_(), tril.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: log_dual_sum(a, b.tril()), leaves)
 
@@ -80,8 +87,12 @@ def test_each_point_by_the_sum_that_suits_it():
     out = log_torus_normal(v, tril)
     expected = [box(v[:, 0], tril[i], n) for i, n in ((0, 3), (1, 12))]
     expected.append(torch.full((5,), -2 * math.log(2 * math.pi), dtype=F64))
-    one = MultivariateNormal(torch.zeros(1, dtype=F64), scale_tril=tril[3, :1, :1])  # x uniform: the second axis
+    one = MultivariateNormal(
+        torch.zeros(1, dtype=F64), scale_tril=tril[3, :1, :1]
+    )  # x uniform: the second axis
     expected.append(one.log_prob(v[:, 0, :1]) - math.log(2 * math.pi))
     torch.testing.assert_close(out, torch.stack(expected, 1), rtol=1e-9, atol=1e-9)
-    many = log_torus_normal(torch.zeros(9, dtype=F64), 10 * (torch.eye(9) + torch.ones(9, 9).tril(-1)).double())
+    many = log_torus_normal(
+        torch.zeros(9, dtype=F64), 10 * (torch.eye(9) + torch.ones(9, 9).tril(-1)).double()
+    )
     assert abs(float(many) + 9 * math.log(2 * math.pi)) < 1e-5

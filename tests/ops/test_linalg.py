@@ -1,4 +1,5 @@
-"""Functions of symmetric matrices against mpmath and finite differences; repeated and nearly repeated eigenvalues."""
+"""Functions of symmetric matrices against mpmath and finite differences; repeated and nearly repeated
+eigenvalues."""
 
 import mpmath
 import pytest
@@ -52,7 +53,8 @@ def mp_divided(f, a, b):
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
 @pytest.mark.parametrize("name", SPECS)
 def test_derivative_against_mpmath(name, spectrum):
-    """At a diagonal matrix the derivative is the table of divided differences times the direction; no rotation error."""
+    """At a diagonal matrix the derivative is the table of divided differences times the direction; no
+    rotation error."""
     if name == "exp" and max(spectrum) > 100:
         pytest.skip("exp(1000) overflows")
     x = torch.tensor(spectrum, dtype=torch.float64)
@@ -63,12 +65,16 @@ def test_derivative_against_mpmath(name, spectrum):
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize("spectrum", [s for k, s in SPECTRA.items() if k != "spread"], ids=[k for k in SPECTRA if k != "spread"])
+@pytest.mark.parametrize(
+    "spectrum", [s for k, s in SPECTRA.items() if k != "spread"], ids=[k for k in SPECTRA if k != "spread"]
+)
 @pytest.mark.parametrize("name", SPECS)
 def test_value_gradient_and_second_derivative(name, spectrum):
     spec, a = SPECS[name], matrix(spectrum)
     values, u = torch.linalg.eigh(a)
-    torch.testing.assert_close(sym_function(a, spec), u @ torch.diag(spec.f(values)) @ u.mT, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        sym_function(a, spec), u @ torch.diag(spec.f(values)) @ u.mT, rtol=1e-12, atol=1e-12
+    )
     a.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: sym_function(x, spec), a)
     assert torch.autograd.gradgradcheck(lambda x: sym_function(x, spec), a, atol=1e-4)
@@ -96,7 +102,8 @@ def test_a_third_derivative_raises():
 
 @pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
 def test_eigenvalues(spectrum):
-    """A symmetric function of the eigenvalues has the gradient U g'(x) U^T, repeated or not; a second derivative raises."""
+    """A symmetric function of the eigenvalues has the gradient U g'(x) U^T, repeated or not; a second
+    derivative raises."""
     a = matrix(spectrum).requires_grad_()
     x = sym_eigenvalues(a)
     torch.testing.assert_close(x.detach(), sym_eigenvalues(a.detach()), atol=1e-12, rtol=1e-12)
@@ -166,8 +173,11 @@ def test_rotations_of_a_large_batch_agree_with_lapack(n, spectrum, dtype):
 
 
 def test_large_batches_take_the_same_derivatives():
-    """The path by rotations, at distinct and repeated eigenvalues and with a bad matrix, against single matrices."""
-    a = torch.stack([matrix(s) for s in ([0.3, 1.0, 2.5], [1.3, 1.3, 1.3], [0.7, 0.7, 2.0])] * 700).requires_grad_()
+    """The path by rotations, at distinct and repeated eigenvalues and with a bad matrix, against single
+    matrices."""
+    a = torch.stack(
+        [matrix(s) for s in ([0.3, 1.0, 2.5], [1.3, 1.3, 1.3], [0.7, 0.7, 2.0])] * 700
+    ).requires_grad_()
     weight = torch.randn(3, 3, dtype=torch.float64)
     (many,) = torch.autograd.grad((sym_function(a, LOG) * weight).sum(), a)
     for x, expected in zip(a[:3].detach(), many, strict=False):

@@ -15,7 +15,11 @@ ROOT = {
     "arcsinc_sqrt": lambda r: mp.asin(r) / r,
     "log_sinc_sqrt": lambda r: mp.log(abs(mp.sin(r) / r)),
 }
-GRID = [s * x for s in (-1.0, 1.0) for x in (1e-300, 1e-30, 1e-12, 1e-6, 1e-3, 0.03, 0.0499, 0.0501, 0.3, 0.8, 0.97)]
+GRID = [
+    s * x
+    for s in (-1.0, 1.0)
+    for x in (1e-300, 1e-30, 1e-12, 1e-6, 1e-3, 0.03, 0.0499, 0.0501, 0.3, 0.8, 0.97)
+]
 WIDE = [-4000.0, -100.0, -9.0, -3.0, 1.5, 4.0, 8.0, 30.0, 400.0]
 
 
@@ -45,7 +49,8 @@ def test_against_mpmath(name: str, n: int, tol: float) -> None:
     for _ in range(n):
         (y,) = torch.autograd.grad(y.sum(), s, create_graph=True)
     want = torch.tensor([reference(name, p, n) for p in points], dtype=torch.float64)
-    # conditioning of the argument itself, where the function is steep (cos, tan and log|sin| near their zeros and poles)
+    # conditioning of the argument itself, where the function is steep (cos, tan and log|sin| near their zeros
+    # and poles)
     slopes = [abs(p * reference(name, p, n + 1)) if abs(p) > 1 and n < 2 else 0.0 for p in points]
     steep = torch.tensor(slopes, dtype=torch.float64)
     error = (y - want).abs() / (want.abs() + steep).clamp_min(1.0 if n == 0 else 1e-3)
@@ -55,7 +60,9 @@ def test_against_mpmath(name: str, n: int, tol: float) -> None:
 @pytest.mark.parametrize("name", ROOT)
 def test_sign_hint_changes_nothing(name: str) -> None:
     for sign in (-1, 1):
-        s = torch.tensor([x for x in grid(name) if x * sign > 0] + [0.0], dtype=torch.float64, requires_grad=True)
+        s = torch.tensor(
+            [x for x in grid(name) if x * sign > 0] + [0.0], dtype=torch.float64, requires_grad=True
+        )
         f = getattr(nu, name)
         for a, b in zip(*((y, *torch.autograd.grad(y.sum(), s)) for y in (f(s), f(s, sign))), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-150)
@@ -114,7 +121,8 @@ def test_safe_sqrt_has_gradient_zero_at_zero() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_norm_of_any_layout_and_length(dtype: torch.dtype) -> None:
-    """Rows side by side or one after the other, of usual, vanishing and overflowing squares: value and gradient x / |x|."""
+    """Rows side by side or one after the other, of usual, vanishing and overflowing squares: value and
+    gradient x / |x|."""
     draws = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     unit = torch.nn.functional.normalize(draws, dim=-1)
     for length in (1.0, torch.finfo(dtype).tiny * 100, torch.finfo(dtype).max / 100):
@@ -122,5 +130,9 @@ def test_norm_of_any_layout_and_length(dtype: torch.dtype) -> None:
         for x in (rows, rows.t().contiguous().t()):
             x = x.clone().requires_grad_()
             r = nu.norm(x)
-            torch.testing.assert_close(r.double() / length, torch.ones(5, dtype=torch.float64), rtol=1e-5, atol=0)
-            torch.testing.assert_close(torch.autograd.grad(r.sum(), x)[0].double(), unit, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                r.double() / length, torch.ones(5, dtype=torch.float64), rtol=1e-5, atol=0
+            )
+            torch.testing.assert_close(
+                torch.autograd.grad(r.sum(), x)[0].double(), unit, rtol=1e-5, atol=1e-6
+            )

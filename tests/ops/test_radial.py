@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from pyro_manifold.ops import radial, radial_sample
-from pyro_manifold.ops.quadrature import compact
+from pyro_manifold.ops.quadrature import unexpand
 from pyro_manifold.ops.radial import log_normalizer, radius_moment
 from pyro_manifold.ops.radial_sample import radius_gradients, sample_radius
 
@@ -21,12 +21,18 @@ def tensor(x, **kw):
 
 
 class Exact:
-    """The law of r at 40 digits."""
+    """The distribution of r at 40 digits."""
 
     def __init__(self, sigma, k, dim):
         self.sigma, self.k, self.dim = mp.mpf(sigma), mp.mpf(k), dim
         root = mp.sqrt(abs(self.k))
-        self.sn = (lambda r: mp.sin(root * r) / root) if k > 0 else (lambda r: mp.sinh(root * r) / root) if k < 0 else mp.mpf
+        self.sn = (
+            (lambda r: mp.sin(root * r) / root)
+            if k > 0
+            else (lambda r: mp.sinh(root * r) / root)
+            if k < 0
+            else mp.mpf
+        )
         self.root, a = root, self.sigma**2 * abs(self.k) * (dim - 1)
         if dim == 1:
             self.mode = mp.mpf(0)
@@ -35,7 +41,10 @@ class Exact:
         elif k < 0:
             self.mode = mp.findroot(lambda y: y * mp.tanh(y) - a, mp.sqrt(a + a * a)) / root
         else:
-            self.mode = mp.findroot(lambda y: y * mp.sin(y) - a * mp.cos(y), mp.sqrt(a / (1 + 4 * a / mp.pi**2))) / root
+            self.mode = (
+                mp.findroot(lambda y: y * mp.sin(y) - a * mp.cos(y), mp.sqrt(a / (1 + 4 * a / mp.pi**2)))
+                / root
+            )
         self.width = self.sigma if k <= 0 else 1 / mp.sqrt(1 / self.sigma**2 + (dim - 1) * self.k)
         end = mp.pi / root if k > 0 else mp.inf
         self.low, self.high = max(self.mode - 13 * self.width, 0), min(self.mode + 13 * self.width, end)
@@ -82,8 +91,16 @@ def check_normalizer(k, sigma, dim):
 
 @pytest.mark.parametrize(
     "k, sigma, dim",
-    [(-1.0, 1e-3, 10), (-1.4, 5.0, 100), (0.0, 0.7, 3), (1.0, 1e-3, 2), (1.0, 1.0, 1024), (1.0, 1e3, 10),
-     (-1.0, 0.5, 1024), (1.0, 0.3, 64)],
+    [
+        (-1.0, 1e-3, 10),
+        (-1.4, 5.0, 100),
+        (0.0, 0.7, 3),
+        (1.0, 1e-3, 2),
+        (1.0, 1.0, 1024),
+        (1.0, 1e3, 10),
+        (-1.0, 0.5, 1024),
+        (1.0, 0.3, 64),
+    ],
 )
 def test_normalizer_and_gradients(k, sigma, dim):
     check_normalizer(k, sigma, dim)
@@ -100,7 +117,8 @@ def test_normalizer_and_gradients_grid(k, sigma, dim):
 
 @pytest.mark.parametrize("dim", [1, 2, 5, 100])
 def test_limits(dim):
-    """Flat space is the normal; an infinite scale is uniform; curvature is continuous and smooth through zero."""
+    """Flat space is the normal; an infinite scale is uniform; curvature is continuous and smooth through
+    zero."""
     sigma = torch.tensor([1e-3, 1.0, 50.0], dtype=F64)
     flat = log_normalizer(sigma, tensor(0), dim)
     torch.testing.assert_close(flat, dim * (sigma.log() + math.log(2 * math.pi) / 2), rtol=1e-13, atol=1e-13)
@@ -127,7 +145,9 @@ def test_moments_and_their_gradients(dim, k, statistic):
     s, c, h = tensor(0.6, requires_grad=True), tensor(k, requires_grad=True), 1e-5
     log_z, m = radius_moment(s, c, dim, statistic)
     if statistic == "square":
-        assert m.item() == pytest.approx(torch.autograd.grad(log_z, s, retain_graph=True)[0].item() * 0.6**3, rel=1e-12)
+        assert m.item() == pytest.approx(
+            torch.autograd.grad(log_z, s, retain_graph=True)[0].item() * 0.6**3, rel=1e-12
+        )
 
     def f(ds, dk):
         return radius_moment(s.detach() + ds, c.detach() + dk, dim, statistic)[1]
@@ -137,7 +157,8 @@ def test_moments_and_their_gradients(dim, k, statistic):
 
 
 def test_single_precision_and_stride():
-    """float32 results are within rounding of float64; expanded scales are integrated once and keep their gradient."""
+    """float32 results are within rounding of float64; expanded scales are integrated once and keep their
+    gradient."""
     for k in (-1.0, 0.0, 1.0):
         for dim in (2, 20):
             s = torch.tensor([1e-3, 0.1, 1.0, 5.0])
@@ -149,7 +170,7 @@ def test_single_precision_and_stride():
     (g,) = torch.autograd.grad(z.sum(), s)
     (g1,) = torch.autograd.grad(log_normalizer(s, tensor(-1), 4).sum(), s)
     torch.testing.assert_close(g, 15 * g1)
-    assert compact(s[:, None].expand(5, 2, 3)).shape == (1, 2, 1)
+    assert unexpand(s[:, None].expand(5, 2, 3)).shape == (1, 2, 1)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -158,34 +179,41 @@ def test_single_precision_and_stride():
     [(-1.0, 0.01), (-1.0, 1.0), (-1.4, 5.0), (0.0, 1.0), (1.0, 0.01), (1.0, 1.0), (1.0, math.inf)],
 )  # fmt: skip
 def test_acceptance_and_distribution(dim, k, sigma, shared):
-    """KS against the quadrature distribution function, of draws of one law and of one draw of each of many. 70 tests at
-    p > 0.01 (smallest 0.15) with five fixed seeds: of fresh ones up to 50% would fail a correct sampler."""
+    """KS against the quadrature distribution function, of draws of one distribution and of one draw of each
+    of many. 70 tests at p > 0.01 (smallest 0.15) with five fixed seeds: of fresh ones up to 50% would fail a
+    correct sampler."""
     torch.manual_seed(dim)
     n = 4000
-    law = radial.law_of(tensor(sigma), tensor(k), dim).map(lambda t: t.expand(n))
+    distribution = radial.radial_density(tensor(sigma), tensor(k), dim).map(lambda t: t.expand(n))
     if dim > 1:
-        rate = radial_sample._propose(law, 20, F64)[1].double().mean()
+        rate = radial_sample._propose(distribution, 20, F64)[1].double().mean()
         assert rate >= 0.65  # 8e4 proposals: standard error 0.0017
     scale = tensor(sigma) if shared else tensor(sigma).repeat(n)
     r = sample_radius(scale, tensor(k), dim, (n,)).sort().values
     assert r.isfinite().all() and (r > 0).all()
-    # distribution function on a fine grid around the law
-    top = (law.mode + 9 * law.width)[0].clamp_max(law.end)
+    # distribution function on a fine grid around the distribution
+    top = (distribution.mode + 9 * distribution.width)[0].clamp_max(distribution.end)
     y = torch.linspace(0, float(top), 40001, dtype=F64)[1:]
-    f = law.map(lambda t: t[:1]).weight(law.mode[:1], y - law.mode[0])
+    f = distribution.map(lambda t: t[:1]).weight(distribution.mode[:1], y - distribution.mode[0])
     cdf = torch.cumsum(f, 0) - f / 2
-    p = stats.kstest(r.numpy(), lambda x: np.interp(x, (y * law.unit[0]).numpy(), (cdf / f.sum()).numpy())).pvalue
+    p = stats.kstest(
+        r.numpy(), lambda x: np.interp(x, (y * distribution.unit[0]).numpy(), (cdf / f.sum()).numpy())
+    ).pvalue
     assert p > 0.01
 
 
-@pytest.mark.parametrize("k, sigma, dim", [(-0.7, 1e-3, 10), (-0.7, 1.0, 2), (0.0, 1.0, 100), (0.7, 1.0, 3), (0.7, 100.0, 10)])
+@pytest.mark.parametrize(
+    "k, sigma, dim", [(-0.7, 1e-3, 10), (-0.7, 1.0, 2), (0.0, 1.0, 100), (0.7, 1.0, 3), (0.7, 100.0, 10)]
+)
 def test_implicit_gradients(k, sigma, dim):
     check_implicit(k, sigma, dim)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 3, 10, 100])
-@pytest.mark.parametrize("k, sigma", [(-0.7, 1e-3), (-0.7, 0.1), (-0.7, 1.0), (-0.7, 5.0), (0.7, 1e-3), (0.7, 1.0), (0.7, 100.0)])
+@pytest.mark.parametrize(
+    "k, sigma", [(-0.7, 1e-3), (-0.7, 0.1), (-0.7, 1.0), (-0.7, 5.0), (0.7, 1e-3), (0.7, 1.0), (0.7, 100.0)]
+)
 def test_implicit_gradients_grid(k, sigma, dim):
     check_implicit(k, sigma, dim)
 
@@ -207,12 +235,15 @@ def check_implicit(k, sigma, dim):
     ours_s, ours_k = radius_gradients(r, tensor(sigma).expand(r.shape), tensor(k), dim)
     torch.testing.assert_close(ours_s, ds, rtol=1e-8, atol=0)
     torch.testing.assert_close(ours_k, dk, rtol=1e-8, atol=0)
-    single, _ = radius_gradients(r.float(), tensor(sigma).float().expand(r.shape), tensor(k).float(), dim, False)
+    single, _ = radius_gradients(
+        r.float(), tensor(sigma).float().expand(r.shape), tensor(k).float(), dim, False
+    )
     torch.testing.assert_close(single, ds, rtol=3e-4, atol=0)  # r itself is rounded
 
 
 def test_pathwise_gradient_of_the_mean_square():
-    """E dr^2/dtheta = d E r^2/dtheta; 4e5 draws, 5 standard errors: false alarm 3e-6 over the eight checks."""
+    """E dr^2/dtheta = d E r^2/dtheta; 4e5 draws, 5 standard errors: false alarm 3e-6 over the eight
+    checks."""
     torch.manual_seed(0)
     for k, dim in ((-1.0, 2), (-1.0, 10), (1.0, 3), (0.0, 4)):
         s, c = tensor(0.8, requires_grad=True), tensor(k, requires_grad=True)
@@ -236,10 +267,20 @@ def test_sample_backward_is_the_implicit_gradient():
 
 @pytest.mark.parametrize(
     "k, sigma, dim",
-    [(-1, 1e-2, 10), (-1.4, 3.0, 5), (0, 0.7, 3), (1e-7, 0.7, 3), (1, 0.2, 2), (1, 0.5, 2), (1, 3.0, 3), (-1, 0.8, 1)],
+    [
+        (-1, 1e-2, 10),
+        (-1.4, 3.0, 5),
+        (0, 0.7, 3),
+        (1e-7, 0.7, 3),
+        (1, 0.2, 2),
+        (1, 0.5, 2),
+        (1, 3.0, 3),
+        (-1, 0.8, 1),
+    ],
 )
 def test_hessian_of_the_normalizer(k, sigma, dim):
-    """Against differences of log Z at 40 digits; on the 2-sphere the two terms of the second derivative in K diverge."""
+    """Against differences of log Z at 40 digits; on the 2-sphere the two terms of the second derivative in K
+    diverge."""
     with mp.workdps(40):
         h, t = mp.mpf(10) ** -9 * sigma, mp.mpf(10) ** -9
 
@@ -252,18 +293,26 @@ def test_hessian_of_the_normalizer(k, sigma, dim):
         sk = (log_z(1, 1) - log_z(1, -1) - log_z(-1, 1) + log_z(-1, -1)) / (4 * h * t)
     s, c = tensor(sigma), tensor(k)
     hessian = torch.func.hessian(lambda s, c: log_normalizer(s, c, dim), (0, 1))(s, c)
-    for seen, exact in zip((hessian[0][0], hessian[0][1], hessian[1][0], hessian[1][1]), (ss, sk, sk, kk), strict=True):
+    for seen, exact in zip(
+        (hessian[0][0], hessian[0][1], hessian[1][0], hessian[1][1]), (ss, sk, sk, kk), strict=True
+    ):
         assert abs(seen.item() - float(exact)) <= 1e-9 * max(abs(float(exact)), sigma**4)
     leaves = [x.requires_grad_() for x in (s, c)]
     first = torch.autograd.grad(log_normalizer(*leaves, dim), leaves, create_graph=True)
     for row, expected in zip(first, hessian, strict=True):
-        torch.testing.assert_close(torch.autograd.grad(row, leaves, retain_graph=True), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            torch.autograd.grad(row, leaves, retain_graph=True), expected, rtol=1e-12, atol=1e-12
+        )
 
 
 def test_one_order_more_raises():
     """Also where the scale is reached by a second path, whose derivative alone would be silently wrong."""
     s, k = tensor(1.0, requires_grad=True), tensor(-1, requires_grad=True)
-    for out, orders in ((log_normalizer(s, k, 3), 2), (radius_moment(s, k, 3)[1], 1), (sample_radius(s, k, 3), 1)):
+    for out, orders in (
+        (log_normalizer(s, k, 3), 2),
+        (radius_moment(s, k, 3)[1], 1),
+        (sample_radius(s, k, 3), 1),
+    ):
         for x in (s, k):
             d = x**2 * out
             for _ in range(orders):
@@ -278,7 +327,9 @@ def test_mapped_over_scales_and_curvatures():
     for row, c in zip(grid, k, strict=True):
         torch.testing.assert_close(row, log_normalizer(s, c, 3))
     slopes = torch.func.vmap(torch.func.grad(lambda c: log_normalizer(s, c, 3).sum()))(k)
-    torch.testing.assert_close(slopes, torch.stack([torch.func.grad(lambda c: log_normalizer(s, c, 3).sum())(c) for c in k]))
+    torch.testing.assert_close(
+        slopes, torch.stack([torch.func.grad(lambda c: log_normalizer(s, c, 3).sum())(c) for c in k])
+    )
 
 
 def test_nan_scale_ends():

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 import pyro_manifold.distributions as md
-from pyro_manifold.infer.statistics import LogLikelihood, default_statistics
+from pyro_manifold.infer.sbc.test_quantities import LogLikelihood, default_statistics
 from pyro_manifold.ops import rejection as rejection_module
 from pyro_manifold.ops.circular import log_wrapped_normal, wrap
 from pyro_manifold.ops.lon_lat import from_lon_lat, lon_lat
@@ -64,7 +64,9 @@ def test_quaternions_are_scipys_rotations() -> None:
     R = rotation(q.unsqueeze(-1) * q.unsqueeze(-2))
     torch.testing.assert_close(R, expected, rtol=0, atol=1e-14)
     F = torch.randn(50, 3, 3, dtype=F64)
-    torch.testing.assert_close((q.unsqueeze(-2) @ quadratic_form(F) @ q.unsqueeze(-1)).reshape(-1), (F * R).sum((-1, -2)))
+    torch.testing.assert_close(
+        (q.unsqueeze(-2) @ quadratic_form(F) @ q.unsqueeze(-1)).reshape(-1), (F * R).sum((-1, -2))
+    )
 
 
 def test_longitude_and_latitude() -> None:
@@ -83,7 +85,9 @@ def test_wrapped_normal_is_the_long_sum(scale: float) -> None:
     turns = 2 * math.pi * np.arange(-200, 201)
     terms = scipy.stats.norm(0, scale).logpdf(wrap(x).numpy()[:, None] + turns)
     expected = torch.from_numpy(np.logaddexp.reduce(terms, 1))
-    torch.testing.assert_close(log_wrapped_normal(x, torch.tensor(scale, dtype=F64)), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        log_wrapped_normal(x, torch.tensor(scale, dtype=F64)), expected, rtol=1e-12, atol=1e-13
+    )
     y = wrap(x)
     assert bool(((y >= -math.pi) & (y < math.pi)).all())
     torch.testing.assert_close(torch.stack([y.cos(), y.sin()]), torch.stack([x.cos(), x.sin()]))
@@ -91,7 +95,8 @@ def test_wrapped_normal_is_the_long_sum(scale: float) -> None:
 
 
 def test_newton_freezes_rows_and_says_which_converged() -> None:
-    """Square roots; a row at its root stays to the bit, one that divides by zero is lost, one too far is not done."""
+    """Square roots; a row at its root stays to the bit, one that divides by zero is lost, one too far is not
+    done."""
     target = torch.tensor([[4.0], [2.0], [1.0], [1e30]], dtype=F64)
     start = torch.tensor([[2.0], [1.0], [0.0], [1.0]], dtype=F64)
     q, done = newton(lambda q: (q * q - target) / (2 * q), start, 20)
@@ -101,7 +106,8 @@ def test_newton_freezes_rows_and_says_which_converged() -> None:
 
 
 def test_householder_basis_with_a_gradient() -> None:
-    """Orthonormal, its first columns span those given, equal to LAPACK's, with the derivative of finite differences."""
+    """Orthonormal, its first columns span those given, equal to LAPACK's, with the derivative of finite
+    differences."""
     a = torch.randn(3, 5, 2, dtype=F64)
     plain, leaf = householder_basis(a), a.clone().requires_grad_()
     traced = householder_basis(leaf)
@@ -119,7 +125,9 @@ def test_statistics_of_simulation_based_calibration() -> None:
     """Their names, and their values for a model whose log likelihood can be written down."""
 
     def model() -> None:
-        mu = pyro.sample("mu", md.ManifoldUniform(md.VonMisesFisher(torch.eye(3)[0], 1.0).support.manifold, (3,)))
+        mu = pyro.sample(
+            "mu", md.ManifoldUniform(md.VonMisesFisher(torch.eye(3)[0], 1.0).support.manifold, (3,))
+        )
         m = pyro.sample("m", dist.Normal(0.0, 1.0))
         with pyro.plate("rows", 4):
             pyro.sample("y", dist.Normal(m + mu[..., 0], 2.0))
@@ -133,6 +141,6 @@ def test_statistics_of_simulation_based_calibration() -> None:
     torch.testing.assert_close(told["dist(mu)"](values), mu[..., 0].arccos(), rtol=1e-4, atol=1e-4)
     expected = torch.zeros(2, 3)
     for i, j in itertools.product(range(2), range(3)):
-        law = scipy.stats.norm(float(m[i, j] + mu[i, j, 0]), 2.0)
-        expected[i, j] = law.logpdf(y[i, 0].numpy()).sum()
+        distribution = scipy.stats.norm(float(m[i, j] + mu[i, j, 0]), 2.0)
+        expected[i, j] = distribution.logpdf(y[i, 0].numpy()).sum()
     torch.testing.assert_close(LogLikelihood(model, (), ["y"])(values), expected, rtol=1e-5, atol=1e-5)

@@ -34,7 +34,8 @@ def reference(n, s):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 10, 15])
 def test_normaliser_against_mpmath(n):
-    """The bar is 1e-10 for n <= 10 and sigma in [.05, 3]; the table is held to 1e-12, and far beyond that range."""
+    """The bar is 1e-10 for n <= 10 and sigma in [.05, 3]; the table is held to 1e-12, and far beyond that
+    range."""
     scales = [1e-3, 0.05, 0.1, 0.3, 0.7, 1.0, 1.0001, 2.0, 3.0, 3.4999, 3.5001, 8.0, 11.99, 12.01, 30.0]
     s = torch.tensor(scales, dtype=F64)
     got = log_normalizer(s, normalizer_table(n), n)
@@ -58,7 +59,9 @@ def test_derivative_in_sigma(n):
             h = mpmath.mpf(scale) * mpmath.mpf(10) ** -12
             expected = (reference(n, mpmath.mpf(scale) + h) - reference(n, mpmath.mpf(scale) - h)) / (2 * h)
         assert slope == pytest.approx(float(expected), rel=1e-10)
-    assert torch.autograd.gradgradcheck(lambda x: log_normalizer(x, normalizer_table(n), n), s[1:4].detach().requires_grad_())
+    assert torch.autograd.gradgradcheck(
+        lambda x: log_normalizer(x, normalizer_table(n), n), s[1:4].detach().requires_grad_()
+    )
 
 
 def test_two_by_two_by_quadrature():
@@ -79,13 +82,17 @@ def test_float32_and_shapes():
     s = torch.rand(2, 3)
     z = log_normalizer(s, normalizer_table(4), 4)
     assert z.shape == (2, 3) and z.dtype == torch.float32
-    torch.testing.assert_close(z.double(), log_normalizer(s.double(), normalizer_table(4), 4), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(
+        z.double(), log_normalizer(s.double(), normalizer_table(4), 4), rtol=1e-6, atol=1e-5
+    )
 
 
 GRID = [0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.5, 1.7, 2.0, 3.0, 10.0]
 
 
-@pytest.mark.parametrize("n, least", [(1, 1.0), (2, 0.85), (3, 0.65), (4, 0.45), (5, 0.25), (8, 0.03), (10, 0.005)])
+@pytest.mark.parametrize(
+    "n, least", [(1, 1.0), (2, 0.85), (3, 0.65), (4, 0.45), (5, 0.25), (8, 0.03), (10, 0.005)]
+)
 def test_acceptance_is_bounded_below(n, least):
     """The bar is .25 for n <= 5, at every sigma."""
     a = acceptance(torch.logspace(-3, 1.5, 181, dtype=F64), n)
@@ -104,7 +111,8 @@ def test_mean_square_of_draws(n, scale):
 
 @pytest.mark.parametrize("n, scale", [(2, 1.0), (2, 3.0), (3, 1.0), (3, 2.5), (5, 1.4), (5, 2.0)])
 def test_draws_against_importance_sampling(n, scale):
-    """Moments of the eigenvalue gaps and of one entry against weighted flat draws; z < 5 in both errors combined."""
+    """Moments of the eigenvalue gaps and of one entry against weighted flat draws; z < 5 in both errors
+    combined."""
     x = sample_tangent(torch.tensor(scale, dtype=F64), n, (40_000,))
     wide = scale * (1 + 0.5 * scale)
     y = wide * torch.randn(400_000, n * (n + 1) // 2, dtype=F64)

@@ -32,11 +32,18 @@ def relative(x: float, y: mpmath.mpf) -> float:
 
 @pytest.mark.parametrize("n", DIMS)
 def test_engine(n: int) -> None:
-    """G and its derivative to 1e-14, also the cancellation-free 1 - A and A'; every cell finite, 0 a regular point."""
+    """G and its derivative to 1e-14, also the cancellation-free 1 - A and A'; every cell finite, 0 a regular
+    point."""
     k, v = torch.tensor(CONCENTRATIONS, dtype=torch.float64, requires_grad=True), n / 2 - 1
-    g, scaled, (ratio, complement, slope) = log_bessel(k, v), log_bessel(k, v, scaled=True), bessel_ratio(k, v)
+    g, scaled, (ratio, complement, slope) = (
+        log_bessel(k, v),
+        log_bessel(k, v, scaled=True),
+        bessel_ratio(k, v),
+    )
     (dg,) = torch.autograd.grad(g.sum(), k)
-    assert g[0] == scaled[0] == ratio[0] == dg[0] == 0 and complement[0] == 1 and abs(slope[0] - 1 / n) < 1e-16
+    assert (
+        g[0] == scaled[0] == ratio[0] == dg[0] == 0 and complement[0] == 1 and abs(slope[0] - 1 / n) < 1e-16
+    )
     with mpmath.workdps(40):
         for i, x in enumerate(CONCENTRATIONS[1:], 1):
             expected = exact(x, v)

@@ -41,7 +41,8 @@ def test_derivatives(m, h):
 
 
 def test_limit_of_a_wide_normal():
-    """The angle becomes uniform: (s sqrt 2)^(m+1) gamma((m+1)/2) / 2 pi; and no scale costs more than another."""
+    """The angle becomes uniform: (s sqrt 2)^(m+1) gamma((m+1)/2) / 2 pi; and no scale costs more than
+    another."""
     t, s = torch.tensor([0.3, 2.0], dtype=F64), 1e15
     for m in (1, 2, 512):
         limit = (m + 1) * math.log(s * 2**0.5) + math.lgamma((m + 1) / 2) - math.log(2 * math.pi)
@@ -67,7 +68,9 @@ def test_whole_turns_do_not_matter():
     for k in (-5, 1, 40):
         for m in (0, 3):
             assert torch.allclose(log_windings(t + 2 * math.pi * k, s, m), log_windings(t, s, m), rtol=1e-12)
-        assert torch.allclose(log_wrapped_normal(t + 2 * math.pi * k, s), log_wrapped_normal(t, s), rtol=1e-12)
+        assert torch.allclose(
+            log_wrapped_normal(t + 2 * math.pi * k, s), log_wrapped_normal(t, s), rtol=1e-12
+        )
 
 
 def test_no_values_at_all():

@@ -1,4 +1,4 @@
-"""Each check meets something it must reject: broken geometries, transforms, laws and modules."""
+"""Each check meets something it must reject: broken geometries, transforms, distributions and modules."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from torch.distributions import Transform
 
 from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher, WrappedNormal
 from pyro_manifold.geometry import Geometry, SphereGeometry
-from pyro_manifold.ops.components import concrete
+from pyro_manifold.ops.tracing import is_concrete
 from pyro_manifold.testing import (
     DISTRIBUTION_CHECKS,
     GEOMETRY_CHECKS,
@@ -37,7 +37,9 @@ def shortened(self: Any, p: Tensor, v: Tensor) -> Tensor:
 
 
 GEOMETRIES = {
-    "shapes_and_membership": dict(contains=lambda self, x, atol=None: torch.ones(x.shape[:-1], dtype=torch.bool)),
+    "shapes_and_membership": dict(
+        contains=lambda self, x, atol=None: torch.ones(x.shape[:-1], dtype=torch.bool)
+    ),
     "exp_and_log": dict(dist=lambda self, p, q: (p - q).norm(dim=-1)),
     "frames": dict(
         to_tangent=lambda self, p, v: SphereGeometry.to_tangent(self, p, v) * 2,
@@ -61,7 +63,8 @@ def test_geometry(check: str) -> None:
 
 
 def test_missing_preimages() -> None:
-    """The first of them maps right and comes first; that there are others only the mass of a wide normal tells."""
+    """The first of them maps right and comes first; that there are others only the mass of a wide normal
+    tells."""
     broke = broken(SphereGeometry, preimages=lambda self, p, v, radius: v.unsqueeze(0))
     with pytest.raises(AssertionError, match="preimages are missing: .* mass 0.8"):
         GEOMETRY_CHECKS["preimages"](broke(SPHERE), 2, LIKE)
@@ -82,8 +85,12 @@ def test_chart_is_demanded_where_there_is_one() -> None:
 TRANSFORMS = {
     "shapes": dict(forward_shape=lambda self, shape: torch.Size(shape)),
     "inverse": dict(_inverse=lambda self, y: 2 * ExpMap._inverse(self, y)),
-    "volume_change": dict(log_abs_det_jacobian=lambda self, x, y: 0.99 * ExpMap.log_abs_det_jacobian(self, x, y)),
-    "autocast_of_map": dict(_exact=(), __call__=lambda self, x: ExpMap.__call__(self, x) + torch.is_autocast_enabled("cpu")),
+    "volume_change": dict(
+        log_abs_det_jacobian=lambda self, x, y: 0.99 * ExpMap.log_abs_det_jacobian(self, x, y)
+    ),
+    "autocast_of_map": dict(
+        _exact=(), __call__=lambda self, x: ExpMap.__call__(self, x) + torch.is_autocast_enabled("cpu")
+    ),
     "changed_values": dict(__call__=Transform.__call__, _inv_call=Transform._inv_call),
     "gradients": dict(_call=lambda self, x: ExpMap._call(self, x - x.mean(0))),
     "pickling": dict(__reduce__=lambda self: (ExpMap, (self.manifold, self.loc.roll(1)))),
@@ -99,7 +106,7 @@ def test_transform(check: str) -> None:
         TRANSFORM_CHECKS[check](broken(ExpMap, **TRANSFORMS[check])(SPHERE, loc), x)
 
 
-class Law(WrappedNormal):
+class Distribution(WrappedNormal):
     """A wrapped normal to be broken; ``expand`` must build the subclass."""
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
@@ -136,23 +143,35 @@ LAWS: dict[str, dict[str, Any]] = {
     "shapes": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x).sum()),
     "infer_shapes": dict(infer_shapes=staticmethod(lambda **shapes: (torch.Size(), torch.Size([3])))),
     "expansion": dict(
-        expand=lambda self, batch_shape, _instance=None: WrappedNormal(self.manifold, self.loc, self.scale).expand(batch_shape)
+        expand=lambda self, batch_shape, _instance=None: WrappedNormal(
+            self.manifold, self.loc, self.scale
+        ).expand(batch_shape)
     ),
-    "broadcasting": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + math.log(sum(self.batch_shape) or 1)),
+    "broadcasting": dict(
+        log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + math.log(sum(self.batch_shape) or 1)
+    ),
     "empty_batches": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x).reshape(-1)),
     "copies": dict(__reduce__=lambda self: (WrappedNormal, (self.manifold, self.loc, 2.0))),
     "validation": dict(_validate_sample=lambda self, value: None),
     "support_of_draws": dict(sample=lambda self, shape=(): 2 + WrappedNormal.sample(self, shape)),
     "masked_rows": dict(_validate_sample=lambda self, value: None),
-    "mapping": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + float(not concrete(x))),
-    "derivatives": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + (x - x.detach()).square().sum(-1)),
-    "autocast": dict(_exact=(), log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + torch.is_autocast_enabled("cpu")),
+    "mapping": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + float(not is_concrete(x))),
+    "derivatives": dict(
+        log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + (x - x.detach()).square().sum(-1)
+    ),
+    "autocast": dict(
+        _exact=(), log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + torch.is_autocast_enabled("cpu")
+    ),
     "changed_values": dict(log_prob=remembered),
     "changed_parameters": dict(__init__=with_torchs_cache),
     "pyro_site": dict(expand=lambda self, batch_shape, _instance=None: self),
-    "compilation": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + float(torch.compiler.is_compiling())),
+    "compilation": dict(
+        log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + float(torch.compiler.is_compiling())
+    ),
     "one_graph": dict(
-        log_prob=lambda self, x: WrappedNormal.log_prob(self, x) if bool(x.sum() > 0) else WrappedNormal.log_prob(self, x)
+        log_prob=lambda self, x: (
+            WrappedNormal.log_prob(self, x) if bool(x.sum() > 0) else WrappedNormal.log_prob(self, x)
+        )
     ),
     "total_mass": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + 1e-4),
     "goodness_of_fit": dict(log_prob=double_scale),
@@ -161,22 +180,24 @@ LAWS: dict[str, dict[str, Any]] = {
         log_prob=lambda self, x: WrappedNormal.log_prob(self, x) + 0 * (x - self.loc).norm(dim=-1).sqrt()
     ),
     "pathwise_gradient": dict(rsample=detached),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("check", DISTRIBUTION_CHECKS)
 def test_distribution(check: str) -> None:
     params = dict(loc=torch.tensor([0.3, -0.2]).double(), scale=torch.tensor([0.7]).double())
-    DISTRIBUTION_CHECKS[check](lambda loc, scale: Law(BALL, loc, scale), params)
-    law = broken(Law, **LAWS[check])
+    DISTRIBUTION_CHECKS[check](lambda loc, scale: Distribution(BALL, loc, scale), params)
+    distribution = broken(Distribution, **LAWS[check])
     with pytest.raises((AssertionError, ValueError, torch._dynamo.exc.TorchDynamoException)):
-        DISTRIBUTION_CHECKS[check](lambda loc, scale: law(BALL, loc, scale), params)
+        DISTRIBUTION_CHECKS[check](lambda loc, scale: distribution(BALL, loc, scale), params)
 
 
 def test_stress() -> None:
-    law = broken(Law, rsample=lambda self, shape=(): WrappedNormal.rsample(self, shape) / 0)
+    distribution = broken(Distribution, rsample=lambda self, shape=(): WrappedNormal.rsample(self, shape) / 0)
     with pytest.raises(AssertionError, match="not finite"):
-        check_stress(lambda loc, scale: law(BALL, loc, scale), dict(loc=torch.zeros(2), scale=torch.ones(1)))
+        check_stress(
+            lambda loc, scale: distribution(BALL, loc, scale), dict(loc=torch.zeros(2), scale=torch.ones(1))
+        )
 
 
 class Bad(torch.nn.Module):
@@ -184,7 +205,11 @@ class Bad(torch.nn.Module):
 
     def __init__(self, fault: str) -> None:
         super().__init__()
-        self.fault, self.weight, self.spare = fault, torch.nn.Parameter(torch.randn(2, 2)), torch.nn.Parameter(torch.zeros(1))
+        self.fault, self.weight, self.spare = (
+            fault,
+            torch.nn.Parameter(torch.randn(2, 2)),
+            torch.nn.Parameter(torch.zeros(1)),
+        )
         self.hidden = float(torch.randn(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -212,7 +237,8 @@ def test_expansion_to_a_batch_that_does_not_fit_is_caught() -> None:
 
 
 class Layer(ModuleBijection):
-    """A scaling, broken by the sign of the log-determinant that its inverse remembers, or by what it says it reads."""
+    """A scaling, broken by the sign of the log-determinant that its inverse remembers, or by what it says it
+    reads."""
 
     def __init__(self, fault: str = "") -> None:
         super().__init__(cache_size=1)
@@ -270,11 +296,15 @@ def test_an_injective_map_that_adds_its_volume() -> None:
 
 PRECISION = {
     "float32 is off": dict(
-        entropy=lambda self: VonMisesFisher.entropy(self) + self.concentration - (self.concentration + 1e-3) + 1e-3
+        entropy=lambda self: (
+            VonMisesFisher.entropy(self) + self.concentration - (self.concentration + 1e-3) + 1e-3
+        )
     ),
     "variance is negative": dict(variance=property(lambda self: VonMisesFisher.variance.fget(self) - 1e-3)),  # type: ignore[attr-defined]
     "gradient of entropy in concentration.*not finite": dict(
-        entropy=lambda self: VonMisesFisher.entropy(self) + 0 * (self.concentration - self.concentration).sqrt()
+        entropy=lambda self: (
+            VonMisesFisher.entropy(self) + 0 * (self.concentration - self.concentration).sqrt()
+        )
     ),
     "entropy.*not finite": dict(entropy=lambda self: VonMisesFisher.entropy(self) + torch.inf),
 }
@@ -282,7 +312,8 @@ PRECISION = {
 
 @pytest.mark.parametrize("message", PRECISION)
 def test_precision(message: str) -> None:
-    """Cancellation at order kappa, a negative variance, a NaN gradient and an infinite value are all caught."""
+    """Cancellation at order kappa, a negative variance, a NaN gradient and an infinite value are all
+    caught."""
     params = dict(loc=torch.eye(3)[0], concentration=torch.tensor(1e6))
     check_precision(VonMisesFisher, params)
     with pytest.raises(AssertionError, match=message):

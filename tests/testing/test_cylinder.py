@@ -1,5 +1,6 @@
-"""A cylinder (an angle and a height), as a user would add it: periodic, so that no ball within the injectivity radius covers it,
-and not compact. Also what the quadrature does with densities that are hard for it."""
+"""A cylinder (an angle and a height), as a user would add it: periodic, so that no ball within the
+injectivity radius covers it, and not compact. Also what the quadrature does with densities that are hard for
+it."""
 
 import math
 
@@ -37,7 +38,9 @@ class CylinderGeometry(FlatGeometry):
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         k = math.ceil((radius + math.pi) / (2 * math.pi))
         turns = torch.tensor(sorted(range(-k, k + 1), key=abs), dtype=v.dtype).reshape((-1,) + (1,) * v.dim())
-        return torch.cat([v[..., :1] + 2 * math.pi * turns, v[..., 1:].expand(len(turns), *v.shape[:-1], -1)], -1)
+        return torch.cat(
+            [v[..., :1] + 2 * math.pi * turns, v[..., 1:].expand(len(turns), *v.shape[:-1], -1)], -1
+        )
 
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         a, rest = p[..., :1], v[..., 1:]
@@ -62,7 +65,8 @@ def test_geometry() -> None:
 
 @pytest.mark.parametrize("scale", [(0.3, 0.3), (1.0, 3.0), (2.0, 0.5), (5.0, 1.0), (1.0, 0.5, 0.5)])
 def test_mass(scale: tuple[float, ...]) -> None:
-    """1 to 1e-8, also where the density goes around; a ball of the injectivity radius holds .995 of (1, 1), .13 of (1, 3)."""
+    """1 to 1e-8, also where the density goes around; a ball of the injectivity radius holds .995 of (1, 1),
+    .13 of (1, 3)."""
     DISTRIBUTION_CHECKS["total_mass"](make, params(*scale))
 
 
@@ -82,8 +86,13 @@ def test_area() -> None:
 
 
 def test_coarse_rules_are_refined_or_say_so() -> None:
-    """In three dimensions the first rules are off for scales in ratio 3, a finer one is right; ratio 10 does not settle."""
+    """In three dimensions the first rules are off for scales in ratio 3, a finer one is right; ratio 10 does
+    not settle."""
     flat = geoopt.Euclidean(ndim=1)
-    DISTRIBUTION_CHECKS["total_mass"](lambda loc, scale: WrappedNormal(flat, loc, scale), params(0.3, 1.0, 1.0))
+    DISTRIBUTION_CHECKS["total_mass"](
+        lambda loc, scale: WrappedNormal(flat, loc, scale), params(0.3, 1.0, 1.0)
+    )
     with pytest.raises(NotApplicable, match="does not settle"):
-        DISTRIBUTION_CHECKS["total_mass"](lambda loc, scale: WrappedNormal(flat, loc, scale), params(0.3, 3.0, 3.0))
+        DISTRIBUTION_CHECKS["total_mass"](
+            lambda loc, scale: WrappedNormal(flat, loc, scale), params(0.3, 3.0, 3.0)
+        )

@@ -21,9 +21,12 @@ def sphere_draws(n: int) -> Tensor:
     return ManifoldUniform(SPHERE, (3,)).sample((n,))
 
 
-@pytest.mark.parametrize("manifold, draw", [(BALL, ball_draws), (SPHERE, sphere_draws)], ids=["ball", "sphere"])
+@pytest.mark.parametrize(
+    "manifold, draw", [(BALL, ball_draws), (SPHERE, sphere_draws)], ids=["ball", "sphere"]
+)
 def test_false_alarm_rate(manifold: geoopt.Manifold, draw: object) -> None:
-    """400 null tests at level 0.1: 40 +- 6 rejections; within 5 sigma (false alarm 6e-7). Mean p-value 0.5 +- 0.0144."""
+    """400 null tests at level 0.1: 40 +- 6 rejections; within 5 sigma (false alarm 6e-7). Mean p-value 0.5 +-
+    0.0144."""
     p = torch.tensor([two_sample_test(manifold, draw(40), draw(30), permutations=99) for _ in range(400)])  # type: ignore[operator]
     assert 10 <= int((p <= 0.1).sum()) <= 70
     assert abs(float(p.mean()) - 0.505) < 5 * math.sqrt(1 / 12 / 400)
@@ -35,7 +38,8 @@ def test_power() -> None:
 
 
 def test_sees_differences_in_the_even_part() -> None:
-    """On the sphere the energy distance with d itself is blind to these two laws; with the square root of d it is not."""
+    """On the sphere the energy distance with d itself is blind to these two distributions; with the square
+    root of d it is not."""
     axis = torch.tensor([0.0, 0.0, 1.0])
     x = WrappedNormal(SPHERE, axis, 0.5).sample((300,))
     x = x * torch.randint(2, (300, 1)).mul(2).sub(1)  # both poles

@@ -29,7 +29,9 @@ def uniform() -> md.ManifoldUniform:
     return md.ManifoldUniform(SPHERE, (6,))
 
 
-@pytest.mark.parametrize("check", ["infer_shapes", "total_mass", "goodness_of_fit", "gradients_of_log_prob", "pathwise_gradient"])
+@pytest.mark.parametrize(
+    "check", ["infer_shapes", "total_mass", "goodness_of_fit", "gradients_of_log_prob", "pathwise_gradient"]
+)
 def test_distributions(check: str) -> None:
     with pytest.raises(NotApplicable, match="parameters|dimensions|constant"):
         DISTRIBUTION_CHECKS[check](uniform, {})

@@ -26,13 +26,17 @@ def test_directions_integrate_polynomials(dim: int) -> None:
 def test_hyperbolic_balls(dim: int) -> None:
     """Volume of the ball of radius 2 in H^d: 4, 2 pi (cosh 2 - 1), pi (sinh 4 - 4)."""
     expected = [4.0, 2 * math.pi * (math.cosh(2) - 1), math.pi * (math.sinh(4) - 4)][dim - 1]
-    one = torch.tensor(1.0, dtype=torch.float64)  # geoopt's ball overwrites the tensor it is given, hence the clone
+    one = torch.tensor(
+        1.0, dtype=torch.float64
+    )  # geoopt's ball overwrites the tensor it is given, hence the clone
     for manifold in (geoopt.PoincareBall(c=one.clone()), geoopt.Lorentz(k=one)):
         center = geometry(manifold).origin(dim, dtype=torch.float64)
         rule = manifold_rule(manifold, center, 2.0)
         torch.testing.assert_close(rule.weights.sum().item(), expected, rtol=1e-11, atol=0)
         # Monte Carlo rule: 20000 nodes, relative error about 1%; 5% is 5 standard errors
-        torch.testing.assert_close(random_rule(manifold, center, 2.0, 20_000).weights.sum().item(), expected, rtol=0.05, atol=0)
+        torch.testing.assert_close(
+            random_rule(manifold, center, 2.0, 20_000).weights.sum().item(), expected, rtol=0.05, atol=0
+        )
 
 
 def test_batches_of_centres() -> None:
@@ -56,18 +60,24 @@ def test_high_dimension_is_refused() -> None:
 
 
 def test_rule_of_an_image() -> None:
-    """Length of a helix of radius 3 and pitch 4 per radian, 5 per radian; area of z = (x^2 + y^2)/2 over a disc."""
+    """Length of a helix of radius 3 and pitch 4 per radian, 5 per radian; area of z = (x^2 + y^2)/2 over a
+    disc."""
     line = manifold_rule(geoopt.Euclidean(ndim=1), torch.zeros(1, dtype=torch.float64), 2.0, 32)
     helix = Chart(lambda u: torch.cat([3 * u.cos(), 3 * u.sin(), 4 * u], -1), lambda x: x[..., 2:] / 4, 1, 3)
     torch.testing.assert_close(image_rule(helix, line).weights.sum().item(), 20.0, rtol=1e-12, atol=0)
     disc = manifold_rule(geoopt.Euclidean(ndim=1), torch.zeros(2, dtype=torch.float64), 1.5, 64, 32)
-    bowl = Chart(lambda u: torch.cat([u, u.square().sum(-1, keepdim=True) / 2], -1), lambda x: x[..., :2], 2, 3)
+    bowl = Chart(
+        lambda u: torch.cat([u, u.square().sum(-1, keepdim=True) / 2], -1), lambda x: x[..., :2], 2, 3
+    )
     area = 2 * math.pi / 3 * ((1 + 1.5**2) ** 1.5 - 1)
     torch.testing.assert_close(image_rule(bowl, disc).weights.sum().item(), area, rtol=1e-12, atol=0)
 
 
 def test_rule_of_an_image_counts_each_point_once() -> None:
-    """A chart of the circle over two turns: half of the nodes weigh nothing, and the length is 2 pi, to the node's width."""
-    circle = Chart(lambda u: torch.cat([u.cos(), u.sin()], -1), lambda x: torch.atan2(x[..., 1:], x[..., :1]), 1, 2)
+    """A chart of the circle over two turns: half of the nodes weigh nothing, and the length is 2 pi, to the
+    node's width."""
+    circle = Chart(
+        lambda u: torch.cat([u.cos(), u.sin()], -1), lambda x: torch.atan2(x[..., 1:], x[..., :1]), 1, 2
+    )
     line = manifold_rule(geoopt.Euclidean(ndim=1), torch.zeros(1, dtype=torch.float64), 2 * math.pi, 1000)
     torch.testing.assert_close(image_rule(circle, line).weights.sum().item(), 2 * math.pi, rtol=2e-3, atol=0)

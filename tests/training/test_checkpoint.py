@@ -1,4 +1,5 @@
-"""A checkpoint is believed only if it is whole, of this run, and holds plain data; nothing in one is executed."""
+"""A checkpoint is believed only if it is whole, of this run, and holds plain data; nothing in one is
+executed."""
 
 import hashlib
 import io
@@ -73,7 +74,10 @@ def test_another_run_is_named(tmp_path: Path) -> None:
     save_checkpoint(file, STATE, {"seed": 0, "lr": (1e-2, 5e-3), "data": digest(1)})
     for other, match in (
         ({"seed": 1, "lr": (1e-2, 5e-3), "data": digest(1)}, "of another run: seed was 0, is 1. Remove"),
-        ({"seed": 0, "lr": (1e-2, 4e-3), "data": digest(2)}, r"data differs; lr was \(0.01, 0.005\), is \(0.01, 0.004\)"),
+        (
+            {"seed": 0, "lr": (1e-2, 4e-3), "data": digest(2)},
+            r"data differs; lr was \(0.01, 0.005\), is \(0.01, 0.004\)",
+        ),
         ({"seed": 0, "data": digest(1)}, "lr was .*, is 'absent'"),
     ):
         with pytest.raises(CheckpointError, match=match):
@@ -81,7 +85,9 @@ def test_another_run_is_named(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot write '.*missing/run\.pt' \(No such file or directory\)"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot write '.*missing/run\.pt' \(No such file or directory\)"
+    ):
         save_checkpoint(tmp_path / "missing" / "run.pt", STATE, {})
 
 
@@ -89,7 +95,9 @@ def test_digests_tell_numbers_shapes_and_dtypes_apart() -> None:
     x = torch.arange(6.0)
     variants = [x, x.reshape(2, 3), x.reshape(3, 2), x.double(), x.long(), x + 1, x[:0], [x]]
     variants += [[0.0, 1.0], (), None, "None", True, 1, 1.0]
-    assert len({digest(v) for v in variants}) == len(variants) and digest(x) == digest(x.clone().requires_grad_())
+    assert len({digest(v) for v in variants}) == len(variants) and digest(x) == digest(
+        x.clone().requires_grad_()
+    )
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 2, "b": 1})
     assert digest(torch.randn(4).bfloat16()) and digest(torch.tensor(1.0)) != digest(torch.ones(1))
 

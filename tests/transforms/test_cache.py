@@ -1,4 +1,5 @@
-"""What maps remember: a draw, the volume that came with it, observed data; and nothing that has changed since (contract C4b)."""
+"""What maps remember: a draw, the volume that came with it, observed data; and nothing that has changed since
+(contract C4b)."""
 
 import copy
 import pickle
@@ -24,7 +25,8 @@ F64 = torch.float64
 
 
 def test_log_prob_of_a_draw_after_the_curvature_changed() -> None:
-    """Against the density of a distribution made anew, for curvature and base point changed in each way torch allows."""
+    """Against the density of a distribution made anew, for curvature and base point changed in each way torch
+    allows."""
     for make in (WrappedNormal, RiemannianNormal):
         for change in ("k", "k data", "loc", "loc data"):
             ball = geoopt.PoincareBall(c=torch.tensor(1.0, dtype=F64), learnable=True)
@@ -46,7 +48,10 @@ def remembering() -> dict[str, tuple[Any, list[Tensor]]]:
     normal = dist.Normal(torch.zeros(3, dtype=F64), 1.0).to_event(1)
     coupling, linear = (
         learned(make(context_dim=2)).double()
-        for make in (lambda **k: flows.ConditionalCoupling(3, [0], **k), lambda **k: flows.ConditionalLULinear(3, **k))
+        for make in (
+            lambda **k: flows.ConditionalCoupling(3, [0], **k),
+            lambda **k: flows.ConditionalLULinear(3, **k),
+        )
     )
     layers = [coupling.condition(context).with_cache(), linear.condition(context).with_cache()]
     flow = learned(flows.Coupling(3, [0])).double().with_cache()
@@ -58,14 +63,16 @@ def remembering() -> dict[str, tuple[Any, list[Tensor]]]:
         "many": (WrappedNormal(geoopt.PoincareBall(), wide, scale), [wide]),
         "flow": (dist.TransformedDistribution(normal, [flow]), list(flow.parameters())),
         "conditional": (
-            dist.TransformedDistribution(normal, layers), [context, *coupling.parameters(), *linear.parameters()],
+            dist.TransformedDistribution(normal, layers),
+            [context, *coupling.parameters(), *linear.parameters()],
         ),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", ["view", "expanded", "many", "flow", "conditional"])
 def test_a_draw_is_scored_like_its_copy(name: str) -> None:
-    """Whatever changes, in whatever way: the value, part of it, or what the map reads; counted by torch or not."""
+    """Whatever changes, in whatever way: the value, part of it, or what the map reads; counted by torch or
+    not."""
     d, read = remembering()[name]
     changes: dict[str, Callable[[Tensor], Any]] = {
         "in place": lambda t: t.mul_(0.9).add_(0.01),
@@ -105,7 +112,8 @@ def score(d: Any, x: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 
 
 def test_the_score_of_a_detached_draw() -> None:
-    """The gradient of log p(x) in the parameters at a draw of ``sample`` is that at a copy of it, not that at fixed noise."""
+    """The gradient of log p(x) in the parameters at a draw of ``sample`` is that at a copy of it, not that at
+    fixed noise."""
     ball = geoopt.PoincareBall(c=1.0, learnable=True).double()
     loc = torch.tensor([0.3, -0.2], dtype=F64, requires_grad=True)
     scale = torch.tensor([0.5], dtype=F64, requires_grad=True)
@@ -140,7 +148,8 @@ def test_a_draw_that_carries_its_gradient_is_scored_at_its_noise() -> None:
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("kind", ["spline", "affine"])
 def test_volume_of_the_pair_just_made(kind: str, inverse: bool) -> None:
-    """Of those very objects, against autodiff; asked again, after the parameters moved, and for a gradient after no_grad."""
+    """Of those very objects, against autodiff; asked again, after the parameters moved, and for a gradient
+    after no_grad."""
     layer = learned(flows.Coupling(3, [0, 2], kind=kind)).double()
 
     def wanted(x: Tensor) -> Tensor:
@@ -195,7 +204,8 @@ def scaled_circle(radius: Tensor, **kwargs: Any) -> Chart:
 
 
 def test_a_chart_that_closes_over_a_tensor() -> None:
-    """log N(u; 0, 1) - log radius, by hand, for the radius as it is now; data and draws; a pure chart remembers."""
+    """log N(u; 0, 1) - log radius, by hand, for the radius as it is now; data and draws; a pure chart
+    remembers."""
     radius = torch.tensor(2.0, dtype=F64)
     normal = dist.Normal(torch.zeros(1, dtype=F64), 1.0).to_event(1)
     d = Pushforward(normal, scaled_circle(radius))
@@ -227,7 +237,8 @@ def test_tangent_spaces_of_a_learned_manifold() -> None:
 
 
 def test_what_foreign_layers_read() -> None:
-    """Tensors in the attributes of torch's and Pyro's transforms count; what cannot be known is not remembered."""
+    """Tensors in the attributes of torch's and Pyro's transforms count; what cannot be known is not
+    remembered."""
     scale = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
     parts = [AffineTransform(torch.zeros((), dtype=F64), scale), IndependentTransform(ExpTransform(), 1)]
     g = flows.InjectiveFlow(Pad(2, 3), [ComposeTransform(parts)], cache_size=1)
@@ -269,15 +280,17 @@ def foreign_layers() -> dict[str, Any]:
     latent = flows.LatentFlow(1, [spline(1)])
     latent.condition().log_prob(latent.condition().rsample((3,)))
     g = flows.InjectiveFlow(Pad(2, 3), [dist.transforms.affine_coupling(3), spline(3)])
-    beside = flows.Among(4, 3, [spline(3)])
+    beside = flows.Partial(4, 3, [spline(3)])
     for f, n in ((g, 2), (beside, 4)):
         f.layers[0](f.layers[0].inv(torch.randn(2, 3)))
         f.inv(f(torch.randn(2, n)))
     normal = dist.Normal(torch.zeros(2), 1.0).to_event(1)
-    base = dist.ConditionalTransformedDistribution(normal, [dist.transforms.conditional_spline(2, 3), spline(2)])
-    law = ConditionalPushforward(base, Pad(2, 3))
-    law.condition(torch.ones(3)).log_prob(law.condition(torch.ones(3)).rsample((2,)))
-    return {"latent": latent, "flow": g, "beside": beside, "pushforward": law}
+    base = dist.ConditionalTransformedDistribution(
+        normal, [dist.transforms.conditional_spline(2, 3), spline(2)]
+    )
+    distribution = ConditionalPushforward(base, Pad(2, 3))
+    distribution.condition(torch.ones(3)).log_prob(distribution.condition(torch.ones(3)).rsample((2,)))
+    return {"latent": latent, "flow": g, "beside": beside, "pushforward": distribution}
 
 
 @pytest.mark.parametrize("name", ["latent", "flow", "beside", "pushforward"])
@@ -289,11 +302,13 @@ def test_holders_of_pyros_layers_copy_after_use(name: str) -> None:
 
 
 def test_a_conditional_pushforward_copies_after_a_draw() -> None:
-    law = learned(conditional_pushforward())
-    x = law.condition(torch.ones(3)).rsample((3,))
-    other = copy.deepcopy(law)
-    torch.testing.assert_close(other.condition(torch.ones(3)).log_prob(x), law.condition(torch.ones(3)).log_prob(x))
-    assert all(a is not b for a, b in zip(law.parameters(), other.parameters(), strict=True))
+    distribution = learned(conditional_pushforward())
+    x = distribution.condition(torch.ones(3)).rsample((3,))
+    other = copy.deepcopy(distribution)
+    torch.testing.assert_close(
+        other.condition(torch.ones(3)).log_prob(x), distribution.condition(torch.ones(3)).log_prob(x)
+    )
+    assert all(a is not b for a, b in zip(distribution.parameters(), other.parameters(), strict=True))
     layer = learned(flows.Coupling(3, [0]))
     layer(torch.randn(2, 3))
     pickle.loads(pickle.dumps(layer))

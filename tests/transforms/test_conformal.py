@@ -1,4 +1,5 @@
-"""Conformal embeddings: volume against differentiation, spheres by their area, digits near the pole, learning a sphere."""
+"""Conformal embeddings: volume against differentiation, spheres by their area, digits near the pole, learning
+a sphere."""
 
 import math
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_manifold.transforms import ConformalEmbedding
-from pyro_manifold.transforms.push import forward_push
+from pyro_manifold.transforms.jvp import forward_push
 
 F64 = torch.float64
 
@@ -36,7 +37,9 @@ def test_volume_and_push(n: int, d: int, blocks: int) -> None:
     x, J = forward_push(g._call, u, eye)
     gram = J @ J.mT
     torch.testing.assert_close(g.log_volume(u), 0.5 * torch.logdet(gram), rtol=0, atol=1e-10)
-    torch.testing.assert_close(gram, torch.exp(2 * g.log_volume(u) / n)[:, None, None] * eye, rtol=1e-10, atol=1e-10)  # conformal
+    torch.testing.assert_close(
+        gram, torch.exp(2 * g.log_volume(u) / n)[:, None, None] * eye, rtol=1e-10, atol=1e-10
+    )  # conformal
     for ours, auto in zip(g.push(u, eye), (x, J), strict=True):
         torch.testing.assert_close(ours, auto, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(g.inv(x), u, rtol=1e-7, atol=1e-7)
@@ -46,7 +49,9 @@ def test_area_of_the_sphere() -> None:
     """The image of the plane is a sphere, found from four points; the volumes add up to its area."""
     g = plain(2, 3, [0.0, 0.0, 1.0], [0.2, -0.1, 0.7])
     x = g(torch.randn(60, 2, dtype=F64)).detach()
-    solution = torch.linalg.lstsq(torch.cat([2 * x, torch.ones(60, 1, dtype=F64)], -1), x.square().sum(-1, keepdim=True)).solution
+    solution = torch.linalg.lstsq(
+        torch.cat([2 * x, torch.ones(60, 1, dtype=F64)], -1), x.square().sum(-1, keepdim=True)
+    ).solution
     radius = float((solution[3] + solution[:3].square().sum()).sqrt())
     a = (torch.arange(400, dtype=F64) + 0.5) / 400
     angle = 2 * math.pi * torch.arange(64, dtype=F64) / 64
@@ -59,7 +64,8 @@ def test_area_of_the_sphere() -> None:
 
 @pytest.mark.parametrize("gap", [1e-3, 1e-7])
 def test_near_the_pole(gap: float) -> None:
-    """The plane through the pole b/|b|^2 = (1/2, 0): the factor is 1/(4 gap^2) there, to all digits that the gap has."""
+    """The plane through the pole b/|b|^2 = (1/2, 0): the factor is 1/(4 gap^2) there, to all digits that the
+    gap has."""
     g = plain(1, 2, [0.0, 0.0], [2.0, 0.0])
     u = torch.tensor([-(0.5 + gap)], dtype=F64)  # the reflection turns the axis round
     assert g.log_volume(u).item() == pytest.approx(-math.log(4 * gap**2), abs=1e-14 / gap)

@@ -1,4 +1,5 @@
-"""Exponential maps, polar coordinates and isometries: bijections with the right volume change, good error messages."""
+"""Exponential maps, polar coordinates and isometries: bijections with the right volume change, good error
+messages."""
 
 import math
 
@@ -17,7 +18,8 @@ S2, P = geoopt.Sphere(), torch.tensor([0.0, 0.6, -0.8], dtype=F64)
 
 
 def gram_logdet(f, v):
-    """Half log det of J'J by autodiff, J the Jacobian into ambient space (right where the metric is the ambient one)."""
+    """Half log det of J'J by autodiff, J the Jacobian into ambient space (right where the metric is the
+    ambient one)."""
     jac = torch.func.vmap(torch.func.jacrev(f))(v)
     return 0.5 * torch.linalg.slogdet(jac.mT @ jac).logabsdet
 
@@ -29,7 +31,9 @@ def test_exp_map_volume_and_inverse():
     t = ExpMap(S2, P)
     x = t(v)
     assert (t.inv(x) - v).abs().max() < 1e-12
-    assert (t.log_abs_det_jacobian(v, x) - gram_logdet(lambda v: geometry(S2).exp_frame(P, v), v)).abs().max() < 1e-12
+    assert (
+        t.log_abs_det_jacobian(v, x) - gram_logdet(lambda v: geometry(S2).exp_frame(P, v), v)
+    ).abs().max() < 1e-12
 
 
 def test_polar_volume_and_inverse():
@@ -77,7 +81,7 @@ def test_rotation():
 
 
 def test_transformed_distribution_is_right_as_it_stands():
-    """C4: a base and a map make a law (here on flat space, where the answer is known)."""
+    """C4: a base and a map make a distribution (here on flat space, where the answer is known)."""
     e, mu = geoopt.Euclidean(ndim=1), torch.tensor([1.0, 2.0])
     d = dist.TransformedDistribution(dist.Normal(torch.zeros(2), 1.0).to_event(1), [ExpMap(e, mu)])
     assert torch.allclose(d.log_prob(mu), torch.tensor(-math.log(2 * math.pi)))

@@ -15,19 +15,28 @@ F64 = torch.float64
 
 
 def small_flow() -> flows.InjectiveFlow:
-    layers = [flows.Coupling(5, [0, 2, 4], hidden=(8,)), flows.LULinear(5), flows.Coupling(5, [1, 3], hidden=(8,))]
+    layers = [
+        flows.Coupling(5, [0, 2, 4], hidden=(8,)),
+        flows.LULinear(5),
+        flows.Coupling(5, [1, 3], hidden=(8,)),
+    ]
     return learned(flows.InjectiveFlow(Pad(3, 5), layers)).double()
 
 
 def gradient(value: Tensor, g: torch.nn.Module) -> Tensor:
-    return torch.cat([p.flatten() for p in torch.autograd.grad(value.sum(), list(g.parameters()), retain_graph=True)])
+    return torch.cat(
+        [p.flatten() for p in torch.autograd.grad(value.sum(), list(g.parameters()), retain_graph=True)]
+    )
 
 
 def test_unbiased() -> None:
-    """Against the exact value and gradient, along 10 directions; |z| > 5 (Student, 49 degrees) by chance in 1 of 10^4 runs."""
+    """Against the exact value and gradient, along 10 directions; |z| > 5 (Student, 49 degrees) by chance in 1
+    of 10^4 runs."""
     g, u = small_flow(), torch.randn(3, 3, dtype=F64, requires_grad=True)
     exact = g.log_volume(u)
-    wanted = torch.cat([gradient(exact, g), torch.autograd.grad(exact.sum(), u, retain_graph=True)[0].flatten()])
+    wanted = torch.cat(
+        [gradient(exact, g), torch.autograd.grad(exact.sum(), u, retain_graph=True)[0].flatten()]
+    )
     directions = torch.randn(len(wanted), 10, dtype=F64)
     values, slopes = [], []
     for _ in range(50):
@@ -55,7 +64,8 @@ def test_all_signs_average_to_the_exact_value() -> None:
 
 
 def test_rows_that_converge_early_are_kept() -> None:
-    """Orthogonal columns of one length need one step, others more; together they give what each gives alone."""
+    """Orthogonal columns of one length need one step, others more; together they give what each gives
+    alone."""
 
     def bend(u: Tensor) -> Tensor:
         return torch.cat([u, u[..., :1] * u[..., 1:]], -1)
@@ -89,7 +99,9 @@ def test_errors() -> None:
 def test_the_solution_is_as_exact_as_asked(rtol: float) -> None:
     """|v - J^T J w| <= rtol |v| row by row, with J written out; and no step more than that takes."""
     generator = torch.Generator().manual_seed(0)
-    W = torch.randn(30, 20, generator=generator, dtype=torch.float64) * torch.logspace(0, 1.5, 20, dtype=torch.float64)
+    W = torch.randn(30, 20, generator=generator, dtype=torch.float64) * torch.logspace(
+        0, 1.5, 20, dtype=torch.float64
+    )
     v = torch.randn(6, 20, generator=generator, dtype=torch.float64)
     w, _ = _solve(LinearEmbedding(W), torch.zeros(6, 20, dtype=torch.float64), v, rtol, 200)
     residual = (v - w @ (W.mT @ W)).norm(dim=-1) / v.norm(dim=-1)

@@ -1,4 +1,5 @@
-"""Isometries keep distances, frames and laws; bad pairs are refused. The generic checks run from cases.py."""
+"""Isometries keep distances, frames and distributions; bad pairs are refused. The generic checks run from
+cases.py."""
 
 import math
 
@@ -23,7 +24,8 @@ def test_ball_to_hyperboloid_keeps_distances_and_inverts() -> None:
 
 
 def test_a_ball_built_in_float32_still_maps_onto_the_hyperboloid() -> None:
-    """PoincareBall(c=1) in float32 is c = 1 - 3.8e-8 in float64; the image must be a point of Lorentz(k=1) all the same."""
+    """PoincareBall(c=1) in float32 is c = 1 - 3.8e-8 in float64; the image must be a point of Lorentz(k=1)
+    all the same."""
     f = BallToHyperboloid(geoopt.PoincareBall(c=1.0), geoopt.Lorentz())
     x = geometry(f.source).chart(torch.randn(50, 2, dtype=F64))
     assert geometry(f.target).contains(f(x), atol=1e-15).all()
@@ -35,10 +37,14 @@ def test_sphere_to_stereographic_scales_distances(k: float) -> None:
     f = SphereToStereographic(geoopt.Sphere(), geoopt.Stereographic(k=torch.tensor(k, dtype=F64)))
     sphere, plane = geometry(f.source), geometry(f.target)
     x, y = (sphere.uniform_sample((100,), (4,), dtype=F64) for _ in range(2))
-    torch.testing.assert_close(plane.dist(f(x), f(y)) * math.sqrt(k), sphere.dist(x, y), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        plane.dist(f(x), f(y)) * math.sqrt(k), sphere.dist(x, y), rtol=1e-10, atol=1e-10
+    )
     torch.testing.assert_close(f.inv(f(x)), x, rtol=1e-12, atol=1e-14)
     v = torch.randn(100, 3, dtype=F64)
-    torch.testing.assert_close(plane.exp_frame(f(x), v / math.sqrt(k)), f(sphere.exp_frame(x, v)), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        plane.exp_frame(f(x), v / math.sqrt(k)), f(sphere.exp_frame(x, v)), rtol=1e-6, atol=1e-8
+    )
     assert (f.log_abs_det_jacobian(x, f(x)) == -1.5 * math.log(k)).all()
 
 

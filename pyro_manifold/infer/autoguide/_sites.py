@@ -25,22 +25,27 @@ class FixedOptions:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("family", "init_loc_fn", "init_scale") and "prototype_trace" in self.__dict__:
-            raise AttributeError(f"{name}: acts when the guide is made, and would have no effect now; make a new guide with it.")
+            raise AttributeError(
+                f"{name}: acts when the guide is made, and would have no effect now; make a new guide with "
+                f"it."
+            )
         super().__setattr__(name, value)
 
 
 def start_of(name: str, site: dict) -> tuple[geoopt.Manifold | None, Tensor, Any, int]:
-    """A site's manifold (``None`` for an ordinary one), the initial centre, its constraint and its event rank.
+    """A site's manifold (``None`` for an ordinary one), the initial centre, its constraint and its event
+    rank.
 
     The centre is a point of the manifold, or unconstrained coordinates.
 
-    :raises ValueError: for a law of angles whose support says "real".
+    :raises ValueError: for a distribution of angles whose support says "real".
     """
     fn, value = site["fn"], site["value"].detach()
     if is_unmarked_angle(fn):
         raise ValueError(
-            f"{name}: got a law of angles whose support says {fn.support}, where a guide would spread over the turns. Unwrap it: "
-            f"poutine.reparam(model, config={{{name!r}: CircularReparam()}}), from pyro_manifold.infer."
+            f"{name}: got a distribution of angles whose support says {fn.support}, where a guide would "
+            f"spread over the turns. Unwrap it: poutine.reparam(model, config={{{name!r}: "
+            f"CircularReparam()}}), from pyro_manifold.infer."
         )
     manifold = manifold_of(fn.support)
     if manifold is not None:
@@ -61,7 +66,8 @@ def all_rows(site: dict, value: Tensor, event_dim: int) -> Tensor:
 
 
 def sample_ordinary(name: str, site: dict, hidden: Tensor) -> Tensor:
-    """Sample an ordinary site at the image of its unconstrained coordinates, whose law is accounted for elsewhere."""
+    """Sample an ordinary site at the image of its unconstrained coordinates, whose distribution is accounted
+    for elsewhere."""
     transform = biject_to(site["fn"].support)
     value, density = transform(hidden), 0.0
     if poutine.get_mask() is not False:

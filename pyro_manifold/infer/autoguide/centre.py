@@ -1,11 +1,12 @@
 r"""Where the draws of a guide are centred on a manifold: what it may report as its median.
 
-Tangent vectors v that are symmetric about 0 make points :math:`\exp_\mu v` that are centred at :math:`\mu` while they stay within
-half the injectivity radius. Wide ones need not: on :math:`S^d` the mean is
+Tangent vectors v that are symmetric about 0 make points :math:`\exp_\mu v` that are centred at :math:`\mu`
+while they stay within half the injectivity radius. Wide ones need not: on :math:`S^d` the mean is
 
 .. math:: \mathrm E\,\exp_\mu v = \mu\;\mathrm E\cos|v|,
 
-so that draws at distances beyond :math:`\pi/2`, where those of a normal distribution of standard deviation s lie as soon as
+so that draws at distances beyond :math:`\pi/2`, where those of a normal distribution of standard deviation s
+lie as soon as
 :math:`s\sqrt d > \pi/2`, are centred at :math:`-\mu`.
 """
 

@@ -21,11 +21,12 @@ class AutoManifoldDelta(FixedOptions, ModelIndices, AutoDelta):
 
     .. math:: \hat z = \arg\max_z\; p(x, z)
 
-    The density is with respect to Riemannian volume, so on manifold sites the answer does not depend on a chart. The points are
-    parameters with ``constraint=on(manifold)``: with :class:`~pyro_manifold.infer.RiemannianAdam` or
-    :class:`~pyro_manifold.infer.RiemannianSGD` they move along the manifold; any Pyro optimiser will do. Manifold sites start at
-    a draw of their prior. Flat priors, ``ImproperUniform(on(manifold), (), event_shape)``, give maximum likelihood; without a
-    sampler, they start at a uniform point, or near the origin where there is none.
+    The density is with respect to Riemannian volume, so on manifold sites the answer does not depend on a
+    chart. The points are parameters with ``constraint=on(manifold)``: with
+    :class:`~pyro_manifold.infer.RiemannianAdam` or :class:`~pyro_manifold.infer.RiemannianSGD` they move
+    along the manifold; any Pyro optimiser will do. Manifold sites start at a draw of their prior. Flat
+    priors, ``ImproperUniform(on(manifold), (), event_shape)``, give maximum likelihood; without a sampler,
+    they start at a uniform point, or near the origin where there is none.
 
     :param model: a Pyro model; enumerated sites must be hidden with ``poutine.block``.
     :param init_loc_fn: per-site initialisation, as in Pyro.
@@ -45,7 +46,9 @@ class AutoManifoldDelta(FixedOptions, ModelIndices, AutoDelta):
         *,
         create_plates: Callable[..., Any] | None = None,
     ) -> None:
-        super().__init__(model, init_loc_fn or init_to_draw(fallback=init_to_median), create_plates=create_plates)
+        super().__init__(
+            model, init_loc_fn or init_to_draw(fallback=init_to_median), create_plates=create_plates
+        )
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
-"""Guides take the subsample that the model itself gives to a plate, ``pyro.plate(name, size, subsample=indices)``.
+"""Guides take the subsample that the model itself gives to a plate,
+``pyro.plate(name, size, subsample=indices)``.
 
-A guide is run before the model, and the model is replayed against it: indices that a guide draws for itself would silently
-replace the model's, and rows of data would meet latents of other rows.
+A guide is run before the model, and the model is replayed against it: indices that a guide draws for itself
+would silently replace the model's, and rows of data would meet latents of other rows.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +24,8 @@ class _AllSeen(Exception):
 
 
 class _Record(Messenger):
-    """Indices of the plates ``names``, where the model gives them; leaves the model once all have been entered."""
+    """Indices of the plates ``names``, where the model gives them; leaves the model once all have been
+    entered."""
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
@@ -41,8 +43,11 @@ class _Record(Messenger):
 
 
 @torch.no_grad()
-def given_indices(model: Callable[..., Any], names: Iterable[str], args: tuple, kwargs: dict) -> dict[str, Tensor]:
-    """Indices that the model gives to the plates ``names`` with these arguments, found by running it as far as their entry."""
+def given_indices(
+    model: Callable[..., Any], names: Iterable[str], args: tuple, kwargs: dict
+) -> dict[str, Tensor]:
+    """Indices that the model gives to the plates ``names`` with these arguments, found by running it as far
+    as their entry."""
     record = _Record(names)
     if record.names:
         with poutine.block(), record:
@@ -56,7 +61,8 @@ def given_indices(model: Callable[..., Any], names: Iterable[str], args: tuple, 
 class ModelIndices(AutoGuide):
     """A guide whose plates have the model's own indices.
 
-    :raises ValueError: where the model draws its indices anew in each run, and where ``create_plates`` has others.
+    :raises ValueError: where the model draws its indices anew in each run, and where ``create_plates`` has
+        others.
     """
 
     _model: Any
@@ -75,9 +81,9 @@ class ModelIndices(AutoGuide):
         for name, indices in given.items():
             if name not in again or not torch.equal(indices, again[name]):
                 raise ValueError(
-                    f"plate {name!r}: its subsample is drawn inside the model, where the guide cannot see it. Expected indices "
-                    "that depend on the model's arguments alone: pass them as an argument, or give subsample_size and let Pyro "
-                    "draw them."
+                    f"plate {name!r}: its subsample is drawn inside the model, where the guide cannot see "
+                    "it. Expected indices that depend on the model's arguments alone: pass them as an "
+                    "argument, or give subsample_size and let Pyro draw them."
                 )
         frames = self._prototype_frames.items()
         self._subsampled = tuple(k for k, f in frames if k in given or (f.full_size or f.size) != f.size)
@@ -87,8 +93,8 @@ class ModelIndices(AutoGuide):
         if self._model is None:  # a guide that was saved and loaded
             if self._explicit and self.master is None and self.create_plates is None:
                 raise ValueError(
-                    f"plates {list(self._explicit)}: a guide that was saved is loaded without its model, which gave their "
-                    "subsample. Make the guide from the model, and load its state_dict."
+                    f"plates {list(self._explicit)}: a guide that was saved is loaded without its model, "
+                    "which gave their subsample. Make the guide from the model, and load its state_dict."
                 )
             return {}
         if self._subsampled is None:
@@ -102,7 +108,9 @@ class ModelIndices(AutoGuide):
         if self.master is None and self.create_plates is None:
             self.plates = {}
             for name, frame in sorted(self._prototype_frames.items()):
-                indices: dict[str, Any] = {"subsample": given[name]} if name in given else {"subsample_size": frame.size}
+                indices: dict[str, Any] = (
+                    {"subsample": given[name]} if name in given else {"subsample_size": frame.size}
+                )
                 self.plates[name] = pyro.plate(name, frame.full_size or frame.size, dim=frame.dim, **indices)
             return self.plates
         plates = super()._create_plates(*args, **kwargs)
@@ -110,8 +118,8 @@ class ModelIndices(AutoGuide):
             found = torch.as_tensor(plates[name]._indices, device=expected.device)
             if not torch.equal(found, expected):
                 raise ValueError(
-                    f"plate {name!r}: got indices {found[:5].tolist()}... from create_plates (or from the list of guides), "
-                    f"expected those that the model gives, {expected[:5].tolist()}.... Give subsample=indices there too, "
-                    "or leave it out."
+                    f"plate {name!r}: got indices {found[:5].tolist()}... from create_plates (or from the "
+                    f"list of guides), expected those that the model gives, {expected[:5].tolist()}.... Give "
+                    "subsample=indices there too, or leave it out."
                 )
         return plates

@@ -1,4 +1,4 @@
-"""Mean-field guide with a law on the manifold for each manifold site."""
+"""Mean-field guide with a distribution on the manifold for each manifold site."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -35,7 +35,10 @@ def _riemannian(manifold: geoopt.Manifold, loc: Tensor, scale: Tensor) -> Any:
 
 def _von_mises_fisher(manifold: geoopt.Manifold, loc: Tensor, scale: Tensor) -> Any:
     if not isinstance(manifold, geoopt.Sphere):
-        raise ValueError(f"family: 'von_mises_fisher' lives on spheres, got a site on {manifold.name}; use 'wrapped' there.")
+        raise ValueError(
+            f"family: 'von_mises_fisher' lives on spheres, got a site on {manifold.name}; use 'wrapped' "
+            f"there."
+        )
     return VonMisesFisher(loc, scale.squeeze(-1).square().reciprocal())
 
 
@@ -47,25 +50,32 @@ FAMILIES: dict[str, Callable[..., Any]] = {
 
 
 class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
-    r"""Independent distributions of all latents: on the manifold for manifold sites, Pyro's normal for the others.
+    r"""Independent distributions of all latents: on the manifold for manifold sites, Pyro's normal for the
+    others.
 
-    .. math:: q(z) = \prod_{\text{manifold}} q_i(z_i; \mu_i, \sigma_i) \prod_{\text{ordinary}} \mathcal N(t_j(z_j); m_j, s_j)
+    .. math:: q(z) = \prod_{\text{manifold}} q_i(z_i; \mu_i, \sigma_i) \prod_{\text{ordinary}} \mathcal
+    N(t_j(z_j); m_j, s_j)
 
-    The centres :math:`\mu_i` are parameters on their manifolds and every :math:`\sigma_i` is a geodesic length, so no chart is
-    chosen and nothing is torn at a date line. Ordinary sites are treated as by :class:`pyro.infer.autoguide.AutoNormal`.
-    For posterior correlations see :class:`AutoManifoldMultivariateNormal`.
+    The centres :math:`\mu_i` are parameters on their manifolds and every :math:`\sigma_i` is a geodesic
+    length, so no chart is chosen and nothing is torn at a date line. Ordinary sites are treated as by
+    :class:`pyro.infer.autoguide.AutoNormal`. For posterior correlations see
+    :class:`AutoManifoldMultivariateNormal`.
 
     :param model: a Pyro model; enumerated sites must be hidden with ``poutine.block``, as for Pyro's guides.
-    :param family: ``"wrapped"`` (one scale per tangent coordinate), ``"riemannian"`` or ``"von_mises_fisher"`` (one scale per
-        point; concentration :math:`1/\sigma^2`), or a dict from site names to these. By default, and for sites that the dict
-        leaves out, ``"von_mises_fisher"`` on spheres and ``"wrapped"`` elsewhere.
-    :param init_loc_fn: per-site initialisation, as in Pyro; by default manifold sites start at a draw of their prior.
-    :param float init_scale: initial spread: of ordinary sites the scale of every unconstrained coordinate; of manifold sites of
-        dimension d the root mean square distance from the centre, that is :math:`\sigma = \text{init\_scale}/\sqrt d`.
+    :param family: ``"wrapped"`` (one scale per tangent coordinate), ``"riemannian"`` or
+        ``"von_mises_fisher"`` (one scale per point; concentration :math:`1/\sigma^2`), or a dict from site
+        names to these. By default, and for sites that the dict leaves out, ``"von_mises_fisher"`` on spheres
+        and ``"wrapped"`` elsewhere.
+    :param init_loc_fn: per-site initialisation, as in Pyro; by default manifold sites start at a draw of
+        their prior.
+    :param float init_scale: initial spread: of ordinary sites the scale of every unconstrained coordinate; of
+        manifold sites of dimension d the root mean square distance from the centre, that is
+        :math:`\sigma = \text{init\_scale}/\sqrt d`.
     :param create_plates: as in Pyro, for data subsampling.
-    :raises ValueError: for an unknown family, or one that does not exist on a site's manifold; for a latent ``VonMises``.
+    :raises ValueError: for an unknown family, or one that does not exist on a site's manifold; for a latent
+        ``VonMises``.
 
-    References: Kucukelbir et al., JMLR 2017 (ADVI); the laws' own pages.
+    References: Kucukelbir et al., JMLR 2017 (ADVI); the distributions' own pages.
 
     >>> import pyro_manifold.distributions as mdist
     >>> model = lambda: pyro.sample("z", mdist.ManifoldUniform(geoopt.Sphere(), 3))
@@ -86,8 +96,12 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
     ) -> None:
         names = {family} if isinstance(family, str) else set((family or {}).values())
         if names - set(FAMILIES):
-            raise ValueError(f"family: got {sorted(names - set(FAMILIES))}, expected {', '.join(map(repr, FAMILIES))}.")
-        super().__init__(model, init_scale=init_scale, create_plates=create_plates, init_loc_fn=init_loc_fn or init_to_draw)
+            raise ValueError(
+                f"family: got {sorted(names - set(FAMILIES))}, expected {', '.join(map(repr, FAMILIES))}."
+            )
+        super().__init__(
+            model, init_scale=init_scale, create_plates=create_plates, init_loc_fn=init_loc_fn or init_to_draw
+        )
         self._given_family = family if isinstance(family, str) else dict(family or {})
 
     @property
@@ -118,8 +132,8 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
             deep_setattr(self.locs, name, PyroParam(value.clone(), constraint, event_dim))
             deep_setattr(self.scales, name, PyroParam(scale, self.scale_constraint, scale_dim))
 
-    def _law(self, name: str) -> Any:
-        """The guide's law of a manifold site."""
+    def _distribution(self, name: str) -> Any:
+        """The guide's distribution of a manifold site."""
         loc, scale = self._get_loc_and_scale(name)
         return FAMILIES[self._family(name)](self._manifolds[name], loc, scale)
 
@@ -133,8 +147,10 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
                     if frame.vectorized:
                         stack.enter_context(plates[frame.name])
                 if name in self._manifolds:
-                    law = self._law(name)
-                    result[name] = pyro.sample(name, law.to_event(site["fn"].event_dim - law.event_dim))
+                    distribution = self._distribution(name)
+                    result[name] = pyro.sample(
+                        name, distribution.to_event(site["fn"].event_dim - distribution.event_dim)
+                    )
                     continue
                 loc, scale = self._get_loc_and_scale(name)
                 hidden = pyro.sample(
@@ -167,6 +183,8 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
         for name, site in self.prototype_trace.iter_stochastic_nodes():
             if name not in self._manifolds:
                 loc, scale = self._get_loc_and_scale(name)
-                q = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device).reshape((-1,) + (1,) * loc.dim())
+                q = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device).reshape(
+                    (-1,) + (1,) * loc.dim()
+                )
                 results[name] = biject_to(site["fn"].support)(dist.Normal(loc, scale).icdf(q))
         return results

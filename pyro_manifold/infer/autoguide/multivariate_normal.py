@@ -1,4 +1,4 @@
-"""Guide with one normal law of the tangent coordinates of all latents together."""
+"""Guide with one normal distribution of the tangent coordinates of all latents together."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -31,31 +31,38 @@ __all__ = ["AutoManifoldMultivariateNormal"]
 
 
 class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
-    r"""One normal law with full covariance, of the tangent vectors of manifold sites and the unconstrained others together.
+    r"""One normal distribution with full covariance, of the tangent vectors of manifold sites and the
+    unconstrained others together.
 
     .. math::
-        (v_1, \dots, v_m, w_1, \dots) \sim \mathcal N(0, \Sigma), \qquad z_i = \exp_{\mu_i}(v_i), \qquad t_j(z_j) = m_j + w_j
+        (v_1, \dots, v_m, w_1, \dots) \sim \mathcal N(0, \Sigma), \qquad z_i = \exp_{\mu_i}(v_i), \qquad
+        t_j(z_j) = m_j + w_j
 
-    The :math:`\mu_i` are parameters on their manifolds, the :math:`v_i` coordinates in the frames there, so that
-    :math:`\Sigma` holds geodesic lengths and every correlation between sites, of manifolds or not. On flat, hyperbolic and SPD
-    space the density is :math:`\mathcal N(v, w; 0, \Sigma)\prod_i |\det d\exp_{\mu_i}(v_i)|^{-1}`. On compact manifolds a point
+    The :math:`\mu_i` are parameters on their manifolds, the :math:`v_i` coordinates in the frames there, so
+    that :math:`\Sigma` holds geodesic lengths and every correlation between sites, of manifolds or not. On
+    flat, hyperbolic and SPD space the density is
+    :math:`\mathcal N(v, w; 0, \Sigma)\prod_i |\det d\exp_{\mu_i}(v_i)|^{-1}`. On compact manifolds a point
     has several v (windings), and the density given to the ELBO is
 
     .. math:: q = \frac{\mathcal N(v, w; 0, \Sigma)}{\prod_i \mathcal N(v_i; 0, \Sigma_{ii})}
-        \prod_i \Big(\sum_{u:\,\exp u\,=\,\exp v_i} \frac{\mathcal N(u; 0, \Sigma_{ii})}{|\det d\exp_{\mu_i}(u)|}\Big)
+        \prod_i \Big(\sum_{u:\,\exp u\,=\,\exp v_i} \frac{\mathcal N(u; 0, \Sigma_{ii})}{|\det
+        d\exp_{\mu_i}(u)|}\Big)
 
-    which is exact for independent sites. For correlated ones v is an auxiliary variable, guessed from z site by site: the ELBO
-    stays a lower bound, looser by the divergence of that guess, which vanishes when :math:`\Sigma_{ii}` stays well inside the
-    injectivity radius.
+    which is exact for independent sites. For correlated ones v is an auxiliary variable, guessed from z site
+    by site: the ELBO stays a lower bound, looser by the divergence of that guess, which vanishes when
+    :math:`\Sigma_{ii}` stays well inside the injectivity radius.
 
     :param model: a Pyro model; enumerated sites must be hidden with ``poutine.block``, as for Pyro's guides.
-    :param init_loc_fn: per-site initialisation, as in Pyro; by default manifold sites start at a draw of their prior.
-    :param float init_scale: initial spread: of ordinary sites the scale of every unconstrained coordinate; of manifold sites of
-        dimension d the root mean square distance from the centre, that is init_scale over the root of d.
-    :raises ValueError: for a model without latents, a subsampled plate (use :class:`AutoManifoldNormal`), a latent ``VonMises``.
+    :param init_loc_fn: per-site initialisation, as in Pyro; by default manifold sites start at a draw of
+        their prior.
+    :param float init_scale: initial spread: of ordinary sites the scale of every unconstrained coordinate; of
+        manifold sites of dimension d the root mean square distance from the centre, that is init_scale over
+        the root of d.
+    :raises ValueError: for a model without latents, a subsampled plate (use :class:`AutoManifoldNormal`), a
+        latent ``VonMises``.
 
-    References: Kucukelbir et al., JMLR 2017 (full-rank ADVI); Ranganath, Tran & Blei, ICML 2016, sec. 3 (auxiliary
-    variables).
+    References: Kucukelbir et al., JMLR 2017 (full-rank ADVI); Ranganath, Tran & Blei, ICML 2016, sec. 3
+    (auxiliary variables).
 
     >>> import pyro_manifold.distributions as mdist
     >>> def model():
@@ -68,7 +75,11 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
 
     @checked
     def __init__(
-        self, model: Callable[..., Any], *, init_loc_fn: Callable[..., Any] = init_to_draw, init_scale: float = 0.1
+        self,
+        model: Callable[..., Any],
+        *,
+        init_loc_fn: Callable[..., Any] = init_to_draw,
+        init_scale: float = 0.1,
     ) -> None:
         if not init_scale > 0:
             raise ValueError(f"init_scale: got {init_scale}, expected a positive number.")
@@ -86,16 +97,20 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
             for frame in site["cond_indep_stack"]:
                 if frame.name in given or (frame.full_size or frame.size) != frame.size:
                     raise ValueError(
-                        f"{name}: is in the subsampled plate {frame.name!r}; a joint covariance needs all of its rows at once. "
-                        "Use AutoManifoldNormal, or do not subsample."
+                        f"{name}: is in the subsampled plate {frame.name!r}; a joint covariance needs all of "
+                        "its rows at once. Use AutoManifoldNormal, or do not subsample."
                     )
             manifold, value, constraint, event_dim = start_of(name, site)
             self._shapes[name], self._event_dims[name] = value.shape, event_dim
             if manifold is not None:
                 self._manifolds[name] = manifold
                 cut = value.dim() - event_dim
-                self._shapes[name] = value.shape[:cut] + torch.Size([geometry(manifold).dim(value.shape[cut:])])
-                self._event_dims[name] = 1 + site["fn"].event_dim - event_dim  # several points may be one event
+                self._shapes[name] = value.shape[:cut] + torch.Size(
+                    [geometry(manifold).dim(value.shape[cut:])]
+                )
+                self._event_dims[name] = (
+                    1 + site["fn"].event_dim - event_dim
+                )  # several points may be one event
             deep_setattr(self.locs, name, PyroParam(value.clone(), constraint, event_dim))
         size = sum(shape.numel() for shape in self._shapes.values())
         if not size:
@@ -108,7 +123,7 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
         self.scale_tril = PyroParam(eye_like(scale, size), constraints.unit_lower_cholesky, 2)
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> dist.TorchDistribution:
-        """The normal law of all coordinates, site after site in the order of the model."""
+        """The normal distribution of all coordinates, site after site in the order of the model."""
         tril = self.scale.unsqueeze(-1) * self.scale_tril
         return dist.MultivariateNormal(torch.zeros_like(self.scale), scale_tril=tril)
 
@@ -125,7 +140,9 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
         latent = pyro.sample(f"_{self._pyro_name}_latent", posterior, infer={"is_auxiliary": True})
         plates, result = self._create_plates(*args, **kwargs), {}
         for name, site, where in self._slices():
-            shape = torch.broadcast_shapes(self._shapes[name], latent.shape[:-1] + (1,) * self._event_dims[name])
+            shape = torch.broadcast_shapes(
+                self._shapes[name], latent.shape[:-1] + (1,) * self._event_dims[name]
+            )
             v, loc = latent[..., where].reshape(shape), attrgetter(name)(self.locs)
             with ExitStack() as stack:
                 for frame in site["cond_indep_stack"]:
@@ -178,8 +195,12 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
         for name, site, where in self._slices():
             if name not in self._manifolds:
                 loc = attrgetter(name)(self.locs)
-                q = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device).reshape((-1,) + (1,) * loc.dim())
-                result[name] = biject_to(site["fn"].support)(dist.Normal(loc, sd[where].reshape(loc.shape)).icdf(q))
+                q = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device).reshape(
+                    (-1,) + (1,) * loc.dim()
+                )
+                result[name] = biject_to(site["fn"].support)(
+                    dist.Normal(loc, sd[where].reshape(loc.shape)).icdf(q)
+                )
         return result
 
 

@@ -10,18 +10,20 @@ from torch import Tensor
 from .scales import has_bounded_coordinates
 from .systems import State, System, rows
 
-__all__ = ["ArcAdapter", "StepAdapter"]
+__all__ = ["TrajectoryLengthAdapter", "StepSizeAdapter"]
 
 
-class StepAdapter:
-    r"""The step size at which trajectories are accepted as often as asked, by Robbins and Monro's recursion, averaged.
+class StepSizeAdapter:
+    r"""The step size at which trajectories are accepted as often as asked, by Robbins and Monro's recursion,
+    averaged.
 
     .. math:: \log\epsilon_{t+1} = \log\epsilon_t + c\,(t + t_0)^{-\kappa}(a_t - a^*),\qquad
         \log\bar\epsilon_t = (1 - t^{-\kappa})\log\bar\epsilon_{t-1} + t^{-\kappa}\log\epsilon_t
 
     Stan's dual averaging moves by about :math:`2.5\,(a_t - a^*)` at every t: with the noise of one chain its
-    steps stay spread by a factor of 1.5, and as acceptance is concave in the step, their mean is accepted too often (measured
-    0.93 where 0.8 was asked, at two thirds of the step). Here the spread vanishes. :math:`c = 2.5` is Newton's gain for
+    steps stay spread by a factor of 1.5, and as acceptance is concave in the step, their mean is accepted too
+    often (measured 0.93 where 0.8 was asked, at two thirds of the step). Here the spread vanishes.
+    :math:`c = 2.5` is Newton's gain for
     :math:`a = 2\Phi(-k\epsilon^2)` at 0.8.
 
     References: Robbins & Monro 1951; Polyak & Juditsky 1992; Andrieu & Thoms 2008, sec. 5.
@@ -54,17 +56,19 @@ class StepAdapter:
         return math.exp(self._mean)
 
 
-class ArcAdapter:
-    r"""The arc length of HMC that gives the most effective draws per gradient, from trajectories recorded in warm-up.
+class TrajectoryLengthAdapter:
+    r"""The arc length of HMC that gives the most effective draws per gradient, from trajectories recorded in
+    warm-up.
 
     Along trajectories of stationary chains, statistic f has the lag-t autocorrelation
-    :math:`\rho_f(t) = 1 - \mathrm E[a\,(f(z_t) - f(z_0))^2] / 2\,\mathrm{Var} f`, with a the acceptance probability. With a
-    jittered length the chain's is the mean over the jitter, :math:`\bar\rho_f`, and
+    :math:`\rho_f(t) = 1 - \mathrm E[a\,(f(z_t) - f(z_0))^2] / 2\,\mathrm{Var} f`, with a the acceptance
+    probability. With a jittered length the chain's is the mean over the jitter, :math:`\bar\rho_f`, and
 
     .. math:: \max_L\; \min_f \frac{1 - \bar\rho_f(L)}{1 + \bar\rho_f(L)} \Big/ \mathrm E[\text{steps}(L)].
 
-    Statistics: coordinates (tangent ones on manifolds without bound) and their squared deviations; the minimum is softened to
-    the mean over the worst tenth. All chains and steps serve one estimate. Related: Hoffman, Radul & Sountsov, ChEES-HMC, 2021.
+    Statistics: coordinates (tangent ones on manifolds without bound) and their squared deviations; the
+    minimum is softened to the mean over the worst tenth. All chains and steps serve one estimate. Related:
+    Hoffman, Radul & Sountsov, ChEES-HMC, 2021.
 
     :param length: arc length in units of the learned scales; ``None`` to learn it.
     """
@@ -80,7 +84,9 @@ class ArcAdapter:
         self.length = math.pi / 2 if self._given is None else self._given
         self.longest = math.pi  # recorded trajectories are up to this long
         self._base: dict[str, Tensor] | None = None  # where tangent coordinates are taken
-        self._centre: Tensor | None = None  # of the squared deviations: fixed in a window, the mean of the one before
+        self._centre: Tensor | None = (
+            None  # of the squared deviations: fixed in a window, the mean of the one before
+        )
         self._chosen = False
         self._clear()
 
@@ -136,7 +142,8 @@ class ArcAdapter:
         return torch.cat(parts, -1).double()
 
     def choose(self, step: float, stretch: float = 1.0, enough: bool = True) -> None:
-        """Set the length for steps of this size from what was recorded; ``stretch``: new time units per old ones.
+        """Set the length for steps of this size from what was recorded; ``stretch``: new time units per old
+        ones.
 
         Without ``enough`` records the length is kept, in the new units.
         """
@@ -153,7 +160,9 @@ class ArcAdapter:
         good = variance > 1e-12
         seen = self._hits > 0
         times = torch.cat([torch.zeros(1), seen.nonzero().squeeze(-1) * self.longest / self.bins]).double()
-        rho = 1 - (self._moved[seen] / self._hits[seen].to(variance).unsqueeze(-1))[:, good] / (2 * variance[good])
+        rho = 1 - (self._moved[seen] / self._hits[seen].to(variance).unsqueeze(-1))[:, good] / (
+            2 * variance[good]
+        )
         rho = torch.cat([torch.ones_like(rho[:1]), rho]).cpu()
         jitter = torch.linspace(1 - self.jitter, 1 + self.jitter, 31, dtype=torch.float64)
         grid = self.longest / (1 + self.jitter) * torch.linspace(0.1, 1.0, 30, dtype=torch.float64)

@@ -1,15 +1,18 @@
-r"""Constrained dynamics: on a manifold without closed-form geodesics points move by projected steps, each checked backwards.
+r"""Constrained dynamics: on a manifold without closed-form geodesics points move by projected steps, each
+checked backwards.
 
 On :math:`M=\{x: c(x)=0\}` or the image of an injective map, the free flow :math:`\Phi_2` of a
 :class:`~pyro_manifold.infer.mcmc.systems.System` becomes one RATTLE step [1],
 
 .. math:: q = p + t\,u + N_p\lambda \in M, \qquad u' = T_qT_q^\top (q - p)/t,
 
-so that kick, step, kick is symmetric, symplectic and of order 2 with respect to the Hausdorff measure of M [2]. A projection may
-fail, or land on another sheet of M than its reverse does; both would break detailed balance. So every step is taken
-backwards too, and one that does not return is refused [3]: the chain stays, or its trajectory ends there.
+so that kick, step, kick is symmetric, symplectic and of order 2 with respect to the Hausdorff measure of M
+[2]. A projection may fail, or land on another sheet of M than its reverse does; both would break detailed
+balance. So every step is taken backwards too, and one that does not return is refused [3]: the chain stays,
+or its trajectory ends there.
 
-[1] Andersen 1983. [2] Brubaker, Salzmann & Urtasun 2012; Lelievre, Rousset & Stoltz 2019. [3] Zappa, Holmes-Cerfon & Goodman
+[1] Andersen 1983. [2] Brubaker, Salzmann & Urtasun 2012; Lelievre, Rousset & Stoltz 2019. [3] Zappa,
+  Holmes-Cerfon & Goodman
 2018; Graham, Thiery & Beskos 2022, alg. 2 (Mici).
 """
 
@@ -18,18 +21,19 @@ from torch import Tensor
 
 from ...geometry import SubmanifoldGeometry
 from .errors import ConvergenceError, NonReversibleStepError
-from .motion import MOTIONS, AmbientMotion
+from .momentum import MOTIONS, AmbientMomentum
 
 __all__ = ["ProjectedMotion"]
 
 
-class ProjectedMotion(AmbientMotion):
+class ProjectedMotion(AmbientMomentum):
     """Tangent vectors in the ambient space, carried along by RATTLE steps that are checked to be reversible.
 
-    A refused step leaves the point where it is with a momentum of NaN, hence an infinite energy. ``refused`` counts, in steps of
-    single chains: ``not converged`` and ``not reversible``.
+    A refused step leaves the point where it is with a momentum of NaN, hence an infinite energy. ``refused``
+    counts, in steps of single chains: ``not converged`` and ``not reversible``.
 
-    :ivar bool strict: raise :class:`~.errors.ConvergenceError` or :class:`~.errors.NonReversibleStepError` instead.
+    :ivar bool strict: raise :class:`~.errors.ConvergenceError` or :class:`~.errors.NonReversibleStepError`
+        instead.
     """
 
     geometry: SubmanifoldGeometry
@@ -63,13 +67,13 @@ class ProjectedMotion(AmbientMotion):
         size = f"{float(time.abs().max()):.3g}"
         if self.strict and bool(lost.any()):
             raise ConvergenceError(
-                f"a projected step for time {size} found no point of {self.geometry.manifold.name} in {int(lost.sum())} of {n} "
-                "chains; take a smaller step_size."
+                f"a projected step for time {size} found no point of {self.geometry.manifold.name} in "
+                f"{int(lost.sum())} of {n} chains; take a smaller step_size."
             )
         if self.strict:
             raise NonReversibleStepError(
-                f"a projected step for time {size} on {self.geometry.manifold.name} does not return to its start in "
-                f"{int(astray.sum())} of {n} chains; take a smaller step_size."
+                f"a projected step for time {size} on {self.geometry.manifold.name} does not return to its "
+                f"start in {int(astray.sum())} of {n} chains; take a smaller step_size."
             )
         self.refused["not converged"] += int(lost.sum())
         self.refused["not reversible"] += int(astray.sum())

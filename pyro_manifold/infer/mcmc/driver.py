@@ -10,7 +10,8 @@ __all__ = ["VectorizedMCMC"]
 
 
 class VectorizedMCMC(MCMC):
-    """Pyro's driver for a kernel with ``chains > 1``: the chains become the chains of samples, summary and diagnostics.
+    """Pyro's driver for a kernel with ``chains > 1``: the chains become the chains of samples, summary and
+    diagnostics.
 
     :param kernel: a :class:`~pyro_manifold.infer.GeodesicHMC` or ``GeodesicNUTS`` with its ``chains``.
     :raises ValueError: if ``num_chains`` is given, or the kernel has no ``chains``.
@@ -35,7 +36,9 @@ class VectorizedMCMC(MCMC):
         if not hasattr(kernel, "chains"):
             raise ValueError(f"kernel: {type(kernel).__name__} has no chains; use pyro.infer.MCMC for it.")
         if kwargs.get("num_chains", 1) != 1:
-            raise ValueError("num_chains: set chains in the kernel instead, e.g. GeodesicNUTS(model, chains=64).")
+            raise ValueError(
+                "num_chains: set chains in the kernel instead, e.g. GeodesicNUTS(model, chains=64)."
+            )
         super().__init__(kernel, num_samples, *args, **kwargs)
 
     def run(self, *args: Any, **kwargs: Any) -> None:

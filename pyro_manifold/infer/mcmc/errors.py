@@ -6,7 +6,8 @@ __all__ = ["ConvergenceError", "InvalidStartError", "NonReversibleStepError", "S
 
 
 class InvalidStartError(ValueError):
-    """The chain cannot start: an initial value off the manifold, or a potential or gradient that is not finite there."""
+    """The chain cannot start: an initial value off the manifold, or a potential or gradient that is not
+    finite there."""
 
 
 class StepSizeError(RuntimeError):

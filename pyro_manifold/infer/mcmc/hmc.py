@@ -21,7 +21,7 @@ from .potential import ChainBatch, warn_of_loop
 from .scales import set_inverse_mass
 from .start import check_sites, check_start, find_start, prepare
 from .systems import State, System
-from .transitions import Outcome, hmc, isometry_jump
+from .transitions import TransitionResult, hmc, isometry_jump
 from .warmup import WarmUp
 
 __all__ = ["GeodesicHMC"]
@@ -34,25 +34,28 @@ class GeodesicHMC(GeodesicKernel):
 
     .. math:: H(z, w) = -\log p(z, x) + \tfrac12|w|^2, \qquad \text{kick, exact geodesic flow, kick}
 
-    Sites whose support is a manifold (``on(manifold)``, Pyro's ``constraints.sphere``) are sampled as points, with respect to
-    Riemannian volume and without charts; the others as Pyro does, through ``biject_to``. Each manifold site has one scale and
-    the ordinary ones share a diagonal or dense mass, learned in warm-up from its first draws on. The arc length of a path is
-    uniform on ``trajectory_length`` times [1/2, 3/2]; by default warm-up learns the one with most effective draws per
-    gradient, which on spheres is two to three times as many as NUTS makes.
+    Sites whose support is a manifold (``on(manifold)``, Pyro's ``constraints.sphere``) are sampled as points,
+    with respect to Riemannian volume and without charts; the others as Pyro does, through ``biject_to``. Each
+    manifold site has one scale and the ordinary ones share a diagonal or dense mass, learned in warm-up from
+    its first draws on. The arc length of a path is uniform on ``trajectory_length`` times [1/2, 3/2]; by
+    default warm-up learns the one with most effective draws per gradient, which on spheres is two to three
+    times as many as NUTS makes.
 
     :param model: a Pyro model, or give ``potential_fn``.
-    :param potential_fn: minus log density of a dict of values (one chain), for which ``initial_params`` (points on the manifold
-        for the sites in ``manifolds``) and ``manifolds`` must be given.
+    :param potential_fn: minus log density of a dict of values (one chain), for which ``initial_params``
+        (points on the manifold for the sites in ``manifolds``) and ``manifolds`` must be given.
     :param dict manifolds: site name -> geoopt manifold; only with ``potential_fn``.
     :param int chains: chains that this kernel advances together, one batched gradient for all; run it with
-        :class:`~pyro_manifold.infer.VectorizedMCMC`. (Pyro's ``MCMC(num_chains=...)`` runs separate processes: the model must
-        pickle, and a script needs its ``if __name__ == "__main__":`` guard where processes are spawned.)
+        :class:`~pyro_manifold.infer.VectorizedMCMC`. (Pyro's ``MCMC(num_chains=...)`` runs separate
+        processes: the model must pickle, and a script needs its ``if __name__ == "__main__":`` guard where
+        processes are spawned.)
     :param float step_size: initial step size.
     :param float trajectory_length: arc length in units of the learned scales; ``None`` to learn it.
     :param bool full_mass: dense mass for the ordinary sites.
-    :param dict isometries: site name -> ``"antipode"``, ``"quaternion sign"`` or an isometry of that site's manifold that is
-        its own inverse; after each trajectory one of the point and its image is drawn (for one point of a site in a plate),
-        which lets axial and other two-mode targets mix. It costs one gradient.
+    :param dict isometries: site name -> ``"antipode"``, ``"quaternion sign"`` or an isometry of that site's
+        manifold that is its own inverse; after each trajectory one of the point and its image is drawn (for
+        one point of a site in a plate), which lets axial and other two-mode targets mix. It costs one
+        gradient.
     :param float target_accept_prob: for the adaptation of the step size.
     :param init_strategy: as in Pyro; its values are points for manifold sites.
     :param str vectorize: how chains share a gradient: ``"auto"``, ``"plates"``, ``"vmap"`` or ``"loop"``.
@@ -60,13 +63,15 @@ class GeodesicHMC(GeodesicKernel):
     :raises StepSizeError: when every trajectory diverges.
     :raises ValueError: for unsupported options (``jit_compile``) or supports, or names that are not sites.
 
-    ``initial_params`` (Pyro's argument of ``MCMC``) are unconstrained values for ordinary sites and points for manifold sites.
+    ``initial_params`` (Pyro's argument of ``MCMC``) are unconstrained values for ordinary sites and points
+    for manifold sites.
 
-    Public attributes take effect when they are set (:class:`~.kernel.GeodesicKernel`), or setting them raises.
-    ``inverse_mass_matrix`` holds the squared scales, and can be given. ``sample(params)`` goes on from the values that it is
-    given; ``clear_cache()`` says that the density has changed.
+    Public attributes take effect when they are set (:class:`~.kernel.GeodesicKernel`), or setting them
+    raises. ``inverse_mass_matrix`` holds the squared scales, and can be given. ``sample(params)`` goes on
+    from the values that it is given; ``clear_cache()`` says that the density has changed.
 
-    References: Byrne & Girolami 2013 (geodesic flows); Neal 2011; Bou-Rabee & Sanz-Serna 2017 (random arc lengths).
+    References: Byrne & Girolami 2013 (geodesic flows); Neal 2011; Bou-Rabee & Sanz-Serna 2017 (random arc
+    lengths).
 
     >>> import geoopt
     >>> from pyro.infer import MCMC
@@ -100,19 +105,26 @@ class GeodesicHMC(GeodesicKernel):
     ) -> None:
         if jit_compile:
             raise ValueError(
-                "jit_compile: not supported here; run many chains in one kernel instead: chains=64 (one gradient for all)."
+                "jit_compile: not supported here; run many chains in one kernel instead: chains=64 (one "
+                "gradient for all)."
             )
         super().__init__(model, potential_fn)
         self._trajectory_length(trajectory_length)
         self.manifolds = manifolds or {}
         self.chains, self.vectorize, self.isometries = chains, vectorize, isometries
         self.step_size, self.target_accept_prob = step_size, target_accept_prob
-        self.adapt_step_size, self.adapt_mass_matrix, self.full_mass = adapt_step_size, adapt_mass_matrix, full_mass
+        self.adapt_step_size, self.adapt_mass_matrix, self.full_mass = (
+            adapt_step_size,
+            adapt_mass_matrix,
+            full_mass,
+        )
         self.init_strategy, self.max_plate_nesting = init_strategy, max_plate_nesting
 
-    # --- start -------------------------------------------------------------------------------------------------------
+    # --- start
+    # ------------------------------------------------------------------------------------------------
     def _own_start(self) -> Any:
-        """The start of this chain: Pyro hands one kernel those of all chains before its processes, named 0, 1, ..., start."""
+        """The start of this chain: Pyro hands one kernel those of all chains before its processes, named 0,
+        1, ..., start."""
         starts = [p for p in self._starts if p is not None]
         worker = multiprocessing.current_process().name
         if multiprocessing.parent_process() is not None and worker.isdigit() and int(worker) < len(starts):
@@ -124,18 +136,20 @@ class GeodesicHMC(GeodesicKernel):
         self._reset()  # an interrupted run leaves no trace
         self._arc.reset()
         if self.model is not None:
-            made = prepare(self.model, args, kwargs, self.init_strategy, self.max_plate_nesting)
-            if made.enumerated and how == "auto":
+            setup = prepare(self.model, args, kwargs, self.init_strategy, self.max_plate_nesting)
+            if setup.enumerated and how == "auto":
                 how = "loop"
                 if self.chains > 1:
                     warn_of_loop(self.chains, "the model has enumerated sites")
-            self._transforms, self._options["manifolds"] = made.transforms, made.manifolds
-            given = given or (find_start(made, self.chains, args, kwargs) if made.transforms else {})
-            potential = made.potential
+            self._transforms, self._options["manifolds"] = setup.transforms, setup.manifolds
+            given = given or (find_start(setup, self.chains, args, kwargs) if setup.transforms else {})
+            potential = setup.potential
         else:
             potential, self._transforms = self._options["potential_fn"], {}
             if given is None:
-                raise InvalidStartError("initial_params: missing; give MCMC(initial_params={site: value}) with potential_fn.")
+                raise InvalidStartError(
+                    "initial_params: missing; give MCMC(initial_params={site: value}) with potential_fn."
+                )
         self._warmup_steps, self._potential, self._initial_params = warmup_steps, potential, given
         if not given:
             return  # nothing is latent
@@ -146,16 +160,21 @@ class GeodesicHMC(GeodesicKernel):
         batch = ChainBatch(potential, z, how)
         self._system = System(batch, geometries, {k: v.shape[1:] for k, v in z.items()})
         for s in self._system.sites:
-            if s.motion is not None:
-                s.motion.centre(z[s.name])
+            if s.momentum is not None:
+                s.momentum.centre(z[s.name])
         mass = self._options["inverse_mass_matrix"]
         if mass is not None:
             set_inverse_mass(self._system, mass)
         self._state = self._at(given)
         self._warm = WarmUp(
-            self._system, warmup_steps, self._options["step_size"], self.target_accept_prob, self.adapt_step_size,
-            self.adapt_mass_matrix, self.full_mass,
-        )  # fmt: skip
+            self._system,
+            warmup_steps,
+            self._options["step_size"],
+            self.target_accept_prob,
+            self.adapt_step_size,
+            self.adapt_mass_matrix,
+            self.full_mass,
+        )
         with pyro.validation_enabled(False):
             self._warm.start(self._state, guess=mass is None)
         self._gradients += self._warm.trials * self.chains
@@ -166,7 +185,11 @@ class GeodesicHMC(GeodesicKernel):
     def _at(self, params: Mapping[str, Tensor]) -> State:
         """The state at these values: the remembered one if it has them."""
         z, state = self._rows(params), self._state
-        if state is not None and z.keys() == state.z.keys() and all(torch.equal(z[k], v) for k, v in state.z.items()):
+        if (
+            state is not None
+            and z.keys() == state.z.keys()
+            and all(torch.equal(z[k], v) for k, v in state.z.items())
+        ):
             return state
         shapes = {s.name: (self.chains, *s.shape) for s in self._system.sites}
         if {k: tuple(v.shape) for k, v in z.items()} != shapes:
@@ -182,8 +205,9 @@ class GeodesicHMC(GeodesicKernel):
         bad = ~(state.potential.isfinite() & state.grad.isfinite().all(-1))
         if bool(bad.any()):
             raise InvalidStartError(
-                f"the log density or its gradient is not finite at the start of chain {int(bad.nonzero()[0])}; "
-                "start elsewhere (init_strategy or initial_params) or check the model there."
+                "the log density or its gradient is not finite at the start of chain "
+                f"{int(bad.nonzero()[0])}; start elsewhere (init_strategy or initial_params) or check the "
+                "model there."
             )
         return state
 
@@ -191,21 +215,26 @@ class GeodesicHMC(GeodesicKernel):
         """Forget potential and gradient at the current values; for a density that has changed since."""
         self._state = None
 
-    # --- sampling ----------------------------------------------------------------------------------------------------
-    def _transition(self, state: State, step_size: float) -> Outcome:
+    # --- sampling
+    # ------------------------------------------------------------------------------------------------
+    def _transition(self, state: State, step_size: float) -> TransitionResult:
         warm = self._t < (self._warmup_steps or 0)
         record = self._arc.recorder(self._system, step_size) if warm and self._arc.adapt else None
         return hmc(self._system, state, step_size, self._arc.count(step_size, warm), record)
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One transition from ``params``, which may differ from what the last one returned (HMC within Gibbs).
+        """One transition from ``params``, which may differ from what the last one returned (HMC within
+        Gibbs).
 
         A density that has changed otherwise, as a Gibbs step changes it, needs :meth:`clear_cache` first.
 
-        :raises ValueError: for other names or shapes than those of the sites, values off the manifold or without density.
+        :raises ValueError: for other names or shapes than those of the sites, values off the manifold or
+            without density.
         """
         if not self._running:
-            raise RuntimeError("sample: this kernel is not set up; call setup(warmup_steps, *args) or run it by MCMC.")
+            raise RuntimeError(
+                "sample: this kernel is not set up; call setup(warmup_steps, *args) or run it by MCMC."
+            )
         assert self._warmup_steps is not None
         if self._system is None:
             return self._sample_nothing(params)
@@ -255,32 +284,40 @@ class GeodesicHMC(GeodesicKernel):
             self._arc.choose(self.step_size, stretch, enough)
         if self._t == self._warmup_steps:
             for s in self._system.sites:
-                if isinstance(s.motion, ProjectedMotion):
-                    s.motion.refused = dict.fromkeys(s.motion.refused, 0)
+                if isinstance(s.momentum, ProjectedMotion):
+                    s.momentum.refused = dict.fromkeys(s.momentum.refused, 0)
 
-    def _watch(self, out: Outcome) -> None:
+    def _watch(self, out: TransitionResult) -> None:
         assert self._warm is not None and self._warmup_steps is not None
-        if self._t <= self._warmup_steps and self._warm.learns_scales:  # new scales may yet make steps possible
+        if (
+            self._t <= self._warmup_steps and self._warm.learns_scales
+        ):  # new scales may yet make steps possible
             self._lost = 0
             return
         self._lost = self._lost + 1 if bool((out.diverging | (out.accept_prob == 0)).all()) else 0
         if self._lost >= PATIENCE:
             raise StepSizeError(
-                f"every trajectory of the last {PATIENCE} transitions diverged or was refused at step size {self.step_size:.2e}; "
-                "give a smaller step_size or adapt_step_size=True with more warm-up, and check that the log density is "
-                "continuous where the chain is (on an unbounded site, a non-centred reparametriser may be what it needs)."
+                f"every trajectory of the last {PATIENCE} transitions diverged or was refused at step size "
+                f"{self.step_size:.2e}; give a smaller step_size or adapt_step_size=True with more warm-up, "
+                "and check that the log density is continuous where the chain is (on an unbounded site, a "
+                "non-centred reparametriser may be what it needs)."
             )
 
     def logging(self) -> OrderedDict:
-        return OrderedDict([("step size", f"{self.step_size:.2e}"), ("acc. prob", f"{self._mean_accept_prob:.3f}")])
+        return OrderedDict(
+            [("step size", f"{self.step_size:.2e}"), ("acc. prob", f"{self._mean_accept_prob:.3f}")]
+        )
 
     def diagnostics(self) -> dict[str, Any]:
-        """``divergences`` (draws), acceptance and gradients; for sites on implicit manifolds ``refused steps`` since
-        warm-up (of several chains in one kernel ``refused steps of all chains``, the same total under each)."""
+        """``divergences`` (draws), acceptance and gradients; for sites on implicit manifolds
+        ``refused steps`` since warm-up (of several chains in one kernel ``refused steps of all chains``, the
+        same total under each)."""
         if not self._running:
-            raise RuntimeError("diagnostics: this kernel has been cleaned up after its run; ask mcmc.diagnostics().")
+            raise RuntimeError(
+                "diagnostics: this kernel has been cleaned up after its run; ask mcmc.diagnostics()."
+            )
         sites = [] if self._system is None else self._system.sites
-        refused = {s.name: dict(s.motion.refused) for s in sites if isinstance(s.motion, ProjectedMotion)}
+        refused = {s.name: dict(s.momentum.refused) for s in sites if isinstance(s.momentum, ProjectedMotion)}
         by_chain = [[draw for draw, chain in self._divergences if chain == i] for i in range(self.chains)]
         return {
             "divergences": [draw for draw, _ in self._divergences],
@@ -289,5 +326,9 @@ class GeodesicHMC(GeodesicKernel):
             "gradients": self.num_gradients,
             "warmup gradients": self.warmup_gradients,
             # a step is refused in a group of chains: their number is known of all together, and said so
-            **({"refused steps" if self.chains == 1 else "refused steps of all chains": refused} if refused else {}),
+            **(
+                {"refused steps" if self.chains == 1 else "refused steps of all chains": refused}
+                if refused
+                else {}
+            ),
         }

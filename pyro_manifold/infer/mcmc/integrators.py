@@ -10,10 +10,11 @@ __all__ = ["first_step_size", "geodesic_leapfrog"]
 
 
 def geodesic_leapfrog(system: System, state: State, step: Tensor) -> State:
-    r"""Strang splitting :math:`\Phi_1(\epsilon/2)\,\Phi_2(\epsilon)\,\Phi_1(\epsilon/2)`: symplectic, reversible, of order 2.
+    r"""Strang splitting :math:`\Phi_1(\epsilon/2)\,\Phi_2(\epsilon)\,\Phi_1(\epsilon/2)`: symplectic,
+    reversible, of order 2.
 
-    :param step: signed step sizes, shape ``(chains, 1)``. The given state is not changed; the new one has an infinite
-        potential where anything is not finite.
+    :param step: signed step sizes, shape ``(chains, 1)``. The given state is not changed; the new one has an
+        infinite potential where anything is not finite.
     """
     half = 0.5 * step
     z, w = system.drift(state.z, system.kick(state.w, state.grad, half), step)
@@ -24,7 +25,8 @@ def geodesic_leapfrog(system: System, state: State, step: Tensor) -> State:
 
 
 def first_step_size(system: System, at: State, size: float, bounds: tuple[float, float]) -> tuple[float, int]:
-    """Double or halve until the mean acceptance probability of one step crosses 0.8 (Hoffman & Gelman 2014, alg. 4); and trials.
+    """Double or halve until the mean acceptance probability of one step crosses 0.8 (Hoffman & Gelman 2014,
+    alg. 4); and trials.
 
     :raises StepSizeError: when no step is accepted.
     """
@@ -34,7 +36,10 @@ def first_step_size(system: System, at: State, size: float, bounds: tuple[float,
         nonlocal trials
         trials += 1
         state = at.with_momentum(system.draw(at.z))
-        error = geodesic_leapfrog(system, state, state.potential.new_full((len(state.w), 1), size)).energy() - state.energy()
+        error = (
+            geodesic_leapfrog(system, state, state.potential.new_full((len(state.w), 1), size)).energy()
+            - state.energy()
+        )
         return float((-error).exp().clamp(max=1).nan_to_num(0).mean()) > 0.8
 
     up = good(size)
@@ -45,6 +50,6 @@ def first_step_size(system: System, at: State, size: float, bounds: tuple[float,
     if up:  # a flat density on a manifold without bound
         return size, trials
     raise StepSizeError(
-        f"no step size down to {size:.1e} is accepted from the start: is the log density discontinuous or its gradient "
-        "wrong there? Check the model, or start elsewhere (init_strategy, initial_params)."
+        f"no step size down to {size:.1e} is accepted from the start: is the log density discontinuous or "
+        "its gradient wrong there? Check the model, or start elsewhere (init_strategy, initial_params)."
     )

@@ -8,8 +8,19 @@ from pyro.infer.mcmc import HMC
 from torch import Tensor
 
 from ...geometry import geometry
-from .adapters import ArcAdapter
-from .options import Option, boolean, choice, function, isometries_of, mass_of, nesting, positive, probability, whole
+from .adapters import TrajectoryLengthAdapter
+from .options import (
+    Option,
+    boolean,
+    choice,
+    function,
+    isometries_of,
+    mass_of,
+    nesting,
+    positive,
+    probability,
+    whole,
+)
 from .scales import inverse_mass, set_inverse_mass
 from .systems import State
 from .warmup import WarmUp
@@ -18,10 +29,11 @@ __all__ = ["GeodesicKernel"]
 
 
 class GeodesicKernel(HMC):
-    """What :class:`~.hmc.GeodesicHMC` can be told. A public attribute takes effect when it is set, or setting it raises.
+    """What :class:`~.hmc.GeodesicHMC` can be told. A public attribute takes effect when it is set, or setting
+    it raises.
 
-    ``step_size``, ``trajectory_length``, ``target_accept_prob``, ``max_tree_depth`` and ``inverse_mass_matrix`` act on a run
-    under way too; the others only between runs.
+    ``step_size``, ``trajectory_length``, ``target_accept_prob``, ``max_tree_depth`` and
+    ``inverse_mass_matrix`` act on a run under way too; the others only between runs.
     """
 
     chains: Any = Option(whole)
@@ -33,21 +45,32 @@ class GeodesicKernel(HMC):
     init_strategy: Any = Option(function)
     max_plate_nesting: Any = Option(nesting)
 
-    def __init__(self, model: Callable[..., Any] | None, potential_fn: Callable[[dict[str, Tensor]], Tensor] | None) -> None:
+    def __init__(
+        self, model: Callable[..., Any] | None, potential_fn: Callable[[dict[str, Tensor]], Tensor] | None
+    ) -> None:
         if (model is None) == (potential_fn is None):
             raise ValueError("model: give exactly one of model and potential_fn.")
         super(HMC, self).__init__()  # Pyro's own state would only be in the way
-        self._options: dict[str, Any] = {"model": model, "potential_fn": potential_fn, "inverse_mass_matrix": None}
-        self._learned: dict[str, Any] = {}  # by the last run
+        self._options: dict[str, Any] = {
+            "model": model,
+            "potential_fn": potential_fn,
+            "inverse_mass_matrix": None,
+        }
+        self._submodules: dict[str, Any] = {}  # by the last run
         self._transforms: Any = None
         self._reset()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name.startswith("_") or name == "save_params" or hasattr(type(self), name)):  # save_params: Pyro's MCMC
-            known = sorted(k for c in type(self).__mro__ for k, v in vars(c).items() if isinstance(v, Option | property))
+        if not (
+            name.startswith("_") or name == "save_params" or hasattr(type(self), name)
+        ):  # save_params: Pyro's MCMC
+            known = sorted(
+                k for c in type(self).__mro__ for k, v in vars(c).items() if isinstance(v, Option | property)
+            )
             raise AttributeError(
-                f"{name}: {type(self).__name__} has no such option, so setting it would have no effect. Its attributes are "
-                f"{', '.join(dict.fromkeys(k for k in known if k[0] != '_'))}. (A subclass declares its own in its body.)"
+                f"{name}: {type(self).__name__} has no such option, so setting it would have no effect. Its "
+                f"attributes are {', '.join(dict.fromkeys(k for k in known if k[0] != '_'))}. (A subclass "
+                "declares its own in its body.)"
             )
         super().__setattr__(name, value)
 
@@ -76,7 +99,8 @@ class GeodesicKernel(HMC):
 
     @property
     def manifolds(self) -> dict[str, geoopt.Manifold]:
-        """Where the manifold sites live: as given with ``potential_fn``, or found in the model by the last run."""
+        """Where the manifold sites live: as given with ``potential_fn``, or found in the model by the last
+        run."""
         return self._options["manifolds"]
 
     @manifolds.setter
@@ -95,15 +119,16 @@ class GeodesicKernel(HMC):
 
     @property
     def step_size(self) -> float:
-        """The initial step; in a run the adapted one, at most the system's cap: flat targets would send it to infinity."""
+        """The initial step; in a run the adapted one, at most the system's cap: flat targets would send it to
+        infinity."""
         if self._warm is None:
-            return self._learned.get("step_size", self._options["step_size"])
+            return self._submodules.get("step_size", self._options["step_size"])
         return min(self._warm.step_size, self._system.step_cap())
 
     @step_size.setter
     def step_size(self, value: float) -> None:
         self._options["step_size"] = positive("step_size", value)
-        self._learned.pop("step_size", None)
+        self._submodules.pop("step_size", None)
         if self._warm is not None:
             self._warm.set_step_size(value)
 
@@ -129,7 +154,7 @@ class GeodesicKernel(HMC):
         self._trajectory_length(value)
 
     def _trajectory_length(self, value: float | None) -> None:
-        self._arc = ArcAdapter(None if value is None else positive("trajectory_length", value))
+        self._arc = TrajectoryLengthAdapter(None if value is None else positive("trajectory_length", value))
 
     @property
     def num_steps(self) -> int:
@@ -138,17 +163,21 @@ class GeodesicKernel(HMC):
 
     @num_steps.setter
     def num_steps(self, value: int) -> None:
-        raise AttributeError("num_steps: the number of steps is drawn for each trajectory; set trajectory_length or step_size.")
+        raise AttributeError(
+            "num_steps: the number of steps is drawn for each trajectory; set trajectory_length or step_size."
+        )
 
     @property
     def inverse_mass_matrix(self) -> dict[tuple[str, ...], Tensor]:
-        """Squared scales: a number for each manifold site, ``("x",)``; variances or a covariance for the ordinary ones, together.
+        """Squared scales: a number for each manifold site, ``("x",)``; variances or a covariance for the
+        ordinary ones, together.
 
-        What is set is what a run starts from, or goes on with (and with ``adapt_mass_matrix`` goes on learning from there).
+        What is set is what a run starts from, or goes on with (and with ``adapt_mass_matrix`` goes on
+        learning from there).
         """
         if self._system is not None:
             return inverse_mass(self._system)
-        return self._learned.get("inverse_mass_matrix", self._options["inverse_mass_matrix"] or {})
+        return self._submodules.get("inverse_mass_matrix", self._options["inverse_mass_matrix"] or {})
 
     @inverse_mass_matrix.setter
     def inverse_mass_matrix(self, value: Mapping[tuple[str, ...], Tensor]) -> None:
@@ -156,15 +185,19 @@ class GeodesicKernel(HMC):
         if self._system is not None:
             set_inverse_mass(self._system, given or {})
         self._options["inverse_mass_matrix"] = given
-        self._learned.pop("inverse_mass_matrix", None)
+        self._submodules.pop("inverse_mass_matrix", None)
 
     @property
     def mass_matrix_adapter(self) -> Any:
-        raise AttributeError("mass_matrix_adapter: geodesic kernels have scales; read and set inverse_mass_matrix.")
+        raise AttributeError(
+            "mass_matrix_adapter: geodesic kernels have scales; read and set inverse_mass_matrix."
+        )
 
     @mass_matrix_adapter.setter
     def mass_matrix_adapter(self, value: Any) -> None:
-        raise AttributeError("mass_matrix_adapter: geodesic kernels have scales; read and set inverse_mass_matrix.")
+        raise AttributeError(
+            "mass_matrix_adapter: geodesic kernels have scales; read and set inverse_mass_matrix."
+        )
 
     @property
     def num_gradients(self) -> int:
@@ -182,7 +215,9 @@ class GeodesicKernel(HMC):
 
     def _between_runs(self, name: str) -> None:
         if self._running:
-            raise RuntimeError(f"{name}: a run is under way and would not heed it; set it before, or call cleanup() first.")
+            raise RuntimeError(
+                f"{name}: a run is under way and would not heed it; set it before, or call cleanup() first."
+            )
 
     _initial_params: Any
 
@@ -208,7 +243,8 @@ class GeodesicKernel(HMC):
         self._divergences: list[tuple[int, int]] = []
 
     def cleanup(self) -> None:
-        """Forget the run, except for what it has learned: ``step_size``, ``trajectory_length``, ``inverse_mass_matrix``."""
+        """Forget the run, except for what it has learned: ``step_size``, ``trajectory_length``,
+        ``inverse_mass_matrix``."""
         if self._warm is not None:
-            self._learned = {"step_size": self.step_size, "inverse_mass_matrix": self.inverse_mass_matrix}
+            self._submodules = {"step_size": self.step_size, "inverse_mass_matrix": self.inverse_mass_matrix}
         self._reset()

@@ -9,17 +9,18 @@ from ...ops.arguments import checked
 from .hmc import GeodesicHMC
 from .options import Option, whole
 from .systems import State
-from .transitions import Outcome, nuts
+from .transitions import TransitionResult, nuts
 
 __all__ = ["GeodesicNUTS"]
 
 
 class GeodesicNUTS(GeodesicHMC):
-    r"""The No-U-Turn sampler on geodesic flows: multinomial trajectories that stop where they start to return.
+    r"""The No-U-Turn sampler on geodesic flows: multinomial trajectories that stop where they start to
+    return.
 
-    As :class:`GeodesicHMC`, with the arc length chosen by the U-turn criterion for velocities compared in one fixed space
-    (ambient vectors on compact manifolds, normal coordinates at a central draw of warm-up on hyperbolic space), and Stan's
-    additional sub-tree checks, which closed geodesics need.
+    As :class:`GeodesicHMC`, with the arc length chosen by the U-turn criterion for velocities compared in one
+    fixed space (ambient vectors on compact manifolds, normal coordinates at a central draw of warm-up on
+    hyperbolic space), and Stan's additional sub-tree checks, which closed geodesics need.
 
     :param int max_tree_depth: at most ``2 ** max_tree_depth`` leapfrog steps a draw.
 
@@ -47,8 +48,12 @@ class GeodesicNUTS(GeodesicHMC):
         **kwargs: Any,
     ) -> None:
         if "trajectory_length" in kwargs:
-            raise ValueError("trajectory_length: NUTS finds it; use GeodesicHMC to fix it, or max_tree_depth to bound it.")
-        super().__init__(model, potential_fn, trajectory_length=1.0, **kwargs)  # a length that is given is not learned
+            raise ValueError(
+                "trajectory_length: NUTS finds it; use GeodesicHMC to fix it, or max_tree_depth to bound it."
+            )
+        super().__init__(
+            model, potential_fn, trajectory_length=1.0, **kwargs
+        )  # a length that is given is not learned
         self.max_tree_depth = max_tree_depth
 
     @property
@@ -57,7 +62,9 @@ class GeodesicNUTS(GeodesicHMC):
 
     @trajectory_length.setter
     def trajectory_length(self, value: float | None) -> None:
-        raise AttributeError("trajectory_length: NUTS finds it; use GeodesicHMC to fix it, or max_tree_depth to bound it.")
+        raise AttributeError(
+            "trajectory_length: NUTS finds it; use GeodesicHMC to fix it, or max_tree_depth to bound it."
+        )
 
     @property
     def num_steps(self) -> int:
@@ -67,5 +74,5 @@ class GeodesicNUTS(GeodesicHMC):
     def num_steps(self, value: int) -> None:
         raise AttributeError("num_steps: NUTS finds it; max_tree_depth bounds it.")
 
-    def _transition(self, state: State, step_size: float) -> Outcome:
+    def _transition(self, state: State, step_size: float) -> TransitionResult:
         return nuts(self._system, state, step_size, self.max_tree_depth)

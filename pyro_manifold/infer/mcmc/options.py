@@ -11,7 +11,10 @@ __all__ = ["Isometry", "Option"]
 
 Isometry = Callable[[Tensor], Tensor]
 Check = Callable[[str, Any], Any]
-ISOMETRIES: dict[str, Isometry] = {"antipode": torch.neg, "quaternion sign": torch.neg}  # x -> -x: axes, unit quaternions
+ISOMETRIES: dict[str, Isometry] = {
+    "antipode": torch.neg,
+    "quaternion sign": torch.neg,
+}  # x -> -x: axes, unit quaternions
 
 
 class Option:
@@ -32,7 +35,10 @@ class Option:
 
     def __set__(self, kernel: Any, value: Any) -> None:
         if kernel._running and not self.live:
-            raise RuntimeError(f"{self.name}: a run is under way and would not heed it; set it before, or call cleanup() first.")
+            raise RuntimeError(
+                f"{self.name}: a run is under way and would not heed it; set it before, or call cleanup() "
+                f"first."
+            )
         kernel._options[self.name] = self.check(self.name, value)
 
 
@@ -70,7 +76,9 @@ def boolean(name: str, x: Any) -> bool:
 def choice(*values: str) -> Check:
     def check(name: str, x: Any) -> str:
         if x not in values:
-            raise ValueError(f"{name}: got {x!r}, expected {', '.join(map(repr, values[:-1]))} or {values[-1]!r}.")
+            raise ValueError(
+                f"{name}: got {x!r}, expected {', '.join(map(repr, values[:-1]))} or {values[-1]!r}."
+            )
         return x
 
     return check
@@ -87,7 +95,9 @@ def isometries_of(name: str, given: Mapping[str, str | Isometry] | None) -> dict
     out: dict[str, Isometry] = {}
     for site, f in (given or {}).items():
         if isinstance(f, str) and f not in ISOMETRIES:
-            raise ValueError(f"{name}: got {f!r} for {site!r}, expected one of {sorted(ISOMETRIES)} or a function.")
+            raise ValueError(
+                f"{name}: got {f!r} for {site!r}, expected one of {sorted(ISOMETRIES)} or a function."
+            )
         out[site] = ISOMETRIES[f] if isinstance(f, str) else f
     return out
 
@@ -97,7 +107,9 @@ def mass_of(name: str, given: Any) -> dict[tuple[str, ...], Tensor] | None:
     if given is None:
         return None
     if not isinstance(given, Mapping):
-        raise ValueError(f"{name}: got {type(given).__name__}, expected a dict from tuples of site names to variances.")
+        raise ValueError(
+            f"{name}: got {type(given).__name__}, expected a dict from tuples of site names to variances."
+        )
     out = {}
     for sites, value in given.items():
         key, x = (sites,) if isinstance(sites, str) else tuple(sites), torch.as_tensor(value)
@@ -105,6 +117,8 @@ def mass_of(name: str, given: Any) -> dict[tuple[str, ...], Tensor] | None:
         if good and x.dim() == 2:
             good = x.shape[0] == x.shape[1] and int(torch.linalg.cholesky_ex(x).info) == 0
         if not good or x.dim() > 2 or (x.dim() < 2 and not bool((x > 0).all())):
-            raise ValueError(f"{name}: got {value} for {key}, expected positive variances or a positive definite matrix.")
+            raise ValueError(
+                f"{name}: got {value} for {key}, expected positive variances or a positive definite matrix."
+            )
         out[key] = x.detach().clone()
     return out

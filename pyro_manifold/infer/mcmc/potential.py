@@ -20,8 +20,9 @@ Positions = dict[str, Tensor]
 class ModelPotential:
     r"""Minus log joint density of a model without enumerated sites, :math:`U(z) = -\log p(z, x)`.
 
-    Manifold sites enter as points, with no Jacobian: the density is with respect to the Riemannian measure that geodesic
-    flows preserve. Ordinary sites enter unconstrained, with that of their transform, as in Pyro.
+    Manifold sites enter as points, with no Jacobian: the density is with respect to the Riemannian measure
+    that geodesic flows preserve. Ordinary sites enter unconstrained, with that of their transform, as in
+    Pyro.
 
     :param transforms: from each site's support to the space that is sampled (Pyro's convention).
     :param nesting: maximal number of nested plates.
@@ -37,7 +38,13 @@ class ModelPotential:
         nesting: int,
         ranks: Mapping[str, int],
     ) -> None:
-        self.model, self.args, self.kwargs, self.transforms, self.nesting = model, args, kwargs, transforms, nesting
+        self.model, self.args, self.kwargs, self.transforms, self.nesting = (
+            model,
+            args,
+            kwargs,
+            transforms,
+            nesting,
+        )
         self._batch_rank = ranks
 
     def __call__(self, z: Positions) -> Tensor:
@@ -45,9 +52,13 @@ class ModelPotential:
         return self._evaluate(z, None)
 
     def plates(self, z: Positions) -> Tensor:
-        """Chains as an outermost plate: right if the model broadcasts on the left of its plates, as vectorised particles need."""
+        """Chains as an outermost plate: right if the model broadcasts on the left of its plates, as
+        vectorised particles need."""
         n = next(iter(z.values())).shape[0]
-        lifted = {k: v.reshape((n,) + (1,) * (self.nesting - self._batch_rank[k]) + v.shape[1:]) for k, v in z.items()}
+        lifted = {
+            k: v.reshape((n,) + (1,) * (self.nesting - self._batch_rank[k]) + v.shape[1:])
+            for k, v in z.items()
+        }
         return self._evaluate(lifted, n)
 
     def _evaluate(self, z: Positions, chains: int | None) -> Tensor:
@@ -70,9 +81,9 @@ class ModelPotential:
 class ChainBatch:
     """One potential for a batch of chains, by the fastest way that gives what the chains give one by one.
 
-    Tried in this order at the starting points, and compared there with one-by-one evaluation: chains as an outer plate (of a
-    user's own ``potential_fn``: as a first axis of its argument), ``torch.func.vmap``, a loop (right for any
-    model; a warning says why it was needed).
+    Tried in this order at the starting points, and compared there with one-by-one evaluation: chains as an
+    outer plate (of a user's own ``potential_fn``: as a first axis of its argument), ``torch.func.vmap``, a
+    loop (right for any model; a warning says why it was needed).
     """
 
     def __init__(self, single: Callable[[Positions], Tensor], z: Positions, how: str = "auto") -> None:
@@ -92,10 +103,16 @@ class ChainBatch:
                 continue  # a function that mixes chains up could agree by chance
             try:
                 seen = self._by(how, z)
-            except Exception as error:  # whatever a model does with a batch it was not written for, the loop below is right
-                reasons.append(f"{how}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
+            except (
+                Exception
+            ) as error:  # whatever a model does with a batch it was not written for, the loop below is right
+                reasons.append(
+                    f"{how}: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+                )
                 continue
-            if seen.shape == expected.shape and torch.allclose(seen, expected, rtol=1e-4, atol=1e-4, equal_nan=True):
+            if seen.shape == expected.shape and torch.allclose(
+                seen, expected, rtol=1e-4, atol=1e-4, equal_nan=True
+            ):
                 return how
             reasons.append(f"{how}: not the values of one chain at a time")
         warn_of_loop(len(expected), "; ".join(reasons))
@@ -122,8 +139,10 @@ class ChainBatch:
 def warn_of_loop(chains: int, reason: str) -> None:
     """Tell that chains cannot share a gradient, and what would let them."""
     warnings.warn(
-        f"vectorize: the {chains} chains are evaluated one after another, {chains} times the cost of one ({reason}). Write the "
-        "model so that it broadcasts on the left of its plates (as vectorised particles need) or under torch.func.vmap; "
+        f"vectorize: the {chains} chains are evaluated one after another, {chains} times the cost of one "
+        f"({reason}). Write the "
+        "model so that it broadcasts on the left of its plates (as vectorised particles need) or under "
+        "torch.func.vmap; "
         'vectorize="loop" says that the loop is meant.',
         UserWarning,
         stacklevel=2,

@@ -4,17 +4,19 @@ The variance per degree of freedom of a site's points x is
 
 .. math:: v = \tfrac{1}{2d}\,\mathrm E\,|x - x'|^2
 
-over independent pairs: chordal on compact manifolds, geodesic on the others; per coordinate (or a covariance) for the ordinary
-sites. Early draws, made before the chains have arrived, are spread by their starts. With g the gradient of the potential, the
-mean square per degree of freedom of which grows as much, the product :math:`r = v\,\mathrm E|g|^2 / d` says by how much: it is 1
-for a normal density, whatever the chains have seen of it. So the early estimate is
+over independent pairs: chordal on compact manifolds, geodesic on the others; per coordinate (or a covariance)
+for the ordinary sites. Early draws, made before the chains have arrived, are spread by their starts. With g
+the gradient of the potential, the mean square per degree of freedom of which grows as much, the product
+:math:`r = v\,\mathrm E|g|^2 / d` says by how much: it is 1 for a normal density, whatever the chains have
+seen of it. So the early estimate is
 
 .. math:: s^2 = v / \sqrt{\max(1, r)},
 
-and before the first draw, v = 1. (1 is a lower bound of r at stationarity on flat space, by Cramer and Rao; less means that
-the density is flat.) The last estimate, from stationary draws, is :math:`s^2 = v`.
+and before the first draw, v = 1. (1 is a lower bound of r at stationarity on flat space, by Cramer and Rao;
+less means that the density is flat.) The last estimate, from stationary draws, is :math:`s^2 = v`.
 
-References: Seyboldt, nutpie, 2024 (the early estimate, for diagonal masses); Carpenter et al., Stan, 2017 (shrinkage).
+References: Seyboldt, nutpie, 2024 (the early estimate, for diagonal masses); Carpenter et al., Stan, 2017
+(shrinkage).
 """
 
 import math
@@ -23,15 +25,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .motion import AmbientMotion
+from .momentum import AmbientMomentum
 from .systems import Site, State, System, rows
 
 __all__ = ["ScaleEstimate", "has_bounded_coordinates", "inverse_mass", "set_inverse_mass"]
 
 
 def has_bounded_coordinates(site: Site) -> bool:
-    """Are ambient coordinates of this site good statistics? Not on hyperbolic space or SPD, where they have heavy tails."""
-    if site.geometry is None or isinstance(site.motion, AmbientMotion):
+    """Are ambient coordinates of this site good statistics? Not on hyperbolic space or SPD, where they have
+    heavy tails."""
+    if site.geometry is None or isinstance(site.momentum, AmbientMomentum):
         return True
     event = site.shape[len(site.points) :]
     return float(site.geometry.injectivity_radius(event)) < math.inf
@@ -54,7 +57,11 @@ class ScaleEstimate:
     def guess(self, state: State) -> None:
         """From the gradients where the chains start, as if the variances were 1; the scales do not grow."""
         system = self.system
-        scale = {s.name: self._early(1.0, self._force(s, state.grad)) ** 0.5 for s in system.sites if s.geometry and s.dim}
+        scale = {
+            s.name: self._early(1.0, self._force(s, state.grad)) ** 0.5
+            for s in system.sites
+            if s.geometry and s.dim
+        }
         flat = None
         if system.flat:
             force = state.grad[:, system.size - system.flat :].square().mean(0)
@@ -78,9 +85,9 @@ class ScaleEstimate:
         for s in system.sites:
             if s.geometry is None or not s.dim:
                 continue
-            assert s.motion is not None
+            assert s.momentum is not None
             x = z[s.name]
-            s.motion.centre(x)
+            s.momentum.centre(x)
             v = float(self._squared_distance(s, x, x[order]).mean()) / (2 * s.dim)
             v = self._early(v, self._force(s, state.grad)) if early else v
             scale[s.name] = (shrink * v + floor) ** 0.5
@@ -112,11 +119,12 @@ class ScaleEstimate:
         if not has_bounded_coordinates(s):
             return rows(s.geometry.dist(x, y).square()).sum(-1)
         d = rows((x - y).square()).sum(-1)
-        return d / 2 if type(s.motion).__name__ == "_Rotations" else d  # |dR|_F^2 is twice the metric's
+        return d / 2 if type(s.momentum).__name__ == "_Rotations" else d  # |dR|_F^2 is twice the metric's
 
 
 def inverse_mass(system: System) -> dict[tuple[str, ...], Tensor]:
-    """Squared scales by block: a number for each manifold site; variances or a covariance for the ordinary ones together."""
+    """Squared scales by block: a number for each manifold site; variances or a covariance for the ordinary
+    ones together."""
     out: dict[tuple[str, ...], Tensor]
     out = {(s.name,): torch.tensor(system.scale[s.name] ** 2) for s in system.sites if s.geometry is not None}
     ordinary = tuple(s.name for s in system.sites if s.geometry is None)
@@ -134,12 +142,18 @@ def set_inverse_mass(system: System, given: Mapping[tuple[str, ...], Tensor]) ->
     scale, flat = {}, None
     for names, value in given.items():
         if names not in blocks:
-            raise ValueError(f"inverse_mass_matrix: {names} is no block; those are {', '.join(map(str, blocks))}.")
+            raise ValueError(
+                f"inverse_mass_matrix: {names} is no block; those are {', '.join(map(str, blocks))}."
+            )
         n = 1 if names[0] in system.scale else system.flat
         if value.shape not in ((n,), (n, n)) and not (n == 1 and value.numel() == 1):
             raise ValueError(
                 f"inverse_mass_matrix: {names} got the shape {tuple(value.shape)}, expected "
-                + ("a number, the squared scale of the site." if names[0] in system.scale else f"({n},) or ({n}, {n}).")
+                + (
+                    "a number, the squared scale of the site."
+                    if names[0] in system.scale
+                    else f"({n},) or ({n}, {n})."
+                )
             )
         if names[0] in system.scale:
             scale[names[0]] = float(value) ** 0.5

@@ -21,13 +21,14 @@ from .errors import InvalidStartError
 from .potential import ChainBatch, ModelPotential
 from .systems import System
 
-__all__ = ["Prepared", "check_sites", "check_start", "find_start", "prepare"]
+__all__ = ["ModelSetup", "check_sites", "check_start", "find_start", "prepare"]
 
 Positions = dict[str, Tensor]
 
 
 class _Init:
-    """A strategy that also serves manifold sites whose law has no sampler (Pyro's ``VonMises3D``): uniform there."""
+    """A strategy that also serves manifold sites whose distribution has no sampler (Pyro's ``VonMises3D``):
+    uniform there."""
 
     def __init__(self, strategy: Callable[..., Any]) -> None:
         self.strategy = strategy
@@ -42,7 +43,9 @@ class _Init:
             return self.strategy(site)
         except NotImplementedError:
             manifold = manifold_of(fn.support)
-            if manifold is None:  # Pyro's ImproperUniform: as init_to_uniform, which would ask for a draw to know the shape
+            if (
+                manifold is None
+            ):  # Pyro's ImproperUniform: as init_to_uniform, which would ask for a draw to know the shape
                 try:
                     t = biject_to(fn.support)
                 except NotImplementedError:
@@ -52,7 +55,7 @@ class _Init:
 
 
 @dataclass
-class Prepared:
+class ModelSetup:
     """What a kernel needs to know about a model."""
 
     potential: Callable[[Positions], Tensor]
@@ -75,14 +78,17 @@ def _bijection(name: str, fn: Any) -> Transform:
         elif getattr(support, "is_discrete", False):
             remedy = "sum it out (a site with enumerate_support is enumerated for you), or sample it by another method"
         else:
-            remedy = "use poutine.reparam with a reparametriser, or a law on pyro_manifold.constraints.on(manifold)"
+            remedy = "use poutine.reparam with a reparametriser, or a distribution on "
+            remedy += "pyro_manifold.constraints.on(manifold)"
         raise ValueError(
-            f"site {name!r} ({type(fn).__name__}): its support {support} is neither a manifold nor has it a bijection from "
-            f"R^n; {remedy}."
+            f"site {name!r} ({type(fn).__name__}): its support {support} is neither a manifold nor has it a "
+            f"bijection from R^n; {remedy}."
         ) from None
 
 
-def prepare(model: Callable[..., Any], args: tuple, kwargs: dict, strategy: Callable[..., Any], nesting: int | None) -> Prepared:
+def prepare(
+    model: Callable[..., Any], args: tuple, kwargs: dict, strategy: Callable[..., Any], nesting: int | None
+) -> ModelSetup:
     """Trace the model once; manifold sites keep their points, the others go through ``biject_to``."""
     started = InitMessenger(_Init(strategy))(model)
     if nesting is None:
@@ -91,7 +97,7 @@ def prepare(model: Callable[..., Any], args: tuple, kwargs: dict, strategy: Call
         enumerated = poutine.enum(config_enumerate(model), first_available_dim=-1 - nesting)
         started = InitMessenger(_Init(strategy))(enumerated)
         trace = poutine.trace(started).get_trace(*args, **kwargs)
-    out = Prepared(None, started, False)  # type: ignore[arg-type]
+    out = ModelSetup(None, started, False)  # type: ignore[arg-type]
     ranks = {}
     for name, node in trace.iter_stochastic_nodes():
         fn = node["fn"]
@@ -114,23 +120,25 @@ def prepare(model: Callable[..., Any], args: tuple, kwargs: dict, strategy: Call
     return out
 
 
-def find_start(made: Prepared, chains: int, args: tuple, kwargs: dict) -> Positions:
+def find_start(setup: ModelSetup, chains: int, args: tuple, kwargs: dict) -> Positions:
     """Draws of the initialisation strategy at which potential and gradient are finite, one per chain."""
     found: list[Positions] = []
-    geometries = {k: geometry(m) for k, m in made.manifolds.items()}
+    geometries = {k: geometry(m) for k, m in setup.manifolds.items()}
     for _ in range(100 * chains):
         with poutine.block(), pyro.validation_enabled(False):
-            trace = poutine.trace(made.model).get_trace(*args, **kwargs)
-            z = {k: t(trace.nodes[k]["value"].detach()).unsqueeze(0) for k, t in made.transforms.items()}
-            system = System(ChainBatch(made.potential, z), geometries, {k: v.shape[1:] for k, v in z.items()})
+            trace = poutine.trace(setup.model).get_trace(*args, **kwargs)
+            z = {k: t(trace.nodes[k]["value"].detach()).unsqueeze(0) for k, t in setup.transforms.items()}
+            system = System(
+                ChainBatch(setup.potential, z), geometries, {k: v.shape[1:] for k, v in z.items()}
+            )
             u, grad = system.evaluate(z)
         if bool(u.isfinite().all()) and bool(grad.isfinite().all()):
             found.append({k: v[0] for k, v in z.items()})
         if len(found) == chains:
             return found[0] if chains == 1 else {k: torch.stack([f[k] for f in found]) for k in found[0]}
     raise InvalidStartError(
-        "no start with a finite log density and gradient was found in 100 tries per chain; check the model, or "
-        "give init_strategy=pyro.infer.autoguide.init_to_value(values=...)."
+        "no start with a finite log density and gradient was found in 100 tries per chain; check the model, "
+        "or give init_strategy=pyro.infer.autoguide.init_to_value(values=...)."
     )
 
 
@@ -139,7 +147,9 @@ def check_start(z: Positions, chains: int, manifolds: dict[str, geoopt.Manifold]
     for k, v in z.items():
         if v.dim() == 0 or v.shape[0] != chains:
             rows = v.shape[0] if v.dim() else "no"
-            raise InvalidStartError(f"initial_params: {k!r} has {rows} rows, expected one per chain ({chains}).")
+            raise InvalidStartError(
+                f"initial_params: {k!r} has {rows} rows, expected one per chain ({chains})."
+            )
         if k in manifolds and not bool(on(manifolds[k]).check(v).all()):
             raise InvalidStartError(
                 f"initial_params: {k!r} is not on {manifolds[k].name}; project it first with "
@@ -148,10 +158,13 @@ def check_start(z: Positions, chains: int, manifolds: dict[str, geoopt.Manifold]
 
 
 def check_sites(z: Positions, manifolds: dict[str, geoopt.Manifold], isometries: dict[str, Any]) -> None:
-    """:raises ValueError: for names that are not sites, a map that is not an isometry or not its own inverse."""
+    """:raises ValueError: for names that are not sites, a map that is not an isometry or not its own
+    inverse."""
     for name in [*manifolds, *isometries]:
         if name not in z:
-            raise ValueError(f"manifolds, isometries: {name!r} is not a continuous latent site; those are {sorted(z)}.")
+            raise ValueError(
+                f"manifolds, isometries: {name!r} is not a continuous latent site; those are {sorted(z)}."
+            )
     for k, f in isometries.items():
         if k not in manifolds:
             raise ValueError(f"isometries: {k!r} is not a manifold site; those are {sorted(manifolds)}.")
@@ -163,10 +176,13 @@ def _check_isometry(name: str, f: Callable[[Tensor], Tensor], x: Tensor, manifol
     y = f(x)
     if y.shape != x.shape or not bool(on(manifold).check(y).all()):
         raise ValueError(
-            f"isometries: the map of {name!r} leaves {manifold.name}. The antipode is an isometry of spheres; name another map."
+            f"isometries: the map of {name!r} leaves {manifold.name}. The antipode is an isometry of "
+            f"spheres; name another map."
         )
     if not bool(((f(y) - x).abs() <= tol * (1 + x.abs())).all()):
-        raise ValueError(f"isometries: the map of {name!r} is not its own inverse, as a symmetric proposal must be.")
+        raise ValueError(
+            f"isometries: the map of {name!r} is not its own inverse, as a symmetric proposal must be."
+        )
     c = torch.randn(x.shape[: x.dim() - geo.event_dim] + (geo.dim(x.shape[x.dim() - geo.event_dim :]),)).to(x)
     near = geo.exp(x, geo.to_tangent(x, 0.1 * c / c.norm(dim=-1, keepdim=True)))
     try:
@@ -174,4 +190,6 @@ def _check_isometry(name: str, f: Callable[[Tensor], Tensor], x: Tensor, manifol
     except NotImplementedError:  # a chord
         moved = (f(near) - y).flatten(x.dim() - geo.event_dim).norm(dim=-1)
     if not bool(((moved - 0.1).abs() < 0.01).all()):
-        raise ValueError(f"isometries: the map of {name!r} changes distances; it must be an isometry of {manifold.name}.")
+        raise ValueError(
+            f"isometries: the map of {name!r} changes distances; it must be an isometry of {manifold.name}."
+        )

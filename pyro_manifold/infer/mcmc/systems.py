@@ -7,9 +7,10 @@ With U the potential and :math:`s_i` the scale of site i, the Hamiltonian and it
     \Phi_1(\epsilon): w \leftarrow w - \epsilon\, s \nabla U(z), \qquad
     \Phi_2(\epsilon): \text{geodesic from } z \text{ with velocity } s\,w \text{ for time } \epsilon,
 
-where w holds the momenta of every site side by side (:mod:`.motion`), so :math:`w \sim \mathcal N(0, I)` on the tangent
-space whatever the metric. A scalar scale per manifold site only rescales its time and keeps the flow exact; the Euclidean
-sites share a diagonal or dense block. [1] Byrne & Girolami, *Geodesic Monte Carlo on embedded manifolds*, 2013, alg. 1.
+where w holds the momenta of every site side by side (:mod:`.momentum`), so :math:`w \sim \mathcal N(0, I)` on
+the tangent space whatever the metric. A scalar scale per manifold site only rescales its time and keeps the
+flow exact; the Euclidean sites share a diagonal or dense block. [1] Byrne & Girolami, *Geodesic Monte Carlo
+on embedded manifolds*, 2013, alg. 1.
 """
 
 import math
@@ -21,7 +22,7 @@ from pyro.ops.integrator import _EXCEPTION_HANDLERS
 from torch import Tensor
 
 from ...geometry import Geometry
-from .motion import Motion, motion
+from .momentum import MomentumCoordinates, momentum_coordinates
 
 __all__ = ["Site", "State", "System", "rows"]
 
@@ -35,11 +36,12 @@ def rows(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Site:
-    """One latent: its geometry (``None``: an unconstrained Euclidean array), its shape and where its numbers are."""
+    """One latent: its geometry (``None``: an unconstrained Euclidean array), its shape and where its numbers
+    are."""
 
     name: str
     geometry: Geometry | None
-    motion: Motion | None
+    momentum: MomentumCoordinates | None
     shape: torch.Size  # of one chain's value
     at: int  # first column of its value in a row of positions
     start: int  # first column of its momentum
@@ -58,7 +60,8 @@ class Site:
 
 
 class State:
-    """One row per chain: position, momentum, gradient in momentum coordinates (unscaled), potential; side by side in a table."""
+    """One row per chain: position, momentum, gradient in momentum coordinates (unscaled), potential; side by
+    side in a table."""
 
     def __init__(self, system: "System", table: Tensor) -> None:
         self.system, self.table = system, table
@@ -66,7 +69,10 @@ class State:
     @property
     def z(self) -> Positions:
         n = self.table.shape[0]
-        return {s.name: self.table[:, s.at : s.at + s.shape.numel()].reshape((n,) + s.shape) for s in self.system.sites}
+        return {
+            s.name: self.table[:, s.at : s.at + s.shape.numel()].reshape((n,) + s.shape)
+            for s in self.system.sites
+        }
 
     @property
     def w(self) -> Tensor:
@@ -86,7 +92,9 @@ class State:
 
     def with_momentum(self, w: Tensor) -> "State":
         a = self.system.width
-        return State(self.system, torch.cat([self.table[:, :a], w, self.table[:, a + self.system.size :]], -1))
+        return State(
+            self.system, torch.cat([self.table[:, :a], w, self.table[:, a + self.system.size :]], -1)
+        )
 
     def take(self, index: Tensor) -> "State":
         return State(self.system, self.table[index])
@@ -108,17 +116,22 @@ class System:
     """
 
     def __init__(
-        self, potential: Callable[[Positions], Tensor], geometries: Mapping[str, Geometry], shapes: Mapping[str, torch.Size]
+        self,
+        potential: Callable[[Positions], Tensor],
+        geometries: Mapping[str, Geometry],
+        shapes: Mapping[str, torch.Size],
     ) -> None:
         self.potential = potential
         self.sites: list[Site] = []
         at = start = 0
-        for name in sorted(shapes, key=lambda k: (k not in geometries, k)):  # manifold sites first, then one flat block
+        for name in sorted(
+            shapes, key=lambda k: (k not in geometries, k)
+        ):  # manifold sites first, then one flat block
             geo, shape = geometries.get(name), torch.Size(shapes[name])
             move, size = None, shape.numel()
             dim = size
             if geo is not None:
-                move, cut = motion(geo), len(shape) - geo.event_dim
+                move, cut = momentum_coordinates(geo), len(shape) - geo.event_dim
                 dim = shape[:cut].numel() * geo.dim(shape[cut:])
                 size = shape[:cut].numel() * move.size(shape[cut:])
             self.sites.append(Site(name, geo, move, shape, at, start, size, dim))
@@ -126,10 +139,13 @@ class System:
         self.width, self.size = at, start  # numbers in a row of positions, of momenta
         self.flat = sum(s.size for s in self.sites if s.geometry is None)  # the last ``flat`` coordinates
         self.scale: dict[str, float] = {s.name: 1.0 for s in self.sites if s.geometry is not None}
-        self.flat_scale: Tensor | None = None  # None, a vector of standard deviations, or a Cholesky factor of a covariance
+        self.flat_scale: Tensor | None = (
+            None  # None, a vector of standard deviations, or a Cholesky factor of a covariance
+        )
         self._factors: Tensor | None = None
 
-    # --- scales ------------------------------------------------------------------------------------------------------
+    # --- scales
+    # ------------------------------------------------------------------------------------------------
     def rescale(self, scale: Mapping[str, float], flat_scale: Tensor | None = None) -> None:
         self.scale.update({k: float(v) for k, v in scale.items()})
         self.flat_scale = self.flat_scale if flat_scale is None else flat_scale
@@ -137,7 +153,9 @@ class System:
 
     def log_scales(self) -> Tensor:
         """Logs of the scales, one for each degree of freedom (of a dense block, of its diagonal)."""
-        parts = [torch.full((s.dim,), math.log(self.scale[s.name])) for s in self.sites if s.geometry is not None]
+        parts = [
+            torch.full((s.dim,), math.log(self.scale[s.name])) for s in self.sites if s.geometry is not None
+        ]
         flat = torch.ones(self.flat) if self.flat_scale is None else self.flat_scale
         flat = flat.diagonal() if flat.dim() == 2 else flat
         return torch.cat([*parts, flat.detach().cpu().log()])
@@ -155,20 +173,24 @@ class System:
             x = torch.cat([x[:, :cut], x[:, cut:] @ (factor if transpose else factor.mT)], -1)
         return x
 
-    # --- potential and flows -----------------------------------------------------------------------------------------
+    # --- potential and flows
+    # -----------------------------------------------------------------------------------------
     def _points(self, s: Site, c: Tensor) -> Tensor:
         """Momentum coordinates of one site with the axes of its plates."""
         if not s.points:
             return c
-        assert s.motion is not None
-        return c.reshape((c.shape[0],) + s.points + (s.motion.size(s.shape[len(s.points) :]),))
+        assert s.momentum is not None
+        return c.reshape((c.shape[0],) + s.points + (s.momentum.size(s.shape[len(s.points) :]),))
 
     def evaluate(self, z: Positions) -> tuple[Tensor, Tensor]:
-        """Potential and its gradient in momentum coordinates; infinite for a chain whose matrices do not factorise."""
+        """Potential and its gradient in momentum coordinates; infinite for a chain whose matrices do not
+        factorise."""
         try:
             return self._evaluate(z)
         except (RuntimeError, ValueError) as error:
-            if not isinstance(error, torch.linalg.LinAlgError) and not any(h(error) for h in _EXCEPTION_HANDLERS.values()):
+            if not isinstance(error, torch.linalg.LinAlgError) and not any(
+                h(error) for h in _EXCEPTION_HANDLERS.values()
+            ):
                 raise
         like = next(iter(z.values()))
         n = like.shape[0]
@@ -181,7 +203,9 @@ class System:
         with torch.enable_grad():
             leaves = [z[s.name].detach().requires_grad_() for s in self.sites]
             u = self.potential({s.name: x for s, x in zip(self.sites, leaves, strict=True)})
-            grads: tuple[Tensor | None, ...] = (None,) * len(leaves)  # of a constant, as uniform laws have
+            grads: tuple[Tensor | None, ...] = (None,) * len(
+                leaves
+            )  # of a constant, as uniform distributions have
             if u.requires_grad:
                 grads = torch.autograd.grad(u.sum(), leaves, allow_unused=True)
         parts, n = [], leaves[0].shape[0]
@@ -189,7 +213,9 @@ class System:
             if g is None:
                 parts.append(x.new_zeros(n, s.size))
             else:
-                parts.append((g if s.motion is None else s.motion.force(x.detach(), g)).reshape(n, s.size))
+                parts.append(
+                    (g if s.momentum is None else s.momentum.force(x.detach(), g)).reshape(n, s.size)
+                )
         return u.detach(), parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def pack(self, z: Positions, w: Tensor, potential: Tensor, grad: Tensor) -> State:
@@ -205,11 +231,17 @@ class System:
     def draw(self, z: Positions, noise: Tensor | None = None) -> Tensor:
         """Standard normal momenta at ``z``."""
         like = next(iter(z.values()))
-        noise = torch.randn(like.shape[0], self.size, dtype=like.dtype, device=like.device) if noise is None else noise
+        noise = (
+            torch.randn(like.shape[0], self.size, dtype=like.dtype, device=like.device)
+            if noise is None
+            else noise
+        )
         parts = []
         for s in self.sites:
             c = noise[:, s.slice]
-            parts.append(c if s.motion is None else s.motion.draw(z[s.name], self._points(s, c)).reshape(c.shape))
+            parts.append(
+                c if s.momentum is None else s.momentum.draw(z[s.name], self._points(s, c)).reshape(c.shape)
+            )
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def kick(self, w: Tensor, grad: Tensor, step: Tensor | float) -> Tensor:
@@ -218,11 +250,12 @@ class System:
 
     @torch.no_grad()
     def drift(self, z: Positions, w: Tensor, step: Tensor) -> tuple[Positions, Tensor]:
-        """Exact geodesic flow for time ``step`` (shape ``(chains, 1)``): new positions, transported momenta."""
+        """Exact geodesic flow for time ``step`` (shape ``(chains, 1)``): new positions, transported
+        momenta."""
         out, parts, flat = {}, [], None
         for s in self.sites:
             x, c = z[s.name], w[:, s.slice]
-            if s.motion is None:
+            if s.momentum is None:
                 if flat is None:
                     flat = step * self.scaled(w)
                 out[s.name] = x + flat[:, s.slice].reshape(x.shape)
@@ -231,18 +264,19 @@ class System:
                 p = self._points(s, c)
                 if s.points:
                     t = t.expand(p.shape[:-1] + (1,))
-                out[s.name], c = s.motion.flow(x, p, t)
+                out[s.name], c = s.momentum.flow(x, p, t)
                 c = rows(c)
             parts.append(c)
         return out, parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def direction(self, state: State) -> Tensor:
-        """Momenta as vectors of one fixed space, so that those at different points can be added and compared."""
+        """Momenta as vectors of one fixed space, so that those at different points can be added and
+        compared."""
         z, w, parts = state.z, state.w, []
         for s in self.sites:
             c = w[:, s.slice]
-            if s.motion is not None:
-                c = s.motion.direction(z[s.name], self._points(s, c)).flatten(1)
+            if s.momentum is not None:
+                c = s.momentum.direction(z[s.name], self._points(s, c)).flatten(1)
             parts.append(c)
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
@@ -256,8 +290,8 @@ class System:
         """Largest step at which a typical momentum stays within 2/3 of every injectivity radius."""
         caps = [float("inf")]
         for s in self.sites:
-            if s.geometry is not None and s.motion is not None:
-                r = s.motion.radius(s.shape[len(s.shape) - s.geometry.event_dim :])
+            if s.geometry is not None and s.momentum is not None:
+                r = s.momentum.radius(s.shape[len(s.shape) - s.geometry.event_dim :])
                 d = s.dim / max(1, s.points.numel())
                 caps.append(2 / 3 * r / (d**0.5 + 2) / self.scale[s.name])
         return min(caps)

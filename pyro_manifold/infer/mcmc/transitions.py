@@ -1,11 +1,13 @@
 r"""Moves that leave :math:`e^{-H}` invariant, for all chains in lockstep.
 
-:func:`nuts` is multinomial NUTS [1] with Stan's additional sub-tree checks: on a closed geodesic the two ends alone can
-point the same way after a full turn. Trees are built leaf by leaf (no recursion), so that every gradient evaluation serves
-all chains whose trees still grow; chains that have stopped are left out of the batch. Of a sub-tree only the ends of
-its open blocks are kept, so memory grows with its depth, not its leaves [2].
+:func:`nuts` is multinomial NUTS [1] with Stan's additional sub-tree checks: on a closed geodesic the two ends
+alone can point the same way after a full turn. Trees are built leaf by leaf (no recursion), so that every
+gradient evaluation serves all chains whose trees still grow; chains that have stopped are left out of the
+batch. Of a sub-tree only the ends of its open blocks are kept, so memory grows with its depth, not its leaves
+[2].
 
-[1] Betancourt, *A conceptual introduction to Hamiltonian Monte Carlo*, 2017, app. A. [2] Phan & Pradhan, *Iterative NUTS*, 2019.
+[1] Betancourt, *A conceptual introduction to Hamiltonian Monte Carlo*, 2017, app. A. [2] Phan & Pradhan,
+  *Iterative NUTS*, 2019.
 """
 
 from collections.abc import Callable
@@ -17,13 +19,13 @@ from torch import Tensor
 from .integrators import geodesic_leapfrog
 from .systems import State, System
 
-__all__ = ["Outcome", "hmc", "isometry_jump", "nuts"]
+__all__ = ["TransitionResult", "hmc", "isometry_jump", "nuts"]
 
 MAX_ENERGY_ERROR = 1000.0
 
 
 @dataclass
-class Outcome:
+class TransitionResult:
     """The new state, and per chain: mean acceptance statistic, divergence, leapfrog steps taken."""
 
     state: State
@@ -38,7 +40,8 @@ def _refused(state: State) -> Tensor:
 
 
 def _turning(rho: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """Would going on at either end bring the ends together? (rho: sum of the directions between them, ends included)"""
+    """Would going on at either end bring the ends together? (rho: sum of the directions between them, ends
+    included)"""
     mid = rho - 0.5 * (first + last)
     return torch.minimum((first * mid).sum(-1), (last * mid).sum(-1)) <= 0
 
@@ -50,7 +53,8 @@ def _joined_turning(sum1: Tensor, a: Tensor, b: Tensor, sum2: Tensor, c: Tensor,
 
 
 class _Blocks:
-    """The open aligned blocks of a sub-tree: direction and running sum at their starts, direction at the end of first halves."""
+    """The open aligned blocks of a sub-tree: direction and running sum at their starts, direction at the end
+    of first halves."""
 
     def __init__(self, depth: int) -> None:
         self.start: list[Tensor] = [torch.empty(0)] * (depth + 1)
@@ -58,7 +62,8 @@ class _Blocks:
         self.end: list[Tensor] = [torch.empty(0)] * (depth + 1)
 
     def add(self, i: int, e: Tensor, total: Tensor) -> Tensor | None:
-        """Leaf ``i`` with direction ``e``, after which the directions sum to ``total``; which chains have turned?"""
+        """Leaf ``i`` with direction ``e``, after which the directions sum to ``total``; which chains have
+        turned?"""
         level, turned = 0, None
         while level < len(self.start) and i % (1 << level) == 0:
             self.start[level], self.before[level] = e, total - e
@@ -68,7 +73,12 @@ class _Blocks:
             if level:
                 mid = self.before[level - 1]
                 turn = _joined_turning(
-                    mid - self.before[level], self.start[level], self.end[level - 1], total - mid, self.start[level - 1], e
+                    mid - self.before[level],
+                    self.start[level],
+                    self.end[level - 1],
+                    total - mid,
+                    self.start[level - 1],
+                    e,
                 )
                 turned = turn if turned is None else turned | turn
             if ((i + 1) >> level) % 2:
@@ -81,7 +91,7 @@ class _Blocks:
             part[:] = [x[rows] if x.numel() else x for x in part]
 
 
-def nuts(system: System, state: State, step_size: float, max_depth: int = 10) -> Outcome:
+def nuts(system: System, state: State, step_size: float, max_depth: int = 10) -> TransitionResult:
     """One multinomial NUTS transition for every chain; the momenta are drawn anew."""
     state = state.with_momentum(system.draw(state.z))
     h = h0 = state.energy()  # h: of the chains still growing
@@ -95,9 +105,14 @@ def nuts(system: System, state: State, step_size: float, max_depth: int = 10) ->
     accept, steps = torch.zeros_like(h0), torch.zeros(n, dtype=torch.long, device=device)
 
     for depth in range(max_depth):
-        # a sub-tree of 2**depth leaves; ``live``: indices into ``rows`` of the chains that neither turned nor diverged in it
+        # a sub-tree of 2**depth leaves; ``live``: indices into ``rows`` of the chains that neither turned nor
+        # diverged in it
         forward = torch.rand(len(rows), device=device) < 0.5
-        live, edge, sign = torch.arange(len(rows), device=device), right.where(forward, left), 2.0 * forward.to(h0) - 1.0
+        live, edge, sign = (
+            torch.arange(len(rows), device=device),
+            right.where(forward, left),
+            2.0 * forward.to(h0) - 1.0,
+        )
         step = (step_size * sign).unsqueeze(-1)
         blocks, sub_weight, chosen = _Blocks(depth), torch.full_like(h, -torch.inf), edge
         total, first, e = torch.zeros_like(rho), rho, rho
@@ -125,7 +140,9 @@ def nuts(system: System, state: State, step_size: float, max_depth: int = 10) ->
                     break
                 blocks.keep(keep)
                 live, edge, chosen, step = live[keep], edge.take(keep), chosen.take(keep), step[keep]
-                total, first, e, sub_weight, ids, energy = (x[keep] for x in (total, first, e, sub_weight, ids, energy))
+                total, first, e, sub_weight, ids, energy = (
+                    x[keep] for x in (total, first, e, sub_weight, ids, energy)
+                )
         if not len(live):
             break
         # a whole sub-tree joins the trajectory; its choice replaces the old one with the ratio of the weights
@@ -148,13 +165,18 @@ def nuts(system: System, state: State, step_size: float, max_depth: int = 10) ->
                 break
             left, right = left.take(keep), right.take(keep)
             e_left, e_right, rho, weight, rows, h = (x[keep] for x in (e_left, e_right, rho, weight, rows, h))
-    return Outcome(State(system, out), accept / steps.clamp(min=1), diverging, steps)
+    return TransitionResult(State(system, out), accept / steps.clamp(min=1), diverging, steps)
 
 
 def hmc(
-    system: System, state: State, step_size: float, count: int, record: Callable[[int, State, Tensor], None] | None = None
-) -> Outcome:
-    """A trajectory of ``count`` steps, all chains alike, then Metropolis; ``record(i, state, error)`` sees every step."""
+    system: System,
+    state: State,
+    step_size: float,
+    count: int,
+    record: Callable[[int, State, Tensor], None] | None = None,
+) -> TransitionResult:
+    """A trajectory of ``count`` steps, all chains alike, then Metropolis; ``record(i, state, error)`` sees
+    every step."""
     state = state.with_momentum(system.draw(state.z))
     h0 = state.energy()
     if record is not None:
@@ -175,21 +197,23 @@ def hmc(
             break
     prob = (-error).exp().clamp(max=1.0)
     state = new.where(torch.rand_like(prob) < prob, state)
-    return Outcome(state, prob, diverging, torch.full_like(h0, i + 1, dtype=torch.long))
+    return TransitionResult(state, prob, diverging, torch.full_like(h0, i + 1, dtype=torch.long))
 
 
 def isometry_jump(system: System, state: State, name: str, isometry: Callable[[Tensor], Tensor]) -> State:
     """A Gibbs draw between a point and its image under an isometry that is its own inverse.
 
-    (Metropolis would go to and fro for ever where both are as likely.) Of a site with several points, one drawn at random is
-    concerned.
+    (Metropolis would go to and fro for ever where both are as likely.) Of a site with several points, one
+    drawn at random is concerned.
     """
     z = state.z
     site = next(s for s in system.sites if s.name == name)
     moved = isometry(z[name])
     if site.points.numel() > 1:
         n, device = len(moved), moved.device
-        pick = torch.randint(site.points.numel(), (n, 1), device=device) == torch.arange(site.points.numel(), device=device)
+        pick = torch.randint(site.points.numel(), (n, 1), device=device) == torch.arange(
+            site.points.numel(), device=device
+        )
         pick = pick.reshape((n,) + site.points + (1,) * (moved.dim() - 1 - len(site.points)))
         moved = torch.where(pick, moved, z[name])
     new = system.state({**z, name: moved})

@@ -1,17 +1,18 @@
 r"""Warm-up: step size and scales are learned in windows that double, from the first draws on.
 
-Windows of 5, 10, 20, ... transitions each end with new scales from their own draws, so that what was seen before the chains
-arrived is forgotten; the step size is found anew after each. The last window of scales takes what doubling leaves, and a last
-third of warm-up (at most 50 transitions) adapts the step size alone.
+Windows of 5, 10, 20, ... transitions each end with new scales from their own draws, so that what was seen
+before the chains arrived is forgotten; the step size is found anew after each. The last window of scales
+takes what doubling leaves, and a last third of warm-up (at most 50 transitions) adapts the step size alone.
 
-Stan's schedule, which Pyro has, waits 100 of 150 transitions for its first scales. Where scales differ by a factor of ten that
-costs ten times the gradients until then: in a hierarchy of 8 site means and concentrations three quarters of all gradients.
+Stan's schedule, which Pyro has, waits 100 of 150 transitions for its first scales. Where scales differ by a
+factor of ten that costs ten times the gradients until then: in a hierarchy of 8 site means and concentrations
+three quarters of all gradients.
 """
 
 import math
 import warnings
 
-from .adapters import StepAdapter
+from .adapters import StepSizeAdapter
 from .integrators import first_step_size
 from .scales import ScaleEstimate
 from .systems import State, System
@@ -42,12 +43,19 @@ class WarmUp:
     """
 
     def __init__(
-        self, system: System, steps: int, step_size: float, target: float, adapt_step_size: bool, adapt_scales: bool, dense: bool
+        self,
+        system: System,
+        steps: int,
+        step_size: float,
+        target: float,
+        adapt_step_size: bool,
+        adapt_scales: bool,
+        dense: bool,
     ) -> None:
         self.system, self.step_size, self.target, self.trials = system, step_size, target, 0
         self._scales = ScaleEstimate(system, dense) if adapt_scales and steps else None
         self._adapts = adapt_step_size and steps > 0
-        self._step: StepAdapter | None = None
+        self._step: StepSizeAdapter | None = None
         self._sizes = windows(steps)  # those that are not over
         self._seen = 0  # transitions in the first of these
 
@@ -60,17 +68,19 @@ class WarmUp:
     def restart(self, state: State, size: float) -> None:
         """Adapt the step size anew, from one near ``size`` that is accepted."""
         if self._adapts:
-            with warnings.catch_warnings():  # a trial step may go too far for the coordinates; none of its points is kept
+            with (
+                warnings.catch_warnings()
+            ):  # a trial step may go too far for the coordinates; none of its points is kept
                 warnings.filterwarnings("ignore", "a point of the ball lies beyond", RuntimeWarning)
                 self.step_size, trials = first_step_size(self.system, state, size, STEP_BOUNDS)
             self.trials += trials
-            self._step = StepAdapter(self.step_size, self.target)
+            self._step = StepSizeAdapter(self.step_size, self.target)
 
     def set_step_size(self, size: float) -> None:
         """Go on from this size."""
         self.step_size = size
         if self._step is not None:
-            self._step = StepAdapter(size, self.target)
+            self._step = StepSizeAdapter(size, self.target)
 
     @property
     def learns_scales(self) -> bool:
@@ -80,7 +90,8 @@ class WarmUp:
     def update(self, state: State, accept: float) -> tuple[float, bool] | None:
         """After each transition of warm-up.
 
-        At the end of a window: new units of time for an old one, and whether the window has seen enough to learn more from it.
+        At the end of a window: new units of time for an old one, and whether the window has seen enough to
+        learn more from it.
         """
         if self._step is not None:
             self._step.target = self.target
@@ -97,7 +108,9 @@ class WarmUp:
             self._scales.apply(early=len(self._sizes) > 2)  # type: ignore[union-attr]
             change = before - self.system.log_scales()
             stretch = math.exp(float(change.mean()))
-            self.restart(state, self.step_size * math.exp(float(change.max())))  # limited by the site that was the narrowest
+            self.restart(
+                state, self.step_size * math.exp(float(change.max()))
+            )  # limited by the site that was the narrowest
         elif len(self._sizes) == 1 and self._step is not None:
             self.step_size = self._step.mean
         self._seen, self._sizes = 0, self._sizes[1:]

@@ -6,4 +6,10 @@ from .projected_normal import ProjectedNormalReparam
 from .strategy import ManifoldReparam
 from .wrapped_normal import WrappedNormalReparam
 
-__all__ = ["AmbientReparam", "CircularReparam", "ManifoldReparam", "ProjectedNormalReparam", "WrappedNormalReparam"]
+__all__ = [
+    "AmbientReparam",
+    "CircularReparam",
+    "ManifoldReparam",
+    "ProjectedNormalReparam",
+    "WrappedNormalReparam",
+]

@@ -2,10 +2,12 @@ r"""What the reparametrisers share: a latent site x becomes a function f of nois
 
 .. math:: y \sim p(y) = n(y)\,\frac{p(f(y))}{q(f(y))}, \qquad x = f(y)
 
-Here p is the distribution of the site, n a normal base and q the distribution of f(y) for y ~ n. All of the density is that of y,
-so x is a deterministic site, and a draw of y is made from a draw of p: prior and posterior predictive draws are exact.
+Here p is the distribution of the site, n a normal base and q the distribution of f(y) for y ~ n. All of the
+density is that of y, so x is a deterministic site, and a draw of y is made from a draw of p: prior and
+posterior predictive draws are exact.
 
-Where ``poutine.mask`` or ``obs_mask`` drops a row of x, its y keeps the base n alone, which is proper and says nothing of x.
+Where ``poutine.mask`` or ``obs_mask`` drops a row of x, its y keeps the base n alone, which is proper and
+says nothing of x.
 """
 
 from typing import Any
@@ -28,8 +30,8 @@ __all__ = ["LatentReparam", "bare", "innermost", "is_masked", "like_of", "standa
 class LatentReparam(Reparam):
     """A latent site made a function of noise, ``{name}_{suffix}``; observed sites are left alone.
 
-    A subclass defines :meth:`base`, :meth:`push` and :meth:`lift`; where the base does not give the site's distribution exactly
-    (``exact = False``) also :meth:`sample_noise` and :meth:`log_weight`.
+    A subclass defines :meth:`base`, :meth:`push` and :meth:`lift`; where the base does not give the site's
+    distribution exactly (``exact = False``) also :meth:`sample_noise` and :meth:`log_weight`.
     """
 
     suffix = "noise"
@@ -50,7 +52,9 @@ class LatentReparam(Reparam):
         """Typical noise that makes ``value``, to start inference from."""
         raise NotImplementedError
 
-    def sample_noise(self, fn: dist.TorchDistribution, base: dist.TorchDistribution, shape: torch.Size) -> Tensor:
+    def sample_noise(
+        self, fn: dist.TorchDistribution, base: dist.TorchDistribution, shape: torch.Size
+    ) -> Tensor:
         """Draws of the noise whose images are draws of ``fn``."""
         return base.sample(shape)
 
@@ -71,9 +75,13 @@ class LatentReparam(Reparam):
         if isinstance(noise_fn, Noise) and isinstance(mask, Tensor):
             noise_fn.keep = mask
         start = None if value is None else self.lift(fn, value)
-        with block_messengers(_masks_rows):  # masked noise would be flat on all of space, where NUTS runs away
+        with block_messengers(
+            _masks_rows
+        ):  # masked noise would be flat on all of space, where NUTS runs away
             noise = pyro.sample(f"{name}_{self.suffix}", noise_fn, obs=start, infer={"is_observed": False})
-        if noise is not start or start is None:  # not an initial value, or one that was replayed over (Laplace's guide does)
+        if (
+            noise is not start or start is None
+        ):  # not an initial value, or one that was replayed over (Laplace's guide does)
             value = self.push(fn, noise)
         return {"fn": Determined(value, fn), "value": value, "is_observed": True}
 
@@ -110,8 +118,13 @@ def standard_normal(like: Tensor, shape: torch.Size, event_dim: int) -> dist.Tor
 
 
 def like_of(fn: dist.TorchDistribution) -> Tensor:
-    """Some tensor of the distribution, for its dtype and device (torch's defaults for one without parameters or draws)."""
-    for x in (getattr(fn, "loc", None), *vars(fn).values(), *(getattr(fn, name, None) for name in fn.arg_constraints)):
+    """Some tensor of the distribution, for its dtype and device (torch's defaults for one without parameters
+    or draws)."""
+    for x in (
+        getattr(fn, "loc", None),
+        *vars(fn).values(),
+        *(getattr(fn, name, None) for name in fn.arg_constraints),
+    ):
         if isinstance(x, Tensor):
             return x
     try:

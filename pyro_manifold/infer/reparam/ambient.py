@@ -27,7 +27,7 @@ __all__ = ["AmbientReparam"]
 
 
 class _Projection:
-    """The nearest point to a normal matrix: rotations commute with it, so its law is uniform."""
+    """The nearest point to a normal matrix: rotations commute with it, so its distribution is uniform."""
 
     def __init__(self, geo: Geometry, shape: torch.Size) -> None:
         self.geo, self.shape, self.size = geo, shape, shape.numel()
@@ -36,8 +36,8 @@ class _Projection:
         return self.geo.project(y.reshape(y.shape[:-1] + self.shape))
 
     def lift(self, x: Tensor, draw: bool = False) -> Tensor:
-        r"""Normals that give x: :math:`Y = \sqrt n\,X`, or a draw :math:`Y = X S^{1/2}` with S ~ Wishart(n + 1, I) (given X; for
-        rotations the least singular value has either sign)."""
+        r"""Normals that give x: :math:`Y = \sqrt n\,X`, or a draw :math:`Y = X S^{1/2}` with S ~ Wishart(n +
+        1, I) (given X; for rotations the least singular value has either sign)."""
         if not draw:
             return self._flat(math.sqrt(self.shape[0]) * x)
         batch = x.shape[: x.dim() - len(self.shape)]
@@ -56,12 +56,17 @@ class _Projection:
         return x.reshape(x.shape[: x.dim() - len(self.shape)] + (self.size,))
 
     def log_change(self, y: Tensor) -> Tensor:
-        """Minus the log density of :meth:`push`; and the weight |Y| over its mean, which changes no law of directions."""
+        """Minus the log density of :meth:`push`; and the weight |Y| over its mean, which changes no
+        distribution of directions."""
         rows, columns = self.shape[0], self.size // self.shape[0]
         half = torch.tensor([(rows + 1) / 2, rows / 2], dtype=torch.float64)
         above, below = torch.mvlgamma(half, columns).tolist()
         log_mean = columns / 2 * math.log(2) + above - below
-        return _log_extent(y.reshape(y.shape[:-1] + (rows, columns))) - log_mean + self.geo.log_volume(self.shape)
+        return (
+            _log_extent(y.reshape(y.shape[:-1] + (rows, columns)))
+            - log_mean
+            + self.geo.log_volume(self.shape)
+        )
 
 
 def _log_extent(y: Tensor) -> Tensor:
@@ -103,29 +108,32 @@ class _Chart(_Projection):
 
 
 class AmbientReparam(LatentReparam):
-    r"""Makes a site on a manifold a function of real vectors in flat space, ``{name}_ambient``, whatever its distribution.
+    r"""Makes a site on a manifold a function of real vectors in flat space, ``{name}_ambient``, whatever its
+    distribution.
 
     .. math:: y \sim \mathcal N(y; 0, I)\,\frac{p(x)}{q(x)}, \qquad x = f(y),
         \qquad f(y) \sim q \text{ for } y \sim \mathcal N(0, I)
 
     On spheres f normalises, :math:`y/|y|`; on Stiefel manifolds and rotations it takes the nearest point,
-    :math:`Y(Y^\top Y)^{-1/2}`. Both commute with rotations, so x is uniform (Haar) and :math:`q = 1/\mathrm{vol}(M)`. Tori are
-    wrapped lines, as in :class:`CircularReparam`; a manifold with a chart (flat, hyperbolic, SPD) takes it, with the volume
-    change in the factor; products go factor by factor. So plain HMC, NUTS and Pyro's autoguides work on every such site.
+    :math:`Y(Y^\top Y)^{-1/2}`. Both commute with rotations, so x is uniform (Haar) and
+    :math:`q = 1/\mathrm{vol}(M)`. Tori are wrapped lines, as in :class:`CircularReparam`; a manifold with a
+    chart (flat, hyperbolic, SPD) takes it, with the volume change in the factor; products go factor by
+    factor. So plain HMC, NUTS and Pyro's autoguides work on every such site.
 
     In flat space the projected y have the density :math:`|Y|\,e^{-\mathrm{tr}\,Y^\top Y/2}`, with
-    :math:`|Y| = \det(Y^\top Y)^{1/2}`: the weight leaves the law of directions alone and moves the mode from Y = 0, where there
-    is no direction, to orthonormal Y. So the mode that ``AutoDelta`` finds is that of p, and Laplace's covariance across it too
-    (its draws, normalised, are wider where p is wide).
+    :math:`|Y| = \det(Y^\top Y)^{1/2}`: the weight leaves the distribution of directions alone and moves the
+    mode from Y = 0, where there is no direction, to orthonormal Y. So the mode that ``AutoDelta`` finds is
+    that of p, and Laplace's covariance across it too (its draws, normalised, are wider where p is wide).
 
-    The radius of y is idle, and small radii turn small steps into large angles: for concentrated laws the geodesic kernels
-    need fewer gradients. A distribution with two modes keeps them. Draws of y are draws of x ~ p, lifted (a length, a turn), so
-    prior and posterior predictive draws of the reparametrised model are those of the original one.
+    The radius of y is idle, and small radii turn small steps into large angles: for concentrated
+    distributions the geodesic kernels need fewer gradients. A distribution with two modes keeps them. Draws
+    of y are draws of x ~ p, lifted (a length, a turn), so prior and posterior predictive draws of the
+    reparametrised model are those of the original one.
 
     :raises ValueError: for a site that is on no manifold, or on one without such an f.
 
-    References: Muirhead, Aspects of Multivariate Statistical Theory (1982), thm. 2.1.15 (Stiefel); Chikuse, Statistics on
-    Special Manifolds (2003), sec. 2.4 (polar part).
+    References: Muirhead, Aspects of Multivariate Statistical Theory (1982), thm. 2.1.15 (Stiefel); Chikuse,
+    Statistics on Special Manifolds (2003), sec. 2.4 (polar part).
 
     >>> import pyro_manifold.distributions as mdist
     >>> def model():
@@ -154,7 +162,9 @@ class AmbientReparam(LatentReparam):
         points = geo.split(value) if isinstance(geo, ProductGeometry) else [value]
         return torch.cat([m.lift(x, draw) for m, x in zip(maps, points, strict=True)], -1)
 
-    def sample_noise(self, fn: dist.TorchDistribution, base: dist.TorchDistribution, shape: torch.Size) -> Tensor:
+    def sample_noise(
+        self, fn: dist.TorchDistribution, base: dist.TorchDistribution, shape: torch.Size
+    ) -> Tensor:
         return self.lift(fn, fn.sample(shape), draw=True)
 
     def log_weight(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor:
@@ -168,17 +178,18 @@ def _maps(name: str, fn: dist.TorchDistribution) -> tuple[Geometry, list[_Projec
 
     :raises ValueError: for a site on no manifold, or on one without such a map.
     """
-    law = innermost(fn)
-    manifold = manifold_of(law.support)
+    distribution = innermost(fn)
+    manifold = manifold_of(distribution.support)
     if manifold is None:
         raise ValueError(
-            f"{name}: got {type(law).__name__} with support {law.support}, expected a distribution on a manifold "
-            "(support on(...)). Angles need CircularReparam; ordinary sites need nothing."
+            f"{name}: got {type(distribution).__name__} with support {distribution.support}, expected a "
+            "distribution on a manifold (support on(...)). Angles need CircularReparam; ordinary sites need "
+            "nothing."
         )
     geo = geometry(manifold)
     if isinstance(geo, ProductGeometry):
         return geo, [_map(name, g, s) for g, s in zip(geo.factors, geo.shapes, strict=True)]
-    return geo, [_map(name, geo, law.event_shape)]
+    return geo, [_map(name, geo, distribution.event_shape)]
 
 
 def _map(name: str, geo: Geometry, shape: Sequence[int]) -> _Projection:
@@ -190,6 +201,7 @@ def _map(name: str, geo: Geometry, shape: Sequence[int]) -> _Projection:
     if isinstance(kind, SphereGeometry | StiefelGeometry | SpecialOrthogonalGeometry):
         return _Projection(geo, torch.Size(shape))
     raise ValueError(
-        f"{name}: got a site on {geo.manifold.name}, expected spheres, Stiefel manifolds, rotations, tori, manifolds with a "
-        "global chart, or products of these. Use GeodesicNUTS, or AutoManifoldNormal for SVI."
+        f"{name}: got a site on {geo.manifold.name}, expected spheres, Stiefel manifolds, rotations, tori, "
+        "manifolds with a global chart, or products of these. Use GeodesicNUTS, or AutoManifoldNormal for "
+        "SVI."
     )

@@ -1,4 +1,5 @@
-"""Reparametrisation of angles, so that autoguides and HMC move on the line and cross the seam of the circle."""
+"""Reparametrisation of angles, so that autoguides and HMC move on the line and cross the seam of the
+circle."""
 
 import math
 
@@ -23,11 +24,12 @@ class CircularReparam(LatentReparam):
     .. math::
         y \sim \mathcal N(y; 0, s^2)\; 2\pi\,p(\theta), \qquad \theta = \mathrm{wrap}(y)
 
-    Wrapped, the normal is uniform (to :math:`2e^{-s^2/2} \approx 10^{-17}` at s = 9), so the distribution of the angle is p
-    exactly, proper on the line (an autoguide's entropy cannot run away) and smooth across :math:`\pm\pi` (NUTS walks through).
-    A draw of y is a draw of the angle with a turn drawn for it, so prior and posterior predictive draws are exact too.
-    It repeats every turn with slowly falling weight: a unimodal guide covers one copy, and its ELBO is lower by about
-    :math:`\log(s/\sqrt{2\pi})`; a larger ``scale`` flattens the envelope, whose slope at y is :math:`-y/s^2`.
+    Wrapped, the normal is uniform (to :math:`2e^{-s^2/2} \approx 10^{-17}` at s = 9), so the distribution of
+    the angle is p exactly, proper on the line (an autoguide's entropy cannot run away) and smooth across
+    :math:`\pm\pi` (NUTS walks through). A draw of y is a draw of the angle with a turn drawn for it, so prior
+    and posterior predictive draws are exact too. It repeats every turn with slowly falling weight: a unimodal
+    guide covers one copy, and its ELBO is lower by about :math:`\log(s/\sqrt{2\pi})`; a larger ``scale``
+    flattens the envelope, whose slope at y is :math:`-y/s^2`.
 
     Works on Pyro's ``VonMises``, ``SineBivariateVonMises`` and ``SineSkewed``, on
     :class:`~pyro_manifold.distributions.WrappedCauchy` and on any distribution whose support is
@@ -50,15 +52,19 @@ class CircularReparam(LatentReparam):
     @checked
     def __init__(self, scale: float = 9.0) -> None:
         if not scale >= 9:
-            raise ValueError(f"scale: got {scale}, expected at least 9: a narrower normal does not wrap to a uniform angle.")
+            raise ValueError(
+                f"scale: got {scale}, expected at least 9: a narrower normal does not wrap to a uniform "
+                f"angle."
+            )
         self.scale = float(scale)
 
     def base(self, name: str, fn: dist.TorchDistribution) -> dist.TorchDistribution:
         inner = innermost(fn)
         if not is_angle(inner):
             raise ValueError(
-                f"{name}: got {type(inner).__name__} with support {inner.support}, expected a distribution of angles (VonMises, "
-                "WrappedCauchy, support circular or on(Torus())). Take this site out of the config."
+                f"{name}: got {type(inner).__name__} with support {inner.support}, expected a distribution "
+                "of angles (VonMises, WrappedCauchy, support circular or on(Torus())). Take this site out "
+                "of the config."
             )
         zero = like_of(inner).new_zeros(fn.shape())
         return dist.Normal(zero, zero + self.scale).to_event(fn.event_dim)
@@ -69,7 +75,9 @@ class CircularReparam(LatentReparam):
     def lift(self, fn: dist.TorchDistribution, value: Tensor) -> Tensor:
         return value
 
-    def sample_noise(self, fn: dist.TorchDistribution, base: dist.TorchDistribution, shape: torch.Size) -> Tensor:
+    def sample_noise(
+        self, fn: dist.TorchDistribution, base: dist.TorchDistribution, shape: torch.Size
+    ) -> Tensor:
         return draw_turns(fn.sample(shape), self.scale)
 
     def log_weight(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor:
@@ -91,7 +99,9 @@ def draw_turns(angle: Tensor, scale: float) -> Tensor:
 
 def is_angle(fn: dist.TorchDistribution) -> bool:
     """Whether it is a distribution of angles, Pyro's own included."""
-    circle = isinstance(point_constraint(fn.support), type(circular)) or isinstance(manifold_of(fn.support), Torus)
+    circle = isinstance(point_constraint(fn.support), type(circular)) or isinstance(
+        manifold_of(fn.support), Torus
+    )
     return circle or is_unmarked_angle(fn)
 
 

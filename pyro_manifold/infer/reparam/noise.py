@@ -16,9 +16,11 @@ __all__ = ["Determined", "Noise"]
 class Noise(TorchDistribution):
     r"""Noise y whose image f(y) has exactly the distribution p of a site.
 
-    Base measure: Lebesgue. A draw of y is a draw of x ~ p, lifted to one of the y with f(y) = x by their distribution given x.
+    Base measure: Lebesgue. A draw of y is a draw of x ~ p, lifted to one of the y with f(y) = x by their
+    distribution given x.
 
-    :param reparam: the reparametriser, which knows f (:meth:`~.LatentReparam.push`), draws and the weight p/q.
+    :param reparam: the reparametriser, which knows f (:meth:`~.LatentReparam.push`), draws and the weight
+        p/q.
     :param fn: p, possibly masked (the mask acts on the density, not on draws).
     :param base: the normal n, of the batch shape of ``fn``.
     :param Tensor keep: rows that no handler masks; the others have the density n.
@@ -26,7 +28,9 @@ class Noise(TorchDistribution):
 
     arg_constraints: dict[str, Any] = {}
 
-    def __init__(self, reparam: Any, fn: TorchDistribution, base: TorchDistribution, keep: Tensor | None = None) -> None:
+    def __init__(
+        self, reparam: Any, fn: TorchDistribution, base: TorchDistribution, keep: Tensor | None = None
+    ) -> None:
         self.reparam, self.fn, self.base, self.keep = reparam, fn, base, keep
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
@@ -53,10 +57,12 @@ class Noise(TorchDistribution):
 class Determined(TorchDistribution):
     r"""A site whose value is a function of other sites, which carry its density.
 
-    .. math:: \log p(x') = \begin{cases} 0 & x' = x\\ \log p(x') \text{ of the site's own distribution} & \text{else}\end{cases}
+    .. math:: \log p(x') = \begin{cases} 0 & x' = x\\ \log p(x') \text{ of the site's own distribution} &
+    \text{else}\end{cases}
 
-    The second case is that of a value put in place of x from outside, as ``poutine.condition(reparametrised_model, {...})`` does:
-    the data then have their density, and the noise integrates to one.
+    The second case is that of a value put in place of x from outside, as
+    ``poutine.condition(reparametrised_model, {...})`` does: the data then have their density, and the noise
+    integrates to one.
 
     :param value: x.
     :param fn: the distribution that the site had.
@@ -65,7 +71,9 @@ class Determined(TorchDistribution):
     arg_constraints: dict[str, Any] = {}
     has_rsample = True
 
-    def __init__(self, value: Tensor, fn: TorchDistribution, batch_shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, value: Tensor, fn: TorchDistribution, batch_shape: Sequence[int] | None = None
+    ) -> None:
         self.value, self.fn = value, fn
         cut = value.dim() - fn.event_dim
         batch_shape = value.shape[:cut] if batch_shape is None else torch.Size(batch_shape)

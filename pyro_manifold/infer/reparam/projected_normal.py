@@ -12,13 +12,15 @@ __all__ = ["ProjectedNormalReparam"]
 
 
 class ProjectedNormalReparam(LatentReparam):
-    r"""Makes the direction of a normal vector a function of standard normals, ``{name}_normal``, in any dimension.
+    r"""Makes the direction of a normal vector a function of standard normals, ``{name}_normal``, in any
+    dimension.
 
     .. math:: z \sim \mathcal N(0, I_n), \qquad x = \frac{\mu + Lz}{|\mu + Lz|}
 
     For Pyro's and our :class:`~pyro_manifold.distributions.ProjectedNormal` (:math:`L = I`) and
-    :class:`~pyro_manifold.distributions.AngularCentralGaussian` (:math:`\mu = 0`); no density is needed (unless masked), so
-    Pyro's own works beyond n = 4 too. Pyro's reparametriser of this name knows the first of them, and refuses observed sites.
+    :class:`~pyro_manifold.distributions.AngularCentralGaussian` (:math:`\mu = 0`); no density is needed
+    (unless masked), so Pyro's own works beyond n = 4 too. Pyro's reparametriser of this name knows the first
+    of them, and refuses observed sites.
 
     :raises ValueError: for a site with another distribution.
 

@@ -20,7 +20,8 @@ __all__ = ["ManifoldReparam"]
 
 
 class ManifoldReparam(MinimalReparam):
-    """Makes a model with manifold sites fit for plain HMC, NUTS and Pyro's autoguides: all latents become real vectors.
+    """Makes a model with manifold sites fit for plain HMC, NUTS and Pyro's autoguides: all latents become
+    real vectors.
 
     ========================================================== ===================================
     latent site                                                reparametriser
@@ -36,8 +37,8 @@ class ManifoldReparam(MinimalReparam):
     Observed sites are left alone. The choice is made for each run of the model. ``Predictive``
     gives the values of the original sites back.
 
-    :param bool centered: leave wrapped normals centred (chart or :class:`AmbientReparam`), for sites about which the data
-        say much; default false.
+    :param bool centered: leave wrapped normals centred (chart or :class:`AmbientReparam`), for sites about
+        which the data say much; default false.
 
     >>> import pyro_manifold.distributions as mdist
     >>> @ManifoldReparam()
@@ -54,8 +55,8 @@ class ManifoldReparam(MinimalReparam):
         self.centered = centered
 
     def __call__(self, msg_or_fn: Any) -> Any:
-        """Decorate a model, or (called by Pyro) choose for a site: anew each time, for a site may be observed in one run and not
-        in the next, or have another distribution."""
+        """Decorate a model, or (called by Pyro) choose for a site: anew each time, for a site may be observed
+        in one run and not in the next, or have another distribution."""
         if isinstance(msg_or_fn, dict):
             self.config.pop(msg_or_fn["name"], None)
         return super().__call__(msg_or_fn)

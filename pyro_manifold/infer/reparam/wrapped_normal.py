@@ -12,14 +12,15 @@ __all__ = ["WrappedNormalReparam"]
 
 
 class WrappedNormalReparam(LatentReparam):
-    r"""Makes a :class:`~pyro_manifold.distributions.WrappedNormal` site a function of standard normals, ``{name}_tangent``.
+    r"""Makes a :class:`~pyro_manifold.distributions.WrappedNormal` site a function of standard normals,
+    ``{name}_tangent``.
 
     .. math:: z \sim \mathcal N(0, I), \qquad x = \exp_\mu(L z), \qquad \Sigma = LL^\top
 
-    The non-centred parametrisation: z does not know :math:`\mu` and :math:`\Sigma`, so that a hierarchy in which they are
-    latent has no funnel. Exact on every manifold, compact ones included: where the density is a sum over the windings (and
-    has poles), z takes them one at a time. Best where the data say little of each x; where they say much, centre it instead
-    (leave the site alone, or :class:`AmbientReparam`).
+    The non-centred parametrisation: z does not know :math:`\mu` and :math:`\Sigma`, so that a hierarchy in
+    which they are latent has no funnel. Exact on every manifold, compact ones included: where the density is
+    a sum over the windings (and has poles), z takes them one at a time. Best where the data say little of
+    each x; where they say much, centre it instead (leave the site alone, or :class:`AmbientReparam`).
 
     :raises ValueError: for a site with another distribution, or a truncated one.
 
@@ -39,7 +40,9 @@ class WrappedNormalReparam(LatentReparam):
         inner = innermost(fn)
         if not isinstance(inner, WrappedNormal) or inner.truncated:
             kind = "a truncated WrappedNormal" if isinstance(inner, WrappedNormal) else type(inner).__name__
-            raise ValueError(f"{name}: got {kind}, expected a WrappedNormal, not truncated. Use AmbientReparam there.")
+            raise ValueError(
+                f"{name}: got {kind}, expected a WrappedNormal, not truncated. Use AmbientReparam there."
+            )
         extra = fn.event_dim - geometry(inner.manifold).event_dim
         return standard_normal(inner.loc, inner.batch_shape + inner.base_dist.event_shape, extra + 1)
 

@@ -7,16 +7,17 @@ import torch
 
 from pyro_manifold.geometry import geometry
 from pyro_manifold.infer import GeodesicHMC, VectorizedMCMC
-from pyro_manifold.infer.mcmc.adapters import ArcAdapter
+from pyro_manifold.infer.mcmc.adapters import TrajectoryLengthAdapter
 from pyro_manifold.infer.mcmc.systems import System
 
 F64 = torch.float64
 
 
-def recorded(frequency: float, step: float) -> ArcAdapter:
-    """Fed with exact harmonic motion x(t) = x cos(f t) + v sin(f t), for which rho of x is cos(f t) and of x^2 its square."""
+def recorded(frequency: float, step: float) -> TrajectoryLengthAdapter:
+    """Fed with exact harmonic motion x(t) = x cos(f t) + v sin(f t), for which rho of x is cos(f t) and of
+    x^2 its square."""
     torch.manual_seed(0)
-    arc, n = ArcAdapter(), 2000
+    arc, n = TrajectoryLengthAdapter(), 2000
     system = System(lambda z: 0.5 * z["y"].square().sum(-1), {}, {"y": torch.Size([1])})
     x, v = torch.randn(2, n, 1, dtype=F64)
     record = arc.recorder(system, step)
@@ -29,7 +30,8 @@ def recorded(frequency: float, step: float) -> ArcAdapter:
 
 
 def test_a_quarter_period_is_found():
-    """With small steps the best arc of a jittered harmonic oscillator is a little below a quarter period, pi / 2 for f = 1."""
+    """With small steps the best arc of a jittered harmonic oscillator is a little below a quarter period, pi
+    / 2 for f = 1."""
     assert 0.8 < recorded(1.0, 0.1).length < 1.6
     assert recorded(2.0, 0.05).length < 0.6 * recorded(1.0, 0.05).length
 
@@ -40,7 +42,7 @@ def test_slow_motion_asks_for_longer_trajectories():
 
 
 def test_a_given_length_is_kept():
-    arc = ArcAdapter(0.7)
+    arc = TrajectoryLengthAdapter(0.7)
     arc.choose(0.1)
     assert arc.length == 0.7 and 1 <= arc.count(0.1, True) <= 11
 

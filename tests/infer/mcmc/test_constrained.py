@@ -34,18 +34,23 @@ def sphere(near=(0.0, 0.0, 1.0)):
 
 def torus(ring=1.0, tube=0.5):
     return ImplicitManifold(
-        lambda x: (x[..., :2].square().sum(-1).sqrt() - ring) ** 2 + x[..., 2] ** 2 - tube**2, tensor(ring + tube, 0, 0)
+        lambda x: (x[..., :2].square().sum(-1).sqrt() - ring) ** 2 + x[..., 2] ** 2 - tube**2,
+        tensor(ring + tube, 0, 0),
     )
 
 
 def curve():
     """Where a cylinder meets a paraboloid; written for one point, so that it goes through vmap."""
-    return ImplicitManifold(lambda x: torch.stack([x[0] ** 2 + x[1] ** 2 - 1, x[2] - x[0] * x[1]]), tensor(1.0, 0, 0))
+    return ImplicitManifold(
+        lambda x: torch.stack([x[0] ** 2 + x[1] ** 2 - 1, x[2] - x[0] * x[1]]), tensor(1.0, 0, 0)
+    )
 
 
 def rotations():
     i, j = torch.triu_indices(3, 3)
-    return ImplicitManifold(lambda x: (x.mT @ x - torch.eye(3, dtype=x.dtype))[..., i, j], torch.eye(3, dtype=F64))
+    return ImplicitManifold(
+        lambda x: (x.mT @ x - torch.eye(3, dtype=x.dtype))[..., i, j], torch.eye(3, dtype=F64)
+    )
 
 
 def bowl():
@@ -59,7 +64,8 @@ MANIFOLDS = {"sphere": sphere, "torus": torus, "curve": curve, "rotations": rota
 
 
 def make(name, chains=5, plate=2):
-    """A system with an implicit site in a plate, a Euclidean site and unequal scales; and a start with momentum."""
+    """A system with an implicit site in a plate, a Euclidean site and unequal scales; and a start with
+    momentum."""
     geo = geometry(MANIFOLDS[name]())
     torch.manual_seed(0)
     x = geo.wander(geo.manifold.point.expand((chains, plate) + geo.manifold.event_shape), 8)
@@ -80,23 +86,28 @@ class TestLeapfrog:
     def test_reversibility(self, name):
         system, start, _ = make(name)
         check_reversibility(system, start, 0.05, 10)
-        assert not any(system.sites[0].motion.refused.values())
+        assert not any(system.sites[0].momentum.refused.values())
 
     def test_energy_error_is_of_order_two(self, name):
         system, start, _ = make(name)
         check_order_two(system, start, 0.2)
 
     def test_volume_preservation(self, name):
-        """Determinant 1 of one step, in orthonormal tangent coordinates of position and momentum, by central differences."""
+        """Determinant 1 of one step, in orthonormal tangent coordinates of position and momentum, by central
+        differences."""
         system, start, geo = make(name, chains=1, plate=1)
         k = geo.manifold.dim
         x0, w0, y = start.z["x"], start.w[0], start.z["y"]
 
-        def step(c):  # the chart of M has derivative T at 0; frames that turn with it leave the determinant alone
+        def step(
+            c,
+        ):  # the chart of M has derivative T at 0; frames that turn with it leave the determinant alone
             x = geo.retract(x0, geo.to_tangent(x0, c[:k].reshape(1, 1, k)))[0]
             w = torch.cat([geo.to_tangent(x, c[k + 2 : -2].reshape(1, 1, k)).flatten(), c[-2:]])
             z = {"x": x, "y": y + c[k : k + 2]}
-            return geodesic_leapfrog(system, system.state(z, w.unsqueeze(0)), torch.full((1, 1), 0.1, dtype=F64))
+            return geodesic_leapfrog(
+                system, system.state(z, w.unsqueeze(0)), torch.full((1, 1), 0.1, dtype=F64)
+            )
 
         w_at = geo.from_tangent(x0, w0[:-2].reshape(x0.shape)).flatten()
         c0 = torch.cat([torch.zeros(k + 2, dtype=F64), w_at, w0[-2:]])
@@ -108,7 +119,7 @@ class TestLeapfrog:
             w = geo.from_tangent(x, s.w[0, :-2].reshape(x.shape)).flatten()
             return torch.cat([geo.from_tangent(q, x - q).flatten(), rest, w, s.w[0, -2:]])
 
-        assert not any(system.sites[0].motion.refused.values()) and (q - x0).norm() > 0.01
+        assert not any(system.sites[0].momentum.refused.values()) and (q - x0).norm() > 0.01
         e = torch.eye(len(c0), dtype=F64) * 1e-5
         jac = torch.stack([(coordinates(step(c0 + d)) - coordinates(step(c0 - d))) / 2e-5 for d in e], 1)
         assert float(torch.linalg.det(jac)) == pytest.approx(1.0, abs=1e-6)
@@ -129,14 +140,17 @@ class TestLeapfrog:
         system, start, geo = make(name)
         v = torch.randn(5, 2, geo.manifold.dim, dtype=F64)
         u = geo.to_tangent(start.z["x"], v)
-        ends = [system.potential({**start.z, "x": geo.retract(start.z["x"], s * 1e-5 * u)[0]}) for s in (1, -1)]
+        ends = [
+            system.potential({**start.z, "x": geo.retract(start.z["x"], s * 1e-5 * u)[0]}) for s in (1, -1)
+        ]
         slope = (start.grad[:, : system.sites[0].size] * u.reshape(5, -1)).sum(-1)
         assert (slope - (ends[0] - ends[1]) / 2e-5).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("name", ["sphere", "rotations"])
 def test_against_the_exact_flow(name):
-    """Steps of RATTLE tend to closed-form geodesics with order 2; on SO(3) the induced metric is twice ours."""
+    """Steps of RATTLE tend to closed-form geodesics with order 2; on SO(3) the induced metric is twice
+    ours."""
     system, start, geo = make(name)
     exact = geometry(geoopt.Sphere() if name == "sphere" else SpecialOrthogonal(3))
     x = start.z["x"]
@@ -153,13 +167,16 @@ def test_against_the_exact_flow(name):
 
 
 def sample(kernel, warmup, draws, init=None):
-    mcmc = VectorizedMCMC(kernel, num_samples=draws, warmup_steps=warmup, initial_params=init, disable_progbar=True)
+    mcmc = VectorizedMCMC(
+        kernel, num_samples=draws, warmup_steps=warmup, initial_params=init, disable_progbar=True
+    )
     mcmc.run()
     return mcmc
 
 
 def check_moment(samples, expected):
-    """Mean of ``samples`` (chains, draws) within 4 standard errors of the chains' own means (false alarm 1e-4)."""
+    """Mean of ``samples`` (chains, draws) within 4 standard errors of the chains' own means (false alarm
+    1e-4)."""
     means = samples.mean(1)
     se = float(means.std()) / len(means) ** 0.5
     assert abs(float(means.mean()) - expected) < 4 * se, (float(means.mean()), expected, se)
@@ -177,11 +194,16 @@ FIXED = dict(adapt_step_size=False, adapt_mass_matrix=False)
 
 
 def test_uniform_on_the_embedded_torus():
-    """Exact draws stay exact ones: density (1 + (r/R) cos phi)/2pi of the tube angle, E cos phi = r/2R, E sin^2 phi = 1/2."""
+    """Exact draws stay exact ones: density (1 + (r/R) cos phi)/2pi of the tube angle, E cos phi = r/2R, E
+    sin^2 phi = 1/2."""
     k = GeodesicHMC(
-        potential_fn=lambda z: 0 * z["x"].sum(), manifolds={"x": torus()}, chains=400, trajectory_length=1.2, step_size=0.3,
+        potential_fn=lambda z: 0 * z["x"].sum(),
+        manifolds={"x": torus()},
+        chains=400,
+        trajectory_length=1.2,
+        step_size=0.3,
         **FIXED,
-    )  # fmt: skip
+    )
     start = torus_draws(400)
     mcmc = sample(k, 0, 8, {"x": start})
     x = mcmc.get_samples(group_by_chain=True)["x"]
@@ -202,7 +224,12 @@ def test_von_mises_fisher_on_the_implicit_sphere(kernel):
     mu, kappa = tensor(0.0, 0.6, 0.8), 5.0
     kind = dict(max_tree_depth=3) if kernel is GeodesicNUTS else dict(trajectory_length=1.0)
     k = kernel(
-        potential_fn=lambda z: -kappa * (z["x"] @ mu), manifolds={"x": sphere()}, chains=300, step_size=0.25, **kind, **FIXED
+        potential_fn=lambda z: -kappa * (z["x"] @ mu),
+        manifolds={"x": sphere()},
+        chains=300,
+        step_size=0.25,
+        **kind,
+        **FIXED,
     )
     start = VonMisesFisher(mu, tensor(kappa)[0]).sample((300,))
     x = sample(k, 0, 8, {"x": start}).get_samples(group_by_chain=True)["x"]
@@ -213,12 +240,17 @@ def test_von_mises_fisher_on_the_implicit_sphere(kernel):
 
 
 def test_matrix_fisher_on_implicit_rotations():
-    """The density exp(a tr R) on SO(3): E tr R = d log c / da with c = e^a (I_0(2a) - I_1(2a)); exact draws stay so."""
+    """The density exp(a tr R) on SO(3): E tr R = d log c / da with c = e^a (I_0(2a) - I_1(2a)); exact draws
+    stay so."""
     a = 1.0
     k = GeodesicHMC(
-        potential_fn=lambda z: -a * z["x"].diagonal().sum(), manifolds={"x": rotations()}, chains=200, trajectory_length=1.2,
-        step_size=0.3, **FIXED,
-    )  # fmt: skip
+        potential_fn=lambda z: -a * z["x"].diagonal().sum(),
+        manifolds={"x": rotations()},
+        chains=200,
+        trajectory_length=1.2,
+        step_size=0.3,
+        **FIXED,
+    )
     start = MatrixFisher(a * torch.eye(3, dtype=F64)).sample((200,))
     x = sample(k, 0, 6, {"x": start}).get_samples(group_by_chain=True)["x"]
     i0, i1, i2 = (special.iv(n, 2 * a) for n in range(3))
@@ -227,8 +259,8 @@ def test_matrix_fisher_on_implicit_rotations():
 
 
 @pytest.mark.slow
-def test_from_pyros_improper_law_with_adaptation():
-    """Scattered starts, learned step size and scale: NUTS finds the uniform law on the torus."""
+def test_from_pyros_improper_distribution_with_adaptation():
+    """Scattered starts, learned step size and scale: NUTS finds the uniform distribution on the torus."""
     m = torus()
 
     def model():
@@ -239,12 +271,15 @@ def test_from_pyros_improper_law_with_adaptation():
     cos = (x[..., :2].norm(dim=-1) - 1) / 0.5
     check_moment(cos, 0.25)
     check_moment(x[..., 2].square() / 0.25, 0.5)
-    assert float(split_gelman_rubin(cos.clone(), 0, 1)) < 1.05 and not any(mcmc.diagnostics()["divergences"].values())
+    assert float(split_gelman_rubin(cos.clone(), 0, 1)) < 1.05 and not any(
+        mcmc.diagnostics()["divergences"].values()
+    )
 
 
 @pytest.mark.slow
 def test_image_of_a_chart_against_plain_nuts_in_it():
-    """One law, a normal in height on a bowl, by RATTLE in space and by plain NUTS in the chart with 1/2 log det J'J."""
+    """One distribution, a normal in height on a bowl, by RATTLE in space and by plain NUTS in the chart with
+    1/2 log det J'J."""
     m = bowl()
 
     def ambient():
@@ -252,12 +287,20 @@ def test_image_of_a_chart_against_plain_nuts_in_it():
         pyro.factor("f", -0.5 * (x[..., 2] / 0.5).square() - 0.5 * x[..., 0].square())
 
     def chart():
-        z = pyro.sample("z", dist.ImproperUniform(dist.constraints.independent(dist.constraints.real, 1), (), (2,)))
+        z = pyro.sample(
+            "z", dist.ImproperUniform(dist.constraints.independent(dist.constraints.real, 1), (), (2,))
+        )
         x = m.transform(z)
-        pyro.factor("f", m.transform.log_volume(z) - 0.5 * (x[..., 2] / 0.5).square() - 0.5 * x[..., 0].square())
+        pyro.factor(
+            "f", m.transform.log_volume(z) - 0.5 * (x[..., 2] / 0.5).square() - 0.5 * x[..., 0].square()
+        )
 
-    x = sample(GeodesicNUTS(ambient, chains=32, max_tree_depth=6), 60, 60).get_samples(group_by_chain=True)["x"]
-    z = sample(GeodesicNUTS(chart, chains=32, max_tree_depth=6), 100, 200).get_samples(group_by_chain=True)["z"]
+    x = sample(GeodesicNUTS(ambient, chains=32, max_tree_depth=6), 60, 60).get_samples(group_by_chain=True)[
+        "x"
+    ]
+    z = sample(GeodesicNUTS(chart, chains=32, max_tree_depth=6), 100, 200).get_samples(group_by_chain=True)[
+        "z"
+    ]
     y = m.transform(z)
     for f in (lambda x: x[..., 2], lambda x: x[..., 0].square(), lambda x: x[..., 1].square()):
         a, b = f(x), f(y)
@@ -267,14 +310,15 @@ def test_image_of_a_chart_against_plain_nuts_in_it():
 
 
 def test_steps_that_cannot_return_are_refused():
-    """A small and a large step about a thin torus: some projections fail, some land on the other side, the rest is exact."""
+    """A small and a large step about a thin torus: some projections fail, some land on the other side, the
+    rest is exact."""
     geo = geometry(torus(1.0, 0.2))
     system = System(lambda z: 0 * z["x"].sum(-1), {"x": geo}, {"x": torch.Size([3])})
     torch.manual_seed(1)
     x = geo.wander(geo.manifold.point.expand(200, 3), 8)
     state = system.state({"x": x}, system.draw({"x": x}))
     end = run(system, state, 0.3, 1)
-    motion = system.sites[0].motion
+    motion = system.sites[0].momentum
     stays = end.w.isnan().any(-1)
     assert motion.refused["not converged"] > 0 and motion.refused["not reversible"] > 0
     assert int(stays.sum()) == sum(motion.refused.values()) and 0 < int(stays.sum()) < 200
@@ -284,9 +328,16 @@ def test_steps_that_cannot_return_are_refused():
     assert (back.z["x"] - x[~stays]).abs().max() < 1e-7
     motion.strict = True
     lost = int(geo.step(x, state.w, torch.full((200,), 0.3, dtype=F64))[2].logical_not().nonzero()[0])
-    with pytest.raises(ConvergenceError, match="found no point of ImplicitManifold in 1 of 1 chains; take a smaller step_size"):
+    with pytest.raises(
+        ConvergenceError,
+        match="found no point of ImplicitManifold in 1 of 1 chains; take a smaller step_size",
+    ):
         run(system, state.take(torch.tensor([lost])), 0.3, 1)
-    astray = [i for i in stays.nonzero().flatten().tolist() if bool(geo.step(x[i : i + 1], state.w[i : i + 1], tensor(0.3))[2])]
+    astray = [
+        i
+        for i in stays.nonzero().flatten().tolist()
+        if bool(geo.step(x[i : i + 1], state.w[i : i + 1], tensor(0.3))[2])
+    ]
     with pytest.raises(NonReversibleStepError, match="does not return to its start in 1 of 1 chains"):
         run(system, state.take(torch.tensor(astray[:1])), 0.3, 1)
 
@@ -309,5 +360,7 @@ def test_a_site_in_a_plate_under_pyros_own_driver():
 def test_a_start_off_the_manifold_names_the_projection():
     k = GeodesicNUTS(potential_fn=lambda z: z["x"].sum(), manifolds={"x": sphere()})
     mcmc = MCMC(k, 5, 5, initial_params={"x": tensor(0.0, 0.0, 2.0)}, disable_progbar=True)
-    with pytest.raises(InvalidStartError, match=r"not on ImplicitManifold; project it first with .*project\(value\)"):
+    with pytest.raises(
+        InvalidStartError, match=r"not on ImplicitManifold; project it first with .*project\(value\)"
+    ):
         mcmc.run()

@@ -1,9 +1,10 @@
 """Geodesic kernels against exact moments on every kind of manifold, in float64 with 64 chains.
 
-Each check: mean within 4 standard errors (from the bulk ESS over chains), r_hat < 1.01 (1.1 in the default run, whose
-chains are short), and no divergence. Slow runs whose r_hat asks for more draws start again with as many, at most four times.
-A correct sampler fails one check with probability 6e-5 and, with 2 to 5 checks in each of 60 cases (both kernels), any of them
-with about 1%; the seeds are fixed. The default run takes one case of each family, the slow one all.
+Each check: mean within 4 standard errors (from the bulk ESS over chains), r_hat < 1.01 (1.1 in the default
+run, whose chains are short), and no divergence. Slow runs whose r_hat asks for more draws start again with as
+many, at most four times. A correct sampler fails one check with probability 6e-5 and, with 2 to 5 checks in
+each of 60 cases (both kernels), any of them with about 1%; the seeds are fixed. The default run takes one
+case of each family, the slow one all.
 """
 
 import math
@@ -39,7 +40,9 @@ class VMF:
     def checks(self, x):
         n = self.shape[0]
         a = float(special.ive(n / 2, self.kappa) / special.ive(n / 2 - 1, self.kappa))
-        across = a / self.kappa  # E x_i^2 off the axis: (1 - E cos^2) / (n - 1), and E cos^2 = 1 - (n - 1) a / kappa
+        across = (
+            a / self.kappa
+        )  # E x_i^2 off the axis: (1 - E cos^2) / (n - 1), and E cos^2 = 1 - (n - 1) a / kappa
         return [(x @ self.mu, a), (x[..., 0].square(), across), (x[..., 0], 0.0)]
 
 
@@ -73,7 +76,12 @@ class Fisher:
         def log_c(s):  # an integral over one angle [Lee, Bayesian attitude estimation, 2018, eq. 15]
             def f(u):
                 a, b = 0.5 * (s[0] - s[1]) * (1 - u), 0.5 * (s[0] + s[1]) * (1 + u)
-                return 0.5 * special.ive(0, a) * special.ive(0, b) * math.exp(abs(a) + abs(b) + s[2] * u - s.sum())
+                return (
+                    0.5
+                    * special.ive(0, a)
+                    * special.ive(0, b)
+                    * math.exp(abs(a) + abs(b) + s[2] * u - s.sum())
+                )
 
             return math.log(integrate.quad(f, -1, 1, epsabs=1e-13, epsrel=1e-12)[0]) + s.sum()
 
@@ -88,11 +96,19 @@ class Fisher:
 class Hyperbolic:
     """Wrapped or Riemannian normal on the hyperboloid, centre at a radius."""
 
-    def __init__(self, law, d, radius, scale):
-        self.manifold, self.shape, self.scale, self.d, self.law = geoopt.Lorentz(), (d + 1,), scale, d, law
+    def __init__(self, distribution, d, radius, scale):
+        self.manifold, self.shape, self.scale, self.d, self.distribution = (
+            geoopt.Lorentz(),
+            (d + 1,),
+            scale,
+            d,
+            distribution,
+        )
         self.geo = geometry(self.manifold)
-        self.loc = self.geo.exp_frame(self.geo.origin(d, dtype=F64), torch.full((d,), radius / d**0.5, dtype=F64))
-        self.fn = law(self.manifold, self.loc, torch.tensor(scale, dtype=F64), validate_args=False)
+        self.loc = self.geo.exp_frame(
+            self.geo.origin(d, dtype=F64), torch.full((d,), radius / d**0.5, dtype=F64)
+        )
+        self.fn = distribution(self.manifold, self.loc, torch.tensor(scale, dtype=F64), validate_args=False)
 
     def start(self, n):
         return self.geo.exp_frame(self.loc.expand(n, self.d + 1), 0.3 * torch.randn(n, self.d, dtype=F64))
@@ -103,7 +119,7 @@ class Hyperbolic:
     def checks(self, x):
         v = self.geo.log_frame(self.loc.expand_as(x), x)
         r2 = self.d * self.scale**2
-        if self.law is RiemannianNormal:
+        if self.distribution is RiemannianNormal:
 
             def area(r):
                 return math.sinh(r) ** (self.d - 1) * math.exp(-0.5 * (r / self.scale) ** 2)
@@ -133,7 +149,8 @@ class Wishart:
 
 
 class Langevin:
-    """exp(kappa (X_11 + X_22)) on V(5, 2); for kappa > 0 against a million weighted Haar draws, whose own error is added."""
+    """exp(kappa (X_11 + X_22)) on V(5, 2); for kappa > 0 against a million weighted Haar draws, whose own
+    error is added."""
 
     shape = (5, 2)
 
@@ -174,8 +191,10 @@ SLOW = {
     **{f"vMF S{d} {k:g}": (lambda d=d, k=k: VMF(d, k)) for d in (2, 9) for k in (1.0, 10.0, 100.0)},
     **{f"matrix Fisher {k:g}": (lambda k=k: Fisher(k)) for k in (0.0, 2.0, 20.0)},
     **{
-        f"{law.__name__} H{d} radius {r:g}": (lambda law=law, d=d, r=r: Hyperbolic(law, d, r, 0.7))
-        for law in (WrappedNormal, RiemannianNormal)
+        f"{distribution.__name__} H{d} radius {r:g}": (
+            lambda distribution=distribution, d=d, r=r: Hyperbolic(distribution, d, r, 0.7)
+        )
+        for distribution in (WrappedNormal, RiemannianNormal)
         for d in (2, 5)
         for r in (0.0, 3.0, 5.0)
     },
@@ -197,7 +216,9 @@ def draw(kernel, case, draws):
         potential_fn=lambda z: case.potential(z["x"]), manifolds={"x": case.manifold}, chains=64,
         isometries=getattr(case, "isometries", None), **depth,
     )  # fmt: skip
-    mcmc = VectorizedMCMC(k, num_samples=draws, warmup_steps=100, initial_params={"x": start}, disable_progbar=True)
+    mcmc = VectorizedMCMC(
+        k, num_samples=draws, warmup_steps=100, initial_params={"x": start}, disable_progbar=True
+    )
     mcmc.run()
     assert not any(mcmc.diagnostics()["divergences"].values())
     x = mcmc.get_samples(group_by_chain=True)["x"]
@@ -208,10 +229,14 @@ def draw(kernel, case, draws):
 def check(kernel, case, draws, r_hat, longest):
     while True:
         checks = case.checks(draw(kernel, case, draws))
-        worst = max(float(split_gelman_rubin(values.clone(), chain_dim=0, sample_dim=1)) for values, *_ in checks)
+        worst = max(
+            float(split_gelman_rubin(values.clone(), chain_dim=0, sample_dim=1)) for values, *_ in checks
+        )
         if worst < r_hat or draws == longest:
             break
-        draws = min(longest, math.ceil(1.5 * draws * (worst - 1) / (r_hat - 1)))  # r_hat - 1 falls as their inverse
+        draws = min(
+            longest, math.ceil(1.5 * draws * (worst - 1) / (r_hat - 1))
+        )  # r_hat - 1 falls as their inverse
     assert worst < r_hat
     for values, exact, *error in checks:
         ess = float(effective_sample_size(values.clone(), chain_dim=0, sample_dim=1))

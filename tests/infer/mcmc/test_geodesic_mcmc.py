@@ -1,4 +1,5 @@
-"""Geodesic kernels against exact moments, and as parts of Pyro: models, plates, enumeration, pickling, errors."""
+"""Geodesic kernels against exact moments, and as parts of Pyro: models, plates, enumeration, pickling,
+errors."""
 
 import math
 import pickle
@@ -23,13 +24,16 @@ MU = torch.tensor([0.0, 0.6, 0.8], dtype=F64)
 
 
 def run(kernel, init=None, warmup=100, draws=100):
-    mcmc = VectorizedMCMC(kernel, num_samples=draws, warmup_steps=warmup, initial_params=init, disable_progbar=True)
+    mcmc = VectorizedMCMC(
+        kernel, num_samples=draws, warmup_steps=warmup, initial_params=init, disable_progbar=True
+    )
     mcmc.run()
     return mcmc
 
 
 def check_moment(samples, expected, se=4.0):
-    """Mean of ``samples`` (chains, draws) within ``se`` standard errors from the bulk ESS, and r_hat < 1.1 (short chains)."""
+    """Mean of ``samples`` (chains, draws) within ``se`` standard errors from the bulk ESS, and r_hat < 1.1
+    (short chains)."""
     x = samples.double()
     ess = float(effective_sample_size(x.clone(), chain_dim=0, sample_dim=1))
     assert float(split_gelman_rubin(x.clone(), chain_dim=0, sample_dim=1)) < 1.1
@@ -50,20 +54,25 @@ def test_flat_density(kernel):
 
 
 def test_two_modes_mix_with_the_antipode():
-    """Axial Bingham law exp(20 x_1^2): without the isometry chains stay in their mode, with it the sign averages out."""
+    """Axial Bingham distribution exp(20 x_1^2): without the isometry chains stay in their mode, with it the
+    sign averages out."""
     start = torch.tensor([1.0, 0.0, 0.0], dtype=F64).expand(16, 3)
     signs = {}
     for isometries in ({}, {"x": "antipode"}):
-        k = GeodesicNUTS(potential_fn=lambda z: -20 * z["x"][0] ** 2, manifolds={"x": SPHERE}, chains=16, isometries=isometries)
+        k = GeodesicNUTS(
+            potential_fn=lambda z: -20 * z["x"][0] ** 2,
+            manifolds={"x": SPHERE},
+            chains=16,
+            isometries=isometries,
+        )
         x = run(k, {"x": start}, 100, 100).get_samples(group_by_chain=True)["x"]
         signs[bool(isometries)] = float(x[..., 0].sign().mean())
-    assert (
-        signs[False] == 1.0 and abs(signs[True]) < 4 / 1600**0.5
-    )  # the sign is drawn anew each time
+    assert signs[False] == 1.0 and abs(signs[True]) < 4 / 1600**0.5  # the sign is drawn anew each time
 
 
 def conjugate(data=None):
-    """A direction, a scale and a count in one model: manifold, positive and (enumerated) discrete sites, a plate."""
+    """A direction, a scale and a count in one model: manifold, positive and (enumerated) discrete sites, a
+    plate."""
     z = pyro.sample("z", ManifoldUniform(SPHERE, 3, dtype=F64))
     s = pyro.sample("s", dist.LogNormal(torch.tensor(0.0, dtype=F64), 1.0))
     with pyro.plate("n", 3):
@@ -76,7 +85,9 @@ DATA = torch.tensor([[1.0, 0.2, 0.1], [0.9, -0.1, 0.2], [1.1, 0.0, -0.3]], dtype
 
 
 def test_mixed_model_under_pyros_own_driver():
-    mcmc = MCMC(GeodesicNUTS(conjugate, max_tree_depth=4), num_samples=12, warmup_steps=6, disable_progbar=True)
+    mcmc = MCMC(
+        GeodesicNUTS(conjugate, max_tree_depth=4), num_samples=12, warmup_steps=6, disable_progbar=True
+    )
     mcmc.run(DATA)
     s = mcmc.get_samples()
     assert s["z"].shape == (12, 3) and s["b"].shape == (12, 3, 3) and (s["s"] > 0).all()
@@ -99,7 +110,9 @@ def test_batched_potentials_agree(how):
 def test_auto_falls_back_where_plates_would_be_wrong():
     def model():
         z = pyro.sample("z", ManifoldUniform(SPHERE, 3, dtype=F64))
-        pyro.sample("y", dist.Normal(z[0], 0.1), obs=torch.tensor(0.5, dtype=F64))  # z[0] is a chain under plates
+        pyro.sample(
+            "y", dist.Normal(z[0], 0.1), obs=torch.tensor(0.5, dtype=F64)
+        )  # z[0] is a chain under plates
 
     kernel = GeodesicNUTS(model, chains=3)
     kernel.setup(0)
@@ -156,18 +169,38 @@ def test_kernels_pickle():
     "make,error,message",
     [
         (lambda: GeodesicNUTS(), ValueError, "exactly one of model and potential_fn"),
-        (lambda: GeodesicNUTS(conjugate, jit_compile=True), ValueError, "jit_compile: not supported.*chains=64"),
+        (
+            lambda: GeodesicNUTS(conjugate, jit_compile=True),
+            ValueError,
+            "jit_compile: not supported.*chains=64",
+        ),
         (lambda: GeodesicNUTS(conjugate, chains=0), ValueError, "chains: got 0"),
-        (lambda: GeodesicNUTS(conjugate, trajectory_length=1.0), ValueError, "trajectory_length: NUTS finds it"),
+        (
+            lambda: GeodesicNUTS(conjugate, trajectory_length=1.0),
+            ValueError,
+            "trajectory_length: NUTS finds it",
+        ),
         (lambda: GeodesicHMC(conjugate, vectorize="fast"), ValueError, "vectorize: got 'fast'"),
         (lambda: GeodesicHMC(conjugate, trajectory_length=-1.0), ValueError, "trajectory_length: got -1.0"),
         (lambda: GeodesicNUTS(conjugate, step_size=math.inf), ValueError, "step_size: got inf"),
         (lambda: GeodesicNUTS(conjugate, target_accept_prob=1.5), ValueError, "target_accept_prob: got 1.5"),
         (lambda: GeodesicNUTS(conjugate, full_mass=[("s",)]), ValueError, "full_mass: got"),
-        (lambda: GeodesicNUTS(conjugate, manifolds={"z": SPHERE}), ValueError, "manifolds: only with potential_fn"),
-        (lambda: GeodesicNUTS(conjugate, isometries={"z": "mirror"}), ValueError, "isometries: got 'mirror'.*'antipode'"),
+        (
+            lambda: GeodesicNUTS(conjugate, manifolds={"z": SPHERE}),
+            ValueError,
+            "manifolds: only with potential_fn",
+        ),
+        (
+            lambda: GeodesicNUTS(conjugate, isometries={"z": "mirror"}),
+            ValueError,
+            "isometries: got 'mirror'.*'antipode'",
+        ),
         (lambda: VectorizedMCMC(pyro.infer.NUTS(conjugate), 5), ValueError, "kernel: NUTS has no chains"),
-        (lambda: VectorizedMCMC(GeodesicNUTS(conjugate), 5, num_chains=2), ValueError, "set chains in the kernel"),
+        (
+            lambda: VectorizedMCMC(GeodesicNUTS(conjugate), 5, num_chains=2),
+            ValueError,
+            "set chains in the kernel",
+        ),
     ],
 )
 def test_bad_arguments(make, error, message):
@@ -184,20 +217,25 @@ def test_bad_arguments(make, error, message):
     ],
 )
 def test_bad_starts(start, message):
-    k = GeodesicNUTS(potential_fn=lambda z: -(z["x"] @ MU).log() if "x" in z else z["y"].sum(), manifolds={"x": SPHERE})
+    k = GeodesicNUTS(
+        potential_fn=lambda z: -(z["x"] @ MU).log() if "x" in z else z["y"].sum(), manifolds={"x": SPHERE}
+    )
     mcmc = MCMC(k, num_samples=5, warmup_steps=5, initial_params=start, disable_progbar=True)
     with pytest.raises(ValueError, match=message):
         mcmc.run()
 
 
 def test_points_inside_to_event():
-    """E cos of von Mises-Fisher points that are one event: 5 standard errors of each, 6e-7 false alarms for both."""
+    """E cos of von Mises-Fisher points that are one event: 5 standard errors of each, 6e-7 false alarms for
+    both."""
     loc = torch.stack([MU, -MU])
 
     def model():
         pyro.sample("pair", VonMisesFisher(loc, loc.new_tensor([2.0, 8.0])).to_event(1))
 
-    mcmc = VectorizedMCMC(GeodesicNUTS(model, chains=8), num_samples=150, warmup_steps=100, disable_progbar=True)
+    mcmc = VectorizedMCMC(
+        GeodesicNUTS(model, chains=8), num_samples=150, warmup_steps=100, disable_progbar=True
+    )
     mcmc.run()
     x = mcmc.get_samples(group_by_chain=True)["pair"]
     assert x.shape == (8, 150, 2, 3) and (x.norm(dim=-1) - 1).abs().max() < 1e-6
@@ -211,16 +249,19 @@ class Wedge(torch.distributions.constraints.Constraint):
 
 
 @pytest.mark.parametrize(
-    "law,message",
+    "distribution,message",
     [
         (lambda: WrappedCauchy(torch.tensor(0.0), torch.tensor(0.5)), r"CircularReparam\(\)"),
         (lambda: dist.Poisson(3.0), "Poisson.*sum it out"),
-        (lambda: dist.Delta(torch.zeros(2), event_dim=1).has_rsample_(True), "poutine.reparam with a reparametriser"),
+        (
+            lambda: dist.Delta(torch.zeros(2), event_dim=1).has_rsample_(True),
+            "poutine.reparam with a reparametriser",
+        ),
     ],
 )
-def test_unsupported_supports_name_the_remedy(law, message):
+def test_unsupported_supports_name_the_remedy(distribution, message):
     def model():
-        fn = law()
+        fn = distribution()
         if isinstance(fn, dist.Delta):
             fn = type("Half", (dist.Delta,), {"support": Wedge()})(torch.zeros(2), event_dim=1)
         pyro.sample("c", fn)
@@ -243,7 +284,10 @@ def test_model_without_finite_start():
     [
         (lambda x: 2 * x, "leaves Sphere"),
         (lambda x: x.roll(1, -1), "not its own inverse"),
-        (lambda x: torch.where(x[..., :1].abs() < 0.9, -x, x), None),  # piecewise, and an isometry at this start
+        (
+            lambda x: torch.where(x[..., :1].abs() < 0.9, -x, x),
+            None,
+        ),  # piecewise, and an isometry at this start
         (lambda x: geometry(SPHERE).project(x * torch.tensor([1.0, 1.0, -1.0], dtype=F64)), None),
     ],
 )
@@ -262,7 +306,8 @@ def test_isometries_need_a_manifold_site():
 
 
 def test_one_axis_of_a_plate_is_flipped_at_a_time():
-    """Four independent axes in one site: each mixes its sign. Exact probability of 4 SE under independent signs: 6e-5 each."""
+    """Four independent axes in one site: each mixes its sign. Exact probability of 4 SE under independent
+    signs: 6e-5 each."""
 
     def model():
         with pyro.plate("n", 4):
@@ -270,7 +315,9 @@ def test_one_axis_of_a_plate_is_flipped_at_a_time():
             pyro.factor("axial", 20 * x[..., 0].square())
 
     x = run(GeodesicHMC(model, chains=32, isometries={"x": "antipode"}), None, 60, 60).get_samples()["x"]
-    n_eff = 32 * 60 / 7  # one of four axes is drawn anew each time: autocorrelation (3/4)^t, so 7 draws for one
+    n_eff = (
+        32 * 60 / 7
+    )  # one of four axes is drawn anew each time: autocorrelation (3/4)^t, so 7 draws for one
     assert (x[..., 0].sign().mean(0).abs() < 4 / n_eff**0.5).all()
 
 
@@ -289,19 +336,30 @@ def test_a_discontinuous_density_is_told_from_a_large_step():
 def test_a_fixed_step_that_always_diverges():
     fixed = {"step_size": 1.0, "adapt_step_size": False, "trajectory_length": 4}
     k = GeodesicHMC(potential_fn=lambda z: 1e12 * z["y"].square().sum(), **fixed)
-    mcmc = MCMC(k, num_samples=300, warmup_steps=0, initial_params={"y": torch.ones(2, dtype=F64)}, disable_progbar=True)
+    mcmc = MCMC(
+        k,
+        num_samples=300,
+        warmup_steps=0,
+        initial_params={"y": torch.ones(2, dtype=F64)},
+        disable_progbar=True,
+    )
     with pytest.raises(StepSizeError, match="every trajectory of the last 100 transitions diverged.*smaller"):
         mcmc.run()
 
 
 def test_patience_while_scales_are_learned():
-    """Transitions that all diverge are no error before the scales are known, after 100 of 150; then a hundred of them are."""
+    """Transitions that all diverge are no error before the scales are known, after 100 of 150; then a hundred
+    of them are."""
     seen = []
     k = GeodesicHMC(potential_fn=cliff_but_flat, step_size=1.0, adapt_step_size=False)
     mcmc = MCMC(
-        k, num_samples=300, warmup_steps=150, initial_params={"y": torch.zeros(2, dtype=F64)}, disable_progbar=True,
+        k,
+        num_samples=300,
+        warmup_steps=150,
+        initial_params={"y": torch.zeros(2, dtype=F64)},
+        disable_progbar=True,
         hook_fn=lambda *args: seen.append(args[-1]),
-    )  # fmt: skip
+    )
     with pytest.raises(StepSizeError, match="every trajectory of the last 100 transitions diverged"):
         mcmc.run()
     assert len(seen) == 199
@@ -323,7 +381,9 @@ def test_a_kernel_says_that_it_falls_back_to_the_loop():
     start = {"y": torch.randn(3, 2, dtype=F64)}
     k = GeodesicHMC(potential_fn=branches, chains=3)
     k.initial_params = start
-    with pytest.warns(UserWarning, match=r"the 3 chains are evaluated one after another, .*vmap: .*vectorize=\"loop\""):
+    with pytest.warns(
+        UserWarning, match=r"the 3 chains are evaluated one after another, .*vmap: .*vectorize=\"loop\""
+    ):
         k.setup(10)
     k = GeodesicHMC(potential_fn=branches, chains=3, vectorize="loop")
     k.initial_params = start
@@ -336,7 +396,10 @@ def test_a_kernel_says_that_it_falls_back_to_the_loop():
 
 def test_a_chain_whose_matrix_does_not_factorise_diverges_alone():
     def potential(z):
-        return torch.linalg.cholesky(torch.eye(2, dtype=F64) * (1 - z["y"].square().sum())).logdet().neg() + z["y"].square().sum()
+        return (
+            torch.linalg.cholesky(torch.eye(2, dtype=F64) * (1 - z["y"].square().sum())).logdet().neg()
+            + z["y"].square().sum()
+        )
 
     k = GeodesicHMC(potential_fn=potential, chains=3, vectorize="vmap")
     k.initial_params = {"y": torch.zeros(3, 1, dtype=F64)}
@@ -357,7 +420,11 @@ def test_divergences_belong_to_their_chain() -> None:
     )
     pyro.set_rng_seed(0)
     mcmc = VectorizedMCMC(
-        kernel, 20, warmup_steps=0, disable_progbar=True, initial_params={"x": torch.tensor([-2.0, 2.999], dtype=torch.float64)}
+        kernel,
+        20,
+        warmup_steps=0,
+        disable_progbar=True,
+        initial_params={"x": torch.tensor([-2.0, 2.999], dtype=torch.float64)},
     )
     mcmc.run()
     told = mcmc.diagnostics()["divergences"]
@@ -365,7 +432,8 @@ def test_divergences_belong_to_their_chain() -> None:
 
 
 def test_improper_ordinary_site_finds_a_start():
-    """Pyro's ImproperUniform has no sampler; the start is uniform in unconstrained space, as init_to_uniform's."""
+    """Pyro's ImproperUniform has no sampler; the start is uniform in unconstrained space, as
+    init_to_uniform's."""
 
     def model():
         x = pyro.sample("x", dist.ImproperUniform(dist.constraints.positive, (), (2,)))

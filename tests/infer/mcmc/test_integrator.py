@@ -1,4 +1,5 @@
-"""The integrator as Mici tests its own: reversible, of order 2, volume preserving, on the manifold, without side effects."""
+"""The integrator as Mici tests its own: reversible, of order 2, volume preserving, on the manifold, without
+side effects."""
 
 import geoopt
 import pytest
@@ -8,7 +9,7 @@ from leapfrog import check_no_mutation, check_order_two, check_reversibility, ru
 
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
 from pyro_manifold.infer.mcmc.integrators import geodesic_leapfrog
-from pyro_manifold.infer.mcmc.motion import motion
+from pyro_manifold.infer.mcmc.momentum import momentum_coordinates
 from pyro_manifold.infer.mcmc.systems import System
 from pyro_manifold.infer.mcmc.transitions import nuts
 
@@ -31,7 +32,8 @@ MANIFOLDS = {
 
 
 def make(name, chains=5, plate=2):
-    """A system with a manifold site in a plate, a Euclidean site, unequal scales; and a start with momentum."""
+    """A system with a manifold site in a plate, a Euclidean site, unequal scales; and a start with
+    momentum."""
     make_manifold, dim = MANIFOLDS[name]
     manifold = make_manifold()
     geo = geometry(manifold)
@@ -44,7 +46,11 @@ def make(name, chains=5, plate=2):
 
     def potential(z):
         d2 = 2 * (z["x"] - centre).square().reshape(len(z["x"]), -1).sum(-1)
-        return d2 * (1 + 0.3 * z["y"][:, 0]).square() + 0.5 * z["y"].square().sum(-1) + (z["y"][:, 0] * z["y"][:, 1])
+        return (
+            d2 * (1 + 0.3 * z["y"][:, 0]).square()
+            + 0.5 * z["y"].square().sum(-1)
+            + (z["y"][:, 0] * z["y"][:, 1])
+        )
 
     system = System(potential, {"x": geo}, {"x": x.shape[1:], "y": torch.Size([3])})
     factor = torch.linalg.cholesky(torch.tensor([[1.0, 0.3, 0], [0.3, 2.0, 0], [0, 0, 0.5]], dtype=F64))
@@ -54,7 +60,8 @@ def make(name, chains=5, plate=2):
 
 
 def basis(system, z):
-    """For each chain the embedding of an orthonormal frame of momenta, shape (chains, degrees of freedom, numbers)."""
+    """For each chain the embedding of an orthonormal frame of momenta, shape (chains, degrees of freedom,
+    numbers)."""
     site, x = system.sites[0], z["x"]
     n, d = len(x), site.dim // site.points.numel()
     rows = []
@@ -62,7 +69,7 @@ def basis(system, z):
         for i in range(d):
             v = x.new_zeros(x.shape[:2] + (d,))
             v[:, point, i] = 1
-            ambient = site.motion.size(x.shape[2:]) == x.shape[2:].numel() != d
+            ambient = site.momentum.size(x.shape[2:]) == x.shape[2:].numel() != d
             c = site.geometry.embed_tangent(x, v) if ambient else v
             rows.append(torch.cat([c.reshape(n, -1), x.new_zeros(n, 3)], -1))
     eye = torch.eye(3, dtype=F64).expand(n, 3, 3)
@@ -85,12 +92,16 @@ class TestLeapfrog:
         n = system.sites[0].dim + 3
         d = n - 3  # tangent coordinates of x
 
-        def step(y):  # (2n,) -> end state; momenta ride along the geodesic: their frame is transported to first order
+        def step(
+            y,
+        ):  # (2n,) -> end state; momenta ride along the geodesic: their frame is transported to first order
             z = {"x": geo.exp_frame(start.z["x"], y[:d].reshape(1, 1, d)), "y": start.z["y"] + y[d:n]}
             w = torch.einsum("bij,i->bj", basis(system, z), y[n:])
             return geodesic_leapfrog(system, system.state(z, w), torch.full((1, 1), 0.2, dtype=F64))
 
-        y0 = torch.cat([torch.zeros(n, dtype=F64), torch.einsum("bij,bj->i", basis(system, start.z), start.w)])
+        y0 = torch.cat(
+            [torch.zeros(n, dtype=F64), torch.einsum("bij,bj->i", basis(system, start.z), start.w)]
+        )
         end = step(y0)
 
         def coordinates(s):
@@ -127,18 +138,23 @@ class TestLeapfrog:
                 v = rest + sign * frame[:, i]
                 w = torch.linalg.solve(system.flat_scale, v[:, -3:].mT).mT
                 v = torch.cat([v[:, :-3] / 0.7, w], -1)
-                ends.append(system.potential(system.drift(start.z, v, torch.full((5, 1), 1e-5, dtype=F64))[0]))
+                ends.append(
+                    system.potential(system.drift(start.z, v, torch.full((5, 1), 1e-5, dtype=F64))[0])
+                )
             diff = (ends[0] - ends[1]) / 2e-5
             assert (diff - (frame[:, i] * start.grad).sum(-1)).abs().max() < 1e-6
 
     def test_momenta_are_tangent_and_standard_normal(self, name):
-        """Drawn momenta lie in the span of the frame (as do transported ones), with the identity as covariance there.
+        """Drawn momenta lie in the span of the frame (as do transported ones), with the identity as
+        covariance there.
 
         False-alarm rate: at most 55 entries at 5 standard errors, 4e-5 a manifold; the seed is fixed."""
         system, start, _ = make(name)
         end = run(system, start, 0.2, 10)
         frame = basis(system, end.z)
-        assert (torch.einsum("bij,bkj->bik", frame, frame) - torch.eye(frame.shape[1], dtype=F64)).abs().max() < 1e-9
+        assert (
+            torch.einsum("bij,bkj->bik", frame, frame) - torch.eye(frame.shape[1], dtype=F64)
+        ).abs().max() < 1e-9
         back = torch.einsum("bij,bi->bj", frame, torch.einsum("bij,bj->bi", frame, end.w))
         assert (back - end.w).abs().max() < 1e-9
         z = {k: v[:1].expand((4000,) + v.shape[1:]) for k, v in end.z.items()}
@@ -148,13 +164,14 @@ class TestLeapfrog:
 
 @pytest.mark.parametrize("name", ["ball", "hyperboloid"])
 def test_directions_on_hyperbolic_space_are_velocities_in_normal_coordinates(name):
-    """At the most central of the points that a kernel has seen, against finite differences of the logarithm there."""
+    """At the most central of the points that a kernel has seen, against finite differences of the logarithm
+    there."""
     manifold, d = MANIFOLDS[name]
     geo = geometry(manifold())
     torch.manual_seed(3)
     centre = geo.exp_frame(geo.origin(d, dtype=F64), torch.full((d,), 1.5, dtype=F64))
     x = geo.exp_frame(centre, 1.5 * torch.randn(9, d, dtype=F64))
-    move = motion(geo)
+    move = momentum_coordinates(geo)
     move.centre(torch.cat([x[:4], centre.unsqueeze(0), x[4:]]))
     assert torch.equal(move.base, centre)
     c = torch.randn(9, d, dtype=F64)
@@ -167,7 +184,8 @@ def test_directions_on_hyperbolic_space_are_velocities_in_normal_coordinates(nam
 
 
 def test_trees_are_short_where_paths_circle_the_centre():
-    """A wide law on hyperbolic 5-space: where velocities are compared as long as they are, U-turns come late."""
+    """A wide distribution on hyperbolic 5-space: where velocities are compared as long as they are, U-turns
+    come late."""
     geo = geometry(geoopt.Lorentz())
     torch.manual_seed(0)
     o = geo.origin(5, dtype=F64)
@@ -180,7 +198,7 @@ def test_trees_are_short_where_paths_circle_the_centre():
     system = System(potential, {"x": geo}, {"x": torch.Size([6])})
     steps = []
     for base in (o, None):  # None: transported frames, as on manifolds whose motion has no centre
-        system.sites[0].motion.base = base
+        system.sites[0].momentum.base = base
         out = nuts(system, system.state({"x": z}), 0.45, max_depth=7)
         assert not out.diverging.any()
         steps.append(float(out.steps.double().mean()))

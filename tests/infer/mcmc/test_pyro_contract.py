@@ -40,7 +40,8 @@ def quick(kernel, draws=8, warmup=8, driver=MCMC, **kwargs):
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_chains_in_processes(context, monkeypatch):
-    """Pyro's own parallel chains: the kernel pickles, the chains differ, and the parent knows the transforms."""
+    """Pyro's own parallel chains: the kernel pickles, the chains differ, and the parent knows the
+    transforms."""
     monkeypatch.setattr("torch.multiprocessing.cpu_count", lambda: 8)
     torch.manual_seed(0)
     mcmc = quick(GeodesicNUTS(model), num_chains=2, mp_context=context)
@@ -75,7 +76,10 @@ def test_what_a_finished_kernel_shows():
     mcmc = quick(k)
     assert k.model is model and set(k.transforms) == {"z", "s"}
     d = mcmc.diagnostics()
-    assert isinstance(d["divergences"]["chain 0"], list) and d["gradients"]["chain 0"] > d["warmup gradients"]["chain 0"] > 0
+    assert (
+        isinstance(d["divergences"]["chain 0"], list)
+        and d["gradients"]["chain 0"] > d["warmup gradients"]["chain 0"] > 0
+    )
     with pytest.raises(RuntimeError, match=r"ask mcmc.diagnostics\(\)"):
         k.diagnostics()
     quick(k)  # the same kernel under a new driver
@@ -130,7 +134,9 @@ def test_effect_handlers():
     k = GeodesicNUTS(poutine.block(model, hide=["y"]))  # the likelihood is hidden: what is left is the prior
     k.setup(0)
     z = {"z": MU.unsqueeze(0), "s": torch.zeros(1, dtype=F64)}
-    prior = float(ManifoldUniform(SPHERE, 3, dtype=F64).log_prob(MU) + dist.Normal(0.0, 0.5).log_prob(torch.tensor(0.0)))
+    prior = float(
+        ManifoldUniform(SPHERE, 3, dtype=F64).log_prob(MU) + dist.Normal(0.0, 0.5).log_prob(torch.tensor(0.0))
+    )
     assert abs(float(k._system.potential(z)) + prior) < 1e-6
     half, full = GeodesicNUTS(poutine.scale(model, 0.5)), GeodesicNUTS(model)
     half.setup(0), full.setup(0)
@@ -147,8 +153,9 @@ def test_plates_with_subsampling():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_pyros_own_sphere_laws(dtype):
-    """ProjectedNormal, and VonMises3D, which has no sampler: E cos = coth k - 1/k. Within 4 SE: false alarm 6e-5 each."""
+def test_pyros_own_sphere_distributions(dtype):
+    """ProjectedNormal, and VonMises3D, which has no sampler: E cos = coth k - 1/k. Within 4 SE: false alarm
+    6e-5 each."""
     mu = torch.tensor([0.0, 0.6, 0.8], dtype=dtype)
 
     def both():
@@ -163,7 +170,10 @@ def test_pyros_own_sphere_laws(dtype):
     assert abs(float(chain_means.mean()) - exact) < 4 * float(chain_means.std()) / 64**0.5
     direct = (dist.ProjectedNormal(2 * mu).sample((100_000,)) @ mu).double()
     got = (s["p"].double() @ mu.double()).mean(-1)
-    assert abs(float(got.mean() - direct.mean())) < 4 * (float(got.var()) / 64 + float(direct.var()) / 1e5) ** 0.5
+    assert (
+        abs(float(got.mean() - direct.mean()))
+        < 4 * (float(got.var()) / 64 + float(direct.var()) / 1e5) ** 0.5
+    )
 
 
 class Stop:
@@ -208,15 +218,21 @@ if __name__ == "__main__":
 
 
 def test_ctrl_c_ends_a_script_and_its_processes(tmp_path):
-    """SIGINT to a script while both its chains sample: it ends by KeyboardInterrupt and no process of it is left."""
+    """SIGINT to a script while both its chains sample: it ends by KeyboardInterrupt and no process of it is
+    left."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     run = subprocess.Popen(
-        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where a shell runs us in the background
-    )  # fmt: skip
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # ignored where a shell runs us in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         assert [run.stdout.readline() for _ in range(2)] == ["sampling\n", "sampling\n"]
         run.send_signal(signal.SIGINT)

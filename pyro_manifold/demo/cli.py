@@ -1,0 +1,268 @@
+"""Two auto-encoders for handwritten digits, one with its 2-D latent space flat, one hyperbolic: which fits
+new digits better?
+
+    python -m pyro_manifold.demo          (also installed as: pyro-manifold-demo)
+
+Trains the usual VAE (N-VAE) and the Poincaré VAE (P-VAE) on several random splits of scikit-learn's 1797
+digits, the same splits, minibatches and number of weights for both, prints their test log-likelihoods and the
+paired difference, and writes pictures of the latent spaces, of samples and of an interpolation along a
+geodesic. Interrupted, it resumes.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import geoopt
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..datasets import digits, train_test_split
+from ..models import PoincareVAE
+from ..training import CheckpointError, digest, load_checkpoint, save_checkpoint
+
+__all__ = ["main"]
+
+MODELS = ("N-VAE", "P-VAE")
+BATCH, LEARNING_RATE, HIDDEN = 128, 5e-3, 200
+CHECKPOINT, SECONDS_BETWEEN_CHECKPOINTS = "checkpoint.pt", 2.0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _count(least: int) -> Any:
+    def parse(text: str) -> int:
+        if not text.lstrip("+").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 1e-3 <= value <= 1e3:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0.001 to 1000")
+    return value
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="pyro-manifold-demo", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--seed", type=_count(0), default=0, help="seed of splits, weights and noise (default 0)"
+    )
+    parser.add_argument(
+        "--epochs", type=_count(1), default=60, help="passes over the training digits (default 60)"
+    )
+    parser.add_argument(
+        "--curvature", type=_positive, default=1.0, help="c > 0 of the Poincaré ball (default 1)"
+    )
+    parser.add_argument("--splits", type=_count(2), default=5, help="random splits, at least 2 (default 5)")
+    parser.add_argument("--samples", type=_count(1), default=300, help="K of the IWAE bound (default 300)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo_output"), help="folder to write to (default demo_output)"
+    )
+    parser.add_argument("--quiet", "--no-progress", action="store_true", help="no progress bar")
+    args = parser.parse_args(argv)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        if not os.access(args.out, os.W_OK):
+            raise PermissionError("not writable")
+    except OSError as error:
+        parser.error(f"argument --out: cannot write to {str(args.out)!r} ({error.strerror or error})")
+    return args
+
+
+def build(name: str, curvature: float, x: Tensor) -> PoincareVAE:
+    """An N-VAE or P-VAE with the same number of weights, its decoder starting from the mean image of
+    ``x``."""
+    if name == "N-VAE":
+        vae = PoincareVAE(geoopt.Euclidean(1), 2, x.shape[1], hidden=HIDDEN, decoder="linear")
+    else:
+        vae = PoincareVAE(geoopt.PoincareBall(curvature), 2, x.shape[1], hidden=HIDDEN, decoder="gyroplane")
+    vae.decoder.net[-1].bias.data = torch.logit(x.mean(0).clamp(0.01, 0.99))
+    return vae
+
+
+class Run:
+    """The whole comparison, in pieces small enough to be saved and resumed: nothing depends on where it was
+    interrupted."""
+
+    def __init__(self, args: argparse.Namespace, clock: Callable[[], float] = time.monotonic) -> None:
+        self.args, self.path, self.clock = args, args.out / CHECKPOINT, clock
+        self.pixels, self.labels = digits()
+        self.settings = {k: getattr(args, k) for k in ("seed", "epochs", "curvature", "splits", "samples")}
+        self.scores: dict[str, list[float]] = {name: [] for name in MODELS}
+        self.kept: dict[str, dict[str, Any]] = {}  # trained weights of the first split, for the pictures
+        self.current: dict[str, Any] | None = None  # the model in training
+        self.saved = self.clock()
+
+    def load(self) -> None:
+        if not self.path.exists():
+            return
+        try:
+            self._take(load_checkpoint(self.path, self.fingerprint()))
+        except CheckpointError as error:
+            print(f"{error}\nStarting afresh.")
+            return
+        print(f"Resuming from {self.path}.")
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {**self.settings, "digits": digest(self.pixels, self.labels)}
+
+    def _take(self, state: Any) -> None:
+        """The state of a checkpoint, once it is seen to be one that this run can go on from."""
+        try:
+            scores = {name: [float(s) for s in state["scores"][name]] for name in MODELS}
+            kept, current = dict(state["kept"]), state["current"]
+            x = self.pixels
+            for name, weights in kept.items():
+                build(name, self.args.curvature, x).load_state_dict(weights)
+            for name in MODELS:
+                assert len(scores[name]) <= self.args.splits and (name in kept or not scores[name])
+            if current is not None:
+                pending = next(n for i in range(self.args.splits) for n in MODELS if len(scores[n]) <= i)
+                build(pending, self.args.curvature, x).load_state_dict(current["weights"])
+                assert 0 < int(current["epoch"]) <= self.args.epochs and isinstance(
+                    current["optimizer"], dict
+                )
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint: {str(self.path)!r} does not hold what this run would have saved "
+                f"({type(error).__name__}: {error})."
+            ) from error
+        self.scores, self.kept, self.current = scores, kept, current
+
+    def save(self) -> None:
+        state = {k: getattr(self, k) for k in ("scores", "kept", "current")}
+        save_checkpoint(self.path, state, self.fingerprint())
+        self.saved = self.clock()
+
+    def data(self, split: int) -> list[tuple[Tensor, Tensor]]:
+        return train_test_split(self.pixels, self.labels, train=0.7, seed=1000 * self.args.seed + split)
+
+    def train(self, split: int, name: str, x: Tensor, bar: Any) -> PoincareVAE:
+        base = (1000 * self.args.seed + split) * 10_000
+        pyro.set_rng_seed(base)
+        pyro.clear_param_store()
+        vae = build(name, self.args.curvature, x)
+        optimizer = pyro.optim.Adam({"lr": LEARNING_RATE})
+        start = 0
+        if self.current is not None:
+            vae.load_state_dict(self.current["weights"])
+            optimizer.set_state(self.current["optimizer"])
+            start = self.current["epoch"]
+        bar.update(start)
+        svi = pyro.infer.SVI(vae.model, vae.guide, optimizer, pyro.infer.Trace_ELBO())
+        for epoch in range(start, self.args.epochs):
+            pyro.set_rng_seed(
+                base + 1 + epoch
+            )  # both models see the same minibatches, and so does a resumed run
+            loss = sum(svi.step(x[rows], size=len(x)) for rows in torch.randperm(len(x)).split(BATCH))
+            bar.update()
+            bar.set_postfix_str(
+                f"{name}, split {split + 1}: ELBO {-loss / len(x) / math.ceil(len(x) / BATCH):.1f}"
+            )
+            if self.clock() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
+                self.current = {
+                    "epoch": epoch + 1,
+                    "weights": vae.state_dict(),
+                    "optimizer": optimizer.get_state(),
+                }
+                self.save()
+        return vae
+
+    def finish(self) -> None:
+        """Trains and scores whatever is missing; on return every model has one score per split."""
+        done = sum(map(len, self.scores.values())) * self.args.epochs
+        total = len(MODELS) * self.args.splits * self.args.epochs
+        with tqdm(
+            total=total, initial=done, disable=self.args.quiet, unit="epoch", dynamic_ncols=True
+        ) as bar:
+            for split in range(self.args.splits):
+                (train, test), _ = self.data(split)
+                for name in MODELS:
+                    if len(self.scores[name]) > split:
+                        continue
+                    vae = self.train(split, name, train, bar)
+                    pyro.set_rng_seed(self.args.seed)
+                    self.scores[name].append(float(vae.iwae(test, self.args.samples).mean()))
+                    if split == 0:
+                        self.kept[name] = vae.state_dict()
+                    self.current = None
+                    self.save()
+
+    def table(self) -> str:
+        flat, hyperbolic = (self.scores[name] for name in MODELS)
+        gain = [p - n for n, p in zip(flat, hyperbolic, strict=True)]
+        means = [statistics.fmean(scores) for scores in (flat, hyperbolic, gain)]
+        rows = [
+            *zip(map(str, range(1, len(gain) + 1)), flat, hyperbolic, gain, strict=True),
+            ("mean", *means),
+        ]
+        lines = ["| split |   N-VAE |   P-VAE | P - N |", "|-------|---------|---------|-------|"]
+        lines += [f"| {a:>5} | {n:7.2f} | {p:7.2f} | {g:+5.2f} |" for a, n, p, g in rows]
+        error = statistics.stdev(gain) / math.sqrt(len(gain))
+        test = len(self.data(0)[0][1])
+        return (
+            f"Test log-likelihood of {test} digits, nats per image (IWAE, K = {self.args.samples}; higher is "
+            f"better)\n"
+            + "\n".join(lines)
+            + f"\nP-VAE (c = {self.args.curvature:g}) minus N-VAE: {means[-1]:+.2f} +- {error:.2f} nats "
+            f"(standard error over {len(gain)} paired splits)"
+        )
+
+    def models(self) -> dict[str, PoincareVAE]:
+        out = {}
+        for name in MODELS:
+            out[name] = build(name, self.args.curvature, self.data(0)[0][0])
+            out[name].load_state_dict(self.kept[name])
+        return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code (2 for bad arguments, 130 when interrupted)."""
+    args = _arguments(argv)
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # hyperbolic coordinates need the digits
+    start = time.monotonic()
+    try:
+        from . import pictures  # needs matplotlib: say so before the training, not after
+
+        run = Run(args)
+        run.load()
+        with pyro.validation_enabled(False):  # a sixth of the time, and the tests run it validated
+            run.finish()
+        print(run.table())
+        (args.out / "results.json").write_text(
+            json.dumps({**run.settings, "scores": run.scores}, indent=1) + "\n"
+        )
+        (_, x), (_, label) = run.data(0)
+        for path in pictures.draw(run.models(), x, label, args.out, args.curvature, args.seed):
+            print(f"wrote {path}")
+        run.path.unlink()
+        print(f"{time.monotonic() - start:.0f} s")
+    except (ImportError, CheckpointError) as error:
+        print(f"pyro-manifold-demo: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the same command resumes from {args.out / CHECKPOINT}", file=sys.stderr)
+        return 130
+    finally:
+        torch.set_default_dtype(dtype)
+    return 0

@@ -1,0 +1,124 @@
+"""Figures of merit of learned manifolds, as the M-flow paper defines them."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["grid_mmd2", "mmd2", "ood_auc", "roc_auc"]
+
+
+def roc_auc(negative: Tensor, positive: Tensor) -> float:
+    r"""Area under the ROC curve, as Mann and Whitney's statistic; ties count half.
+
+    .. math:: \mathrm{AUC} = P(s^+ > s^-) + \tfrac12P(s^+ = s^-)
+
+    :param negative: scores of the one class, (n,).
+    :param positive: scores of the class that should score higher, (m,).
+    :raises ValueError: for NaN, or an empty class.
+
+    >>> roc_auc(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
+    0.875
+    """
+    for name, s in (("negative", negative), ("positive", positive)):
+        if s.dim() != 1 or not len(s) or bool(s.isnan().any()):
+            raise ValueError(
+                f"{name}: got shape {tuple(s.shape)} or NaN; expected at least one score, (n,), and no NaN."
+            )
+    order = negative.sort().values
+    below = torch.searchsorted(order, positive.contiguous(), right=False)
+    upto = torch.searchsorted(order, positive.contiguous(), right=True)
+    return float((below + upto).double().mean() / (2 * len(order)))
+
+
+def ood_auc(inside: Tensor, outside: Tensor) -> float:
+    """AUC for telling test points from out-of-distribution points by a score, in whichever direction is
+    better.
+
+    The paper also takes the better of log density and reconstruction error; call it with each. It is
+    optimistic by that much.
+
+    :param inside: scores of test points, (n,).
+    :param outside: scores of out-of-distribution points, (m,).
+
+    >>> ood_auc(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]))
+    1.0
+    """
+    auc = roc_auc(inside, outside)
+    return max(auc, 1 - auc)
+
+
+def mmd2(x: Tensor, y: Tensor, *, scale: float | None = None) -> float:
+    r"""Unbiased squared maximum mean discrepancy with a Gaussian kernel.
+
+    .. math::
+        \frac{1}{n(n-1)}\sum_{i\ne j}k(x_i,x_j) + \frac{1}{m(m-1)}\sum_{i\ne j}k(y_i,y_j) -
+        \frac{2}{nm}\sum_{i,j}k(x_i,y_j), \qquad k(a,b) = e^{-|a-b|^2/2\ell^2}
+
+    :param x: sample, (n, d) or (n,).
+    :param y: sample of the truth, (m, d) or (m,).
+    :param scale: :math:`\ell`; the median distance between points of ``y`` if left out, as in the paper.
+    :return: may be slightly negative: it is unbiased. Two samples of the truth give the floor to read it
+        against.
+    :raises ValueError: for samples of fewer than two points or of different dimension, or a truth that is one
+        point.
+
+    >>> a = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    >>> abs(mmd2(a[:250], a[250:])) < 0.02, mmd2(a, a + 2) > 0.3
+    (True, True)
+    """
+    x, y = (s.double().unsqueeze(-1) if s.dim() == 1 else s.double() for s in (x, y))
+    if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise ValueError(
+            f"x, y: got shapes {tuple(x.shape)} and {tuple(y.shape)}; expected (n, d) and (m, d), n and m "
+            f"above 1."
+        )
+    within = torch.pdist(y)
+    scale = float(within.median()) if scale is None else scale
+    if not scale > 0:
+        raise ValueError(f"scale: got {scale}; expected a positive length. Is the sample y mostly one point?")
+
+    def kernel(distance: Tensor) -> Tensor:
+        return (-0.5 * (distance / scale).square()).exp().mean()
+
+    cross = torch.stack([kernel(torch.cdist(part, y)) * len(part) for part in x.split(1024)]).sum() / len(x)
+    return float(kernel(torch.pdist(x)) + kernel(within) - 2 * cross)
+
+
+def grid_mmd2(p: Tensor, truth: Tensor, grid: Tensor, *, scale: float | None = None) -> Tensor:
+    r"""Squared maximum mean discrepancy of two distributions on a grid of numbers: the limit of :func:`mmd2`
+    for ever more draws.
+
+    .. math:: \sum_{ij}(p_i - q_i)\,k(x_i, x_j)\,(p_j - q_j), \qquad k(a,b) = e^{-|a-b|^2/2\ell^2}
+
+    The truth against itself gives 0 exactly: nothing of the figure is the noise of a chain.
+
+    :param p: probabilities, ``batch + (m,)``.
+    :param truth: q, likewise.
+    :param grid: the numbers :math:`x_i`, (m,).
+    :param scale: :math:`\ell`; the median distance between two draws of the truth if left out, one for each
+        of the batch.
+    :return: shape ``batch``.
+    :raises ValueError: for shapes that do not fit, or a truth of which most is one point.
+
+    >>> x = torch.linspace(-1, 1, 5)
+    >>> grid_mmd2(torch.eye(5)[0], torch.full((5,), 0.2), x, scale=1.0)
+    tensor(0.5111)
+    """
+    if grid.dim() != 1 or p.shape[-1:] != grid.shape or truth.shape[-1:] != grid.shape:
+        raise ValueError(
+            f"p, truth, grid: got shapes {tuple(p.shape)}, {tuple(truth.shape)}, {tuple(grid.shape)}; "
+            "expected one probability for each number of the grid, (m,), on the last axis."
+        )
+    distance = (grid.unsqueeze(-1) - grid).abs()
+    if scale is None:
+        order = distance.flatten().argsort()
+        weight = (truth.unsqueeze(-1) * truth.unsqueeze(-2)).flatten(-2)[..., order].cumsum(-1)
+        length = distance.flatten()[order][(weight < 0.5 * weight[..., -1:]).sum(-1)]
+        if not bool((length > 0).all()):
+            raise ValueError(
+                "truth: its median distance is 0, most of it is one point of the grid; give scale, or a "
+                "finer grid."
+            )
+    else:
+        length = distance.new_full(truth.shape[:-1], scale)
+    kernel = (-0.5 * (distance / length[..., None, None]).square()).exp()
+    return torch.einsum("...i,...ij,...j->...", p - truth, kernel, p - truth)

@@ -1,0 +1,200 @@
+r"""The radial integral of a projected normal distribution, at machine precision for every real argument:
+parabolic cylinder functions.
+
+.. math:: F_n(a) = \log\int_0^\infty r^{n-1} e^{ar - r^2/2}\,dr \;-\; \tfrac12\max(a,0)^2, \qquad
+          M_k = \int_0^\infty r^k e^{ar - r^2/2} dr, \qquad M_{k+1} = a M_k + k M_{k-1}
+
+With :math:`\mu = k + 1/2` and :math:`S^2 = a^2 + 4\mu`, the ratio :math:`R = M_{k+1}/M_k = (a + y)/2` solves
+:math:`y^2 + 2y' = S^2`, so :math:`y = S \sum_j Y_j(a/S) S^{-2j}` with polynomials :math:`Y_j`; the integral
+of this series is that of :math:`\log M_k`, and both are exact to rounding for :math:`k \ge 17`. Smaller
+orders: for a <= 0 downwards from there, :math:`R_k = k/(R_{k+1} - a)`, for a > 0 upwards from :math:`M_0`;
+all terms are positive in both. float64 throughout. Reference: DLMF 12.2
+(:math:`M_k = k!\,e^{a^2/4}\,U(k+\frac12, -a)`), 12.10 (uniform expansions).
+"""
+
+import math
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .autograd import BatchFunction, last_order_gradient
+from .components import extremes
+from .tracing import is_concrete
+
+__all__ = ["log_radial_integral"]
+
+_K0, _TERMS = 17, 14
+
+
+def _multiply(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
+    out = [Fraction(0)] * (len(a) + len(b) - 1)
+    for m, x in enumerate(a):
+        for n, y in enumerate(b):
+            out[m + n] += x * y
+    return out
+
+
+@lru_cache
+def _series() -> tuple[list[list[float]], list[list[float]]]:
+    r"""Coefficients of :math:`Y_j`, and of :math:`W_j = \int_0^p Y_j (1-q^2)^{j-2} dq` (j >= 2), lowest power
+    of p first.
+
+    :math:`Y_j = -(1-p^2) Y_{j-1}' - (3-2j)\,p\,Y_{j-1} - \frac12 \sum_{0<i<j} Y_i Y_{j-i}`.
+    """
+    ys, ws = [[Fraction(1)]], []
+    falling = [Fraction(1), Fraction(0), Fraction(-1)]
+    weight = [Fraction(1)]
+    for j in range(1, _TERMS):
+        last = ys[-1]
+        new = [Fraction(0)] * (j + 1)
+        for m, x in enumerate(last):
+            new[m + 1] += (m - 3 + 2 * j) * x
+            if m:
+                new[m - 1] -= m * x
+        for i in range(1, j):
+            for m, x in enumerate(_multiply(ys[i], ys[j - i])):
+                new[m] -= x / 2
+        ys.append(new)
+        if j >= 2:
+            ws.append([Fraction(0)] + [x / (m + 1) for m, x in enumerate(_multiply(new, weight))])
+            weight = _multiply(weight, falling)
+    return [[float(x) for x in y] for y in ys], [[float(x) for x in w] for w in ws]
+
+
+@torch.compiler.assume_constant_result  # compilers must not trace the exact arithmetic
+def _coefficients() -> tuple[list[list[float]], list[list[float]]]:
+    return _series()
+
+
+def _horner(coefficients: list[float], p: Tensor) -> Tensor:
+    out = torch.full_like(p, coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        out = out * p + c
+    return out
+
+
+def _asymptotic(a: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    r""":math:`\log M_k - \max(a,0)^2/2` and :math:`M_{k+1}/M_k - \max(a,0)`, for large k."""
+    ys, ws = _coefficients()
+    mu = k + 0.5
+    s = (a * a + 4 * mu).sqrt()
+    p = a / s
+    at_zero = math.lgamma((k + 1) / 2) + (k - 1) / 2 * math.log(2)
+    log_m = (
+        at_zero
+        + a * mu / (s + a.abs())
+        + mu * torch.asinh(a / (2 * math.sqrt(mu)))
+        + torch.log(4 * mu / (s * s)) / 4
+    )
+    for j, w in enumerate(ws, 2):
+        log_m = log_m + _horner(w, p) * ((4 * mu) ** (1 - j) / 2)
+    correction = torch.zeros_like(a)
+    for y in reversed(ys[1:]):
+        correction = (correction + _horner(y, p)) / (s * s)
+    return log_m, 2 * mu / (s + a.abs()) + s * correction / 2
+
+
+def _downwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """For a <= 0, from the asymptotic order."""
+    log_m, ratio = _asymptotic(a, _K0)
+    product = torch.ones_like(a)
+    for k in range(_K0, n - 1, -1):
+        ratio = k / (ratio - a)  # M_k / M_{k-1}
+        product = product * ratio
+    return log_m - product.log(), ratio
+
+
+def _upwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """For a > 0, from the error function; every moment is scaled by exp(-a^2/2)."""
+    last = math.sqrt(math.pi / 2) * torch.erfc(-a / math.sqrt(2))
+    m = torch.exp(-a * a / 2) + a * last
+    for k in range(1, n - 1):
+        last, m = m, a * m + k * last
+    return m.log(), (n - 1) * last / m
+
+
+def _evaluate(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """F and its slope; beyond 1e10 n, where powers of a would overflow, :math:`M_{n-1}` is one power of a to
+    all digits."""
+    last = 1e10 * n
+    if is_concrete(a) and a.device.type == "cpu" and a.numel():
+        low, high = extremes(a)
+        if low >= -last and high <= last:
+            return _within(a, n)
+    beyond = (a.abs() / last).clamp_min(1)
+    value, slope = _within(a.clamp(-last, last), n)
+    return value + torch.where(a > 0, n - 1.0, -float(n)) * beyond.log(), slope / beyond
+
+
+def _within(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    if n - 1 >= _K0:
+        return _asymptotic(a, n - 1)
+    up = a > 0
+    down = _downwards(a.clamp_max(0), n)
+    return tuple(torch.where(up, x, y) for x, y in zip(_upwards(a.clamp_min(0), n), down, strict=True))  # type: ignore[return-value]
+
+
+class _Slope(BatchFunction):
+    """F', with its derivative: F'' = R' = n + aR - R^2, less 1 for a > 0."""
+
+    ranks = (0,)
+
+    @staticmethod
+    def forward(a: Tensor, n: int) -> Tensor:
+        return _evaluate(a, n)[1]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        a, ctx.n = inputs
+        ctx.save_for_backward(a, output)
+        ctx.save_for_forward(a, output)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        a, slope = ctx.saved_tensors
+        top = a.clamp_min(0)  # slope = R - top
+        second = ctx.n - (slope + top) * (slope + (top - a)) - (a > 0).to(a.dtype)
+        return last_order_gradient(tangent * second, a, tangent)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Slope.jvp(ctx, grad), None  # elementwise: the derivative is its own transpose
+
+
+class _LogRadialIntegral(BatchFunction):
+    ranks = (0,)
+
+    @staticmethod
+    def forward(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        return _evaluate(a, n)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+        a, ctx.n = inputs
+        ctx.save_for_backward(a, output[1])
+        ctx.save_for_forward(a, output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+        a, slope = ctx.saved_tensors
+        return tangent * (_Slope.apply(a, ctx.n) if torch.is_grad_enabled() else slope), None
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+        return _LogRadialIntegral.jvp(ctx, grad, None)
+
+
+def log_radial_integral(a: Tensor, n: int) -> Tensor:
+    r""":math:`F_n(a)`, elementwise in float64; twice differentiable, a third derivative raises.
+
+    :param a: any real number, float64.
+    :param n: ambient dimension, at least 2.
+
+    >>> log_radial_integral(torch.zeros(1, dtype=torch.float64), 2)  # int r exp(-r^2/2) = 1
+    tensor([0.], dtype=torch.float64)
+    """
+    return _LogRadialIntegral.apply(a, n)[0]

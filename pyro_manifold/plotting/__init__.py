@@ -1,0 +1,32 @@
+"""Pictures: planes and the Poincaré disk, maps of the sphere, images, Markov chains, calibration, scans over
+dimensions.
+
+Every function draws on the matplotlib axes it is given, or on new ones, and returns them. Matplotlib is
+imported when a function is first called; ``pip install matplotlib`` (or the extra
+``pyro-manifold[tutorials]``) provides it.
+"""
+
+from ..ops.lon_lat import from_lon_lat, lon_lat
+from .images import image_grid
+from .mcmc import disk_posterior, plot_rank, plot_sbc, sphere_trace
+from .plane import geodesic, latent_axes, latent_scatter, to_plane
+from .sphere import sphere_density, sphere_points, world_axes
+from .training import elbow
+
+__all__ = [
+    "disk_posterior",
+    "elbow",
+    "from_lon_lat",
+    "geodesic",
+    "image_grid",
+    "latent_axes",
+    "latent_scatter",
+    "lon_lat",
+    "plot_rank",
+    "plot_sbc",
+    "sphere_density",
+    "sphere_points",
+    "sphere_trace",
+    "to_plane",
+    "world_axes",
+]

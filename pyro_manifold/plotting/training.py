@@ -1,0 +1,31 @@
+"""What training found: the elbow of a scan over dimensions."""
+
+from typing import Any
+
+from ._axes import axes_or_new, styled
+
+__all__ = ["elbow"]
+
+
+def elbow(scan: Any, ax: Any = None, *, label: str | None = None, **style: Any) -> Any:
+    """Held-out error by manifold dimension on a logarithmic scale, with a ring around the elbow.
+
+    :param scan: what :func:`~pyro_manifold.training.scan_dimension` returns, or anything with ``dims``,
+        ``errors`` and ``elbow``.
+    :param label: of the line; ``style`` goes to matplotlib's ``plot``.
+    """
+    ax = axes_or_new(ax, figsize=(5, 3.5), layout="constrained")
+    (line,) = ax.plot(scan.dims, scan.errors, **styled("line", style, marker="o", markersize=4, label=label))
+    at = scan.errors[scan.dims.index(scan.elbow)]
+    ring = {"markersize": 13, "fillstyle": "none", "color": line.get_color()}
+    ax.plot([scan.elbow], [at], marker="o", linestyle="none", **ring)
+    ax.annotate(
+        f"n = {scan.elbow}",
+        (scan.elbow, at),
+        xytext=(9, 7),
+        textcoords="offset points",
+        color=line.get_color(),
+    )
+    ax.set(yscale="log", xlabel="dimension n of the manifold", ylabel="rms distance of held-out rows")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    return ax

@@ -1,0 +1,131 @@
+"""What :func:`~pyro_manifold.training.fit_md` may be given, and what it says of anything else."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.checks import check_all
+
+__all__ = ["check_rows", "check_settings", "check_trainable", "pair", "ratio_rows"]
+
+
+def pair(value: Any) -> tuple[Any, Any]:
+    """A setting for both phases, or for each."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def check_settings(
+    *,
+    epochs: Any,
+    seconds: Any,
+    batch_size: int,
+    lr: Any,
+    warmup: float,
+    whitening: float,
+    delta: float,
+    score_delta: float,
+    validation: float,
+    weights: tuple[float, ...],
+) -> None:
+    """Counts, rates, shares and budgets that make sense."""
+    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+    if not (whole and batch_size >= 1):
+        raise ValueError(f"batch_size: got {batch_size!r}; expected a whole number of rows, at least 1.")
+    phases = "for both phases or a pair of them"
+    for name, value, kind, fits, expected in (
+        ("epochs", epochs, int, lambda v: v >= 0, f"whole numbers of passes, at least 0, {phases}"),
+        ("seconds", seconds, (int, float), lambda v: v > 0, f"positive seconds, {phases}"),
+        ("lr", lr, (int, float), lambda v: 0 < v < math.inf, f"positive finite learning rates, {phases}"),
+    ):
+        given = [v for v in pair(value) if not (v is None and name == "epochs")]
+        if len(pair(value)) != 2 or not all(
+            isinstance(v, kind) and not isinstance(v, bool) and fits(v) for v in given
+        ):
+            raise ValueError(f"{name}: got {value!r}; expected {expected}.")
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation: got {validation}; expected a share in [0, 1).")
+    if not (0 <= warmup <= 1 and 0 <= whitening <= 1 and delta > 0 and score_delta > 0):
+        raise ValueError(
+            f"warmup, whitening, delta, score_delta: got {warmup}, {whitening}, {delta}, {score_delta}; "
+            "expected shares in [0, 1] and positive distances."
+        )
+    if not all(0 <= w < math.inf for w in weights):
+        raise ValueError(
+            f"score_weight, ratio_weight, reconstruction_weight: got {weights}; expected finite numbers >= 0."
+        )
+
+
+def check_trainable(flow: nn.Module) -> None:
+    """Gradients are recorded, and something wants them."""
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise ValueError(
+            "fit_md: gradients are switched off; call it outside of torch.no_grad() and "
+            "torch.inference_mode()."
+        )
+    if not any(p.requires_grad for p in flow.parameters()):
+        raise ValueError(
+            "flow: none of its parameters requires a gradient; flow.requires_grad_() lets them be trained."
+        )
+
+
+def check_rows(
+    x: Tensor, context: Tensor | None, score: Tensor | None, flow: nn.Module | None = None
+) -> None:
+    """One row of everything for each of x, all of them finite and of the flow's dtype and device."""
+    own = None if flow is None else next((p for p in flow.parameters()), None)
+    for name, t in (("x", x), ("context", context), ("score", score)):
+        if t is None:
+            continue
+        if not isinstance(t, Tensor):
+            raise ValueError(
+                f"{name}: got {type(t).__name__}; expected a tensor, as torch.as_tensor makes it."
+            )
+        if t.dim() != 2 or len(t) != len(x):
+            raise ValueError(
+                f"{name}: got shape {tuple(t.shape)}; expected ({len(x)}, size), one row for each of x."
+            )
+        wanted = (torch.get_default_dtype(), x.device) if own is None else (own.dtype, own.device)
+        if not t.is_floating_point() or (own is not None and (t.dtype, t.device) != wanted):
+            raise ValueError(
+                f"{name}: got {t.dtype} on {t.device}; the flow's parameters are {wanted[0]} on {wanted[1]}. "
+                "Convert one of them by .to(...)."
+            )
+        check_all(t.isfinite().all(-1), name, t, "finite rows", "Remove or impute them.")
+    if len(x) < 2 or not bool((x != x[0]).any()):
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)}, all rows equal; expected at least two different rows."
+        )
+    if score is not None and (context is None or score.shape != context.shape):
+        raise ValueError("score: expected the shape of context, one derivative for each of its numbers.")
+
+
+def ratio_rows(
+    ratio: tuple[Tensor, Tensor] | None, context: Tensor | None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Contexts (rows, m, k) and log ratios (rows, m)."""
+    if ratio is None:
+        return None, None
+    other, log_ratio = ratio
+    shape = tuple(other.shape), tuple(log_ratio.shape)
+    other, log_ratio = (
+        (other.unsqueeze(1), log_ratio.unsqueeze(1)) if log_ratio.dim() == 1 else (other, log_ratio)
+    )
+    if (
+        context is None
+        or other.shape != (len(context), log_ratio.shape[1], context.shape[1])
+        or len(log_ratio) != len(context)
+    ):
+        raise ValueError(
+            f"ratio: got shapes {shape[0]} and {shape[1]}; expected (rows, m, size of context) and (rows, m)."
+        )
+    for t in (other, log_ratio):
+        check_all(
+            t.isfinite().flatten(1).all(-1),
+            "ratio",
+            t,
+            "finite rows",
+            "Leave out events that some context excludes.",
+        )
+    return other, log_ratio

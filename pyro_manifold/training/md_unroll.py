@@ -1,0 +1,113 @@
+r"""A start for the M phase: coordinates by lengths of paths along the rows, which unroll what is rolled up
+(Isomap).
+
+.. math::
+    D_{ij} = \text{length of the shortest path from } x_i \text{ to } x_j \text{ along edges to near
+    neighbours}, \qquad -\tfrac12 H D^2 H \approx C C^T, \quad C \in \mathbb R^{m \times n}, \qquad
+    \min_g \mathbb E\,|x - g(c)|^2 + |e(c) - f^{-1}(x)|^2, \quad g = f \circ e
+
+Edges beyond which paths from one row meet again from another side are cut, so that a circle or a torus comes
+apart at a seam: the image of :math:`\mathbb R^n` covers all but that. Reconstruction errors alone leave a map
+that starts as the principal subspace in the nearest fold: rows of two sheets have the same coordinates there.
+With coordinates that are known, learning g is a regression, without such traps. Reference: Tenenbaum, de
+Silva and Langford, *A global geometric framework for nonlinear dimensionality reduction*, Science 2000.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..flows import InjectiveFlow
+from ..models.manifold_flow import ManifoldFlow
+from ..transforms.jvp import invert
+
+__all__ = ["geodesic_coordinates", "unrolled_loss"]
+
+
+def geodesic_coordinates(x: Tensor, dim: int, neighbours: int = 10) -> Tensor | None:
+    """Coordinates of the rows ``x`` with mean 0 and covariance 1, shape ``(rows, dim)``; None where rows are
+    few, or the paths have fewer dimensions. More neighbours are taken where fewer leave the rows in pieces.
+
+    >>> t = torch.linspace(0, 5, 100)  # an arc of a circle
+    >>> c = geodesic_coordinates(torch.stack([t.cos(), t.sin()], -1), 1)
+    >>> bool(torch.corrcoef(torch.stack([c[:, 0], t]))[0, 1].abs() > 0.9999)
+    True
+    """
+    rows, widest = len(x), (x - x.mean(0)).abs().amax()
+    if rows < 10 * (dim + 1):
+        return None
+    x = ((x - x.mean(0)) / widest).double()
+    apart = torch.cdist(x, x)
+    while True:
+        near = min(neighbours, rows - 1)
+        reach = apart.topk(near + 1, largest=False).values[:, -1:]
+        edges = torch.where((apart <= reach) | (apart <= reach.mT), apart, torch.inf)
+        paths = _lengths(edges)
+        if bool(paths.isfinite().all()):
+            break
+        neighbours *= 2
+    opened = _cut(edges, paths)
+    if not torch.equal(opened, edges):
+        longer = _lengths(opened)
+        paths = longer if bool(longer.isfinite().all()) else paths
+    gram = paths.square()
+    gram = -0.5 * (gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean())
+    value, vector = torch.linalg.eigh(gram)
+    if not bool(value[-dim] > 1e-8 * value[-1]):
+        return None
+    return vector[:, -dim:] * rows**0.5
+
+
+def _lengths(edges: Tensor) -> Tensor:
+    """Of shortest paths (Floyd and Warshall)."""
+    paths = edges.clone()
+    for k in range(len(paths)):
+        torch.minimum(paths, paths[:, k : k + 1] + paths[k : k + 1], out=paths)
+    return paths
+
+
+def _cut(edges: Tensor, paths: Tensor) -> Tensor:
+    """Edges without those whose ends are reached from row 0 on different sides: halfway the paths to them are
+    apart by more than half of what is left to go, although the ends are neighbours."""
+    far = paths[0]
+    through = far.unsqueeze(-1) + edges
+    before = through.fill_diagonal_(torch.inf).argmin(0)
+    before[0] = 0
+    halfway = torch.arange(len(far), device=far.device)
+    while True:
+        back = torch.where(far[halfway] > 0.5 * far, before[halfway], halfway)
+        if torch.equal(back, halfway):
+            break
+        halfway = back
+    length = 0.5 * (far.unsqueeze(-1) + far)
+    around = (paths[halfway][:, halfway] > 0.5 * length) & (length > 3 * edges[edges.isfinite()].max())
+    return torch.where(around, torch.inf, edges)
+
+
+def unrolled_loss(flow: ManifoldFlow, x: Tensor, unit: float) -> tuple[Callable[..., Tensor], Tensor] | None:
+    """Loss of rows and their coordinates, and the coordinates of the rows ``x``: turned so that they are
+    close to those that the flow gives now."""
+    c = geodesic_coordinates(x, flow.transform.dim)
+    with torch.no_grad():
+        now = flow.transform.inv(x).double()
+    if c is None or not bool(now.isfinite().all()):
+        return None
+    left, _, right = torch.linalg.svd(c.mT @ (now - now.mean(0)))
+    c = (c @ left @ right).to(x)
+
+    g = flow.transform
+
+    def loss(x: Tensor, c: Tensor) -> Tensor:
+        forward = (g._call(c) - x) / unit
+        if isinstance(
+            g, InjectiveFlow
+        ):  # what becomes of the other coordinates counts too: the inverse stays tame
+            for layer in reversed(g.layers):
+                x = invert(layer, x)
+            back = x - g.embedding._call(c)
+        else:
+            back = g._inverse(x) - c
+        return 100 * (forward.square().mean() + back.square().mean())
+
+    return loss, c
