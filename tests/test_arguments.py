@@ -8,7 +8,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from arguments import GOOD, called, wrong
+from cases.arguments import GOOD, called, wrong
 from torch.distributions import kl_divergence
 
 import pyro_manifold.distributions as md
@@ -36,7 +36,7 @@ def test_every_class_is_in_the_table() -> None:
         getattr(p, n) for p in (distributions, flows, infer, models, nn, transforms) for n in p.__all__
     ]
     lacking = [x.__name__ for x in exported if inspect.isclass(x) and x.__name__ not in met]
-    assert not lacking, f"add a good call to tests/arguments.py of {lacking}"
+    assert not lacking, f"add a good call to tests/cases/arguments.py of {lacking}"
 
 
 def _free(f: object, name: str, what: str) -> bool:

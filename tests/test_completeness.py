@@ -1,4 +1,4 @@
-"""What is exported has a case in ``cases.py``, a doctest, and a line in ``docs/``."""
+"""What is exported has a case in ``tests/cases``, a doctest, and a line in ``docs/``."""
 
 import importlib
 import inspect
@@ -61,7 +61,7 @@ def test_has_case() -> None:
     lacking = [
         f"{package}.{name}" for package, name, cls in CLASSES if package in NEEDS_CASE and cls not in met
     ]
-    assert not lacking, f"no case in tests/cases.py builds {', '.join(lacking)}: add one each"
+    assert not lacking, f"no case in tests/cases builds {', '.join(lacking)}: add one each"
 
 
 def test_has_doctest() -> None:

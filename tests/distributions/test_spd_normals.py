@@ -32,7 +32,7 @@ LOC3 = torch.tensor([[1.5, 0.4, 0.1], [0.4, 0.8, -0.2], [0.1, -0.2, 1.0]], dtype
 @pytest.mark.parametrize("distribution", [WrappedNormal, RiemannianNormal])
 def test_contract_of_the_log_euclidean_distributions(distribution):
     """Total mass by quadrature, draws against density, Pyro's protocol; the affine-invariant distributions
-    are in cases.py."""
+    are in tests/cases."""
     scale = torch.tensor([0.5, 0.3, 0.7] if distribution is WrappedNormal else 0.7, dtype=F64)
     skip = [
         "infer_shapes",

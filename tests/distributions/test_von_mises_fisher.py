@@ -1,4 +1,4 @@
-"""von Mises-Fisher: what the generic checks of tests/cases.py do not say."""
+"""von Mises-Fisher: what the generic checks of tests/cases do not say."""
 
 import math
 import warnings

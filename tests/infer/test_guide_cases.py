@@ -6,10 +6,10 @@ import math
 import pyro
 import pytest
 import torch
+from cases.reparametrisers import REPARAMS
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
-from reparam_cases import REPARAMS
 
 from pyro_manifold.constraints import manifold_of
 from pyro_manifold.infer import AutoManifoldDelta, AutoManifoldMultivariateNormal, AutoManifoldNormal

@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from inference_cases import GUIDES, KERNELS, SITES, SPHERE, GuideCase, KernelCase, direction
+from cases.inference import GUIDES, KERNELS, SITES, SPHERE, GuideCase, KernelCase, direction
 from pyro.infer import MCMC, SVI, Trace_ELBO
 
 import pyro_manifold.infer
@@ -93,7 +93,7 @@ def test_every_public_attribute_of_a_kernel_takes_effect_or_raises(case: KernelC
     public |= {k for k in vars(case.make(direction)) if not k.startswith("_")}
     if case.make is GeodesicHMC:
         assert public == set(case.settings) - {"max_tree_depth"}, (
-            "another value for each attribute, in inference_cases.py"
+            "another value for each attribute, in tests/cases/inference.py"
         )
     accepted = set()
     for name in sorted(public):

@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases.reparametrisers import BALL, F64, REPARAMS, SO3, SPHERE, t
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import (
@@ -19,7 +20,6 @@ from pyro.infer.autoguide import (
     AutoNormal,
     init_to_value,
 )
-from reparam_cases import BALL, F64, REPARAMS, SO3, SPHERE, t
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold.infer import (

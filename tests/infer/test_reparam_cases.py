@@ -10,9 +10,9 @@ seeds are fixed (conftest).
 import pyro
 import pytest
 import torch
+from cases.reparametrisers import REPARAMS
 from pyro import poutine
 from pyro.infer import Predictive
-from reparam_cases import REPARAMS
 
 from pyro_manifold.infer import ManifoldReparam
 

@@ -1,0 +1,100 @@
+"""Networks, conditional layers and models: how one is made and called."""
+
+import geoopt
+import pyro.distributions as dist
+import torch
+
+import pyro_manifold.distributions as mdist
+from pyro_manifold import flows, models, nn
+from pyro_manifold.contrib import lhc
+
+from .base import ModuleCase
+from .transforms import B2, S2, circle, learned
+
+_CLOUD = torch.tensor(
+    [[0.3, -0.2, 1.0], [1.0, 0.5, -0.4], [-0.7, 0.1, 0.2], [0.0, -1.0, 0.3], [0.4, 0.8, 0.9]]
+)
+
+
+def conditional_pushforward() -> mdist.ConditionalPushforward:
+    normal = dist.Normal(torch.zeros(1), 1.0).to_event(1)
+    layer = flows.ConditionalCoupling(1, [0], context_dim=3, hidden=(8,))
+    return mdist.ConditionalPushforward(dist.ConditionalTransformedDistribution(normal, [layer]), circle())
+
+
+def morphing_head() -> lhc.MorphingHead:
+    base = flows.LatentFlow(2, flows.coupling_chain(2, 2, hidden=(5,)))
+    S = torch.diag(torch.tensor([1.0, 2.0, 0.5, 0.3]))
+    return lhc.MorphingHead(
+        base, S, torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), hidden=(5,)
+    )
+
+
+MODULES = [
+    ModuleCase("perceptron", lambda: learned(nn.MLP(2, 3, (5,))), B2),
+    ModuleCase(
+        "conditional-coupling",
+        lambda: learned(flows.ConditionalCoupling(3, [0, 1, 2], context_dim=3)),
+        S2,
+        call=lambda m, c: m.condition(c)(c.flip(-1)),
+    ),
+    ModuleCase(
+        "conditional-lu-linear",
+        lambda: learned(flows.ConditionalLULinear(3, context_dim=3)),
+        S2,
+        call=lambda m, c: m.condition(c)(c.flip(-1)),
+    ),
+    ModuleCase(
+        "conditional-pushforward",
+        lambda: learned(conditional_pushforward()),
+        S2,
+        call=lambda m, c: m.condition(c).log_prob(c[:, :2]).unsqueeze(-1),
+    ),
+    ModuleCase("exp-map-head", lambda: nn.ExpMapHead(geoopt.PoincareBall(), 3, 2), S2),
+    ModuleCase("log-map", lambda: nn.LogMapLayer(geoopt.PoincareBall()), B2),
+    ModuleCase("gyroplane", lambda: nn.GyroplaneLayer(geoopt.PoincareBall(), 2, 4), B2),
+    ModuleCase("mobius", lambda: nn.MobiusLinear(geoopt.PoincareBall(), 2, 4), B2),
+    ModuleCase("encoder", lambda: nn.ManifoldEncoder(geoopt.PoincareBall(), 3, 5, 2), S2),
+    ModuleCase("decoder", lambda: nn.ManifoldDecoder(geoopt.PoincareBall(), 2, 5, 3), B2),
+    ModuleCase(
+        "latent-flow",
+        lambda: learned(flows.LatentFlow(2, flows.coupling_chain(2, 2, 3, hidden=(5,)), 3)),
+        S2,
+        call=lambda m, c: m.condition(c).log_prob(c[:, :2]).unsqueeze(-1),
+    ),
+    ModuleCase(
+        "morphing-head",
+        lambda: learned(morphing_head()),
+        S2,
+        call=lambda m, c: m.condition(c).log_prob(c[:, :2]).unsqueeze(-1),
+    ),
+    ModuleCase(
+        "manifold-flow",
+        lambda: learned(models.ManifoldFlow.from_data(_CLOUD, 2, hidden=(5,), latent_hidden=(5,)), 0.1),
+        S2,
+        call=lambda m, x: m.log_prob(x).unsqueeze(-1),
+    ),
+    ModuleCase(
+        "manifold-mixture",
+        lambda: learned(
+            models.ManifoldMixture.from_data(
+                torch.cat([_CLOUD, _CLOUD + 20.0]), 2, 2, hidden=(5,), latent_hidden=(5,)
+            ),
+            0.1,
+        ),
+        S2,
+        call=lambda m, x: torch.stack([m.log_prob(x), m.log_prob(x + 20.0)], -1),
+    ),
+    ModuleCase(
+        "ambient-flow",
+        lambda: learned(models.AmbientFlow.from_data(_CLOUD, 2, hidden=(5,), eps=0.3), 0.1),
+        S2,
+        call=lambda m, x: m.log_prob(x).unsqueeze(-1),
+    ),
+    ModuleCase(
+        "poincare-vae",
+        lambda: models.PoincareVAE(geoopt.PoincareBall(), dim=2, data_dim=3, hidden=5),
+        S2,
+        call=lambda vae, x: (vae.decode(vae.encode(x).loc).mean, vae.encode(x).scale),
+    ),
+]

@@ -1,0 +1,137 @@
+"""Maps, fixed and learned, with points of their domains."""
+
+from functools import cache, partial
+from typing import Any
+
+import geoopt
+import torch
+from torch import Tensor
+
+from pyro_manifold import flows
+from pyro_manifold import transforms as mt
+
+from .base import TransformCase
+from .geometries import BALL, BALL2, LORENTZ, S1_H2, SO3, SPD, SPHERE, SPHERE_R2, TORUS
+
+
+def learned(module: Any, size: float = 0.5) -> Any:
+    """As after some training: parameters moved at random, the same way at each call."""
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(
+                size
+                * torch.randn(p.shape, generator=draws)
+                / max(1, p.shape[-1] if p.dim() > 1 else 1) ** 0.5
+            )
+    return module
+
+
+def circle() -> mt.Chart:
+    return mt.Chart(_wind, _unwind, 1, 2)
+
+
+def _wind(u: Tensor, centre: float = 0.0) -> Tensor:
+    return torch.cat([u.cos() + centre, u.sin()], -1)
+
+
+def _unwind(x: Tensor, centre: float = 0.0) -> Tensor:
+    return torch.atan2(x[..., 1:], x[..., :1] - centre)
+
+
+def two_circles() -> list[mt.Chart]:
+    """Of radius 1, their centres 4 apart."""
+    return [mt.Chart(partial(_wind, centre=c), partial(_unwind, centre=c), 1, 2) for c in (-2.0, 2.0)]
+
+
+@cache
+def injective_flow_of(dtype: torch.dtype, device: torch.device) -> flows.InjectiveFlow:
+    return injective_flow().to(dtype=dtype, device=device)
+
+
+def injective_flow() -> flows.InjectiveFlow:
+    """The same one at each call: checks make a distribution twice and compare."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [flows.Coupling(3, [2]), flows.LULinear(3), flows.Coupling(3, [0, 1], kind="affine")]
+    return learned(flows.InjectiveFlow(mt.Pad(2, 3), layers))
+
+
+V2 = [[0.0, 0.0], [0.3, -0.4], [1.2, 0.5], [-0.7, 1.1]]
+V3 = [[0.0, 0.0, 0.0], [0.5, -0.3, 0.2], [1.0, 1.2, -0.7]]
+V1 = [[0.1], [-1.0], [2.0]]
+S1 = [[1.0, 0.0], [0.6, 0.8], [-0.8, 0.6]]
+S2 = [[1.0, 0.0, 0.0], [0.0, 0.6, 0.8], [0.48, -0.6, 0.64]]
+X2 = [0.36, 0.48, 0.8]  # a point of S^2
+B2 = [[0.0, 0.0], [0.3, -0.4], [-0.5, 0.6]]
+H2 = [1.25**0.5, 0.3, -0.4]  # a point of the hyperboloid
+R3 = [[0.6, -0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]  # a rotation
+_CYCLE = [[0.0, 0.3, 1.3], [1.0, 0.0, 0.3], [0.0, 1.0, 0.0]]  # its permutation is not its own inverse
+TRANSFORMS = [
+    TransformCase(
+        "ball-to-hyperboloid",
+        lambda: mt.BallToHyperboloid(BALL, LORENTZ),
+        {},
+        [[0.0, 0.0], [0.3, -0.4], [-0.8, 0.5]],
+    ),
+    TransformCase(
+        "sphere-to-stereographic",
+        lambda: mt.SphereToStereographic(SPHERE, geoopt.SphereProjection(k=0.5)),
+        {},
+        [[1.0, 0.0, 0.0], [0.6, 0.0, -0.8], [-0.28, 0.96, 0.0]],
+    ),
+    TransformCase("exp-sphere", lambda loc: mt.ExpMap(SPHERE, loc), dict(loc=X2), V2),
+    TransformCase("exp-circle", lambda loc: mt.ExpMap(SPHERE, loc), dict(loc=[0.6, 0.8]), V1),
+    TransformCase("exp-ball", lambda loc: mt.ExpMap(BALL2, loc), dict(loc=[0.3, -0.2]), V2),
+    TransformCase("exp-ball-origin", lambda: mt.ExpMap(BALL), {}, V2),
+    TransformCase("exp-lorentz", lambda loc: mt.ExpMap(LORENTZ, loc), dict(loc=H2), V2),
+    TransformCase("exp-SO3", lambda loc: mt.ExpMap(SO3, loc), dict(loc=R3), V3),
+    TransformCase("exp-SPD2", lambda loc: mt.ExpMap(SPD, loc), dict(loc=[[1.5, 0.3], [0.3, 0.7]]), V3),
+    TransformCase("exp-torus", lambda loc: mt.ExpMap(TORUS, loc), dict(loc=[3.0, -1.0]), V2),
+    TransformCase("exp-scaled", lambda loc: mt.ExpMap(SPHERE_R2, loc), dict(loc=X2), V2),
+    TransformCase(
+        "exp-product",
+        lambda loc: mt.ExpMap(S1_H2, loc),
+        dict(loc=[0.6, 0.8, 0.1, 0.2]),
+        [[0.5, 1.0, -1.0], [1.0, 0.0, 0.3]],
+    ),
+    TransformCase(
+        "polar-sphere",
+        lambda loc: mt.PolarExpMap(SPHERE, loc),
+        dict(loc=X2),
+        [[0.5, 0.6, 0.8], [2.0, 0.0, -1.0]],
+    ),
+    TransformCase(
+        "polar-ball",
+        lambda loc: mt.PolarExpMap(BALL, loc),
+        dict(loc=[0.1, 0.2]),
+        [[0.5, 0.6, 0.8], [2.0, 0.0, -1.0]],
+    ),
+    TransformCase("translation-ball", lambda loc: mt.Translation(BALL, loc), dict(loc=[0.3, -0.2]), B2),
+    TransformCase("translation-sphere", lambda loc: mt.Translation(SPHERE, loc), dict(loc=X2), S2),
+    TransformCase("pad", lambda: mt.Pad(2, 4), {}, V2),
+    TransformCase(
+        "linear-embedding",
+        lambda matrix: mt.LinearEmbedding(matrix, matrix[:, 0]),
+        dict(matrix=[[1.0, 0.5], [0.3, -2.0], [0.7, 0.0]]),
+        V2,
+    ),
+    TransformCase("conformal", lambda: learned(mt.ConformalEmbedding(2, 4, blocks=2)), {}, V2),
+    TransformCase("chart-circle", circle, {}, V1),
+    TransformCase("coupling-spline", lambda: learned(flows.Coupling(3, [0, 2])), {}, V3),
+    TransformCase("coupling-affine", lambda: learned(flows.Coupling(3, [1], kind="affine")), {}, V3),
+    TransformCase("spline", lambda: learned(flows.Spline(3)), {}, V3),
+    TransformCase(
+        "affine",
+        lambda matrix, loc: flows.Affine(matrix, loc),
+        dict(matrix=[[0.5, 1.0, 0.0], [0.0, -0.3, 0.2], [2.0, 0.0, 1.0]], loc=[1.0, 0.0, -2.0]),
+        V3,
+        skip={"gradients": "its matrix is fixed"},
+    ),
+    TransformCase("lu-linear", lambda: learned(flows.LULinear(3)), {}, V3),
+    TransformCase("lu-cycle", lambda: learned(flows.LULinear(3, torch.tensor(_CYCLE))), {}, V3),
+    TransformCase("among", lambda: learned(flows.Partial(3, 2, [flows.Coupling(2, [0])])), {}, V3),
+    TransformCase("haar", lambda: flows.Haar(2, 2), {}, [[0.0, 0.0, 0.0, 0.0], [0.5, -0.3, 0.2, 1.0]]),
+    TransformCase("injective-flow", injective_flow, {}, V2),
+    TransformCase("rotation", lambda matrix: mt.Rotation(matrix), dict(matrix=[[0.6, -0.8], [0.8, 0.6]]), S1),
+]
