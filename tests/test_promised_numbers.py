@@ -99,9 +99,9 @@ class Counted(LinearEmbedding):
     """A map that counts the products with its Jacobian: one for each conjugate gradient, one for the
     result."""
 
-    def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         self.pushed = getattr(self, "pushed", 0) + 1
-        return super().push(u, tangents)
+        return super().jvp(u, tangents)
 
 
 @pytest.mark.parametrize("rtol", [1e-1, 1e-3, 1e-6])

@@ -103,15 +103,15 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
         new.off_manifold, new.atol = self.off_manifold, self.atol
         return super().expand(batch_shape, _instance=new)
 
-    def coordinates(self, value: Tensor) -> Tensor:
+    def latent_coordinates(self, value: Tensor) -> Tensor:
         """u of shape ``value.shape[:-1] + (n,)``."""
-        return self.transform.coordinates(value)[0]
+        return self.transform.inverse_and_log_volume(value)[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         # not the inherited one: off the image, and the memory of what an observed tensor was encoded to
         self.transform.check_input(value, self.transform.inverse_shape)
         value, finite = without_gaps(value, self.transform, bool(self._validate_args))
-        u, log_volume = self.transform.coordinates(value)
+        u, log_volume = self.transform.inverse_and_log_volume(value)
         out = self._base_log_prob(u) - log_volume
         if finite is not None:
             out = torch.where(finite, out, -math.inf)
@@ -125,7 +125,7 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
             )  # fmt: skip
         return torch.where(on_image, out, -math.inf)
 
-    def log_prob_of(self, u: Tensor) -> Tensor:
+    def latent_log_prob(self, u: Tensor) -> Tensor:
         """log p(g(u)) without encoding, for coordinates ``u``."""
         return self._base_log_prob(u) - self.transform.log_volume(u)
 

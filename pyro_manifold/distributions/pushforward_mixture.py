@@ -176,7 +176,7 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
             return torch.full(torch.broadcast_shapes(on.shape, component.batch_shape), -torch.inf).to(u)
         first = on.reshape(-1).to(torch.uint8).argmax(0, keepdim=True)
         own = u.detach().reshape(-1, u.shape[-1]).index_select(0, first)[0]
-        return torch.where(on, component.log_prob_of(torch.where(on.unsqueeze(-1), u, own)), -torch.inf)
+        return torch.where(on, component.latent_log_prob(torch.where(on.unsqueeze(-1), u, own)), -torch.inf)
 
     def log_prob(self, value: Tensor) -> Tensor:
         joint = self.log_joint(value)

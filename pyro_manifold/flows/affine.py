@@ -70,6 +70,6 @@ class Affine(ModuleBijection):
         x = torch.linalg.solve(self.matrix, z.reshape(-1, self.dim).mT).mT.reshape(z.shape)
         return x, self._log_volume(x)
 
-    def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
         return self.loc + x @ self.matrix.mT, tangents @ self.matrix.mT

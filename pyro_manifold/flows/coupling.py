@@ -6,8 +6,8 @@ others.
     \log|\det J| = \sum_b \log s'(x_b), \qquad
     \dot y_b = s'\,\dot x_b + \frac{\partial s}{\partial\phi}\,D\phi\,\dot x_a
 
-The last is the push of a tangent, in which :math:`\partial s/\partial\phi` comes of one elementwise backward
-pass whatever the number of tangents. References: [1] Dinh et al., *Density estimation using Real NVP*, ICLR
+The last is the derivative along a tangent, in which :math:`\partial s/\partial\phi` comes of one elementwise
+backward pass whatever the number of tangents. References: [1] Dinh et al., *Density estimation using Real NVP*, ICLR
 2017, eqs. 4-8. [2] Durkan et al., *Neural spline flows*, NeurIPS 2019, sec. 3.
 """
 
@@ -29,10 +29,11 @@ _LOG_SCALE = 3.0  # log scales of an affine coupling stay within +- this: e^3 a 
 
 
 class Coupling(ModuleBijection):
-    r"""Affine or rational-quadratic coupling of the coordinates ``changed``, given the others.
+    r"""Affine or rational-quadratic coupling of the coordinates ``transformed_indices``, given the others.
 
     :param int dim: size of x.
-    :param Sequence[int] changed: indices of :math:`x_b`, some but not all of them unless there is a context.
+    :param Sequence[int] transformed_indices: indices of :math:`x_b`, some but not all of them unless there is a
+        context.
     :param str kind: ``"affine"``, :math:`s = x e^{3\tanh(\alpha/3)} + \beta`, or ``"spline"``: the identity
         beyond ``bound``.
     :param tuple hidden: units of the hidden layers of :math:`\phi`.
@@ -43,7 +44,7 @@ class Coupling(ModuleBijection):
 
     A new layer is the identity. The twin with a context is :class:`ConditionalCoupling`.
 
-    >>> layer = Coupling(3, changed=[2])
+    >>> layer = Coupling(3, transformed_indices=[2])
     >>> x = torch.tensor([0.5, 1.0, -1.0])
     >>> layer(x), layer.log_abs_det_jacobian(x, layer(x)).abs() < 1e-6
     (tensor([ 0.5000,  1.0000, -1.0000], grad_fn=...), tensor(True))
@@ -53,7 +54,7 @@ class Coupling(ModuleBijection):
     def __init__(
         self,
         dim: int,
-        changed: Sequence[int],
+        transformed_indices: Sequence[int],
         *,
         kind: str = "spline",
         hidden: tuple[int, ...] = (64, 64),
@@ -63,18 +64,18 @@ class Coupling(ModuleBijection):
         cache_size: int = 0,
     ) -> None:
         super().__init__(cache_size=cache_size)
-        changed = sorted(int(i) for i in changed)
-        kept = [i for i in range(dim) if i not in changed]
+        transformed = sorted(int(i) for i in transformed_indices)
+        identity = [i for i in range(dim) if i not in transformed]
         if (
-            not changed
-            or len(set(changed)) < len(changed)
-            or changed[0] < 0
-            or changed[-1] >= dim
-            or not (kept or context_dim)
+            not transformed
+            or len(set(transformed)) < len(transformed)
+            or transformed[0] < 0
+            or transformed[-1] >= dim
+            or not (identity or context_dim)
         ):
             raise ValueError(
-                f"changed: got {changed} of {dim} coordinates; expected distinct indices of some of them, "
-                "not all unless there is a context."
+                f"transformed_indices: got {transformed} of {dim} coordinates; expected distinct "
+                "indices of some of them, not all unless there is a context."
             )
         if kind not in ("affine", "spline"):
             raise ValueError(f"kind: got {kind!r}; expected 'affine' or 'spline'.")
@@ -85,10 +86,10 @@ class Coupling(ModuleBijection):
         self.dim = self.codomain_dim = dim
         self.kind, self.bound = kind, float(bound)
         self.size = 2 if kind == "affine" else spline_size(bins)
-        self.net = MLP(len(kept), len(changed) * self.size, hidden, context_dim)
-        self.register_buffer("kept", torch.tensor(kept, dtype=torch.long))
-        self.register_buffer("changed", torch.tensor(changed, dtype=torch.long))
-        self.register_buffer("order", torch.tensor(kept + changed).argsort())
+        self.net = MLP(len(identity), len(transformed) * self.size, hidden, context_dim)
+        self.register_buffer("identity_indices", torch.tensor(identity, dtype=torch.long))
+        self.register_buffer("transformed_indices", torch.tensor(transformed, dtype=torch.long))
+        self.register_buffer("order", torch.tensor(identity + transformed).argsort())
 
     # --- the elementwise map
     # ------------------------------------------------------------------------------------------------
@@ -114,10 +115,12 @@ class Coupling(ModuleBijection):
         layer; rows are side by side in memory, as splines and matrix products like them."""
         last, rows = self.net.last, x.expand(h.shape[:-1] + x.shape[-1:]).reshape(-1, self.dim)
         raw = torch.addmm(last.bias.unsqueeze(-1), last.weight, h.reshape(-1, h.shape[-1]).mT)
-        return rows.mT.index_select(0, self.changed), raw.unflatten(0, (-1, self.size)).movedim(1, -1)
+        return rows.mT.index_select(0, self.transformed_indices), raw.unflatten(0, (-1, self.size)).movedim(
+            1, -1
+        )
 
     def _run(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        a = x.index_select(-1, self.kept)
+        a = x.index_select(-1, self.identity_indices)
         h = self.net.hidden(a, self.needed_context(self.net.context_dim))
         b, log_slope = self._map(*self._operands(h, x), inverse)
         return self._join(a, b.mT.reshape(h.shape[:-1] + b.shape[:1])), log_slope.sum(0).reshape(h.shape[:-1])
@@ -135,15 +138,16 @@ class Coupling(ModuleBijection):
         x, log_slope = self._run(y, inverse=True)
         return x, -log_slope
 
-    def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
         rows = tangents.reshape(-1, self.dim)  # of a matrix, torch selects four times as fast
         ta, tb = (
-            rows.index_select(-1, i).reshape(tangents.shape[:-1] + i.shape) for i in (self.kept, self.changed)
+            rows.index_select(-1, i).reshape(tangents.shape[:-1] + i.shape)
+            for i in (self.identity_indices, self.transformed_indices)
         )
-        a = x.index_select(-1, self.kept)
-        h, hidden = self.net.push(a, ta, self.needed_context(self.net.context_dim))
-        batch, many = h.shape[:-1], len(self.changed)
+        a = x.index_select(-1, self.identity_indices)
+        h, hidden = self.net.hidden_jvp(a, ta, self.needed_context(self.net.context_dim))
+        batch, many = h.shape[:-1], len(self.transformed_indices)
         b, slope, in_raw = self._gradient(*self._operands(h, x))
         b, slope = (v.mT.reshape(*batch, many) for v in (b, slope))
         weight = self.net.last.weight.unflatten(0, (-1, self.size))  # (b, size, units)
@@ -162,7 +166,7 @@ class ConditionalCoupling(ConditionalTransformModule):
     ``ConditionalTransformedDistribution``.
 
     :param int dim: size of x.
-    :param Sequence[int] changed: indices of :math:`x_b`; all of them are allowed here.
+    :param Sequence[int] transformed_indices: indices of :math:`x_b`; all of them are allowed here.
     :param int context_dim: size of c.
     :raises ValueError: as :class:`Coupling`, and for a context of another size.
 
@@ -172,15 +176,15 @@ class ConditionalCoupling(ConditionalTransformModule):
     """
 
     @checked(dim=1, context_dim=0)
-    def __init__(self, dim: int, changed: Sequence[int], context_dim: int, **kwargs: Any) -> None:
+    def __init__(self, dim: int, transformed_indices: Sequence[int], context_dim: int, **kwargs: Any) -> None:
         super().__init__()
-        self.layer = Coupling(dim, changed, context_dim=context_dim, **kwargs)
+        self.layer = Coupling(dim, transformed_indices, context_dim=context_dim, **kwargs)
 
     def condition(self, context: Tensor) -> Coupling:
-        return given(self.layer, context, self.layer.net.context_dim)
+        return with_context(self.layer, context, self.layer.net.context_dim)
 
 
-def given(layer: Any, context: Tensor, size: int) -> Any:
+def with_context(layer: Any, context: Tensor, size: int) -> Any:
     """``layer`` with ``context`` set, sharing its parameters."""
     if not isinstance(context, Tensor):
         raise ValueError(f"context: got {context!r}; expected a tensor of size {size} on the last axis.")

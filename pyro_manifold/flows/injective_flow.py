@@ -16,7 +16,7 @@ from torch.distributions import Transform
 from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches, dependencies
 from ..transforms.injective import InjectiveTransform
-from ..transforms.jvp import evaluate, invert, push
+from ..transforms.jvp import evaluate, invert, jvp
 from ..transforms.module import submodules
 
 __all__ = ["InjectiveFlow"]
@@ -75,7 +75,7 @@ class InjectiveFlow(CopiesWithoutCaches, InjectiveTransform):
             x = invert(layer, x)
         return self.embedding._inverse(x)
 
-    def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         for part in (self.embedding, *self.layers):
-            u, tangents = push(part, u, tangents)
+            u, tangents = jvp(part, u, tangents)
         return u, tangents

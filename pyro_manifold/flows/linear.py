@@ -17,7 +17,7 @@ from ..nn.mlp import MLP
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
 from ..transforms.module import ModuleBijection
-from .coupling import given
+from .coupling import with_context
 
 __all__ = ["ConditionalLULinear", "LULinear"]
 
@@ -113,7 +113,7 @@ class LULinear(ModuleBijection):
         x = columns.mT.reshape(z.shape) if one else columns.squeeze(-1)
         return x, self._log_volume(log_diagonal, x)
 
-    def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
         matrix, _, loc = self._matrix()
         y = x @ matrix.mT if matrix.dim() == 2 else (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
@@ -139,4 +139,4 @@ class ConditionalLULinear(ConditionalTransformModule):
 
     def condition(self, context: Tensor) -> LULinear:
         assert self.layer.net is not None
-        return given(self.layer, context, self.layer.net.in_dim)
+        return with_context(self.layer, context, self.layer.net.in_dim)

@@ -21,7 +21,7 @@ from torch.distributions import Transform
 from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches, dependencies
 from ..transforms.injective import principal_axes
-from ..transforms.jvp import evaluate_and_log_volume, invert_and_log_volume, push
+from ..transforms.jvp import evaluate_and_log_volume, invert_and_log_volume, jvp
 from ..transforms.module import ModuleBijection, submodules
 from .affine import Affine
 from .coupling import Coupling
@@ -80,11 +80,11 @@ class Partial(CopiesWithoutCaches, ModuleBijection):
         rest = x[..., self.first :]
         return torch.cat([first, rest.expand(first.shape[:-1] + rest.shape[-1:])], -1)
 
-    def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
         y, t = x[..., : self.first], tangents[..., : self.first]
         for layer in self.layers:
-            y, t = push(layer, y, t)
+            y, t = jvp(layer, y, t)
         return self._with_rest(y, x), self._with_rest(t, tangents)
 
 
@@ -135,7 +135,7 @@ class Haar(ModuleBijection):
         bands = [a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d]
         return 0.5 * torch.stack(bands, -3).flatten(-3)
 
-    def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``: linear."""
         return self._image(x), self._image(tangents)
 

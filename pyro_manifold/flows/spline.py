@@ -50,7 +50,7 @@ class Spline(ModuleBijection):
         x, log_slope = rational_quadratic(y, self._parameters_of(y), self.bound, inverse=True)
         return x, -log_slope.sum(-1)
 
-    def push(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
         y, slope, _ = spline_gradient(x, self._parameters_of(x), self.bound)
         return y, slope.unsqueeze(-2) * tangents

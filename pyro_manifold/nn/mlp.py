@@ -58,7 +58,7 @@ class MLP(nn.Module):
             h = nn.functional.silu(layer(h))
         return h
 
-    def push(self, x: Tensor, tangents: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def hidden_jvp(self, x: Tensor, tangents: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The last hidden layer and its derivative along ``tangents``, ``batch + (k, in_dim)``; those of y
         follow by ``last``, with which the caller may do something cheaper first."""
         h, one = self._join(x, context), x.new_ones(())

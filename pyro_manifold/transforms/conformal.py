@@ -115,12 +115,12 @@ class ConformalEmbedding(InjectiveTransform):
             )
         return x[..., : self.dim]
 
-    def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, without tangents."""
         self.check_input(u, self.forward_shape)
         return self._run(u)
 
-    def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``u`` and the derivative along ``tangents``, shape ``batch + (k, n)``."""
         x, t = (nn.functional.pad(v, (0, self.codomain_dim - self.dim)) for v in (u, tangents))
         for i, b in enumerate(self.pull):

@@ -58,9 +58,9 @@ def hutchinson_log_volume(
     v = torch.randint(2, u.shape, device=u.device).to(u) * 2 - 1
     w, value = _solve(transform, u.detach(), v, rtol, bound)
     with torch.no_grad():
-        left = transform.push(u, w.unsqueeze(-2))[1].squeeze(-2)
+        left = transform.jvp(u, w.unsqueeze(-2))[1].squeeze(-2)
     if torch.is_grad_enabled():
-        slope = (left * transform.push(u, v.unsqueeze(-2))[1].squeeze(-2)).sum(-1)
+        slope = (left * transform.jvp(u, v.unsqueeze(-2))[1].squeeze(-2)).sum(-1)
         value = value + (slope - slope.detach())
     return value.mean(0)
 
@@ -76,7 +76,7 @@ def _solve(
 
     def gram(p: Tensor) -> Tensor:
         with torch.no_grad():
-            moved = transform.push(u, p.unsqueeze(-2))[1].squeeze(-2)
+            moved = transform.jvp(u, p.unsqueeze(-2))[1].squeeze(-2)
         return torch.autograd.grad(x, at, moved, retain_graph=True)[0]
 
     with torch.no_grad():

@@ -29,14 +29,14 @@ from ..ops.arguments import checked
 from ..ops.checks import as_tensors, check_all
 from ..ops.tracing import is_concrete
 from .cache import CachedTransform, dependencies
-from .jvp import forward_push, half_log_det_gram
+from .jvp import forward_mode_jvp, half_log_det_gram
 from .module import ModuleTransform
 
 __all__ = ["Chart", "InjectiveTransform", "LinearEmbedding", "Pad"]
 
 
 class InjectiveTransform(ModuleTransform, ABC):
-    """What all injective maps share. A subclass gives ``_call`` and ``_inverse``, and ``push`` where it has a
+    """What all injective maps share. A subclass gives ``_call`` and ``_inverse``, and ``jvp`` where it has a
     closed form.
 
     The volume is :meth:`log_volume`, the density of the image that of
@@ -71,21 +71,21 @@ class InjectiveTransform(ModuleTransform, ABC):
     @abstractmethod
     def _inverse(self, x: Tensor) -> Tensor: ...
 
-    def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and :math:`J_g(u)T`, for the k vectors T of ``tangents``, shape ``batch + (k, n)``."""
-        return forward_push(self._call, u, tangents)
+        return forward_mode_jvp(self._call, u, tangents)
 
-    def push_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, in one pass."""
         self.check_input(u, self.forward_shape)
-        x, J = self.push(
+        x, J = self.jvp(
             u, torch.eye(self.dim, dtype=u.dtype, device=u.device)
         )  # one for all, up to the first map that bends
         return x, half_log_det_gram(J).expand(x.shape[:-1])
 
     def log_volume(self, u: Tensor) -> Tensor:
         r""":math:`\tfrac12\log\det J^TJ` at ``u``, shape ``u.shape[:-1]``."""
-        return self.push_volume(u)[1]
+        return self.forward_and_log_volume(u)[1]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(
@@ -95,7 +95,7 @@ class InjectiveTransform(ModuleTransform, ABC):
             "InjectiveFlow(embedding, layers), and ask transform.log_volume(u) for the volume."
         )
 
-    def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x``
         is remembered, until ``x`` or anything that the map reads is changed: data observed through a fixed
         map are encoded once."""
@@ -137,7 +137,7 @@ class Pad(InjectiveTransform):
     def _inverse(self, x: Tensor) -> Tensor:
         return x[..., : self.dim]
 
-    def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         return self._call(u), self._call(tangents)
 
 
@@ -195,7 +195,7 @@ class LinearEmbedding(InjectiveTransform):
     def _inverse(self, x: Tensor) -> Tensor:
         return (x - self.loc) @ self.inverse_matrix.mT
 
-    def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         return self._call(u), tangents @ self.matrix.mT
 
 
@@ -220,7 +220,7 @@ class Chart(InjectiveTransform):
     """An embedding that the user writes down: FOM ("flow on a prescribed manifold") in [1].
 
     :param forward: g, a differentiable function of one vector or a batch of them. Of another injective map
-        the ``push`` is used: with an encoder network as ``inverse`` this is the M_e-flow, with two networks
+        the ``jvp`` is used: with an encoder network as ``inverse`` this is the M_e-flow, with two networks
         the decoder and encoder of a probabilistic auto-encoder. Modules become submodules.
     :param inverse: a left inverse of it.
     :param int dim: n.
@@ -285,9 +285,9 @@ class Chart(InjectiveTransform):
             )
         return out
 
-    def push(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         own = isinstance(self._forward, InjectiveTransform)
-        return self._forward.push(u, tangents) if own else super().push(u, tangents)
+        return self._forward.jvp(u, tangents) if own else super().jvp(u, tangents)
 
 
 class OntoImage(CachedTransform):

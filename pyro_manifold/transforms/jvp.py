@@ -4,7 +4,7 @@ r"""Tangents pushed through maps: the volume of an injective map layer by layer.
     (x, T) \mapsto (f(x),\, J_f(x)\,T), \qquad \log\mathrm{vol}_f(u) = \tfrac12 \log\det J^TJ, \quad J =
     J_f(u)\,I_n
 
-A map with a method ``push(x, T) -> (y, JT)`` is asked (a closed form, in which one coupling layer costs
+A map with a method ``jvp(x, T) -> (y, JT)`` is asked (a closed form, in which one coupling layer costs
 little more than its value); any other torch or Pyro transform is differentiated in forward mode, all tangents
 at once. Tangents are vectors with one more batch axis, shape ``batch + (k, dim)``: the rows of :math:`T^T`.
 """
@@ -22,11 +22,11 @@ from ..ops.tracing import is_concrete
 __all__ = [
     "evaluate",
     "evaluate_and_log_volume",
-    "forward_push",
+    "forward_mode_jvp",
     "half_log_det_gram",
     "invert",
     "invert_and_log_volume",
-    "push",
+    "jvp",
 ]
 
 
@@ -101,28 +101,28 @@ def _of_vectors(transform: Transform, log_det: Tensor) -> Tensor:
     return log_det if transform.domain.event_dim else log_det.sum(-1)
 
 
-def push(transform: Any, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+def jvp(transform: Any, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
     """Value of ``transform`` at ``x``, ``batch + (dim,)``, and its derivative along ``tangents``, shape
     ``batch + (k, dim)``.
 
     >>> from torch.distributions import ExpTransform
-    >>> y, jt = push(ExpTransform(), torch.zeros(2), torch.eye(2))
+    >>> y, jt = jvp(ExpTransform(), torch.zeros(2), torch.eye(2))
     >>> y, torch.equal(jt, torch.eye(2))
     (tensor([1., 1.]), True)
     """
-    if hasattr(transform, "push"):
-        return transform.push(x, tangents)
+    if hasattr(transform, "jvp"):
+        return transform.jvp(x, tangents)
     if isinstance(transform, ComposeTransform):
         for part in transform.parts:
-            x, tangents = push(part, x, tangents)
+            x, tangents = jvp(part, x, tangents)
         return x, tangents
     if isinstance(transform, IndependentTransform):
-        return push(transform.base_transform, x, tangents)
-    return forward_push(lambda z: evaluate(transform, z), x, tangents)
+        return jvp(transform.base_transform, x, tangents)
+    return forward_mode_jvp(lambda z: evaluate(transform, z), x, tangents)
 
 
-def forward_push(f: Callable[[Tensor], Tensor], x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`push` of any function of vectors, by forward-mode differentiation, vectorised over tangents."""
+def forward_mode_jvp(f: Callable[[Tensor], Tensor], x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`jvp` of any function of vectors, by forward-mode differentiation, vectorised over tangents."""
 
     def along(t: Tensor) -> Tensor:
         return torch.func.jvp(f, (x,), (t,))[1]

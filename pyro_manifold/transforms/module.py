@@ -140,7 +140,7 @@ class ModuleTransform(CachedTransform, TransformModule):
 
 class ModuleBijection(ModuleTransform, ABC):
     r"""A learned bijection of :math:`\mathbb R^d`. A subclass gives value and log-determinant together, in
-    both directions, and ``push`` where it has a closed form; torch's methods follow.
+    both directions, and ``jvp`` where it has a closed form; torch's methods follow.
 
     The log-determinant that comes with a value is remembered, so that torch's ``log_abs_det_jacobian(x, y)``
     of the pair just made costs no second pass.

@@ -23,7 +23,7 @@ from torch import Tensor
 from pyro_manifold.distributions import Pushforward
 from pyro_manifold.flows import Coupling, InjectiveFlow, LatentFlow, LULinear, coupling_chain
 from pyro_manifold.transforms import ConformalEmbedding, Pad, hutchinson_log_volume
-from pyro_manifold.transforms.jvp import forward_push, half_log_det_gram
+from pyro_manifold.transforms.jvp import forward_mode_jvp, half_log_det_gram
 
 CONFORMAL = [(3, 2), (40, 14), (256, 64)]  # d, n
 RANDOM = [(40, 14, 0.05), (256, 64, 0.01), (256, 64, 0.05), (512, 256, 0.01)]  # d, n, size of the parameters
@@ -76,7 +76,7 @@ def row(d: int, n: int, depth: int, batch: int, repeats: int, published: bool) -
     rev = torch.func.vmap(torch.func.jacrev(g._call))
 
     def jvp() -> Tensor:
-        return half_log_det_gram(forward_push(g._call, u, eye)[1])
+        return half_log_det_gram(forward_mode_jvp(g._call, u, eye)[1])
 
     def backward(volume: Callable[[], Tensor]) -> None:
         g.zero_grad()
@@ -87,7 +87,8 @@ def row(d: int, n: int, depth: int, batch: int, repeats: int, published: bool) -
         assert torch.allclose(peer, exact, rtol=1e-3, atol=1e-3), "the ways disagree"
     with torch.no_grad():
         decode, ours, log_prob = least(
-            [lambda: g._call(u), lambda: g.push_volume(u), lambda: distribution.log_prob(x)], 10 * repeats
+            [lambda: g._call(u), lambda: g.forward_and_log_volume(u), lambda: distribution.log_prob(x)],
+            10 * repeats,
         )
         peers = [cpu_ms(jvp, repeats), cpu_ms(lambda: half_log_det_gram(rev(u).mT), 2)]
     peers += [cpu_ms(lambda: dense(g, u, False), 2)]
@@ -108,7 +109,7 @@ def conformal_row(d: int, n: int, blocks: int, repeats: int) -> str:
     exact = half_log_det_gram(rev(u).mT)
     assert torch.allclose(g.log_volume(u), exact, rtol=1e-4, atol=1e-3), "the ways disagree"
     with torch.no_grad():
-        times = least([lambda: g._call(u), lambda: g.push_volume(u)], 20 * repeats)
+        times = least([lambda: g._call(u), lambda: g.forward_and_log_volume(u)], 20 * repeats)
         times.append(cpu_ms(lambda: half_log_det_gram(rev(u).mT), repeats))
     return f"| {d}, {n} | {blocks} | {times[0]:.2f} | {times[1]:.2f} | {times[2]:.1f} ({times[2] / times[1]:.0f}x) |"
 
@@ -125,7 +126,7 @@ def random_row(d: int, n: int, size: float, batch: int = 10) -> str:
     g = flow(d, n, 5, size)
     u = torch.randn(batch, n)
     with torch.no_grad():
-        singular = torch.linalg.svdvals(g.push(u, torch.eye(n).expand(batch, n, n))[1].double())
+        singular = torch.linalg.svdvals(g.jvp(u, torch.eye(n).expand(batch, n, n))[1].double())
     condition = float((singular[:, 0] / singular[:, -1]).square().median())
 
     def gradient(volume: Tensor) -> Tensor:

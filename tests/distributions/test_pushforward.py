@@ -61,16 +61,16 @@ def test_observed_tensor_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> Non
     loc = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     distributions = [Pushforward(normal(loc, s), transform.with_cache()) for s in (1.0, 2.0)]
     shared = distributions[0].transform
-    first = shared.coordinates(x)
-    assert shared.coordinates(x)[0] is first[0] and len(calls) == 1
+    first = shared.inverse_and_log_volume(x)
+    assert shared.inverse_and_log_volume(x)[0] is first[0] and len(calls) == 1
     (g,) = torch.autograd.grad(distributions[0].log_prob(x).sum(), loc)
     assert bool(g.isfinite().all())
     x.add_(0.0)  # a changed tensor is encoded again
-    shared.coordinates(x)
+    shared.inverse_and_log_volume(x)
     assert len(calls) == 2
     with torch.no_grad():
         next(transform.parameters()).add_(0.1)  # so is one seen through a changed map
-    shared.coordinates(x)
+    shared.inverse_and_log_volume(x)
     assert len(calls) == 3
 
 
@@ -164,7 +164,7 @@ def test_conditional_theta_gradient() -> None:
          r"no full rank \(2\) at 1 of 1 points"),
         (lambda: flows.InjectiveFlow(Pad(1, 2), [flows.LULinear(3)]), "layers: number 0 is LULinear"),
         (lambda: flows.LULinear(2, torch.ones(2, 2)), "matrix: got a singular matrix"),
-        (lambda: flows.Coupling(2, [0, 1]), r"changed: got \[0, 1\] of 2 coordinates"),
+        (lambda: flows.Coupling(2, [0, 1]), r"transformed_indices: got \[0, 1\] of 2 coordinates"),
         (lambda: flows.Coupling(2, [0], kind="cubic"), "kind: got 'cubic'"),
         (lambda: flows.ConditionalCoupling(2, [0], context_dim=3).condition(torch.zeros(2)), r"context: got shape \(2,\)"),
     ],

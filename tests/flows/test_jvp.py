@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_manifold import flows
 from pyro_manifold.ops.splines import rational_quadratic, spline_gradient
 from pyro_manifold.transforms import LinearEmbedding, Pad
-from pyro_manifold.transforms.jvp import forward_push, half_log_det_gram, push
+from pyro_manifold.transforms.jvp import forward_mode_jvp, half_log_det_gram, jvp
 
 LAYERS = {
     "spline": lambda: flows.Coupling(6, [0, 2, 5]),
@@ -25,7 +25,7 @@ LAYERS = {
 def test_push(name: str, k: int) -> None:
     layer = learned(LAYERS[name]()).double()
     x, t = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, k, 6, dtype=torch.float64)
-    for ours, auto in zip(layer.push(x, t), forward_push(layer._call, x, t), strict=True):
+    for ours, auto in zip(layer.jvp(x, t), forward_mode_jvp(layer._call, x, t), strict=True):
         torch.testing.assert_close(ours, auto, rtol=1e-12, atol=1e-12)
 
 
@@ -37,7 +37,7 @@ def test_volume_of_a_wide_flow() -> None:
     g = learned(flows.InjectiveFlow(Pad(14, 40), layers)).double()
     u = torch.randn(6, 14, dtype=torch.float64)
     auto = half_log_det_gram(
-        forward_push(g._call, u, torch.eye(14, dtype=torch.float64).expand(6, 14, 14))[1]
+        forward_mode_jvp(g._call, u, torch.eye(14, dtype=torch.float64).expand(6, 14, 14))[1]
     )
     ours = g.log_volume(u)
     torch.testing.assert_close(ours, auto, rtol=0, atol=1e-10)
@@ -145,6 +145,6 @@ def test_volume_in_float32() -> None:
 
 def test_push_by_name() -> None:
     x = torch.randn(3, 2)
-    y, t = push(torch.distributions.AffineTransform(1.0, 3.0, event_dim=1), x, torch.eye(2).expand(3, 2, 2))
+    y, t = jvp(torch.distributions.AffineTransform(1.0, 3.0, event_dim=1), x, torch.eye(2).expand(3, 2, 2))
     torch.testing.assert_close(y, 1 + 3 * x)
     torch.testing.assert_close(t, 3 * torch.eye(2).expand(3, 2, 2))

@@ -162,7 +162,7 @@ def test_dtypes_of_values(dtype_: torch.dtype) -> None:
         lambda: g.inv(x),
         lambda: g.log_volume(u),
         lambda: g.project(x),
-        lambda: g.coordinates(x),
+        lambda: g.inverse_and_log_volume(x),
         lambda: ConformalEmbedding(2, 3).log_volume(u),
         lambda: flows.LULinear(3)(x),
         lambda: TransformedDistribution(normal, [flows.Coupling(3, [0])]).log_prob(x),

@@ -22,7 +22,7 @@ from pyro_manifold.flows import (
 from pyro_manifold.models import ManifoldFlow
 from pyro_manifold.training import fit_md
 from pyro_manifold.transforms import Pad
-from pyro_manifold.transforms.jvp import forward_push, half_log_det_gram
+from pyro_manifold.transforms.jvp import forward_mode_jvp, half_log_det_gram
 
 
 def test_haar_is_orthogonal_and_its_first_band_is_the_half_size_image() -> None:
@@ -60,7 +60,9 @@ def test_volume_of_several_scales_is_exact() -> None:
         )
     ).double()
     u = torch.randn(5, 3, dtype=torch.float64)
-    auto = half_log_det_gram(forward_push(g._call, u, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))[1])
+    auto = half_log_det_gram(
+        forward_mode_jvp(g._call, u, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))[1]
+    )
     torch.testing.assert_close(g.log_volume(u), auto, rtol=0, atol=1e-10)
     torch.testing.assert_close(g.inv(g(u)), u)
 

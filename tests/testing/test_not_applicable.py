@@ -81,7 +81,7 @@ class Unstretched(md.Pushforward):
     """Its density forgets the volume change, which is 5 on the line."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.base_dist.log_prob(self.coordinates(value))
+        return self.base_dist.log_prob(self.latent_coordinates(value))
 
 
 def line(height: float) -> LinearEmbedding:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_manifold.transforms import ConformalEmbedding
-from pyro_manifold.transforms.jvp import forward_push
+from pyro_manifold.transforms.jvp import forward_mode_jvp
 
 F64 = torch.float64
 
@@ -34,13 +34,13 @@ def plain(n: int, d: int, shift: list[float], pull: list[float]) -> ConformalEmb
 def test_volume_and_push(n: int, d: int, blocks: int) -> None:
     g, u = moved(n, d, blocks), torch.randn(50, n, dtype=F64)
     eye = torch.eye(n, dtype=F64).expand(50, n, n)
-    x, J = forward_push(g._call, u, eye)
+    x, J = forward_mode_jvp(g._call, u, eye)
     gram = J @ J.mT
     torch.testing.assert_close(g.log_volume(u), 0.5 * torch.logdet(gram), rtol=0, atol=1e-10)
     torch.testing.assert_close(
         gram, torch.exp(2 * g.log_volume(u) / n)[:, None, None] * eye, rtol=1e-10, atol=1e-10
     )  # conformal
-    for ours, auto in zip(g.push(u, eye), (x, J), strict=True):
+    for ours, auto in zip(g.jvp(u, eye), (x, J), strict=True):
         torch.testing.assert_close(ours, auto, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(g.inv(x), u, rtol=1e-7, atol=1e-7)
 
