@@ -19,7 +19,7 @@ from ..ops.arguments import checked
 
 __all__ = ["PoincareVAE"]
 
-_LAWS = ("wrapped", "riemannian")
+_FAMILIES = ("wrapped", "riemannian")
 
 
 class PoincareVAE(PyroModule):
@@ -83,8 +83,8 @@ class PoincareVAE(PyroModule):
         super().__init__(name)
         chart_geometry(manifold).point_shape(check_size("dim", dim))
         for key, value, known in (
-            ("prior", prior, _LAWS),
-            ("posterior", posterior, _LAWS),
+            ("prior", prior, _FAMILIES),
+            ("posterior", posterior, _FAMILIES),
             ("likelihood", likelihood, ("bernoulli", "normal")),
         ):
             if value not in known:

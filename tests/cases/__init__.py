@@ -7,13 +7,14 @@ call of everything exported. A case that a check cannot hold for names the check
 
 from .base import DistributionCase, GeometryCase, ModuleCase, TransformCase, tensors
 from .distributions import DISTRIBUTIONS
-from .geometries import GEOMETRIES, log_euclidean
+from .geometries import GEOMETRIES, INFERENCE_GEOMETRIES, log_euclidean
 from .modules import MODULES, conditional_pushforward
 from .transforms import TRANSFORMS, circle, injective_flow, learned, two_circles
 
 __all__ = [
     "DISTRIBUTIONS",
     "GEOMETRIES",
+    "INFERENCE_GEOMETRIES",
     "MODULES",
     "TRANSFORMS",
     "DistributionCase",

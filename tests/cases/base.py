@@ -8,15 +8,24 @@ import geoopt
 import torch
 from torch import Tensor
 
+from pyro_manifold.geometry import geometry
+
 
 @dataclass(frozen=True)
 class GeometryCase:
-    """``manifold()`` is a family, ``dim`` picks the member."""
+    """``manifold()`` is a family, ``dim`` picks the member.
+
+    :param bool inference: do samplers, guides, optimisers and diagnostics run on it too? One member for each kind of manifold.
+    """
 
     name: str
     manifold: Callable[[], geoopt.Manifold]
     dim: int
     skip: Mapping[str, str] = field(default_factory=dict)
+    inference: bool = False
+
+    def event_shape(self) -> torch.Size:
+        return geometry(self.manifold()).point_shape(self.dim)
 
 
 @dataclass(frozen=True)

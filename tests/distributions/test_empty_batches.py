@@ -10,7 +10,7 @@ import torch
 import pyro_manifold.distributions as mdist
 
 SPHERE, BALL, SPD = geoopt.Sphere(), geoopt.PoincareBall(), geoopt.SymmetricPositiveDefinite()
-LAWS: dict[str, Callable[..., Any]] = {
+FAMILIES: dict[str, Callable[..., Any]] = {
     "riemannian-sphere": lambda b: mdist.RiemannianNormal(
         SPHERE, torch.eye(3)[0].expand(*b, 3), torch.ones(b)
     ),
@@ -29,11 +29,11 @@ LAWS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_empty(name: str) -> None:
-    d = LAWS[name]((0,))
+    d = FAMILIES[name]((0,))
     assert d.batch_shape == (0,)
-    for e, batch in ((d, (0,)), (d.expand((3, 0)), (3, 0)), (LAWS[name](()), ())):
+    for e, batch in ((d, (0,)), (d.expand((3, 0)), (3, 0)), (FAMILIES[name](()), ())):
         for shape in ((), (4,), (0,)):
             if not batch and shape != (0,):
                 continue

@@ -24,7 +24,7 @@ def t(*x):
     return torch.tensor(x, dtype=F64)
 
 
-LAWS = {
+FAMILIES = {
     "sphere": mdist.ManifoldUniform(SPHERE, 3, dtype=F64),
     "rotation": mdist.ManifoldUniform(SO3, (3, 3), dtype=F64),
     "torus": mdist.ManifoldUniform(Torus(), 2, dtype=F64),
@@ -55,10 +55,10 @@ def random_tril(n, scale):
     return scale * (a.tril(-1) + torch.diag(torch.rand(n, dtype=F64) + 0.5))
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_one_site_is_a_wrapped_normal(name):
     """Windings included: the density is that of WrappedNormal at any width."""
-    distribution = LAWS[name]
+    distribution = FAMILIES[name]
     guide = AutoManifoldMultivariateNormal(
         model_of(z=distribution), init_loc_fn=init_to_value(values={"z": distribution.sample()})
     )
@@ -73,7 +73,7 @@ def test_one_site_is_a_wrapped_normal(name):
 
 
 def test_independent_sites_are_a_product_and_ordinary_sites_are_pyros():
-    guide = AutoManifoldMultivariateNormal(model_of(s=dist.LogNormal(t(0.0).squeeze(), 1.0), **LAWS))
+    guide = AutoManifoldMultivariateNormal(model_of(s=dist.LogNormal(t(0.0).squeeze(), 1.0), **FAMILIES))
     guide()
     tril = torch.block_diag(*(random_tril(n, 0.9) for n in (1, 2, 3, 2, 2)))
     set_covariance(guide, tril)
@@ -82,7 +82,7 @@ def test_independent_sites_are_a_product_and_ordinary_sites_are_pyros():
     expected = dist.LogNormal(t(0.0).squeeze(), tril[0, 0]).log_prob(
         draw["s"]
     )  # centred at init_to_feasible's exp(0)
-    for name, distribution in LAWS.items():
+    for name, distribution in FAMILIES.items():
         where = blocks[name]
         q = mdist.WrappedNormal(
             distribution.manifold, getattr(guide.locs, name).detach(), scale_tril=tril[where, where]
@@ -198,14 +198,16 @@ def test_median_and_quantiles_agree_with_pyros_joint_guide():
 
 
 def test_family_per_site():
-    guide = AutoManifoldNormal(model_of(**LAWS), family={"sphere": "von_mises_fisher", "ball": "riemannian"})
+    guide = AutoManifoldNormal(
+        model_of(**FAMILIES), family={"sphere": "von_mises_fisher", "ball": "riemannian"}
+    )
     guide()
-    kinds = {name: type(guide._distribution(name)) for name in LAWS}
+    kinds = {name: type(guide._distribution(name)) for name in FAMILIES}
     assert kinds == {
         "sphere": mdist.VonMisesFisher, "rotation": mdist.WrappedNormal,
         "torus": mdist.WrappedNormal, "ball": mdist.RiemannianNormal,
     }  # fmt: skip
-    assert {n: getattr(guide.scales, n).shape[-1] for n in LAWS} == {
+    assert {n: getattr(guide.scales, n).shape[-1] for n in FAMILIES} == {
         "sphere": 1,
         "ball": 1,
         "rotation": 3,
@@ -221,7 +223,7 @@ def test_errors():
 
     def subsampled():
         with pyro.plate("n", 10, subsample_size=2):
-            pyro.sample("z", LAWS["sphere"])
+            pyro.sample("z", FAMILIES["sphere"])
 
     with pytest.raises(ValueError, match="z: is in the subsampled plate 'n'.*AutoManifoldNormal"):
         AutoManifoldMultivariateNormal(subsampled)()

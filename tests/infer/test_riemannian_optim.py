@@ -6,22 +6,18 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import INFERENCE_GEOMETRIES
 from pyro.distributions import constraints
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold.constraints import on
-from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
+from pyro_manifold.geometry import geometry
 from pyro_manifold.infer import AutoManifoldDelta, AutoManifoldNormal, RiemannianAdam, RiemannianSGD
 
 F64 = torch.float64
 SPHERE, SPD = geoopt.Sphere(), geoopt.SymmetricPositiveDefinite()
 S1_H2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (geoopt.PoincareBall(), 2))
-MANIFOLDS = {
-    "sphere": (SPHERE, (3,)), "ball": (geoopt.PoincareBall(), (2,)), "hyperboloid": (geoopt.Lorentz(), (3,)),
-    "spd": (SPD, (2, 2)), "rotations": (SpecialOrthogonal(3), (3, 3)), "torus": (Torus(), (2,)),
-    "frames": (geoopt.Stiefel(canonical=False), (3, 2)), "product": (S1_H2, (4,)),
-}  # fmt: skip
 
 
 def points(manifold, event_shape, n=8, spread=0.3):
@@ -53,11 +49,11 @@ def potential(x, weights):
     [(RiemannianAdam, geoopt.optim.RiemannianAdam), (RiemannianSGD, geoopt.optim.RiemannianSGD)],
     ids=["adam", "sgd"],
 )
-@pytest.mark.parametrize("name", MANIFOLDS)
+@pytest.mark.parametrize("name", INFERENCE_GEOMETRIES)
 def test_steps_are_geoopts(name, ours, peer):
     """Whatever chart Pyro stores the parameter in, five steps are those of geoopt on a ManifoldParameter."""
-    manifold, shape = MANIFOLDS[name]
-    start = points(manifold, shape)[0]
+    case = INFERENCE_GEOMETRIES[name]
+    manifold, start = case.manifold(), points(case.manifold(), case.event_shape())[0]
     weights = torch.randn(start.numel(), dtype=F64)
     args = {"lr": 0.03}
 
@@ -76,11 +72,10 @@ def test_steps_are_geoopts(name, ours, peer):
     assert on(manifold).check(pyro.param("x")) and (x - start).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("name", ["sphere", "spd"])
-def test_frechet_mean_by_svi(name):
+@pytest.mark.parametrize("manifold, shape", [(SPHERE, (3,)), (SPD, (2, 2))], ids=["sphere", "spd"])
+def test_frechet_mean_by_svi(manifold, shape):
     """A Delta guide under a flat prior and a Riemannian normal likelihood: the maximum is the Fréchet
     mean."""
-    manifold, shape = MANIFOLDS[name]
     xs, sigma = points(manifold, shape), torch.tensor(0.3, dtype=F64)
 
     def model():
@@ -139,7 +134,7 @@ def test_batches_and_independent_constraints():
 def test_state_resumes(tmp_path):
     """Optimiser and parameters saved in mid-run and loaded go on as if nothing had happened; the parameters
     pickle plainly."""
-    ball, weights = MANIFOLDS["ball"][0], torch.tensor([1.0, -0.5], dtype=F64)
+    ball, weights = geoopt.PoincareBall(), torch.tensor([1.0, -0.5], dtype=F64)
     start = points(ball, (2,))[0]
 
     def loss(model, guide):

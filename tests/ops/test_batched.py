@@ -60,7 +60,7 @@ EYE = torch.eye(D)
 LOC = torch.zeros(N, D)
 SPHERE = torch.nn.functional.normalize(torch.ones(D), dim=-1)
 CONCENTRATIONS = torch.linspace(1.0, 2.0, N)
-LAWS = {
+FAMILIES = {
     "acg": lambda: mdist.AngularCentralGaussian(EYE),
     "acg-expanded": lambda: mdist.AngularCentralGaussian(EYE).expand((N,)),
     "acg-expanded-factor": lambda: mdist.AngularCentralGaussian(EYE.expand(N, D, D)),
@@ -76,10 +76,10 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("distribution", LAWS)
+@pytest.mark.parametrize("distribution", FAMILIES)
 def test_memory_is_that_of_the_data(distribution: str) -> None:
     """Scores and draws of 400 points of R^40 with a shared factor hold no copy of it for each point."""
-    d = LAWS[distribution]()
+    d = FAMILIES[distribution]()
     shape = torch.Size([] if d.batch_shape == (N,) else [N])
     with Largest() as seen:
         x = d.sample(shape)

@@ -139,7 +139,7 @@ def with_torchs_cache(self: Any, manifold: Any, loc: Tensor, scale: Tensor) -> N
     self.log_prob = lambda x: dist.TransformedDistribution.log_prob(self, x)
 
 
-LAWS: dict[str, dict[str, Any]] = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "shapes": dict(log_prob=lambda self, x: WrappedNormal.log_prob(self, x).sum()),
     "infer_shapes": dict(infer_shapes=staticmethod(lambda **shapes: (torch.Size(), torch.Size([3])))),
     "expansion": dict(
@@ -187,7 +187,7 @@ LAWS: dict[str, dict[str, Any]] = {
 def test_distribution(check: str) -> None:
     params = dict(loc=torch.tensor([0.3, -0.2]).double(), scale=torch.tensor([0.7]).double())
     DISTRIBUTION_CHECKS[check](lambda loc, scale: Distribution(BALL, loc, scale), params)
-    distribution = broken(Distribution, **LAWS[check])
+    distribution = broken(Distribution, **FAMILIES[check])
     with pytest.raises((AssertionError, ValueError, torch._dynamo.exc.TorchDynamoException)):
         DISTRIBUTION_CHECKS[check](lambda loc, scale: distribution(BALL, loc, scale), params)
 
