@@ -37,6 +37,8 @@ LEAVES: dict[str, set[str]] = {
 OPTIONAL = {
     "sklearn",
     "matplotlib",
+    "mpmath",
+    "arviz",
     "scipy",
     "pytest",
     "torchdiffeq",

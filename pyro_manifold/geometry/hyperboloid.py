@@ -28,7 +28,7 @@ from torch import Tensor
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
 from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
-from ..ops.numerics import asinh, cos_sinc_sqrt, log_sinc_length, safe_sqrt
+from ..ops.numerics import cos_sinc_sqrt, log_sinc_length, safe_sqrt
 from .base import Geometry, register_geometry
 
 __all__ = ["HyperboloidGeometry"]
@@ -179,7 +179,7 @@ def _dist(k: Tensor, p: Tensor, q: Tensor) -> Tensor:
     s = _half_chord2(k, x, y, (squared_norm(y - x), _across2(x, y - x)))
     with torch.no_grad():
         exact = _half_chord2(k.double(), x.double(), y.double(), _error_free(x.double(), y.double()))
-    return 2 * k.sqrt() * asinh(safe_sqrt(exact.to(s).detach() + (s - s.detach())))
+    return 2 * k.sqrt() * torch.asinh(safe_sqrt(exact.to(s).detach() + (s - s.detach())))
 
 
 def _half_chord2(k: Tensor, x: Tensor, y: Tensor, parts: tuple[Tensor, Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..geometry import geometry
 from ..ops.arguments import checked
-from ..ops.numerics import arcsinc_sqrt, asinh, cos_sqrt, norm, sinc_sqrt
+from ..ops.numerics import arcsinc_sqrt, cos_sqrt, norm, sinc_sqrt
 from .charts import check_last, check_size
 
 __all__ = ["GyroplaneLayer"]
@@ -77,6 +77,7 @@ class GyroplaneLayer(nn.Module):
         planes = cos_sqrt(kr).unsqueeze(-1) * normal, r * sinc_sqrt(kr)
         if isinstance(self.manifold, (geoopt.PoincareBall, geoopt.Lorentz)):  # K < 0 for certain
             root = (-curvature).sqrt()
-            return asinh(lift[0] @ (root * planes[0]).mT - lift[1] * (root * planes[1])) * (length / root)
+            side = lift[0] @ (root * planes[0]).mT - lift[1] * (root * planes[1])
+            return torch.asinh(side) * (length / root)
         side = lift[0] @ planes[0].mT - lift[1] * planes[1]
         return length * side * arcsinc_sqrt(curvature * side.square())

@@ -30,7 +30,6 @@ __all__ = [
     "arcsinc_slope",
     "arcsinc_sqrt",
     "arctanc_sqrt",
-    "asinh",
     "cos_sinc_sqrt",
     "cos_sqrt",
     "cut_short",
@@ -44,7 +43,6 @@ __all__ = [
     "scalar",
     "sinc_slope",
     "sinc_sqrt",
-    "tanc_sqrt",
 ]
 
 _LONG = {
@@ -141,19 +139,6 @@ def safe_sqrt(s: Tensor) -> Tensor:
     """Square root with derivatives 0 (not infinite), of every order, at 0."""
     zero = s <= 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, s).sqrt())
-
-
-def asinh(x: Tensor) -> Tensor:
-    """Inverse hyperbolic sine through log1p: relative accuracy near 0, several times faster than torch's."""
-    flip = x < 0
-    a = torch.where(flip, -x, x)
-    big = a > (
-        1e8 if x.dtype == torch.float64 else 1e4
-    )  # there asinh(a) = log(2a) to rounding, and a * a may overflow
-    b = torch.where(big, 1.0, a)
-    out = torch.log1p(b + b * b / (1 + torch.sqrt(1 + b * b)))
-    out = torch.where(big, torch.where(big, a, 1.0).log() + math.log(2.0), out)
-    return torch.where(flip, -out, out)
 
 
 def _horner(coefficients: Sequence[float], s: Tensor) -> Tensor:
@@ -341,11 +326,6 @@ def cos_sqrt(s: Tensor, sign: int = 0) -> Tensor:
 def sinc_sqrt(s: Tensor, sign: int = 0) -> Tensor:
     r"""``sin(r)/r`` at ``r = sqrt(s)``, that is ``sinh(r)/r`` at ``r = sqrt(-s)`` for negative ``s``."""
     return _even("sinc", s, sign)
-
-
-def tanc_sqrt(s: Tensor, sign: int = 0) -> Tensor:
-    r"""``tan(r)/r`` at ``r = sqrt(s)``, that is ``tanh(r)/r`` at ``r = sqrt(-s)`` for negative ``s``."""
-    return _even("tanc", s, sign)
 
 
 def arctanc_sqrt(s: Tensor, sign: int = 0) -> Tensor:

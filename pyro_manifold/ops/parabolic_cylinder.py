@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .autograd import BatchFunction, last_order_gradient
 from .components import extremes
-from .tracing import is_concrete
+from .tracing import constant_result, is_concrete
 
 __all__ = ["log_radial_integral"]
 
@@ -64,7 +64,7 @@ def _series() -> tuple[list[list[float]], list[list[float]]]:
     return [[float(x) for x in y] for y in ys], [[float(x) for x in w] for w in ws]
 
 
-@torch.compiler.assume_constant_result  # compilers must not trace the exact arithmetic
+@constant_result  # compilers must not trace the exact arithmetic
 def _coefficients() -> tuple[list[list[float]], list[list[float]]]:
     return _series()
 

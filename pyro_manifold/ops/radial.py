@@ -34,6 +34,7 @@ from torch import Tensor
 from .autograd import BatchFunction, differentiated, last_order_gradient, plus
 from .numerics import cos_sqrt, sinc_sqrt
 from .quadrature import legendre, unexpand
+from .tracing import operator
 
 __all__ = ["log_area", "log_normalizer", "radius_moment"]
 
@@ -202,7 +203,12 @@ def log_area(dim: int) -> float:
     return math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
 
 
-@torch.library.custom_op("pyro_manifold::radial_moments", mutates_args=())
+@operator(
+    "radial_moments(Tensor scale, Tensor curvature, int dim, str statistic, bool curved) -> Tensor[]",
+    lambda scale, curvature, dim, statistic, curved: [
+        torch.empty_like(scale) for _ in range(6 if curved else 4)
+    ],
+)
 def _moments_op(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) -> list[Tensor]:
     """log of the integral of f, E of one statistic, and the derivatives of both in scale and, if ``curved``,
     in curvature.
@@ -233,12 +239,10 @@ def _moments_op(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curv
     return [torch.cat(c).reshape(scale.shape).to(scale.dtype) for c in zip(*out, strict=True)]
 
 
-@_moments_op.register_fake
-def _(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) -> list[Tensor]:
-    return [scale.new_empty(scale.shape) for _ in range(6 if curved else 4)]
-
-
-@torch.library.custom_op("pyro_manifold::radial_hessian", mutates_args=())
+@operator(
+    "radial_hessian(Tensor scale, Tensor curvature, int dim) -> Tensor[]",
+    lambda scale, curvature, dim: [torch.empty_like(scale) for _ in range(5)],
+)
 def _hessian_op(scale: Tensor, curvature: Tensor, dim: int) -> list[Tensor]:
     r"""Of log Z: first derivatives in scale and curvature, and second ones
     :math:`\sigma\sigma, \sigma K, KK`.
@@ -268,11 +272,6 @@ def _hessian_op(scale: Tensor, curvature: Tensor, dim: int) -> list[Tensor]:
         second = (p * (u - mean_u).square()).sum(0) - 3 * mean_u / s
         out.append([mean_u, mean_c, second, mixed, torch.where(near, direct, far)])
     return [torch.cat(t).reshape(scale.shape).to(scale.dtype) for t in zip(*out, strict=True)]
-
-
-@_hessian_op.register_fake
-def _(scale: Tensor, curvature: Tensor, dim: int) -> list[Tensor]:
-    return [scale.new_empty(scale.shape) for _ in range(5)]
 
 
 class _Lanes(BatchFunction):

@@ -18,6 +18,7 @@ from torch import Tensor
 from .autograd import Function, last_order_gradient
 from .quadrature import legendre, unexpand
 from .radial import RadialDensity, chunks, quadrature, radial_density, rule
+from .tracing import not_compiled
 
 __all__ = ["radius_gradients", "sample_radius"]
 
@@ -120,7 +121,7 @@ class _Sample(Function):
         )
 
 
-@torch.compiler.disable
+@not_compiled
 def sample_radius(scale: Tensor, curvature: Tensor, dim: int, shape: Sequence[int] | None = None) -> Tensor:
     r"""Exact draws of the radius, differentiable (first order) in ``scale`` and ``curvature``.
 

@@ -35,7 +35,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import mpmath
 import numpy as np
 import torch
 from torch import Tensor
@@ -60,6 +59,8 @@ def _log_pfaffian(n: int, sigma: float) -> Any:
     """log Pf M. M is skew and Toeplitz, so it maps vectors that are symmetric under reversal to antisymmetric
     ones and back: Pf M is, up to sign, the determinant of one block of half the size, found by elimination
     without pivoting. The working precision is doubled until the least pivot has 25 digits to spare."""
+    import mpmath
+
     m, digits = n // 2, 50
     while True:
         with mpmath.workdps(digits):
@@ -87,6 +88,8 @@ def _log_pfaffian(n: int, sigma: float) -> Any:
 @lru_cache
 def _coefficients(n: int) -> Tensor:
     """Chebyshev coefficients of log Pf M - n(n-1)/2 log min(sigma, 1), one row for each piece."""
+    import mpmath
+
     nodes = max(36, 2 * n)
     if n == 1:
         return torch.zeros(len(_EDGES) - 1, nodes, dtype=torch.float64)

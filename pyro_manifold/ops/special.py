@@ -33,7 +33,7 @@ from torch import Tensor
 
 from .autograd import BatchFunction, last_order_gradient, minus, plus
 from .quadrature import legendre
-from .tracing import is_concrete
+from .tracing import constant_result, is_concrete
 
 __all__ = [
     "bessel_divergence",
@@ -104,7 +104,7 @@ def _debye(order: float, single: bool) -> tuple[list[float], list[float]]:
     return _economise([0.5, *map(float, total)], tolerance), _economise([*map(float, q)], tolerance)
 
 
-@torch.compiler.assume_constant_result  # compilers must not trace the exact arithmetic
+@constant_result  # compilers must not trace the exact arithmetic
 def _coefficients(order: float, single: bool) -> tuple[list[float], list[float]]:
     return _debye(order, single)
 

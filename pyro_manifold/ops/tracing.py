@@ -1,11 +1,18 @@
 """What Python may do with a tensor that somebody may be tracing, compiling, mapping over or
 differentiating."""
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["can_write_inplace", "is_concrete", "maybe_any"]
+__all__ = ["can_write_inplace", "constant_result", "is_concrete", "maybe_any", "not_compiled", "operator"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_LIBRARY = torch.library.Library("pyro_manifold", "DEF")
 
 
 def is_concrete(x: Tensor) -> bool:
@@ -24,3 +31,42 @@ def can_write_inplace(x: Tensor) -> bool:
 def maybe_any(mask: Tensor) -> bool:
     """Is ``mask`` true anywhere? Where asking would cost (a GPU, a trace) the answer is a cautious yes."""
     return mask.device.type != "cpu" or not is_concrete(mask) or bool(mask.any())
+
+
+def constant_result(f: _F) -> _F:
+    """``torch.compiler.assume_constant_result``, which would import the whole compiler when this package is
+    imported."""
+    f._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return f
+
+
+def not_compiled(f: _F) -> _F:
+    """``torch.compiler.disable``, which would import the whole compiler when this package is imported."""
+
+    @functools.wraps(f)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(f)(*args, **kwargs)
+        return f(*args, **kwargs)
+
+    return cast(_F, call)
+
+
+def operator(schema: str, empty: Callable[..., list[Tensor]]) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: make a function an operator of torch, which compilers and tracers see as one node and do not
+    look into.
+
+    ``torch.library.custom_op`` does the same, but reads the source of every imported module for it.
+
+    :param schema: name, arguments and results in torch's notation.
+    :param empty: makes results of the right shape and dtype, from the same arguments.
+    """
+    name = schema.partition("(")[0]
+
+    def register(f: Callable[..., Any]) -> Any:
+        _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(name, f, "CompositeExplicitAutograd")
+        _LIBRARY.impl(name, empty, "Meta")
+        return getattr(torch.ops.pyro_manifold, name)
+
+    return register

@@ -29,13 +29,14 @@ References: DLMF 24.4 and 25.11.14 (Hurwitz zeta at negative integers); Mardia &
 
 import math
 from fractions import Fraction
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .circular import log_wrapped_normal
 from .numerics import log_sinc_sqrt
-from .tracing import is_concrete, maybe_any
+from .tracing import constant_result, is_concrete, maybe_any
 
 __all__ = ["log_windings", "normal_reach"]
 
@@ -45,6 +46,7 @@ _KINKS = 14  # terms of the kink's series
 _TURN = 2 * math.pi
 
 
+@lru_cache
 def _bernoulli_numbers(n: int) -> list[Fraction]:
     """Those of even index up to n, B_1 left out."""
     out = [Fraction(1)]
@@ -54,16 +56,15 @@ def _bernoulli_numbers(n: int) -> list[Fraction]:
     return out
 
 
-_BERNOULLI = _bernoulli_numbers(_SMOOTH + 2 * _KINKS)
-
-
 def _log_abs(b: Fraction) -> float:
     return math.log(abs(b.numerator)) - math.log(b.denominator)
 
 
-def _kink(power: int) -> list[list[float]]:
+@lru_cache
+def _kink_coefficients(power: int) -> list[list[float]]:
     r"""The kink's terms at :math:`s_0`, divided by the limit: their coefficients as polynomials in
     :math:`(1/2 - t/2\pi)^2`."""
+    bernoulli = _bernoulli_numbers(_SMOOTH + 2 * _KINKS)
     out = []
     for j in range(_KINKS):
         n = power + 1 + 2 * j
@@ -71,7 +72,7 @@ def _kink(power: int) -> list[list[float]]:
         log_factor -= math.lgamma(j + 1) + math.lgamma((power + 1) / 2)
         # B_n(1/2 + u) = sum_i C(n, i) B_i(1/2) u^(n-i), with B_i(1/2) = (2^(1-i) - 1) B_i
         at_half = [
-            math.comb(n, i) * (Fraction(2) ** (1 - i) - 1) * _BERNOULLI[i // 2] for i in range(n, -1, -2)
+            math.comb(n, i) * (Fraction(2) ** (1 - i) - 1) * bernoulli[i // 2] for i in range(n, -1, -2)
         ]
         out.append(
             [2 * (-1) ** (j + 1) * math.exp(log_factor + _log_abs(b)) * (1 if b > 0 else -1) for b in at_half]
@@ -79,7 +80,9 @@ def _kink(power: int) -> list[list[float]]:
     return out
 
 
-_KINK = {m: _kink(m) for m in range(1, _SMOOTH, 2)}  # made once: a compiler would trace it
+@constant_result  # compilers must not trace the exact arithmetic
+def _kink(power: int) -> list[list[float]]:
+    return _kink_coefficients(power)
 
 
 def normal_reach(dtype: torch.dtype) -> float:
@@ -152,7 +155,7 @@ def _dual(t: Tensor, scale: Tensor, power: int) -> Tensor:
     q = (_CROSSOVER / scale).square()
     x = (0.5 - t / _TURN).square()
     kink = torch.zeros_like(out)
-    for coefficients in reversed(_KINK[power]):
+    for coefficients in reversed(_kink(power)):
         bernoulli = torch.zeros_like(x)
         for c in reversed(coefficients):
             bernoulli = bernoulli * x + c
