@@ -115,20 +115,22 @@ def test_the_rule_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 _EACH_FIRST = """
 import importlib, os, sys, traceback
-import torch, pyro, geoopt
+import torch, pyro
 
 def state():
     base = torch.distributions.Distribution.__dict__.copy()
     return pyro.settings.get(), torch.get_default_dtype(), torch.initial_seed(), base
 
 before = state()
+late = {"arviz", "matplotlib.pyplot", "mpmath", "scipy.optimize", "sklearn", "torch._dynamo", "zuko"}
 for name in sys.argv[1:]:
     child = os.fork()
     if child == 0:
         try:
             importlib.import_module("pyro_manifold." + name)
             assert before == state(), "importing changed global state"
-            assert not {"sklearn", "matplotlib.pyplot", "zuko"} & set(sys.modules), "an optional dependency is imported"
+            loaded = late & set(sys.modules)
+            assert not loaded, "imported before they are needed: " + ", ".join(loaded)
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
@@ -145,4 +147,27 @@ def test_import_changes_no_global_state() -> None:
     were."""
     layers = [x for x in LAYERS if (ROOT / x).is_dir() or (ROOT / f"{x}.py").exists()]
     done = python("-W", "ignore", "-c", _EACH_FIRST, *layers)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+_LINE_SEARCH = """
+import torch
+import pyro_manifold.infer
+import geoopt
+x = geoopt.ManifoldParameter(torch.tensor([0.6, 0.8]), manifold=geoopt.Sphere())
+optimizer = geoopt.optim.RiemannianLineSearch([x])
+def loss():
+    optimizer.zero_grad()
+    value = x[0].square()
+    value.backward()
+    return value
+before = float(loss())
+optimizer.step(loss)
+assert float(loss()) < before
+"""
+
+
+def test_geoopt_works_without_scipy_at_import() -> None:
+    """The package defers the import of SciPy that geoopt's line search needs; the search finds it then."""
+    done = python("-W", "ignore", "-c", _LINE_SEARCH)
     assert done.returncode == 0, done.stderr[-2000:]
