@@ -9,12 +9,12 @@ from torch import Tensor
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
 from ..transforms.injective import principal_axes
-from ..transforms.module import ModuleBijection
+from ..transforms.module import ModuleTransform
 
 __all__ = ["Affine"]
 
 
-class Affine(ModuleBijection):
+class Affine(ModuleTransform):
     r"""A fixed invertible matrix and shift, as buffers: nothing of it is learned.
 
     Behind learned layers it takes standardised coordinates to those of the data, so that a step of an

@@ -21,14 +21,14 @@ from torch import Tensor
 from ..nn.mlp import MLP
 from ..ops.arguments import checked
 from ..ops.splines import rational_quadratic, spline_gradient, spline_size
-from ..transforms.module import ModuleBijection
+from ..transforms.module import ModuleTransform
 
 __all__ = ["ConditionalCoupling", "Coupling"]
 
 _LOG_SCALE = 3.0  # log scales of an affine coupling stay within +- this: e^3 a layer, as a soft bound
 
 
-class Coupling(ModuleBijection):
+class Coupling(ModuleTransform):
     r"""Affine or rational-quadratic coupling of the coordinates ``transformed_indices``, given the others.
 
     :param int dim: size of x.

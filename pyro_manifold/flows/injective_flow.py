@@ -15,8 +15,8 @@ from torch.distributions import Transform
 
 from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches, dependencies
+from ..transforms.chain import Chain
 from ..transforms.injective import InjectiveTransform
-from ..transforms.jvp import evaluate, invert, jvp
 from ..transforms.module import submodules
 
 __all__ = ["InjectiveFlow"]
@@ -42,40 +42,40 @@ class InjectiveFlow(CopiesWithoutCaches, InjectiveTransform):
     @checked
     def __init__(self, embedding: InjectiveTransform, layers: Sequence[Any], *, cache_size: int = 0) -> None:
         super().__init__(embedding.dim, embedding.codomain_dim, cache_size=cache_size)
-        shape = torch.Size([self.codomain_dim])
-        for i, layer in enumerate(layers):
-            try:
-                one_to_one = isinstance(layer, InjectiveTransform) or (
-                    isinstance(layer, Transform) and layer.bijective
-                )
-                fits = one_to_one and layer.domain.event_dim <= 1 and layer.forward_shape(shape) == shape
-            except ValueError:
-                fits = False
-            if not fits:
-                raise ValueError(
-                    f"layers: number {i} is {layer!r}; expected a bijection of vectors of size "
-                    f"{self.codomain_dim}. Give a context to conditional layers first, by "
-                    ".condition(context)."
-                )
+        check_layers(layers, self.codomain_dim, injective=True)
         self.embedding = embedding
         self.layers = list(layers)
+        self.chain = Chain(layers, event_dim=1)
         self._submodules = submodules(layers)
 
     def depends(self) -> list[Any] | None:
         return dependencies([self.embedding, *self.layers])
 
     def _call(self, u: Tensor) -> Tensor:
-        x = self.embedding._call(u)
-        for layer in self.layers:
-            x = evaluate(layer, x)
-        return x
+        return self.chain._call(self.embedding._call(u))
 
     def _inverse(self, x: Tensor) -> Tensor:
-        for layer in reversed(self.layers):
-            x = invert(layer, x)
-        return self.embedding._inverse(x)
+        return self.embedding._inverse(self.chain._inverse(x))
 
     def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-        for part in (self.embedding, *self.layers):
-            u, tangents = jvp(part, u, tangents)
-        return u, tangents
+        return self.chain.jvp(*self.embedding.jvp(u, tangents))
+
+
+def check_layers(layers: Sequence[Any], size: int, *, injective: bool = False) -> None:
+    """:raises ValueError: unless all ``layers`` are bijections of vectors of this size, or, if ``injective``,
+    injective maps that keep the size."""
+    shape = torch.Size([size])
+    for i, layer in enumerate(layers):
+        one_to_one = getattr(layer, "bijective", False) or (
+            injective and isinstance(layer, InjectiveTransform)
+        )
+        try:
+            fits = isinstance(layer, Transform) and one_to_one and layer.domain.event_dim <= 1
+            fits = fits and layer.forward_shape(shape) == shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"layers: number {i} is {layer!r}; expected a bijection of vectors of size {size}. Give a "
+                "context to conditional layers first, by .condition(context)."
+            )

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from ..nn.mlp import MLP
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
-from ..transforms.module import ModuleBijection
+from ..transforms.module import ModuleTransform
 from .coupling import with_context
 
 __all__ = ["ConditionalLULinear", "LULinear"]
 
 
-class LULinear(ModuleBijection):
+class LULinear(ModuleTransform):
     r"""A learned invertible matrix and shift; the identity at first, or what ``matrix`` and ``loc`` say.
 
     :param int dim: size of x.

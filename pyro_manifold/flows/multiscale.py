@@ -16,21 +16,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform
 
 from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches, dependencies
+from ..transforms.chain import Chain
 from ..transforms.injective import principal_axes
-from ..transforms.jvp import evaluate_and_log_volume, invert_and_log_volume, jvp
-from ..transforms.module import ModuleBijection, submodules
+from ..transforms.module import ModuleTransform, submodules
 from .affine import Affine
 from .coupling import Coupling
+from .injective_flow import check_layers
 from .linear import LULinear
 
 __all__ = ["Partial", "Haar", "multiscale_layers"]
 
 
-class Partial(CopiesWithoutCaches, ModuleBijection):
+class Partial(CopiesWithoutCaches, ModuleTransform):
     r"""Layers that act on the first k coordinates,
     :math:`(x_{1:k}, x_{k+1:d}) \mapsto (f(x_{1:k}), x_{k+1:d})`.
 
@@ -49,32 +49,22 @@ class Partial(CopiesWithoutCaches, ModuleBijection):
         super().__init__(cache_size=cache_size)
         if not 1 <= first <= dim:
             raise ValueError(f"first: got {first} of {dim} coordinates; expected from 1 to all of them.")
-        for i, layer in enumerate(layers):
-            fits = isinstance(layer, Transform) and layer.bijective and layer.domain.event_dim <= 1
-            if not fits or layer.forward_shape(torch.Size([first])) != torch.Size([first]):
-                raise ValueError(
-                    f"layers: number {i} is {layer!r}; expected a bijection of vectors of size {first}."
-                )
+        check_layers(layers, first)
         self.dim = self.codomain_dim = dim
         self.first, self.layers = first, list(layers)
+        self.chain = Chain(layers, event_dim=1)
         self._submodules = submodules(layers)
 
     def depends(self) -> list[Any] | None:
         return dependencies(self.layers)
 
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y, total = x[..., : self.first], x.new_zeros(x.shape[:-1])
-        for layer in self.layers:
-            y, log_volume = evaluate_and_log_volume(layer, y)
-            total = total + log_volume
-        return self._with_rest(y, x), total
+        y, log_volume = self.chain.forward_and_log_volume(x[..., : self.first])
+        return self._with_rest(y, x), log_volume
 
     def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        x, total = y[..., : self.first], y.new_zeros(y.shape[:-1])
-        for layer in reversed(self.layers):
-            x, log_volume = invert_and_log_volume(layer, x)
-            total = total + log_volume
-        return self._with_rest(x, y), total
+        x, log_volume = self.chain.inverse_and_log_volume(y[..., : self.first])
+        return self._with_rest(x, y), log_volume
 
     def _with_rest(self, first: Tensor, x: Tensor) -> Tensor:
         rest = x[..., self.first :]
@@ -82,13 +72,11 @@ class Partial(CopiesWithoutCaches, ModuleBijection):
 
     def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, dim)``."""
-        y, t = x[..., : self.first], tangents[..., : self.first]
-        for layer in self.layers:
-            y, t = jvp(layer, y, t)
+        y, t = self.chain.jvp(x[..., : self.first], tangents[..., : self.first])
         return self._with_rest(y, x), self._with_rest(t, tangents)
 
 
-class Haar(ModuleBijection):
+class Haar(ModuleTransform):
     r"""From a half-size image and three bands of detail to the image, all as vectors; orthogonal, so of
     volume change 1.
 

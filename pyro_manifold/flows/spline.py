@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from ..ops.arguments import checked
 from ..ops.splines import rational_quadratic, spline_gradient, spline_size
-from ..transforms.module import ModuleBijection
+from ..transforms.module import ModuleTransform
 
 __all__ = ["Spline"]
 
 
-class Spline(ModuleBijection):
+class Spline(ModuleTransform):
     r"""Rational-quadratic splines of single coordinates, on [-bound, bound]; the identity beyond, and
     everywhere at first.
 

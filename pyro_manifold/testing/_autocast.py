@@ -37,7 +37,7 @@ def autocast_of_map(transform: Any, inputs: Tensor) -> None:
     for dtype in _DTYPES:
         with torch.no_grad(), torch.autocast(inputs.device.type, dtype=dtype):
             close(transform(inputs.clone()), y, f"the map under autocast to {dtype}")
-            if transform.bijective or hasattr(transform, "log_volume"):
+            if transform.bijective or hasattr(transform, "inverse_and_log_volume"):
                 close(
                     transform.inv(y.clone()), transform._inverse(y), f"its inverse under autocast to {dtype}"
                 )

@@ -20,13 +20,13 @@ __all__ = ["TRANSFORM_CHECKS", "check_transform"]
 
 def _has_inverse(t: Transform) -> bool:
     """A bijection, or an injective map with a left inverse."""
-    return bool(t.bijective) or hasattr(t, "log_volume")
+    return bool(t.bijective) or hasattr(t, "inverse_and_log_volume")
 
 
 def _log_volume(t: Any, x: Tensor, y: Tensor) -> Tensor:
     """The log-determinant of a bijection; the log-volume of an injective map, which has none that torch may
     add up."""
-    return t.log_volume(x) if hasattr(t, "log_volume") else t.log_abs_det_jacobian(x, y)
+    return t.log_abs_det_jacobian(x, y) if t.bijective else t.log_volume(x)
 
 
 def _expected_volume(t: Transform, x: Tensor) -> Tensor:

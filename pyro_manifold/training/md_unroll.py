@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ..flows import InjectiveFlow
 from ..models.manifold_flow import ManifoldFlow
-from ..transforms.jvp import invert
 
 __all__ = ["geodesic_coordinates", "unrolled_loss"]
 
@@ -103,9 +102,7 @@ def unrolled_loss(flow: ManifoldFlow, x: Tensor, unit: float) -> tuple[Callable[
         if isinstance(
             g, InjectiveFlow
         ):  # what becomes of the other coordinates counts too: the inverse stays tame
-            for layer in reversed(g.layers):
-                x = invert(layer, x)
-            back = x - g.embedding._call(c)
+            back = g.chain._inverse(x) - g.embedding._call(c)
         else:
             back = g._inverse(x) - c
         return 100 * (forward.square().mean() + back.square().mean())

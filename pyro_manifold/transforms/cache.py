@@ -1,4 +1,4 @@
-"""What a map remembers of the pairs it made: one cache, keyed on everything the pair was computed from."""
+"""What a map is computed from: the tensors that a cached pair is keyed on; and the caches of foreign layers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,9 @@ from pyro.distributions.conditional import ConditionalDistribution, ConditionalT
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
-from ..ops.memo import Memo, module_tensors
-from ..ops.precision import FullPrecision
-from ..ops.tracing import is_concrete
+from ..ops.memo import Memo
 
-__all__ = ["CachedTransform", "CopiesWithoutCaches", "dependencies", "module_tensors"]
+__all__ = ["CopiesWithoutCaches", "attributes", "clear_caches", "dependencies"]
 
 _PLAIN = (
     type(None),
@@ -54,7 +52,7 @@ def dependencies(part: Any) -> list[Any] | None:
                 return None
             out.extend(found)
         return out
-    if isinstance(part, CachedTransform):
+    if isinstance(part, Transform) and hasattr(part, "depends"):
         return part.depends()
     if (
         isinstance(part, (Transform, Distribution, nn.Module))
@@ -101,60 +99,3 @@ class CopiesWithoutCaches:
     def __getstate__(self) -> Any:
         clear_caches(vars(self))
         return getattr(super(), "__getstate__", self.__dict__.copy)()
-
-
-class CachedTransform(FullPrecision, Transform):
-    """A transform that remembers the last pair (x, y) it made, while nothing that it was computed from has
-    changed.
-
-    torch's own cache asks only whether y is the same object. This one returns the x of before only if y, x
-    and all that :meth:`depends` names are unchanged, and never where a gradient is asked for that the
-    remembered tensors do not carry: the density of a detached draw depends on the parameters through the
-    inverse. Only pairs made in the forward direction are returned, under ``cache_size=1``.
-    """
-
-    _exact = (
-        "_call",
-        "_inverse",
-        "__call__",
-        "_inv_call",
-        "log_abs_det_jacobian",
-        "jvp",
-        "log_volume",
-        "project",
-        "reconstruction_error",
-        "forward_and_log_volume",
-        "inverse_and_log_volume",
-    )
-
-    def __init__(self, cache_size: int = 0) -> None:
-        super().__init__(cache_size=cache_size)
-        self._made = Memo()  # y -> x, by the map
-        self._inverted = Memo()  # y -> x, by its inverse
-
-    def depends(self) -> list[Any] | None:
-        """All tensors (and plain values) besides x that the map reads; ``None`` if they cannot be known, so
-        that nothing is remembered. By default those found among the attributes."""
-        return attributes(self)
-
-    def __call__(self, x: Tensor) -> Any:
-        y = self._call(x)
-        if self._cache_size and is_concrete(x):
-            self._made.put([y], self.depends(), [x])
-        return y
-
-    def _inv_call(self, y: Tensor) -> Tensor:
-        x = self.cached_preimage(y)
-        return self._inverse(y) if x is None else x
-
-    def cached_preimage(self, y: Tensor) -> Tensor | None:
-        """The x that ``y`` was made from, if that is known for certain."""
-        if not self._cache_size or not is_concrete(y):
-            return None
-        pair = self._made.get([y], self.depends())
-        return None if pair is None else pair[0]
-
-    def clear_cache(self) -> None:
-        """Forget the last pair."""
-        self._made.clear()
-        self._inverted.clear()

@@ -14,19 +14,17 @@ from ..geometry import Geometry, geometry
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, common_shape
 from ..ops.circular import wrap
-from .cache import CachedTransform
+from .base import SeparateVolume
 
 __all__ = ["ExpMap", "ManifoldTransform"]
 
 
-class ManifoldTransform(CachedTransform):
+class ManifoldTransform(SeparateVolume):
     """A transform whose parameters are one manifold and one point of it; shapes broadcast against that
     point's batch.
 
-    Subclasses name ``in_shape`` and ``out_shape`` (event shapes for a given dimension) and the map itself.
+    Subclasses give the map, its volume, and the shapes.
     """
-
-    bijective = True
 
     @checked
     def __init__(
@@ -54,11 +52,6 @@ class ManifoldTransform(CachedTransform):
     def depends(self) -> list[Any] | None:
         read = self.geometry.depends()
         return None if read is None else [self.loc, *read]
-
-    def with_cache(self, cache_size: int = 1) -> "ManifoldTransform":
-        if self._cache_size == cache_size:
-            return self
-        return type(self)(self.manifold, self.loc, cache_size=cache_size, validate_args=False)
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other) or self.manifold is not other.manifold:  # type: ignore[attr-defined]
@@ -143,7 +136,7 @@ class ExpMap(ManifoldTransform):
             self._base_point(geo.dim(event), y).expand(batch + event), y.expand(batch + event)
         )
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_volume(self, x: Tensor) -> Tensor:
         return self.geometry.log_det_exp(self._base_point(x.shape[-1], x), x)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:

@@ -16,7 +16,7 @@ NeurIPS 2020, eqs. 2 and 7. [2] Ross and Cresswell, *Tractable density estimatio
 conformal embedding flows*, NeurIPS 2021, sec. 3.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -28,14 +28,15 @@ from ..constraints import image
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, check_all
 from ..ops.tracing import is_concrete
-from .cache import CachedTransform, dependencies
-from .jvp import forward_mode_jvp, half_log_det_gram
+from .base import SeparateVolume
+from .cache import attributes, dependencies
+from .jvp import half_log_det_gram
 from .module import ModuleTransform
 
 __all__ = ["Chart", "InjectiveTransform", "LinearEmbedding", "Pad"]
 
 
-class InjectiveTransform(ModuleTransform, ABC):
+class InjectiveTransform(ModuleTransform):
     """What all injective maps share. A subclass gives ``_call`` and ``_inverse``, and ``jvp`` where it has a
     closed form.
 
@@ -50,6 +51,7 @@ class InjectiveTransform(ModuleTransform, ABC):
     """
 
     bijective = False
+    separate_volume = True
 
     @checked(dim=1)
     def __init__(self, dim: int, codomain_dim: int, *, cache_size: int = 0) -> None:
@@ -71,9 +73,8 @@ class InjectiveTransform(ModuleTransform, ABC):
     @abstractmethod
     def _inverse(self, x: Tensor) -> Tensor: ...
 
-    def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-        """g(u) and :math:`J_g(u)T`, for the k vectors T of ``tangents``, shape ``batch + (k, n)``."""
-        return forward_mode_jvp(self._call, u, tangents)
+    def depends(self) -> list[Any] | None:
+        return attributes(self)
 
     def forward_and_log_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """g(u) and the log-volume there, in one pass."""
@@ -82,10 +83,6 @@ class InjectiveTransform(ModuleTransform, ABC):
             u, torch.eye(self.dim, dtype=u.dtype, device=u.device)
         )  # one for all, up to the first map that bends
         return x, half_log_det_gram(J).expand(x.shape[:-1])
-
-    def log_volume(self, u: Tensor) -> Tensor:
-        r""":math:`\tfrac12\log\det J^TJ` at ``u``, shape ``u.shape[:-1]``."""
-        return self.forward_and_log_volume(u)[1]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(
@@ -290,7 +287,7 @@ class Chart(InjectiveTransform):
         return self._forward.jvp(u, tangents) if own else super().jvp(u, tangents)
 
 
-class OntoImage(CachedTransform):
+class OntoImage(SeparateVolume):
     r"""An injective map as the bijection from :math:`\mathbb R^n` onto its image: unconstrained coordinates
     of a latent site.
 
@@ -303,7 +300,6 @@ class OntoImage(CachedTransform):
     :param InjectiveTransform transform: g.
     """
 
-    bijective = True
     domain = constraints.real_vector
 
     def __init__(self, transform: InjectiveTransform, cache_size: int = 0) -> None:
@@ -317,16 +313,13 @@ class OntoImage(CachedTransform):
     def depends(self) -> list[Any] | None:
         return self.transform.depends()
 
-    def with_cache(self, cache_size: int = 1) -> "OntoImage":
-        return self if cache_size == self._cache_size else OntoImage(self.transform, cache_size)
-
     def _call(self, x: Tensor) -> Tensor:
         return self.transform(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
         return self.transform.inv(y)
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_volume(self, x: Tensor) -> Tensor:
         return self.transform.log_volume(x)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:

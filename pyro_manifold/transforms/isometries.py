@@ -10,15 +10,13 @@ from ..constraints import on
 from ..geometry import geometry
 from ..geometry.stereographic import sphere_to_stereographic, stereographic_to_sphere
 from ..ops.arguments import checked
-from .cache import CachedTransform
+from .base import SeparateVolume
 
 __all__ = ["BallToHyperboloid", "SphereToStereographic"]
 
 
-class _Between(CachedTransform):
+class _Between(SeparateVolume):
     """A bijection from the points of one manifold to those of another."""
-
-    bijective = True
 
     def __init__(self, source: Any, target: Any, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
@@ -34,9 +32,6 @@ class _Between(CachedTransform):
 
     def depends(self) -> list[Any] | None:
         return [x for m in (self.source, self.target) for x in (*m.parameters(), *m.buffers())]
-
-    def with_cache(self, cache_size: int = 1) -> "_Between":
-        return self if self._cache_size == cache_size else type(self)(self.source, self.target, cache_size)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and (self.source is other.source and self.target is other.target)  # type: ignore[attr-defined]
@@ -107,7 +102,7 @@ class BallToHyperboloid(_Between):
         rest = y[..., 1:]
         return rest / (1 + (1 - K * rest.square().sum(-1, keepdim=True)).sqrt())
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_volume(self, x: Tensor) -> Tensor:
         return x.new_zeros(x.shape[:-1])
 
 
@@ -151,5 +146,6 @@ class SphereToStereographic(_Between):
     def _inverse(self, y: Tensor) -> Tensor:
         return stereographic_to_sphere(y, geometry(self.target).curvature(y))
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return (-0.5 * y.shape[-1] * geometry(self.target).curvature(y).log()).expand(y.shape[:-1])
+    def log_volume(self, x: Tensor) -> Tensor:
+        d = x.shape[-1] - 1
+        return (-0.5 * d * geometry(self.target).curvature(x).log()).expand(x.shape[:-1])

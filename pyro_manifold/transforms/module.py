@@ -1,7 +1,5 @@
 """What transforms with parameters share: torch's modules that can be cached copies of one another."""
 
-import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,10 +15,10 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import _InverseTransform
 
-from ..ops.tracing import is_concrete
-from .cache import CachedTransform, module_tensors
+from ..ops.memo import module_tensors
+from .base import MapTransform
 
-__all__ = ["ModuleBijection", "ModuleTransform", "submodules"]
+__all__ = ["ModuleTransform", "submodules"]
 
 
 def submodules(parts: Iterable[Any]) -> nn.ModuleList:
@@ -40,8 +38,13 @@ def _modules_in(part: Any) -> list[nn.Module]:
     return _modules_in(part.base_transform) if isinstance(part, IndependentTransform) else []
 
 
-class ModuleTransform(CachedTransform, TransformModule):
-    """A map of vectors that is a module. ``with_cache`` gives a copy that shares the parameters."""
+class ModuleTransform(MapTransform, TransformModule):
+    """A map with parameters and buffers. Unless it says otherwise, by ``domain``, ``codomain`` and the shape
+    methods, it takes vectors of size ``dim`` to vectors of size ``codomain_dim``.
+
+    A ``Coupling`` or another layer that can depend on a context has ``context_dim`` and ``context``: see
+    :class:`~pyro_manifold.flows.Conditional`.
+    """
 
     domain: Any = constraints.real_vector
     codomain: Any = constraints.real_vector
@@ -49,16 +52,9 @@ class ModuleTransform(CachedTransform, TransformModule):
     codomain_dim: int
     context: Tensor | None = None  # of conditional layers, set by ``condition``
 
-    def with_cache(self, cache_size: int = 1) -> Any:
-        if cache_size == self._cache_size:
-            return self
-        return self._sharing(_cache_size=cache_size, _inv=None)
-
-    def _sharing(self, **changed: Any) -> Any:
-        """A copy with other attributes and the same parameters."""
-        new = copy.copy(self)
-        new.__dict__.update(changed)
-        return new
+    def depends(self) -> list[Any] | None:
+        """Parameters, buffers and the context: a subclass that reads more says so."""
+        return [*module_tensors(self), self.context]
 
     def _like(self) -> Tensor | None:
         return next((t for t in module_tensors(self) if t is not None and t.is_floating_point()), None)
@@ -136,63 +132,3 @@ class ModuleTransform(CachedTransform, TransformModule):
 
     def __hash__(self) -> int:
         return id(self._parameters)
-
-
-class ModuleBijection(ModuleTransform, ABC):
-    r"""A learned bijection of :math:`\mathbb R^d`. A subclass gives value and log-determinant together, in
-    both directions, and ``jvp`` where it has a closed form; torch's methods follow.
-
-    The log-determinant that comes with a value is remembered, so that torch's ``log_abs_det_jacobian(x, y)``
-    of the pair just made costs no second pass.
-    """
-
-    bijective = True
-
-    def depends(self) -> list[Any] | None:
-        """Parameters, buffers and the context: a subclass that reads more says so."""
-        return [*module_tensors(self), self.context]
-
-    @abstractmethod
-    def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y and :math:`\\log|\\det dy/dx|`, shape ``x.shape[:-1]`` (broadcast with the batch of a
-        context)."""
-
-    @abstractmethod
-    def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """x and :math:`\\log|\\det dy/dx|` there: the log-determinant of the map, not of its inverse."""
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self.forward_and_log_volume(x)[0]
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return self.inverse_and_log_volume(y)[0]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.check_input(x, self.forward_shape)
-        y, log_volume = self.forward_and_log_volume(x)
-        if is_concrete(x):
-            self._made.put([y], self.depends(), [x, log_volume])
-        return y
-
-    def _inv_call(self, y: Tensor) -> Tensor:
-        self.check_input(y, self.inverse_shape)
-        x = self.cached_preimage(y)
-        if x is not None:
-            return x
-        x, log_volume = self.inverse_and_log_volume(y)
-        if is_concrete(y):
-            self._inverted.put([y], self.depends(), [x, log_volume])
-        return x
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        if is_concrete(x) and is_concrete(y):
-            for memo in (self._inverted, self._made):
-                if not memo.gives(x):
-                    continue
-                pair = memo.get([y], self.depends())
-                if pair is None or pair[1] is None:
-                    continue
-                if torch.is_grad_enabled() and pair[1].requires_grad:
-                    memo.replace([x, None])  # given once: at a second use its graph might be freed
-                return pair[1]
-        return self.forward_and_log_volume(x)[1]

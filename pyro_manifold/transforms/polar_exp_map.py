@@ -49,10 +49,12 @@ class PolarExpMap(ManifoldTransform):
         v = geo.log_frame(self._base_point(d, y).expand(batch + event), y.expand(batch + event))
         r = norm(v, keepdim=True)
         zero = r == 0
-        first = torch.nn.functional.pad(torch.ones_like(v[..., :1]), (0, d - 1))  # the direction of nowhere
+        first = torch.nn.functional.pad(
+            torch.ones_like(v[..., :1]), (0, d - 1)
+        )  # any direction will do at r = 0
         return torch.cat([r, torch.where(zero, first, v / torch.where(zero, 1.0, r))], -1)
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_volume(self, x: Tensor) -> Tensor:
         r, d = x[..., 0], x.shape[-1] - 1
         out = self.geometry.log_det_exp(self._base_point(d, x), x[..., :1] * x[..., 1:])
         return out if d == 1 else out + (d - 1) * r.log()

@@ -8,7 +8,7 @@ from ..constraints import on
 from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, check_all
-from .cache import CachedTransform
+from .base import SeparateVolume
 from .exp_map import ManifoldTransform
 
 __all__ = ["Rotation", "Translation"]
@@ -57,7 +57,7 @@ class Translation(ManifoldTransform):
         o, p, y = self._frames(y)
         return self.geometry.exp_frame(o, self.geometry.log_frame(p, y))
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_volume(self, x: Tensor) -> Tensor:
         return x.new_zeros(self._broadcast(x.shape[: x.dim() - self.geometry.event_dim]))
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
@@ -67,7 +67,7 @@ class Translation(ManifoldTransform):
     inverse_shape = forward_shape
 
 
-class Rotation(CachedTransform):
+class Rotation(SeparateVolume):
     r"""An orthogonal matrix acting on the unit sphere, :math:`x \mapsto Rx`; preserves surface area.
 
     :param Tensor matrix: :math:`R`, shape ``batch + (n, n)``.
@@ -78,7 +78,6 @@ class Rotation(CachedTransform):
     tensor([0., 1.])
     """
 
-    bijective = True
     domain = on(geoopt.Sphere())
     codomain = domain
 
@@ -96,9 +95,6 @@ class Rotation(CachedTransform):
         check_all(ok, "matrix", matrix, "an orthogonal matrix", remedy)
         self.matrix = matrix
 
-    def with_cache(self, cache_size: int = 1) -> "Rotation":
-        return self if self._cache_size == cache_size else Rotation(self.matrix, cache_size=cache_size)
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rotation) and torch.equal(self.matrix, other.matrix)
 
@@ -110,7 +106,7 @@ class Rotation(CachedTransform):
     def _inverse(self, y: Tensor) -> Tensor:
         return apply_matrix(self.matrix.mT, y)
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+    def log_volume(self, x: Tensor) -> Tensor:
         return x.new_zeros(torch.broadcast_shapes(x.shape[:-1], self.matrix.shape[:-2]))
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:

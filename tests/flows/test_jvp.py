@@ -9,7 +9,8 @@ from torch import Tensor
 from pyro_manifold import flows
 from pyro_manifold.ops.splines import rational_quadratic, spline_gradient
 from pyro_manifold.transforms import LinearEmbedding, Pad
-from pyro_manifold.transforms.jvp import forward_mode_jvp, half_log_det_gram, jvp
+from pyro_manifold.transforms.chain import as_map
+from pyro_manifold.transforms.jvp import forward_mode_jvp, half_log_det_gram
 
 LAYERS = {
     "spline": lambda: flows.Coupling(6, [0, 2, 5]),
@@ -22,7 +23,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("k", [1, 6])
-def test_push(name: str, k: int) -> None:
+def test_jvp(name: str, k: int) -> None:
     layer = learned(LAYERS[name]()).double()
     x, t = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, k, 6, dtype=torch.float64)
     for ours, auto in zip(layer.jvp(x, t), forward_mode_jvp(layer._call, x, t), strict=True):
@@ -64,7 +65,7 @@ def test_volume_under_functorch() -> None:
     assert g.log_volume(u[:0]).shape == (0,)
 
 
-def test_push_of_foreign_transforms() -> None:
+def test_volume_of_foreign_transforms() -> None:
     """Pyro's own layers take the generic way."""
     from pyro.distributions.transforms import Permute, affine_coupling
 
@@ -143,8 +144,10 @@ def test_volume_in_float32() -> None:
     torch.testing.assert_close(volume(torch.float32).double(), volume(torch.float64), rtol=0, atol=1e-5)
 
 
-def test_push_by_name() -> None:
+def test_jvp_of_a_foreign_transform() -> None:
     x = torch.randn(3, 2)
-    y, t = jvp(torch.distributions.AffineTransform(1.0, 3.0, event_dim=1), x, torch.eye(2).expand(3, 2, 2))
+    y, t = as_map(torch.distributions.AffineTransform(1.0, 3.0, event_dim=1)).jvp(
+        x, torch.eye(2).expand(3, 2, 2)
+    )
     torch.testing.assert_close(y, 1 + 3 * x)
     torch.testing.assert_close(t, 3 * torch.eye(2).expand(3, 2, 2))

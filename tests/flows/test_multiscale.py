@@ -83,7 +83,7 @@ def test_learns_images_of_two_factors() -> None:
     [
         (lambda: Haar(3, 4), "height, width: got 3 and 4; expected even"),
         (lambda: Partial(3, 4, []), "first: got 4 of 3"),
-        (lambda: Partial(3, 2, [LULinear(3)]), "value: got shape"),
+        (lambda: Partial(3, 2, [LULinear(3)]), "layers: number 0 is LULinear.*vectors of size 2"),
         (lambda: multiscale_layers(torch.rand(9, 64), (4, 8), 2), "x, dim: got rows of 64"),
         (lambda: multiscale_layers(torch.rand(9, 64), (8, 8), 5, levels=2), "x, dim: got rows of 4 and n=5"),
     ],

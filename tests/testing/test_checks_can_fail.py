@@ -22,7 +22,7 @@ from pyro_manifold.testing import (
     check_stress,
 )
 from pyro_manifold.transforms import ExpMap, Pad
-from pyro_manifold.transforms.module import ModuleBijection
+from pyro_manifold.transforms.module import ModuleTransform
 
 SPHERE, BALL = geoopt.Sphere(), geoopt.PoincareBall()
 LIKE = torch.empty((), dtype=torch.float64)
@@ -236,7 +236,7 @@ def test_expansion_to_a_batch_that_does_not_fit_is_caught() -> None:
         DISTRIBUTION_CHECKS["expansion"](lambda: Accepting(SPHERE, (3,), dtype=torch.float64), {})
 
 
-class Layer(ModuleBijection):
+class Layer(ModuleTransform):
     """A scaling, broken by the sign of the log-determinant that its inverse remembers, or by what it says it
     reads."""
 
