@@ -19,7 +19,14 @@ LAYERS = [  # from the bottom up: name, what it holds
     ("models", "PoincareVAE, ManifoldFlow, ManifoldMixture"),
     ("training", "one loop: phases, checkpoints, warnings"),
 ]
-LEAVES = [("demo", 9), ("plotting", 8), ("contrib.lhc", 7), ("testing", 6), ("datasets", 5), ("evaluation", 4)]
+LEAVES = [
+    ("demo", 9),
+    ("plotting", 8),
+    ("contrib.lhc", 7),
+    ("testing", 6),
+    ("datasets", 5),
+    ("evaluation", 4),
+]
 STEPS = [  # where the path of a log_prob goes: layer, what happens there
     (4, "1  WrappedNormal(ball, loc, scale).log_prob(x)"),
     (3, "2  v = ExpMap(ball, loc).inv(x)      remembered if x is its own draw"),
@@ -32,7 +39,9 @@ HEIGHT, GAP = 0.8, 0.2
 
 
 def box(ax, x, y, width, name, text="", color=BLUE):
-    patch = FancyBboxPatch((x, y), width, HEIGHT, boxstyle="round,pad=0.02", facecolor="white", edgecolor=color)
+    patch = FancyBboxPatch(
+        (x, y), width, HEIGHT, boxstyle="round,pad=0.02", facecolor="white", edgecolor=color
+    )
     ax.add_patch(patch)
     ax.text(x + 0.12, y + HEIGHT / 2, name, va="center", weight="bold", color=color, fontsize=10)
     ax.text(x + 1.75, y + HEIGHT / 2, text, va="center", color="#333333", fontsize=8.5)

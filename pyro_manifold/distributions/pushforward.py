@@ -167,10 +167,10 @@ class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Mo
     Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward`; all of
     them share what they remember of observed tensors.
 
-    >>> from pyro_manifold.flows import ConditionalCoupling
+    >>> from pyro_manifold.flows import Conditional, Coupling
     >>> from pyro_manifold.transforms import Pad
     >>> normal = dist.Normal(torch.zeros(1), 1.0).to_event(1)
-    >>> base = dist.ConditionalTransformedDistribution(normal, [ConditionalCoupling(1, [0], context_dim=2)])
+    >>> base = dist.ConditionalTransformedDistribution(normal, [Conditional(Coupling(1, [0]), context_dim=2)])
     >>> ConditionalPushforward(base, Pad(1, 3)).condition(torch.zeros(2)).event_shape
     torch.Size([3])
     """

@@ -1,18 +1,18 @@
-"""Learned maps: coupling and linear layers with their conditional twins, and the flows made of them."""
+"""Learned maps: coupling and linear layers, conditional or not, and the flows made of them."""
 
+from ..transforms.injective_flow import InjectiveFlow
 from .affine import Affine
-from .coupling import ConditionalCoupling, Coupling
-from .injective_flow import InjectiveFlow
+from .conditional import Conditional
+from .coupling import Coupling
 from .latent_flow import LatentDensity, LatentFlow, coupling_chain
-from .linear import ConditionalLULinear, LULinear
+from .linear import LULinear
 from .multiscale import Haar, Partial, multiscale_layers
 from .spline import Spline
 
 __all__ = [
     "Affine",
     "Partial",
-    "ConditionalCoupling",
-    "ConditionalLULinear",
+    "Conditional",
     "Coupling",
     "Haar",
     "InjectiveFlow",

@@ -11,11 +11,10 @@ backward pass whatever the number of tangents. References: [1] Dinh et al., *Den
 2017, eqs. 4-8. [2] Durkan et al., *Neural spline flows*, NeurIPS 2019, sec. 3.
 """
 
+import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor
 
 from ..nn.mlp import MLP
@@ -23,7 +22,7 @@ from ..ops.arguments import checked
 from ..ops.splines import rational_quadratic, spline_gradient, spline_size
 from ..transforms.module import ModuleTransform
 
-__all__ = ["ConditionalCoupling", "Coupling"]
+__all__ = ["Coupling"]
 
 _LOG_SCALE = 3.0  # log scales of an affine coupling stay within +- this: e^3 a layer, as a soft bound
 
@@ -32,8 +31,8 @@ class Coupling(ModuleTransform):
     r"""Affine or rational-quadratic coupling of the coordinates ``transformed_indices``, given the others.
 
     :param int dim: size of x.
-    :param Sequence[int] transformed_indices: indices of :math:`x_b`, some but not all of them unless there is a
-        context.
+    :param Sequence[int] transformed_indices: indices of :math:`x_b`; all of them only for a layer that is
+        made to depend on a context.
     :param str kind: ``"affine"``, :math:`s = x e^{3\tanh(\alpha/3)} + \beta`, or ``"spline"``: the identity
         beyond ``bound``.
     :param tuple hidden: units of the hidden layers of :math:`\phi`.
@@ -42,7 +41,7 @@ class Coupling(ModuleTransform):
     :raises ValueError: for indices that are not those of some coordinates, an unknown kind, or sizes that are
         not positive.
 
-    A new layer is the identity. The twin with a context is :class:`ConditionalCoupling`.
+    A new layer is the identity. :class:`Conditional` makes its network depend on a context too.
 
     >>> layer = Coupling(3, transformed_indices=[2])
     >>> x = torch.tensor([0.5, 1.0, -1.0])
@@ -50,7 +49,9 @@ class Coupling(ModuleTransform):
     (tensor([ 0.5000,  1.0000, -1.0000], grad_fn=...), tensor(True))
     """
 
-    @checked(dim=1, context_dim=0)
+    accepts_context = True
+
+    @checked(dim=1)
     def __init__(
         self,
         dim: int,
@@ -60,7 +61,6 @@ class Coupling(ModuleTransform):
         hidden: tuple[int, ...] = (64, 64),
         bins: int = 8,
         bound: float = 5.0,
-        context_dim: int = 0,
         cache_size: int = 0,
     ) -> None:
         super().__init__(cache_size=cache_size)
@@ -71,11 +71,10 @@ class Coupling(ModuleTransform):
             or len(set(transformed)) < len(transformed)
             or transformed[0] < 0
             or transformed[-1] >= dim
-            or not (identity or context_dim)
         ):
             raise ValueError(
                 f"transformed_indices: got {transformed} of {dim} coordinates; expected distinct "
-                "indices of some of them, not all unless there is a context."
+                "indices of some of them."
             )
         if kind not in ("affine", "spline"):
             raise ValueError(f"kind: got {kind!r}; expected 'affine' or 'spline'.")
@@ -86,10 +85,29 @@ class Coupling(ModuleTransform):
         self.dim = self.codomain_dim = dim
         self.kind, self.bound = kind, float(bound)
         self.size = 2 if kind == "affine" else spline_size(bins)
-        self.net = MLP(len(identity), len(transformed) * self.size, hidden, context_dim)
+        self.hidden = hidden
+        self.net = MLP(len(identity), len(transformed) * self.size, hidden) if identity else None
         self.register_buffer("identity_indices", torch.tensor(identity, dtype=torch.long))
         self.register_buffer("transformed_indices", torch.tensor(transformed, dtype=torch.long))
         self.register_buffer("order", torch.tensor(identity + transformed).argsort())
+
+    def with_context_dim(self, context_dim: int) -> "Coupling":
+        """A copy whose network, drawn anew, has a context as further input."""
+        new = copy.deepcopy(self)
+        new.context_dim = context_dim
+        sizes = len(self.identity_indices), len(self.transformed_indices) * self.size
+        like = self._like()
+        new.net = MLP(*sizes, self.hidden, context_dim).to(torch.zeros(()) if like is None else like)
+        return new
+
+    @property
+    def _network(self) -> MLP:
+        if self.net is None:
+            raise ValueError(
+                "context: this Coupling transforms all of its coordinates, so that its parameters can depend "
+                "on a context only, and it has none; use Conditional(layer, context_dim).condition(context)."
+            )
+        return self.net
 
     # --- the elementwise map
     # ------------------------------------------------------------------------------------------------
@@ -113,7 +131,7 @@ class Coupling(ModuleTransform):
     def _operands(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """x_b, shape ``(b, rows)``, and its parameters, ``(b, rows, size)``, from the network's last hidden
         layer; rows are side by side in memory, as splines and matrix products like them."""
-        last, rows = self.net.last, x.expand(h.shape[:-1] + x.shape[-1:]).reshape(-1, self.dim)
+        last, rows = self._network.last, x.expand(h.shape[:-1] + x.shape[-1:]).reshape(-1, self.dim)
         raw = torch.addmm(last.bias.unsqueeze(-1), last.weight, h.reshape(-1, h.shape[-1]).mT)
         return rows.mT.index_select(0, self.transformed_indices), raw.unflatten(0, (-1, self.size)).movedim(
             1, -1
@@ -121,7 +139,7 @@ class Coupling(ModuleTransform):
 
     def _run(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         a = x.index_select(-1, self.identity_indices)
-        h = self.net.hidden(a, self.needed_context(self.net.context_dim))
+        h = self._network.hidden(a, self.needed_context())
         b, log_slope = self._map(*self._operands(h, x), inverse)
         return self._join(a, b.mT.reshape(h.shape[:-1] + b.shape[:1])), log_slope.sum(0).reshape(h.shape[:-1])
 
@@ -146,51 +164,16 @@ class Coupling(ModuleTransform):
             for i in (self.identity_indices, self.transformed_indices)
         )
         a = x.index_select(-1, self.identity_indices)
-        h, hidden = self.net.hidden_jvp(a, ta, self.needed_context(self.net.context_dim))
+        h, hidden = self._network.hidden_jvp(a, ta, self.needed_context())
         batch, many = h.shape[:-1], len(self.transformed_indices)
         b, slope, in_raw = self._gradient(*self._operands(h, x))
         b, slope = (v.mT.reshape(*batch, many) for v in (b, slope))
-        weight = self.net.last.weight.unflatten(0, (-1, self.size))  # (b, size, units)
+        weight = self._network.last.weight.unflatten(0, (-1, self.size))  # (b, size, units)
         if (
             tangents.shape[-2] * self.size > weight.shape[-1]
         ):  # more numbers than units: contract with the layer first
             moved = hidden @ (in_raw @ weight).movedim(0, -1).reshape(*batch, weight.shape[-1], many)
         else:
-            along = (hidden @ self.net.last.weight.mT).unflatten(-1, (many, self.size))  # (k, b, size)
+            along = (hidden @ self._network.last.weight.mT).unflatten(-1, (many, self.size))  # (k, b, size)
             moved = (in_raw.transpose(0, 1).reshape(*batch, 1, many, self.size) * along).sum(-1)
         return self._join(a, b), self._join(ta, torch.addcmul(moved, slope.unsqueeze(-2), tb))
-
-
-class ConditionalCoupling(ConditionalTransformModule):
-    r"""A :class:`Coupling` whose parameters depend on a context c too, for Pyro's
-    ``ConditionalTransformedDistribution``.
-
-    :param int dim: size of x.
-    :param Sequence[int] transformed_indices: indices of :math:`x_b`; all of them are allowed here.
-    :param int context_dim: size of c.
-    :raises ValueError: as :class:`Coupling`, and for a context of another size.
-
-    >>> layer = ConditionalCoupling(2, [0], context_dim=3)
-    >>> layer.condition(torch.zeros(3))(torch.ones(2)).shape
-    torch.Size([2])
-    """
-
-    @checked(dim=1, context_dim=0)
-    def __init__(self, dim: int, transformed_indices: Sequence[int], context_dim: int, **kwargs: Any) -> None:
-        super().__init__()
-        self.layer = Coupling(dim, transformed_indices, context_dim=context_dim, **kwargs)
-
-    def condition(self, context: Tensor) -> Coupling:
-        return with_context(self.layer, context, self.layer.net.context_dim)
-
-
-def with_context(layer: Any, context: Tensor, size: int) -> Any:
-    """``layer`` with ``context`` set, sharing its parameters."""
-    if not isinstance(context, Tensor):
-        raise ValueError(f"context: got {context!r}; expected a tensor of size {size} on the last axis.")
-    if torch.is_autocast_enabled(context.device.type):
-        context = layer.in_own_dtype(context)
-    layer.check_dtype(context, "context")
-    if context.dim() < 1 or context.shape[-1] != size:
-        raise ValueError(f"context: got shape {tuple(context.shape)}; expected size {size} on the last axis.")
-    return layer._sharing(context=context)

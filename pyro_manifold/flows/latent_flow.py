@@ -19,7 +19,8 @@ from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.module import submodules
 from .affine import Affine
-from .coupling import ConditionalCoupling, Coupling
+from .conditional import Conditional
+from .coupling import Coupling
 from .spline import Spline
 
 __all__ = ["LatentDensity", "LatentFlow", "coupling_chain"]
@@ -35,9 +36,8 @@ def coupling_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) ->
         return [Spline(1, **own) for _ in range(depth)]
     halves = [range(0, dim, 2), range(1, dim, 2)] if dim > 1 else [range(1)]
     turns = [halves[i % len(halves)] for i in range(depth)]
-    if context_dim:
-        return [ConditionalCoupling(dim, changed, context_dim, **kwargs) for changed in turns]
-    return [Coupling(dim, changed, **kwargs) for changed in turns]
+    layers = [Coupling(dim, transformed_indices, **kwargs) for transformed_indices in turns]
+    return [Conditional(layer, context_dim) for layer in layers] if context_dim else layers
 
 
 class LatentDensity(ConditionalDistribution, nn.Module, ABC):

@@ -7,19 +7,17 @@ with L unit lower triangular, U upper triangular and P a fixed permutation. Refe
 *Glow*, NeurIPS 2018, sec. 3.2.
 """
 
-from typing import Any
+import copy
 
 import torch
-from pyro.distributions.conditional import ConditionalTransformModule
 from torch import Tensor, nn
 
 from ..nn.mlp import MLP
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
 from ..transforms.module import ModuleTransform
-from .coupling import with_context
 
-__all__ = ["ConditionalLULinear", "LULinear"]
+__all__ = ["LULinear"]
 
 
 class LULinear(ModuleTransform):
@@ -35,14 +33,15 @@ class LULinear(ModuleTransform):
     tensor([2., 1.], grad_fn=...)
     """
 
-    @checked(dim=1, context_dim=0)
+    accepts_context = True
+
+    @checked(dim=1)
     def __init__(
         self,
         dim: int,
         matrix: Tensor | None = None,
         loc: Tensor | None = None,
         *,
-        context_dim: int = 0,
         cache_size: int = 0,
     ) -> None:
         super().__init__(cache_size=cache_size)
@@ -70,12 +69,19 @@ class LULinear(ModuleTransform):
         self.loc = nn.Parameter(loc.clone())
         self.log_diagonal = nn.Parameter(diagonal.abs().log())
         self.lu = nn.Parameter(torch.where(self.free, L.tril(-1) + U.triu(1), 0.0)[self.free])
-        self.net = MLP(context_dim, dim * (dim + 1), (64,)) if context_dim else None
+        self.net: MLP | None = None  # of a context, see with_context_dim
+
+    def with_context_dim(self, context_dim: int) -> "LULinear":
+        """A copy to whose parameters a network of a context is added; the same map at first."""
+        new = copy.deepcopy(self)
+        new.context_dim = context_dim
+        new.net = MLP(context_dim, self.dim * (self.dim + 1), (64,)).to(self.loc)
+        return new
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """L below its diagonal of ones, U, log of its diagonal, b."""
         lu, log_diagonal, loc = self.lu, self.log_diagonal, self.loc
-        context = self.needed_context(0 if self.net is None else self.net.in_dim)
+        context = self.needed_context()
         if self.net is not None and context is not None:
             extra = self.net(context)
             lu = lu + extra[..., : -2 * self.dim]
@@ -118,25 +124,3 @@ class LULinear(ModuleTransform):
         matrix, _, loc = self._matrix()
         y = x @ matrix.mT if matrix.dim() == 2 else (x.unsqueeze(-2) @ matrix.mT).squeeze(-2)
         return y + loc, tangents @ matrix.mT
-
-
-class ConditionalLULinear(ConditionalTransformModule):
-    r"""An :class:`LULinear` whose entries depend on a context through a perceptron.
-
-    :param int dim: size of x.
-    :param int context_dim: size of the context.
-    :raises ValueError: for a context of another size.
-
-    >>> layer = ConditionalLULinear(2, context_dim=1)
-    >>> layer.condition(torch.ones(5, 1))(torch.ones(5, 2)).shape
-    torch.Size([5, 2])
-    """
-
-    @checked(dim=1, context_dim=0)
-    def __init__(self, dim: int, context_dim: int, **kwargs: Any) -> None:
-        super().__init__()
-        self.layer = LULinear(dim, context_dim=context_dim, **kwargs)
-
-    def condition(self, context: Tensor) -> LULinear:
-        assert self.layer.net is not None
-        return with_context(self.layer, context, self.layer.net.in_dim)

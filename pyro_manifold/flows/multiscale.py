@@ -18,19 +18,17 @@ import torch
 from torch import Tensor
 
 from ..ops.arguments import checked
-from ..transforms.cache import CopiesWithoutCaches, dependencies
-from ..transforms.chain import Chain
 from ..transforms.injective import principal_axes
-from ..transforms.module import ModuleTransform, submodules
+from ..transforms.layers import HoldsLayers, check_layers
+from ..transforms.module import ModuleTransform
 from .affine import Affine
 from .coupling import Coupling
-from .injective_flow import check_layers
 from .linear import LULinear
 
 __all__ = ["Partial", "Haar", "multiscale_layers"]
 
 
-class Partial(CopiesWithoutCaches, ModuleTransform):
+class Partial(HoldsLayers):
     r"""Layers that act on the first k coordinates,
     :math:`(x_{1:k}, x_{k+1:d}) \mapsto (f(x_{1:k}), x_{k+1:d})`.
 
@@ -51,12 +49,8 @@ class Partial(CopiesWithoutCaches, ModuleTransform):
             raise ValueError(f"first: got {first} of {dim} coordinates; expected from 1 to all of them.")
         check_layers(layers, first)
         self.dim = self.codomain_dim = dim
-        self.first, self.layers = first, list(layers)
-        self.chain = Chain(layers, event_dim=1)
-        self._submodules = submodules(layers)
-
-    def depends(self) -> list[Any] | None:
-        return dependencies(self.layers)
+        self.first = first
+        self.hold(layers)
 
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y, log_volume = self.chain.forward_and_log_volume(x[..., : self.first])

@@ -42,15 +42,21 @@ class ModuleTransform(MapTransform, TransformModule):
     """A map with parameters and buffers. Unless it says otherwise, by ``domain``, ``codomain`` and the shape
     methods, it takes vectors of size ``dim`` to vectors of size ``codomain_dim``.
 
-    A ``Coupling`` or another layer that can depend on a context has ``context_dim`` and ``context``: see
-    :class:`~pyro_manifold.flows.Conditional`.
+    A map that can depend on a context says so by ``accepts_context`` and gives
+    ``with_context_dim(context_dim)``, a copy that reads a context of this size, from
+    :meth:`needed_context`; users get it by :class:`~pyro_manifold.flows.Conditional`.
+
+    :ivar int context_dim: size of the context that the map needs, 0 for none.
+    :ivar Tensor context: the context it was given.
     """
 
     domain: Any = constraints.real_vector
     codomain: Any = constraints.real_vector
     dim: int
     codomain_dim: int
-    context: Tensor | None = None  # of conditional layers, set by ``condition``
+    accepts_context = False
+    context_dim: int = 0
+    context: Tensor | None = None
 
     def depends(self) -> list[Any] | None:
         """Parameters, buffers and the context: a subclass that reads more says so."""
@@ -82,18 +88,22 @@ class ModuleTransform(MapTransform, TransformModule):
                     f"convert one of them: {name}.to({own!r}), or transform.to({seen!r})."
                 )
 
-    def needed_context(self, size: int) -> Tensor | None:
-        """The context that a conditional layer was given, ``size`` numbers on the last axis.
+    def needed_context(self) -> Tensor | None:
+        """The context, or None for a map that needs none.
 
-        :raises ValueError: if it was given none.
+        :raises ValueError: for one that needs a context and was given none.
         """
-        if size and self.context is None:
+        if self.context_dim and self.context is None:
             raise ValueError(
-                f"context: {type(self).__name__} was made with context_dim={size} and has none; use "
-                f"Conditional{type(self).__name__}(...).condition(context), which gives the layer for a "
-                "context."
+                f"context: this {type(self).__name__} depends on a context of size {self.context_dim} and "
+                "was given none; use .condition(context) of the Conditional that holds it, which gives the "
+                "layer with that context."
             )
         return self.context
+
+    def with_context(self, context: Tensor) -> Any:
+        """This map with ``context``, sharing its parameters."""
+        return self._sharing(context=context)
 
     def _resize(self, shape: torch.Size, seen: int, made: int) -> torch.Size:
         if len(shape) < 1 or shape[-1] != seen:

@@ -77,15 +77,14 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (flows.Affine, dict(matrix=torch.eye(2), loc=torch.zeros(2))),
     (flows.Spline, dict(dim=1, bins=4, bound=3.0)),
     (flows.Partial, dict(dim=3, first=1, layers=[flows.LULinear(1)])),
-    (flows.ConditionalCoupling, dict(dim=2, transformed_indices=[0], context_dim=1)),
-    (flows.ConditionalLULinear, dict(dim=2, context_dim=1)),
+    (flows.Conditional, dict(layer=flows.LULinear(2), context_dim=1)),
     (
         flows.Coupling,
-        dict(dim=2, transformed_indices=[0], kind="spline", hidden=(4,), bins=4, bound=3.0, context_dim=1),
+        dict(dim=2, transformed_indices=[0], kind="spline", hidden=(4,), bins=4, bound=3.0),
     ),
     (flows.Haar, dict(height=2, width=2)),
     (flows.InjectiveFlow, dict(embedding=LINE, layers=[flows.LULinear(2)])),
-    (flows.LULinear, dict(dim=2, matrix=torch.eye(2), loc=torch.zeros(2), context_dim=0)),
+    (flows.LULinear, dict(dim=2, matrix=torch.eye(2), loc=torch.zeros(2))),
     (flows.LatentFlow, dict(dim=2, layers=[flows.LULinear(2)], context_dim=1)),
     (
         lhc.MorphingHead,

@@ -9,7 +9,7 @@ from pyro_manifold import flows, models, nn
 from pyro_manifold.contrib import lhc
 
 from .base import ModuleCase
-from .transforms import B2, S2, circle, learned
+from .transforms import B2, S2, circle, injective_flow, learned
 
 _CLOUD = torch.tensor(
     [[0.3, -0.2, 1.0], [1.0, 0.5, -0.4], [-0.7, 0.1, 0.2], [0.0, -1.0, 0.3], [0.4, 0.8, 0.9]]
@@ -18,7 +18,7 @@ _CLOUD = torch.tensor(
 
 def conditional_pushforward() -> mdist.ConditionalPushforward:
     normal = dist.Normal(torch.zeros(1), 1.0).to_event(1)
-    layer = flows.ConditionalCoupling(1, [0], context_dim=3, hidden=(8,))
+    layer = flows.Conditional(flows.Coupling(1, [0], hidden=(8,)), context_dim=3)
     return mdist.ConditionalPushforward(dist.ConditionalTransformedDistribution(normal, [layer]), circle())
 
 
@@ -34,15 +34,21 @@ MODULES = [
     ModuleCase("perceptron", lambda: learned(nn.MLP(2, 3, (5,))), B2),
     ModuleCase(
         "conditional-coupling",
-        lambda: learned(flows.ConditionalCoupling(3, [0, 1, 2], context_dim=3)),
+        lambda: learned(flows.Conditional(flows.Coupling(3, [0, 1, 2]), context_dim=3)),
         S2,
         call=lambda m, c: m.condition(c)(c.flip(-1)),
     ),
     ModuleCase(
         "conditional-lu-linear",
-        lambda: learned(flows.ConditionalLULinear(3, context_dim=3)),
+        lambda: learned(flows.Conditional(flows.LULinear(3), context_dim=3)),
         S2,
         call=lambda m, c: m.condition(c)(c.flip(-1)),
+    ),
+    ModuleCase(
+        "conditional-flow",
+        lambda: learned(flows.Conditional(injective_flow(), context_dim=3)),
+        S2,
+        call=lambda m, c: m.condition(c)(c[..., :2]),
     ),
     ModuleCase(
         "conditional-pushforward",

@@ -164,9 +164,9 @@ def test_conditional_theta_gradient() -> None:
          r"no full rank \(2\) at 1 of 1 points"),
         (lambda: flows.InjectiveFlow(Pad(1, 2), [flows.LULinear(3)]), "layers: number 0 is LULinear"),
         (lambda: flows.LULinear(2, torch.ones(2, 2)), "matrix: got a singular matrix"),
-        (lambda: flows.Coupling(2, [0, 1]), r"transformed_indices: got \[0, 1\] of 2 coordinates"),
+        (lambda: flows.Coupling(2, [0, 2]), r"transformed_indices: got \[0, 2\] of 2 coordinates"),
         (lambda: flows.Coupling(2, [0], kind="cubic"), "kind: got 'cubic'"),
-        (lambda: flows.ConditionalCoupling(2, [0], context_dim=3).condition(torch.zeros(2)), r"context: got shape \(2,\)"),
+        (lambda: flows.Conditional(flows.Coupling(2, [0]), context_dim=3).condition(torch.zeros(2)), r"context: got shape \(2,\)"),
     ],
 )  # fmt: skip
 def test_bad_input(make: Any, match: str) -> None:

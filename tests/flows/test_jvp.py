@@ -1,4 +1,4 @@
-"""Tangents pushed in closed form against forward-mode differentiation; conditional twins; the spline against
+"""Tangents pushed in closed form against forward-mode differentiation; conditional layers; the spline against
 its own inverse."""
 
 import pytest
@@ -105,20 +105,20 @@ def test_spline_gradient() -> None:
     torch.testing.assert_close(second, wanted, rtol=1e-10, atol=1e-11)
 
 
-def test_conditional_twins() -> None:
-    """A twin given one context is a layer of its own; contexts broadcast; the parameters are shared."""
-    for twin in (
-        flows.ConditionalCoupling(2, [0, 1], context_dim=3),
-        flows.ConditionalLULinear(2, context_dim=3),
+def test_conditional_layers() -> None:
+    """A conditional layer given one context is a layer of its own; contexts broadcast; the parameters are shared."""
+    for conditional in (
+        flows.Conditional(flows.Coupling(2, [0, 1]), context_dim=3),
+        flows.Conditional(flows.LULinear(2), context_dim=3),
     ):
-        learned(twin)
+        learned(conditional)
         c, x = torch.randn(4, 3), torch.randn(4, 2)
-        rows = [twin.condition(ci)(xi) for ci, xi in zip(c, x, strict=True)]
-        layer = twin.condition(c)
+        rows = [conditional.condition(ci)(xi) for ci, xi in zip(c, x, strict=True)]
+        layer = conditional.condition(c)
         torch.testing.assert_close(layer(x), torch.stack(rows))
         torch.testing.assert_close(layer.inv(layer(x)), x, rtol=1e-4, atol=1e-4)
         assert layer(x[0]).shape == (4, 2)
-        assert next(layer.parameters()) is next(twin.parameters())
+        assert next(layer.parameters()) is next(conditional.parameters())
 
 
 def test_pca_layer() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import learned
+from cases import injective_flow, learned
 from torch import Tensor
 from torch.distributions import (
     AffineTransform,
@@ -109,6 +109,10 @@ def test_volumes_of_injective_maps_do_not_add() -> None:
             d.log_prob(zero)
 
 
+def conditional(layer: Any) -> flows.Conditional:
+    return flows.Conditional(layer, context_dim=2)
+
+
 @pytest.mark.parametrize(
     "make, match",
     [
@@ -117,17 +121,17 @@ def test_volumes_of_injective_maps_do_not_add() -> None:
                                                    r"bijection"),
         (lambda: flows.Partial(4, 3, [SoftmaxTransform()]), "layers: number 0 is Softmax"),
         (lambda: flows.Partial(4, 3, [torch.nn.Linear(3, 3)]), "layers: number 0 is Linear"),
-        (lambda: flows.InjectiveFlow(Pad(2, 3), [flows.ConditionalCoupling(3, [0], 2)]), "expected a bijection.*condition"),
-        (lambda: flows.Coupling(3, [0], context_dim=2)(torch.zeros(3)), "context: Coupling was made with "
-                                                                        "context_dim=2 and has"),
-        (lambda: flows.Coupling(3, [0], context_dim=2).inv(torch.zeros(3)), "context: Coupling was made with "
-                                                                            "context_dim=2"),
-        (lambda: flows.LULinear(3, context_dim=2)(torch.zeros(3)), "context: LULinear was made with "
-                                                                   "context_dim=2 and has none"),
-        (lambda: flows.ConditionalLULinear(3, 2).condition(torch.zeros(3)), r"context: got shape \(3,\); "
-                                                                            r"expected size 2"),
-        (lambda: flows.ConditionalLULinear(3, 2).condition(None), "context: got None"),
-        (lambda: flows.ConditionalCoupling(3, [0], 2).condition(torch.zeros(2).double()), "context: got dtype torch.float64"),
+        (lambda: flows.InjectiveFlow(Pad(2, 3), [conditional(flows.Coupling(3, [0]))]), "expected a bijection.*condition"),
+        (lambda: conditional(flows.Coupling(3, [0])).layer(torch.zeros(3)), "context: this Coupling depends on a context of size 2"),
+        (lambda: conditional(flows.Coupling(3, [0])).layer.inv(torch.zeros(3)), "context: this Coupling depends on a context of size 2"),
+        (lambda: conditional(flows.LULinear(3)).layer(torch.zeros(3)), "context: this LULinear depends on a context of size 2"),
+        (lambda: conditional(injective_flow()).layer(torch.zeros(2)), "context: this Coupling depends on a context of size 2"),
+        (lambda: flows.Coupling(2, [0, 1])(torch.zeros(2)), "context: this Coupling transforms all of its coordinates"),
+        (lambda: conditional(flows.LULinear(3)).condition(torch.zeros(3)), r"context: got shape \(3,\); expected size 2"),
+        (lambda: conditional(flows.LULinear(3)).condition(None), "context: got None"),
+        (lambda: conditional(flows.Coupling(3, [0])).condition(torch.zeros(2).double()), "context: got dtype torch.float64"),
+        (lambda: conditional(flows.Haar(2, 2)), "layer: got Haar.*expected a Coupling"),
+        (lambda: conditional(flows.InjectiveFlow(Pad(2, 3), [flows.Affine(torch.eye(3))])), "layer: got InjectiveFlow"),
         (lambda: flows.Coupling(3, [0])(torch.zeros(3, device="meta")), "value: got device meta, but the "
                                                                         "parameters of Coupling"),
         (lambda: flows.Coupling(3, [0], hidden=(0,)), r"hidden: got \(0,\); expected positive integers"),
@@ -216,7 +220,7 @@ def test_autocast_does_not_touch_the_volume(half: torch.dtype) -> None:
     """Flows compute in the precision of their parameters under autocast, also of values and contexts that it
     has made half."""
     g = learned(flows.InjectiveFlow(Pad(2, 3), [flows.Coupling(3, [0]), flows.LULinear(3)]))
-    layer = learned(flows.ConditionalCoupling(3, [0, 1], 2))
+    layer = learned(conditional(flows.Coupling(3, [0, 1])))
     d = Pushforward(dist.Normal(torch.zeros(2), 1.0).to_event(1), g)
     net = torch.nn.Linear(2, 2)
     u = torch.randn(5, 2)
@@ -235,3 +239,21 @@ def test_autocast_does_not_touch_the_volume(half: torch.dtype) -> None:
     for a, b in zip(ours[:-1], wanted[:-1], strict=True):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(ours[-1], wanted[-1], rtol=0.1, atol=0.1)  # its context is half
+
+
+def test_a_flow_that_depends_on_a_context() -> None:
+    """Each row of contexts gives a map of its own; the volume is that of autodiff; layers without a context
+    stay as they are, and so does the flow that was given."""
+    plain = injective_flow().double()
+    before = [p.clone() for p in plain.parameters()]
+    flow = learned(conditional(plain)).double()
+    c, u = torch.randn(4, 2, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
+    g = flow.condition(c)
+    torch.testing.assert_close(g(u), torch.stack([flow.condition(a)(b) for a, b in zip(c, u, strict=True)]))
+    torch.testing.assert_close(g.inv(g(u)), u)
+    for i in range(4):
+        J = torch.func.jacrev(flow.condition(c[i])._call)(u[i])
+        torch.testing.assert_close(g.log_volume(u)[i], 0.5 * torch.logdet(J.mT @ J))
+    assert not torch.allclose(flow.condition(c + 1)(u), g(u))
+    assert next(g.parameters()) is next(flow.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, plain.parameters(), strict=True))

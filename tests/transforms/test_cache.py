@@ -49,8 +49,8 @@ def remembering() -> dict[str, tuple[Any, list[Tensor]]]:
     coupling, linear = (
         learned(make(context_dim=2)).double()
         for make in (
-            lambda **k: flows.ConditionalCoupling(3, [0], **k),
-            lambda **k: flows.ConditionalLULinear(3, **k),
+            lambda **k: flows.Conditional(flows.Coupling(3, [0]), **k),
+            lambda **k: flows.Conditional(flows.LULinear(3), **k),
         )
     )
     layers = [coupling.condition(context).with_cache(), linear.condition(context).with_cache()]

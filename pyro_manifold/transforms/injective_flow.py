@@ -9,20 +9,17 @@ Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and de
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.distributions import Transform
 
 from ..ops.arguments import checked
-from ..transforms.cache import CopiesWithoutCaches, dependencies
-from ..transforms.chain import Chain
-from ..transforms.injective import InjectiveTransform
-from ..transforms.module import submodules
+from .cache import dependencies
+from .injective import InjectiveTransform
+from .layers import HoldsLayers, check_layers
 
 __all__ = ["InjectiveFlow"]
 
 
-class InjectiveFlow(CopiesWithoutCaches, InjectiveTransform):
+class InjectiveFlow(HoldsLayers, InjectiveTransform):
     r"""An embedding of :math:`\mathbb R^n` followed by bijections of :math:`\mathbb R^d`.
 
     The n columns of :math:`J_g` are pushed through the layers one after the other, never a d x d matrix.
@@ -44,9 +41,7 @@ class InjectiveFlow(CopiesWithoutCaches, InjectiveTransform):
         super().__init__(embedding.dim, embedding.codomain_dim, cache_size=cache_size)
         check_layers(layers, self.codomain_dim, injective=True)
         self.embedding = embedding
-        self.layers = list(layers)
-        self.chain = Chain(layers, event_dim=1)
-        self._submodules = submodules(layers)
+        self.hold(layers)
 
     def depends(self) -> list[Any] | None:
         return dependencies([self.embedding, *self.layers])
@@ -59,23 +54,3 @@ class InjectiveFlow(CopiesWithoutCaches, InjectiveTransform):
 
     def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         return self.chain.jvp(*self.embedding.jvp(u, tangents))
-
-
-def check_layers(layers: Sequence[Any], size: int, *, injective: bool = False) -> None:
-    """:raises ValueError: unless all ``layers`` are bijections of vectors of this size, or, if ``injective``,
-    injective maps that keep the size."""
-    shape = torch.Size([size])
-    for i, layer in enumerate(layers):
-        one_to_one = getattr(layer, "bijective", False) or (
-            injective and isinstance(layer, InjectiveTransform)
-        )
-        try:
-            fits = isinstance(layer, Transform) and one_to_one and layer.domain.event_dim <= 1
-            fits = fits and layer.forward_shape(shape) == shape
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(
-                f"layers: number {i} is {layer!r}; expected a bijection of vectors of size {size}. Give a "
-                "context to conditional layers first, by .condition(context)."
-            )
