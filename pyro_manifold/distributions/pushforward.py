@@ -10,7 +10,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.conditional import ConditionalDistribution
+from pyro.distributions.conditional import ConditionalDistribution, ConditionalTransform
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
@@ -20,6 +20,7 @@ from ..ops.checks import check_all
 from ..ops.tracing import is_concrete
 from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.injective import InjectiveTransform
+from ..transforms.injective_flow import InjectiveFlow
 from ..transforms.module import submodules
 from ._repr import Explained
 
@@ -39,7 +40,8 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
     distribution has the unconstrained coordinates u under Pyro's NUTS and autoguides, with the exact density.
 
     :param base: a distribution of vectors of size n.
-    :param InjectiveTransform transform: g.
+    :param InjectiveTransform transform: g; a list ``[embedding, *layers]`` is the
+        :class:`~pyro_manifold.flows.InjectiveFlow` of them.
     :param str off_manifold: what becomes of a value off the image: ``"project"`` scores its projection
         :math:`g(g^{-1}(x))` (learned manifolds never fit data exactly), ``"reject"`` gives :math:`-\infty`,
         ``"error"`` raises.
@@ -60,23 +62,22 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
     >>> d = Pushforward(dist.Normal(0.0, 1.0).expand([1]).to_event(1), line)
     >>> d.log_prob(torch.tensor([0.0, 0.0]))  # -log(5 sqrt(2 pi))
     tensor(-2.5284)
+    >>> scale = torch.distributions.AffineTransform(0.0, 2.0)
+    >>> Pushforward(d.base_dist, [line, scale]).log_prob(torch.tensor([0.0, 0.0]))  # -log(10 sqrt(2 pi))
+    tensor(-3.2215)
     """
 
     @checked
     def __init__(
         self,
         base: Distribution,
-        transform: InjectiveTransform,
+        transform: InjectiveTransform | Sequence[Any],
         *,
         off_manifold: str = "project",
         atol: float | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        if not isinstance(transform, InjectiveTransform):
-            raise ValueError(
-                f"transform: got {type(transform).__name__}; expected an InjectiveTransform, such as "
-                "Chart(g, inverse, n, d) or InjectiveFlow(Pad(n, d), layers)."
-            )
+        transform = composed(transform)
         if base.event_shape != (transform.dim,):
             raise ValueError(
                 f"base: got event shape {tuple(base.event_shape)}; expected ({transform.dim},), that of "
@@ -136,6 +137,18 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
         return self.base_dist.log_prob(u) if math.prod(shape) else u.sum(-1).expand(shape)
 
 
+def composed(transform: Any) -> InjectiveTransform:
+    """An injective map, also one that is given as the list of an embedding and the layers behind it."""
+    parts = list(transform) if isinstance(transform, (list, tuple)) else [transform]
+    if not parts or not isinstance(parts[0], InjectiveTransform):
+        seen = ", ".join(type(part).__name__ for part in parts) or "an empty list"
+        raise ValueError(
+            f"transform: got {seen}; expected an InjectiveTransform, such as Chart(g, inverse, n, d), or a "
+            "list of one and the layers behind it, [Pad(n, d), *layers]."
+        )
+    return InjectiveFlow(parts[0], parts[1:]) if len(parts) > 1 else parts[0]
+
+
 def without_gaps(
     value: Tensor, transform: InjectiveTransform, validate: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -158,14 +171,15 @@ def without_gaps(
 
 
 class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Module):
-    """A :class:`Pushforward` whose base distribution depends on a context; the manifold does not.
+    """A :class:`Pushforward` whose base distribution, manifold, or both depend on a context.
 
-    :param base: a Pyro ``ConditionalDistribution`` of vectors of size n, such as
+    :param base: a distribution of vectors of size n, or a Pyro ``ConditionalDistribution`` of them, such as
         ``ConditionalTransformedDistribution``.
-    :param InjectiveTransform transform: g.
+    :param transform: g as for :class:`Pushforward`, or a
+        :class:`~pyro_manifold.flows.Conditional` injective flow.
 
-    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward`; all of
-    them share what they remember of observed tensors.
+    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward`; where
+    g does not depend on the context all of them share what they remember of observed tensors.
 
     >>> from pyro_manifold.flows import Conditional, Coupling
     >>> from pyro_manifold.transforms import Pad
@@ -176,16 +190,30 @@ class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Mo
     """
 
     @checked
-    def __init__(self, base: ConditionalDistribution, transform: InjectiveTransform, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        base: ConditionalDistribution | Distribution,
+        transform: InjectiveTransform | ConditionalTransform | Sequence[Any],
+        **kwargs: Any,
+    ) -> None:
         nn.Module.__init__(self)
-        self.base, self.transform, self.kwargs = base, transform.with_cache(), kwargs
+        fixed = not isinstance(transform, ConditionalTransform)
+        self.transform: Any = composed(transform).with_cache() if fixed else transform
+        self.base, self.kwargs = base, kwargs
         # Pyro's conditional distributions are no modules, their transforms are
         self._submodules = submodules((base, *getattr(base, "transforms", ())))
 
     def condition(self, context: Tensor) -> Pushforward:
-        return Pushforward(self.base.condition(context), self.transform, **self.kwargs)
+        base, g = self.base, self.transform
+        if isinstance(base, ConditionalDistribution):
+            base = base.condition(context)
+        if isinstance(g, ConditionalTransform):
+            g = g.condition(context)  # a map for each context
+            base = base.expand(torch.broadcast_shapes(base.batch_shape, context.shape[:-1]))
+        return Pushforward(base, g, **self.kwargs)
 
     def clear_cache(self) -> None:
         """Drop what is remembered of the last draw."""
-        self.base.clear_cache()
-        self.transform.clear_cache()
+        for part in (self.base, self.transform):
+            if hasattr(part, "clear_cache"):
+                part.clear_cache()

@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 from pyro_manifold import flows
-from pyro_manifold.distributions import Pushforward, PushforwardMixture
+from pyro_manifold.distributions import ConditionalPushforward, Pushforward, PushforwardMixture
 from pyro_manifold.transforms import Chart, LinearEmbedding, Pad
 
 
@@ -177,6 +177,42 @@ def test_bad_input(make: Any, match: str) -> None:
 def flow_mixture() -> PushforwardMixture:
     normals = [Pushforward(normal([0.3, -0.2], s), injective_flow().double()) for s in (0.5, 1.0)]
     return PushforwardMixture(torch.tensor([0.3, 0.7], dtype=torch.float64), normals)
+
+
+def test_a_list_of_an_embedding_and_layers_is_composed() -> None:
+    g = injective_flow().double()
+    x = g(torch.randn(4, 2, dtype=torch.float64)).detach()
+    d = Pushforward(normal([0.3, -0.2], 0.5), [g.embedding, *g.layers], off_manifold="reject")
+    wanted = Pushforward(normal([0.3, -0.2], 0.5), g).log_prob(x)
+    torch.testing.assert_close(d.log_prob(x), wanted)
+    torch.testing.assert_close(d.expand((4,)).log_prob(x), wanted)
+    with pytest.raises(
+        ValueError, match="transform: got Coupling, Pad; expected an InjectiveTransform.*or a list"
+    ):
+        Pushforward(normal([0.0, 0.0]), [g.layers[0], g.embedding])
+    with pytest.raises(ValueError, match="transform: got an empty list"):
+        Pushforward(normal([0.0, 0.0]), [])
+
+
+def test_a_manifold_that_depends_on_a_context() -> None:
+    """Each context has its own manifold: densities and draws are those of the flow given that context, with a
+    base that depends on it or not."""
+    flow = learned(flows.Conditional(injective_flow(), context_dim=3)).double()
+    fixed = normal([0.0, 0.1], 0.5)
+    layer = flows.Conditional(flows.Coupling(2, [0, 1], kind="affine"), context_dim=3)
+    for base in (fixed, dist.ConditionalTransformedDistribution(fixed, [learned(layer).double()])):
+        family = ConditionalPushforward(base, flow)
+        context = torch.randn(4, 3, dtype=torch.float64)
+        d = family.condition(context)
+        assert d.batch_shape == (4,)
+        x = d.sample((2,))
+        assert x.shape == (2, 4, 3)
+        for i, c in enumerate(context):
+            own = base if base is fixed else base.condition(c)
+            one = Pushforward(own, flow.condition(c), off_manifold="error")
+            torch.testing.assert_close(d.log_prob(x)[:, i], one.log_prob(x[:, i].clone()))
+        family.clear_cache()
+        assert {id(p) for p in flow.parameters()} <= {id(p) for p in family.parameters()}
 
 
 @pytest.mark.parametrize("make", [flow_distribution, flow_mixture])
