@@ -4,6 +4,7 @@ from ..transforms.injective_flow import InjectiveFlow
 from .affine import Affine
 from .conditional import Conditional
 from .coupling import Coupling
+from .in_chart import InChart
 from .latent_flow import LatentDensity, LatentFlow, coupling_chain
 from .linear import LULinear
 from .multiscale import Haar, Partial, multiscale_layers
@@ -15,6 +16,7 @@ __all__ = [
     "Conditional",
     "Coupling",
     "Haar",
+    "InChart",
     "InjectiveFlow",
     "LULinear",
     "LatentDensity",

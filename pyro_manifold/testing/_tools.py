@@ -64,8 +64,8 @@ def random_points(geo: Geometry, dim: int, n: int, like: Tensor, spread: float =
 
 
 def frame(constraint: Any, x: Tensor) -> Tensor:
-    """Orthonormal basis of the tangent space at ``x`` of what a constraint describes:
-    ``(n, dim, ambient)``."""
+    """Orthonormal basis of the tangent space at ``x`` of what a constraint describes, a point or a field of
+    points: ``(n, dim, ambient)``."""
     if constraint is polar:
         sphere = frame(constraints.sphere, x[..., 1:])
         sphere = torch.nn.functional.pad(sphere, (1, 0))
@@ -77,8 +77,10 @@ def frame(constraint: Any, x: Tensor) -> Tensor:
         return torch.eye(n, dtype=x.dtype, device=x.device).expand(len(x), n, n)
     geo = geometry(manifold)
     d = geo.dim(x.shape[x.dim() - geo.event_dim :])
-    basis = torch.eye(d, dtype=x.dtype, device=x.device)
-    return torch.stack([geo.to_tangent(x, e.expand(len(x), d)).flatten(1) for e in basis], 1)
+    field = x.shape[1 : x.dim() - geo.event_dim]
+    n = field.numel() * d
+    basis = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, *field, d)
+    return torch.stack([geo.to_tangent(x, e.expand(len(x), *e.shape)).flatten(1) for e in basis], 1)
 
 
 def to_frame(constraint: Any, y: Tensor, u: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ def to_frame(constraint: Any, y: Tensor, u: Tensor) -> Tensor:
     if constraint is polar or manifold is None:
         return frame(constraint, y) @ u
     geo = geometry(manifold)
-    return torch.stack([geo.from_tangent(y, c.reshape(y.shape)) for c in u.unbind(-1)], -1)
+    return torch.stack([geo.from_tangent(y, c.reshape(y.shape)).flatten(1) for c in u.unbind(-1)], -1)
 
 
 def log_volume_change(f: Callable[[Tensor], Tensor], domain: Any, codomain: Any, x: Tensor) -> Tensor:

@@ -66,6 +66,12 @@ class _Foreign(MapTransform):
         x = self.transform._inverse(y)
         return x, self.transform.log_abs_det_jacobian(x, y)
 
+    def forward_shape(self, shape: Any) -> Any:
+        return self.transform.forward_shape(shape)
+
+    def inverse_shape(self, shape: Any) -> Any:
+        return self.transform.inverse_shape(shape)
+
 
 class _OnFields(MapTransform):
     """A map of points applied to each point of a field with so many more event axes."""
@@ -100,6 +106,12 @@ class _OnFields(MapTransform):
         y, t = self.part.jvp(x, tangents.movedim(-1 - outer, -1 - inner))
         out = self.part.codomain.event_dim
         return y, t.movedim(-1 - out, -1 - out - self.axes)
+
+    def forward_shape(self, shape: Any) -> Any:
+        return self.part.forward_shape(shape)
+
+    def inverse_shape(self, shape: Any) -> Any:
+        return self.part.inverse_shape(shape)
 
 
 class Chain(MapTransform):

@@ -82,6 +82,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         flows.Coupling,
         dict(dim=2, transformed_indices=[0], kind="spline", hidden=(4,), bins=4, bound=3.0),
     ),
+    (flows.InChart, dict(manifold=BALL, layer=flows.LULinear(2), loc=torch.zeros(2))),
     (flows.Haar, dict(height=2, width=2)),
     (flows.InjectiveFlow, dict(embedding=LINE, layers=[flows.LULinear(2)])),
     (flows.LULinear, dict(dim=2, matrix=torch.eye(2), loc=torch.zeros(2))),

@@ -6,6 +6,7 @@ from typing import Any
 import geoopt
 import torch
 from torch import Tensor
+from torch.distributions import ComposeTransform, ReshapeTransform
 
 from pyro_manifold import flows
 from pyro_manifold import transforms as mt
@@ -57,6 +58,21 @@ def injective_flow() -> flows.InjectiveFlow:
     return learned(flows.InjectiveFlow(mt.Pad(2, 3), layers))
 
 
+def in_chart(manifold: geoopt.Manifold, layer: Any, loc: Tensor | None = None) -> flows.InChart:
+    """With a manifold of its own, since ``.to(dtype)`` converts its curvature too."""
+    for part in getattr(layer, "parts", [layer]):
+        if isinstance(part, torch.nn.Module):
+            learned(part)
+    return flows.InChart(manifold, layer, loc)
+
+
+def _mix(points: int, dim: int) -> ComposeTransform:
+    """A coupling of the tangent coordinates of several points."""
+    one, flat = (points, dim), (points * dim,)
+    layer = flows.Coupling(points * dim, range(dim))
+    return ComposeTransform([ReshapeTransform(one, flat), layer, ReshapeTransform(flat, one)])
+
+
 V2 = [[0.0, 0.0], [0.3, -0.4], [1.2, 0.5], [-0.7, 1.1]]
 V3 = [[0.0, 0.0, 0.0], [0.5, -0.3, 0.2], [1.0, 1.2, -0.7]]
 V1 = [[0.1], [-1.0], [2.0]]
@@ -64,6 +80,8 @@ S1 = [[1.0, 0.0], [0.6, 0.8], [-0.8, 0.6]]
 S2 = [[1.0, 0.0, 0.0], [0.0, 0.6, 0.8], [0.48, -0.6, 0.64]]
 X2 = [0.36, 0.48, 0.8]  # a point of S^2
 B2 = [[0.0, 0.0], [0.3, -0.4], [-0.5, 0.6]]
+P2 = [[[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.5], [0.5, 0.8]], [[0.3, -0.1], [-0.1, 1.4]]]  # of SPD(2)
+H = [[1.0, 0.0, 0.0], [3.0**0.5, 1.0, -1.0], [2.0**0.5, 0.0, 1.0]]
 H2 = [1.25**0.5, 0.3, -0.4]  # a point of the hyperboloid
 R3 = [[0.6, -0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]  # a rotation
 _CYCLE = [[0.0, 0.3, 1.3], [1.0, 0.0, 0.3], [0.0, 1.0, 0.0]]  # its permutation is not its own inverse
@@ -131,6 +149,24 @@ TRANSFORMS = [
     TransformCase("lu-linear", lambda: learned(flows.LULinear(3)), {}, V3),
     TransformCase("lu-cycle", lambda: learned(flows.LULinear(3, torch.tensor(_CYCLE))), {}, V3),
     TransformCase("among", lambda: learned(flows.Partial(3, 2, [flows.Coupling(2, [0])])), {}, V3),
+    TransformCase(
+        "in-chart-SPD2",
+        lambda loc: in_chart(geoopt.SymmetricPositiveDefinite(), flows.Coupling(3, [0, 2]), loc),
+        dict(loc=[[1.5, 0.3], [0.3, 0.7]]),
+        P2,
+    ),
+    TransformCase(
+        "in-chart-ball", lambda: in_chart(geoopt.PoincareBall(c=1.0), flows.Coupling(2, [1])), {}, B2
+    ),
+    TransformCase(
+        "in-chart-lorentz", lambda loc: in_chart(geoopt.Lorentz(), flows.Spline(2), loc), dict(loc=H2), H
+    ),
+    TransformCase(
+        "in-chart-field",
+        lambda: in_chart(geoopt.SymmetricPositiveDefinite(), _mix(2, 3)),
+        {},
+        [P2[:2], P2[1:]],
+    ),
     TransformCase("haar", lambda: flows.Haar(2, 2), {}, [[0.0, 0.0, 0.0, 0.0], [0.5, -0.3, 0.2, 1.0]]),
     TransformCase("injective-flow", injective_flow, {}, V2),
     TransformCase("rotation", lambda matrix: mt.Rotation(matrix), dict(matrix=[[0.6, -0.8], [0.8, 0.6]]), S1),
