@@ -19,10 +19,12 @@ __all__ = ["tangent_normal", "widened"]
 
 
 class _Diagonal(dist.Independent):
-    """Torch's sum over coordinates fails on an empty batch."""
+    """Of mean 0. Torch's sum over coordinates fails on an empty batch."""
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.base_dist.log_prob(value).sum(-1)
+        scale = self.base_dist.scale
+        square = (value / scale).square().sum(-1)
+        return -0.5 * square - (scale.log().sum(-1) + 0.5 * math.log(2 * math.pi) * scale.shape[-1])
 
     def entropy(self) -> Tensor:
         return self.base_dist.entropy().sum(-1)

@@ -60,7 +60,7 @@ class WrappedNormal(ExpMapDistribution):
     tensor(-1.8379)
     """
 
-    _expand_attributes = ("manifold", "truncated", "_injective", "_isotropic")
+    _expand_attributes = ("manifold", "truncated", "_geometry", "_injective", "_isotropic")
     arg_constraints: dict[str, Any] = {}  # checked in __init__: they depend on the manifold
 
     @checked
@@ -93,11 +93,13 @@ class WrappedNormal(ExpMapDistribution):
             truncated=truncated,
             validate=validate,
         )
-        self.manifold, self.truncated = manifold, truncated
+        self.manifold = manifold
+        self.truncated = truncated
+        self._geometry = geo
         self._injective = geo.injectivity_radius(loc.shape[cut:]) == math.inf
         self._isotropic = base.event_shape[0] == 1 or (scale is not None and scale.shape[-1:] in ((), (1,)))
         transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
-        super().__init__(base, [transform], validate_args=validate_args)
+        self._build(base, transform, loc.shape[cut:], validate_args)
 
     @property
     def scale(self) -> Tensor:
@@ -140,7 +142,9 @@ class WrappedNormal(ExpMapDistribution):
 
     def _log_density(self, value: Tensor) -> Tensor:
         """In float64 where there are poles: of the distance to one float32 would lose the digits."""
-        geo, loc, base = geometry(self.manifold), self.transforms[0].loc, self.base_dist
+        geo = self._geometry
+        loc = self.transforms[0].loc
+        base = self.base_dist
         dtype = torch.promote_types(value.dtype, loc.dtype)
         if not self._injective and not isinstance(geo, FlatGeometry):
             loc, value, base = loc.double(), value.double(), widened(base, torch.float64)
@@ -150,7 +154,7 @@ class WrappedNormal(ExpMapDistribution):
     def _log_pushed(self, loc: Tensor, v: Tensor, base: Any) -> Tensor:
         """Where exp is not injective, the sum over all tangent vectors that reach the point that ``v``
         does."""
-        geo = geometry(self.manifold)
+        geo = self._geometry
         one = self._injective or self.truncated
         return base.log_prob(v) - geo.log_det_exp(loc, v) if one else geo.log_wrapped(loc, v, base)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ops.checks import held
 from ..ops.numerics import norm
-from ..ops.tracing import is_concrete
+from ..ops.tracing import is_concrete, maybe_any
 from ..ops.windings import log_windings, normal_reach
 
 __all__ = ["largest_sd", "log_wound_normal", "marginal_sd", "normal_radius", "windings"]
@@ -27,6 +27,8 @@ def axis_of(v: Tensor) -> tuple[Tensor, Tensor]:
     """Length, shape ``batch``, and unit vector of ``v``; of the zero vector the first axis."""
     r = norm(v, keepdim=True)
     zero = r == 0
+    if not maybe_any(zero):
+        return r.squeeze(-1), v / r
     e = torch.nn.functional.pad(torch.ones_like(r), (0, v.shape[-1] - 1))
     return r.squeeze(-1), torch.where(zero, e, v / torch.where(zero, 1.0, r))
 

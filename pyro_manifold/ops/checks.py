@@ -74,10 +74,10 @@ def as_tensors(**named: Any) -> list[Tensor]:
 
 
 def common_shape(*shapes: Sequence[int]) -> torch.Size:
-    """``torch.broadcast_shapes``, at once where all shapes are the longest one or empty."""
+    """``torch.broadcast_shapes``, at once where all shapes are the trailing part of the longest."""
     if shapes and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        longest = max(shapes, key=len)
-        if all(not s or s == longest for s in shapes):
+        longest = tuple(max(shapes, key=len))
+        if all(longest[len(longest) - len(s) :] == tuple(s) for s in shapes):
             return torch.Size(longest)
     return torch.broadcast_shapes(*shapes)
 

@@ -35,21 +35,23 @@ __all__ = [
 ]
 __all__ += ["replace_lanes_each", "can_write_inplace", "scaled", "squared_norm"]
 
-_NARROW = 5  # so many components are copied apart
+_NARROW = 5  # so many components are copied apart, where there are enough vectors for it to pay
+_ENOUGH = 2048
 _BLOCK = (
     3 << 20
 )  # about so many bytes of a vector tensor in a block: some ten stay in a shared cache and with the allocator
 
 
-def _narrow(d: int) -> bool:
-    return d <= _NARROW and not torch.compiler.is_compiling()
+def _narrow(x: Tensor) -> bool:
+    """Are these components ``(d, n)`` worth to be copied apart?"""
+    return len(x) <= _NARROW and x.numel() >= _ENOUGH and not torch.compiler.is_compiling()
 
 
 def extremes(x: Tensor) -> tuple[float, float]:
-    """Least and greatest of the values (at least one; NaN, if any is), read in the order in which they lie in
-    memory."""
+    """Least and greatest of the values (at least one; NaN, if any is), many read in the order in which they
+    lie in memory."""
     x = x.detach()
-    if not x.is_contiguous():  # five times as fast
+    if x.numel() >= _ENOUGH and not x.is_contiguous():  # five times as fast
         stride = x.stride()
         x = x.permute(sorted(range(x.dim()), key=lambda i: -stride[i]))
     low, high = torch.aminmax(x)
@@ -78,13 +80,19 @@ def replace_lanes(sign: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor
 
 def dot(x: Tensor, y: Tensor, first: int = 0) -> Tensor:
     """Inner product over the first axis, from component ``first`` on."""
-    if _narrow(len(x) - first):
+    if _narrow(x[first:] if first else x):
         out = x[first] * y[first]
         for a, b in zip(x[first + 1 :].unbind(0), y[first + 1 :].unbind(0), strict=True):
             out = torch.addcmul(out, a, b)
         return out
-    xy = (x * y)[first:]  # whole rows are multiplied faster than parts of them
-    if xy.dim() == 2 and xy.stride(0) == 1 and xy.device.type == "cpu" and is_concrete(xy):
+    xy = (x * y)[first:] if first else x * y  # whole rows are multiplied faster than parts of them
+    if (
+        xy.dim() == 2
+        and xy.stride(0) == 1
+        and xy.numel() >= _ENOUGH
+        and xy.device.type == "cpu"
+        and is_concrete(xy)
+    ):
         return torch.mv(xy.t(), xy.new_ones(len(xy)))  # torch's sum is slow over a short last axis
     return xy.sum(0)
 
@@ -114,7 +122,7 @@ def scaled(out: Tensor, a: Tensor) -> Tensor:
 
 def join(first: Tensor, rest: Tensor) -> Tensor:
     """One component ahead of others."""
-    if not _narrow(len(rest)):
+    if not _narrow(rest):
         return torch.cat([first.unsqueeze(1), rest.t()], 1).t()
     return torch.cat([first.unsqueeze(0), rest])
 
@@ -122,7 +130,8 @@ def join(first: Tensor, rest: Tensor) -> Tensor:
 def _front(x: Tensor) -> Tensor:
     if x.dim() == 1 or (x.stride(0) == 1 and not torch.compiler.is_compiling()):
         return x.t()
-    return torch.stack(x.unbind(-1)) if _narrow(x.shape[-1]) else x.contiguous().t()
+    x = x.t()
+    return torch.stack(x.unbind(0)) if _narrow(x) else x
 
 
 def _flat(xs: Iterable[Tensor]) -> tuple[torch.Size, list[Tensor]]:
@@ -264,6 +273,9 @@ def fused(
 
     def op(k: Tensor | None, x: Tensor, z: Tensor) -> Tensor:
         batch, flat = _flat((x, z))
+        if flat[0].numel() < _ENOUGH and all(can_write_inplace(t) for t in (k, *flat) if t is not None):
+            out = value(k, flat[0].t(), flat[1].t(), None)[0].t()
+            return out.reshape(batch + out.shape[-1:])
         out = Fused.apply(k, *flat, torch.is_grad_enabled())[0]
         return out.reshape(batch + out.shape[-1:])
 

@@ -122,9 +122,13 @@ def cut_short(v: Tensor) -> Tensor:
 def log_sinc_length(v: Tensor, curvature: Tensor | float, sign: int = 0) -> Tensor:
     r"""``log|sin(r)/r|`` at :math:`r = \sqrt K|v|`, for vectors (last axis) of any length; a known sign of K
     halves the work."""
-    long = long_vectors(v)
+    q = v.square().sum(-1)
+    if q.numel() and q.device.type == "cpu" and is_concrete(q):
+        long = None if float(q.detach().amax()) <= _LONG.get(v.dtype, 1e2) else long_vectors(v)
+    else:
+        long = long_vectors(v)
     if long is None:
-        return log_sinc_sqrt(curvature * v.square().sum(-1), sign)
+        return log_sinc_sqrt(curvature * q, sign)
     near = log_sinc_sqrt(curvature * torch.where(long, 1.0, v).square().sum(-1), sign)
     k = torch.as_tensor(curvature, dtype=v.dtype, device=v.device)
     r = k.abs().sqrt() * norm(torch.where(long, v, 1.0))

@@ -44,6 +44,7 @@ _CROSSOVER = 12.5
 _SMOOTH = 32
 _KINKS = 14  # terms of the kink's series
 _TURN = 2 * math.pi
+_FEW = 6  # turns on either side, up to which all elements take the same
 
 
 @lru_cache
@@ -124,26 +125,34 @@ def log_windings(t: Tensor, scale: Tensor, power: int, half: int = 1) -> Tensor:
 def _direct(t: Tensor, scale: Tensor, power: int, log_t: Tensor) -> Tensor:
     """Log of the sum of ``f(t_k) / t**m``, relative to its term with k = 0, which is
     ``exp(-t**2 / 2 s**2)``."""
-    reach = normal_reach(t.dtype)
-    s = scale.detach()
+    turn = _TURN * _turns(scale.detach(), power, normal_reach(t.dtype), t)
+    # for narrower scales than this every k but 0 is beyond rounding, unless t is half a turn, where s does
+    # not matter
+    s = scale.clamp_min(math.sqrt(torch.finfo(t.dtype).eps) / 50)
+    terms = power * ((turn + t).abs().log() - log_t) - (turn / s) * ((turn / 2 + t) / s)
+    zero = torch.zeros_like(t).unsqueeze(0)
+    return torch.logsumexp(torch.cat([zero, terms]), 0) - 0.5 * (t / scale).square()
+
+
+def _turns(s: Tensor, power: int, reach: float, t: Tensor) -> Tensor:
+    """The k other than 0 whose terms count, on a new first axis. Where the modes lie many turns out, the same
+    number for each element, about its own modes."""
+    column = (-1,) + (1,) * t.dim()
+    if is_concrete(s) and s.numel():
+        last = math.floor((float(s.amax()) * (math.sqrt(power) + reach)) / _TURN + 1.5)
+        if last <= _FEW:
+            k = [k for k in range(-last, last + 1) if k]
+            return torch.tensor(k, dtype=t.dtype, device=t.device).reshape(column)
     mode = s * math.sqrt(power)
-    first = torch.ceil((mode - reach * s - 1.5 * _TURN) / _TURN).clamp_min(1)
+    first = torch.ceil((mode - reach * s) / _TURN - 1.5).clamp_min(1)
     if not is_concrete(s):
         count = math.ceil(2 * reach * _CROSSOVER / _TURN) + 4
     elif s.numel() == 0:
         count = 1
     else:
-        count = int((torch.floor((mode + reach * s + 1.5 * _TURN) / _TURN) - first).amax()) + 1
-    k = first + torch.arange(count, dtype=t.dtype, device=t.device).reshape((-1,) + (1,) * t.dim())
-    # for narrower scales than this every k but 0 is beyond rounding, unless t is half a turn, where s does
-    # not matter
-    s = scale.clamp_min(math.sqrt(torch.finfo(t.dtype).eps) / 50)
-    terms = [
-        power * ((_TURN * k + sign * t).log() - log_t) - (_TURN * k / s) * ((_TURN / 2 * k + sign * t) / s)
-        for sign in (1, -1)
-    ]
-    zero = torch.zeros_like(t).unsqueeze(0)
-    return torch.logsumexp(torch.cat([zero, *terms]), 0) - 0.5 * (t / scale).square()
+        count = int((torch.floor((mode + reach * s) / _TURN + 1.5) - first).amax()) + 1
+    k = first + torch.arange(count, dtype=t.dtype, device=t.device).reshape(column)
+    return torch.cat([k, -k])
 
 
 def _dual(t: Tensor, scale: Tensor, power: int) -> Tensor:
