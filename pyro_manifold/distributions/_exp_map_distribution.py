@@ -14,7 +14,6 @@ from ..geometry import geometry
 from ..ops.components import extremes
 from ..ops.numerics import norm
 from ..ops.tracing import is_concrete
-from ..transforms import ExpMap
 from ._repr import ReprMixin
 
 __all__ = ["ExpMapDistribution"]
@@ -35,9 +34,7 @@ class ExpMapDistribution(ReprMixin, dist.TransformedDistribution):
 
     _expand_attributes: tuple[str, ...]
 
-    def _build(
-        self, base: Any, transform: ExpMap, event_shape: torch.Size, validate_args: bool | None
-    ) -> None:
+    def _build(self, base: Any, transform: Any, event_shape: torch.Size, validate_args: bool | None) -> None:
         """``TransformedDistribution.__init__`` for a base whose batch shape is that of the result: torch finds
         the shapes through the transform, which takes longer than the rest of a constructor."""
         self.base_dist = base

@@ -16,7 +16,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .components import Into, Kept, add_scaled, dot, fused, linear_combination, replace_lanes, squared_norm
+from .components import Kept, add_scaled, dot, fused, linear_combination, replace_lanes, squared_norm
 from .numerics import arcsinc_slope, arcsinc_sqrt, arsinhc, cos_sinc_sqrt, sinc_slope
 from .tracing import is_concrete
 
@@ -101,15 +101,15 @@ def _weights(K: Tensor, a: Tensor, r: Tensor, pv: Tensor, H: Tensor, G: Tensor) 
     return (H - K * pv * G) * r, 0.5 * a * (G * r)
 
 
-def _exp(K: Tensor, p: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
+def _exp(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple[Tensor, ...]:
     a, m, r, pv, s, H, G, cut = _arc(K, p, z, frame)
-    y = linear_combination(torch.addcmul(H, K * pv, G, value=-1) * r, p, G * r * cut, z, into=into)
+    y = linear_combination(torch.addcmul(H, K * pv, G, value=-1) * r, p, G * r * cut, z)
     near = y.numel() == 0 or (is_concrete(y) and bool((a * r).amin() > 200 * rim_margin(len(y), y.dtype)))
     return y if near else inside(K, y), a, torch.as_tensor(m).to(a).expand_as(a), r, pv, s, H, G
 
 
 def _exp_pull(
-    K: Tensor, p: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept, needs_k: bool, into: Into, frame: bool
+    K: Tensor, p: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept, needs_k: bool, frame: bool
 ) -> tuple[Tensor | None, ...]:
     a, m, r, pv, s, H, G = kept or _arc(K, p, z, frame)[:7]
     N, M = _weights(K, a, r, pv, H, G)  # y = N p + M v
@@ -126,8 +126,8 @@ def _exp_pull(
     v = c_v * m
     return (
         gk,
-        linear_combination(N, g, v, z, c_p, p, into=into[0]),
-        linear_combination(M * m, g, v, p, c_s * (m * m), z, into=into[1]),
+        linear_combination(N, g, v, z, c_p, p),
+        linear_combination(M * m, g, v, p, c_s * (m * m), z),
     )
 
 
@@ -138,16 +138,16 @@ def _chord(K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
     return delta, a, b, s, arcsinc_sqrt(s, -1)
 
 
-def _log(K: Tensor, p: Tensor, q: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
+def _log(K: Tensor, p: Tensor, q: Tensor, frame: bool) -> tuple[Tensor, ...]:
     a, b, delta = K * squared_norm(p) + 1, K * squared_norm(q) + 1, q - p
     s = K * squared_norm(delta) / (a * b)
     f, c = arsinhc(-s)
     F = f * (2.0 if frame else a) / c
-    return add_scaled(torch.mul(delta, F / b, out=into), F * s, p), a, b, s, f
+    return add_scaled(torch.mul(delta, F / b), F * s, p), a, b, s, f
 
 
 def _log_pull(
-    K: Tensor, p: Tensor, q: Tensor, v: Tensor, g: Tensor, kept: Kept, needs_k: bool, into: Into, frame: bool
+    K: Tensor, p: Tensor, q: Tensor, v: Tensor, g: Tensor, kept: Kept, needs_k: bool, frame: bool
 ) -> tuple[Tensor | None, ...]:
     delta, a, b, s, f = (q - p, *kept) if kept else _chord(K, p, q)
     m, F = 1.0 if frame else 0.5 * a, 2 * f * (1 - s).rsqrt()
@@ -158,9 +158,9 @@ def _log_pull(
     c_n, c_a, c_b = 2 * c_s * K / (a * b), -c_s * s / a, -(c_s * s + F * gd) / b
     if not frame:
         c_a = c_a + along * F / a
-    near = linear_combination(m * F / b, g, c_n, delta, into=into[1])
+    near = linear_combination(m * F / b, g, c_n, delta)
     gk = (c_s * s / K + c_a * squared_norm(p) + c_b * squared_norm(q)).sum() if needs_k else None
-    gp = torch.sub(linear_combination(m * F * s, g, 2 * K * c_a, p), near, out=into[0])
+    gp = torch.sub(linear_combination(m * F * s, g, 2 * K * c_a, p), near)
     return gk, gp, add_scaled(near, 2 * K * c_b, q)
 
 

@@ -76,8 +76,9 @@ def as_tensors(**named: Any) -> list[Tensor]:
 def common_shape(*shapes: Sequence[int]) -> torch.Size:
     """``torch.broadcast_shapes``, at once where all shapes are the trailing part of the longest."""
     if shapes and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        longest = tuple(max(shapes, key=len))
-        if all(longest[len(longest) - len(s) :] == tuple(s) for s in shapes):
+        sizes = [tuple(s) for s in shapes]
+        longest = max(sizes, key=len)
+        if all(longest[len(longest) - len(s) :] == s for s in sizes):
             return torch.Size(longest)
     return torch.broadcast_shapes(*shapes)
 

@@ -1,4 +1,4 @@
-"""Batches of short vectors: component axis first, block by block, and one operator with its own pull-back.
+"""Batches of short vectors: component axis first, and one operator with its own pull-back.
 
 A map of points is written once for tensors ``(d, n)``, scalars of a point being ``(n,)``, so that both
 broadcast without a thought. What the memory holds is another matter: up to 5 components they are copied
@@ -8,7 +8,6 @@ without a word (``aot_eager`` makes the right ones).
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from .autograd import Function
 from .checks import common_shape
 from .tracing import can_write_inplace, is_concrete, maybe_any
 
-Into = Sequence[Tensor | None]  # memory for results
 Kept = Sequence[Tensor] | None  # what the value kept for its gradient
 
 __all__ = [
@@ -37,9 +35,6 @@ __all__ += ["replace_lanes_each", "can_write_inplace", "scaled", "squared_norm"]
 
 _NARROW = 5  # so many components are copied apart, where there are enough vectors for it to pay
 _ENOUGH = 2048
-_BLOCK = (
-    3 << 20
-)  # about so many bytes of a vector tensor in a block: some ten stay in a shared cache and with the allocator
 
 
 def _narrow(x: Tensor) -> bool:
@@ -102,13 +97,13 @@ def squared_norm(x: Tensor, first: int = 0) -> Tensor:
     return dot(x, x, first)
 
 
-def linear_combination(a: Tensor, x: Tensor, *more: Tensor, into: Tensor | None = None) -> Tensor:
-    """a x + b y + ... of scalars and vectors in turn; ``into`` given memory where that is not None."""
-    return add_scaled(torch.mul(x, a, out=into), *more)
+def linear_combination(a: Tensor, x: Tensor, *more: Tensor) -> Tensor:
+    """a x + b y + ... of scalars and vectors in turn."""
+    return add_scaled(x * a, *more)
 
 
 def add_scaled(out: Tensor, *more: Tensor) -> Tensor:
-    """out + b y + ..., written over ``out`` where nobody can tell."""
+    """out + b y + ..., in place when autograd is not recording."""
     add = torch.Tensor.addcmul_ if can_write_inplace(out) else torch.addcmul
     for b, y in zip(more[::2], more[1::2], strict=True):
         out = add(out, b, y)
@@ -116,7 +111,7 @@ def add_scaled(out: Tensor, *more: Tensor) -> Tensor:
 
 
 def scaled(out: Tensor, a: Tensor) -> Tensor:
-    """a out, written over ``out`` where nobody can tell."""
+    """a out, in place when autograd is not recording."""
     return out.mul_(a) if can_write_inplace(out) and can_write_inplace(a) else out * a
 
 
@@ -130,8 +125,7 @@ def join(first: Tensor, rest: Tensor) -> Tensor:
 def _front(x: Tensor) -> Tensor:
     if x.dim() == 1 or (x.stride(0) == 1 and not torch.compiler.is_compiling()):
         return x.t()
-    x = x.t()
-    return torch.stack(x.unbind(0)) if _narrow(x) else x
+    return torch.stack(x.unbind(-1)) if _narrow(x.t()) else x.contiguous().t()
 
 
 def _flat(xs: Iterable[Tensor]) -> tuple[torch.Size, list[Tensor]]:
@@ -158,65 +152,20 @@ def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
     return tuple(map(back, out)) if isinstance(out, tuple) else back(out)
 
 
-def _room(n: int, d: int, like: Tensor) -> Tensor:
-    """Memory for vectors, laid out as the next call reads fastest."""
-    return like.new_empty(d, n).t() if d <= _NARROW else like.new_empty(n, d)
-
-
-def _turned(y: Tensor | None) -> Tensor | None:
+def _turned(y: Any) -> Any:
     return y.t() if y is not None and y.dim() == 2 else y
-
-
-def _blockwise(
-    f: Callable[..., tuple[Tensor | None, ...]], rooms: Callable[[], list[Any]], *xs: Tensor
-) -> list[Any]:
-    """``f`` of matrices ``(n, d)`` and vectors ``(n,)``, in blocks whose temporaries stay in the cache; sums
-    are added up.
-
-    ``rooms`` makes memory for the first results, or None; ``f`` may write into what it is offered of it.
-    """
-    n = len(xs[0])
-    held = n * max(x.shape[-1] for x in xs[:2]) * xs[0].element_size()
-    size = -(-n // max(1, (held + _BLOCK // 2) // _BLOCK))  # blocks of one size
-    if n == size or xs[0].device.type != "cpu" or not all(map(is_concrete, xs)) or torch.is_grad_enabled():
-        return [_turned(y) for y in f(*map(_front, xs), (None,) * 3)]
-    out = rooms()
-    for i, block in enumerate(zip(*(x.split(size) for x in xs), strict=True)):
-        rows = slice(i * size, (i + 1) * size)
-        into = [None if place is None or place.dim() == 0 else _turned(place[rows]) for place in out]
-        ys = f(*map(_front, block), into)
-        out += [None] * (len(ys) - len(out))
-        for j, (y, there) in enumerate(zip_longest(ys, into)):
-            if y is None:
-                continue
-            if out[j] is None:
-                out[j] = (
-                    torch.zeros_like(y)
-                    if y.dim() == 0
-                    else _room(n, len(y), y)
-                    if y.dim() == 2
-                    else y.new_empty(n)
-                )
-            if y.dim() == 0:
-                out[j] += y
-            elif there is None or y.data_ptr() != there.data_ptr():
-                out[j][rows].copy_(_turned(y))
-    return out
 
 
 def fused(
     value: Callable[..., tuple[Tensor, ...]],
     pull: Callable[..., tuple[Tensor | None, ...]],
-    as_x: bool = True,
 ) -> Callable[..., Tensor]:
     """One autograd operator of a scalar ``k`` (or None) and two tensors of vectors, from what it does to
     ``(d, n)``.
 
-    ``value(k, x, z, into)`` gives the result, in the memory ``into`` unless that is None, and scalars of each
-    point that are kept for ``pull(k, x, z, out, grad, kept, needs_k, into)``. This gives the gradients, with
-    memory for those of x and z; without what was kept (None) as differentiable functions of its arguments, so
-    that derivatives of every order are right. On the CPU both run in blocks. ``as_x``: the result has as many
-    components as x.
+    ``value(k, x, z)`` gives the result, and scalars of each point that are kept for
+    ``pull(k, x, z, out, grad, kept, needs_k)``. This gives the gradients; without what was kept (None), as
+    differentiable functions of its arguments, so that derivatives of every order are right.
     """
 
     class Fused(Function):
@@ -224,10 +173,7 @@ def fused(
 
         @staticmethod
         def forward(k: Tensor | None, x: Tensor, z: Tensor, keep: bool) -> tuple[Tensor, ...]:
-            def one(x: Tensor, z: Tensor, into: Into) -> tuple[Tensor, ...]:
-                return value(k, x, z, into[0])[: None if keep else 1]
-
-            return tuple(_blockwise(one, lambda: [_room(len(x), x.shape[-1], x) if as_x else None], x, z))
+            return tuple(map(_turned, value(k, _front(x), _front(z))[: None if keep else 1]))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -242,10 +188,9 @@ def fused(
 
             def gradients(grad: Tensor) -> tuple[Tensor | None, ...]:
                 args = (y.t() for y in (x, z, out, grad))
-                g_k, g_x, g_z = pull(k, *args, None, tangents[0] is not None, (None, None))
-                return tuple(
-                    _turned(g) for g, t in zip((g_k, g_x, g_z), tangents, strict=False) if t is not None
-                )
+                g_k, g_x, g_z = pull(k, *args, None, tangents[0] is not None)
+                pairs = zip((g_k, g_x, g_z), tangents, strict=False)
+                return tuple(_turned(g) for g, t in pairs if t is not None)
 
             # linear in grad: its transpose is the derivative in the direction of the tangents
             (tangent,) = torch.func.vjp(gradients, torch.zeros_like(out))[1](
@@ -260,21 +205,13 @@ def fused(
             k, x, z, out, *kept = ctx.saved_tensors
             if torch.is_grad_enabled():
                 kept = []
-            needs_k = ctx.needs_input_grad[0]
-
-            def all_of(
-                x: Tensor, z: Tensor, out: Tensor, grad: Tensor, *rest: Any
-            ) -> tuple[Tensor | None, ...]:
-                return pull(k, x, z, out, grad, rest[:-1] or None, needs_k, rest[-1][1:])
-
-            return *_blockwise(
-                all_of, lambda: [None, torch.empty_like(x), torch.empty_like(z)], x, z, out, grad, *kept
-            ), None
+            vectors = map(_front, (x, z, out, grad))
+            return *map(_turned, pull(k, *vectors, kept or None, ctx.needs_input_grad[0])), None
 
     def op(k: Tensor | None, x: Tensor, z: Tensor) -> Tensor:
         batch, flat = _flat((x, z))
         if flat[0].numel() < _ENOUGH and all(can_write_inplace(t) for t in (k, *flat) if t is not None):
-            out = value(k, flat[0].t(), flat[1].t(), None)[0].t()
+            out = value(k, flat[0].t(), flat[1].t())[0].t()
             return out.reshape(batch + out.shape[-1:])
         out = Fused.apply(k, *flat, torch.is_grad_enabled())[0]
         return out.reshape(batch + out.shape[-1:])

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from .components import (
-    Into,
     Kept,
     add_scaled,
     dot,
@@ -54,20 +53,20 @@ def _lead(v: Tensor) -> Tensor:
     return join(torch.zeros_like(v[0]), v)
 
 
-def _step(k: Tensor, x: Tensor, z: Tensor, frame: bool, into: Tensor | None = None) -> tuple[Tensor, ...]:
+def _step(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> tuple[Tensor, ...]:
     """t, b, -|v|^2/k, cosh, sinhc and v."""
     R, t, b = k.sqrt(), (squared_norm(x, 1) + k).sqrt_(), dot(x, z, 1)
     if frame:
         b = b / R
     else:
         b = b / t
-        z = torch.addcmul(z, b / (-R - t), x, out=into)
+        z = torch.addcmul(z, b / (-R - t), x)
     s = squared_norm(z, 1) / -k
     return t, b, s, *cos_sinc_sqrt(s, -1), z
 
 
-def _exp(k: Tensor, x: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
-    t, b, s, cosh, sinhc, v = _step(k, x, z, frame, into)
+def _exp(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> tuple[Tensor, ...]:
+    t, b, s, cosh, sinhc, v = _step(k, x, z, frame)
     R, rise = k.sqrt(), sinhc * b
 
     def back(x: Tensor, z: Tensor) -> Tensor:
@@ -79,34 +78,34 @@ def _exp(k: Tensor, x: Tensor, z: Tensor, into: Tensor | None, frame: bool) -> t
         return _timed(y, (k + squared_norm(y, 1)).sqrt())
 
     A = torch.addcdiv(cosh, rise, t + R)
-    y = linear_combination(A, x, sinhc, z, into=into) if frame else add_scaled(scaled(v, sinhc), A, x)
+    y = linear_combination(A, x, sinhc, z) if frame else add_scaled(scaled(v, sinhc), A, x)
     y = _timed(y, torch.addcmul(rise, cosh, t))
     # sinhc x.v / k is within 3 of positive: nothing cancels but what is as small as the rounding of x
     return replace_lanes(rise + 3 * R, y, back, x, z), t, b, s, cosh, sinhc
 
 
 def _exp_pull(
-    k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool
+    k: Tensor, x: Tensor, z: Tensor, y: Tensor, g: Tensor, kept: Kept, frame: bool
 ) -> tuple[Tensor, ...]:
     t, b, s, cosh, sinhc = kept or _step(k, x, z, frame)[:5]
-    gs = torch.addcmul(g, g[0] / y[0], y, out=None if frame else into[0])
+    gs = torch.addcmul(g, g[0] / y[0], y)
     ga, gz = dot(gs, x, 1), dot(gs, z, 1)
     if frame:
         R = k.sqrt()
         q = b / (R + t)
         m = ga * sinhc / (R * (R + t))
         e = (ga * sinhc - 2 * (gz + ga * q) * sinc_slope(s, cosh, sinhc)) / k
-        gx = linear_combination(torch.addcmul(cosh, sinhc, q), gs, m, z, -m * q * R / t, x, into=into[0])
-        return gx, linear_combination(sinhc, gs, e, z, m, x, into=into[1])
+        gx = linear_combination(torch.addcmul(cosh, sinhc, q), gs, m, z, -m * q * R / t, x)
+        return gx, linear_combination(sinhc, gs, e, z, m, x)
     e = torch.addcmul(ga * sinhc, gz, sinc_slope(s, cosh, sinhc), value=-2) / k
     b = b / -t
-    gz = linear_combination(e, torch.addcmul(z, b, x), sinhc, gs, into=into[1])
+    gz = linear_combination(e, torch.addcmul(z, b, x), sinhc, gs)
     return add_scaled(scaled(gs, torch.addcmul(cosh, sinhc, b, value=-1)), b, gz), gz
 
 
-def _between(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None = None) -> tuple[Tensor, ...]:
+def _between(k: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     """t_x, t_y, n, 1 + rho, m, |x|^2 and sinh^2 of the distance."""
-    n, xx = torch.sub(y, x, out=into), squared_norm(x, 1)
+    n, xx = torch.sub(y, x), squared_norm(x, 1)
     tx, rho = (xx + k).sqrt_(), dot(x, n, 1) / xx.clamp_min(k * torch.finfo(x.dtype).eps ** 2)
     n, ahead = add_scaled(n, -rho, x), rho + 1
     nn = squared_norm(n, 1)
@@ -126,8 +125,8 @@ def _nearer(k: Tensor, x: Tensor, y: Tensor, xx: Tensor) -> tuple[Tensor, ...]:
     return n, ahead, squared_norm(n, 1), (squared_norm(y, 1) + k).sqrt()
 
 
-def _log(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None, frame: bool) -> tuple[Tensor, ...]:
-    tx, ty, n, ahead, m, xx, ww = _between(k, x, y, into)
+def _log(k: Tensor, x: Tensor, y: Tensor, frame: bool) -> tuple[Tensor, ...]:
+    tx, ty, n, ahead, m, xx, ww = _between(k, x, y)
     f, c = arsinhc(ww)
     fm = f * m
     if frame:
@@ -137,7 +136,7 @@ def _log(k: Tensor, x: Tensor, y: Tensor, into: Tensor | None, frame: bool) -> t
 
 
 def _log_pull(
-    k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kept, into: Into, frame: bool
+    k: Tensor, x: Tensor, y: Tensor, out: Tensor, g: Tensor, kept: Kept, frame: bool
 ) -> tuple[Tensor, ...]:
     R = k.sqrt()
     if kept:
@@ -153,10 +152,10 @@ def _log_pull(
         e, j = dot(g, out, 1) / f * slope / k, f * gx / k
         m = j * R / (R + tx) - e
         b = (a[0] * R + ty) / (R + tx) * R / tx
-        gx = linear_combination(f * a[0], g, m, y, e * ty / tx - j * b, x, into=into[0])
-        return gx, linear_combination(f, g, m, x, (e * tx - j * R) / ty, y, into=into[1])
+        gx = linear_combination(f * a[0], g, m, y, e * ty / tx - j * b, x)
+        return gx, linear_combination(f, g, m, x, (e * tx - j * R) / ty, y)
     r = g[0] / tx
-    gs = torch.addcmul(g, r, x, out=into[0])
+    gs = torch.addcmul(g, r, x)
     e = (dot(gs, out, 1) / f * slope / f - dot(gs, x, 1)) / k
     w = torch.addcmul(out, out[0] / -tx, x)
     # which is f (y - (t_y / t_x) x) too, where its terms are less: from far out to much nearer the origin
@@ -164,7 +163,7 @@ def _log_pull(
     w = replace_lanes(
         back, w, lambda x, y, f, s, t: f * torch.addcmul(y, t / s, x, value=-1), x, y, f, tx, ty
     )
-    gy = linear_combination(f, gs, e * tx / ty, w, into=into[1])
+    gy = linear_combination(f, gs, e * tx / ty, w)
     return add_scaled(scaled(gs, -f * c), r - e, w), gy
 
 
@@ -172,9 +171,9 @@ def _with_radius(pull):  # type: ignore[no-untyped-def]
     """The maps are homogeneous of degree 1 in (sqrt(k), x, z): Euler's relation gives the gradient in k."""
 
     def full(
-        k: Tensor, x: Tensor, z: Tensor, out: Tensor, g: Tensor, kept: Kept, needs_k: bool, into: Into
+        k: Tensor, x: Tensor, z: Tensor, out: Tensor, g: Tensor, kept: Kept, needs_k: bool
     ) -> tuple[Tensor | None, ...]:
-        gx, gz = (_timed(y, 0.0) for y in pull(k, x, z, out, g, kept, into))
+        gx, gz = (_timed(y, 0.0) for y in pull(k, x, z, out, g, kept))
         return ((g * out).sum() - (gx * x).sum() - (gz * z).sum()) / (2 * k) if needs_k else None, gx, gz
 
     return full
@@ -188,21 +187,21 @@ def _pair(value, pull, frame_in: bool):  # type: ignore[no-untyped-def]
         if not frame:
             return fused(lambda *a: value(*a, False), whole)
 
-        def frame_value(k: Tensor, p: Tensor, z: Tensor, into: Tensor | None) -> tuple[Tensor, ...]:
+        def frame_value(k: Tensor, p: Tensor, z: Tensor) -> tuple[Tensor, ...]:
             if frame_in:
-                return value(k, p, _lead(z), into, True)
-            u, *kept = value(k, p, z, None, True)
+                return value(k, p, _lead(z), True)
+            u, *kept = value(k, p, z, True)
             return u[1:], *kept
 
         def frame_pull(
-            k: Tensor, p: Tensor, z: Tensor, out: Tensor, g: Tensor, kept: Kept, needs_k: bool, into: Into
+            k: Tensor, p: Tensor, z: Tensor, out: Tensor, g: Tensor, kept: Kept, needs_k: bool
         ) -> tuple[Tensor | None, ...]:
             if not frame_in:
-                return whole(k, p, z, _lead(out), _lead(g), kept, needs_k, into)
-            gk, gp, gz = whole(k, p, _lead(z), out, g, kept, needs_k, (into[0], None))
+                return whole(k, p, z, _lead(out), _lead(g), kept, needs_k)
+            gk, gp, gz = whole(k, p, _lead(z), out, g, kept, needs_k)
             return gk, gp, gz[1:]
 
-        return fused(frame_value, frame_pull, as_x=frame_in)
+        return fused(frame_value, frame_pull)
 
     return {frame: bind(frame) for frame in (True, False)}
 

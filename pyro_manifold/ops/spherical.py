@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from .components import (
-    Into,
     Kept,
     add_scaled,
     dot,
@@ -55,28 +54,26 @@ def from_tangent(p: Tensor, u: Tensor) -> Tensor:
     return w - (dot(rest, w) * _turn(p) + u[0]) * rest
 
 
-def _exp(_: None, p: Tensor, u: Tensor, into: Tensor | None) -> tuple[Tensor, ...]:
+def _exp(_: None, p: Tensor, u: Tensor) -> tuple[Tensor, ...]:
     s = squared_norm(u)
     cos, sinc = cos_sinc_sqrt(s, 1)
-    return linear_combination(cos, p, sinc, u, into=into), s, cos, sinc
+    return linear_combination(cos, p, sinc, u), s, cos, sinc
 
 
 def _exp_pull(
-    _: None, p: Tensor, u: Tensor, y: Tensor, g: Tensor, kept: Kept, needs: bool, into: Into
+    _: None, p: Tensor, u: Tensor, y: Tensor, g: Tensor, kept: Kept, needs: bool
 ) -> tuple[Tensor | None, ...]:
     s, cos, sinc = kept or (s := squared_norm(u), *cos_sinc_sqrt(s, 1))
     e = 2 * dot(g, u) * sinc_slope(s, cos, sinc) - dot(g, p) * sinc
-    return None, linear_combination(cos, g, into=into[0]), linear_combination(sinc, g, e, u, into=into[1])
+    return None, linear_combination(cos, g), linear_combination(sinc, g, e, u)
 
 
-def _log(_: None, p: Tensor, q: Tensor, into: Tensor | None) -> tuple[Tensor, ...]:
+def _log(_: None, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
     e = q - p
     h, pe = 0.25 * squared_norm(e), dot(p, e)
     f = arcsinc_sqrt(h, 1)
     return (
-        replace_lanes(
-            _TURN - h, torch.mul(add_scaled(e, -pe, p), (1 - h).rsqrt_().mul_(f), out=into), _far_log, p, q
-        ),
+        replace_lanes(_TURN - h, torch.mul(add_scaled(e, -pe, p), (1 - h).rsqrt_().mul_(f)), _far_log, p, q),
         h,
         pe,
         f,
@@ -94,26 +91,26 @@ def _far_log(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _log_pull(
-    _: None, p: Tensor, q: Tensor, u: Tensor, g: Tensor, kept: Kept, needs: bool, into: Into
+    _: None, p: Tensor, q: Tensor, u: Tensor, g: Tensor, kept: Kept, needs: bool
 ) -> tuple[Tensor | None, ...]:
     e = q - p
     h, pe, f = kept or (h := 0.25 * squared_norm(e), dot(p, e), arcsinc_sqrt(h, 1))
     r = (1 - h).rsqrt()
-    gp, gq = _log_slopes(p, e, pe, g, f * r, (arcsinc_slope(h, f, 1) + 0.5 * f * r * r) * r, into[1])
-    both = enumerate((torch.sub(gp, gq, out=into[0]), gq))
+    gp, gq = _log_slopes(p, e, pe, g, f * r, (arcsinc_slope(h, f, 1) + 0.5 * f * r * r) * r)
+    both = enumerate((torch.sub(gp, gq), gq))
     return None, *(
         replace_lanes(_TURN - h, near, lambda *a, i=i: _far_slopes(*a)[i], p, q, g) for i, near in both
     )
 
 
 def _log_slopes(
-    p: Tensor, e: Tensor, pe: Tensor, g: Tensor, ratio: Tensor, slope: Tensor, into: Tensor | None = None
+    p: Tensor, e: Tensor, pe: Tensor, g: Tensor, ratio: Tensor, slope: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients in p (where e is held) and e of g.w times theta / sin(theta), from that ratio and its
     derivative in h."""
     pg = dot(p, g)
     c = ratio * pg
-    gq = linear_combination(ratio, g, -c, p, 0.5 * slope * (dot(e, g) - pe * pg), e, into=into)
+    gq = linear_combination(ratio, g, -c, p, 0.5 * slope * (dot(e, g) - pe * pg), e)
     return linear_combination(-pe * ratio, g, -c, e), gq
 
 

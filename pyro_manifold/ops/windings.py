@@ -141,8 +141,8 @@ def _turns(s: Tensor, power: int, reach: float, t: Tensor) -> Tensor:
     if is_concrete(s) and s.numel():
         last = math.floor((float(s.amax()) * (math.sqrt(power) + reach)) / _TURN + 1.5)
         if last <= _FEW:
-            k = [k for k in range(-last, last + 1) if k]
-            return torch.tensor(k, dtype=t.dtype, device=t.device).reshape(column)
+            few = [k for k in range(-last, last + 1) if k]
+            return torch.tensor(few, dtype=t.dtype, device=t.device).reshape(column)
     mode = s * math.sqrt(power)
     first = torch.ceil((mode - reach * s) / _TURN - 1.5).clamp_min(1)
     if not is_concrete(s):

@@ -30,7 +30,7 @@ def far_points(n: int, d: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("d", [2, 9])
 @pytest.mark.parametrize("name", ["exp", "log", "exp_frame", "log_frame"])
 @pytest.mark.parametrize("make", [geoopt.Sphere, geoopt.Lorentz, geoopt.PoincareBall])
-def test_blocks_give_what_one_piece_gives(
+def test_few_points_give_what_many_give(
     make: type, name: str, d: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifold = make() if make is geoopt.Sphere else make(1.3, learnable=True)
@@ -47,10 +47,13 @@ def test_blocks_give_what_one_piece_gives(
         weight = torch.arange(y.numel(), dtype=y.dtype).reshape(y.shape).cos()
         return [y, *torch.autograd.grad((weight * y).sum(), [p, z, *params])]
 
-    whole = all_of_it()
-    monkeypatch.setattr(co, "_BLOCK", 1 << 11)
-    for a, b in zip(whole, all_of_it(), strict=True):
+    monkeypatch.setattr(co, "_ENOUGH", 1)
+    many = all_of_it()
+    monkeypatch.setattr(co, "_ENOUGH", 1 << 20)
+    for a, b in zip(many, all_of_it(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(getattr(geo, name)(p, z), many[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("d", [2, 6])
