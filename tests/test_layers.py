@@ -105,6 +105,74 @@ def test_optional_dependencies_are_imported_late() -> None:
     )
 
 
+# Where torch's and Pyro's own interfaces say "there is none" by this exception and in no other way.
+ASKS_BY_EXCEPTION = {
+    "infer/anywhere.py": "a distribution of the user's may have no sampler",
+    "infer/mcmc/start.py": "the same; and torch's biject_to",
+    "infer/reparam/_base.py": "the same",
+    "testing/_broadcasting.py": "moments of torch's distributions",
+    "testing/check_precision.py": "moments of torch's distributions",
+}
+
+
+def asks_for_kinds(path: Path) -> Iterator[str]:
+    """Where a file outside geometry/ finds out which class a geometry is, or catches NotImplementedError."""
+    name = str(path.relative_to(ROOT))
+    if layer_of(path) == "geometry":
+        return
+    tree = ast.parse(path.read_text())
+    looked_up = {
+        id(a)
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr == "find"
+        for a in n.args
+    }
+    for node in ast.walk(tree):
+        line = f"{name}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+            asked = ast.unparse(node.args[-1])
+            if node.func.id in ("isinstance", "issubclass") and "Geometry" in asked:
+                yield f"{line}: {ast.unparse(node)}; ask a capability of the geometry"
+            subject = asked.lower()
+            kind = subject.endswith(("geo", "geometry", "unscaled", "momentum")) or subject.startswith(
+                "geometry("
+            )
+            if node.func.id == "type" and kind and id(node) not in looked_up:
+                yield f"{line}: {ast.unparse(node)}; ask a capability, or a ClassRegistry"
+        if isinstance(node, ast.ExceptHandler) and node.type is not None:
+            if "NotImplementedError" in ast.unparse(node.type) and name not in ASKS_BY_EXCEPTION:
+                yield f"{line}: except {ast.unparse(node.type)}; ask a capability"
+
+
+def test_geometries_answer_for_themselves() -> None:
+    wrong = [line for path in FILES for line in asks_for_kinds(path)]
+    assert not wrong, "\n".join(wrong)
+    unused = [f for f in ASKS_BY_EXCEPTION if "except NotImplementedError" not in (ROOT / f).read_text()]
+    assert not unused, f"ASKS_BY_EXCEPTION names files that need it no more: {unused}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "isinstance(geo, SphereGeometry)",
+        "isinstance(x, (int, geometry.TorusGeometry))",
+        "type(self.geo) is object",
+        "type(s.momentum).__name__ == '_Rotations'",
+        "type(geometry(manifold)).__name__",
+    ],
+)
+def test_the_rule_of_geometries_can_fail(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = tmp_path / "infer" / "bad.py"
+    bad.parent.mkdir()
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    bad.write_text(f"x = {code}\n")
+    assert len(list(asks_for_kinds(bad))) == 1
+    bad.write_text("try:\n    x = 1\nexcept (TypeError, NotImplementedError):\n    x = 2\n")
+    assert "ask a capability" in next(asks_for_kinds(bad))
+    bad.write_text("x = registry.find(type(geo.unscaled))\n")
+    assert not list(asks_for_kinds(bad))
+
+
 def test_the_rule_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = tmp_path / "ops" / "bad.py"
     bad.parent.mkdir()

@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
-from ..geometry import ScaledGeometry, geometry
+from ..geometry import geometry
 from ..ops.batched import apply_matrix
 from ..ops.precision import full_precision
 from ..ops.radial import log_area
@@ -32,17 +32,9 @@ __all__ = ["share_centre"]
 
 
 def share_manifold(p: TorchDistribution, q: TorchDistribution, like: Tensor) -> bool:
-    """Are the two distributions on one manifold, hence of one measure: same object, or same kind and
-    curvature, neither scaled?"""
-    a, b = (geometry(d.support.manifold) for d in (p, q))  # type: ignore[union-attr]
-    if p.event_shape != q.event_shape or type(a) is not type(b):
-        return False
-    if a.manifold is b.manifold:
-        return True
-    try:
-        return not isinstance(a, ScaledGeometry) and torch.equal(a.curvature(like), b.curvature(like))
-    except NotImplementedError:
-        return False
+    """Are the two distributions on one manifold, hence of one measure?"""
+    a, b = (d.support.geometry for d in (p, q))  # type: ignore[union-attr]
+    return p.event_shape == q.event_shape and a.same_manifold(b, like)
 
 
 def share_centre(p: WrappedNormal | RiemannianNormal, q: WrappedNormal | RiemannianNormal) -> bool:

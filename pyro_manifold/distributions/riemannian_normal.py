@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import geoopt
@@ -12,7 +11,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from ..constraints import check_point
-from ..geometry import Geometry, ScaledGeometry, SPDGeometry, geometry
+from ..geometry import Geometry, SPDGeometry, geometry
+from ..geometry.registry import ClassRegistry
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all, held
 from ..ops.numerics import log_sinc_length, norm, scalar
@@ -72,32 +72,14 @@ class _RadialNormal(dist.TorchDistribution):
         return radius_moment(self.scale, self.curvature, self.event_shape[0], "square")
 
 
-def _curvature(geo: Geometry, loc: Tensor) -> Tensor:
-    """Constant curvature, as far as the base distributions ask: affine-invariant SPD matrices (non-positive)
-    count as flat here."""
-    try:
-        return scalar(0.0, loc) if _is_spd(geo) else geo.curvature(loc).reshape(())
-    except NotImplementedError:
-        raise ValueError(
-            f"manifold: got {geo.manifold.name}, expected one of constant curvature (Sphere, PoincareBall, "
-            "Lorentz, Stereographic, Euclidean) or SymmetricPositiveDefinite. Use WrappedNormal, or for a "
-            "product one RiemannianNormal site per factor."
-        ) from None
+# Distributions of tangent vectors where distance is not radial with constant curvature, by class of geometry:
+# functions of a geometry, a scale of the batch shape, and the event shape.
+_TANGENT_NORMALS: ClassRegistry[Any] = ClassRegistry()
 
 
-def _is_spd(geo: Geometry) -> bool:
-    """Affine-invariant, scaled or not."""
-    while isinstance(geo, ScaledGeometry):
-        geo = geo.base
-    return isinstance(geo, SPDGeometry) and not geo.flat
-
-
-def _unit(geo: Geometry, like: Tensor) -> Tensor:
-    """What lengths are multiplied by."""
-    s = scalar(1.0, like)
-    while isinstance(geo, ScaledGeometry):
-        s, geo = s * geo.scale(like), geo.base
-    return s
+@_TANGENT_NORMALS.register(SPDGeometry)
+def _spd_tangent_normal(geo: Geometry, scale: Tensor, event_shape: torch.Size) -> SPDTangentNormal:
+    return SPDTangentNormal(scale, event_shape[-1], geo.unit)
 
 
 class RiemannianNormal(ExpMapDistribution):
@@ -162,7 +144,15 @@ class RiemannianNormal(ExpMapDistribution):
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         loc, scale = as_tensors(loc=loc, scale=scale)
         geo = geometry(manifold)
-        curvature = _curvature(geo, loc)
+        curvature = geo.constant_curvature(loc)
+        make_base = _TANGENT_NORMALS.find(type(geo.unscaled)) if curvature is None else None
+        if curvature is None and make_base is None:
+            raise ValueError(
+                f"manifold: got {geo.manifold.name}, expected one of constant curvature (Sphere, PoincareBall, "
+                "Lorentz, Stereographic, Euclidean) or SymmetricPositiveDefinite. Use WrappedNormal, or for a "
+                "product one RiemannianNormal site per factor."
+            )
+        curvature = scalar(0.0, loc) if curvature is None else curvature.reshape(())
         if validate:
             check_point(manifold, "loc", loc)
         event_shape = loc.shape[loc.dim() - geo.event_dim :]
@@ -184,10 +174,10 @@ class RiemannianNormal(ExpMapDistribution):
         batch = broadcast_shapes(loc=loc.shape[: loc.dim() - geo.event_dim], scale=scale.shape)
         self.manifold = manifold
         base: Any
-        if _is_spd(geo):
-            base = SPDTangentNormal(scale.expand(batch), event_shape[-1], partial(_unit, geo))
-        else:
+        if make_base is None:
             base = _RadialNormal(manifold, scale.expand(batch), dim)
+        else:
+            base = make_base(geo, scale.expand(batch), event_shape)
         transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
         super().__init__(base, [transform], validate_args=validate_args)
 

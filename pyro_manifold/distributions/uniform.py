@@ -68,10 +68,9 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
                 f"event_shape: got {tuple(event_shape)}, expected the shape of one point of {manifold.name} "
                 f"({geo.event_dim} axes, dimension at least 1)."
             )
-        try:
-            log_volume = geo.log_volume(event_shape)
-        except NotImplementedError as e:
-            raise ValueError(f"manifold: {e}") from None
+        if not geo.has_finite_volume:
+            raise ValueError(f"manifold: {geo.unknown('uniform distribution')}")
+        log_volume = geo.log_volume(event_shape)
         self.log_volume = torch.as_tensor(log_volume, dtype=dtype or torch.get_default_dtype(), device=device)
         super().__init__(torch.Size(batch_shape), event_shape, validate_args=validate_args)
 

@@ -9,18 +9,33 @@ import torch
 from torch import Tensor
 
 from ..constraints import check_point
-from ..geometry import EuclideanGeometry, TorusGeometry, geometry
-from ..geometry.euclidean import FlatGeometry
-from ..geometry.windings import marginal_sd
+from ..geometry import Geometry, geometry
+from ..geometry.windings import largest_sd, marginal_sd
 from ..ops.arguments import checked
-from ..ops.checks import as_tensors, common_shape
+from ..ops.checks import as_tensors, common_shape, held
 from ..ops.chi import chi_expectation
 from ..ops.numerics import cos_sqrt, log_sinc_sqrt
+from ..ops.tracing import is_concrete
 from ..transforms import ExpMap
 from ._exp_map_distribution import ExpMapDistribution, with_gradient_of
 from ._tangent_gaussian import tangent_normal, widened
 
 __all__ = ["WrappedNormal"]
+
+
+def _check_width(geo: Geometry, base: Any, limit: float) -> None:
+    """
+    :raises ValueError: for a normal that wraps around further than the geometry can sum its density.
+    """
+    if limit == math.inf:
+        return
+    spread = marginal_sd(base)
+    if is_concrete(held(spread)) and largest_sd(base) > limit:
+        raise ValueError(
+            f"scale: a normal on {geo.manifold.name} with a standard deviation of {largest_sd(base):.3g} wraps "
+            f"around, and its windings are not known there; expected at most {limit:.2g}. Use truncated=True "
+            "with an isotropic scale, or another family (ManifoldUniform)."
+        )
 
 
 class WrappedNormal(ExpMapDistribution):
@@ -47,7 +62,7 @@ class WrappedNormal(ExpMapDistribution):
         three.
     :param bool truncated: condition on :math:`|v| <` injectivity radius; needs an isotropic ``scale``.
     :raises ValueError: for a ``loc`` off the manifold, a non-positive ``scale``, shapes that do not fit,
-        mixed dtypes.
+        mixed dtypes, a ``scale`` whose windings are not known (SO(n), n > 3, Stiefel and Grassmann manifolds).
 
     Base measure: Riemannian volume. Batch shape: broadcast of the parameters'; event shape: that of ``loc``.
 
@@ -97,6 +112,8 @@ class WrappedNormal(ExpMapDistribution):
         self.truncated = truncated
         self._geometry = geo
         self._injective = geo.injectivity_radius(loc.shape[cut:]) == math.inf
+        if not truncated:
+            _check_width(geo, base, geo.wrapped_limit(loc.shape[cut:]))
         self._isotropic = base.event_shape[0] == 1 or (scale is not None and scale.shape[-1:] in ((), (1,)))
         transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
         self._build(base, transform, loc.shape[cut:], validate_args)
@@ -146,7 +163,7 @@ class WrappedNormal(ExpMapDistribution):
         loc = self.transforms[0].loc
         base = self.base_dist
         dtype = torch.promote_types(value.dtype, loc.dtype)
-        if not self._injective and not isinstance(geo, FlatGeometry):
+        if not self._injective and not geo.is_flat:
             loc, value, base = loc.double(), value.double(), widened(base, torch.float64)
         shape = common_shape(loc.shape, value.shape)
         return self._log_pushed(loc, geo.log_frame(loc.expand(shape), value.expand(shape)), base).to(dtype)
@@ -162,7 +179,7 @@ class WrappedNormal(ExpMapDistribution):
     def mode(self) -> Tensor:
         """``loc``, where the density has no poles: on flat and hyperbolic space it decreases along every ray
         from there, on the torus its dual sum of cosines is largest there."""
-        if not self._injective and not isinstance(geometry(self.manifold), TorusGeometry):
+        if not self._injective and not geometry(self.manifold).is_flat:
             raise NotImplementedError(
                 "on spheres and rotations a wrapped normal has poles and no mode; use RiemannianNormal."
             )
@@ -223,7 +240,7 @@ class WrappedNormal(ExpMapDistribution):
 
     @property
     def _flat(self) -> bool:
-        return isinstance(geometry(self.manifold), EuclideanGeometry)
+        return geometry(self.manifold).is_flat
 
     def _isotropic_scale(self, what: str) -> Tensor:
         if not self._isotropic:

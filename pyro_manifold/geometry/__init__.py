@@ -1,11 +1,12 @@
 """What probability needs of a manifold beyond geoopt; found through :func:`geometry`."""
 
-from .base import Geometry, geometry, register_geometry
+from .base import Geometry
 from .embedded import EmbeddedGeometry, EmbeddedManifold
 from .euclidean import EuclideanGeometry
 from .hyperboloid import HyperboloidGeometry
 from .implicit import ImplicitGeometry, ImplicitManifold
 from .product import ProductGeometry
+from .registry import geometry, register_geometry
 from .rotations import SpecialOrthogonal, SpecialOrthogonalGeometry
 from .scaled import ScaledGeometry
 from .spd import SPDGeometry

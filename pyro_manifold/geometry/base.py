@@ -1,5 +1,5 @@
 r"""The one place that knows a manifold's formulas: :class:`Geometry`, one subclass per manifold, found by
-:func:`geometry`.
+:func:`~pyro_manifold.geometry.geometry`.
 
 geoopt's manifolds carry no dimension, nor do we: a geometry reads it off the shape of the points it is given.
 Notation: ``p, q, x`` points (manifold coordinates), ``u`` an ambient tangent vector, ``v`` its coordinates in
@@ -8,8 +8,8 @@ the orthonormal frame of :math:`T_pM` (one trailing axis of size ``dim``, so :ma
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import geoopt
 import torch
@@ -17,20 +17,21 @@ from torch import Tensor
 
 from ..ops.checks import common_shape
 from ..ops.memo import module_tensors
+from ..ops.numerics import norm, scalar
 from ..ops.precision import FullPrecision
 from ..ops.tracing import is_concrete
+from .noise import ChartNoise, NoiseMap
 from .windings import normal_radius
 
-__all__ = ["Geometry", "geometry", "register_geometry"]
-
-_REGISTRY: dict[type, Callable[[Any], "Geometry"]] = {}
-_G = TypeVar("_G", bound=Callable[[Any], "Geometry"])
+__all__ = ["Geometry"]
 
 
 class Geometry(FullPrecision, ABC):
     """Exponential map, frames and volumes of one manifold, vectorised over leading batch axes.
 
-    Subclasses must give the abstract methods; the others have a default that is right when those are.
+    Subclasses must give the abstract methods; the others have a default that is right when those are. Other
+    layers ask for capabilities (``has_chart``, ``is_flat``, ``constant_curvature``, ...) and never which class
+    it is.
 
     :param manifold: the geoopt manifold whose parameters (curvature, say) are read at each call, so they may
         be learned.
@@ -55,13 +56,21 @@ class Geometry(FullPrecision, ABC):
         "chart",
         "chart_inv",
         "uniform_sample",
+        "inner",
+        "frame",
+        "transport",
+        "random_tangent",
+        "chord",
     )
     event_dim = 1  # rank of a point: 1 for vectors, 2 for matrices
     has_chart = False  # is ``chart`` (exp at the origin) a bijection R^dim -> M?
     membership = ""  # what makes a point, in words, for error messages
-    in_linear_space = (
-        False  # are geodesics cos(sqrt(K) r) p + ... in the ambient space, so that ambient means make sense?
-    )
+    in_linear_space = False  # are geodesics cos(sqrt(K) r) p + ..., so that ambient means make sense?
+    is_flat = False  # is the curvature zero everywhere?
+    is_symmetric = True  # are the geodesic symmetries exp_m(-log_m x) isometries?
+    has_log = True  # are ``log``, ``dist``, ``log_det_exp`` and ``injectivity_radius`` known?
+    has_global_log = True  # do ``log`` and ``dist`` have a closed form, for any two points?
+    has_finite_volume = False  # are ``log_volume`` and ``uniform_sample`` known?
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
         self.manifold = manifold
@@ -80,9 +89,15 @@ class Geometry(FullPrecision, ABC):
     def dim(self, event_shape: Sequence[int]) -> int:
         """Dimension of the manifold whose points have ``event_shape``."""
 
-    @abstractmethod
     def point_shape(self, dim: int) -> torch.Size:
-        """Event shape of the points of the ``dim``-dimensional member of the family."""
+        """Event shape of the points of the ``dim``-dimensional member, in families with one per dimension.
+
+        :raises ValueError: for other families.
+        """
+        raise ValueError(
+            f"dim: {self.manifold.name} has members of different shapes and dimension {dim}, which says too "
+            "little; give a base point (loc), or fix the shape: geoopt.ProductManifold((manifold, shape))."
+        )
 
     @abstractmethod
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
@@ -90,14 +105,15 @@ class Geometry(FullPrecision, ABC):
         Bool, batch shape."""
 
     @abstractmethod
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        """The base point, where the frame is the coordinate frame."""
-
     def base_point(
         self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
     ) -> Tensor:
-        """The origin of the member whose points have ``event_shape``."""
-        return self.origin(self.dim(event_shape), dtype=dtype, device=device)
+        """The origin of the member whose points have ``event_shape``, where the frame is the coordinate
+        frame."""
+
+    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+        """:meth:`base_point` of the ``dim``-dimensional member, see :meth:`point_shape`."""
+        return self.base_point(self.point_shape(dim), dtype=dtype, device=device)
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
@@ -118,8 +134,56 @@ class Geometry(FullPrecision, ABC):
 
     def farthest(self, x: Tensor) -> float:
         """Distance from the origin to the farthest of the points ``x``."""
-        origin = self.base_point(x.shape[x.dim() - self.event_dim :], dtype=x.dtype, device=x.device)
+        origin = self.base_point(self.event_shape(x), dtype=x.dtype, device=x.device)
         return float(self.dist(origin.expand_as(x), x).max())
+
+    def event_shape(self, x: Tensor) -> torch.Size:
+        """Shape of one of the points ``x``."""
+        return x.shape[x.dim() - self.event_dim :]
+
+    # --- factors, and what the manifold is a multiple of
+    # -----------------------------------------------------------
+    @property
+    def factors(self) -> "tuple[Geometry, ...]":
+        """Geometries of the manifolds of which it is the product, in order, none of them a product itself."""
+        return (self,)
+
+    def factor_shapes(self, event_shape: Sequence[int]) -> list[torch.Size]:
+        """Event shapes of the factors."""
+        return [torch.Size(event_shape)]
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """The factors' points (or ambient vectors), each in its own shape."""
+        return [x]
+
+    def pack(self, parts: Sequence[Tensor]) -> Tensor:
+        """Inverse of :meth:`split`."""
+        return parts[0]
+
+    def split_coordinates(self, v: Tensor) -> list[Tensor]:
+        """The factors' frame coordinates."""
+        return [v]
+
+    @property
+    def unscaled(self) -> "Geometry":
+        """The geometry of which this one multiplies all lengths by :meth:`unit`."""
+        return self
+
+    def unit(self, like: Tensor) -> Tensor:
+        """Length here of what has length 1 in :attr:`unscaled`, a scalar in the dtype of ``like``."""
+        return scalar(1.0, like)
+
+    def same_manifold(self, other: "Geometry", like: Tensor) -> bool:
+        """Is ``other`` known to describe the same points with the same metric, hence the same measure?
+
+        True for one manifold object, or one class and equal constant curvature (in the dtype of ``like``)."""
+        if type(self) is not type(other):
+            return False
+        if self.manifold is other.manifold:
+            return True
+        a = self.constant_curvature(like)
+        b = other.constant_curvature(like)
+        return a is not None and b is not None and torch.equal(a, b)
 
     # --- metric
     # ------------------------------------------------------------------------------------------------
@@ -163,6 +227,58 @@ class Geometry(FullPrecision, ABC):
         """
         return v
 
+    def ambient_coordinates(self, x: Tensor) -> Tensor | None:
+        """The points as vectors of a Euclidean space in which the manifold lies isometrically, ``batch + (m,)``;
+        ``None`` where none is known. Their derivative is :meth:`embed_tangent`."""
+        return None
+
+    def chord(self, p: Tensor, q: Tensor) -> Tensor:
+        """Length of the straight line between p and q in :meth:`ambient_coordinates`, or :meth:`dist` without
+        such. It agrees with the distance of near points to second order, and exists without a logarithm."""
+        a = self.ambient_coordinates(p)
+        b = self.ambient_coordinates(q)
+        return self.dist(p, q) if a is None or b is None else norm(a - b)
+
+    def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
+        """Inner product of ambient tangent vectors at p, batch shape."""
+        return (self.from_tangent(p, u) * self.from_tangent(p, w)).sum(-1)
+
+    def frame(self, p: Tensor) -> Tensor:
+        """The orthonormal frame at p: ``dim`` ambient vectors on a new axis, ``batch + (dim,) + event``."""
+        event = self.event_shape(p)
+        batch = p.shape[: p.dim() - self.event_dim]
+        dim = self.dim(event)
+        eye = torch.eye(dim, dtype=p.dtype, device=p.device).expand(batch + (dim, dim))
+        return self.to_tangent(p.unsqueeze(-1 - self.event_dim).expand(batch + (dim,) + event), eye)
+
+    def transport(self, p: Tensor, q: Tensor, u: Tensor) -> Tensor:
+        r"""Parallel transport of the ambient tangent vector u along the shortest geodesic from p to q.
+
+        By default from the geodesic symmetry :math:`s_m(x) = \exp_m(-\log_m x)` about the midpoint m, an
+        isometry of symmetric spaces with :math:`(ds_m)_p = -\text{transport}` [1].
+
+        :raises NotImplementedError: on other manifolds.
+
+        [1] Pennec, *Parallel transport with pole ladder*, 2018, sec. 3.
+        """
+        if not self.is_symmetric:
+            raise NotImplementedError(
+                f"{self.manifold.name}: parallel transport has no closed form; use to_tangent(q, "
+                "from_tangent(p, u)), an isometry of tangent spaces that is not parallel."
+            )
+        shape = common_shape(p.shape, q.shape, u.shape)
+        p, q, u = p.expand(shape), q.expand(shape), u.expand(shape)
+        m = self.exp_frame(p, 0.5 * self.log_frame(p, q))
+        moved = torch.func.jvp(lambda x: self.exp_frame(m, -self.log_frame(m, x)), (p,), (u,))[1]
+        return self.project_tangent(q, -moved)
+
+    def random_tangent(self, p: Tensor, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Standard normal ambient tangent vectors at p, shape ``sample_shape + p.shape``."""
+        p = p.expand(torch.Size(sample_shape) + p.shape)
+        batch = p.shape[: p.dim() - self.event_dim]
+        v = torch.randn(batch + (self.dim(self.event_shape(p)),), dtype=p.dtype, device=p.device)
+        return self.to_tangent(p, v)
+
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
         """:meth:`exp` of frame coordinates; overridden where going through ambient vectors would cost
         digits."""
@@ -190,7 +306,7 @@ class Geometry(FullPrecision, ABC):
 
         :param base: ``Independent(Normal)`` or ``MultivariateNormal`` with mean 0 and event shape ``(dim,)``.
         """
-        event = p.shape[p.dim() - self.event_dim :]
+        event = self.event_shape(p)
         batch = common_shape(p.shape[: p.dim() - self.event_dim], v.shape[:-1], base.batch_shape)
         p, v = p.expand(batch + event), v.expand(batch + v.shape[-1:])
         if v.numel() == 0:
@@ -205,13 +321,28 @@ class Geometry(FullPrecision, ABC):
         vs = self.preimages(p, v, normal_radius(base))
         return torch.logsumexp(base.log_prob(vs) - self.log_det_exp(p, vs), 0)
 
+    def wrapped_limit(self, event_shape: Sequence[int]) -> float:
+        """Largest standard deviation along any direction for which :meth:`log_wrapped` is known."""
+        return math.inf
+
+    def constant_curvature(self, like: Tensor) -> Tensor | None:
+        """Sectional curvature K of flat and hyperbolic space and of spheres, as a scalar in the dtype and on the
+        device of ``like``; ``None`` on other manifolds (where it varies, or distance is not radial as on a flat
+        torus)."""
+        return None
+
     def curvature(self, like: Tensor) -> Tensor:
-        """Sectional curvature K, where it is one number, as a scalar in the dtype and on the device of
-        ``like``."""
-        raise NotImplementedError(
-            f"{self.manifold.name} has no constant curvature; distributions that depend on distance alone "
-            "(RiemannianNormal) need it. Use WrappedNormal, or one site per factor of a product."
-        )
+        """:meth:`constant_curvature`.
+
+        :raises NotImplementedError: where there is none.
+        """
+        k = self.constant_curvature(like)
+        if k is None:
+            raise NotImplementedError(
+                f"{self.manifold.name} has no constant curvature; distributions that depend on distance alone "
+                "(RiemannianNormal) need it. Use WrappedNormal, or one site per factor of a product."
+            )
+        return k
 
     # --- globals
     # ------------------------------------------------------------------------------------------------
@@ -220,10 +351,14 @@ class Geometry(FullPrecision, ABC):
         return math.inf
 
     def log_volume(self, event_shape: Sequence[int]) -> Tensor | float:
-        """Log of the total Riemannian volume, where it is finite."""
-        raise NotImplementedError(
+        """Log of the total Riemannian volume, where :attr:`has_finite_volume`."""
+        raise NotImplementedError(self.unknown("volume"))
+
+    def unknown(self, what: str) -> str:
+        """Message for a quantity that the manifold does not have or whose formula is not known."""
+        return (
             f"{self.manifold.name} has no finite volume; use WrappedNormal or RiemannianNormal instead of a "
-            f"uniform distribution."
+            "uniform distribution."
         )
 
     def uniform_sample(
@@ -234,12 +369,25 @@ class Geometry(FullPrecision, ABC):
         dtype: torch.dtype | None = None,
         device: Any = None,
     ) -> Tensor:
-        """Draws from the normalised Riemannian volume, of shape ``shape + event_shape``, where it is
-        finite."""
-        raise NotImplementedError(
-            f"{self.manifold.name} has no finite volume; use WrappedNormal or RiemannianNormal instead of a "
-            f"uniform distribution."
-        )
+        """Draws from the normalised Riemannian volume, of shape ``shape + event_shape``, where
+        :attr:`has_finite_volume`."""
+        raise NotImplementedError(self.unknown("uniform distribution"))
+
+    def scatter(
+        self,
+        shape: Sequence[int],
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
+    ) -> Tensor:
+        """Scattered points to start from, ``shape + event_shape``: uniform where possible, else exp of standard
+        normal vectors at the base point."""
+        if self.has_finite_volume:
+            return self.uniform_sample(shape, event_shape, dtype=dtype, device=device)
+        p = self.base_point(event_shape, dtype=dtype, device=device)
+        p = p.expand(torch.Size(shape) + p.shape)
+        return self.exp(p, self.random_tangent(p))
 
     def uniform_moments(
         self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
@@ -251,6 +399,27 @@ class Geometry(FullPrecision, ABC):
             "do not exist; take them from draws."
         )
 
+    def exact_mean(self, x: Tensor, w: Tensor) -> Tensor | None:
+        """Frechet mean of the points x, ``(n,) + batch + event``, with weights w, ``(n,) + batch``, that sum to
+        1; ``None`` where it has no closed form."""
+        return None
+
+    def angles(self, x: Tensor) -> tuple[Tensor, list[str]] | None:
+        """Coordinates in radians that a reader knows, ``batch + (m,)``, with their names, those on a circle
+        called azimuth; ``None`` where there are none."""
+        return None
+
+    def coordinate_names(self, event_shape: Sequence[int]) -> list[str]:
+        """Names of the coordinates of a point along its last axis."""
+        return [str(i) for i in range(event_shape[-1])] if event_shape else []
+
+    # --- from flat space
+    # ------------------------------------------------------------------------------------------
+    def noise_map(self, event_shape: Sequence[int]) -> NoiseMap | None:
+        """The map that makes a point of standard normal numbers, for reparametrisation; ``None`` where none is
+        known."""
+        return ChartNoise(self, event_shape) if self.has_chart else None
+
     def chart(self, v: Tensor) -> Tensor:
         """The global chart R^dim -> M: exp at the origin. Only where :attr:`has_chart`."""
         origin = self.origin(v.shape[-1], dtype=v.dtype, device=v.device)
@@ -258,8 +427,7 @@ class Geometry(FullPrecision, ABC):
 
     def chart_inv(self, x: Tensor) -> Tensor:
         """Inverse of :meth:`chart`."""
-        event_shape = x.shape[x.dim() - self.event_dim :]
-        origin = self.origin(self.dim(event_shape), dtype=x.dtype, device=x.device)
+        origin = self.base_point(self.event_shape(x), dtype=x.dtype, device=x.device)
         return self.log_frame(origin.expand_as(x), x)
 
 
@@ -270,39 +438,3 @@ def moments_of_unit_columns(
     columns."""
     mean = torch.zeros(torch.Size(event_shape), dtype=dtype, device=device)
     return mean, torch.full_like(mean, 1 / event_shape[0])
-
-
-def register_geometry(manifold_type: type) -> Callable[[_G], _G]:
-    """Class decorator: make :func:`geometry` answer instances of ``manifold_type`` (and subclasses) with this
-    class.
-
-    A factory may be registered as well as a class: anything that maps a manifold to its :class:`Geometry`.
-    """
-
-    def register(factory: _G) -> _G:
-        _REGISTRY[manifold_type] = factory
-        return factory
-
-    return register
-
-
-def geometry(manifold: geoopt.Manifold) -> Geometry:
-    """The :class:`Geometry` of a geoopt manifold.
-
-    :raises ValueError: for a manifold (or anything else) without a registered geometry.
-
-    >>> import geoopt
-    >>> geometry(geoopt.Sphere()).dim((3,))
-    2
-    """
-    for cls in type(manifold).__mro__:
-        if cls in _REGISTRY:
-            return _REGISTRY[cls](manifold)
-    known = ", ".join(sorted(cls.__name__ for cls in _REGISTRY))
-    seen = (
-        manifold.__name__ + " (the class itself)" if isinstance(manifold, type) else type(manifold).__name__
-    )
-    raise ValueError(
-        f"manifold: no geometry is registered for {seen}; expected an instance of one of {known}. "
-        "Pass e.g. geoopt.Sphere(), or register your own with pyro_manifold.geometry.register_geometry."
-    )

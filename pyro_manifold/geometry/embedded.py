@@ -12,7 +12,7 @@ from torch.distributions import Transform
 
 from ..ops.arguments import checked
 from ..ops.newton import PointFunction, householder_basis, newton
-from .base import register_geometry
+from .registry import register_geometry
 from .submanifold import NEWTON, Submanifold, SubmanifoldGeometry
 
 __all__ = ["EmbeddedGeometry", "EmbeddedManifold"]

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from ..ops.checks import common_shape
 from ..ops.numerics import norm, scalar
-from .base import Geometry, register_geometry
+from .base import Geometry
+from .registry import register_geometry
 
 __all__ = ["EuclideanGeometry", "FlatGeometry"]
 
 
 class FlatGeometry(Geometry):
     """Vectors under addition, up to :meth:`reduce`: flat space itself, and its quotients by a lattice."""
+
+    is_flat = True
 
     def reduce(self, x: Tensor) -> Tensor:
         """The representative of ``x``; flat space needs none."""
@@ -30,8 +33,10 @@ class FlatGeometry(Geometry):
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
         return x.isfinite().all(-1)
 
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return torch.zeros(dim, dtype=dtype, device=device)
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        return torch.zeros(event_shape[-1], dtype=dtype, device=device)
 
     def project(self, x: Tensor) -> Tensor:
         return self.reduce(x)
@@ -44,6 +49,12 @@ class FlatGeometry(Geometry):
 
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return u
+
+    def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
+        return (u * w).sum(-1)
+
+    def transport(self, p: Tensor, q: Tensor, u: Tensor) -> Tensor:
+        return u.expand(common_shape(p.shape, q.shape, u.shape))
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         return self.reduce(p + u)
@@ -87,5 +98,11 @@ class EuclideanGeometry(FlatGeometry):
                 "Use geoopt.Euclidean(ndim=1) with flattened points."
             )
 
-    def curvature(self, like: Tensor) -> Tensor:
+    def ambient_coordinates(self, x: Tensor) -> Tensor:
+        return x
+
+    def exact_mean(self, x: Tensor, w: Tensor) -> Tensor:
+        return (w.unsqueeze(-1) * x).sum(0)
+
+    def constant_curvature(self, like: Tensor) -> Tensor:
         return scalar(0.0, like)

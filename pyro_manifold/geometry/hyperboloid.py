@@ -29,7 +29,8 @@ from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
 from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
 from ..ops.numerics import cos_sinc_sqrt, log_sinc_length, safe_sqrt
-from .base import Geometry, register_geometry
+from .base import Geometry
+from .registry import register_geometry
 
 __all__ = ["HyperboloidGeometry"]
 
@@ -64,7 +65,7 @@ class HyperboloidGeometry(Geometry):
     def _k(self, like: Tensor) -> Tensor:
         return self.manifold.k.reshape(()).to(dtype=like.dtype, device=like.device)
 
-    def curvature(self, like: Tensor) -> Tensor:
+    def constant_curvature(self, like: Tensor) -> Tensor:
         """-1/k, differentiable in k, in the dtype of ``like``."""
         return -1 / self._k(like)
 
@@ -83,10 +84,11 @@ class HyperboloidGeometry(Geometry):
         want = (self._k(x) + x[..., 1:].square().sum(-1)).sqrt()
         return ((t - want).abs() <= atol * want) & want.isfinite()
 
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return torch.nn.functional.pad(
-            self._k(torch.empty(0, dtype=dtype, device=device)).sqrt().reshape(1), (0, dim)
-        )
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        first = self._k(torch.empty(0, dtype=dtype, device=device)).sqrt().reshape(1)
+        return torch.nn.functional.pad(first, (0, event_shape[-1] - 1))
 
     def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
         """Where squares of coordinates are within a factor of 50 of overflow."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..ops.arguments import checked
 from ..ops.newton import ConvergenceError, PointFunction, householder_basis, newton
 from ..ops.tracing import is_concrete
-from .base import register_geometry
+from .registry import register_geometry
 from .submanifold import NEWTON, Submanifold, SubmanifoldGeometry
 
 __all__ = ["ImplicitGeometry", "ImplicitManifold"]

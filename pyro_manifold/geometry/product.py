@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..ops.numerics import norm
-from .base import Geometry, geometry, register_geometry
+from .base import Geometry
 from .euclidean import FlatGeometry
-from .scaled import ScaledGeometry
+from .registry import geometry, register_geometry
 
 __all__ = ["ProductGeometry"]
 
@@ -22,8 +22,7 @@ __all__ = ["ProductGeometry"]
 def _shape(index: int, factor: Geometry, shape: torch.Size) -> torch.Size:
     """The shape of a factor's points; those of a flat one, scalars or arrays, are vectors of the same
     numbers."""
-    base = factor.base if isinstance(factor, ScaledGeometry) else factor
-    if isinstance(base, FlatGeometry):
+    if isinstance(factor.unscaled, FlatGeometry):
         return torch.Size([shape.numel()])
     if len(shape) != factor.event_dim:
         raise ValueError(
@@ -31,6 +30,11 @@ def _shape(index: int, factor: Geometry, shape: torch.Size) -> torch.Size:
             f"one point, with {factor.event_dim} axes; give one factor for each point."
         )
     return shape
+
+
+def _all(name: str) -> Any:
+    """A property that holds for a product if it holds for every factor."""
+    return property(lambda self: all(getattr(g, name) for g in self.factors))
 
 
 @register_geometry(geoopt.ProductManifold)
@@ -48,33 +52,45 @@ class ProductGeometry(Geometry):
     4
     """
 
+    has_chart = _all("has_chart")
+    is_flat = _all("is_flat")
+    is_symmetric = _all("is_symmetric")
+    has_log = _all("has_log")
+    has_global_log = _all("has_global_log")
+    has_finite_volume = _all("has_finite_volume")
+
     def __init__(self, manifold: geoopt.ProductManifold) -> None:
         super().__init__(manifold)
-        self.factors = [geometry(m) for m in manifold.manifolds]
-        self.shapes = [
-            _shape(i, g, torch.Size(s))
-            for i, (g, s) in enumerate(zip(self.factors, manifold.shapes, strict=True))
-        ]
-        self.slices = manifold.slices
-        self.dims = [g.dim(s) for g, s in zip(self.factors, self.shapes, strict=True)]
+        factors: list[Geometry] = []
+        self.shapes: list[torch.Size] = []
+        for i, (m, shape) in enumerate(zip(manifold.manifolds, manifold.shapes, strict=True)):
+            factor = geometry(m)
+            own = _shape(i, factor, torch.Size(shape))
+            factors.extend(factor.factors)
+            self.shapes.extend(factor.factor_shapes(own))
+        self._factors = tuple(factors)
+        ends = list(itertools.accumulate(s.numel() for s in self.shapes))
+        self.slices = [slice(b - s.numel(), b) for b, s in zip(ends, self.shapes, strict=True)]
+        self.dims = [g.dim(s) for g, s in zip(factors, self.shapes, strict=True)]
+
+    @property
+    def factors(self) -> tuple[Geometry, ...]:
+        return self._factors
+
+    def factor_shapes(self, event_shape: Sequence[int]) -> list[torch.Size]:
+        return self.shapes
 
     def depends(self) -> list[Any] | None:
         parts = [g.depends() for g in self.factors]
         return None if any(p is None for p in parts) else [x for p in parts for x in p or ()]
 
-    @property
-    def has_chart(self) -> bool:  # type: ignore[override]
-        return all(g.has_chart for g in self.factors)
-
     def split(self, x: Tensor) -> list[Tensor]:
-        """The factors' points (or ambient vectors), each in its own shape."""
         return [x[..., sl].reshape(x.shape[:-1] + s) for sl, s in zip(self.slices, self.shapes, strict=True)]
 
     def split_coordinates(self, v: Tensor) -> list[Tensor]:
-        """The factors' frame coordinates."""
         return list(v.split(self.dims, -1))
 
-    def _pack(self, parts: Sequence[Tensor]) -> Tensor:
+    def pack(self, parts: Sequence[Tensor]) -> Tensor:
         flat = [x.flatten(x.dim() - len(s)) for x, s in zip(parts, self.shapes, strict=True)]
         return torch.cat(flat, -1)
 
@@ -98,18 +114,20 @@ class ProductGeometry(Geometry):
     def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
         return min(g.reach(s, like) for g, s in zip(self.factors, self.shapes, strict=True))
 
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        self.point_shape(dim)
-        return self._pack(self._each(lambda g, s: g.base_point(s, dtype=dtype, device=device), self.shapes))
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        self.dim(event_shape)
+        return self.pack(self._each(lambda g, s: g.base_point(s, dtype=dtype, device=device), self.shapes))
 
     def project(self, x: Tensor) -> Tensor:
-        return self._pack(self._each(lambda g, y: g.project(y), self.split(x)))
+        return self.pack(self._each(lambda g, y: g.project(y), self.split(x)))
 
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return self._pack(self._each(lambda g, a, b: g.project_tangent(a, b), self.split(p), self.split(u)))
+        return self.pack(self._each(lambda g, a, b: g.project_tangent(a, b), self.split(p), self.split(u)))
 
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        return self._pack(
+        return self.pack(
             self._each(lambda g, a, b: g.to_tangent(a, b), self.split(p), self.split_coordinates(v))
         )
 
@@ -124,14 +142,30 @@ class ProductGeometry(Geometry):
         )
         return torch.cat(parts, -1)
 
+    def ambient_coordinates(self, x: Tensor) -> Tensor | None:
+        parts = [g.ambient_coordinates(y) for g, y in zip(self.factors, self.split(x), strict=True)]
+        known = [y for y in parts if y is not None]
+        return torch.cat(known, -1) if len(known) == len(parts) else None
+
+    def chord(self, p: Tensor, q: Tensor) -> Tensor:
+        return norm(torch.stack(self._each(lambda g, a, b: g.chord(a, b), self.split(p), self.split(q)), -1))
+
+    def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
+        parts = self._each(lambda g, *a: g.inner(*a), self.split(p), self.split(u), self.split(w))
+        return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+
+    def transport(self, p: Tensor, q: Tensor, u: Tensor) -> Tensor:
+        parts = self._each(lambda g, *a: g.transport(*a), self.split(p), self.split(q), self.split(u))
+        return self.pack(parts)
+
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        return self._pack(self._each(lambda g, a, b: g.exp(a, b), self.split(p), self.split(u)))
+        return self.pack(self._each(lambda g, a, b: g.exp(a, b), self.split(p), self.split(u)))
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
-        return self._pack(self._each(lambda g, a, b: g.log(a, b), self.split(p), self.split(q)))
+        return self.pack(self._each(lambda g, a, b: g.log(a, b), self.split(p), self.split(q)))
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
-        return self._pack(
+        return self.pack(
             self._each(lambda g, a, b: g.exp_frame(a, b), self.split(p), self.split_coordinates(v))
         )
 
@@ -150,7 +184,7 @@ class ProductGeometry(Geometry):
         pairs = [
             g.geodesic(a, b, t) for g, a, b in zip(self.factors, self.split(p), self.split(u), strict=True)
         ]
-        return self._pack([x for x, _ in pairs]), self._pack([y for _, y in pairs])
+        return self.pack([x for x, _ in pairs]), self.pack([y for _, y in pairs])
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         """Every combination of the factors' preimages."""
@@ -176,6 +210,21 @@ class ProductGeometry(Geometry):
         )
         return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
 
+    def wrapped_limit(self, event_shape: Sequence[int]) -> float:
+        return min(g.wrapped_limit(s) for g, s in zip(self.factors, self.shapes, strict=True))
+
+    def scatter(
+        self,
+        shape: Sequence[int],
+        event_shape: Sequence[int],
+        *,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
+    ) -> Tensor:
+        return self.pack(
+            self._each(lambda g, s: g.scatter(shape, s, dtype=dtype, device=device), self.shapes)
+        )
+
     def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
         return min(g.injectivity_radius(s) for g, s in zip(self.factors, self.shapes, strict=True))
 
@@ -190,7 +239,7 @@ class ProductGeometry(Geometry):
             for g, s in zip(self.factors, self.shapes, strict=True)
         ]
         mean, variance = zip(*pairs, strict=True)
-        return self._pack(list(mean)), self._pack(list(variance))
+        return self.pack(list(mean)), self.pack(list(variance))
 
     def uniform_sample(
         self,
@@ -200,6 +249,6 @@ class ProductGeometry(Geometry):
         dtype: torch.dtype | None = None,
         device: Any = None,
     ) -> Tensor:
-        return self._pack(
+        return self.pack(
             self._each(lambda g, s: g.uniform_sample(shape, s, dtype=dtype, device=device), self.shapes)
         )

@@ -34,8 +34,10 @@ from ..ops.orthogonal import (
     size_of,
     vee,
 )
-from .base import Geometry, moments_of_unit_columns, register_geometry
-from .windings import largest_sd, log_wound_normal, windings
+from .base import Geometry, moments_of_unit_columns
+from .noise import NoiseMap, ProjectionNoise
+from .registry import register_geometry
+from .windings import check_unwrapped, log_wound_normal, windings
 
 __all__ = ["SpecialOrthogonal", "SpecialOrthogonalGeometry"]
 
@@ -163,6 +165,7 @@ class SpecialOrthogonalGeometry(Geometry):
 
     event_dim = 2
     membership = "orthogonal matrices of determinant +1"
+    has_finite_volume = True
 
     def dim(self, event_shape: Sequence[int]) -> int:
         n = self.manifold.n
@@ -180,8 +183,11 @@ class SpecialOrthogonalGeometry(Geometry):
         gram = x.mT @ x - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         return (gram.abs().amax((-1, -2)) <= atol) & (torch.linalg.det(x) > 0)  # a NaN compares false
 
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return torch.eye(self.point_shape(dim)[0], dtype=dtype, device=device)
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        self.dim(event_shape)
+        return torch.eye(event_shape[0], dtype=dtype, device=device)
 
     def project(self, x: Tensor) -> Tensor:
         return polar(x, proper=True)
@@ -197,6 +203,28 @@ class SpecialOrthogonalGeometry(Geometry):
 
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return p @ hat(v) / math.sqrt(2)
+
+    def ambient_coordinates(self, x: Tensor) -> Tensor:
+        return x.flatten(-2) / math.sqrt(2)
+
+    def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
+        return self.manifold.inner(p, u, w)
+
+    def transport(self, p: Tensor, q: Tensor, u: Tensor) -> Tensor:
+        r"""With :math:`q = p\,e^X`: :math:`p\,a \mapsto q\,e^{-X/2} a\,e^{X/2}`."""
+        half = _expm(0.5 * self.log_frame(p, q))
+        return q @ (half.mT @ (p.mT @ u) @ half)
+
+    def angles(self, x: Tensor) -> tuple[Tensor, list[str]]:
+        """The rotation vector, axis times angle; on SO(2) the angle."""
+        v = self.chart_inv(x)
+        if v.shape[-1] == 1:
+            return v, ["azimuth"]
+        axes = "xyz" if v.shape[-1] == 3 else [str(i + 1) for i in range(v.shape[-1])]
+        return v, [f"rotation_{c}" for c in axes]
+
+    def noise_map(self, event_shape: Sequence[int]) -> NoiseMap:
+        return ProjectionNoise(self, event_shape, event_shape[1], signed=True)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         return self.manifold.expmap(p, u)
@@ -240,6 +268,12 @@ class SpecialOrthogonalGeometry(Geometry):
             )
         return v.unsqueeze(0)
 
+    def wrapped_limit(self, event_shape: Sequence[int]) -> float:
+        """For n > 3 the largest angle of a skew normal matrix, about 2 sd :math:`\\sqrt n` and 6 sd on top,
+        must stay below π."""
+        n = self.manifold.n
+        return math.inf if n <= 3 else math.pi / (6 + 2 * math.sqrt(n))
+
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         """The sum over windings for n <= 3; beyond, the only term of a normal that stays within the
         injectivity radius.
@@ -249,16 +283,7 @@ class SpecialOrthogonalGeometry(Geometry):
         n = self.manifold.n
         if n <= 3:
             return log_wound_normal(v, base, 2 * (n - 2), half=2)
-        reach = 6 + 2 * math.sqrt(
-            n
-        )  # the largest angle of a skew normal matrix is about 2 sd sqrt(n); 6 sd on top
-        widest = largest_sd(base)
-        if widest * reach > math.pi:
-            raise NotImplementedError(
-                f"{self.manifold.name}: a normal this wide (sd {widest:.3g}) wraps around, and its windings "
-                f"are summed for n <= 3 only; use a scale below {math.pi / reach:.2g}, or truncated=True "
-                "(isotropic)."
-            )
+        check_unwrapped(self, base, self.wrapped_limit((n, n)))
         return base.log_prob(v) - self.log_det_exp(p, v)
 
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:

@@ -12,16 +12,33 @@ the base.
 import copyreg
 import math
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 import geoopt
 import torch
 from torch import Tensor
 
-from .base import Geometry, geometry, register_geometry
+from .base import Geometry
+from .noise import NoiseMap
+from .registry import geometry, register_geometry
 from .windings import marginal_sd
 
 __all__ = ["ScaledGeometry"]
+
+
+def _of_base(name: str) -> Any:
+    """The member ``name`` of the base geometry, as a property or a method."""
+    member = getattr(Geometry, name)
+    if not callable(member):
+        return property(lambda self: getattr(self.base, name))
+
+    @wraps(member)
+    def method(self: "ScaledGeometry", *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.base, name)(*args, **kwargs)
+
+    method.__isabstractmethod__ = False  # type: ignore[attr-defined]
+    return method
 
 
 @register_geometry(geoopt.Scaled)
@@ -44,64 +61,72 @@ class ScaledGeometry(Geometry):
     tensor(3.1416)
     """
 
-    def __init__(self, manifold: geoopt.Scaled) -> None:
+    # points and ambient vectors are those of the base
+    event_dim = _of_base("event_dim")
+    membership = _of_base("membership")
+    has_chart = _of_base("has_chart")
+    in_linear_space = _of_base("in_linear_space")  # sqrt(K) r is the same number
+    is_flat = _of_base("is_flat")
+    is_symmetric = _of_base("is_symmetric")
+    has_log = _of_base("has_log")
+    has_global_log = _of_base("has_global_log")
+    has_finite_volume = _of_base("has_finite_volume")
+    dim = _of_base("dim")
+    point_shape = _of_base("point_shape")
+    contains = _of_base("contains")
+    base_point = _of_base("base_point")
+    project = _of_base("project")
+    project_tangent = _of_base("project_tangent")
+    exp = _of_base("exp")
+    log = _of_base("log")
+    geodesic = _of_base("geodesic")
+    transport = _of_base("transport")
+    factor_shapes = _of_base("factor_shapes")
+    split = _of_base("split")
+    pack = _of_base("pack")
+    split_coordinates = _of_base("split_coordinates")
+    exact_mean = _of_base("exact_mean")
+    angles = _of_base("angles")
+    coordinate_names = _of_base("coordinate_names")
+    uniform_moments = _of_base("uniform_moments")
+    uniform_sample = _of_base("uniform_sample")
+    embed_tangent = _of_base("embed_tangent")  # linear and isometric already
+
+    def __init__(self, manifold: geoopt.Scaled, base: Geometry | None = None) -> None:
         super().__init__(manifold)
-        self.base = geometry(manifold.base)
+        self.base = geometry(manifold.base) if base is None else base
         s = manifold.scale
         if s.numel() != 1 or not (torch.compiler.is_compiling() or bool((s > 0) & s.isfinite())):
             raise ValueError(
                 f"manifold: Scaled needs one positive finite scale, got {s.tolist()}, e.g. Scaled(base, 2.0)."
             )
-        self.event_dim, self.membership = self.base.event_dim, self.base.membership
-        self.in_linear_space = self.base.in_linear_space  # sqrt(K) r is the same number
 
     def depends(self) -> list[Any] | None:
         return None if self.base.depends() is None else super().depends()
 
     @property
-    def has_chart(self) -> bool:  # type: ignore[override]
-        return self.base.has_chart
+    def factors(self) -> tuple[Geometry, ...]:
+        """The factors of the base, each in the same units."""
+        if self.base.factors == (self.base,):
+            return (self,)
+        return tuple(ScaledGeometry(self.manifold, g) for g in self.base.factors)
+
+    @property
+    def unscaled(self) -> Geometry:
+        return self.base.unscaled
+
+    def unit(self, like: Tensor) -> Tensor:
+        return self.scale(like) * self.base.unit(like)
+
+    def same_manifold(self, other: Geometry, like: Tensor) -> bool:
+        if not isinstance(other, ScaledGeometry):
+            return False
+        equal = torch.equal(self.scale(like), other.scale(like))
+        return self.manifold is other.manifold or (equal and self.base.same_manifold(other.base, like))
 
     def scale(self, like: Tensor) -> Tensor:
         """s as a scalar in the dtype and on the device of ``like``, differentiable where it is learned."""
         return self.manifold.scale.reshape(()).to(dtype=like.dtype, device=like.device)
-
-    # --- points and ambient vectors: those of the base
-    # ----------------------------------------------------------------
-    def dim(self, event_shape: Sequence[int]) -> int:
-        return self.base.dim(event_shape)
-
-    def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
-        return float(self.scale(like).detach()) * self.base.reach(event_shape, like)
-
-    def point_shape(self, dim: int) -> torch.Size:
-        return self.base.point_shape(dim)
-
-    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
-        return self.base.contains(x, atol)
-
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return self.base.origin(dim, dtype=dtype, device=device)
-
-    def base_point(
-        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
-    ) -> Tensor:
-        return self.base.base_point(event_shape, dtype=dtype, device=device)
-
-    def project(self, x: Tensor) -> Tensor:
-        return self.base.project(x)
-
-    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return self.base.project_tangent(p, u)
-
-    def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        return self.base.exp(p, u)
-
-    def log(self, p: Tensor, q: Tensor) -> Tensor:
-        return self.base.log(p, q)
-
-    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        return self.base.geodesic(p, u, t)
 
     # --- lengths: s times those of the base
     # ---------------------------------------------------------------------------
@@ -111,8 +136,18 @@ class ScaledGeometry(Geometry):
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return self.scale(u) * self.base.from_tangent(p, u)
 
-    def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        return self.base.embed_tangent(p, v)  # linear and isometric already
+    def ambient_coordinates(self, x: Tensor) -> Tensor | None:
+        y = self.base.ambient_coordinates(x)
+        return None if y is None else self.scale(x) * y
+
+    def chord(self, p: Tensor, q: Tensor) -> Tensor:
+        return self.scale(p) * self.base.chord(p, q)
+
+    def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
+        return self.scale(u).square() * self.base.inner(p, u, w)
+
+    def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
+        return float(self.scale(like).detach()) * self.base.reach(event_shape, like)
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
         return self.base.exp_frame(p, v / self.scale(v))
@@ -135,8 +170,12 @@ class ScaledGeometry(Geometry):
         s = self.scale(v)
         return self.base.log_wrapped(p, v / s, _over(base, s)) - v.shape[-1] * s.log()
 
-    def curvature(self, like: Tensor) -> Tensor:
-        return self.base.curvature(like) / self.scale(like).square()
+    def wrapped_limit(self, event_shape: Sequence[int]) -> float:
+        return float(self.manifold.scale.detach()) * self.base.wrapped_limit(event_shape)
+
+    def constant_curvature(self, like: Tensor) -> Tensor | None:
+        k = self.base.constant_curvature(like)
+        return None if k is None else k / self.scale(like).square()
 
     # --- globals
     # ------------------------------------------------------------------------------------------------
@@ -150,20 +189,12 @@ class ScaledGeometry(Geometry):
             + self.dim(event_shape) * self.manifold.scale.reshape(()).double().log()
         )
 
-    def uniform_moments(
-        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
-    ) -> tuple[Tensor, Tensor]:
-        return self.base.uniform_moments(event_shape, dtype=dtype, device=device)
-
-    def uniform_sample(
-        self,
-        shape: Sequence[int],
-        event_shape: Sequence[int],
-        *,
-        dtype: torch.dtype | None = None,
-        device: Any = None,
-    ) -> Tensor:
-        return self.base.uniform_sample(shape, event_shape, dtype=dtype, device=device)
+    def noise_map(self, event_shape: Sequence[int]) -> NoiseMap | None:
+        """The base's, with densities of this manifold's volume."""
+        noise = self.base.noise_map(event_shape)
+        if noise is not None:
+            noise.geo = self
+        return noise
 
 
 def _over(base: Any, s: Tensor) -> Any:

@@ -38,7 +38,8 @@ from ..ops.linalg import (
     vec_to_sym,
 )
 from ..ops.numerics import norm, scalar
-from .base import Geometry, register_geometry
+from .base import Geometry
+from .registry import register_geometry
 
 __all__ = ["SPDGeometry"]
 
@@ -114,7 +115,7 @@ class SPDGeometry(Geometry):
                 "divergence with no exponential map of its own, expected 'AIM' (affine-invariant) or 'LEM' "
                 "(log-Euclidean)."
             )
-        self.flat = metric == "LEM"
+        self.is_flat = metric == "LEM"
 
     def dim(self, event_shape: Sequence[int]) -> int:
         n, m = event_shape[-2:]
@@ -143,8 +144,11 @@ class SPDGeometry(Geometry):
         1/(10 n eps)."""
         return -math.log(10 * event_shape[-1] * torch.finfo(like.dtype).eps) / math.sqrt(2)
 
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return torch.eye(self.point_shape(dim)[0], dtype=dtype, device=device)
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        self.dim(event_shape)
+        return torch.eye(event_shape[-1], dtype=dtype, device=device)
 
     def project(self, x: Tensor) -> Tensor:
         """The symmetric part, its eigenvalues raised to at least 10 n eps times the largest in size (eps, if
@@ -167,53 +171,53 @@ class SPDGeometry(Geometry):
 
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         w = vec_to_sym(v, p.shape[-1])
-        if self.flat:
+        if self.is_flat:
             return sym_derivative(sym_function(_compact(p), LOG), w, EXP)
         return _congruence(sym_function(_compact(p), SQRT), w)
 
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        if self.flat:
+        if self.is_flat:
             return sym_to_vec(sym_derivative(p, u, LOG))
         return sym_to_vec(_congruence(sym_function(_compact(p), INV_SQRT), u))
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        if self.flat:
+        if self.is_flat:
             return sym_function(sym_function(_compact(p), LOG) + sym_derivative(p, u, LOG), EXP)
         factor, inverse = _cholesky(p)
         return _congruence(factor, sym_function(_congruence(inverse, u), EXP))
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
         w, p = vec_to_sym(v, p.shape[-1]), _compact(p)
-        if self.flat:
+        if self.is_flat:
             return sym_function(sym_function(p, LOG) + w, EXP)
         return _congruence(sym_function(p, SQRT), sym_function(w, EXP))
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
-        if self.flat:
+        if self.is_flat:
             a = sym_function(_compact(p), LOG)
             return sym_derivative(a, sym_function(q, LOG) - a, EXP)
         factor, inverse = _cholesky(p)
         return _congruence(factor, _log_quotient(inverse, p, q))
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
-        if self.flat:
+        if self.is_flat:
             return sym_to_vec(sym_function(q, LOG) - sym_function(_compact(p), LOG))
         return sym_to_vec(_log_quotient(sym_function(_compact(p), INV_SQRT), p, q))
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        if self.flat:
+        if self.is_flat:
             return norm(self.log_frame(p, q))
         return norm(sym_to_vec(_log_quotient(_cholesky(p)[1], p, q)))
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         n, batch = p.shape[-1], torch.broadcast_shapes(p.shape[:-2], v.shape[:-1])
-        if self.flat or n == 1:
+        if self.is_flat or n == 1:
             return v.new_zeros(batch)
         return log_sinhc_gaps(vec_to_sym(v, n)).expand(batch)
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device)[..., None, None]
-        if self.flat:
+        if self.is_flat:
             h = sym_derivative(p, u, LOG)
             a = sym_function(p, LOG) + t * h
             return sym_function(a, EXP), sym_derivative(a, h, EXP)
@@ -222,8 +226,18 @@ class SPDGeometry(Geometry):
         e = sym_function(t * w, EXP)
         return _congruence(factor, e), _congruence(factor, sym(w @ e))
 
-    def curvature(self, like: Tensor) -> Tensor:
-        return scalar(0.0, like) if self.flat else super().curvature(like)
+    def transport(self, p: Tensor, q: Tensor, u: Tensor) -> Tensor:
+        """Log-Euclidean: that of the logarithms; otherwise by the geodesic symmetry."""
+        return self.to_tangent(q, self.from_tangent(p, u)) if self.is_flat else super().transport(p, q, u)
+
+    def exact_mean(self, x: Tensor, w: Tensor) -> Tensor | None:
+        """Log-Euclidean: exp of the mean of the logarithms."""
+        if not self.is_flat:
+            return None
+        return sym_function((w[..., None, None] * sym_function(x, LOG)).sum(0), EXP)
+
+    def constant_curvature(self, like: Tensor) -> Tensor | None:
+        return scalar(0.0, like) if self.is_flat else None
 
 
 def _lift_quotient(a: Tensor, b: Tensor, floor: Tensor) -> Tensor:

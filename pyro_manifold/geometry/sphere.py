@@ -23,7 +23,9 @@ from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
 from ..ops.numerics import cos_sinc_sqrt, fewer_turns, log_sinc_length, norm, safe_sqrt, scalar
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
-from .base import Geometry, moments_of_unit_columns, register_geometry
+from .base import Geometry, moments_of_unit_columns
+from .noise import NoiseMap, ProjectionNoise
+from .registry import register_geometry
 from .windings import log_wound_normal, windings
 
 __all__ = ["SphereGeometry"]
@@ -47,6 +49,7 @@ class SphereGeometry(Geometry):
     """
 
     in_linear_space = True
+    has_finite_volume = True
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
         super().__init__(manifold)
@@ -66,13 +69,16 @@ class SphereGeometry(Geometry):
         atol = math.sqrt(torch.finfo(x.dtype).eps) if atol is None else atol
         return (norm(x) - 1).abs() <= atol  # a NaN compares false
 
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return torch.nn.functional.pad(torch.ones(1, dtype=dtype, device=device), (0, dim))
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        first = torch.ones(1, dtype=dtype, device=device)
+        return torch.nn.functional.pad(first, (0, event_shape[-1] - 1))
 
     def project(self, x: Tensor) -> Tensor:
         r = norm(x, keepdim=True)
         zero = r == 0
-        o = self.origin(x.shape[-1] - 1, dtype=x.dtype, device=x.device)
+        o = self.base_point(x.shape[-1:], dtype=x.dtype, device=x.device)
         return torch.where(zero, o, x / torch.where(zero, 1.0, r))
 
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
@@ -86,6 +92,12 @@ class SphereGeometry(Geometry):
 
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return self.to_tangent(p, v)
+
+    def ambient_coordinates(self, x: Tensor) -> Tensor:
+        return x
+
+    def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
+        return (u * w).sum(-1)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         return sphere_exp(None, p, fewer_turns(u))
@@ -121,6 +133,30 @@ class SphereGeometry(Geometry):
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         return log_wound_normal(v, base, v.shape[-1] - 1)
 
+    def angles(self, x: Tensor) -> tuple[Tensor, list[str]]:
+        r"""Hyperspherical coordinates; on :math:`S^2` the polar angle from the third axis and the azimuth from
+        the first.
+
+        .. math:: \varphi_i = \operatorname{atan2}(|x_{\text{rest}}|, x_i), \qquad
+            \text{azimuth} = \operatorname{atan2}(x_2, x_1)
+        """
+        polar = []
+        rest = x
+        for i in range(x.shape[-1] - 1, 1, -1):
+            polar.append(torch.atan2(torch.linalg.vector_norm(rest[..., :i], dim=-1), rest[..., i]))
+            rest = rest[..., :i]
+        azimuth = torch.atan2(x[..., 1], x[..., 0])
+        names = ["polar"] if len(polar) == 1 else [f"polar_{i + 1}" for i in range(len(polar))]
+        return torch.stack([*polar, azimuth], -1), [*names, "azimuth"]
+
+    def coordinate_names(self, event_shape: Sequence[int]) -> list[str]:
+        return (
+            list("xyz"[: event_shape[-1]]) if event_shape[-1] <= 3 else super().coordinate_names(event_shape)
+        )
+
+    def noise_map(self, event_shape: Sequence[int]) -> NoiseMap:
+        return ProjectionNoise(self, event_shape, 1)
+
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
         return math.pi
 
@@ -145,5 +181,5 @@ class SphereGeometry(Geometry):
             torch.randn(torch.Size(shape) + torch.Size(event_shape), dtype=dtype, device=device)
         )
 
-    def curvature(self, like: Tensor) -> Tensor:
+    def constant_curvature(self, like: Tensor) -> Tensor:
         return scalar(1.0, like)

@@ -31,7 +31,8 @@ from ..ops.components import by_components, squared_norm
 from ..ops.memo import module_tensors
 from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, cut_short, fewer_turns, log_sinc_length, safe_sqrt
 from ..ops.tracing import is_concrete, maybe_any
-from .base import Geometry, register_geometry
+from .base import Geometry
+from .registry import register_geometry
 from .sphere import SphereGeometry
 from .windings import log_wound_normal, windings
 
@@ -96,9 +97,22 @@ class StereographicGeometry(Geometry):
             dtype=like.dtype, device=like.device
         )
 
+    def constant_curvature(self, like: Tensor) -> Tensor:
+        return self.curvature(like)
+
     @property
     def has_chart(self) -> bool:  # type: ignore[override]
         return self._sign < 0 or (self._sign == 0 and bool(self.manifold.k <= 0))
+
+    @property
+    def has_finite_volume(self) -> bool:  # type: ignore[override]
+        return not self.has_chart
+
+    @property
+    def is_flat(self) -> bool:  # type: ignore[override]
+        """Curvature 0, and not learned: a gradient in it is one of the curved formulas."""
+        raw = self._raw()
+        return self._sign == 0 and not raw.requires_grad and bool(raw == 0)
 
     # --- shapes and membership
     # ---------------------------------------------------------------------------------------
@@ -113,8 +127,10 @@ class StereographicGeometry(Geometry):
         q = x.square().sum(-1)
         return q.isfinite() & (1 + self.curvature(x) * q > 0)
 
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return torch.zeros(dim, dtype=dtype, device=device)
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        return torch.zeros(event_shape[-1], dtype=dtype, device=device)
 
     def project(self, x: Tensor) -> Tensor:
         margin = rim_margin(x.shape[-1], x.dtype)
@@ -275,6 +291,12 @@ class StereographicGeometry(Geometry):
         K = self.curvature(p)
         along = 2 * (p * v).sum(-1, keepdim=True) / (1 + K * p.square().sum(-1, keepdim=True))
         return torch.cat([-K.sqrt() * along, v - K * along * p], -1)
+
+    def ambient_coordinates(self, x: Tensor) -> Tensor | None:
+        if self.has_chart:
+            return None
+        K = self.curvature(x)
+        return stereographic_to_sphere(x, K) / K.sqrt()
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         return v.unsqueeze(0) if self.has_chart else windings(v, radius, math.pi / self.curvature(v).sqrt())

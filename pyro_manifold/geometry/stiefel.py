@@ -33,8 +33,10 @@ from torch import Tensor
 from ..ops.autograd import BatchFunction
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, log_sphere_area, polar, vee
-from .base import Geometry, moments_of_unit_columns, register_geometry
-from .windings import largest_sd, log_wound_normal, windings
+from .base import Geometry, moments_of_unit_columns
+from .noise import NoiseMap, ProjectionNoise
+from .registry import register_geometry
+from .windings import check_unwrapped, log_wound_normal, windings
 
 __all__ = ["StiefelGeometry"]
 
@@ -128,6 +130,9 @@ class StiefelGeometry(Geometry):
 
     event_dim = 2
     membership = "matrices with orthonormal columns"
+    is_symmetric = False
+    has_global_log = False
+    has_finite_volume = True
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
         super().__init__(manifold)
@@ -143,19 +148,10 @@ class StiefelGeometry(Geometry):
             )
         return n * p - p * (p + 1) // 2
 
-    def point_shape(self, dim: int) -> torch.Size:
-        raise ValueError(
-            f"dim: frames of different shapes have dimension {dim}, which says too little; give a base point "
-            "(loc), or fix the shape: geoopt.ProductManifold((geoopt.Stiefel(), (n, p)))."
-        )
-
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
         atol = math.sqrt(torch.finfo(x.dtype).eps) if atol is None else atol
         gram = x.mT @ x - torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
         return gram.abs().amax((-1, -2)) <= atol  # a NaN compares false
-
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        return self.base_point(self.point_shape(dim), dtype=dtype, device=device)
 
     def base_point(
         self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
@@ -326,6 +322,12 @@ class StiefelGeometry(Geometry):
             )
         return v.unsqueeze(0)
 
+    def wrapped_limit(self, event_shape: Sequence[int]) -> float:
+        """For p > 1 the length of a normal vector must stay within the injectivity radius."""
+        if event_shape[1] == 1:
+            return math.inf
+        return self.injectivity_radius(event_shape) / (6 + math.sqrt(self.dim(event_shape)))
+
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         """The sphere's sum (p = 1), or the only term of a normal that stays within the injectivity radius.
 
@@ -333,14 +335,7 @@ class StiefelGeometry(Geometry):
         """
         if p.shape[-1] == 1:
             return log_wound_normal(v, base, v.shape[-1] - 1)
-        reach, sigmas = self.injectivity_radius(p.shape[-2:]), 6 + math.sqrt(v.shape[-1])
-        widest = largest_sd(base)
-        if widest * sigmas > reach:
-            raise NotImplementedError(
-                f"{self.manifold.name}: a normal this wide (sd {widest:.3g}) wraps around, and its windings "
-                f"are not known; use a scale below {reach / sigmas:.2g}, or truncated=True with an isotropic "
-                "scale."
-            )
+        check_unwrapped(self, base, self.wrapped_limit(p.shape[-2:]))
         return base.log_prob(v) - self.log_det_exp(p, v)
 
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
@@ -372,3 +367,11 @@ class StiefelGeometry(Geometry):
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         u = self.to_tangent(p, v)
         return u + (math.sqrt(0.5) - 1) * p @ (p.mT @ u) if self.canonical else u
+
+    def ambient_coordinates(self, x: Tensor) -> Tensor:
+        """The entries; isometric for the Euclidean metric, for the canonical one up to a factor of
+        :math:`\\sqrt2` in the directions :math:`XA`."""
+        return x.flatten(-2)
+
+    def noise_map(self, event_shape: Sequence[int]) -> NoiseMap:
+        return ProjectionNoise(self, event_shape, event_shape[1])

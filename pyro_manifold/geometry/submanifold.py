@@ -25,7 +25,8 @@ from torch import Tensor
 from ..ops.newton import ConvergenceError
 from ..ops.numerics import norm
 from ..ops.tracing import is_concrete
-from .base import Geometry, geometry
+from .base import Geometry
+from .registry import geometry
 
 __all__ = ["Submanifold", "SubmanifoldGeometry"]
 
@@ -117,6 +118,9 @@ class SubmanifoldGeometry(Geometry):
     :raises ConvergenceError: where an iteration does not end within its bound.
     """
 
+    is_symmetric = False
+    has_log = False
+    has_global_log = False
     manifold: Submanifold
 
     def __init__(self, manifold: Submanifold) -> None:
@@ -181,8 +185,10 @@ class SubmanifoldGeometry(Geometry):
             raise ValueError(f"dim: {self.manifold.name} has dimension {self.manifold.dim}, got {dim}.")
         return self.manifold.event_shape
 
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        self.point_shape(dim)
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        self.dim(event_shape)
         point = self.manifold.point
         out = point.to(dtype=dtype or point.dtype, device=device or point.device)
         return out if out.dtype == point.dtype else self.project(out)  # exact in its own precision
@@ -221,6 +227,12 @@ class SubmanifoldGeometry(Geometry):
 
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return self.to_tangent(p, v).flatten(-self.event_dim)
+
+    def ambient_coordinates(self, x: Tensor) -> Tensor:
+        return x.flatten(-self.event_dim)
+
+    def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
+        return self.manifold.inner(p, u, w)
 
     # --- steps
     # ------------------------------------------------------------------------------------------------
@@ -304,23 +316,20 @@ class SubmanifoldGeometry(Geometry):
         return self.geodesic(p, u, 1.0)[0]
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
-        raise NotImplementedError(self._unknown("logarithm"))
+        raise NotImplementedError(self.unknown("logarithm"))
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        raise NotImplementedError(self._unknown("distance"))
+        raise NotImplementedError(self.unknown("distance"))
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        raise NotImplementedError(self._unknown("volume change of exp"))
+        raise NotImplementedError(self.unknown("volume change of exp"))
 
     # --- globals
     # ------------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
-        raise NotImplementedError(self._unknown("injectivity radius"))
+        raise NotImplementedError(self.unknown("injectivity radius"))
 
-    def log_volume(self, event_shape: Sequence[int]) -> Tensor | float:
-        raise NotImplementedError(self._unknown("volume"))
-
-    def uniform_sample(
+    def scatter(
         self,
         shape: Sequence[int],
         event_shape: Sequence[int],
@@ -328,9 +337,10 @@ class SubmanifoldGeometry(Geometry):
         dtype: torch.dtype | None = None,
         device: Any = None,
     ) -> Tensor:
-        raise NotImplementedError(self._unknown("uniform distribution"))
+        p = self.base_point(event_shape, dtype=dtype, device=device)
+        return self.wander(p.expand(torch.Size(shape) + p.shape))
 
-    def _unknown(self, what: str) -> str:
+    def unknown(self, what: str) -> str:
         return (
             f"{self.manifold.name}: its {what} has no closed form, so distributions that need it do not work "
             "here; give the site the unnormalised distribution "

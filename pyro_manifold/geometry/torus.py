@@ -23,8 +23,9 @@ from ..ops.lattice import log_dual_sum, log_torus_normal
 from ..ops.numerics import norm
 from ..ops.tracing import is_concrete
 from ..ops.windings import normal_reach
-from .base import register_geometry
 from .euclidean import FlatGeometry
+from .noise import NoiseMap, TurnNoise
+from .registry import register_geometry
 from .windings import marginal_sd
 
 __all__ = ["Torus", "TorusGeometry"]
@@ -113,16 +114,35 @@ class TorusGeometry(FlatGeometry):
     tensor([-2.2832,  1.0000])
     """
 
+    has_finite_volume = True
+
     def reduce(self, x: Tensor) -> Tensor:
         return wrap(x)
 
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return torch.cat([-p.sin() * v, p.cos() * v], -1)
 
-    def curvature(self, like: Tensor) -> Tensor:
-        raise NotImplementedError(
-            "Torus: flat, but distance is not radial beyond pi; use WrappedNormal, which sums the windings."
-        )
+    def ambient_coordinates(self, x: Tensor) -> Tensor:
+        return torch.cat([x.cos(), x.sin()], -1)
+
+    def exact_mean(self, x: Tensor, w: Tensor) -> Tensor:
+        """Axis by axis: unwrap the sorted angles at every gap; the cut with the smallest variance wins [1].
+
+        [1] Hotz & Huckemann, *Intrinsic means on the circle*, Ann. Inst. Stat. Math. 67 (2015), thm 1."""
+        a, order = wrap(x).sort(0)
+        w = w.unsqueeze(-1).expand_as(a).gather(0, order)
+        lifted = w.cumsum(0) - w  # weight of the angles that go up by 2 pi, for each cut
+        mean = (w * a).sum(0) + 2 * math.pi * lifted
+        extra = (w * a * 4 * math.pi).cumsum(0) - w * a * 4 * math.pi + 4 * math.pi**2 * lifted
+        best = ((w * a.square()).sum(0) + extra - mean.square()).argmin(0, keepdim=True)
+        return wrap(mean.gather(0, best)[0])
+
+    def angles(self, x: Tensor) -> tuple[Tensor, list[str]]:
+        one = x.shape[-1] == 1
+        return wrap(x), ["azimuth"] if one else [f"azimuth_{i + 1}" for i in range(x.shape[-1])]
+
+    def noise_map(self, event_shape: Sequence[int]) -> NoiseMap:
+        return TurnNoise(self, event_shape, event_shape[-1])
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         k = max(1, math.ceil((radius + math.pi) / (2 * math.pi)))

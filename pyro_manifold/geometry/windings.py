@@ -18,7 +18,7 @@ from ..ops.numerics import norm
 from ..ops.tracing import is_concrete, maybe_any
 from ..ops.windings import log_windings, normal_reach
 
-__all__ = ["largest_sd", "log_wound_normal", "marginal_sd", "normal_radius", "windings"]
+__all__ = ["check_unwrapped", "largest_sd", "log_wound_normal", "marginal_sd", "normal_radius", "windings"]
 
 _MAX_TURNS = 1000
 
@@ -101,6 +101,19 @@ def normal_radius(base: Any) -> float:
     8.0
     """
     return (math.sqrt(int(base.event_shape[0])) + normal_reach(base.mean.dtype)) * largest_sd(base)
+
+
+def check_unwrapped(geo: Any, base: Any, limit: float) -> None:
+    """
+    :raises NotImplementedError: for a normal ``base`` with a standard deviation above ``limit``.
+    """
+    widest = largest_sd(base)
+    if widest > limit:
+        raise NotImplementedError(
+            f"{geo.manifold.name}: a normal this wide (sd {widest:.3g}) wraps around, and its windings are not "
+            f"known; use a scale below {limit:.2g}, truncated=True with an isotropic scale, or another family "
+            "(ManifoldUniform)."
+        )
 
 
 def _on_axis(base: Any, e: Tensor) -> tuple[Tensor, Tensor]:

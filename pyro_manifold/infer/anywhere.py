@@ -10,7 +10,7 @@ from pyro.infer.autoguide.initialization import init_to_feasible
 from torch import Tensor
 
 from ..constraints import manifold_of
-from ..geometry import SubmanifoldGeometry, geometry
+from ..geometry import geometry
 
 __all__ = ["anywhere", "init_to_draw"]
 
@@ -23,13 +23,7 @@ def anywhere(fn: Any, manifold: geoopt.Manifold) -> Tensor:
     geo = geometry(manifold)
     plates = len(fn.batch_shape + fn.event_shape) - geo.event_dim  # those of to_event too
     batch, event = (fn.batch_shape + fn.event_shape)[:plates], (fn.batch_shape + fn.event_shape)[plates:]
-    try:
-        return geo.uniform_sample(batch, event, dtype=like.dtype, device=like.device)
-    except NotImplementedError:
-        origin = geo.base_point(event, dtype=like.dtype, device=like.device).expand(batch + event)
-    if isinstance(geo, SubmanifoldGeometry):
-        return geo.wander(origin)
-    return geo.exp_frame(origin, torch.randn(batch + (geo.dim(event),), dtype=like.dtype, device=like.device))
+    return geo.scatter(batch, event, dtype=like.dtype, device=like.device)
 
 
 def init_to_draw(site: dict | None = None, *, fallback: Callable[..., Any] = init_to_feasible) -> Any:

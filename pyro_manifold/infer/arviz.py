@@ -14,16 +14,8 @@ from pyro.infer import MCMC
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ..geometry import (
-    Geometry,
-    ProductGeometry,
-    SpecialOrthogonalGeometry,
-    SphereGeometry,
-    TorusGeometry,
-    geometry,
-)
+from ..geometry import Geometry, geometry
 from ..ops.arguments import checked
-from ..ops.circular import wrap
 from .diagnostics.frechet import frechet_mean
 from .diagnostics.samples import gather_samples, is_data
 from .mcmc.errors import ConvergenceError
@@ -33,63 +25,34 @@ __all__ = ["to_inference_data"]
 Labels = list[str]
 
 
-def sphere_angles(x: Tensor) -> tuple[Tensor, Labels]:
-    r"""Hyperspherical coordinates; on :math:`S^2` the polar angle from the third axis and the azimuth from
-    the first.
-
-    .. math:: \varphi_i = \operatorname{atan2}(|x_{\text{rest}}|, x_i),\qquad \text{azimuth} =
-    \operatorname{atan2}(x_2, x_1)
-    """
-    azimuth, polar, rest = torch.atan2(x[..., 1], x[..., 0]), [], x
-    for i in range(x.shape[-1] - 1, 1, -1):
-        polar.append(torch.atan2(torch.linalg.vector_norm(rest[..., :i], dim=-1), rest[..., i]))
-        rest = rest[..., :i]
-    names = ["polar"] if len(polar) == 1 else [f"polar_{i + 1}" for i in range(len(polar))]
-    return torch.stack([*polar, azimuth], -1), [*names, "azimuth"]
-
-
 def _chart(geo: Geometry, x: Tensor, center: Tensor | None) -> tuple[Tensor, Labels]:
     v = geo.chart_inv(x) if center is None else geo.log_frame(center.expand_as(x), x)
     return v, [f"v{i + 1}" for i in range(v.shape[-1])]
 
 
 def _angles(geo: Geometry, x: Tensor, center: Tensor | None) -> tuple[Tensor, Labels]:
-    if isinstance(geo, SphereGeometry):
-        return sphere_angles(x)
-    if isinstance(geo, TorusGeometry):
-        return wrap(x), ["azimuth"] if x.shape[-1] == 1 else [f"azimuth_{i + 1}" for i in range(x.shape[-1])]
-    if isinstance(geo, SpecialOrthogonalGeometry):
-        v = geo.chart_inv(x)
-        if v.shape[-1] == 1:
-            return v, ["azimuth"]
-        return v, [f"rotation_{c}" for c in "xyz"] if v.shape[-1] == 3 else [
-            f"rotation_{i + 1}" for i in range(v.shape[-1])
-        ]
-    if isinstance(geo, ProductGeometry):
-        centers = [None] * len(geo.factors) if center is None else geo.split(center)
-        parts = [_angles(g, y, c) for g, y, c in zip(geo.factors, geo.split(x), centers, strict=True)]
-        return torch.cat([v for v, _ in parts], -1), [
-            f"{i}.{n}" for i, (_, names) in enumerate(parts) for n in names
-        ]
-    return _chart(geo, x, None if geo.has_chart else center)
+    """Factor by factor; a factor without angles in its chart."""
+    points = geo.split(x)
+    centers = [None] * len(points) if center is None else geo.split(center)
+    columns: list[Tensor] = []
+    labels: Labels = []
+    for i, (g, y, c) in enumerate(zip(geo.factors, points, centers, strict=True)):
+        v, names = g.angles(y) or _chart(g, y, None if g.has_chart else c)
+        columns.append(v)
+        labels += names if geo.factors == (geo,) else [f"{i}.{n}" for n in names]
+    return torch.cat(columns, -1), labels
 
 
 def _ambient(geo: Geometry, x: Tensor, center: Tensor | None) -> tuple[Tensor, Labels]:
-    d = x.shape[-1]
-    if isinstance(geo, SphereGeometry) and d <= 3:
-        return x, list("xyz"[:d])
-    return x, [str(i) for i in range(d)]
+    return x, geo.coordinate_names(geo.event_shape(x))
 
 
-def _needs_center(geo: Geometry, coords: str) -> bool:
+def _needs_center(geo: Geometry, coords: str, x: Tensor) -> bool:
     """Are these coordinates logarithms at the mean of the draws?"""
     if coords == "ambient" or geo.has_chart:
         return False
-    if coords == "angles" and isinstance(geo, ProductGeometry):
-        return any(_needs_center(g, coords) for g in geo.factors)
-    return coords == "chart" or not isinstance(
-        geo, SphereGeometry | TorusGeometry | SpecialOrthogonalGeometry
-    )
+    points = zip(geo.factors, geo.split(x), strict=True)
+    return coords == "chart" or not all(g.has_chart or g.angles(y) for g, y in points)
 
 
 COORDINATES: dict[str, Callable[[Geometry, Tensor, Tensor | None], tuple[Tensor, Labels]]] = {
@@ -131,7 +94,7 @@ class _Converter:
         event: list[str] = []
         if name in self.manifolds:
             geo = geometry(self.manifolds[name])
-            if name not in self.centers and _needs_center(geo, self.kind):
+            if name not in self.centers and _needs_center(geo, self.kind, x):
                 try:
                     self.centers[name] = frechet_mean(
                         geo.manifold, x.flatten(0, lead - 1), tolerance=1e-5

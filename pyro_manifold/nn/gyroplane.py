@@ -49,14 +49,12 @@ class GyroplaneLayer(nn.Module):
     @checked
     def __init__(self, manifold: geoopt.Manifold, dim: int, out_features: int) -> None:
         super().__init__()
-        try:
-            geometry(manifold).curvature(torch.zeros(()))
-        except NotImplementedError:
+        if geometry(manifold).constant_curvature(torch.zeros(())) is None:
             raise ValueError(
                 f"manifold: {manifold.name} has no constant curvature, which gyroplanes need; expected "
                 "Euclidean, PoincareBall, Lorentz or Stereographic. Use LogMapLayer followed by "
                 "torch.nn.Linear instead."
-            ) from None
+            )
         self.manifold, self.dim = manifold, check_size("dim", dim)
         self.weight = nn.Parameter(torch.empty(check_size("out_features", out_features), dim))
         self.offset = nn.Parameter(torch.empty(out_features))

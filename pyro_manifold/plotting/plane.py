@@ -14,10 +14,8 @@ __all__ = ["geodesic", "latent_axes", "latent_scatter", "to_plane"]
 
 
 def _curvature(geo: Geometry, z: Tensor) -> float:
-    try:
-        curvature = float(geo.curvature(z))
-    except NotImplementedError:
-        curvature = math.nan
+    known = geo.constant_curvature(z)
+    curvature = math.nan if known is None else float(known)
     if not geo.has_chart or not curvature <= 0:
         raise ValueError(
             f"manifold: {geo.manifold.name} cannot be drawn in the plane; expected a Euclidean or hyperbolic "

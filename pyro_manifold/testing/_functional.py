@@ -83,11 +83,8 @@ def _path(make: Make, params: Params, name: str, at: Tensor) -> tuple[Tensor, Ca
     if manifold is None or name not in ("value", "loc") or at.shape != d.event_shape:
         return step, lambda h: at + h * step
     geo = geometry(manifold)
-    try:
-        v = step.reshape(-1)[: geo.dim(d.event_shape)]
-        return geo.to_tangent(at, v), lambda h: geo.exp_frame(at, h * v)
-    except NotImplementedError:  # no exponential map in closed form
-        return step, lambda h: at + h * step
+    v = step.reshape(-1)[: geo.dim(d.event_shape)]
+    return geo.to_tangent(at, v), lambda h: geo.exp_frame(at, h * v)
 
 
 def _along_a_geodesic(d: Any, x: Tensor) -> None:

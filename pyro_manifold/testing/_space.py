@@ -63,7 +63,7 @@ class Space:
         """Radial and angular nodes: more in the plane, where they are cheap; fewer on products, whose rules
         multiply."""
         n_radial, n_angular = (48, 80) if self.dim == 2 else (48, 32)
-        if len(getattr(self.geo, "factors", ())) > 1:
+        if len(self.geo.factors) > 1:
             n_radial = n_angular = 32
         return finer * n_radial, finer * n_angular
 

@@ -45,10 +45,7 @@ def random_tangent(geo: Geometry, dim: int, n: int, like: Tensor, spread: float 
     """Normal frame vectors, cut to 0.9 of the injectivity radius so that :meth:`Geometry.log` inverts ``exp``
     on them."""
     v = spread * torch.randn(n, dim, dtype=like.dtype, device=like.device)
-    try:
-        reach = float(geo.injectivity_radius(geo.point_shape(dim)))
-    except NotImplementedError:  # a submanifold, whose log is not known either
-        reach = math.inf
+    reach = float(geo.injectivity_radius(geo.point_shape(dim))) if geo.has_log else math.inf
     if math.isinf(reach):
         return v
     r = v.norm(dim=-1, keepdim=True)

@@ -131,16 +131,14 @@ def _volume(geo: Geometry, dim: int, like: Tensor) -> None:
     """A finite volume is what quadrature says, and uniform draws have its moments (each wrong alarm <
     1e-6)."""
     shape = geo.point_shape(dim)
-    if geo.has_chart:
-        raise NotApplicable("the volume is infinite")
+    if not geo.has_finite_volume:
+        assert geo.has_chart or not geo.has_log, "no chart, but no finite volume either"
+        raise NotApplicable("the volume is infinite, or its formula is not known")
     if dim > MAX_DIM:
         raise NotApplicable(f"quadrature is for at most {MAX_DIM} dimensions, this manifold has {dim}")
     origin = geo.origin(dim, dtype=like.dtype, device=like.device)
     rule = manifold_rule(geo.manifold, origin, 10.0, 48, 32)
-    try:
-        log_volume = torch.as_tensor(geo.log_volume(shape), dtype=like.dtype, device=like.device)
-    except NotImplementedError as e:
-        raise NotApplicable("log_volume is not implemented: the volume is not finite") from e
+    log_volume = torch.as_tensor(geo.log_volume(shape), dtype=like.dtype, device=like.device)
     close(rule.weights.sum().log(), log_volume, "log_volume", 10)
     x = geo.uniform_sample((20_000,), shape, dtype=like.dtype, device=like.device)
     assert x.shape == (20_000,) + shape and x.dtype == like.dtype and bool(geo.contains(x).all())
@@ -155,10 +153,7 @@ def _volume(geo: Geometry, dim: int, like: Tensor) -> None:
 
 def _reach(geo: Geometry, dim: int) -> float:
     """Injectivity radius, infinite where it is not known."""
-    try:
-        return float(geo.injectivity_radius(geo.point_shape(dim)))
-    except NotImplementedError:
-        return math.inf
+    return float(geo.injectivity_radius(geo.point_shape(dim))) if geo.has_log else math.inf
 
 
 def _embedding(geo: Geometry, dim: int, like: Tensor) -> None:

@@ -10,7 +10,7 @@ its factors' rules, and the flat torus its angles.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import geoopt
@@ -19,7 +19,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ..geometry import Geometry, ProductGeometry, ScaledGeometry, TorusGeometry, geometry
+from ..geometry import Geometry, TorusGeometry, geometry
+from ..geometry.registry import ClassRegistry
 from ..ops.arguments import checked
 from ..ops.circular import wrap
 from ..transforms.injective import InjectiveTransform
@@ -99,25 +100,25 @@ def manifold_rule(
     tensor(12.5664)
     """
     geo = _checked_geometry(manifold, radius)
-    if isinstance(geo, ScaledGeometry):
-        s = geo.scale(center)
-        return _magnified(
-            manifold_rule(geo.base.manifold, center, radius / s, n_radial, n_angular), s, _dim(geo, center)
-        )
-    if isinstance(geo, ProductGeometry):
-        pairs = zip(geo.factors, geo.split(center), strict=True)
-        rules = [manifold_rule(g.manifold, c, radius, n_radial, n_angular) for g, c in pairs]
-        index = torch.meshgrid(
-            *(torch.arange(len(r.weights), device=center.device) for r in rules), indexing="ij"
-        )
-        return _side_by_side(Rule(*(x[i.flatten()] for x in r)) for r, i in zip(rules, index, strict=True))
-    if isinstance(geo, TorusGeometry):
+    return _side_by_side(
+        [
+            _factor_rule(g, c, radius, n_radial, n_angular)
+            for g, c in zip(geo.factors, geo.split(center), strict=True)
+        ],
+        geo,
+    )
+
+
+def _factor_rule(
+    geo: Geometry, center: Tensor, radius: Tensor | float, n_radial: int, n_angular: int
+) -> Rule:
+    dim = _dim(geo, center)
+    cell = _CELLS.find(type(geo.unscaled))
+    if cell is not None:
         angles = torch.arange(n_angular, dtype=center.dtype, device=center.device) / n_angular
-        return _cell_rule(
-            torch.cartesian_prod(*[angles] * _dim(geo, center)).reshape(n_angular ** _dim(geo, center), -1),
-            center,
-        )
-    w, area = directions(_dim(geo, center), n_angular)
+        grid = torch.cartesian_prod(*[angles] * dim).reshape(n_angular**dim, -1)
+        return _magnified(cell(grid, center), geo.unit(center), dim)
+    w, area = directions(dim, n_angular)
     t, dt = _legendre(n_radial, 0.0, 1.0)
     t, dt = t.repeat_interleave(len(w)), dt.repeat_interleave(len(w))
     reach = _reach(geo, center, radius, w)
@@ -136,16 +137,18 @@ def random_rule(manifold: geoopt.Manifold, center: Tensor, radius: Tensor | floa
     torch.Size([1000, 3])
     """
     geo = _checked_geometry(manifold, radius)
-    if isinstance(geo, ScaledGeometry):
-        s = geo.scale(center)
-        return _magnified(random_rule(geo.base.manifold, center, radius / s, n), s, _dim(geo, center))
-    if isinstance(geo, ProductGeometry):
-        pairs = zip(geo.factors, geo.split(center), strict=True)
-        return _side_by_side(random_rule(g.manifold, c, radius, n) for g, c in pairs)
-    if isinstance(geo, TorusGeometry):
-        return _cell_rule(torch.rand(n, _dim(geo, center), dtype=center.dtype, device=center.device), center)
-    w = torch.randn(n, _dim(geo, center), dtype=torch.float64)
-    area = 2 * math.pi ** (w.shape[-1] / 2) / math.gamma(w.shape[-1] / 2)
+    pairs = zip(geo.factors, geo.split(center), strict=True)
+    return _side_by_side([_random_factor_rule(g, c, radius, n) for g, c in pairs], geo, paired=True)
+
+
+def _random_factor_rule(geo: Geometry, center: Tensor, radius: Tensor | float, n: int) -> Rule:
+    dim = _dim(geo, center)
+    cell = _CELLS.find(type(geo.unscaled))
+    if cell is not None:
+        t = torch.rand(n, dim, dtype=center.dtype, device=center.device)
+        return _magnified(cell(t, center), geo.unit(center), dim)
+    w = torch.randn(n, dim, dtype=torch.float64)
+    area = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
     w = w / w.norm(dim=-1, keepdim=True)
     t = torch.rand(n, dtype=torch.float64)
     return _polar_rule(geo, center, _reach(geo, center, radius, w), t, torch.full_like(t, area / n), w)
@@ -197,11 +200,20 @@ def _magnified(rule: Rule, s: Tensor, dim: int) -> Rule:
     return Rule(rule.points, rule.weights * s**dim)
 
 
-def _side_by_side(rules: Iterable[Rule]) -> Rule:
-    points, weights = zip(*rules, strict=True)
-    return Rule(torch.cat(points, -1), torch.stack(weights).prod(0))
+def _side_by_side(rules: Sequence[Rule], geo: Geometry, paired: bool = False) -> Rule:
+    """The rule of a product from those of its factors: all combinations of their nodes, or ``paired`` ones."""
+    if not paired:
+        counts = [torch.arange(len(r.weights), device=r.weights.device) for r in rules]
+        index = torch.meshgrid(*counts, indexing="ij")
+        rules = [Rule(*(x[i.flatten()] for x in r)) for r, i in zip(rules, index, strict=True)]
+    return Rule(geo.pack([r.points for r in rules]), torch.stack([r.weights for r in rules]).prod(0))
 
 
+# Rules for manifolds covered by a cell, by class of geometry: functions of points of the unit cube and a center.
+_CELLS: ClassRegistry[Callable[[Tensor, Tensor], Rule]] = ClassRegistry()
+
+
+@_CELLS.register(TorusGeometry)
 def _cell_rule(t: Tensor, center: Tensor) -> Rule:
     """Angles spread evenly over the torus; equally spaced ones integrate smooth functions to exponential
     accuracy."""

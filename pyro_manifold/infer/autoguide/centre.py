@@ -16,9 +16,6 @@ import torch
 from torch import Tensor
 
 from ...geometry import Geometry
-from ...geometry.product import ProductGeometry
-from ...geometry.scaled import ScaledGeometry
-from ...geometry.torus import TorusGeometry
 
 __all__ = ["centre", "standard_draws"]
 
@@ -37,15 +34,14 @@ def centre(geo: Geometry, loc: Tensor, v: Tensor) -> Tensor:
     :param loc: the centre of the tangent vectors, shape ``batch + event``.
     :param v: their coordinates, symmetric about 0, shape ``(draws,) + batch + (dim,)``.
     """
-    if isinstance(geo, ScaledGeometry):
-        return centre(geo.base, loc, v / geo.scale(v).detach())
-    if isinstance(geo, ProductGeometry):
-        parts = zip(geo.factors, geo.split(loc), geo.split_coordinates(v), strict=True)
-        flat = [centre(g, p, u).flatten(loc.dim() - 1) for g, p, u in parts]
-        return torch.cat(flat, -1)
-    cut = loc.dim() - geo.event_dim
-    radius = float(geo.injectivity_radius(loc.shape[cut:]))
-    if radius == math.inf or isinstance(geo, TorusGeometry) or not loc.numel():
+    parts = zip(geo.factors, geo.split(loc), geo.split_coordinates(v), strict=True)
+    return geo.pack([_centre(g, p, u) for g, p, u in parts])
+
+
+def _centre(geo: Geometry, loc: Tensor, v: Tensor) -> Tensor:
+    """On a factor of a product."""
+    radius = float(geo.injectivity_radius(geo.event_shape(loc)))
+    if radius == math.inf or geo.is_flat or not loc.numel():
         return loc.clone()  # on flat space a wrapped normal has one mode
     length = v.square().sum(-1)
     wide = length.mean(0).sqrt() > radius / 2  # of each point of the batch

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...geometry import Geometry, StiefelGeometry, geometry
+from ...geometry import Geometry, geometry
 from ...ops.arguments import checked
 from ..mcmc.errors import ConvergenceError
 from .frechet import frechet_mean
@@ -57,7 +57,7 @@ def geodesic_statistics(manifold: geoopt.Manifold, x: Tensor, center: Tensor | N
     ``(chains, draws) + batch + (1 + dim,)``.
 
     Where points straddle the cut locus of the mean the coordinates jump, which leaves them valid statistics
-    of the chain. On Stiefel manifolds with draws too far apart for a logarithm: chord to, and coordinates of
+    of the chain. Where logarithms have no closed form (Stiefel manifolds, level sets): chord to, and coordinates of
     the projected difference from, the projected ambient mean.
 
     :param x: points, shape ``(chains, draws) + batch + event``.
@@ -71,11 +71,11 @@ def geodesic_statistics(manifold: geoopt.Manifold, x: Tensor, center: Tensor | N
     """
     geo = geometry(manifold)
     _check(x, geo.event_dim)
-    if isinstance(geo, StiefelGeometry):
+    if not geo.has_global_log:
         m = geo.project(x.mean((0, 1))) if center is None else center
-        u = x - m
-        v = geo.from_tangent(m.expand_as(x), geo.project_tangent(m.expand_as(x), u))
-        return torch.cat([u.square().sum((-1, -2)).sqrt().unsqueeze(-1), v], -1)
+        p = m.expand_as(x)
+        v = geo.from_tangent(p, geo.project_tangent(p, x - m))
+        return torch.cat([geo.chord(p, x).unsqueeze(-1), v], -1)
     m = frechet_mean(manifold, x.flatten(0, 1), tolerance=1e-5).mean if center is None else center
     v = geo.log_frame(m.expand_as(x), x)
     return torch.cat([torch.linalg.vector_norm(v, dim=-1, keepdim=True), v], -1)
@@ -161,7 +161,7 @@ def manifold_summary(
     for name, m in found.items():
         x, geo = samples[name], geometry(m)
         centred: dict[str, Tensor] = {}
-        center = None if isinstance(geo, StiefelGeometry) else x[0, -1]
+        center = x[0, -1] if geo.has_global_log else None
         try:
             _check_one_mode(geo, x)
             mean, variance = frechet_mean(m, x.flatten(0, 1), tolerance=1e-5)
@@ -175,7 +175,7 @@ def manifold_summary(
             )
         else:
             centred = {"mean": mean, "scale": (variance / geo.dim(x.shape[x.dim() - geo.event_dim :])).sqrt()}
-            center = None if isinstance(geo, StiefelGeometry) else mean
+            center = mean if geo.has_global_log else None
         out[name] = {**centred, "n_eff": geodesic_ess(m, x, center), "r_hat": geodesic_r_hat(m, x, center)}
     return out
 
@@ -183,8 +183,10 @@ def manifold_summary(
 def _check_one_mode(geo: Geometry, x: Tensor) -> None:
     """Frames in several copies of sign have columns whose mean is near zero, and logarithms between them cost
     much or fail."""
-    if isinstance(geo, StiefelGeometry):
-        least = torch.linalg.svdvals(x.mean((0, 1)))[..., -1]
+    for g, y in zip(geo.factors, geo.split(x), strict=True):
+        if g.has_global_log or g.event_dim != 2:
+            continue
+        least = torch.linalg.svdvals(y.mean((0, 1)))[..., -1]
         if bool((least < 0.5).any()):
             raise ValueError(
                 f"the least singular value of the mean frame is {float(least.min()):.2f}, below 0.5"

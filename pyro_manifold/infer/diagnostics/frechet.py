@@ -10,9 +10,8 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ...geometry import Geometry, ProductGeometry, StiefelGeometry, TorusGeometry, geometry
+from ...geometry import Geometry, geometry
 from ...ops.arguments import checked
-from ...ops.circular import wrap
 from ...ops.numerics import norm
 from ..mcmc.errors import ConvergenceError
 
@@ -96,27 +95,16 @@ def frechet_mean(
 
 
 def _mean(geo: Geometry, x: Tensor, w: Tensor, max_steps: int, tolerance: float) -> FrechetMean:
-    if isinstance(geo, ProductGeometry):
-        parts = [_mean(g, y, w, max_steps, tolerance) for g, y in zip(geo.factors, geo.split(x), strict=True)]
-        return FrechetMean(
-            geo._pack([p.mean for p in parts]), torch.stack([p.variance for p in parts]).sum(0)
-        )
-    if isinstance(geo, TorusGeometry):
-        return _torus(x, w)
-    return _descend(geo, x, w, max_steps, tolerance)
+    shapes = zip(geo.factors, geo.split(x), strict=True)
+    parts = [_factor_mean(g, y, w, max_steps, tolerance) for g, y in shapes]
+    return FrechetMean(geo.pack([p.mean for p in parts]), torch.stack([p.variance for p in parts]).sum(0))
 
 
-def _torus(x: Tensor, w: Tensor) -> FrechetMean:
-    """Unwrap the sorted angles at every gap; the cut with the smallest variance wins."""
-    x = wrap(x)
-    a, order = x.sort(0)
-    w = w.unsqueeze(-1).expand_as(a).gather(0, order)
-    lifted = w.cumsum(0) - w  # weight of the angles that go up by 2 pi, for each cut
-    mean = (w * a).sum(0) + 2 * torch.pi * lifted
-    extra = (w * a * 4 * torch.pi).cumsum(0) - w * a * 4 * torch.pi + 4 * torch.pi**2 * lifted
-    best = ((w * a.square()).sum(0) + extra - mean.square()).argmin(0, keepdim=True)
-    m = wrap(mean.gather(0, best)[0])
-    return FrechetMean(m, (w * wrap(a - m).square()).sum((0, -1)))
+def _factor_mean(geo: Geometry, x: Tensor, w: Tensor, max_steps: int, tolerance: float) -> FrechetMean:
+    m = geo.exact_mean(x, w)
+    return (
+        _descend(geo, x, w, max_steps, tolerance) if m is None else FrechetMean(m, _objective(geo, m, x, w))
+    )
 
 
 def _objective(geo: Geometry, m: Tensor, x: Tensor, w: Tensor) -> Tensor:
@@ -127,7 +115,7 @@ def _start(geo: Geometry, x: Tensor, w: Tensor) -> Tensor:
     """The projected ambient mean or one of a few points, whichever is best for a subsample."""
     events = (1,) * geo.event_dim
     best = geo.project((w.reshape(w.shape + events) * x).sum(0))
-    if isinstance(geo, StiefelGeometry) or len(x) == 1:  # logarithms cost too much there
+    if not geo.has_global_log or len(x) == 1:  # logarithms cost too much there
         return best
     few = torch.linspace(0, len(x) - 1, min(len(x), _SUBSAMPLE)).long()
     y, v = x[few], w[few]

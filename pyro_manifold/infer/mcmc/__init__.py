@@ -1,7 +1,6 @@
 """Geometric Monte Carlo: systems (what the dynamics are), integrators (how to step), transitions, kernels,
 errors."""
 
-from . import constrained  # noqa: F401  (registers its momenta)
 from .driver import VectorizedMCMC
 from .errors import ConvergenceError, InvalidStartError, NonReversibleStepError, StepSizeError
 from .hmc import GeodesicHMC

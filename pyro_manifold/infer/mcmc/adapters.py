@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .scales import has_bounded_coordinates
 from .systems import State, System, rows
 
 __all__ = ["TrajectoryLengthAdapter", "StepSizeAdapter"]
@@ -133,12 +132,15 @@ class TrajectoryLengthAdapter:
         if self._base is None:
             self._base = {k: v[0].clone() for k, v in z.items()}
         for s in system.sites:
-            x = z[s.name]
+            x, base = z[s.name], self._base[s.name]
             if s.geometry is None:
-                x = x - self._base[s.name]
-            elif not has_bounded_coordinates(s):
-                x = s.geometry.log_frame(self._base[s.name].expand_as(x), x)
-            parts.append(rows(x))
+                parts.append(rows(x - base))
+                continue
+            for geo, y, o in zip(
+                s.geometry.factors, s.geometry.split(x), s.geometry.split(base), strict=True
+            ):
+                coordinates = geo.ambient_coordinates(y)
+                parts.append(rows(geo.log_frame(o.expand_as(y), y) if coordinates is None else coordinates))
         return torch.cat(parts, -1).double()
 
     def choose(self, step: float, stretch: float = 1.0, enough: bool = True) -> None:

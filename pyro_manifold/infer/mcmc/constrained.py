@@ -21,11 +21,12 @@ from torch import Tensor
 
 from ...geometry import SubmanifoldGeometry
 from .errors import ConvergenceError, NonReversibleStepError
-from .momentum import MOTIONS, AmbientMomentum
+from .momentum import AmbientMomentum, register_momentum
 
 __all__ = ["ProjectedMotion"]
 
 
+@register_momentum(SubmanifoldGeometry)
 class ProjectedMotion(AmbientMomentum):
     """Tangent vectors in the ambient space, carried along by RATTLE steps that are checked to be reversible.
 
@@ -77,6 +78,3 @@ class ProjectedMotion(AmbientMomentum):
             )
         self.refused["not converged"] += int(lost.sum())
         self.refused["not reversible"] += int(astray.sum())
-
-
-MOTIONS.append((SubmanifoldGeometry, ProjectedMotion))

@@ -8,19 +8,37 @@ rates: fewer operations per step, same distribution.
 """
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ...geometry import Geometry
 from ...geometry.hyperboloid import HyperboloidGeometry
+from ...geometry.registry import ClassRegistry
 from ...geometry.rotations import SpecialOrthogonalGeometry
 from ...geometry.sphere import SphereGeometry
 from ...geometry.stereographic import StereographicGeometry
 from ...geometry.stiefel import StiefelGeometry
 from ...ops.orthogonal import vee
 
-__all__ = ["AmbientMomentum", "MomentumCoordinates", "momentum_coordinates"]
+__all__ = ["AmbientMomentum", "MomentumCoordinates", "momentum_coordinates", "register_momentum"]
+
+_M = TypeVar("_M", bound="type[MomentumCoordinates]")
+
+
+_MOMENTA: "ClassRegistry[type[MomentumCoordinates]]" = ClassRegistry()
+
+
+def register_momentum(kind: type) -> Callable[[_M], _M]:
+    """Class decorator: momenta on geometries of this class are kept in these coordinates."""
+    return _MOMENTA.register(kind)
+
+
+def momentum_coordinates(geometry: Geometry) -> "MomentumCoordinates":
+    """The coordinates of momenta used on this geometry: frame coordinates unless others are registered."""
+    return (_MOMENTA.find(type(geometry)) or MomentumCoordinates)(geometry)
 
 
 class MomentumCoordinates:
@@ -84,6 +102,8 @@ class AmbientMomentum(MomentumCoordinates):
         return c
 
 
+@register_momentum(HyperboloidGeometry)
+@register_momentum(StereographicGeometry)
 class _Hyperbolic(MomentumCoordinates):
     r"""Directions as velocities in normal coordinates at a centre b: of the frame transported from b, with
     :math:`n = \log_b x / r`, the part along n as it is and the part across it times
@@ -132,6 +152,7 @@ class _Hyperbolic(MomentumCoordinates):
         return (along * n + kr / kr.sinh() * across).flatten(c.dim() - 1)
 
 
+@register_momentum(SphereGeometry)
 class _Sphere(AmbientMomentum):
     def flow(self, x: Tensor, c: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         speed = torch.linalg.vector_norm(c, dim=-1, keepdim=True).clamp_min(torch.finfo(c.dtype).tiny)
@@ -144,6 +165,7 @@ class _Sphere(AmbientMomentum):
         return q, w - (q * w).sum(-1, keepdim=True) * q
 
 
+@register_momentum(SpecialOrthogonalGeometry)
 class _Rotations(MomentumCoordinates):
     """Body rates: constant along geodesics."""
 
@@ -154,6 +176,7 @@ class _Rotations(MomentumCoordinates):
         return self.geometry.exp_frame(x, t * c), c
 
 
+@register_momentum(StiefelGeometry)
 class _Stiefel(AmbientMomentum):
     def __init__(self, geometry: StiefelGeometry) -> None:
         super().__init__(geometry)
@@ -171,20 +194,3 @@ class _Stiefel(AmbientMomentum):
         q, u = self.geometry.geodesic(x, u, t.squeeze(-1))
         u = self.geometry.project_tangent(q, u)
         return q, self._stretch(q, u, self._shrink).flatten(-2)
-
-
-MOTIONS: list[tuple[type, type]] = [  # .constrained adds one
-    (SphereGeometry, _Sphere),
-    (SpecialOrthogonalGeometry, _Rotations),
-    (StiefelGeometry, _Stiefel),
-    (HyperboloidGeometry, _Hyperbolic),
-    (StereographicGeometry, _Hyperbolic),
-]
-
-
-def momentum_coordinates(geometry: Geometry) -> MomentumCoordinates:
-    """The coordinates of momenta used on this geometry."""
-    for kind, cls in MOTIONS:
-        if isinstance(geometry, kind):
-            return cls(geometry)  # type: ignore[arg-type]
-    return MomentumCoordinates(geometry)

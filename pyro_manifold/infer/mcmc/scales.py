@@ -4,11 +4,11 @@ The variance per degree of freedom of a site's points x is
 
 .. math:: v = \tfrac{1}{2d}\,\mathrm E\,|x - x'|^2
 
-over independent pairs: chordal on compact manifolds, geodesic on the others; per coordinate (or a covariance)
-for the ordinary sites. Early draws, made before the chains have arrived, are spread by their starts. With g
-the gradient of the potential, the mean square per degree of freedom of which grows as much, the product
-:math:`r = v\,\mathrm E|g|^2 / d` says by how much: it is 1 for a normal density, whatever the chains have
-seen of it. So the early estimate is
+over independent pairs: chordal where the manifold lies isometrically in a Euclidean space, else geodesic; per
+coordinate (or a covariance) for the ordinary sites. Early draws, made before the chains have arrived, are spread
+by their starts. With g the gradient of the potential, the mean square per degree of freedom of which grows as
+much, the product :math:`r = v\,\mathrm E|g|^2 / d` says by how much: it is 1 for a normal density, whatever the
+chains have seen of it. So the early estimate is
 
 .. math:: s^2 = v / \sqrt{\max(1, r)},
 
@@ -19,25 +19,14 @@ References: Seyboldt, nutpie, 2024 (the early estimate, for diagonal masses); Ca
 (shrinkage).
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from .momentum import AmbientMomentum
 from .systems import Site, State, System, rows
 
-__all__ = ["ScaleEstimate", "has_bounded_coordinates", "inverse_mass", "set_inverse_mass"]
-
-
-def has_bounded_coordinates(site: Site) -> bool:
-    """Are ambient coordinates of this site good statistics? Not on hyperbolic space or SPD, where they have
-    heavy tails."""
-    if site.geometry is None or isinstance(site.momentum, AmbientMomentum):
-        return True
-    event = site.shape[len(site.points) :]
-    return float(site.geometry.injectivity_radius(event)) < math.inf
+__all__ = ["ScaleEstimate", "inverse_mass", "set_inverse_mass"]
 
 
 class ScaleEstimate:
@@ -88,7 +77,7 @@ class ScaleEstimate:
             assert s.momentum is not None
             x = z[s.name]
             s.momentum.centre(x)
-            v = float(self._squared_distance(s, x, x[order]).mean()) / (2 * s.dim)
+            v = float(rows(s.geometry.chord(x, x[order]).square()).sum(-1).mean()) / (2 * s.dim)
             v = self._early(v, self._force(s, state.grad)) if early else v
             scale[s.name] = (shrink * v + floor) ** 0.5
         system.rescale(scale, self._flat_scale(state, shrink, floor, early) if system.flat else None)
@@ -112,14 +101,6 @@ class ScaleEstimate:
     @staticmethod
     def _force(s: Site, grad: Tensor) -> float:
         return float(grad[:, s.slice].square().sum(-1).mean()) / s.dim
-
-    @staticmethod
-    def _squared_distance(s: Site, x: Tensor, y: Tensor) -> Tensor:
-        assert s.geometry is not None
-        if not has_bounded_coordinates(s):
-            return rows(s.geometry.dist(x, y).square()).sum(-1)
-        d = rows((x - y).square()).sum(-1)
-        return d / 2 if type(s.momentum).__name__ == "_Rotations" else d  # |dR|_F^2 is twice the metric's
 
 
 def inverse_mass(system: System) -> dict[tuple[str, ...], Tensor]:

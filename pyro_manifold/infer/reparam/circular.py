@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ...constraints import circular, manifold_of, point_constraint
 from ...geometry import Torus
+from ...geometry.noise import draw_turns
 from ...ops.arguments import checked
 from ...ops.circular import wrap
 from ._base import LatentReparam, innermost, like_of
 
-__all__ = ["CircularReparam", "draw_turns", "is_angle", "is_unmarked_angle"]
+__all__ = ["CircularReparam", "is_angle", "is_unmarked_angle"]
 
 _PYROS_OWN = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)  # angles whose support says "real"
 
@@ -82,19 +83,6 @@ class CircularReparam(LatentReparam):
 
     def log_weight(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor:
         return fn.log_prob(value) + math.log(2 * math.pi) * fn.event_shape.numel()
-
-
-def draw_turns(angle: Tensor, scale: float) -> Tensor:
-    r"""A draw of :math:`y \sim \mathcal N(0, s^2)` given wrap(y) = angle: :math:`y = \theta + 2\pi k` with
-    :math:`P(k) \propto e^{-(\theta + 2\pi k)^2/2s^2}`, over all k within 9 s (the rest has mass 1e-18)."""
-    most = math.ceil(9 * scale / (2 * math.pi)) + 1
-    turns = 2 * math.pi * torch.arange(-most, most + 1, dtype=angle.dtype, device=angle.device)
-    drawn = []
-    for x in wrap(angle).flatten().split(max(1, 2**22 // len(turns))):
-        y = x.unsqueeze(-1) + turns
-        k = torch.distributions.Categorical(logits=-0.5 * (y / scale).square(), validate_args=False).sample()
-        drawn.append(y.gather(-1, k.unsqueeze(-1)).squeeze(-1))
-    return torch.cat(drawn).reshape(angle.shape) if drawn else angle
 
 
 def is_angle(fn: dist.TorchDistribution) -> bool:

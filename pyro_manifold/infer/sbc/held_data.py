@@ -76,11 +76,10 @@ class _HeldGeometry(Geometry):
     def dim(self, event_shape: Sequence[int]) -> int:
         return 1
 
-    def point_shape(self, dim: int) -> torch.Size:
-        raise NotImplementedError("held data have whatever shape the model gives them.")
-
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        raise NotImplementedError("held data have no base point.")
+    def base_point(
+        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
+    ) -> Tensor:
+        return torch.zeros(torch.Size(event_shape), dtype=dtype, device=device)
 
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
         return self._zero(x) == 0

@@ -10,7 +10,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ...constraints import manifold_of
-from ...geometry import Geometry, StiefelGeometry, geometry
+from ...geometry import Geometry, geometry
 
 __all__ = ["LogLikelihood", "Statistic", "default_statistics"]
 
@@ -30,8 +30,7 @@ class _Coordinate:
 
 
 class _Distance:
-    """Of one point of a site to the manifold's base point; on Stiefel manifolds the chord, which always
-    exists."""
+    """Of one point of a site to the manifold's base point; the chord, where a distance need not be found."""
 
     def __init__(self, name: str, geo: Geometry, index: tuple[int, ...]) -> None:
         self.name, self.geo, self.index = name, geo, index
@@ -42,9 +41,7 @@ class _Distance:
         o = self.geo.base_point(
             x.shape[x.dim() - self.geo.event_dim :], dtype=x.dtype, device=x.device
         ).expand_as(x)
-        if isinstance(self.geo, StiefelGeometry):
-            return (x - o).square().sum((-1, -2)).sqrt()
-        return self.geo.dist(x, o)
+        return self.geo.dist(x, o) if self.geo.has_global_log else self.geo.chord(x, o)
 
 
 class LogLikelihood:
