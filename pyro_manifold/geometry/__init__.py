@@ -3,6 +3,7 @@
 from .base import Geometry
 from .embedded import EmbeddedGeometry, EmbeddedManifold
 from .euclidean import EuclideanGeometry
+from .grassmann import Grassmann, GrassmannGeometry
 from .hyperboloid import HyperboloidGeometry
 from .implicit import ImplicitGeometry, ImplicitManifold
 from .product import ProductGeometry
@@ -21,6 +22,8 @@ __all__ = [
     "EmbeddedManifold",
     "EuclideanGeometry",
     "Geometry",
+    "Grassmann",
+    "GrassmannGeometry",
     "HyperboloidGeometry",
     "ImplicitGeometry",
     "ImplicitManifold",
