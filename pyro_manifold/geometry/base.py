@@ -267,7 +267,7 @@ class Geometry(FullPrecision, ABC):
                 "from_tangent(p, u)), an isometry of tangent spaces that is not parallel."
             )
         shape = common_shape(p.shape, q.shape, u.shape)
-        p, q, u = p.expand(shape), q.expand(shape), u.expand(shape)
+        p, q, u = (x.expand(shape).contiguous() for x in (p, q, u))  # jvp takes no expanded ones
         m = self.exp_frame(p, 0.5 * self.log_frame(p, q))
         moved = torch.func.jvp(lambda x: self.exp_frame(m, -self.log_frame(m, x)), (p,), (u,))[1]
         return self.project_tangent(q, -moved)

@@ -18,7 +18,8 @@ where :math:`\theta_i` are the singular values of the block B of the tangent vec
 of the log-determinant of exp on SO(n) at :math:`2\Omega`, whose eigenvalues are :math:`\pm2i\theta_j` and 0.
 
 References: Edelman, Arias & Smith, SIAM J. Matrix Anal. 20 (1998), sec. 2.5; Bendokat, Zimmermann & Absil, *A
-Grassmann manifold handbook* (2020), sec. 2 to 5 (same metric); Helgason, *Differential Geometry, Lie Groups and
+Grassmann manifold handbook* (2020), sec. 2 to 5 (same metric, as in Manifolds.jl; geomstats takes
+:math:`\mathrm{tr}(uw)`, lengths longer by :math:`\sqrt2`); Helgason, *Differential Geometry, Lie Groups and
 Symmetric Spaces* (1978), ch. IV, thm. 4.1 (the volume).
 """
 
@@ -34,6 +35,7 @@ from ..ops.arguments import checked
 from ..ops.linalg import Spectral, sym, sym_eigenvalues, sym_function
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, log_det_dexp, log_sphere_area, polar, rotation_exp, rotation_log, vee
+from ..ops.tracing import maybe_any
 from .base import Geometry
 from .noise import ProjectionNoise
 from .registry import geometry, register_geometry
@@ -220,15 +222,20 @@ class GrassmannGeometry(Geometry):
 
     def _turn(self, p: Tensor) -> Tensor:
         r"""The rotation :math:`(s_Ps_E)^{1/2}` that takes the subspace of the origin E to that of P along the
-        geodesic: the nearest one to :math:`I + s_Ps_E`. Taken twice, so that it ends at P to rounding also where
-        P has a line orthogonal to E, and the first factor is not determined."""
+        geodesic: the nearest one to :math:`I + s_Ps_E`. Where that matrix is nearly singular, since P has a line
+        orthogonal to E, a second rotation corrects the end, for any rotation of that line to E to begin with."""
         k = self.manifold.k
         eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
         s = self._reflection(p)
-        sign = self._reflection(self.base_point(p.shape[-2:], dtype=p.dtype, device=p.device))
-        first = polar(eye + s @ sign)
-        reached = first[..., :k] @ first[..., :k].mT
-        return polar(eye + s @ self._reflection(reached)) @ first
+        start = eye + s @ self._reflection(self.base_point(p.shape[-2:], dtype=p.dtype, device=p.device))
+        turn = polar(start)
+        reached = turn[..., :k] @ turn[..., :k].mT
+        miss = (reached - p).abs().amax((-1, -2), keepdim=True)
+        if not maybe_any(miss > 50 * torch.finfo(p.dtype).eps):
+            return turn
+        bent = polar(start + 0.1 * (torch.ones_like(eye).tril() - torch.ones_like(eye).triu()))
+        turn = torch.where(miss > 0.5, bent, turn)
+        return polar(eye + s @ self._reflection(turn[..., :k] @ turn[..., :k].mT)) @ turn
 
     def _block(self, v: Tensor) -> Tensor:
         """Coordinates to skew matrices :math:`\\Omega` at the origin, with B below the diagonal and -B^T above."""

@@ -75,6 +75,34 @@ def _frames(geo: Geometry, dim: int, like: Tensor) -> None:
     )
 
 
+def _tangent_spaces(geo: Geometry, dim: int, like: Tensor) -> None:
+    """``frame`` is orthonormal in ``inner``; ``transport`` is an isometry that carries geodesics' velocities along;
+    ``random_tangent`` is tangent; chords are distances to second order."""
+    p = random_points(geo, dim, _N, like)
+    frame = geo.frame(p)
+    each = p.unsqueeze(1).expand_as(frame)
+    eye = torch.eye(dim, dtype=like.dtype, device=like.device).expand(_N, dim, dim)
+    gram = geo.inner(each.unsqueeze(2), frame.unsqueeze(2), frame.unsqueeze(1))
+    close(gram, eye, "frame is not orthonormal in inner", 100)
+    u = geo.random_tangent(p, (2,))
+    assert u.shape == (2, *p.shape)
+    close(geo.project_tangent(p, u), u, "random_tangent is not tangent", 100)
+    close(geo.pack(geo.split(p)), p, "pack does not invert split")
+    if not geo.is_symmetric:
+        return
+    v = random_tangent(geo, dim, _N, like)
+    near = geo.exp_frame(p, 1e-2 * v)
+    short = geo.dist(p, near)
+    gap = (geo.chord(p, near) - short).abs()
+    assert bool((gap <= 1e-3 * short + tolerance(p)).all()), "a short chord is not the distance"
+    q, velocity = geo.geodesic(p, geo.to_tangent(p, v), 1.0)
+    close(
+        geo.transport(p, q, geo.to_tangent(p, v)), velocity, "transport does not carry velocities along", 1000
+    )
+    a, b = (geo.transport(p, q, x) for x in u)
+    close(geo.inner(q, a, b), geo.inner(p, *u), "transport is not an isometry", 1000)
+
+
 def _geodesics(geo: Geometry, dim: int, like: Tensor) -> None:
     """Geodesics agree with exp, keep their speed, can be continued and reversed."""
     p, v = random_points(geo, dim, _N, like), random_tangent(geo, dim, _N, like)
@@ -132,7 +160,8 @@ def _volume(geo: Geometry, dim: int, like: Tensor) -> None:
     1e-6)."""
     shape = geo.point_shape(dim)
     if not geo.has_finite_volume:
-        assert geo.has_chart or not geo.has_log, "no chart, but no finite volume either"
+        unbounded = [g for g in geo.factors if g.has_chart or not g.has_log]
+        assert unbounded, "has_finite_volume: no factor has a chart, so the volume should be finite"
         raise NotApplicable("the volume is infinite, or its formula is not known")
     if dim > MAX_DIM:
         raise NotApplicable(f"quadrature is for at most {MAX_DIM} dimensions, this manifold has {dim}")
@@ -223,6 +252,7 @@ GEOMETRY_CHECKS: dict[str, Callable[[Geometry, int, Tensor], None]] = {
         _shapes_and_membership,
         _exp_and_log,
         _frames,
+        _tangent_spaces,
         _embedding,
         _geodesics,
         _volume_change,

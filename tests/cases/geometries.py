@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_manifold import transforms as mt
-from pyro_manifold.geometry import EmbeddedManifold, ImplicitManifold, SpecialOrthogonal, Torus
+from pyro_manifold.geometry import EmbeddedManifold, Grassmann, ImplicitManifold, SpecialOrthogonal, Torus
 
 from .base import GeometryCase
 
@@ -32,11 +32,7 @@ def frames(canonical: bool) -> geoopt.Manifold:
     return geoopt.ProductManifold((geoopt.Stiefel(canonical=canonical), (4, 2)))
 
 
-_NO_WINDINGS = {
-    "preimages": "windings are known on SO(2) and SO(3) only; preimages raises for a wide distribution"
-}
 _FRAMES = {
-    **_NO_WINDINGS,
     "frames": "no frame is parallel along every geodesic; test_stiefel holds it to the metric",
 }
 _STEPS = "exp has no closed-form inverse here, log and what needs it raise; tests/infer/mcmc/test_constrained checks the steps"
@@ -73,9 +69,11 @@ GEOMETRIES = [
     GeometryCase("stereographic-negative", lambda: geoopt.Stereographic(k=-0.5), 3),
     GeometryCase("SO2", lambda: SpecialOrthogonal(2), 1),
     GeometryCase("SO3", lambda: SO3, 3, inference=True),
-    GeometryCase("SO4", lambda: SpecialOrthogonal(4), 6, skip=_NO_WINDINGS, inference=True),
+    GeometryCase("SO4", lambda: SpecialOrthogonal(4), 6, inference=True),
     GeometryCase("stiefel-4-2-canonical", lambda: frames(True), 5, skip=_FRAMES, inference=True),
     GeometryCase("stiefel-4-2-euclidean", lambda: frames(False), 5, skip=_FRAMES, inference=True),
+    GeometryCase("grassmann-4-2", lambda: Grassmann(4, 2), 4, inference=True),
+    GeometryCase("lines-3", lambda: Grassmann(3, 1), 2),
     GeometryCase("SPD2", lambda: SPD, 3, inference=True),
     GeometryCase("SPD3-log-euclidean", log_euclidean, 6, inference=True),
     GeometryCase("torus-1", lambda: TORUS, 1),

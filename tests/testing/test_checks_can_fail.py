@@ -45,6 +45,7 @@ GEOMETRIES = {
         to_tangent=lambda self, p, v: SphereGeometry.to_tangent(self, p, v) * 2,
         from_tangent=lambda self, p, u: SphereGeometry.from_tangent(self, p, u) / 2,
     ),
+    "tangent_spaces": dict(transport=lambda self, p, q, u: self.project_tangent(q, u)),
     "embedding": dict(embed_tangent=lambda self, p, v: 2 * SphereGeometry.embed_tangent(self, p, v)),
     "geodesics": dict(geodesic=lambda self, p, u, t: (SphereGeometry.exp(self, p, t * u), u)),
     "volume_change": dict(log_det_exp=shortened),
