@@ -32,13 +32,11 @@ class on(torch_constraints.Constraint):
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
         self.manifold = manifold
+        self.geometry = geometry(
+            manifold
+        )  # reads the manifold's parameters at each call, so they may be learned
         self.event_dim = self.geometry.event_dim
         super().__init__()
-
-    @property
-    def geometry(self) -> Geometry:
-        """The geometry, made anew so that the constraint pickles and follows learned curvature."""
-        return geometry(self.manifold)
 
     def check(self, value: Tensor) -> Tensor:
         return self.geometry.contains(value)

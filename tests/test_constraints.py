@@ -1,5 +1,6 @@
 """Membership, element by element, and the bridge to Pyro's own constraints and parameters."""
 
+import copy
 import pickle
 
 import geoopt
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from pyro_manifold.constraints import check_point, manifold_of, on
+from pyro_manifold.distributions import WrappedNormal
 
 
 def test_check_is_per_element():
@@ -68,3 +70,29 @@ def test_check_point_errors():
         ValueError, match=r"loc: got 2, 0 at index \(1,\), expected points of Sphere. Project it first"
     ):
         check_point(geoopt.Sphere(), "loc", torch.tensor([[1.0, 0.0], [2.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    "manifold",
+    [geoopt.PoincareBall(learnable=True), geoopt.Scaled(geoopt.Sphere(), 2.0, learnable=True), geoopt.Lorentz(),
+     geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.PoincareBall(learnable=True), 2))],
+    ids=lambda m: m.name,
+)  # fmt: skip
+def test_a_constraint_holds_one_geometry_that_copies_and_follows_its_manifold(manifold):
+    """Copies and pickles have a geometry of their own manifold, and it reads parameters when it is asked."""
+    constraint = on(manifold)
+    for copied in (copy.deepcopy(constraint), pickle.loads(pickle.dumps(constraint))):
+        assert copied.geometry.manifold is copied.manifold is not manifold
+    geo = constraint.geometry
+    event = (5,) if isinstance(manifold, geoopt.ProductManifold) else (3,)
+    o = geo.base_point(event)
+    v = torch.full((geo.dim(event),), 0.5)
+    d = WrappedNormal(copy.deepcopy(manifold), o, 0.5)
+    assert d.support.geometry is d.geometry and d.support.manifold is d.manifold
+    x, before = geo.exp_frame(o, v), geo.log_det_exp(o, v)
+    with torch.no_grad():
+        for p in manifold.parameters():
+            p.add_(0.3)
+    torch.testing.assert_close(geo.log_det_exp(o, v), on(manifold).geometry.log_det_exp(o, v), rtol=0, atol=0)
+    assert not torch.equal(before, geo.log_det_exp(o, v)) or not list(manifold.parameters())
+    assert x.shape == torch.Size(event)

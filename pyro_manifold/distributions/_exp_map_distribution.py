@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..constraints import on
-from ..geometry import geometry
+from ..geometry import Geometry
 from ..ops.components import extremes
 from ..ops.numerics import norm
 from ..ops.tracing import is_concrete
@@ -45,7 +45,12 @@ class ExpMapDistribution(ReprMixin, dist.TransformedDistribution):
 
     @property
     def support(self) -> on:  # type: ignore[override]
-        return on(self.manifold)
+        return self.transforms[0].codomain
+
+    @property
+    def geometry(self) -> Geometry:
+        """The geometry of ``manifold``, made once for the distribution."""
+        return self.transforms[0].geometry
 
     @property
     def loc(self) -> Tensor:
@@ -82,7 +87,7 @@ class ExpMapDistribution(ReprMixin, dist.TransformedDistribution):
         beyond one by one."""
         if not is_concrete(x) or not x.numel():
             return
-        geo, x = geometry(self.manifold), x.detach()
+        geo, x = self.geometry, x.detach()
         reach = geo.reach(self.event_shape, x)
         if math.isinf(reach):
             return

@@ -35,21 +35,22 @@ class _RadialNormal(dist.TorchDistribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, manifold: geoopt.Manifold, scale: Tensor, dim: int) -> None:
-        self.manifold, self.scale = manifold, scale
+    def __init__(self, geo: Geometry, scale: Tensor, dim: int) -> None:
+        self.geometry = geo
+        self.scale = scale
         super().__init__(scale.shape, torch.Size([dim]), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "_RadialNormal":
-        return _RadialNormal(self.manifold, self.scale.expand(torch.Size(batch_shape)), self.event_shape[0])
+        return _RadialNormal(self.geometry, self.scale.expand(torch.Size(batch_shape)), self.event_shape[0])
 
     def double(self) -> "_RadialNormal":
         """The same distribution in float64."""
-        return _RadialNormal(self.manifold, self.scale.double(), self.event_shape[0])
+        return _RadialNormal(self.geometry, self.scale.double(), self.event_shape[0])
 
     @property
     def curvature(self) -> Tensor:
         """Read at each call: it may be learned."""
-        return geometry(self.manifold).curvature(self.scale).reshape(())
+        return self.geometry.curvature(self.scale).reshape(())
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape, dim = self._extended_shape(torch.Size(sample_shape)), self.event_shape[0]
@@ -143,7 +144,8 @@ class RiemannianNormal(ExpMapDistribution):
     ) -> None:
         validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
         loc, scale = as_tensors(loc=loc, scale=scale)
-        geo = geometry(manifold)
+        transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
+        geo = transform.geometry
         curvature = geo.constant_curvature(loc)
         make_base = _TANGENT_NORMALS.find(type(geo.unscaled)) if curvature is None else None
         if curvature is None and make_base is None:
@@ -175,10 +177,9 @@ class RiemannianNormal(ExpMapDistribution):
         self.manifold = manifold
         base: Any
         if make_base is None:
-            base = _RadialNormal(manifold, scale.expand(batch), dim)
+            base = _RadialNormal(geo, scale.expand(batch), dim)
         else:
             base = make_base(geo, scale.expand(batch), event_shape)
-        transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
         super().__init__(base, [transform], validate_args=validate_args)
 
     @property
@@ -198,7 +199,7 @@ class RiemannianNormal(ExpMapDistribution):
             self._validate_sample(value)
         v = self._remembered(value)
         with torch.set_grad_enabled(torch.is_grad_enabled() and v is None):
-            r = geometry(self.manifold).dist(self.transforms[0].loc, value)
+            r = self.geometry.dist(self.transforms[0].loc, value)
         if v is not None:
             r = with_gradient_of(r, norm(v))
         return -(r / self.scale).square() / 2 - self._log_z  # divided before it is squared
@@ -252,7 +253,7 @@ class RiemannianNormal(ExpMapDistribution):
 
         :raises NotImplementedError: in stereographic coordinates (the ball), where it has no closed form.
         """
-        if not geometry(self.manifold).in_linear_space:
+        if not self.geometry.in_linear_space:
             raise NotImplementedError(
                 f"the ambient mean has no closed form in the coordinates of {self.manifold.name}; use "
                 f"frechet_mean."

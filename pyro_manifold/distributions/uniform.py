@@ -9,7 +9,6 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ..constraints import on
-from ..geometry import geometry
 from ..ops.arguments import checked
 from ..ops.checks import check_expansion, common_shape
 from ._repr import ReprMixin
@@ -54,7 +53,8 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.manifold = manifold
-        geo = geometry(manifold)
+        self._support = on(manifold)
+        geo = self._support.geometry
         if event_shape is None:
             event_shape = getattr(manifold, "n_elements", None)
             if event_shape is None:
@@ -76,14 +76,14 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
 
     @property
     def support(self) -> on:  # type: ignore[override]
-        return on(self.manifold)
+        return self._support
 
     def expand(
         self, batch_shape: Sequence[int], _instance: "ManifoldUniform | None" = None
     ) -> "ManifoldUniform":
         check_expansion(self.batch_shape, batch_shape)
         new = self._get_checked_instance(ManifoldUniform, _instance)
-        new.manifold, new.log_volume = self.manifold, self.log_volume
+        new.manifold, new.log_volume, new._support = self.manifold, self.log_volume, self._support
         super(ManifoldUniform, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -98,7 +98,7 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         like = self.log_volume
-        return geometry(self.manifold).uniform_sample(
+        return self._support.geometry.uniform_sample(
             shape, self.event_shape, dtype=like.dtype, device=like.device
         )
 
@@ -110,7 +110,7 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
 
     def _moment(self, which: int) -> Tensor:
         like = self.log_volume
-        moment = geometry(self.manifold).uniform_moments(
+        moment = self._support.geometry.uniform_moments(
             self.event_shape, dtype=like.dtype, device=like.device
         )[which]
         return moment.expand(self.batch_shape + self.event_shape)

@@ -75,7 +75,7 @@ class WrappedNormal(ExpMapDistribution):
     tensor(-1.8379)
     """
 
-    _expand_attributes = ("manifold", "truncated", "_geometry", "_injective", "_isotropic")
+    _expand_attributes = ("manifold", "truncated", "_injective", "_isotropic")
     arg_constraints: dict[str, Any] = {}  # checked in __init__: they depend on the manifold
 
     @checked
@@ -94,7 +94,8 @@ class WrappedNormal(ExpMapDistribution):
         loc, scale, scale_tril, covariance_matrix = as_tensors(
             loc=loc, scale=scale, scale_tril=scale_tril, covariance_matrix=covariance_matrix
         )
-        geo = geometry(manifold)
+        transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
+        geo = transform.geometry
         if validate:
             check_point(manifold, "loc", loc)
         cut = loc.dim() - geo.event_dim
@@ -110,12 +111,10 @@ class WrappedNormal(ExpMapDistribution):
         )
         self.manifold = manifold
         self.truncated = truncated
-        self._geometry = geo
         self._injective = geo.injectivity_radius(loc.shape[cut:]) == math.inf
         if not truncated:
             _check_width(geo, base, geo.wrapped_limit(loc.shape[cut:]))
         self._isotropic = base.event_shape[0] == 1 or (scale is not None and scale.shape[-1:] in ((), (1,)))
-        transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
         self._build(base, transform, loc.shape[cut:], validate_args)
 
     @property
@@ -159,7 +158,7 @@ class WrappedNormal(ExpMapDistribution):
 
     def _log_density(self, value: Tensor) -> Tensor:
         """In float64 where there are poles: of the distance to one float32 would lose the digits."""
-        geo = self._geometry
+        geo = self.geometry
         loc = self.transforms[0].loc
         base = self.base_dist
         dtype = torch.promote_types(value.dtype, loc.dtype)
@@ -171,7 +170,7 @@ class WrappedNormal(ExpMapDistribution):
     def _log_pushed(self, loc: Tensor, v: Tensor, base: Any) -> Tensor:
         """Where exp is not injective, the sum over all tangent vectors that reach the point that ``v``
         does."""
-        geo = self._geometry
+        geo = self.geometry
         one = self._injective or self.truncated
         return base.log_prob(v) - geo.log_det_exp(loc, v) if one else geo.log_wrapped(loc, v, base)
 
@@ -179,7 +178,7 @@ class WrappedNormal(ExpMapDistribution):
     def mode(self) -> Tensor:
         """``loc``, where the density has no poles: on flat and hyperbolic space it decreases along every ray
         from there, on the torus its dual sum of cosines is largest there."""
-        if not self._injective and not geometry(self.manifold).is_flat:
+        if not self._injective and not self.geometry.is_flat:
             raise NotImplementedError(
                 "on spheres and rotations a wrapped normal has poles and no mode; use RiemannianNormal."
             )
@@ -200,7 +199,7 @@ class WrappedNormal(ExpMapDistribution):
         r"""Ambient expectation :math:`\mathrm E[x] = \mathrm E[\cos(\sqrt K|v|)]\,\mu`, in flat space, on the
         sphere and the hyperboloid (cosh there); isotropic ``scale`` unless flat. It lies off a curved
         manifold: see :attr:`frechet_mean`."""
-        geo = geometry(self.manifold)
+        geo = self.geometry
         if not geo.in_linear_space or self.truncated:
             raise NotImplementedError(
                 "the ambient mean is known on flat space, spheres and the hyperboloid; use frechet_mean."
@@ -228,7 +227,7 @@ class WrappedNormal(ExpMapDistribution):
         normal = self.base_dist.entropy()
         if self._flat:
             return normal
-        k = geometry(self.manifold).curvature(self.loc)
+        k = self.geometry.curvature(self.loc)
         scale = self._isotropic_scale("entropy")
         return normal + (self._dim - 1) * chi_expectation(
             lambda r: log_sinc_sqrt(k * r * r), self._dim, scale
@@ -240,7 +239,7 @@ class WrappedNormal(ExpMapDistribution):
 
     @property
     def _flat(self) -> bool:
-        return geometry(self.manifold).is_flat
+        return self.geometry.is_flat
 
     def _isotropic_scale(self, what: str) -> Tensor:
         if not self._isotropic:

@@ -105,7 +105,7 @@ class ProjectionNoise(NoiseMap):
             return (math.sqrt(self.rows) * basis).flatten(-2)
         batch = basis.shape[:-2]
         if self.columns == 1:
-            freedom = torch.full_like(basis[..., :1], self.rows + 1.0)
+            freedom = basis.new_full(batch + (1, 1), self.rows + 1.0)
             return (torch.distributions.Chi2(freedom).sample().sqrt() * basis).flatten(-2)
         z = torch.randn(batch + (self.rows + 1, self.columns), dtype=x.dtype, device=x.device)
         _, s, v = torch.linalg.svd(z, full_matrices=False)

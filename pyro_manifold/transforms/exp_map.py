@@ -38,16 +38,13 @@ class ManifoldTransform(SeparateVolume):
         super().__init__(cache_size=cache_size)
         self.manifold = manifold
         self._points = on(manifold)  # raises for an unknown manifold
+        self.geometry: Geometry = self._points.geometry
         if loc is not None:
             (loc,) = as_tensors(loc=loc)
             if validate_args:
                 check_point(manifold, "loc", loc)
         self.loc = loc
         self._validate_args = validate_args
-
-    @property
-    def geometry(self) -> Geometry:
-        return geometry(self.manifold)
 
     def depends(self) -> list[Any] | None:
         read = self.geometry.depends()
