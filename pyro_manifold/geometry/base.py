@@ -21,6 +21,7 @@ from ..ops.numerics import norm, scalar
 from ..ops.precision import FullPrecision
 from ..ops.tracing import is_concrete
 from .noise import ChartNoise, NoiseMap
+from .shapes import check_shapes
 from .windings import normal_radius
 
 __all__ = ["Geometry"]
@@ -71,6 +72,10 @@ class Geometry(FullPrecision, ABC):
     has_log = True  # are ``log``, ``dist``, ``log_det_exp`` and ``injectivity_radius`` known?
     has_global_log = True  # do ``log`` and ``dist`` have a closed form, for any two points?
     has_finite_volume = False  # are ``log_volume`` and ``uniform_sample`` known?
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        check_shapes(cls)
+        super().__init_subclass__(**kwargs)
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
         self.manifold = manifold

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, differentiated, last_order_gradient
-from .numerics import arctanc_sqrt, log_sinc_sqrt, norm, sinc_sqrt
+from .numerics import arctanc_sqrt, log_sinc_length, norm, sinc_sqrt
 from .tracing import is_concrete
 
 __all__ = ["haar", "hat", "log_det_dexp", "log_sphere_area", "polar", "quaternion"]
@@ -193,6 +193,21 @@ def _dexp(v: Tensor) -> Tensor:
     return torch.linalg.matrix_exp(torch.cat([top, torch.zeros_like(top)], -2))[..., :m, m:]
 
 
+def _apply_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
+    """(1 - e^{-ad_L})/ad_L (w) at the skew L = x of any length, in its unitary eigenbasis; where derivatives of it
+    may be asked for, by :func:`_dexp`, which has them but overflows for long L."""
+    if differentiated(x, w):
+        a = _dexp(vee(x))
+        return hat(((a.mT if adjoint else a) @ vee(w).unsqueeze(-1)).squeeze(-1))
+    angle, v = torch.linalg.eigh(1j * x.double())  # x = -i angle
+    angle = (angle - angle.flip(-1)) / 2
+    half = (angle.unsqueeze(-2) - angle.unsqueeze(-1)) / 2
+    turn = torch.polar(torch.ones_like(half), half if adjoint else -half)
+    phi = turn * torch.where(half == 0, 1.0, half.sin() / torch.where(half == 0, 1.0, half))
+    out = (v @ (phi * (v.mH @ w.to(v.dtype) @ v)) @ v.mH).real.to(w.dtype)
+    return (out - out.mT) / 2
+
+
 class _Exp(BatchFunction):
     """exp of long skew matrices: whole turns of their angles drop out, and the result is as orthogonal as for
     short ones."""
@@ -202,11 +217,9 @@ class _Exp(BatchFunction):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         angle, v = torch.linalg.eigh(1j * x.double())  # x = -i angle
-        return (
-            ((v * torch.polar(torch.ones_like(angle), -angle).unsqueeze(-2)) @ v.mH)
-            .real.to(x.dtype)
-            .contiguous()
-        )
+        angle = (angle - angle.flip(-1)) / 2  # they come in opposite pairs, of angles beyond 1/eps too
+        turns = torch.polar(torch.ones_like(angle), -angle).unsqueeze(-2)
+        return ((v * turns) @ v.mH).real.to(x.dtype).contiguous()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -216,14 +229,13 @@ class _Exp(BatchFunction):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
         x, r = ctx.saved_tensors
-        turn = _dexp(vee(x)) @ vee((tangent - tangent.mT) / 2).unsqueeze(-1)
-        return r @ hat(turn.squeeze(-1))
+        return r @ _apply_dexp(x, (tangent - tangent.mT) / 2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         x, r = ctx.saved_tensors
         g = r.mT @ grad
-        return hat((_dexp(vee(x)).mT @ vee((g - g.mT) / 2).unsqueeze(-1)).squeeze(-1))
+        return _apply_dexp(x, (g - g.mT) / 2, adjoint=True)
 
 
 _LONG = 12.0  # of the coordinates: torch's matrix exponential is orthogonal to rounding up to about there
@@ -313,8 +325,9 @@ def rotation_log(r: Tensor) -> Tensor:
 
 def _by_angles(v: Tensor) -> Tensor:
     angle = torch.linalg.eigvalsh(1j * hat(v))
+    angle = (angle - angle.flip(-1)) / 2  # in opposite pairs, whose sums are 0 for long v too
     i, j = torch.tril_indices(angle.shape[-1], angle.shape[-1], -1, device=v.device)
-    return log_sinc_sqrt((angle[..., i] + angle[..., j]).square() / 4, 1).sum(-1)
+    return log_sinc_length((angle[..., i] + angle[..., j]).unsqueeze(-1), 0.25, 1).sum(-1)
 
 
 class _LogDetDexp(BatchFunction):

@@ -38,6 +38,14 @@ def _shapes_and_membership(geo: Geometry, dim: int, like: Tensor) -> None:
     u = geo.project_tangent(p, torch.randn_like(p))
     close(geo.project_tangent(p, u), u, "project_tangent is not idempotent", 10)
     close(geo.to_tangent(p, geo.from_tangent(p, u)), u, "to_tangent does not invert from_tangent", 100)
+    for name in ("to_tangent", "exp_frame", "log_det_exp"):
+        for size in {dim - 1, dim + 1, 1} - {dim}:
+            try:
+                getattr(geo, name)(p, like.new_zeros(_N, size))
+            except ValueError as e:
+                assert f"({_N}, {size})" in str(e), f"{name}: the message does not name the shape: {e}"
+            else:
+                raise AssertionError(f"{name} takes {size} coordinates on a manifold of dimension {dim}")
 
 
 def _exp_and_log(geo: Geometry, dim: int, like: Tensor) -> None:

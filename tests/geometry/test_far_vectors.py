@@ -8,7 +8,7 @@ import mpmath as mp
 import pytest
 import torch
 
-from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
+from pyro_manifold.geometry import Grassmann, SpecialOrthogonal, Torus, geometry
 
 LENGTHS = {torch.float32: (2e19, 1e30, 1e37), torch.float64: (2e19, 1e155, 1e200, 1e300)}
 
@@ -48,7 +48,7 @@ def test_angles(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     "manifold, dim",
     [(geoopt.Sphere(), 63), (SpecialOrthogonal(3), 3), (SpecialOrthogonal(2), 1), (geoopt.SphereProjection(), 2), (Torus(), 2),
-     (geoopt.Scaled(geoopt.Sphere(), 2.0), 2), (geoopt.PoincareBall(), 2), (geoopt.Stereographic(k=-0.5), 3)],
+     (geoopt.Scaled(geoopt.Sphere(), 2.0), 2), (SpecialOrthogonal(4), 6), (SpecialOrthogonal(5), 10), (Grassmann(4, 2), 4), (geoopt.PoincareBall(), 2), (geoopt.Stereographic(k=-0.5), 3)],
 )  # fmt: skip
 def test_stays_on_the_manifold(manifold: geoopt.Manifold, dim: int, dtype: torch.dtype) -> None:
     geo = geometry(manifold)
