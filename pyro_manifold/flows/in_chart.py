@@ -20,6 +20,7 @@ from ..constraints import check_point, on
 from ..geometry import geometry
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
+from ..transforms.base import Inverse
 from ..transforms.cache import dependencies
 from ..transforms.chain import Chain, as_map
 from ..transforms.exp_map import ExpMap
@@ -77,7 +78,7 @@ class InChart(HoldsLayers):
         else:
             self.register_buffer("loc", loc)
         self.hold([layer])
-        axes = self.chain.domain.event_dim - 1
+        axes = self.chain.rank - 1
         point_of = on(manifold)
         self.domain = self.codomain = constraints.independent(point_of, axes) if axes else point_of
 
@@ -85,8 +86,8 @@ class InChart(HoldsLayers):
         return dependencies([self.layers, self.loc, geometry(self.manifold).depends()])
 
     def _through_chart(self) -> Chain:
-        chart = as_map(ExpMap(self.manifold, self.loc, validate_args=False), self.chain.domain.event_dim)
-        return Chain([chart.inv, self.chain, chart])
+        chart = as_map(ExpMap(self.manifold, self.loc, validate_args=False), self.chain.rank)
+        return Chain([Inverse(chart), self.chain, chart])
 
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._through_chart().forward_and_log_volume(x)

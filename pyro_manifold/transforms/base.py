@@ -136,7 +136,7 @@ class MapTransform(FullPrecision, Transform, ABC):
         else:
             y, log_volume = self.forward_and_log_volume(x)
         if (self._cache_size or log_volume is not None) and is_concrete(x):
-            self._made.put([y], self.depends(), [x, log_volume])
+            self._made.put([y], self.depends(), [x] if log_volume is None else [x, log_volume])
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
@@ -154,10 +154,10 @@ class MapTransform(FullPrecision, Transform, ABC):
         if not self.separate_volume and is_concrete(x) and is_concrete(y):
             for memo in (self._inverted, self._made):
                 pair = memo.get([y], self.depends()) if memo.gives(x) else None
-                if pair is None or pair[1] is None:
+                if pair is None or len(pair) == 1:
                     continue
                 if torch.is_grad_enabled() and pair[1].requires_grad:
-                    memo.replace([x, None])  # returned once: a backward pass may free its graph
+                    memo.replace([x])  # returned once: a backward pass may free its graph
                 return pair[1]
         return self.log_volume(x)
 

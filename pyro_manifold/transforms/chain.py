@@ -3,14 +3,14 @@ r"""Any transform of torch or Pyro as a map with the primitives of :class:`MapTr
 .. math:: f = f_k \circ \dots \circ f_1, \qquad \log|\det J_f(x)| = \sum_i \log|\det J_{f_i}(x_{i-1})|
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.distributions import ComposeTransform, IndependentTransform, Transform, constraints
+from torch.distributions import ComposeTransform, IndependentTransform, Transform
 from torch.distributions.transforms import _InverseTransform
 
-from .base import MapTransform
+from .base import Inverse, MapTransform
 
 __all__ = ["Chain", "as_map"]
 
@@ -24,12 +24,16 @@ def as_map(transform: Transform, event_dim: int = 0) -> Any:
     (tensor([1., 1.]), tensor(0.))
     """
     part: Any = transform
-    if isinstance(part, IndependentTransform):
-        part = as_map(part.base_transform, part.domain.event_dim)
+    if hasattr(part, "forward_and_log_volume"):
+        pass
     elif isinstance(part, ComposeTransform):
         part = Chain(part.parts)
-    elif not hasattr(part, "forward_and_log_volume"):
-        part = as_map(part.inv).inv if isinstance(part, _InverseTransform) else _Foreign(part)
+    elif isinstance(part, IndependentTransform):
+        part = as_map(part.base_transform, part.domain.event_dim)
+    elif isinstance(part, _InverseTransform):
+        part = Inverse(as_map(part.inv))
+    else:
+        part = _Foreign(part)
     axes = event_dim - part.domain.event_dim
     return _OnFields(part, axes) if axes > 0 else part
 
@@ -42,15 +46,7 @@ class _Foreign(MapTransform):
 
     def __init__(self, transform: Transform) -> None:
         super().__init__()
-        self.transform = transform
-
-    @property
-    def domain(self) -> Any:  # type: ignore[override]
-        return self.transform.domain
-
-    @property
-    def codomain(self) -> Any:  # type: ignore[override]
-        return self.transform.codomain
+        self.transform, self.domain, self.codomain = transform, transform.domain, transform.codomain
 
     def _call(self, x: Tensor) -> Tensor:
         return self.transform._call(x)
@@ -73,67 +69,55 @@ class _Foreign(MapTransform):
         return self.transform.inverse_shape(shape)
 
 
-class _OnFields(MapTransform):
-    """A map of points applied to each point of a field with so many more event axes."""
+class _OnFields(IndependentTransform):
+    """A map of points applied to each point of a field, with the primitives of a map."""
 
     def __init__(self, part: Any, axes: int) -> None:
-        super().__init__()
-        self.part, self.axes = part, axes
-        self.domain = constraints.independent(part.domain, axes)
-        self.codomain = constraints.independent(part.codomain, axes)
+        super().__init__(part, axes, cache_size=part._cache_size)
 
     def _sum(self, log_volume: Tensor) -> Tensor:
-        return log_volume.sum(tuple(range(-self.axes, 0)))
+        return log_volume.sum(tuple(range(-self.reinterpreted_batch_ndims, 0)))
 
     def _call(self, x: Tensor) -> Tensor:
-        return self.part._call(x)
+        return self.base_transform._call(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self.part._inverse(y)
+        return self.base_transform._inverse(y)
 
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y, log_volume = self.part.forward_and_log_volume(x)
+        y, log_volume = self.base_transform.forward_and_log_volume(x)
         return y, self._sum(log_volume)
 
     def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        x, log_volume = self.part.inverse_and_log_volume(y)
+        x, log_volume = self.base_transform.inverse_and_log_volume(y)
         return x, self._sum(log_volume)
 
     def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         # the axis of the tangents stands before the field; the map of points wants it before the point
-        inner, outer = self.part.domain.event_dim, self.domain.event_dim
-        tangents = tangents.expand(x.shape[: x.dim() - outer] + tangents.shape[tangents.dim() - outer - 1 :])
-        y, t = self.part.jvp(x, tangents.movedim(-1 - outer, -1 - inner))
-        out = self.part.codomain.event_dim
-        return y, t.movedim(-1 - out, -1 - out - self.axes)
-
-    def forward_shape(self, shape: Any) -> Any:
-        return self.part.forward_shape(shape)
-
-    def inverse_shape(self, shape: Any) -> Any:
-        return self.part.inverse_shape(shape)
+        points, axes = self.base_transform, self.reinterpreted_batch_ndims
+        before, after = -1 - points.domain.event_dim, -1 - points.codomain.event_dim
+        batch = x.shape[: x.dim() - self.domain.event_dim]
+        tangents = tangents.expand(batch + tangents.shape[tangents.dim() + before - axes :])
+        y, t = points.jvp(x, tangents.movedim(before - axes, before))
+        return y, t.movedim(after, after - axes)
 
 
-class Chain(MapTransform):
+class Chain(ComposeTransform):
     """Bijections one after the other, each given value, volume and derivative by its own primitives.
 
     :param parts: transforms of torch, Pyro or ours.
-    :param int event_dim: the least number of trailing axes that are one event.
+    :param int event_dim: the least number of trailing axes that are one event; ``rank`` is their number.
     """
 
-    def __init__(self, parts: Iterable[Transform], event_dim: int = 0) -> None:
-        super().__init__()
-        whole = ComposeTransform(list(parts))
-        axes = event_dim - whole.domain.event_dim
-        self.domain, self.codomain = (
-            constraints.independent(c, axes) if axes > 0 else c for c in (whole.domain, whole.codomain)
-        )
-        self.parts = []
-        rank = self.domain.event_dim
-        for transform in whole.parts:
-            part = as_map(transform, rank)
-            self.parts.append(part)
-            rank = part.codomain.event_dim
+    parts: list[Any]
+
+    def __init__(self, parts: Sequence[Transform], event_dim: int = 0) -> None:
+        self.rank = rank = max(event_dim, ComposeTransform(list(parts)).domain.event_dim)
+        maps: list[Any] = []
+        for transform in parts:
+            maps.append(as_map(transform, rank))
+            rank = maps[-1].codomain.event_dim
+        super().__init__(maps)
 
     def _call(self, x: Tensor) -> Tensor:
         for part in self.parts:
@@ -146,26 +130,20 @@ class Chain(MapTransform):
         return y
 
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        total = x.new_zeros(x.shape[: x.dim() - self.domain.event_dim])
+        total = x.new_zeros(x.shape[: x.dim() - self.rank])
         for part in self.parts:
             x, log_volume = part.forward_and_log_volume(x)
             total = total + log_volume
         return x, total
 
     def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        total = y.new_zeros(y.shape[: y.dim() - self.codomain.event_dim])
+        total: Any = 0.0
         for part in reversed(self.parts):
             y, log_volume = part.inverse_and_log_volume(y)
             total = total + log_volume
-        return y, total
+        return y, total + y.new_zeros(y.shape[: y.dim() - self.rank])
 
     def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         for part in self.parts:
             x, tangents = part.jvp(x, tangents)
         return x, tangents
-
-    def forward_shape(self, shape: Any) -> Any:
-        return ComposeTransform(self.parts).forward_shape(shape)
-
-    def inverse_shape(self, shape: Any) -> Any:
-        return ComposeTransform(self.parts).inverse_shape(shape)

@@ -37,8 +37,8 @@ class ManifoldTransform(SeparateVolume):
     ) -> None:
         super().__init__(cache_size=cache_size)
         self.manifold = manifold
-        self._points = on(manifold)  # raises for an unknown manifold
-        self.geometry: Geometry = self._points.geometry
+        points = on(manifold)  # raises for an unknown manifold
+        self.codomain, self.geometry = points, points.geometry
         if loc is not None:
             (loc,) = as_tensors(loc=loc)
             if validate_args:
@@ -112,10 +112,6 @@ class ExpMap(ManifoldTransform):
     """
 
     domain = constraints.real_vector
-
-    @property
-    def codomain(self) -> on:  # type: ignore[override]
-        return self._points
 
     def _call(self, x: Tensor) -> Tensor:
         loc = self._base_point(x.shape[-1], x)

@@ -21,14 +21,7 @@ class _Between(SeparateVolume):
     def __init__(self, source: Any, target: Any, cache_size: int = 0) -> None:
         super().__init__(cache_size=cache_size)
         self.source, self.target = source, target
-
-    @property
-    def domain(self) -> on:  # type: ignore[override]
-        return on(self.source)
-
-    @property
-    def codomain(self) -> on:  # type: ignore[override]
-        return on(self.target)
+        self.domain, self.codomain = on(source), on(target)
 
     def depends(self) -> list[Any] | None:
         return [x for m in (self.source, self.target) for x in (*m.parameters(), *m.buffers())]

@@ -1,5 +1,7 @@
 """Isometries of one manifold onto itself."""
 
+from typing import Any
+
 import geoopt
 import torch
 from torch import Tensor
@@ -36,10 +38,8 @@ class Translation(ManifoldTransform):
     """
 
     @property
-    def domain(self) -> on:  # type: ignore[override]
-        return on(self.manifold)
-
-    codomain = domain
+    def domain(self) -> Any:  # type: ignore[override]
+        return self.codomain
 
     def _frames(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         geo = self.geometry
