@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, transform_to
 
 from ..constraints import check_point, circular, on
-from ..geometry import Geometry, geometry
+from ..geometry import geometry
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, common_shape
 from ..ops.circular import wrap
