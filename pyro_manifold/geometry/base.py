@@ -22,7 +22,7 @@ from ..ops.precision import FullPrecision
 from ..ops.tracing import is_concrete
 from .noise import ChartNoise, NoiseMap
 from .shapes import check_shapes
-from .windings import normal_radius
+from .windings import nan_beyond_traced, normal_radius
 
 __all__ = ["Geometry"]
 
@@ -307,7 +307,9 @@ class Geometry(FullPrecision, ABC):
         coordinates wrapped by exp.
 
         A sum over :meth:`preimages`, as far as the normal reaches; overridden where the sum has a closed
-        form, factorises or has a shorter dual. The batch shapes of p, v and ``base`` broadcast.
+        form, factorises or has a shorter dual. The batch shapes of p, v and ``base`` broadcast. A compiled or
+        traced program has a fixed number of terms and gives NaN for a normal wider than 2.5 along some
+        direction.
 
         :param base: ``Independent(Normal)`` or ``MultivariateNormal`` with mean 0 and event shape ``(dim,)``.
         """
@@ -324,7 +326,7 @@ class Geometry(FullPrecision, ABC):
         ):  # a remembered draw may wind many times
             v = self.log_frame(p, self.exp_frame(p, v))
         vs = self.preimages(p, v, normal_radius(base))
-        return torch.logsumexp(base.log_prob(vs) - self.log_det_exp(p, vs), 0)
+        return nan_beyond_traced(torch.logsumexp(base.log_prob(vs) - self.log_det_exp(p, vs), 0), base)
 
     def wrapped_limit(self, event_shape: Sequence[int]) -> float:
         """Largest standard deviation along any direction for which :meth:`log_wrapped` is known."""

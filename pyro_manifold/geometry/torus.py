@@ -30,6 +30,7 @@ from .windings import marginal_sd
 
 __all__ = ["Torus", "TorusGeometry"]
 
+_WIDE = 1.25  # a normal wider than this along all directions has a short dual sum
 _MAX_TERMS = 200_000
 
 
@@ -100,6 +101,23 @@ class Torus(geoopt.Manifold):
         return geoopt.ManifoldTensor(torch.zeros(*shape, dtype=dtype, device=device), manifold=self)
 
 
+def _traced(v: Tensor, tril: Tensor, direct: Tensor) -> Tensor:
+    r"""Of a compiled or traced program: the ``direct`` sum where that is known, else the dual one, of the
+    terms :math:`e^{-|L^\top n|^2/2}\cos(n\cdot v)` that count where the normal is wide."""
+    d = v.shape[-1]
+    count = math.ceil(normal_reach(v.dtype) / _WIDE)
+    if (2 * count + 1) ** d > _MAX_TERMS:
+        return direct
+    narrowest = torch.linalg.svdvals(tril.detach())[..., -1]
+    dual = direct.detach().isnan() & (narrowest > _WIDE)
+    eye = torch.eye(d, dtype=v.dtype, device=v.device)
+    tril = torch.where(dual[..., None, None], tril, 2 * _WIDE * eye)
+    n = _lattice([count] * d, v)
+    decay = torch.exp(-0.5 * (n @ tril).square().sum(-1))
+    total = ((v.unsqueeze(-2) @ n.mT).squeeze(-2).cos() * decay).sum(-1)
+    return torch.where(dual, total.log() - d * math.log(2 * math.pi), direct)
+
+
 @register_geometry(Torus)
 class TorusGeometry(FlatGeometry):
     r"""Geometry of the flat torus :math:`T^d`, points of shape ``(d,)``, origin 0, injectivity radius π.
@@ -151,7 +169,12 @@ class TorusGeometry(FlatGeometry):
         )
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
-        """Axis by axis for independent coordinates, else by the shorter of the lattice sum and its dual."""
+        """Axis by axis for independent coordinates, else by the shorter of the lattice sum and its dual.
+
+        A compiled or traced program, whose number of terms may not depend on values, takes fixed numbers of
+        terms of both. They hold a normal whose standard deviations along all directions are below 2.5, or all
+        above 1.25; the result is NaN for one that is wider than that along one direction and narrower along
+        another, and for any wider than 2.5 in five dimensions or more."""
         if isinstance(base, torch.distributions.Independent):
             return log_wrapped_normal(v, marginal_sd(base)).sum(-1)
         v = wrap(v).expand(common_shape(p.shape[:-1], v.shape[:-1], base.batch_shape) + v.shape[-1:])
@@ -159,7 +182,7 @@ class TorusGeometry(FlatGeometry):
             return base.log_prob(v)
         tril = base._unbroadcasted_scale_tril
         if not is_concrete(held(tril)):
-            return super().log_wrapped(p, v, base)  # the number of terms may not depend on the values
+            return _traced(v, tril, super().log_wrapped(p, v, base))
         if is_concrete(v) and is_concrete(tril):
             return log_torus_normal(v, tril)
         if is_concrete(tril) and float(torch.linalg.svdvals(tril.detach())[..., -1].min()) > 1.5:

@@ -21,6 +21,7 @@ from ..ops.windings import log_windings, normal_reach
 __all__ = ["check_unwrapped", "largest_sd", "log_wound_normal", "marginal_sd", "normal_radius", "windings"]
 
 _MAX_TURNS = 1000
+TRACED_SD = 2.5  # a compiled or traced program has a fixed number of windings: those of this width
 
 
 def axis_of(v: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,8 +74,8 @@ def marginal_sd(base: Any) -> Tensor:
 
 
 def largest_sd(base: Any) -> float:
-    """Largest standard deviation along any direction and in any batch element; 2.5 when traced, where it has
-    no value.
+    """Largest standard deviation along any direction and in any batch element; when traced, where it has no
+    value, that for which a traced program has terms, 2.5.
 
     :param base: ``Independent(Normal)`` or ``MultivariateNormal``.
 
@@ -84,9 +85,20 @@ def largest_sd(base: Any) -> float:
     full = isinstance(base, torch.distributions.MultivariateNormal)
     spread = (base.scale_tril if full else marginal_sd(base)).detach()
     if not is_concrete(held(spread)):
-        return 2.5
+        return TRACED_SD
     sd = held(torch.linalg.matrix_norm(spread, 2) if full else spread)
     return float(sd.max()) if sd.numel() else 0.0
+
+
+def nan_beyond_traced(out: Tensor, base: Any) -> Tensor:
+    """``out``, a sum over the windings of ``base``; in a compiled or traced program, whose number of terms is
+    fixed, NaN where the normal is too wide for them."""
+    full = isinstance(base, torch.distributions.MultivariateNormal)
+    spread = (base.scale_tril if full else marginal_sd(base)).detach()
+    if is_concrete(held(spread)):
+        return out
+    widest = torch.linalg.matrix_norm(spread, 2) if full else spread.amax(-1)
+    return torch.where(widest <= TRACED_SD, out, math.nan)
 
 
 def normal_radius(base: Any) -> float:

@@ -153,3 +153,27 @@ def test_constraint():
     p.sum().backward()
     assert p.detach().tolist() == pytest.approx([4 - 2 * PI, 1.0])
     assert pyro.param("angles").unconstrained().grad.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "manifold", [Torus(), geoopt.ProductManifold((Torus(), 1), (geoopt.Euclidean(1), 1))]
+)
+def test_compiled_densities_are_right_or_nan_at_every_width(manifold: geoopt.Manifold) -> None:
+    """Full covariances: a compiled program has a fixed number of terms; mapping over covariances does not
+    limit them."""
+    x = torch.tensor([[0.3, -2.0], [1.0, 2.0]], dtype=torch.float64)
+
+    def log_prob(tril: torch.Tensor) -> torch.Tensor:
+        loc = torch.tensor([0.1, 0.2], dtype=torch.float64)
+        return WrappedNormal(manifold, loc, scale_tril=tril, validate_args=False).log_prob(x)
+
+    tril = torch.tensor([[1.0, 0.0], [0.4, 0.8]], dtype=torch.float64)
+    trils = torch.stack([s * tril for s in (0.1, 1.0, 2.0, 3.0, 9.0)] + [tril * torch.tensor([8.0, 0.1])])
+    right = torch.stack([log_prob(t) for t in trils])
+    torch.testing.assert_close(torch.func.vmap(log_prob)(trils), right, rtol=1e-12, atol=1e-12)
+    with pyro.validation_enabled(False):  # the compiler switches torch's off
+        compiled = torch.compile(log_prob, backend="aot_eager", fullgraph=True)
+        out = torch.stack([compiled(t) for t in trils])
+    known = out.isfinite()
+    torch.testing.assert_close(out[known], right[known], rtol=1e-12, atol=1e-12)
+    assert known[: 5 if isinstance(manifold, Torus) else 3].all() and out[~known].isnan().all()
