@@ -25,21 +25,21 @@ def test_table_pictures_and_resumption_after_a_kill(tmp_path: Path) -> None:
     assert [len(v) for v in results["scores"].values()] == [2, 2]
     assert all(-64 * 0.694 < s < -10 for v in results["scores"].values() for s in v)  # better than fair coins
 
-    # kill it at the third checkpoint it writes, in the middle of a model, as abruptly as can be
+    # kill it in the middle of its second model, as abruptly as can be
     script = (
-        "import os, signal, pyro_manifold.demo.cli as d\n"
-        "save, count = d.Run.save, []\n"
-        "def dying(self):\n"
-        "    save(self); count.append(1)\n"
-        "    if len(count) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "d.Run.save = dying\n"
+        "import os, signal, pyro_manifold.demo.cli as d, pyro_manifold.training.run as r\n"
+        "save = r.RunFile.save\n"
+        "def dying(self, run):\n"
+        "    save(self, run)\n"
+        "    if 'P-VAE' in self.path.name and run.done: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "r.RunFile.save = dying\n"
         "d.SECONDS_BETWEEN_CHECKPOINTS = -1.0\n"  # a checkpoint after every epoch
         f"d.main({[*SMALL, '--out', str(broken)]!r})\n"
     )
     killed = python("-c", script)
-    assert killed.returncode == -signal.SIGKILL and (broken / "checkpoint.pt").exists()
+    assert killed.returncode == -signal.SIGKILL and (broken / "checkpoint-P-VAE-1.pt").exists()
     state = load_checkpoint(broken / "checkpoint.pt")
-    assert state["scores"] != {} and not (broken / "results.json").exists()
+    assert list(map(len, state["scores"].values())) == [1, 0] and not (broken / "results.json").exists()
     resumed = python("-m", "pyro_manifold.demo", *SMALL, "--out", broken)
     assert resumed.returncode == 0, resumed.stderr
     assert "Resuming from" in resumed.stdout and "standard error over 2 paired splits" in resumed.stdout
@@ -47,33 +47,40 @@ def test_table_pictures_and_resumption_after_a_kill(tmp_path: Path) -> None:
 
 
 def test_resumes_in_the_middle_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = demo._arguments(["--epochs", "3", "--splits", "2", "--samples", "2", "--out", str(tmp_path)])
+    args = demo._arguments(
+        ["--epochs", "3", "--splits", "2", "--samples", "2", "--quiet", "--out", str(tmp_path)]
+    )
     torch.set_default_dtype(torch.float64)
     try:
-        run = demo.Run(args, clock=lambda: 0.0)  # a clock that stands still: no checkpoint falls due
+        run = demo.Run(
+            args, clock=lambda: 0.0
+        )  # a clock that stands still: nothing is written between passes
         (x, _), _ = run.data(0)
-        whole = run.train(0, "P-VAE", x, _Bar()).state_dict()
+        whole = run.train(0, "P-VAE", x).state_dict()
+        run.file(0, "P-VAE").unlink()
+        steps, step = itertools.count(), torch.optim.Adam.step
 
-        def save_and_die(self: demo.Run) -> None:
-            torch.save(self.current, tmp_path / "current.pt")
-            raise InterruptedError
+        def dying(self: torch.optim.Adam, *args: object, **kwargs: object) -> object:
+            if next(steps) == 15:  # ten batches a pass
+                raise InterruptedError
+            return step(self, *args, **kwargs)  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(demo.Run, "save", save_and_die)
-            run = demo.Run(args, clock=itertools.count(0.0, 10.0).__next__)  # due after every epoch
-            run.train(0, "P-VAE", x, _Bar())
-        run = demo.Run(args, clock=lambda: 0.0)
-        run.current = torch.load(tmp_path / "current.pt", weights_only=True)
-        assert run.current["epoch"] == 1
-        resumed = run.train(0, "P-VAE", x, _Bar()).state_dict()
+            patch.setattr(torch.optim.Adam, "step", dying)
+            run = demo.Run(args, clock=itertools.count(0.0, 10.0).__next__)  # due after every pass
+            run.train(0, "P-VAE", x)
+        assert load_checkpoint(run.file(0, "P-VAE"))["run"]["done"] == 1
+        resumed = demo.Run(args, clock=lambda: 0.0).train(0, "P-VAE", x).state_dict()
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(torch.equal(whole[k], resumed[k]) for k in whole if k != "_extra_state")
 
 
-class _Bar:
-    def update(self, n: int = 1) -> None: ...
-    def set_postfix_str(self, text: str) -> None: ...
+def test_a_damaged_checkpoint_of_a_model_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = demo.Run(demo._arguments([*SMALL, "--epochs", "1", "--out", str(tmp_path)]))
+    run.file(0, "N-VAE").write_bytes(b"half a file")
+    run.train(0, "N-VAE", run.pixels[:50])
+    assert "Starting this model afresh" in capsys.readouterr().out
 
 
 def test_checkpoint_of_other_settings_or_in_pieces_is_not_used(
@@ -110,19 +117,17 @@ def test_odd_but_readable_checkpoints_are_not_used(tmp_path: Path, capsys: pytes
     odd = [
         3,
         {},
-        {"scores": 3, "kept": {}, "current": None},
-        {"scores": {}, "kept": {}, "current": None},
-        {"scores": scores, "kept": {}, "current": None},
-        {"scores": scores, "kept": {"N-VAE": {}}, "current": None},
-        {"scores": {**none, "N-VAE": ["good"]}, "kept": {"N-VAE": weights}, "current": None},
-        {"scores": {**none, "N-VAE": [-20.0] * 3}, "kept": {"N-VAE": weights}, "current": None},
-        {"scores": none, "kept": {}, "current": {"epoch": 1}},
-        {"scores": none, "kept": {}, "current": {"epoch": 99, "weights": weights, "optimizer": {}}},
+        {"scores": 3, "kept": {}},
+        {"scores": {}, "kept": {}},
+        {"scores": scores, "kept": {}},
+        {"scores": scores, "kept": {"N-VAE": {}}},
+        {"scores": {**none, "N-VAE": ["good"]}, "kept": {"N-VAE": weights}},
+        {"scores": {**none, "N-VAE": [-20.0] * 3}, "kept": {"N-VAE": weights}},
     ]
     for state in odd:
         save_checkpoint(run.path, state, run.fingerprint())
         run.load()
-        assert run.scores == none and run.kept == {} and run.current is None
+        assert run.scores == none and run.kept == {}
         assert "does not hold what this run would have saved" in capsys.readouterr().out
 
 

@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,11 +25,10 @@ import geoopt
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..datasets import digits, train_test_split
 from ..models import PoincareVAE
-from ..training import CheckpointError, digest, load_checkpoint, save_checkpoint
+from ..training import CheckpointError, Phase, digest, fit, load_checkpoint, save_checkpoint
 
 __all__ = ["main"]
 
@@ -101,7 +101,7 @@ def build(name: str, curvature: float, x: Tensor) -> PoincareVAE:
 
 class Run:
     """The whole comparison, in pieces small enough to be saved and resumed: nothing depends on where it was
-    interrupted."""
+    interrupted. Finished models are in one checkpoint, the model in training in another."""
 
     def __init__(self, args: argparse.Namespace, clock: Callable[[], float] = time.monotonic) -> None:
         self.args, self.path, self.clock = args, args.out / CHECKPOINT, clock
@@ -109,8 +109,6 @@ class Run:
         self.settings = {k: getattr(args, k) for k in ("seed", "epochs", "curvature", "splits", "samples")}
         self.scores: dict[str, list[float]] = {name: [] for name in MODELS}
         self.kept: dict[str, dict[str, Any]] = {}  # trained weights of the first split, for the pictures
-        self.current: dict[str, Any] | None = None  # the model in training
-        self.saved = self.clock()
 
     def load(self) -> None:
         if not self.path.exists():
@@ -129,83 +127,73 @@ class Run:
         """The state of a checkpoint, once it is seen to be one that this run can go on from."""
         try:
             scores = {name: [float(s) for s in state["scores"][name]] for name in MODELS}
-            kept, current = dict(state["kept"]), state["current"]
-            x = self.pixels
+            kept = dict(state["kept"])
             for name, weights in kept.items():
-                build(name, self.args.curvature, x).load_state_dict(weights)
+                build(name, self.args.curvature, self.pixels).load_state_dict(weights)
             for name in MODELS:
                 assert len(scores[name]) <= self.args.splits and (name in kept or not scores[name])
-            if current is not None:
-                pending = next(n for i in range(self.args.splits) for n in MODELS if len(scores[n]) <= i)
-                build(pending, self.args.curvature, x).load_state_dict(current["weights"])
-                assert 0 < int(current["epoch"]) <= self.args.epochs and isinstance(
-                    current["optimizer"], dict
-                )
         except Exception as error:
             raise CheckpointError(
                 f"checkpoint: {str(self.path)!r} does not hold what this run would have saved "
                 f"({type(error).__name__}: {error})."
             ) from error
-        self.scores, self.kept, self.current = scores, kept, current
+        self.scores, self.kept = scores, kept
 
     def save(self) -> None:
-        state = {k: getattr(self, k) for k in ("scores", "kept", "current")}
-        save_checkpoint(self.path, state, self.fingerprint())
-        self.saved = self.clock()
+        save_checkpoint(self.path, {"scores": self.scores, "kept": self.kept}, self.fingerprint())
 
     def data(self, split: int) -> list[tuple[Tensor, Tensor]]:
         return train_test_split(self.pixels, self.labels, train=0.7, seed=1000 * self.args.seed + split)
 
-    def train(self, split: int, name: str, x: Tensor, bar: Any) -> PoincareVAE:
-        base = (1000 * self.args.seed + split) * 10_000
-        pyro.set_rng_seed(base)
-        pyro.clear_param_store()
-        vae = build(name, self.args.curvature, x)
-        optimizer = pyro.optim.Adam({"lr": LEARNING_RATE})
-        start = 0
-        if self.current is not None:
-            vae.load_state_dict(self.current["weights"])
-            optimizer.set_state(self.current["optimizer"])
-            start = self.current["epoch"]
-        bar.update(start)
-        svi = pyro.infer.SVI(vae.model, vae.guide, optimizer, pyro.infer.Trace_ELBO())
-        for epoch in range(start, self.args.epochs):
-            pyro.set_rng_seed(
-                base + 1 + epoch
-            )  # both models see the same minibatches, and so does a resumed run
-            loss = sum(svi.step(x[rows], size=len(x)) for rows in torch.randperm(len(x)).split(BATCH))
-            bar.update()
-            bar.set_postfix_str(
-                f"{name}, split {split + 1}: ELBO {-loss / len(x) / math.ceil(len(x) / BATCH):.1f}"
+    def file(self, split: int, name: str) -> Path:
+        """The checkpoint of a model in training."""
+        return self.path.with_name(f"{self.path.stem}-{name}-{split + 1}{self.path.suffix}")
+
+    def train(self, split: int, name: str, x: Tensor) -> PoincareVAE:
+        """A trained model. All models of a split see the same minibatches."""
+        base, file = (1000 * self.args.seed + split) * 10_000, self.file(split, name)
+        elbo = pyro.infer.Trace_ELBO()
+        for attempt in range(2):
+            pyro.set_rng_seed(base)
+            pyro.clear_param_store()
+            vae = build(name, self.args.curvature, x)
+            phase = Phase(
+                "-ELBO",
+                lambda rows: elbo.differentiable_loss(vae.model, vae.guide, rows, size=len(x)),  # noqa: B023
+                list(vae.parameters()),
+                optimizer=partial(torch.optim.Adam, lr=LEARNING_RATE),
+                schedule=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0),
+                clip=math.inf,
+                epochs=self.args.epochs,
             )
-            if self.clock() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
-                self.current = {
-                    "epoch": epoch + 1,
-                    "weights": vae.state_dict(),
-                    "optimizer": optimizer.get_state(),
-                }
-                self.save()
+            try:
+                fit(
+                    [phase], x, model=vae, batch_size=BATCH, validation=None, seed=base, clock=self.clock,
+                    checkpoint=file, save_every=SECONDS_BETWEEN_CHECKPOINTS, settings=self.fingerprint(),
+                    description=f"{name}, split {split + 1}", disable_progbar=self.args.quiet,
+                )  # fmt: skip
+                break
+            except CheckpointError as error:
+                if attempt or not file.exists():
+                    raise
+                print(f"{error}\nStarting this model afresh.")
+                file.unlink()
         return vae
 
     def finish(self) -> None:
         """Trains and scores whatever is missing; on return every model has one score per split."""
-        done = sum(map(len, self.scores.values())) * self.args.epochs
-        total = len(MODELS) * self.args.splits * self.args.epochs
-        with tqdm(
-            total=total, initial=done, disable=self.args.quiet, unit="epoch", dynamic_ncols=True
-        ) as bar:
-            for split in range(self.args.splits):
-                (train, test), _ = self.data(split)
-                for name in MODELS:
-                    if len(self.scores[name]) > split:
-                        continue
-                    vae = self.train(split, name, train, bar)
-                    pyro.set_rng_seed(self.args.seed)
-                    self.scores[name].append(float(vae.iwae(test, self.args.samples).mean()))
-                    if split == 0:
-                        self.kept[name] = vae.state_dict()
-                    self.current = None
-                    self.save()
+        for split in range(self.args.splits):
+            (train, test), _ = self.data(split)
+            for name in MODELS:
+                if len(self.scores[name]) > split:
+                    continue
+                vae = self.train(split, name, train)
+                pyro.set_rng_seed(self.args.seed)
+                self.scores[name].append(float(vae.iwae(test, self.args.samples).mean()))
+                if split == 0:
+                    self.kept[name] = vae.state_dict()
+                self.save()
+                self.file(split, name).unlink(missing_ok=True)
 
     def table(self) -> str:
         flat, hyperbolic = (self.scores[name] for name in MODELS)

@@ -63,10 +63,30 @@ def graph_layers(
 
 
 class _Flow(PyroModule):
-    """What both share: a model of rows, given contexts."""
+    """What both share: a model of rows given contexts, and what training asks of it."""
 
     def condition(self, context: Tensor | None = None) -> Any:
         raise NotImplementedError
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """What the density that is trained with a fixed manifold is a density of."""
+        return x
+
+    def relative_log_prob(self, u: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log density of :meth:`coordinates`, up to a term that depends neither on the context nor on
+        :meth:`density_parameters`."""
+        return self.condition(context).log_prob(u)
+
+    def standardise(self, u: Tensor) -> None:
+        """Fit fixed layers of the density to coordinates of rows, before it is trained."""
+
+    def manifold_parameters(self) -> list[nn.Parameter]:
+        """Those that reconstruction trains."""
+        return []
+
+    def density_parameters(self) -> list[nn.Parameter]:
+        """Those that the likelihood trains."""
+        return list(self.parameters())
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         r""":math:`\log p(x \mid \theta)`."""
@@ -195,6 +215,26 @@ class ManifoldFlow(_Flow):
     def condition(self, context: Tensor | None = None) -> Pushforward:
         r""":math:`p(\cdot \mid \theta)`, a distribution on the manifold."""
         return Pushforward(self.latent.condition(context), self.transform, off_manifold=self.off_manifold)
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """u, those of the projection of ``x``."""
+        return self.transform.inv(x)
+
+    def relative_log_prob(self, u: Tensor, context: Tensor | None = None) -> Tensor:
+        r""":math:`\log p_h(u \mid \theta)`, up to a term that is constant in :math:`\theta` and in what is
+        trained."""
+        return self.latent.relative_log_prob(u, context)
+
+    def standardise(self, u: Tensor) -> None:
+        """Set the fixed layer of h to mean and principal axes of the rows ``u``."""
+        if any(p.requires_grad for p in self.latent.flow.parameters()):
+            self.latent.flow.standardise(u)
+
+    def manifold_parameters(self) -> list[nn.Parameter]:
+        return list(self.transform.parameters())
+
+    def density_parameters(self) -> list[nn.Parameter]:
+        return list(self.latent.parameters())
 
     def latent_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         r""":math:`\log p_h(u \mid \theta)`: log p up to a term that does not depend on :math:`\theta`."""

@@ -3,16 +3,20 @@
 from .charts import fit_charts
 from .checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint, structure
 from .dimension import DimensionScan, scan_dimension
+from .loop import fit
 from .manifold_density import fit_md
-from .md_run import History
+from .phase import Phase
+from .run import History
 from .verdict import TrainingWarning, verdict
 
 __all__ = [
     "CheckpointError",
     "DimensionScan",
     "History",
+    "Phase",
     "TrainingWarning",
     "digest",
+    "fit",
     "fit_charts",
     "fit_md",
     "load_checkpoint",

@@ -11,7 +11,7 @@ from ..models.manifold_mixture import ManifoldMixture
 from ..ops.arguments import checked
 from .manifold_density import fit_md
 from .md_checks import check_rows, pair
-from .md_run import History
+from .run import History
 from .verdict import TrainingWarning
 
 __all__ = ["fit_charts"]
@@ -52,7 +52,7 @@ def fit_charts(
     """
     if rounds < 1:
         raise ValueError(f"rounds: got {rounds}; expected at least 1.")
-    bend, learn = pair(epochs)
+    manifold_epochs, density_epochs = pair(epochs)
     check_rows(x, None, None, mixture)
     which = torch.cdist(x, mixture.centres).argmin(-1)
     histories: list[History] = []
@@ -71,7 +71,9 @@ def fit_charts(
                 kwargs["checkpoint"] = f"{path}.{turn}.{k}"
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", TrainingWarning)
-                history = fit_md(flow, rows, epochs=(bend, learn if last else 0), **kwargs)  # type: ignore[arg-type]
+                history = fit_md(
+                    flow, rows, epochs=(manifold_epochs, density_epochs if last else 0), **kwargs
+                )  # type: ignore[arg-type]
             histories.append(history)
             for message in history.warnings if last else ():
                 warnings.warn(

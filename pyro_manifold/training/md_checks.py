@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..ops.checks import check_all
 
-__all__ = ["check_rows", "check_settings", "check_trainable", "pair", "ratio_rows"]
+__all__ = ["check_rows", "check_settings", "pair", "ratio_rows"]
 
 
 def pair(value: Any) -> tuple[Any, Any]:
@@ -17,57 +17,30 @@ def pair(value: Any) -> tuple[Any, Any]:
 
 
 def check_settings(
-    *,
-    epochs: Any,
-    seconds: Any,
-    batch_size: int,
-    lr: Any,
-    warmup: float,
-    whitening: float,
-    delta: float,
-    score_delta: float,
-    validation: float,
-    weights: tuple[float, ...],
+    pairs: dict[str, Any], shares: dict[str, float], deltas: dict[str, float], weights: dict[str, float]
 ) -> None:
-    """Counts, rates, shares and budgets that make sense."""
-    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
-    if not (whole and batch_size >= 1):
-        raise ValueError(f"batch_size: got {batch_size!r}; expected a whole number of rows, at least 1.")
+    """Counts, rates, shares, distances and weights that make sense, by name."""
     phases = "for both phases or a pair of them"
-    for name, value, kind, fits, expected in (
-        ("epochs", epochs, int, lambda v: v >= 0, f"whole numbers of passes, at least 0, {phases}"),
-        ("seconds", seconds, (int, float), lambda v: v > 0, f"positive seconds, {phases}"),
-        ("lr", lr, (int, float), lambda v: 0 < v < math.inf, f"positive finite learning rates, {phases}"),
-    ):
+    known: dict[str, Any] = {
+        "epochs": (int, lambda v: v >= 0, f"whole numbers of passes, at least 0, {phases}"),
+        "seconds": ((int, float), lambda v: v > 0, f"positive seconds, {phases}"),
+        "lr": ((int, float), lambda v: 0 < v < math.inf, f"positive finite learning rates, {phases}"),
+    }
+    for name, value in pairs.items():
+        kind, fits, expected = known[name]
         given = [v for v in pair(value) if not (v is None and name == "epochs")]
         if len(pair(value)) != 2 or not all(
             isinstance(v, kind) and not isinstance(v, bool) and fits(v) for v in given
         ):
             raise ValueError(f"{name}: got {value!r}; expected {expected}.")
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation: got {validation}; expected a share in [0, 1).")
-    if not (0 <= warmup <= 1 and 0 <= whitening <= 1 and delta > 0 and score_delta > 0):
-        raise ValueError(
-            f"warmup, whitening, delta, score_delta: got {warmup}, {whitening}, {delta}, {score_delta}; "
-            "expected shares in [0, 1] and positive distances."
-        )
-    if not all(0 <= w < math.inf for w in weights):
-        raise ValueError(
-            f"score_weight, ratio_weight, reconstruction_weight: got {weights}; expected finite numbers >= 0."
-        )
-
-
-def check_trainable(flow: nn.Module) -> None:
-    """Gradients are recorded, and something wants them."""
-    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        raise ValueError(
-            "fit_md: gradients are switched off; call it outside of torch.no_grad() and "
-            "torch.inference_mode()."
-        )
-    if not any(p.requires_grad for p in flow.parameters()):
-        raise ValueError(
-            "flow: none of its parameters requires a gradient; flow.requires_grad_() lets them be trained."
-        )
+    for expected, values, good in (
+        ("a share in [0, 1]", shares, lambda v: 0 <= v <= 1),
+        ("a positive distance", deltas, lambda v: v > 0),
+        ("a finite number of at least 0", weights, lambda v: 0 <= v < math.inf),
+    ):
+        for name, value in values.items():
+            if not good(value):
+                raise ValueError(f"{name}: got {value}; expected {expected}.")
 
 
 def check_rows(
@@ -75,6 +48,10 @@ def check_rows(
 ) -> None:
     """One row of everything for each of x, all of them finite and of the flow's dtype and device."""
     own = None if flow is None else next((p for p in flow.parameters()), None)
+    if flow is not None and not any(p.requires_grad for p in flow.parameters()):
+        raise ValueError(
+            "flow: none of its parameters requires a gradient; flow.requires_grad_() lets them be trained."
+        )
     for name, t in (("x", x), ("context", context), ("score", score)):
         if t is None:
             continue

@@ -12,10 +12,18 @@ Trans. Computers 1971 (local principal components); Little, Maggioni and Rosasco
 methods*, ACHA 2017 (scales).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["local_noise"]
+from ..models.manifold_flow import ManifoldFlow
+from ..transforms.injective import principal_axes
+from .loop import Loop
+from .md_losses import spread
+from .verdict import verdict
+
+__all__ = ["distances", "local_noise", "review_manifold"]
 
 ROWS, CENTRES, MOST = 2000, 128, 256  # enough for a share of ten per cent
 
@@ -52,3 +60,37 @@ def _variances(part: Tensor) -> Tensor:
     part = part - part.mean(1, keepdim=True)
     gram = part @ part.mT if part.shape[1] < part.shape[2] else part.mT @ part
     return torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0) / part.shape[1]
+
+
+@torch.no_grad()
+def distances(flow: ManifoldFlow, loop: Loop) -> tuple[float, float]:
+    """Root mean squared distances of the validation rows from the manifold and from the principal subspace."""
+    x, train = loop.rows(loop.val_index), loop.rows(loop.train_index)
+    error = torch.cat([flow.denoise(part) - part for part in x.split(4 * loop.batch_size)])
+    loc, axes, _ = principal_axes(train)
+    rest = (x - loc) @ axes[:, flow.transform.dim :]
+    ours, plane = (t.double().square().sum(-1).mean().sqrt().item() for t in (error, rest))
+    return ours, plane
+
+
+def review_manifold(flow: ManifoldFlow, loop: Loop, start: float, losses: Sequence[float]) -> list[str]:
+    """What is wrong with a fitted manifold: its losses, and that it is far from the rows. Nothing where it is
+    as near as the rows are to any smooth surface."""
+    if not losses:
+        return []
+    ours, plane = distances(flow, loop)
+    train = loop.rows(loop.train_index)
+    noise = local_noise(train, flow.transform.dim)
+    if ours < max(1e-3 * spread(train), 0.05 * plane) or ours < 1.5 * noise:
+        return []
+    said = verdict("M", start, losses)
+    if not ours < 0.95 * plane or ours > max(3 * noise, plane / 3):
+        near = f"that of planes through near neighbours is {noise:.4g}"
+        said.append(
+            f"phase M: the manifold is far from the rows: rms distance {ours:.4g} on validation rows, "
+            f"where that of the principal subspace of dimension {flow.transform.dim} is {plane:.4g} and "
+            f"{near if noise == noise else 'near neighbours are on no plane'}. Training has stalled, or no one "
+            "chart covers the rows; try more passes, depth=, kind='spline', another seed, or several charts "
+            "(ManifoldMixture)."
+        )
+    return said

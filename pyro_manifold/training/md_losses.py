@@ -25,27 +25,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.manifold_flow import AmbientFlow, ManifoldFlow
+from ..models.manifold_flow import ManifoldFlow
 from ..transforms.injective import principal_axes
 
-__all__ = ["density_loss", "log_density", "reconstruction_loss", "whitener"]
+__all__ = ["density_loss", "reconstruction_loss", "spread", "whitener"]
 
 
 def reconstruction_loss(
     flow: ManifoldFlow,
     weight: float,
-    delta: float = math.inf,
+    huber_delta: float = math.inf,
     whiten: Callable[[Tensor, float], Tensor] | None = None,
     unit: float = 1.0,
 ) -> Callable[..., Tensor]:
-    """Squared error of coordinates over ``unit`` squared, from distances of about ``delta`` on growing as the
+    """Squared error of coordinates over ``unit`` squared, from distances of about ``huber_delta`` on growing as the
     distance does, not its square; times ``weight``. What comes after x is not looked at, but the ``power`` p
     of ``whiten``."""
 
     def loss(x: Tensor, *_: Any, power: float = 0.0) -> Tensor:
         error = (flow.transform.project(x) - x) / unit
         square = (whiten(error, power) if whiten is not None and power > 0 else error).square().mean(-1)
-        return weight * pseudo_huber(square, (delta / unit) ** 2 / x.shape[-1]).mean()
+        return weight * pseudo_huber(square, (huber_delta / unit) ** 2 / x.shape[-1]).mean()
 
     return loss
 
@@ -61,14 +61,6 @@ def whitener(x: Tensor, floor: float = 0.01) -> Callable[[Tensor, float], Tensor
     _, axes, scale = principal_axes(x)
     share = (scale / scale[0]).clamp_min(floor)
     return lambda error, power: error @ (axes * share**-power)
-
-
-def log_density(flow: ManifoldFlow | AmbientFlow) -> Callable[..., Tensor]:
-    """What the D phase fits: the log density of u on a manifold, of x else, up to a term that training cannot
-    change."""
-    if isinstance(flow, AmbientFlow):
-        return flow.log_prob
-    return flow.latent.relative_log_prob
 
 
 def density_loss(
@@ -100,3 +92,10 @@ def density_loss(
         return out - first.mean()
 
     return loss
+
+
+def spread(x: Tensor) -> float:
+    """Root mean variance of the coordinates of the rows ``x``."""
+    centred = (x - x.mean(0)).double()
+    widest = centred.abs().amax()
+    return float(widest * (centred / widest).square().mean().sqrt())  # nothing is squared before it is scaled

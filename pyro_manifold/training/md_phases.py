@@ -1,115 +1,82 @@
-"""The phases of M/D training: a loss of rows, the parameters that it trains, and their optimiser."""
+"""The two phases of M/D training, and the one of both at once."""
 
-import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..models.manifold_flow import AmbientFlow, ManifoldFlow
-from .md_losses import density_loss, log_density, reconstruction_loss, whitener
+from .loop import Loop
+from .md_floor import review_manifold
+from .md_losses import density_loss, reconstruction_loss, spread, whitener
+from .md_unroll import unroll_start
+from .phase import Phase
+from .verdict import verdict
 
-__all__ = ["SCHEDULES", "Phase", "spread", "stages"]
-
-SCHEDULES = ("sequential", "alternating", "simultaneous")
+__all__ = ["density_phase", "joint_phase", "manifold_phase"]
 
 
-class Phase:
-    """A loss of rows and AdamW of the parameters that it trains, its rate rising linearly, then falling along
-    a cosine."""
+def manifold_phase(
+    flow: ManifoldFlow, x: Tensor, *, reconstruction_weight: float, huber_delta: float,
+    whitening_fraction: float, unroll: bool, **settings: Any,
+) -> Phase:  # fmt: skip
+    """M: the manifold by reconstruction of the rows ``x``, whose spread is the unit of errors."""
+    whiten = whitener(x) if whitening_fraction > 0 else None
+    loss = reconstruction_loss(flow, reconstruction_weight, huber_delta, whiten, spread(x))
 
-    def __init__(
-        self,
-        name: str,
-        loss: Callable[..., Tensor],
-        parameters: Sequence[nn.Parameter],
-        lr: float,
-        warmup: float,
-        whitening: float = 0.0,
-    ) -> None:
-        self.name, self.loss, self.lr, self.warmup, self.whitening = name, loss, lr, warmup, whitening
-        self.parameters = list(parameters)
-        fused = all(
-            p.device.type in ("cpu", "cuda") for p in self.parameters
-        )  # a third off the step of a small network
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=1e-5, fused=fused)
+    def anneal(progress: float) -> dict[str, Any]:
+        return {"power": max(0.0, 1 - progress / whitening_fraction)}
 
-    def step(self, rows: Sequence[Tensor | None], number: int, progress: float) -> None:
-        """One batch, the ``number``-th of its pass, when the share ``progress`` of the phase is over."""
-        rise = min(1.0, progress / self.warmup) if self.warmup > 0 else 1.0
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        self.optimiser.zero_grad()
-        power = {"power": 1 - progress / self.whitening} if progress < self.whitening else {}
-        try:
-            loss = self.loss(*rows, **power)
-        except ValueError as error:  # a distribution that was asked about NaN
-            raise ValueError(f"x: phase {self.name} stops in batch {number}: {error}") from error
-        if not bool(loss.isfinite()):
-            raise ValueError(
-                f"x: the loss of phase {self.name} is {loss.item()} in batch {number}; look there for NaN, "
-                "infinite or extreme rows, or lower lr."
-            )
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 5.0)
-        self.optimiser.step()
+    return Phase(
+        "M",
+        loss,
+        _trainable(flow.manifold_parameters()),
+        anneal=anneal if whitening_fraction > 0 else None,
+        start=(lambda loop: unroll_start(flow, loop)) if unroll and not whitening_fraction else None,
+        review=lambda loop, start, losses: review_manifold(flow, loop, start, losses),
+        **settings,
+    )
+
+
+def density_phase(
+    flow: ManifoldFlow | AmbientFlow, *, score_weight: float, ratio_weight: float, score_delta: float,
+    **settings: Any,
+) -> Phase:  # fmt: skip
+    """D: the density of the coordinates of rows, which are computed once while the manifold is fixed."""
 
     @torch.no_grad()
-    def evaluate(self, batches: Sequence[Sequence[Tensor | None]]) -> float:
-        """The mean loss of rows."""
-        total, rows = 0.0, 0
-        for batch in batches:
-            assert batch[0] is not None
-            total += len(batch[0]) * float(self.loss(*batch))
-            rows += len(batch[0])
-        return total / rows
+    def coordinates(x: Tensor, *rest: Tensor | None) -> list[Tensor | None]:
+        return [torch.cat([flow.coordinates(part) for part in x.split(2048)]), *rest]
 
+    def standardise(loop: Loop) -> bool:
+        (u,) = coordinates(loop.rows(loop.train_index))
+        assert u is not None
+        if len(u) > 1 and bool(u.isfinite().all()):
+            flow.standardise(u)
+        return False  # unless the validation loss is lower
 
-def stages(
-    flow: ManifoldFlow | AmbientFlow,
-    x: Tensor,
-    schedule: str,
-    lr: tuple[float, float],
-    warmup: float,
-    whitening: float,
-    weights: tuple[float, ...],
-) -> list[list[Phase]]:
-    """Phases that take turns, pass by pass, stage after stage; those without a trainable parameter are left
-    out.
-
-    :param Tensor x: rows to learn from, whose spread is the unit of reconstruction errors.
-    """
-    score, ratio, score_delta, reconstruction, delta = weights
-    loss = density_loss(log_density(flow), score, ratio, score_delta)
-    if isinstance(flow, AmbientFlow):
-        return [[Phase("D", loss, _trainable(flow), lr[1], warmup)]]
-    bend, dense = _trainable(flow.transform), _trainable(flow.latent)
-    bending = reconstruction_loss(
-        flow, reconstruction, delta, whitener(x) if whitening > 0 else None, spread(x)
+    return Phase(
+        "D",
+        density_loss(flow.relative_log_prob, score_weight, ratio_weight, score_delta),
+        _trainable(flow.density_parameters()),
+        prepare=coordinates,
+        start=standardise,
+        review=lambda loop, start, losses: verdict("D", start, losses, margin=0.1),
+        **settings,
     )
-    if schedule == "simultaneous" and bend:
-        warnings.warn(
-            "schedule='simultaneous' is ill-posed: the likelihood of the manifold itself grows without "
-            "bound as the image turns away from the data and concentrates; only reconstruction_weight "
-            "opposes it. Prefer 'sequential' or 'alternating'.",
-            UserWarning,
-            stacklevel=4,
-        )
-        nll = density_loss(flow.log_prob, score, ratio, score_delta)
-        return [[Phase("MD", lambda x, *rest: nll(x, *rest) + bending(x), bend + dense, lr[1], warmup)]]
-    manifold = [Phase("M", bending, bend, lr[0], warmup, whitening)] if bend else []
-    density = [Phase("D", loss, dense, lr[1], warmup)] if dense else []
-    both = [manifold + density] if schedule == "alternating" else [manifold, density]
-    return [phases for phases in both if phases]
 
 
-def spread(x: Tensor) -> float:
-    """Root mean variance of the coordinates of the rows ``x``."""
-    centred = (x - x.mean(0)).double()
-    widest = centred.abs().amax()
-    return float(widest * (centred / widest).square().mean().sqrt())  # nothing is squared before it is scaled
+def joint_phase(
+    flow: ManifoldFlow, x: Tensor, *, reconstruction_weight: float, huber_delta: float, score_weight: float,
+    ratio_weight: float, score_delta: float, **settings: Any,
+) -> Phase:  # fmt: skip
+    """MD: one loss for both."""
+    reconstruction = reconstruction_loss(flow, reconstruction_weight, huber_delta, unit=spread(x))
+    density = density_loss(flow.log_prob, score_weight, ratio_weight, score_delta)
+    parameters = _trainable([*flow.manifold_parameters(), *flow.density_parameters()])
+    return Phase("MD", lambda x, *rest: density(x, *rest) + reconstruction(x), parameters, **settings)
 
 
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters() if p.requires_grad]
+def _trainable(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    return [p for p in parameters if p.requires_grad]

@@ -13,15 +13,20 @@ With coordinates that are known, learning g is a regression, without such traps.
 Silva and Langford, *A global geometric framework for nonlinear dimensionality reduction*, Science 2000.
 """
 
-from collections.abc import Callable
+import math
 
 import torch
 from torch import Tensor
 
-from ..flows import InjectiveFlow
 from ..models.manifold_flow import ManifoldFlow
+from .loop import Loop, fit
+from .md_floor import distances
+from .md_losses import spread
+from .phase import Phase
 
-__all__ = ["geodesic_coordinates", "unrolled_loss"]
+__all__ = ["geodesic_coordinates", "unroll_start"]
+
+LANDMARKS = 600  # rows between which paths are measured
 
 
 def geodesic_coordinates(x: Tensor, dim: int, neighbours: int = 10) -> Tensor | None:
@@ -84,27 +89,41 @@ def _cut(edges: Tensor, paths: Tensor) -> Tensor:
     return torch.where(around, torch.inf, edges)
 
 
-def unrolled_loss(flow: ManifoldFlow, x: Tensor, unit: float) -> tuple[Callable[..., Tensor], Tensor] | None:
-    """Loss of rows and their coordinates, and the coordinates of the rows ``x``: turned so that they are
-    close to those that the flow gives now."""
+def unroll_start(flow: ManifoldFlow, loop: Loop) -> bool:
+    """Fit the manifold to coordinates along the rows if it is as far from them as their principal subspace;
+    True if that brings its image closer by a fifth."""
+    train = loop.rows(loop.train_index)
+    ours, plane = distances(flow, loop)
+    unit = spread(train)
+    steps, phase = loop.passes[0] * loop.batches // 4, loop.stages[0][0].phase
+    if steps < 1 or ours < 0.5 * plane or plane < 1e-3 * unit:
+        return False
+    x = train[:LANDMARKS]
     c = geodesic_coordinates(x, flow.transform.dim)
     with torch.no_grad():
         now = flow.transform.inv(x).double()
     if c is None or not bool(now.isfinite().all()):
-        return None
-    left, _, right = torch.linalg.svd(c.mT @ (now - now.mean(0)))
+        return False
+    left, _, right = torch.linalg.svd(c.mT @ (now - now.mean(0)))  # turned to be close to those of the flow
     c = (c @ left @ right).to(x)
 
-    g = flow.transform
-
     def loss(x: Tensor, c: Tensor) -> Tensor:
-        forward = (g._call(c) - x) / unit
-        if isinstance(
-            g, InjectiveFlow
-        ):  # what becomes of the other coordinates counts too: the inverse stays tame
-            back = g.chain._inverse(x) - g.embedding._call(c)
-        else:
-            back = g._inverse(x) - c
+        forward = (flow.transform._call(c) - x) / unit
+        back = flow.transform.preimage_error(x, c)
         return 100 * (forward.square().mean() + back.square().mean())
 
-    return loss, c
+    passes = math.ceil(steps / math.ceil(len(x) / loop.batch_size))
+    regression = Phase(
+        "unroll", loss, phase.parameters, optimizer=phase.optimizer, lr=phase.lr, warmup=phase.warmup,
+        epochs=passes, seconds=phase.seconds / 4,
+    )  # fmt: skip
+    try:
+        fit(
+            [regression], (x, c), model=flow, batch_size=loop.batch_size, validation=None, seed=loop.seed,
+            clock=loop.clock, disable_progbar=True,
+        )  # fmt: skip
+    except ValueError:  # of a loss that is not finite: what the phase itself says of it counts
+        return False
+    with torch.no_grad():
+        image = float((flow.transform(c) - x).double().square().sum(-1).mean().sqrt())
+    return image < 0.8 * plane  # the shape is right, whether or not its inverse is yet

@@ -1,13 +1,15 @@
-"""What a finished phase of training has to say for itself."""
+"""What is wrong with the validation losses of a finished phase of training."""
 
 import math
 from collections.abc import Sequence
 
 __all__ = ["TrainingWarning", "verdict"]
 
+PATIENCE = 5  # passes without a lower loss that say nothing yet
+
 
 class TrainingWarning(UserWarning):
-    """Training that did not get anywhere, or ended worse than it had been; what to change is in the message.
+    """Training that did not improve, or ended worse than it had been; the message says what to change.
 
     >>> import warnings
     >>> with warnings.catch_warnings():
@@ -19,23 +21,30 @@ def verdict(phase: str, start: float, losses: Sequence[float], margin: float = 0
     """Sentences about the validation losses of a phase: ``start`` before its first pass, ``losses`` after
     each.
 
-    :param float margin: a rise above the start that is no matter, such as that of a density which was right
-        from the start.
+    :param float margin: a rise above the start that does not matter, such as that of a density which was
+        right from the start.
 
     >>> verdict("D", 1.0, [0.8, 0.5])
     []
     >>> print(verdict("D", 1.0, [1.2, 3.0])[0][:72])
     phase D: no pass improved on the start (loss 1 before, 1.2 at best): the
+    >>> print(verdict("D", 1.0, [0.2, 0.3, 0.4, 0.5, 0.6, 0.7])[0][:63])
+    phase D: the validation loss has not fallen for 5 of 6 passes (
     """
-    if not losses or losses[-1] <= start + margin:
+    if not losses:
         return []
     best = min((v for v in losses if math.isfinite(v)), default=math.inf)
-    if not best < start:
-        text = f"no pass improved on the start (loss {start:.4g} before, {best:.4g} at best): "
-        text += "the weights it began with are kept."
-        return [f"phase {phase}: {text} Lower lr."]
-    text = f"the validation loss ends above its start ({start:.4g} before, {losses[-1]:.4g} after, {best:.4g} at best):"
-    return [
-        f"phase {phase}: {text} it diverges, or overfits; the best weights are kept. Lower lr, or give more "
-        f"rows."
-    ]
+    seen = f"{start:.4g} before, {best:.4g} at best, {losses[-1]:.4g} after"
+    since = 0 if best == math.inf else len(losses) - 1 - list(losses).index(best)
+    if not losses[-1] <= start + margin:
+        if not best < start:
+            return [
+                f"phase {phase}: no pass improved on the start (loss {start:.4g} before, {best:.4g} at best): "
+                "the weights it began with are kept. Lower lr."
+            ]
+        text = f"diverging: the validation loss ends above its start ({seen})"
+    elif since >= PATIENCE and losses[-1] - best > max(margin, 0.1 * (start - best)):
+        text = f"the validation loss has not fallen for {since} of {len(losses)} passes ({seen})"
+    else:
+        return []
+    return [f"phase {phase}: {text}. The best weights are kept. Lower lr, or give more rows."]

@@ -111,6 +111,11 @@ class InjectiveTransform(ModuleTransform):
         self.check_input(x, self.inverse_shape)
         return self._call(self._inverse(x))
 
+    def preimage_error(self, x: Tensor, u: Tensor) -> Tensor:
+        """How far the preimage of ``x`` is from ``u``, with what the inverse leaves out where the map knows
+        it."""
+        return self._inverse(x) - u
+
     def reconstruction_error(self, x: Tensor) -> Tensor:
         """Euclidean distance of ``x`` from :meth:`project`, shape ``x.shape[:-1]``."""
         return torch.linalg.vector_norm(x - self.project(x), dim=-1)

@@ -52,5 +52,9 @@ class InjectiveFlow(HoldsLayers, InjectiveTransform):
     def _inverse(self, x: Tensor) -> Tensor:
         return self.embedding._inverse(self.chain._inverse(x))
 
+    def preimage_error(self, x: Tensor, u: Tensor) -> Tensor:
+        """In all coordinates before the layers, those across the manifold too."""
+        return self.chain._inverse(x) - self.embedding._call(u)
+
     def jvp(self, u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         return self.chain.jvp(*self.embedding.jvp(u, tangents))

@@ -271,7 +271,10 @@ def test_nan_in_a_later_batch_is_named() -> None:
     fixed = Chart(lambda u: torch.cat([u, u[..., :1]], -1), chart._inverse, 2, 3)
     flow = ManifoldFlow(fixed, LatentFlow(2, coupling_chain(2, 2)))
     for check in (True, False):  # a distribution that refuses NaN, and one that answers it
-        with pyro.validation_enabled(check), pytest.raises(ValueError, match=r"x: .*phase D .*in batch \d+"):
+        with (
+            pyro.validation_enabled(check),
+            pytest.raises(ValueError, match=r"data: .*phase D .*in batch \d+"),
+        ):
             quick(flow, x, epochs=1, batch_size=5, validation=0.0)
 
 

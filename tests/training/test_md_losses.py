@@ -205,7 +205,7 @@ def test_whitening_finds_a_narrow_axis() -> None:
             lr=2e-2,
             warmup=0.03,
             batch_size=100,
-            whitening=whitening,
+            whitening_fraction=whitening,
             disable_progbar=True,
         )
         left.append(float(flow.ood_score(x).mean().detach()))

@@ -74,8 +74,9 @@ def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
     path, start = args.surface or args.out / "surface.pt", time.process_time()
     if not path.exists():
         history = fit_md(
-            flow, x, epochs=(args.manifold_epochs, 0), lr=args.rate, delta=0.03, whitening=args.whitening,
-            reconstruction_weight=6700.0, checkpoint=args.out / "surface.checkpoint", **common,
+            flow, x, epochs=(args.manifold_epochs, 0), lr=args.rate, huber_delta=0.03,
+            whitening_fraction=args.whitening, reconstruction_weight=6700.0,
+            checkpoint=args.out / "surface.checkpoint", **common,
         )  # fmt: skip
         save(path, flow, history, start, {})
     surface = load_checkpoint(path)  # perhaps of another run, on purpose

@@ -1,0 +1,267 @@
+"""The training loop: optimisers, schedules, starts and reviews of phases, and runs that go on after an
+interruption."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scripts import python
+from torch import Tensor, nn
+
+from pyro_manifold.training import CheckpointError, History, Phase, TrainingWarning, fit, verdict
+
+X = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+Y = X @ torch.tensor([[1.0], [2.0]])
+quick = partial(fit, disable_progbar=True, batch_size=10)
+
+
+def line() -> nn.Linear:
+    torch.manual_seed(1)
+    return nn.Linear(2, 1)
+
+
+def phase(net: nn.Linear, **options: Any) -> Phase:
+    loss = lambda x, y: (net(x) - y).square().mean()  # noqa: E731
+    return Phase("net", loss, list(net.parameters()), **{"lr": 0.1, "epochs": 3, **options})
+
+
+def test_optimisers_and_schedules_are_those_of_torch() -> None:
+    """Plain gradient descent whose rate halves every four batches, against a loop written here."""
+    net, other = line(), line()
+    options = {"optimizer": partial(torch.optim.SGD, lr=0.2), "clip": math.inf}
+    options["schedule"] = partial(torch.optim.lr_scheduler.StepLR, step_size=4, gamma=0.5)
+    history = quick([phase(net, **options)], (X, Y), model=net, validation=None, seed=5)
+    means = []
+    for turn in range(3):
+        losses = []
+        generator = torch.Generator().manual_seed(5 + 1 + turn)
+        for b, index in enumerate(torch.randperm(60, generator=generator).split(10)):
+            loss = (other(X[index]) - Y[index]).square().mean()
+            grads = torch.autograd.grad(loss, list(other.parameters()))
+            with torch.no_grad():
+                for p, grad in zip(other.parameters(), grads, strict=True):
+                    p -= 0.2 * 0.5 ** ((6 * turn + b) // 4) * grad
+            losses.append(float(loss.detach()))
+        means.append(sum(losses) / 6)
+    torch.testing.assert_close(list(net.parameters()), list(other.parameters()))
+    assert history.losses["net"] == pytest.approx(means)  # without validation: those of the batches
+
+
+def test_gradients_are_shortened() -> None:
+    net, before = line(), line()
+    options = {"optimizer": partial(torch.optim.SGD, lr=1.0), "clip": 1e-3, "epochs": 1}
+    constant = partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
+    quick([phase(net, schedule=constant, **options)], (X, Y), model=net, batch_size=60, validation=None)
+    moved = torch.cat([(p - q).flatten() for p, q in zip(net.parameters(), before.parameters(), strict=True)])
+    assert float(moved.detach().norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_phases_follow_each_other_or_take_turns() -> None:
+    for together in (False, True):
+        net, seen = line(), []
+
+        def noted(name: str) -> Phase:
+            def loss(x: Tensor, y: Tensor) -> Tensor:
+                if torch.is_grad_enabled():
+                    seen.append(name)  # noqa: B023
+                return (net(x) - y).square().mean()  # noqa: B023
+
+            return Phase(name, loss, list(net.parameters()), epochs=2, lr=1e-3)  # noqa: B023
+
+        pair = [noted("a"), noted("b")]
+        history = quick([pair] if together else pair, (X, Y), model=net, batch_size=30, validation=None)
+        assert "".join(seen) == ("aabbaabb" if together else "aaaabbbb")
+        assert {name: len(v) for name, v in history.losses.items()} == {"a": 2, "b": 2}
+
+
+@pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")
+@pytest.mark.parametrize("go_on", [True, False])
+def test_a_start_is_gone_on_from_if_it_is_better_or_says_so(go_on: bool) -> None:
+    net = line()
+    before = [p.clone() for p in net.parameters()]
+
+    @torch.no_grad()
+    def spoil(loop: Any) -> bool:
+        assert len(loop.train_index) == 54 and loop.batches == 6
+        net.weight.mul_(100.0)
+        return go_on
+
+    history = quick([phase(net, start=spoil, lr=1e-9, epochs=1)], (X, Y), model=net)
+    assert history.losses["net"][0] == pytest.approx(history.start["net"], rel=1e-3) or go_on
+    torch.testing.assert_close([p.detach() for p in net.parameters()], before)  # the best, in either case
+    assert (history.losses["net"][0] > 100 * history.start["net"]) == go_on
+
+    @torch.no_grad()
+    def solve(loop: Any) -> bool:
+        net.weight.copy_(torch.tensor([[1.0, 2.0]]))
+        net.bias.zero_()
+        return False
+
+    assert quick(
+        [phase(net, start=solve, epochs=0), phase(net, start=solve, lr=1e-9)], (X, Y), model=net
+    ).start["net"] == pytest.approx(0, abs=1e-10)
+
+
+def test_noise_of_a_resumed_run_is_that_of_one_in_one_piece(tmp_path: Path) -> None:
+    """Also where a scheduler and an optimiser with momentum have a memory; the caller's generator is left."""
+    options: dict[str, Any] = {"optimizer": partial(torch.optim.SGD, lr=0.05, momentum=0.9)}
+    options["schedule"] = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.9)
+    ends = []
+    for stop_at in (math.inf, 9):
+        net, calls, stop = line(), 0, stop_at
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            nonlocal calls
+            calls += torch.is_grad_enabled()
+            if calls > stop:  # noqa: B023
+                raise KeyboardInterrupt
+            return (net(x) - y + torch.randn_like(y)).square().mean()  # noqa: B023
+
+        noisy = Phase("net", loss, list(net.parameters()), epochs=3, **options)
+        path = None if stop_at == math.inf else tmp_path / "run.pt"
+        state = torch.get_rng_state()
+        try:
+            quick([noisy], (X, Y), model=net, checkpoint=path)
+        except KeyboardInterrupt:
+            net, stop = line(), math.inf
+            noisy = Phase("net", loss, list(net.parameters()), epochs=3, **options)
+            state = torch.get_rng_state()
+            quick([noisy], (X, Y), model=net, checkpoint=path)
+        assert torch.equal(state, torch.get_rng_state())
+        assert calls == (18 if stop_at == math.inf else 10 + 12)
+        ends.append([p.detach() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    net, path = line(), tmp_path / "run.pt"
+    history = quick([phase(net)], (X, Y), model=net, checkpoint=path, settings={"c": 1})
+    assert quick([phase(line())], (X, Y), model=line(), checkpoint=path, settings={"c": 1}) == history
+    for match, x, options in (
+        ("data differs", X + 1, {"settings": {"c": 1}}),
+        ("c was 1, is 2", X, {"settings": {"c": 2}}),
+        ("batch_size was 10, is 20", X, {"settings": {"c": 1}, "batch_size": 20}),
+    ):
+        with pytest.raises(CheckpointError, match=match):
+            quick([phase(line())], (x, Y), model=line(), checkpoint=path, **options)
+
+
+def test_writes_are_apart_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyro_manifold.training.run import RunFile
+
+    saves, save = [], RunFile.save
+    monkeypatch.setattr(RunFile, "save", lambda self, run: (saves.append(run.done), save(self, run)))
+    ticks = iter(range(10**6))
+    for every, expected in ((0.0, [0, 1, 2, 3, 3]), (math.inf, [0, 3])):
+        saves.clear()
+        net = line()
+        quick(
+            [phase(net)], (X, Y), model=net, checkpoint=tmp_path / f"{every}", save_every=every,
+            clock=lambda: float(next(ticks)),
+        )  # fmt: skip
+        assert saves == expected
+
+
+def test_what_is_said_of_losses() -> None:
+    assert verdict("D", 1.0, []) == [] == verdict("D", 1.0, [0.5, 0.6, 0.55])
+    for losses, said in (
+        ([1.0, 2.0], "no pass improved on the start"),
+        ([0.5, 2.0], "diverging: the validation loss ends above its start"),
+        ([math.nan, 0.5, 2.0], "diverging"),
+        ([0.5, *[0.7] * 5], "has not fallen for 5 of 6 passes"),
+    ):
+        (text,) = verdict("D", 1.0, losses)
+        assert said in text and text.startswith("phase D: ")
+    assert verdict("D", 1.0, [0.5, *[0.54] * 5]) == []  # a tenth of what was gained
+    assert verdict("D", 1.0, [1.05], margin=0.1) == []
+    assert History(losses={"D": [2.0, 1.0, 3.0, 4.0]}).passes_since_best("D") == 2
+    net = line()
+    with pytest.warns(TrainingWarning, match="phase net: no pass improved") as caught:
+        history = quick([phase(net, lr=1e4, warmup=0.0)], (X, Y), model=net)
+    assert caught[0].filename == __file__ and history.warnings == [str(caught[0].message)]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"validation": 1.0}, "validation: got 1.0; expected a share"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"data": (X, Y[:3])}, r"data: got tensors of \[3, 60\] rows"),
+        ({"data": (X[:0], Y[:0])}, "data: got tensors of .0. rows"),
+        ({"data": (X * math.nan, Y)}, "data: the loss of phase net is nan in batch 0"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], match: str) -> None:
+    net = line()
+    data = options.pop("data", (X, Y))
+    with pytest.raises(ValueError, match=match):
+        quick([phase(net)], data, model=net, **options)
+    with torch.no_grad(), pytest.raises(ValueError, match="fit: gradients are switched off"):
+        quick([phase(net)], (X, Y), model=net)
+
+
+FABRIC = """
+import json, sys, warnings
+import torch
+from lightning_fabric import Fabric
+from pyro_manifold.models import ManifoldFlow
+from pyro_manifold.training import fit_md
+from pyro_manifold.training import run as run_module
+
+torch.set_num_threads(1)
+warnings.simplefilter("ignore")
+
+def rows():
+    z = torch.randn(203, 2, generator=torch.Generator().manual_seed(0))
+    return torch.cat([z, z[:, :1].sin() + 0.2 * z[:, 1:].square()], -1)
+
+def train(fabric, path=None):
+    x = rows()
+    torch.manual_seed(1)
+    flow = ManifoldFlow.from_data(x, 2, depth=2, hidden=(8,), latent_depth=2, latent_hidden=(8,))
+    writes, save = [], run_module.RunFile.save
+    run_module.RunFile.save = lambda self, run: (writes.append(1), save(self, run))
+    history = fit_md(
+        flow, x, epochs=3, lr=1e-3, batch_size=50, unroll=False, checkpoint=path, fabric=fabric,
+        disable_progbar=True,
+    )
+    run_module.RunFile.save = save
+    count = [len(writes)] if fabric is None else fabric.all_gather(torch.tensor(len(writes))).reshape(-1).tolist()
+    return history.losses, float(sum(p.double().abs().sum() for p in flow.parameters())), count
+
+def main():
+    out = {"whole": train(None)}
+    half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    half.launch()
+    out["bf16"] = train(half)
+    print(json.dumps(out), flush=True)
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        two = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
+        print(json.dumps(two.launch(train, sys.argv[1])), flush=True)
+    else:
+        main()
+"""
+
+
+def test_two_processes_train_as_one_does_and_half_precision_runs(tmp_path: Path) -> None:
+    """Losses of each pass and the weights at the end, to float tolerance, batches of odd size among them; one
+    process writes the checkpoint, from which one process goes on."""
+    pytest.importorskip("lightning_fabric")
+    script = tmp_path / "script.py"
+    script.write_text(FABRIC)
+    runs = [python(script, *extra) for extra in ([], [tmp_path / "run.pt"])]
+    assert all(run.returncode == 0 for run in runs), "\n".join(run.stderr[-3000:] for run in runs)
+    alone = json.loads(runs[0].stdout.strip().splitlines()[-1])
+    losses, weights, writes = json.loads(runs[1].stdout.strip().splitlines()[-1])
+    assert sorted(losses) == ["D", "M"] and all(len(v) == 3 for v in losses.values())
+    for name, values in losses.items():
+        assert values == pytest.approx(alone["whole"][0][name], rel=1e-4)
+        assert alone["bf16"][0][name] == pytest.approx(alone["whole"][0][name], rel=0.2)
+    assert weights == pytest.approx(alone["whole"][1], rel=1e-5)
+    assert writes[0] == 8 and writes[1] == 0 and (tmp_path / "run.pt").exists()
