@@ -33,7 +33,7 @@ def test_table_pictures_and_resumption_after_a_kill(tmp_path: Path) -> None:
         "    save(self, run)\n"
         "    if 'P-VAE' in self.path.name and run.done: os.kill(os.getpid(), signal.SIGKILL)\n"
         "r.RunFile.save = dying\n"
-        "d.SECONDS_BETWEEN_CHECKPOINTS = -1.0\n"  # a checkpoint after every epoch
+        "d.SECONDS_BETWEEN_CHECKPOINTS = 0.0\n"  # a checkpoint after every epoch
         f"d.main({[*SMALL, '--out', str(broken)]!r})\n"
     )
     killed = python("-c", script)
