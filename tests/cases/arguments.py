@@ -31,6 +31,9 @@ def model() -> None:
     pyro.sample("z", md.ManifoldUniform(SPHERE, (3,)))
 
 
+NET = torch.nn.Linear(2, 1)
+
+
 def flow() -> models.ManifoldFlow:
     return models.ManifoldFlow.from_data(ROWS, 1, hidden=(4,), latent_hidden=(4,), latent_depth=1)
 
@@ -145,6 +148,20 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         dict(manifold=BALL, dim=2, data_dim=3, hidden=4, prior="wrapped", prior_scale=1.0, name="vae"),
     ),
     (
+        training.fit,
+        dict(
+            phases=[
+                training.Phase("mean", lambda x: NET(x).square().mean(), list(NET.parameters()), epochs=1)
+            ],
+            data=ROWS,
+            model=NET,
+            batch_size=10,
+            seed=0,
+            save_every=0.0,
+            disable_progbar=True,
+        ),
+    ),
+    (
         training.fit_md,
         dict(
             flow=flow(),
@@ -152,7 +169,6 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             epochs=1,
             batch_size=10,
             lr=1e-3,
-            validation=0.2,
             seed=0,
             disable_progbar=True,
         ),
