@@ -7,27 +7,23 @@ the orthonormal frame of :math:`T_pM` (one trailing axis of size ``dim``, so :ma
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import geoopt
 import torch
 from torch import Tensor
 
 from ..ops.checks import common_shape
-from ..ops.memo import module_tensors
 from ..ops.numerics import norm, scalar
-from ..ops.precision import FullPrecision
 from ..ops.tracing import is_concrete
+from .contract import GeometryContract
 from .noise import ChartNoise, NoiseMap
-from .shapes import check_shapes
 from .windings import nan_beyond_traced, normal_radius
 
 __all__ = ["Geometry"]
 
 
-class Geometry(FullPrecision, ABC):
+class Geometry(GeometryContract):
     """Exponential map, frames and volumes of one manifold, vectorised over leading batch axes.
 
     Subclasses must give the abstract methods; the others have a default that is right when those are. Other
@@ -63,70 +59,13 @@ class Geometry(FullPrecision, ABC):
         "random_tangent",
         "chord",
     )
-    event_dim = 1  # rank of a point: 1 for vectors, 2 for matrices
     has_chart = False  # is ``chart`` (exp at the origin) a bijection R^dim -> M?
-    membership = ""  # what makes a point, in words, for error messages
     in_linear_space = False  # are geodesics cos(sqrt(K) r) p + ..., so that ambient means make sense?
     is_flat = False  # is the curvature zero everywhere?
     is_symmetric = True  # are the geodesic symmetries exp_m(-log_m x) isometries?
     has_log = True  # are ``log``, ``dist``, ``log_det_exp`` and ``injectivity_radius`` known?
     has_global_log = True  # do ``log`` and ``dist`` have a closed form, for any two points?
     has_finite_volume = False  # are ``log_volume`` and ``uniform_sample`` known?
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        check_shapes(cls)
-        super().__init_subclass__(**kwargs)
-
-    def __init__(self, manifold: geoopt.Manifold) -> None:
-        self.manifold = manifold
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.manifold})"
-
-    def depends(self) -> list[Any] | None:
-        """The tensors that the formulas read besides their arguments: parameters and buffers of the manifold.
-        ``None`` if they cannot be known (functions of the user), so that no result may be remembered."""
-        return module_tensors(self.manifold)
-
-    # --- shapes and membership
-    # ---------------------------------------------------------------------------------------
-    @abstractmethod
-    def dim(self, event_shape: Sequence[int]) -> int:
-        """Dimension of the manifold whose points have ``event_shape``."""
-
-    def point_shape(self, dim: int) -> torch.Size:
-        """Event shape of the points of the ``dim``-dimensional member, in families with one per dimension.
-
-        :raises ValueError: for other families.
-        """
-        raise ValueError(
-            f"dim: {self.manifold.name} has members of different shapes and dimension {dim}, which says too "
-            "little; give a base point (loc), or fix the shape: geoopt.ProductManifold((manifold, shape))."
-        )
-
-    @abstractmethod
-    def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
-        """For each point of the batch: is it finite and on the manifold, to ``atol`` (default sqrt(eps))?
-        Bool, batch shape."""
-
-    @abstractmethod
-    def base_point(
-        self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
-    ) -> Tensor:
-        """The origin of the member whose points have ``event_shape``, where the frame is the coordinate
-        frame."""
-
-    def origin(self, dim: int, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        """:meth:`base_point` of the ``dim``-dimensional member, see :meth:`point_shape`."""
-        return self.base_point(self.point_shape(dim), dtype=dtype, device=device)
-
-    @abstractmethod
-    def project(self, x: Tensor) -> Tensor:
-        """A point of the manifold near the ambient ``x``."""
-
-    @abstractmethod
-    def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        """Orthogonal projection of the ambient vector ``u`` on :math:`T_pM`."""
 
     def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
         """Distance from the origin up to which points are held by coordinates in the dtype of ``like``;
@@ -141,10 +80,6 @@ class Geometry(FullPrecision, ABC):
         """Distance from the origin to the farthest of the points ``x``."""
         origin = self.base_point(self.event_shape(x), dtype=x.dtype, device=x.device)
         return float(self.dist(origin.expand_as(x), x).max())
-
-    def event_shape(self, x: Tensor) -> torch.Size:
-        """Shape of one of the points ``x``."""
-        return x.shape[x.dim() - self.event_dim :]
 
     # --- factors, and what the manifold is a multiple of
     # -----------------------------------------------------------
@@ -192,36 +127,6 @@ class Geometry(FullPrecision, ABC):
 
     # --- metric
     # ------------------------------------------------------------------------------------------------
-    @abstractmethod
-    def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        """Frame coordinates ``v`` -> ambient tangent vector at ``p``."""
-
-    @abstractmethod
-    def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        """Ambient tangent vector ``u`` at ``p`` -> coordinates in the orthonormal frame."""
-
-    @abstractmethod
-    def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        r"""Exponential map :math:`\exp_p(u)`."""
-
-    @abstractmethod
-    def log(self, p: Tensor, q: Tensor) -> Tensor:
-        r"""Inverse of :meth:`exp` within the injectivity radius; at a cut point, one of the shortest
-        vectors."""
-
-    @abstractmethod
-    def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        """Geodesic distance; its gradient at ``p = q``, which does not exist, is 0."""
-
-    @abstractmethod
-    def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        r"""Log volume change :math:`\log|\det d\exp_p(v)|`: Lebesgue measure of the frame coordinates to
-        Riemannian volume."""
-
-    @abstractmethod
-    def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Position and velocity after time ``t`` of the geodesic that starts at ``p`` with velocity ``u``."""
-
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         """The tangent vector with frame coordinates ``v`` as an element of one inner product space for all p,
         isometrically.
@@ -283,15 +188,6 @@ class Geometry(FullPrecision, ABC):
         batch = p.shape[: p.dim() - self.event_dim]
         v = torch.randn(batch + (self.dim(self.event_shape(p)),), dtype=p.dtype, device=p.device)
         return self.to_tangent(p, v)
-
-    def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
-        """:meth:`exp` of frame coordinates; overridden where going through ambient vectors would cost
-        digits."""
-        return self.exp(p, self.to_tangent(p, v))
-
-    def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
-        """:meth:`log` in frame coordinates."""
-        return self.from_tangent(p, self.log(p, q))
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         """All frame vectors with the same :meth:`exp` as ``v``: ``v`` itself first, then at least those no

@@ -49,8 +49,8 @@ def check_shapes(cls: type) -> None:
     """Make the methods of a class of geometries check the shapes of their arguments."""
     for names, wrap in ((_WITH_COORDINATES, _takes_coordinates), (_WITH_POINT, _takes_point)):
         for name in names:
-            f = getattr(cls, name)
-            if not hasattr(f, "_checks_shapes"):
+            f = getattr(cls, name, None)
+            if f is not None and not hasattr(f, "_checks_shapes"):
                 checked = wrap(f)
                 checked._checks_shapes = True  # type: ignore[attr-defined]
                 setattr(cls, name, checked)
