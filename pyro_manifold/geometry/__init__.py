@@ -6,6 +6,7 @@ from .euclidean import EuclideanGeometry
 from .grassmann import Grassmann, GrassmannGeometry
 from .hyperboloid import HyperboloidGeometry
 from .implicit import ImplicitGeometry, ImplicitManifold
+from .manifold import GeometricManifold
 from .product import ProductGeometry
 from .registry import geometry, register_geometry
 from .rotations import SpecialOrthogonal, SpecialOrthogonalGeometry
@@ -14,13 +15,14 @@ from .spd import SPDGeometry
 from .sphere import SphereGeometry
 from .stereographic import StereographicGeometry
 from .stiefel import StiefelGeometry
-from .submanifold import SubmanifoldGeometry
+from .submanifold import Submanifold, SubmanifoldGeometry
 from .torus import Torus, TorusGeometry
 
 __all__ = [
     "EmbeddedGeometry",
     "EmbeddedManifold",
     "EuclideanGeometry",
+    "GeometricManifold",
     "Geometry",
     "Grassmann",
     "GrassmannGeometry",
@@ -35,6 +37,7 @@ __all__ = [
     "SphereGeometry",
     "StereographicGeometry",
     "StiefelGeometry",
+    "Submanifold",
     "SubmanifoldGeometry",
     "Torus",
     "TorusGeometry",

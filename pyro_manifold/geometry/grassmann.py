@@ -27,7 +27,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import geoopt
 import torch
 from torch import Tensor
 
@@ -37,14 +36,15 @@ from ..ops.numerics import norm
 from ..ops.orthogonal import haar, log_det_dexp, log_sphere_area, polar, rotation_exp, rotation_log, vee
 from ..ops.tracing import maybe_any
 from .base import Geometry
+from .manifold import GeometricManifold
 from .noise import ProjectionNoise
-from .registry import geometry, register_geometry
+from .registry import register_geometry
 from .windings import check_unwrapped, log_wound_normal, windings
 
 __all__ = ["Grassmann", "GrassmannGeometry"]
 
 
-class Grassmann(geoopt.Manifold):
+class Grassmann(GeometricManifold):
     r"""The k-dimensional subspaces of :math:`\mathbb R^n` as a geoopt manifold: symmetric (n, n) projectors of
     rank k, with the metric :math:`\tfrac12\mathrm{tr}(uw)`.
 
@@ -60,76 +60,16 @@ class Grassmann(geoopt.Manifold):
     tensor(0.7854)
     """
 
-    ndim = 2
-    reversible = True
-
     @checked(n=2, k=1)
     def __init__(self, n: int, k: int) -> None:
-        super().__init__()
         if not 1 <= k < n:
             raise ValueError(f"n, k: got {n} and {k}, expected 1 <= k < n, a subspace of dimension k of R^n.")
+        super().__init__((n, n), f"Gr({n}, {k})")
         self.n = n
         self.k = k
-        self.name = f"Gr({n}, {k})"
-
-    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
-        ok = tuple(shape[-2:]) == (self.n, self.n)
-        expected = f"`{name}` should have trailing shape ({self.n}, {self.n}), got {tuple(shape)}"
-        return ok, None if ok else expected
-
-    def _check_point_on_manifold(
-        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        ok = bool(geometry(self).contains(x, atol).all())
-        return ok, None if ok else f"not a symmetric projector of rank {self.k} (atol={atol})"
-
-    def _check_vector_on_tangent(
-        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        ok = bool(((self.proju(x, u) - u).abs() <= atol).all())
-        return ok, None if ok else f"not symmetric with x u + u x = u (atol={atol})"
-
-    def projx(self, x: Tensor) -> Tensor:
-        return geometry(self).project(x)
-
-    def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        return geometry(self).project_tangent(x, u)
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         return 2 * self.proju(x, u)
-
-    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        return geometry(self).exp(x, u)
-
-    retr = expmap
-
-    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        return geometry(self).log(x, y)
-
-    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        return geometry(self).transport(x, y, v)
-
-    def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
-        return (u * (u if v is None else v)).sum([-1, -2], keepdim=keepdim) / 2
-
-    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
-        d = geometry(self).dist(x, y)
-        return d[..., None, None] if keepdim else d
-
-    def random(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        """Uniform subspaces as a ``ManifoldTensor``; ``size`` ends in (n, n), or is a batch shape."""
-        shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
-        event = (self.n, self.n)
-        batch = shape[:-2] if shape[-2:] == event else shape
-        x = geometry(self).uniform_sample(batch, event, dtype=dtype, device=device)
-        return geoopt.ManifoldTensor(x, manifold=self)
-
-    def origin(
-        self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42
-    ) -> Tensor:
-        shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
-        x = geometry(self).base_point((self.n, self.n), dtype=dtype, device=device)
-        return geoopt.ManifoldTensor(x.expand(shape or x.shape).clone(), manifold=self)
 
 
 class _SpanNoise(ProjectionNoise):
@@ -260,7 +200,7 @@ class GrassmannGeometry(Geometry):
         return x.flatten(-2) / math.sqrt(2)
 
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
-        return self.manifold.inner(p, u, w)
+        return (u * w).sum((-1, -2)) / 2
 
     # --- exponential map
     # ------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import geoopt
 import torch
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from ..ops.orthogonal import (
     vee,
 )
 from .base import Geometry, moments_of_unit_columns
+from .manifold import GeometricManifold
 from .noise import NoiseMap, ProjectionNoise
 from .registry import register_geometry
 from .windings import check_unwrapped, log_wound_normal, windings
@@ -53,7 +53,7 @@ def _logm(r: Tensor) -> Tensor:
     return rotation_log3(r) if r.shape[-1] == 3 else vee(rotation_log(r))
 
 
-class SpecialOrthogonal(geoopt.Manifold):
+class SpecialOrthogonal(GeometricManifold):
     r"""Rotations of :math:`\mathbb R^n` as a geoopt manifold: orthogonal (n, n) matrices of determinant 1.
 
     Metric :math:`\tfrac12\mathrm{tr}(u^\top w)`: distance is the angle (radians) of the relative rotation on
@@ -67,86 +67,21 @@ class SpecialOrthogonal(geoopt.Manifold):
     tensor(3.1416)
     """
 
-    ndim = 2
-    reversible = True
-
     @checked(n=2)
     def __init__(self, n: int) -> None:
-        super().__init__()
         if not isinstance(n, int) or n < 2:
             raise ValueError(
                 f"n: got {n!r}, expected an integer of at least 2, the size of the rotation matrices."
             )
+        super().__init__((n, n), f"SO({n})")
         self.n = n
-        self.name = f"SO({n})"
-
-    def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
-        ok = tuple(shape[-2:]) == (self.n, self.n)
-        return (
-            ok,
-            None if ok else f"`{name}` should have trailing shape ({self.n}, {self.n}), got {tuple(shape)}",
-        )
-
-    def _check_point_on_manifold(
-        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        ok = bool(SpecialOrthogonalGeometry(self).contains(x, atol).all())
-        return ok, None if ok else f"not orthogonal with determinant 1 (atol={atol})"
-
-    def _check_vector_on_tangent(
-        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        a = x.mT @ u
-        ok = bool(((a + a.mT).abs() <= atol).all())
-        return ok, None if ok else f"x^T u is not skew (atol={atol})"
-
-    def projx(self, x: Tensor) -> Tensor:
-        return polar(x, proper=True)
-
-    def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        a = x.mT @ u
-        return x @ (a - a.mT) / 2
 
     def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
         return 2 * self.proju(x, u)
 
-    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        return x @ _expm(vee(x.mT @ u))
-
-    retr = expmap
-
-    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
-        return x @ hat(_logm(x.mT @ y))
-
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Left translation: an isometry of tangent spaces."""
         return y @ (x.mT @ v)
-
-    def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
-        return (u * (u if v is None else v)).sum([-1, -2], keepdim=keepdim) / 2
-
-    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
-        d = norm(_logm(x.mT @ y))
-        return d[..., None, None] if keepdim else d
-
-    def random(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-        """Haar-uniform rotations as a ``ManifoldTensor``; ``size`` ends in (n, n), or is a batch shape."""
-        shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
-        batch = shape[:-2] if shape[-2:] == (self.n, self.n) else shape
-        x = SpecialOrthogonalGeometry(self).uniform_sample(
-            batch, (self.n, self.n), dtype=dtype, device=device
-        )
-        return geoopt.ManifoldTensor(x, manifold=self)
-
-    def origin(
-        self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42
-    ) -> Tensor:
-        shape = tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size) or (
-            self.n,
-            self.n,
-        )
-        x = torch.eye(self.n, dtype=dtype, device=device).expand(shape).clone()
-        return geoopt.ManifoldTensor(x, manifold=self)
 
 
 @register_geometry(SpecialOrthogonal)
@@ -193,7 +128,8 @@ class SpecialOrthogonalGeometry(Geometry):
         return polar(x, proper=True)
 
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
-        return self.manifold.proju(p, u)
+        a = p.mT @ u
+        return p @ (a - a.mT) / 2
 
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return p @ hat(v)
@@ -208,7 +144,7 @@ class SpecialOrthogonalGeometry(Geometry):
         return x.flatten(-2) / math.sqrt(2)
 
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
-        return self.manifold.inner(p, u, w)
+        return (u * w).sum((-1, -2)) / 2
 
     def transport(self, p: Tensor, q: Tensor, u: Tensor) -> Tensor:
         r"""With :math:`q = p\,e^X`: :math:`p\,a \mapsto q\,e^{-X/2} a\,e^{X/2}`."""
@@ -227,10 +163,10 @@ class SpecialOrthogonalGeometry(Geometry):
         return ProjectionNoise(self, event_shape, event_shape[1], signed=True)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
-        return self.manifold.expmap(p, u)
+        return p @ _expm(vee(p.mT @ u))
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
-        return self.manifold.logmap(p, q)
+        return p @ hat(_logm(p.mT @ q))
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
         return p @ _expm(v)
@@ -239,7 +175,7 @@ class SpecialOrthogonalGeometry(Geometry):
         return _logm(p.mT @ q)
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
-        return self.manifold.dist(p, q)
+        return norm(_logm(p.mT @ q))
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         if v.shape[-1] <= 3:

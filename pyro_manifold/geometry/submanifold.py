@@ -18,7 +18,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import geoopt
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from ..ops.newton import ConvergenceError
 from ..ops.numerics import norm
 from ..ops.tracing import is_concrete
 from .base import Geometry
+from .manifold import GeometricManifold
 from .registry import geometry
 
 __all__ = ["Submanifold", "SubmanifoldGeometry"]
@@ -33,56 +33,29 @@ __all__ = ["Submanifold", "SubmanifoldGeometry"]
 NEWTON, _LEVELS = 12, 8  # bounds of iterations
 
 
-class Submanifold(geoopt.Manifold):
+class Submanifold(GeometricManifold):
     """A geoopt manifold embedded in an array space with the induced metric, found by iterative projection.
 
     :param point: one point of the manifold (its origin), in the event shape of all.
     :param int dim: dimension.
+    :param str name: for messages.
+
+    >>> from pyro_manifold.geometry import ImplicitManifold
+    >>> circle = ImplicitManifold(lambda x: x.norm() - 1, near=torch.tensor([2.0, 0.0]))
+    >>> isinstance(circle, Submanifold), circle.point
+    (True, tensor([1., 0.]))
     """
 
     reversible = False
     point: Tensor
 
     def __init__(self, point: Tensor, dim: int, name: str) -> None:
-        super().__init__()
+        super().__init__(point.shape, name)
         self.register_buffer("point", point)
-        self.dim, self.ndim, self.name = dim, point.dim(), name
+        self.dim = dim
 
-    @property
-    def event_shape(self) -> torch.Size:
-        return self.point.shape
-
-    def _check_shape(self, shape: Any, name: str) -> tuple[bool, str | None]:
-        ok = tuple(shape[len(shape) - self.ndim :]) == tuple(self.event_shape)
-        return (
-            ok,
-            None
-            if ok
-            else f"`{name}` should have trailing shape {tuple(self.event_shape)}, got {tuple(shape)}",
-        )
-
-    def _check_point_on_manifold(
-        self, x: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        ok = bool(geometry(self).contains(x, atol).all())
-        return ok, None if ok else f"not on the manifold (atol={atol})"
-
-    def _check_vector_on_tangent(
-        self, x: Tensor, u: Tensor, *, atol: float = 1e-5, rtol: float = 1e-5
-    ) -> tuple[bool, str | None]:
-        ok = bool(((self.proju(x, u) - u).abs() <= atol).all())
-        return ok, None if ok else f"not tangent (atol={atol})"
-
-    def projx(self, x: Tensor) -> Tensor:
-        return geometry(self).project(x)
-
-    def proju(self, x: Tensor, u: Tensor) -> Tensor:
-        return geometry(self).project_tangent(x, u)
-
-    egrad2rgrad = proju
-
-    def expmap(self, x: Tensor, u: Tensor) -> Tensor:
-        return geometry(self).exp(x, u)
+    def egrad2rgrad(self, x: Tensor, u: Tensor) -> Tensor:
+        return self.proju(x, u)
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
         q, ok = SubmanifoldGeometry.of(self).retract(x, u)
@@ -94,18 +67,6 @@ class Submanifold(geoopt.Manifold):
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         return self.proju(y, v)
-
-    def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
-        return (u * (u if v is None else v)).sum(tuple(range(-self.ndim, 0)), keepdim=keepdim)
-
-    def origin(
-        self, *size: Any, dtype: torch.dtype | None = None, device: Any = None, seed: int | None = 42
-    ) -> Tensor:
-        shape = (
-            tuple(size[0] if len(size) == 1 and not isinstance(size[0], int) else size) or self.event_shape
-        )
-        x = geometry(self).base_point(self.event_shape, dtype=dtype, device=device)
-        return geoopt.ManifoldTensor(x.expand(shape).clone(), manifold=self)
 
 
 class SubmanifoldGeometry(Geometry):
@@ -232,7 +193,7 @@ class SubmanifoldGeometry(Geometry):
         return x.flatten(-self.event_dim)
 
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
-        return self.manifold.inner(p, u, w)
+        return (u * w).flatten(-self.event_dim).sum(-1)
 
     # --- steps
     # ------------------------------------------------------------------------------------------------
