@@ -27,8 +27,8 @@ class Geometry(GeometryContract):
     """Exponential map, frames and volumes of one manifold, vectorised over leading batch axes.
 
     Subclasses must give the abstract methods; the others have a default that is right when those are. Other
-    layers ask for capabilities (``has_chart``, ``is_flat``, ``constant_curvature``, ...) and never which class
-    it is.
+    layers ask for capabilities (``has_chart``, ``is_flat``, ``constant_curvature``, ...) and never which
+    class it is.
 
     :param manifold: the geoopt manifold whose parameters (curvature, say) are read at each call, so they may
         be learned.
@@ -71,8 +71,7 @@ class Geometry(GeometryContract):
         """Distance from the origin up to which points are held by coordinates in the dtype of ``like``;
         infinite by default.
 
-        Draws that reach farther are looked at one by one: what the dtype cannot hold is an error where it is
-        drawn.
+        Distributions check draws that lie farther out one by one, and raise where the dtype cannot hold one.
         """
         return math.inf
 
@@ -85,7 +84,8 @@ class Geometry(GeometryContract):
     # -----------------------------------------------------------
     @property
     def factors(self) -> "tuple[Geometry, ...]":
-        """Geometries of the manifolds of which it is the product, in order, none of them a product itself."""
+        """Geometries of the factors of a product, in order, none of them a product itself; else
+        ``(self,)``."""
         return (self,)
 
     def factor_shapes(self, event_shape: Sequence[int]) -> list[torch.Size]:
@@ -110,7 +110,7 @@ class Geometry(GeometryContract):
         return self
 
     def unit(self, like: Tensor) -> Tensor:
-        """Length here of what has length 1 in :attr:`unscaled`, a scalar in the dtype of ``like``."""
+        """The factor by which lengths exceed those of :attr:`unscaled`, a scalar in the dtype of ``like``."""
         return scalar(1.0, like)
 
     def same_manifold(self, other: "Geometry", like: Tensor) -> bool:
@@ -138,8 +138,8 @@ class Geometry(GeometryContract):
         return v
 
     def ambient_coordinates(self, x: Tensor) -> Tensor | None:
-        """The points as vectors of a Euclidean space in which the manifold lies isometrically, ``batch + (m,)``;
-        ``None`` where none is known. Their derivative is :meth:`embed_tangent`."""
+        """The points as vectors of a Euclidean space in which the manifold lies isometrically, ``batch +
+        (m,)``; ``None`` where none is known. Their derivative is :meth:`embed_tangent`."""
         return None
 
     def chord(self, p: Tensor, q: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class Geometry(GeometryContract):
                 "from_tangent(p, u)), an isometry of tangent spaces that is not parallel."
             )
         shape = common_shape(p.shape, q.shape, u.shape)
-        p, q, u = (x.expand(shape).contiguous() for x in (p, q, u))  # jvp takes no expanded ones
+        p, q, u = (x.expand(shape).contiguous() for x in (p, q, u))  # torch's jvp takes no expanded tensors
         m = self.exp_frame(p, 0.5 * self.log_frame(p, q))
         moved = torch.func.jvp(lambda x: self.exp_frame(m, -self.log_frame(m, x)), (p,), (u,))[1]
         return self.project_tangent(q, -moved)
@@ -191,7 +191,8 @@ class Geometry(GeometryContract):
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         """All frame vectors with the same :meth:`exp` as ``v``: ``v`` itself first, then at least those no
-        longer than ``radius``, each once; shape ``(k,) + v.shape``. Right as it is where exp is injective.
+        longer than ``radius``, each once; shape ``(k,) + v.shape``. The default, ``v`` alone, is right where
+        exp is injective.
 
         The new axis is in front of the whole batch, so callers expand ``v`` to every batch axis that takes
         part.
@@ -219,7 +220,7 @@ class Geometry(GeometryContract):
         unbounded = not isinstance(reach, Tensor) and math.isinf(reach)
         if not unbounded and (
             not is_concrete(longest) or bool(longest > reach)
-        ):  # a remembered draw may wind many times
+        ):  # the tangent vector of a draw may wind around many times
             v = self.log_frame(p, self.exp_frame(p, v))
         vs = self.preimages(p, v, normal_radius(base))
         return nan_beyond_traced(torch.logsumexp(base.log_prob(vs) - self.log_det_exp(p, vs), 0), base)
@@ -229,9 +230,9 @@ class Geometry(GeometryContract):
         return math.inf
 
     def constant_curvature(self, like: Tensor) -> Tensor | None:
-        """Sectional curvature K of flat and hyperbolic space and of spheres, as a scalar in the dtype and on the
-        device of ``like``; ``None`` on other manifolds (where it varies, or distance is not radial as on a flat
-        torus)."""
+        """Sectional curvature K of flat and hyperbolic space and of spheres, as a scalar in the dtype and on
+        the device of ``like``; ``None`` on other manifolds (where it varies, or distance is not radial as on
+        a flat torus)."""
         return None
 
     def curvature(self, like: Tensor) -> Tensor:
@@ -284,8 +285,8 @@ class Geometry(GeometryContract):
         dtype: torch.dtype | None = None,
         device: Any = None,
     ) -> Tensor:
-        """Scattered points to start from, ``shape + event_shape``: uniform where possible, else exp of standard
-        normal vectors at the base point."""
+        """Scattered points to start from, ``shape + event_shape``: uniform where possible, else exp of
+        standard normal vectors at the base point."""
         if self.has_finite_volume:
             return self.uniform_sample(shape, event_shape, dtype=dtype, device=device)
         p = self.base_point(event_shape, dtype=dtype, device=device)
@@ -303,13 +304,13 @@ class Geometry(GeometryContract):
         )
 
     def exact_mean(self, x: Tensor, w: Tensor) -> Tensor | None:
-        """Frechet mean of the points x, ``(n,) + batch + event``, with weights w, ``(n,) + batch``, that sum to
-        1; ``None`` where it has no closed form."""
+        """Frechet mean of the points x, ``(n,) + batch + event``, with weights w, ``(n,) + batch``, that sum
+        to 1; ``None`` where it has no closed form."""
         return None
 
     def angles(self, x: Tensor) -> tuple[Tensor, list[str]] | None:
-        """Coordinates in radians that a reader knows, ``batch + (m,)``, with their names, those on a circle
-        called azimuth; ``None`` where there are none."""
+        """Angles (radians) that describe the points, ``batch + (m,)``, and their names (azimuth for those on
+        a circle); ``None`` where there are none."""
         return None
 
     def coordinate_names(self, event_shape: Sequence[int]) -> list[str]:
@@ -319,7 +320,7 @@ class Geometry(GeometryContract):
     # --- from flat space
     # ------------------------------------------------------------------------------------------
     def noise_map(self, event_shape: Sequence[int]) -> NoiseMap | None:
-        """The map that makes a point of standard normal numbers, for reparametrisation; ``None`` where none is
+        """The map from standard normal numbers to points, for reparametrisation; ``None`` where none is
         known."""
         return ChartNoise(self, event_shape) if self.has_chart else None
 

@@ -20,7 +20,7 @@ __all__ = ["GeometryContract"]
 
 
 class GeometryContract(FullPrecision, ABC):
-    """The part of :class:`~pyro_manifold.geometry.Geometry` that has no default (and little besides)."""
+    """The part of :class:`~pyro_manifold.geometry.Geometry` that each subclass must define."""
 
     event_dim = 1  # rank of a point: 1 for vectors, 2 for matrices
     membership = ""  # what makes a point, in words, for error messages

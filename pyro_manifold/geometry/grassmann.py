@@ -5,8 +5,9 @@ r"""Subspaces: the Grassmann manifold :math:`\mathrm{Gr}(n,k)` of the k-dimensio
     P = P^\top = P^2,\ \mathrm{tr}\,P = k, \qquad
     \langle u, w\rangle = \tfrac12\,\mathrm{tr}(uw), \qquad d(P,Q) = |\theta|
 
-with :math:`\theta` the principal angles between the subspaces. Reflections :math:`s_P = 2P - I` embed the manifold
-in the orthogonal matrices, so that exp and log are those of rotations: with :math:`\Omega = [u, P]`, skew,
+with :math:`\theta` the principal angles between the subspaces. Reflections :math:`s_P = 2P - I` embed the
+manifold in the orthogonal matrices, so that exp and log are those of rotations: with :math:`\Omega = [u, P]`,
+skew,
 
 .. math::
     s_{\exp_P(u)} = e^{2\Omega} s_P, \qquad \log_P(Q) = \tfrac12\log(s_Qs_P)\,s_P, \qquad
@@ -14,8 +15,9 @@ in the orthogonal matrices, so that exp and log are those of rotations: with :ma
         + |n - 2k| \sum_i \log|\mathrm{sinc}\,\theta_i|
 
 where :math:`\theta_i` are the singular values of the block B of the tangent vector: the restricted roots
-:math:`\theta_i\pm\theta_j` (once) and :math:`\theta_i` (:math:`|n-2k|` times) of the symmetric space. That is half
-of the log-determinant of exp on SO(n) at :math:`2\Omega`, whose eigenvalues are :math:`\pm2i\theta_j` and 0.
+:math:`\theta_i\pm\theta_j` (once) and :math:`\theta_i` (:math:`|n-2k|` times) of the symmetric space. That is
+half of the log-determinant of exp on SO(n) at :math:`2\Omega`, whose eigenvalues are :math:`\pm2i\theta_j`
+and 0.
 
 References: Edelman, Arias & Smith, SIAM J. Matrix Anal. 20 (1998), sec. 2.5; Bendokat, Zimmermann & Absil, *A
 Grassmann manifold handbook* (2020), sec. 2 to 5 (same metric, as in Manifolds.jl; geomstats takes
@@ -45,8 +47,8 @@ __all__ = ["Grassmann", "GrassmannGeometry"]
 
 
 class Grassmann(GeometricManifold):
-    r"""The k-dimensional subspaces of :math:`\mathbb R^n` as a geoopt manifold: symmetric (n, n) projectors of
-    rank k, with the metric :math:`\tfrac12\mathrm{tr}(uw)`.
+    r"""The k-dimensional subspaces of :math:`\mathbb R^n` as a geoopt manifold: symmetric (n, n) projectors
+    of rank k, with the metric :math:`\tfrac12\mathrm{tr}(uw)`.
 
     Distance is the root sum of squares of the principal angles (radians). Works with
     ``geoopt.ManifoldParameter`` and the Riemannian optimisers.
@@ -88,13 +90,14 @@ class _SpanNoise(ProjectionNoise):
 
 @register_geometry(Grassmann)
 class GrassmannGeometry(Geometry):
-    r"""Geometry of :math:`\mathrm{Gr}(n,k)`, points of shape ``(n, n)``, origin :math:`\mathrm{diag}(I_k, 0)`.
+    r"""Geometry of :math:`\mathrm{Gr}(n,k)`, points of shape ``(n, n)``, origin :math:`\mathrm{diag}(I_k,
+    0)`.
 
-    Coordinates of a tangent vector at the origin are the entries of its lower left block B, ``(n - k, k)``; the
-    frame at P is that of the origin, transported along the geodesic. Injectivity radius :math:`\pi/2`, volume
-    :math:`\prod_{j=n-k}^{n-1}|S^j| / \prod_{j=0}^{k-1}|S^j|`. Where an angle is :math:`\pi/2`, :meth:`log` returns
-    one of the shortest vectors. Wrapped normals on lines and hyperplanes (k = 1, n - 1) sum their windings,
-    :math:`(r + \pi m)v/|v|`; for other k only narrow or truncated ones have a density.
+    Coordinates of a tangent vector at the origin are the entries of its lower left block B, ``(n - k, k)``;
+    the frame at P is that of the origin, transported along the geodesic. Injectivity radius :math:`\pi/2`,
+    volume :math:`\prod_{j=n-k}^{n-1}|S^j| / \prod_{j=0}^{k-1}|S^j|`. Where an angle is :math:`\pi/2`,
+    :meth:`log` returns one of the shortest vectors. Wrapped normals on lines and hyperplanes (k = 1, n - 1)
+    sum their windings, :math:`(r + \pi m)v/|v|`; for other k only narrow or truncated ones have a density.
 
     >>> geo = GrassmannGeometry(Grassmann(3, 1))
     >>> geo.dist(geo.origin(2), geo.exp_frame(geo.origin(2), torch.tensor([0.3, 0.4])))
@@ -162,8 +165,9 @@ class GrassmannGeometry(Geometry):
 
     def _turn(self, p: Tensor) -> Tensor:
         r"""The rotation :math:`(s_Ps_E)^{1/2}` that takes the subspace of the origin E to that of P along the
-        geodesic: the nearest one to :math:`I + s_Ps_E`. Where that matrix is nearly singular, since P has a line
-        orthogonal to E, a second rotation corrects the end, for any rotation of that line to E to begin with."""
+        geodesic: the nearest one to :math:`I + s_Ps_E`. Where P contains a line (nearly) orthogonal to E,
+        that matrix is (nearly) singular and the rotation inaccurate; a second one then takes the subspace it
+        reaches to that of P."""
         k = self.manifold.k
         eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
         s = self._reflection(p)
@@ -178,7 +182,8 @@ class GrassmannGeometry(Geometry):
         return polar(eye + s @ self._reflection(turn[..., :k] @ turn[..., :k].mT)) @ turn
 
     def _block(self, v: Tensor) -> Tensor:
-        """Coordinates to skew matrices :math:`\\Omega` at the origin, with B below the diagonal and -B^T above."""
+        """Coordinates to skew matrices :math:`\\Omega` at the origin, with B below the diagonal and -B^T
+        above."""
         n, k = self.manifold.n, self.manifold.k
         b = v.reshape(v.shape[:-1] + (n - k, k))
         low = torch.nn.functional.pad(b, (0, n - k, k, 0))
@@ -240,8 +245,8 @@ class GrassmannGeometry(Geometry):
         return self.manifold.k in (1, self.manifold.n - 1)
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
-        """Windings about the axis for k = 1 and n - 1; otherwise ``v`` alone, which is all there is within the
-        injectivity radius.
+        """Windings about the axis for k = 1 and n - 1; otherwise ``v`` alone, which is all there is within
+        the injectivity radius.
 
         :raises NotImplementedError: for other k and a ``radius`` beyond it.
         """
@@ -285,8 +290,8 @@ class GrassmannGeometry(Geometry):
     def uniform_moments(
         self, event_shape: Sequence[int], *, dtype: torch.dtype | None = None, device: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean :math:`(k/n) I`; variances :math:`2k(n-k)/n^2(n+2)` on the diagonal and :math:`k(n-k)/n(n-1)(n+2)`
-        beside it."""
+        """Mean :math:`(k/n) I`; variances :math:`2k(n-k)/n^2(n+2)` on the diagonal and
+        :math:`k(n-k)/n(n-1)(n+2)` beside it."""
         n, k = self.manifold.n, self.manifold.k
         eye = torch.eye(n, dtype=dtype, device=device)
         on = 2 * k * (n - k) / (n * n * (n + 2))

@@ -14,8 +14,8 @@ __all__ = ["GeometricManifold"]
 class GeometricManifold(geoopt.Manifold):
     """A geoopt manifold of points of one shape that asks its registered geometry for everything.
 
-    So it works with ``geoopt.ManifoldParameter`` and the Riemannian optimisers. A subclass registers a geometry
-    with :func:`~pyro_manifold.geometry.register_geometry`.
+    So it works with ``geoopt.ManifoldParameter`` and the Riemannian optimisers. A subclass registers a
+    geometry with :func:`~pyro_manifold.geometry.register_geometry`.
 
     :param event_shape: shape of a point.
     :param str name: for messages.

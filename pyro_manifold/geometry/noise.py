@@ -2,8 +2,8 @@ r"""Maps that make a point of a manifold of standard normal numbers: what repara
 
 .. math:: x = f(y), \qquad y \sim n(y)\,w(y) \;\Rightarrow\; x \sim q
 
-with n the standard normal density of :attr:`NoiseMap.size` numbers, w a weight of mean 1 and q a density on the
-manifold (uniform, where there is such a distribution).
+with n the standard normal density of :attr:`NoiseMap.size` numbers, w a weight of mean 1 and q a density on
+the manifold (uniform, where there is such a distribution).
 """
 
 import math

@@ -1,7 +1,7 @@
 """What is known about each class of a family, inherited by subclasses; and the registry of geometries.
 
-Layers that have something of their own to say about a manifold (momenta, base distributions, quadrature rules)
-keep it in a :class:`ClassRegistry` by class of geometry.
+Layers that have something of their own to say about a manifold (momenta, base distributions, quadrature
+rules) keep it in a :class:`ClassRegistry` by class of geometry.
 """
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar

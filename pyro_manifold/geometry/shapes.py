@@ -22,8 +22,9 @@ def _takes_coordinates(f: Callable[..., Any]) -> Callable[..., Any]:
         dim = self.dim(p.shape[p.dim() - self.event_dim :])
         if v.shape[-1:] != (dim,):
             raise ValueError(
-                f"v: got shape {tuple(v.shape)}, expected coordinates of tangent vectors with a last axis of size "
-                f"{dim}, the dimension of {self.manifold.name} at points of shape {tuple(self.event_shape(p))}."
+                f"v: got shape {tuple(v.shape)}, expected coordinates of tangent vectors with a last axis of "
+                f"size {dim}, the dimension of {self.manifold.name} at points of shape "
+                f"{tuple(self.event_shape(p))}."
             )
         return f(self, p, v, *args, **kwargs)
 
@@ -36,9 +37,9 @@ def _takes_point(f: Callable[..., Any]) -> Callable[..., Any]:
         rank = self.event_dim
         if p.shape[p.dim() - rank :] != q.shape[q.dim() - rank :]:
             raise ValueError(
-                f"p and the argument after it: got shapes {tuple(p.shape)} and {tuple(q.shape)}, expected points or "
-                f"ambient vectors of {self.manifold.name} with equal last {rank} axes; give both in the shape of one "
-                "point behind their batch axes."
+                f"p and the argument after it: got shapes {tuple(p.shape)} and {tuple(q.shape)}, expected "
+                f"points or ambient vectors of {self.manifold.name} with equal last {rank} axes; give both in "
+                "the shape of one point behind their batch axes."
             )
         return f(self, p, q, *args, **kwargs)
 

@@ -134,8 +134,8 @@ class SphereGeometry(Geometry):
         return log_wound_normal(v, base, v.shape[-1] - 1)
 
     def angles(self, x: Tensor) -> tuple[Tensor, list[str]]:
-        r"""Hyperspherical coordinates; on :math:`S^2` the polar angle from the third axis and the azimuth from
-        the first.
+        r"""Hyperspherical coordinates; on :math:`S^2` the polar angle from the third axis and the azimuth
+        from the first.
 
         .. math:: \varphi_i = \operatorname{atan2}(|x_{\text{rest}}|, x_i), \qquad
             \text{azimuth} = \operatorname{atan2}(x_2, x_1)

@@ -21,17 +21,17 @@ def anywhere(fn: Any, manifold: geoopt.Manifold) -> Tensor:
     known = [v for v in (*vars(fn).values(), *manifold.state_dict().values()) if torch.is_tensor(v)]
     like = next(iter(known), torch.empty(0))
     geo = geometry(manifold)
-    plates = len(fn.batch_shape + fn.event_shape) - geo.event_dim  # those of to_event too
+    # batch axes, and those that to_event made part of the event
+    plates = len(fn.batch_shape + fn.event_shape) - geo.event_dim
     batch, event = (fn.batch_shape + fn.event_shape)[:plates], (fn.batch_shape + fn.event_shape)[plates:]
     return geo.scatter(batch, event, dtype=like.dtype, device=like.device)
 
 
 def init_to_draw(site: dict | None = None, *, fallback: Callable[..., Any] = init_to_feasible) -> Any:
-    """Initialise manifold sites at a draw of their prior, or anywhere where it has no sampler; others by
-    ``fallback``.
+    """Initialise manifold sites at a draw from their prior, or at a scattered point where the prior has no
+    sampler; other sites by ``fallback``.
 
-    At one point for all, the origin say, distances between sites are 0 and have no gradient, and a point
-    opposite to the answer on a sphere is a saddle.
+    If all sites started at one point, the origin say, distances between them would be 0 and have no gradient.
     """
     if site is None:
         return functools.partial(init_to_draw, fallback=fallback)

@@ -81,7 +81,7 @@ class _Converter:
 
     def __init__(self, manifolds: Mapping[str, geoopt.Manifold], coords: str) -> None:
         self.manifolds, self.map, self.kind = manifolds, COORDINATES[coords], coords
-        self.centers: dict[str, Tensor] = {}  # of the posterior, which is converted first
+        self.centers: dict[str, Tensor] = {}  # means of the posterior draws, which are converted first
         self.dims: dict[str, list[str]] = {}
         self.coords: dict[str, list[Any]] = {}
         self.circular: dict[str, Labels] = {}

@@ -22,7 +22,7 @@ class _OnManifold(torch.optim.Optimizer):
 
     A parameter u is stored, the model sees x = T(u) with ``T = transform_to(constraint)``. Each step recovers
     the derivative in x, :math:`(\\partial T^{-1}/\\partial x)^\\top\\, \\partial L/\\partial u`, moves x and
-    stores ``T.inv`` of where it came.
+    stores ``T.inv`` of the new x.
     """
 
     def __init__(self, params: Iterable[Tensor], **kwargs: Any) -> None:
@@ -64,8 +64,8 @@ class _OnManifold(torch.optim.Optimizer):
 
 
 def _constraint(u: Tensor) -> Any:
-    """The constraint of the parameter that Pyro's store holds as ``u``, without ``independent``; ``None`` for
-    strangers."""
+    """The constraint of the parameter that Pyro's store holds as ``u``, without ``independent``; ``None`` if
+    it is not in the store."""
     store = pyro.get_param_store()
     return point_constraint(store.get_state()["constraints"].get(store.param_name(u)))
 

@@ -84,8 +84,8 @@ def _frames(geo: Geometry, dim: int, like: Tensor) -> None:
 
 
 def _tangent_spaces(geo: Geometry, dim: int, like: Tensor) -> None:
-    """``frame`` is orthonormal in ``inner``; ``transport`` is an isometry that carries geodesics' velocities along;
-    ``random_tangent`` is tangent; chords are distances to second order."""
+    """``frame`` is orthonormal in ``inner``; ``transport`` is an isometry that carries geodesics' velocities
+    along; ``random_tangent`` is tangent; chords are distances to second order."""
     p = random_points(geo, dim, _N, like)
     frame = geo.frame(p)
     each = p.unsqueeze(1).expand_as(frame)
@@ -153,7 +153,7 @@ def _coincidence(geo: Geometry, dim: int, like: Tensor) -> None:
 
 
 def _global_chart(geo: Geometry, dim: int, like: Tensor) -> None:
-    """Where there is a chart it is a bijection; where there is none, no one claims so."""
+    """A chart is a bijection; without one the injectivity radius is finite."""
     if not geo.has_chart:
         assert not math.isinf(float(geo.injectivity_radius(geo.point_shape(dim)))), (
             "infinite injectivity radius but no chart"

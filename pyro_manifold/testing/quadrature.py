@@ -201,7 +201,8 @@ def _magnified(rule: Rule, s: Tensor, dim: int) -> Rule:
 
 
 def _side_by_side(rules: Sequence[Rule], geo: Geometry, paired: bool = False) -> Rule:
-    """The rule of a product from those of its factors: all combinations of their nodes, or ``paired`` ones."""
+    """The rule of a product from those of its factors: all combinations of their nodes, or ``paired``
+    ones."""
     if not paired:
         counts = [torch.arange(len(r.weights), device=r.weights.device) for r in rules]
         index = torch.meshgrid(*counts, indexing="ij")

@@ -1,4 +1,5 @@
-"""Grassmann manifolds: volumes, principal angles, and everything above geometry/ that works by capabilities."""
+"""Grassmann manifolds: volumes, principal angles, and everything above geometry/ that works by
+capabilities."""
 
 import math
 
@@ -48,8 +49,8 @@ def test_lines_have_half_the_volume_of_the_sphere(n: int, volume: float) -> None
 
 
 def test_volume_of_planes_in_four_dimensions() -> None:
-    r"""Twice covered by :math:`S^2\times S^2` of radius :math:`\sqrt{1/2}`: :math:`2\pi^2`; and the integral of
-    the volume change over singular values below π/2, with :math:`dB = |a^2 - b^2|\,da\,db\,dU\,dV`."""
+    r"""Twice covered by :math:`S^2\times S^2` of radius :math:`\sqrt{1/2}`: :math:`2\pi^2`; and the integral
+    of the volume change over singular values below π/2, with :math:`dB = |a^2 - b^2|\,da\,db\,dU\,dV`."""
     geo = geometry(Grassmann(4, 2))
     assert math.exp(geo.log_volume((4, 4))) == pytest.approx(2 * math.pi**2)
     a, wa = legendre(40, 0.0, math.pi / 2)

@@ -20,11 +20,11 @@ __all__ = ["ModelIndices", "given_indices"]
 
 
 class _AllSeen(Exception):
-    """Every plate that was asked for has been entered."""
+    """Raised once every plate in question has been entered."""
 
 
 class _Record(Messenger):
-    """Indices of the plates ``names``, where the model gives them; leaves the model once all have been
+    """Records the indices that the model gives to the plates ``names``; stops the model once all have been
     entered."""
 
     def __init__(self, names: Iterable[str]) -> None:

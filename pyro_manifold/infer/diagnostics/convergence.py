@@ -57,8 +57,8 @@ def geodesic_statistics(manifold: geoopt.Manifold, x: Tensor, center: Tensor | N
     ``(chains, draws) + batch + (1 + dim,)``.
 
     Where points straddle the cut locus of the mean the coordinates jump, which leaves them valid statistics
-    of the chain. Where logarithms have no closed form (Stiefel manifolds, level sets): chord to, and coordinates of
-    the projected difference from, the projected ambient mean.
+    of the chain. Where logarithms have no closed form (Stiefel manifolds, level sets): chord to, and
+    coordinates of the projected difference from, the projected ambient mean.
 
     :param x: points, shape ``(chains, draws) + batch + event``.
     :param center: another point to measure from, shape ``batch + event``.
@@ -86,8 +86,8 @@ def _arviz(name: str, f: Tensor) -> Tensor:
     import arviz  # slow to import
 
     with np.errstate(all="ignore"):  # chains that stand still have variance zero
-        told = getattr(arviz, name)(arviz.convert_to_dataset({"f": f.double().cpu().numpy()}))
-    return torch.as_tensor(told["f"].values, dtype=torch.double, device=f.device)
+        values = getattr(arviz, name)(arviz.convert_to_dataset({"f": f.double().cpu().numpy()}))
+    return torch.as_tensor(values["f"].values, dtype=torch.double, device=f.device)
 
 
 @checked
@@ -116,7 +116,7 @@ def geodesic_r_hat(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None =
     r"""Rank-normalised split :math:`\hat R` (ArviZ's), the largest over the geodesic statistics, shape
     ``batch``.
 
-    At most 1.01 for chains that agree. Without bound where chains stand still. One chain is taken as two
+    At most 1.01 for chains that agree, infinite where chains stand still. A single chain is split into two
     halves.
 
     :param x: points, shape ``(chains, draws) + batch + event``; ``center`` as in :func:`geodesic_statistics`.

@@ -46,12 +46,12 @@ class StepSizeAdapter:
 
     @property
     def size(self) -> float:
-        """For the next transition."""
+        """Step size of the next transition."""
         return math.exp(self._log)
 
     @property
     def mean(self) -> float:
-        """For the draws that count."""
+        """Averaged step size, for the draws after warm-up."""
         return math.exp(self._mean)
 
 
@@ -104,7 +104,7 @@ class TrajectoryLengthAdapter:
         return max(1, min(1024, round(length / step)))
 
     def recorder(self, system: System, step: float) -> Callable[[int, State, Tensor], None]:
-        """For the next trajectory: to be called by :func:`~.transitions.hmc` at every step."""
+        """A callback for the next trajectory, which :func:`~.transitions.hmc` calls at every step."""
         start: list[Tensor] = []
 
         def record(i: int, state: State, error: Tensor) -> None:

@@ -45,12 +45,14 @@ class VectorizedMCMC(MCMC):
         self.num_chains = 1  # what the sampler underneath sees
         try:
             super().run(*args, **kwargs)
-        except BaseException:  # Ctrl-C too: the kernel lets go of what it holds, and can be run again
+        except BaseException:  # Ctrl-C too: the kernel drops the run and can be run again
             self.kernel.cleanup()
             raise
         chains = self.kernel.chains
         if chains > 1:  # (1, draws, chains, ...) -> (chains, draws, ...)
             self._samples = {k: v[0].transpose(0, 1) for k, v in self._samples.items()}
-            told = dict(self._diagnostics[0])
-            self._diagnostics = [{**told, "divergences": draws} for draws in told.pop("divergences by chain")]
+            shared = dict(self._diagnostics[0])
+            self._diagnostics = [
+                {**shared, "divergences": draws} for draws in shared.pop("divergences by chain")
+            ]
         self.num_chains = chains

@@ -26,7 +26,7 @@ from .warmup import WarmUp
 
 __all__ = ["GeodesicHMC"]
 
-PATIENCE = 100  # transitions that may all diverge before we say so
+PATIENCE = 100  # transitions that may all diverge before StepSizeError is raised
 
 
 class GeodesicHMC(GeodesicKernel):
@@ -133,7 +133,7 @@ class GeodesicHMC(GeodesicKernel):
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         given, how = self._own_start(), self.vectorize
-        self._reset()  # an interrupted run leaves no trace
+        self._reset()  # discards the state of an interrupted run
         self._arc.reset()
         if self.model is not None:
             setup = prepare(self.model, args, kwargs, self.init_strategy, self.max_plate_nesting)
@@ -325,7 +325,7 @@ class GeodesicHMC(GeodesicKernel):
             "acceptance rate": self._accept_sum / max(1, self._t - (self._warmup_steps or 0)),
             "gradients": self.num_gradients,
             "warmup gradients": self.warmup_gradients,
-            # a step is refused in a group of chains: their number is known of all together, and said so
+            # refused steps are counted for all chains of a kernel together; the key says so
             **(
                 {"refused steps" if self.chains == 1 else "refused steps of all chains": refused}
                 if refused

@@ -1,4 +1,4 @@
-"""How to step, and how far at first."""
+"""The leapfrog integrator, and the search for a first step size."""
 
 import torch
 from torch import Tensor

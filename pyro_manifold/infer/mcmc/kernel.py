@@ -29,7 +29,7 @@ __all__ = ["GeodesicKernel"]
 
 
 class GeodesicKernel(HMC):
-    """What :class:`~.hmc.GeodesicHMC` can be told. A public attribute takes effect when it is set, or setting
+    """Options of :class:`~.hmc.GeodesicHMC`. A public attribute takes effect when it is set, or setting
     it raises.
 
     ``step_size``, ``trajectory_length``, ``target_accept_prob``, ``max_tree_depth`` and

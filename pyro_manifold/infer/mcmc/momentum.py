@@ -49,7 +49,8 @@ class MomentumCoordinates:
         self.geometry = geometry
 
     def centre(self, x: Tensor) -> None:
-        """Learn from points (first axis) where directions are compared, if that matters."""
+        """Choose, from points (first axis), the centre at which directions are compared; most coordinates
+        need none."""
 
     def size(self, shape: torch.Size) -> int:
         """How many numbers a momentum has at a point of this shape."""

@@ -137,7 +137,7 @@ class ChainBatch:
 
 
 def warn_of_loop(chains: int, reason: str) -> None:
-    """Tell that chains cannot share a gradient, and what would let them."""
+    """Warn that chains cannot share a gradient, and say what would let them."""
     warnings.warn(
         f"vectorize: the {chains} chains are evaluated one after another, {chains} times the cost of one "
         f"({reason}). Write the "

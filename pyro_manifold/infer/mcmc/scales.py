@@ -5,10 +5,10 @@ The variance per degree of freedom of a site's points x is
 .. math:: v = \tfrac{1}{2d}\,\mathrm E\,|x - x'|^2
 
 over independent pairs: chordal where the manifold lies isometrically in a Euclidean space, else geodesic; per
-coordinate (or a covariance) for the ordinary sites. Early draws, made before the chains have arrived, are spread
-by their starts. With g the gradient of the potential, the mean square per degree of freedom of which grows as
-much, the product :math:`r = v\,\mathrm E|g|^2 / d` says by how much: it is 1 for a normal density, whatever the
-chains have seen of it. So the early estimate is
+coordinate (or a covariance) for the ordinary sites. Early draws, made before the chains have arrived, are
+spread by their starts. With g the gradient of the potential, the mean square per degree of freedom of which
+grows as much, the product :math:`r = v\,\mathrm E|g|^2 / d` says by how much: it is 1 for a normal density,
+whatever the chains have seen of it. So the early estimate is
 
 .. math:: s^2 = v / \sqrt{\max(1, r)},
 

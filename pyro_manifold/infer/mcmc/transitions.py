@@ -203,8 +203,8 @@ def hmc(
 def isometry_jump(system: System, state: State, name: str, isometry: Callable[[Tensor], Tensor]) -> State:
     """A Gibbs draw between a point and its image under an isometry that is its own inverse.
 
-    (Metropolis would go to and fro for ever where both are as likely.) Of a site with several points, one
-    drawn at random is concerned.
+    (Metropolis would accept every proposal, and alternate for ever, where both are equally likely.) For a
+    site with several points, one of them, drawn at random, is moved.
     """
     z = state.z
     site = next(s for s in system.sites if s.name == name)

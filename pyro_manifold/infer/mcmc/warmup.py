@@ -1,8 +1,9 @@
 r"""Warm-up: step size and scales are learned in windows that double, from the first draws on.
 
-Windows of 5, 10, 20, ... transitions each end with new scales from their own draws, so that what was seen
-before the chains arrived is forgotten; the step size is found anew after each. The last window of scales
-takes what doubling leaves, and a last third of warm-up (at most 50 transitions) adapts the step size alone.
+Windows of 5, 10, 20, ... transitions each end with new scales from their own draws, so that draws made before
+the chains arrived do not count; the step size is found anew after each window. The last window of scales
+takes the transitions that doubling leaves over, and a last third of warm-up (at most 50 transitions) adapts
+the step size alone.
 
 Stan's schedule, which Pyro has, waits 100 of 150 transitions for its first scales. Where scales differ by a
 factor of ten that costs ten times the gradients until then: in a hierarchy of 8 site means and concentrations

@@ -21,7 +21,8 @@ class AmbientReparam(LatentReparam):
         \qquad f(y) \sim q \text{ for } y \sim \mathcal N(0, I)
 
     On spheres f normalises, :math:`y/|y|`; on Stiefel manifolds and rotations it takes the nearest point,
-    :math:`Y(Y^\top Y)^{-1/2}`. Both commute with rotations, so x is uniform (Haar) and
+    :math:`Y(Y^\top Y)^{-1/2}`. On Grassmann
+    manifolds it projects on the column span. These maps commute with rotations, so x is uniform (Haar) and
     :math:`q = 1/\mathrm{vol}(M)`. Tori are wrapped lines, as in :class:`CircularReparam`; a manifold with a
     chart (flat, hyperbolic, SPD) takes it, with the volume change in the factor; products go factor by
     factor. So plain HMC, NUTS and Pyro's autoguides work on every such site.

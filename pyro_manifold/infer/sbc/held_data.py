@@ -101,7 +101,7 @@ class _HeldGeometry(Geometry):
         return first / self._unit(p)
 
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
-        return torch.zeros_like(v)  # no say in U-turns
+        return torch.zeros_like(v)  # held data do not take part in the U-turn criterion
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         return p

@@ -30,7 +30,8 @@ class _Coordinate:
 
 
 class _Distance:
-    """Of one point of a site to the manifold's base point; the chord, where a distance need not be found."""
+    """Distance of one point of a site to the manifold's base point, or the chord where distances have no
+    closed form."""
 
     def __init__(self, name: str, geo: Geometry, index: tuple[int, ...]) -> None:
         self.name, self.geo, self.index = name, geo, index
