@@ -13,6 +13,7 @@ backward pass whatever the number of tangents. References: [1] Dinh et al., *Den
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ class Coupling(ModuleTransform):
         self.kind, self.bound = kind, float(bound)
         self.size = 2 if kind == "affine" else spline_size(bins)
         self.hidden = hidden
-        self.net = MLP(len(identity), len(transformed) * self.size, hidden) if identity else None
+        self.net: Any = MLP(len(identity), len(transformed) * self.size, hidden) if identity else None
         self.register_buffer("identity_indices", torch.tensor(identity, dtype=torch.long))
         self.register_buffer("transformed_indices", torch.tensor(transformed, dtype=torch.long))
         self.register_buffer("order", torch.tensor(identity + transformed).argsort())
@@ -102,12 +103,13 @@ class Coupling(ModuleTransform):
 
     @property
     def _network(self) -> MLP:
-        if self.net is None:
+        net = self.net
+        if net is None:
             raise ValueError(
                 "context: this Coupling transforms all of its coordinates, so that its parameters can depend "
                 "on a context only, and it has none; use Conditional(layer, context_dim).condition(context)."
             )
-        return self.net
+        return net
 
     # --- the elementwise map
     # ------------------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ class Coupling(ModuleTransform):
     def _operands(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """x_b, shape ``(b, rows)``, and its parameters, ``(b, rows, size)``, from the network's last hidden
         layer; rows are side by side in memory, as splines and matrix products like them."""
-        last, rows = self._network.last, x.expand(h.shape[:-1] + x.shape[-1:]).reshape(-1, self.dim)
+        last, rows = self.net.last, x.expand(h.shape[:-1] + x.shape[-1:]).reshape(-1, self.dim)
         raw = torch.addmm(last.bias.unsqueeze(-1), last.weight, h.reshape(-1, h.shape[-1]).mT)
         return rows.mT.index_select(0, self.transformed_indices), raw.unflatten(0, (-1, self.size)).movedim(
             1, -1

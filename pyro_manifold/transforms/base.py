@@ -11,6 +11,7 @@ Torch's methods of a ``Transform``, and the cache, follow from these three.
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -122,6 +123,10 @@ class MapTransform(FullPrecision, Transform, ABC):
         pair = self._made.get([y], self.depends())
         return None if pair is None else pair[0]
 
+    def check_input(self, x: Tensor, shape: Callable[[torch.Size], torch.Size]) -> None:
+        """Called with each x and ``forward_shape``, and with each y and ``inverse_shape``; a map that checks
+        them raises from here."""
+
     # --- the methods of torch
     # ------------------------------------------------------------------------------------------------
     def _call(self, x: Tensor) -> Tensor:
@@ -131,6 +136,7 @@ class MapTransform(FullPrecision, Transform, ABC):
         return self.inverse_and_log_volume(y)[0]
 
     def __call__(self, x: Tensor) -> Tensor:
+        self.check_input(x, self.forward_shape)
         if self.separate_volume:
             y, log_volume = self._call(x), None
         else:
@@ -140,6 +146,7 @@ class MapTransform(FullPrecision, Transform, ABC):
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
+        self.check_input(y, self.inverse_shape)
         x = self.cached_preimage(y)
         if x is not None:
             return x

@@ -127,14 +127,6 @@ class ModuleTransform(MapTransform, TransformModule):
         shape(x.shape)
         self.check_dtype(x)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        self.check_input(x, self.forward_shape)
-        return super().__call__(x)
-
-    def _inv_call(self, y: Tensor) -> Tensor:
-        self.check_input(y, self.inverse_shape)
-        return super()._inv_call(y)
-
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and all(
             vars(self)[k] is vars(other)[k] for k in ("_parameters", "_buffers", "_modules")
