@@ -42,7 +42,7 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
     :param base: a distribution of vectors of size n.
     :param InjectiveTransform transform: g; a list ``[embedding, *layers]`` is the
         :class:`~pyro_manifold.flows.InjectiveFlow` of them.
-    :param str off_manifold: what becomes of a value off the image: ``"project"`` scores its projection
+    :param str off_manifold: how a value off the image is scored: ``"project"`` scores its projection
         :math:`g(g^{-1}(x))` (learned manifolds never fit data exactly), ``"reject"`` gives :math:`-\infty`,
         ``"error"`` raises.
     :param float atol: distance from the image, relative to 1 + the length of x, from which on a value is off
@@ -109,7 +109,7 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
         return self.transform.inverse_and_log_volume(value)[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        # not the inherited one: off the image, and the memory of what an observed tensor was encoded to
+        # not the inherited method: values may lie off the image, and observed tensors are encoded once
         self.transform.check_input(value, self.transform.inverse_shape)
         value, finite = without_gaps(value, self.transform, bool(self._validate_args))
         u, log_volume = self.transform.inverse_and_log_volume(value)
@@ -127,7 +127,7 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
         return torch.where(on_image, out, -math.inf)
 
     def latent_log_prob(self, u: Tensor) -> Tensor:
-        """log p(g(u)) without encoding, for coordinates ``u``."""
+        """log p(g(u)) for coordinates ``u``, without the inverse of g."""
         return self._base_log_prob(u) - self.transform.log_volume(u)
 
     def _base_log_prob(self, u: Tensor) -> Tensor:
@@ -152,9 +152,9 @@ def composed(transform: Any) -> InjectiveTransform:
 def without_gaps(
     value: Tensor, transform: InjectiveTransform, validate: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """``value`` with a point of the image in place of rows that are not finite, and which rows are (None: all
-    of them). Nothing that is computed from a NaN, no gradient either, then reaches the rows beside it, and a
-    mask can drop it.
+    """``value`` with a point of the image in place of the rows that are not finite, and a mask of the finite
+    rows (None if all are finite). No NaN then enters the computation, so that values and gradients of the
+    other rows are right, and the user can mask the missing rows.
 
     :raises ValueError: if ``validate`` and no row is finite.
     """

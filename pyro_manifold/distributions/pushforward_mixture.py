@@ -157,10 +157,10 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
 
     @torch.no_grad()
     def _rounding(self, value: Tensor, gaps: Sequence[Tensor], error: Tensor, most: Tensor) -> Tensor:
-        """How far from a point of an image the chart may end by rounding, at most ``most``: 64 times what it
-        is off by at its own point beside ``value``. Not atol, nor ``most`` itself: images of learned charts
-        come that close without meeting, and where each counted the other's density too, the mass of both
-        would exceed 1."""
+        """A bound on the distance between a point of an image and its projection that rounding explains: 64
+        times the distance found at the chart's own point next to ``value``, at most ``most``. Neither atol
+        nor ``most`` itself would do: images of learned charts come that close without meeting, and if the
+        densities of both were added there, the total mass would exceed 1."""
         if is_concrete(error) and not bool(((error <= most).sum(-1) > 1).any()):
             return most
         own = [value - gap for gap in gaps]
@@ -170,8 +170,8 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
 
     @staticmethod
     def _part(component: Pushforward, u: Tensor, on: Tensor) -> Tensor:
-        """log p_k where ``on``. A chart is asked about its own points only, since elsewhere it may lose rank:
-        one of them stands in for the others."""
+        """log p_k where ``on``, :math:`-\\infty` elsewhere. The chart is evaluated at its own points only, since
+        its derivative may lose rank elsewhere: one of them replaces the other coordinates."""
         if is_concrete(on) and not bool(on.any()):
             return torch.full(torch.broadcast_shapes(on.shape, component.batch_shape), -torch.inf).to(u)
         first = on.reshape(-1).to(torch.uint8).argmax(0, keepdim=True)

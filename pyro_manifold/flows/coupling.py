@@ -6,8 +6,8 @@ others.
     \log|\det J| = \sum_b \log s'(x_b), \qquad
     \dot y_b = s'\,\dot x_b + \frac{\partial s}{\partial\phi}\,D\phi\,\dot x_a
 
-The last is the derivative along a tangent, in which :math:`\partial s/\partial\phi` comes of one elementwise
-backward pass whatever the number of tangents. References: [1] Dinh et al., *Density estimation using Real NVP*, ICLR
+The last is the derivative along a tangent, in which :math:`\partial s/\partial\phi` is computed in closed
+form, once for all tangents. References: [1] Dinh et al., *Density estimation using Real NVP*, ICLR
 2017, eqs. 4-8. [2] Durkan et al., *Neural spline flows*, NeurIPS 2019, sec. 3.
 """
 
@@ -132,7 +132,7 @@ class Coupling(ModuleTransform):
 
     def _operands(self, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """x_b, shape ``(b, rows)``, and its parameters, ``(b, rows, size)``, from the network's last hidden
-        layer; rows are side by side in memory, as splines and matrix products like them."""
+        layer. The rows lie next to each other in memory, which makes splines and matrix products faster."""
         last, rows = self.net.last, x.expand(h.shape[:-1] + x.shape[-1:]).reshape(-1, self.dim)
         raw = torch.addmm(last.bias.unsqueeze(-1), last.weight, h.reshape(-1, h.shape[-1]).mT)
         return rows.mT.index_select(0, self.transformed_indices), raw.unflatten(0, (-1, self.size)).movedim(
@@ -171,9 +171,7 @@ class Coupling(ModuleTransform):
         b, slope, in_raw = self._gradient(*self._operands(h, x))
         b, slope = (v.mT.reshape(*batch, many) for v in (b, slope))
         weight = self._network.last.weight.unflatten(0, (-1, self.size))  # (b, size, units)
-        if (
-            tangents.shape[-2] * self.size > weight.shape[-1]
-        ):  # more numbers than units: contract with the layer first
+        if tangents.shape[-2] * self.size > weight.shape[-1]:  # cheaper to contract with the layer first
             moved = hidden @ (in_raw @ weight).movedim(0, -1).reshape(*batch, weight.shape[-1], many)
         else:
             along = (hidden @ self._network.last.weight.mT).unflatten(-1, (many, self.size))  # (k, b, size)

@@ -29,8 +29,8 @@ __all__ = ["LatentDensity", "LatentFlow", "coupling_chain"]
 @checked(dim=1, depth=0, context_dim=0)
 def coupling_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) -> list[Any]:
     """``depth`` couplings that change odd and even coordinates in turn, the identity at first; ``kwargs`` are
-    those of :class:`Coupling`. One coordinate: couplings given the context alone, or without a context a
-    :class:`Spline` for each."""
+    those of :class:`Coupling`. For one coordinate they are couplings whose parameters depend on the context
+    alone or, without a context, :class:`Spline` layers."""
     if dim == 1 and not context_dim:
         own = {key: kwargs[key] for key in ("bins", "bound") if key in kwargs}
         return [Spline(1, **own) for _ in range(depth)]
@@ -114,4 +114,4 @@ class LatentFlow(CopiesWithoutCaches, LatentDensity):
         self.standard.load_state_dict(Affine.from_pca(u.to(self.zero), floor=1e-3).state_dict())
 
     def clear_cache(self) -> None:
-        """Nothing is kept between draws."""
+        """Does nothing: a latent flow remembers no draws."""

@@ -1,14 +1,13 @@
-r"""Flows of images at several scales: what an image has of detail leaves early, the rest goes on as a smaller
-image.
+r"""Flows of images at several scales: the details of an image are split off, and the flow goes on with the
+half-size image that remains.
 
 .. math::
     (x_c, x_d) = \mathrm{Haar}(x), \qquad (y_c, y_d) = f(x_c, x_d), \qquad z = (F(y_c), y_d)
 
 with couplings f between the coarse half-size image and the details, and F the same again for the smaller
-image. References:
-[1] Dinh et al., *Density estimation using Real NVP*, ICLR 2017, sec. 3.6. [2] Ardizzone et al., *Guided image
-  generation with
-conditional invertible neural networks*, 2019, sec. 3.2 (Haar wavelets in place of a checkerboard).
+image. References: [1] Dinh et al., *Density estimation using Real NVP*, ICLR 2017, sec. 3.6. [2] Ardizzone et
+al., *Guided image generation with conditional invertible neural networks*, 2019, sec. 3.2 (Haar wavelets in
+place of a checkerboard).
 """
 
 from collections.abc import Sequence
@@ -77,7 +76,7 @@ class Haar(ModuleTransform):
     .. math:: \begin{pmatrix} x_{2i,2j} & x_{2i,2j+1} \\ x_{2i+1,2j} & x_{2i+1,2j+1} \end{pmatrix} = \tfrac12
         \begin{pmatrix} c+h+v+q & c-h+v-q \\ c+h-v-q & c-h-v+q \end{pmatrix}_{ij}
 
-    The inverse takes images apart: c first, then h, v and q.
+    The inverse gives the vector (c, h, v, q).
 
     :param int height: of the image, even.
     :param int width: of the image, even.
@@ -159,7 +158,7 @@ def multiscale_layers(
         )
     if levels == 0:
         parts = (range(dim, d), range(dim))
-        bends = [
+        couplings = [
             Coupling(d, parts[i % 2], kind="affine", hidden=hidden).to(x)
             for i in range(depth if dim < d else 0)
         ]
@@ -169,9 +168,9 @@ def multiscale_layers(
                 f"dim: got {dim}; expected at most the {int((scale > 0).sum())} that the shrunken rows of x "
                 f"span."
             )
-        # the n axes of most variance have its scale; the others that of the n-th, however thin the images are
-        # along them
-        return [*bends, LULinear(d).to(x), Affine(axes * scale.clamp_min(scale[dim - 1]), loc)]
+        # the n axes of most variance keep their scales; the others get that of the n-th, even where the images
+        # vary less along them
+        return [*couplings, LULinear(d).to(x), Affine(axes * scale.clamp_min(scale[dim - 1]), loc)]
     haar = Haar(*shape).to(x)
     k = d // 4
     coarse = haar.inv(x)[:, :k]
@@ -179,5 +178,5 @@ def multiscale_layers(
         coarse, (shape[0] // 2, shape[1] // 2), dim, levels=levels - 1, depth=depth, hidden=hidden
     )
     parts = (range(k, d), range(k))
-    bends = [Coupling(d, parts[i % 2], kind="affine", hidden=hidden).to(x) for i in range(depth)]
-    return [Partial(d, k, inner), *bends, haar]
+    couplings = [Coupling(d, parts[i % 2], kind="affine", hidden=hidden).to(x) for i in range(depth)]
+    return [Partial(d, k, inner), *couplings, haar]

@@ -30,8 +30,8 @@ class ManifoldMixture(_Flow):
     :func:`~pyro_manifold.training.fit_charts`.
 
     :param flows: k manifold flows.
-    :param Tensor centres: a point near each piece, shape ``(k, d)``, by which rows are assigned before
-        anything is learned.
+    :param Tensor centres: a point near each piece, shape ``(k, d)``; before training, rows are assigned to the
+        nearest one.
     :raises ValueError: for flows of different dimensions, or as many centres as there are flows.
 
     >>> x = torch.cat([torch.randn(50, 3), 9 + torch.randn(50, 3)])
@@ -83,7 +83,7 @@ class ManifoldMixture(_Flow):
         return PushforwardMixture(self.weights, parts, atol=float(self.atol))
 
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of ``x`` by chart, shape ``batch + (k, d)``, and how far they are."""
+        """The projections of ``x`` by each chart, shape ``batch + (k, d)``, and their distances from ``x``."""
         there = torch.stack([f.denoise(x) for f in self.flows], -2)  # type: ignore[operator]
         return there, torch.linalg.vector_norm(x.unsqueeze(-2) - there, dim=-1).nan_to_num(torch.inf)
 

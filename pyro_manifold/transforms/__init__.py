@@ -1,10 +1,12 @@
 """Fixed maps onto and between manifolds, as torch transforms with Riemannian volume changes."""
 
+from .base import MapTransform
 from .conformal import ConformalEmbedding
 from .exp_map import ExpMap
 from .hutchinson import hutchinson_log_volume
 from .injective import Chart, InjectiveTransform, LinearEmbedding, Pad
 from .isometries import BallToHyperboloid, SphereToStereographic
+from .module import ModuleTransform
 from .polar_exp_map import PolarExpMap
 from .rotation import Rotation, Translation
 
@@ -15,6 +17,8 @@ __all__ = [
     "ExpMap",
     "InjectiveTransform",
     "LinearEmbedding",
+    "MapTransform",
+    "ModuleTransform",
     "Pad",
     "PolarExpMap",
     "Rotation",

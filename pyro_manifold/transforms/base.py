@@ -41,7 +41,7 @@ class MapTransform(FullPrecision, Transform, ABC):
        among its attributes.
 
     Where y alone costs less than y with its volume, derive from :class:`SeparateVolume` instead. A map with
-    parameters is a :class:`~pyro_manifold.transforms.module.ModuleTransform`; the base itself is no
+    parameters is a :class:`~pyro_manifold.transforms.ModuleTransform`; the base itself is no
     ``nn.Module``, because the exponential map of a wrapped normal is made anew at each step of a guide, and
     a module takes more than twice as long to make.
 

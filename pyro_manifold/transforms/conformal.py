@@ -82,8 +82,8 @@ class ConformalEmbedding(InjectiveTransform):
 
     @staticmethod
     def _bend(x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """The special conformal map and its denominator, far from 0 as a square: near the pole no digits are
-        lost."""
+        """The special conformal map and its denominator. Far from 0 the denominator is computed as a square,
+        which loses no digits near the pole."""
         q = x.square().sum(-1)
         far = q * b.square().sum() > 0.25
         r = torch.where(far, q, 1.0).sqrt().unsqueeze(-1)

@@ -79,7 +79,8 @@ class ManifoldTransform(SeparateVolume):
         return common_shape(batch, self.loc.shape[: self.loc.dim() - self.geometry.event_dim])
 
     def _event_shape(self, dim: int) -> torch.Size:
-        """Of the points: that of ``loc``; its dimension alone need not tell (frames)."""
+        """Event shape of the points: that of ``loc`` if there is one, since the dimension alone need not
+        determine it (Stiefel manifolds)."""
         return (
             self.geometry.point_shape(dim)
             if self.loc is None

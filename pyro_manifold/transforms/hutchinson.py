@@ -4,8 +4,9 @@ r"""Volume of an injective map by random probes, for latent dimensions in which 
     \tfrac12\nabla\log\det J^TJ = \mathbb E_v\big[(J w)^T\,(\nabla J)\,v\big], \quad J^TJ\,w = v, \qquad
     \tfrac12\log\det J^TJ = \tfrac12\,\mathbb E_v\big[v^T\log(J^TJ)\,v\big], \quad \mathbb E\,vv^T = I_n
 
-w by conjugate gradients, one tangent and one cotangent a step and never a matrix; their coefficients are the
-Lanczos matrix T of v, so that the value, :math:`v^T\log(J^TJ)v = |v|^2(\log T)_{11}`, costs nothing more.
+w is found by conjugate gradients, with one tangent and one cotangent a step and never a matrix. Their
+coefficients are the Lanczos matrix T of v, so that the value, :math:`v^T\log(J^TJ)v = |v|^2(\log T)_{11}`,
+costs nothing more.
 References: [1] Caterini et al., *Rectangular flows for manifold learning*, NeurIPS 2021, sec. 4. [2] Ubaru,
 Chen and Saad, *Fast estimation of tr(f(A)) via stochastic Lanczos quadrature*, SIAM J. Matrix Anal. Appl.
 2017, sec. 3.

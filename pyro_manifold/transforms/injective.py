@@ -4,12 +4,12 @@ r"""Injective maps :math:`g: \mathbb R^n \to \mathbb R^d`, n <= d, whose image i
     \log\mathrm{vol}_g(u) = \tfrac12\log\det J_g(u)^TJ_g(u), \qquad
     p_X(g(u)) = p_U(u)\,\det\!\big(J_g^TJ_g\big)^{-1/2}
 
-the second with respect to the n-dimensional Hausdorff measure of the image. ``inv`` is a left inverse: what
-it makes of a point off the image is that of its :meth:`~InjectiveTransform.project`.
+the second with respect to the n-dimensional Hausdorff measure of the image. ``inv`` is a left inverse: for a
+point off the image it gives the coordinates of the projection, :meth:`~InjectiveTransform.project`.
 
 Half log-determinants of Gram matrices do not add up along a chain: for f after g,
-:math:`\det J_g^TJ_f^TJ_fJ_g \ne \det J_f^TJ_f\,\det J_g^TJ_g`. So these maps are no bijections, and are
-composed by :class:`~pyro_manifold.flows.InjectiveFlow` only.
+:math:`\det J_g^TJ_f^TJ_fJ_g \ne \det J_f^TJ_f\,\det J_g^TJ_g`. So these maps have ``bijective =
+False``, and only :class:`~pyro_manifold.flows.InjectiveFlow` composes them.
 
 References: [1] Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*,
 NeurIPS 2020, eqs. 2 and 7. [2] Ross and Cresswell, *Tractable density estimation on learned manifolds with
@@ -37,8 +37,8 @@ __all__ = ["Chart", "InjectiveTransform", "LinearEmbedding", "Pad"]
 
 
 class InjectiveTransform(ModuleTransform):
-    """What all injective maps share. A subclass gives ``_call`` and ``_inverse``, and ``jvp`` where it has a
-    closed form.
+    """The base of all injective maps. A subclass defines ``_call`` and ``_inverse``, and ``jvp`` where it has
+    a closed form.
 
     The volume is :meth:`log_volume`, the density of the image that of
     :class:`~pyro_manifold.distributions.Pushforward`. A ``TransformedDistribution`` through such a map can be
@@ -77,11 +77,10 @@ class InjectiveTransform(ModuleTransform):
         return attributes(self)
 
     def forward_and_log_volume(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """g(u) and the log-volume there, in one pass."""
+        """g(u) and the log volume at u, in one pass."""
         self.check_input(u, self.forward_shape)
-        x, J = self.jvp(
-            u, torch.eye(self.dim, dtype=u.dtype, device=u.device)
-        )  # one for all, up to the first map that bends
+        # without batch axes: linear maps transform the identity once for the whole batch
+        x, J = self.jvp(u, torch.eye(self.dim, dtype=u.dtype, device=u.device))
         return x, half_log_det_gram(J).expand(x.shape[:-1])
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -93,9 +92,9 @@ class InjectiveTransform(ModuleTransform):
         )
 
     def inverse_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """inv(x) and the log-volume there. Where nothing of it needs a gradient the result for the last ``x``
-        is remembered, until ``x`` or anything that the map reads is changed: data observed through a fixed
-        map are encoded once."""
+        """inv(x) and the log volume there. If neither needs a gradient, the result for the last ``x`` is
+        remembered until ``x`` or a tensor that the map reads changes: data observed through a fixed map are
+        encoded once."""
         depends = self.depends() if is_concrete(x) else None
         seen = self._inverted.get([x], depends)
         if seen is not None:
@@ -221,16 +220,16 @@ def principal_axes(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class Chart(InjectiveTransform):
     """An embedding that the user writes down: FOM ("flow on a prescribed manifold") in [1].
 
-    :param forward: g, a differentiable function of one vector or a batch of them. Of another injective map
-        the ``jvp`` is used: with an encoder network as ``inverse`` this is the M_e-flow, with two networks
-        the decoder and encoder of a probabilistic auto-encoder. Modules become submodules.
+    :param forward: g, a differentiable function of one vector or a batch of them. If it is itself an
+        injective map, its ``jvp`` is used: with an encoder network as ``inverse`` this is the M_e-flow; two
+        networks are the decoder and encoder of a probabilistic auto-encoder. Modules become submodules.
     :param inverse: a left inverse of it.
     :param int dim: n.
     :param int codomain_dim: d.
     :param bool pure: declares that both functions read nothing besides their argument but parameters and
-        buffers of modules. Only then is a result remembered (draws are scored without the inverse, observed
-        data are encoded once): a function may read tensors that change later. Charts made of transforms and
-        torch's own modules are known without it.
+        buffers of modules. Only then are results remembered (draws are scored without the inverse, observed
+        data are encoded once), since any other function may read tensors that change later. It is not needed
+        for charts made of transforms and of torch's own modules.
     :raises ValueError: if n > d; for arguments that cannot be called; where the derivative of g loses rank.
 
     >>> circle = Chart(lambda u: torch.cat([u.cos(), u.sin()], -1), lambda x: torch.atan2(x[..., 1:], x[..., :1]), 1, 2)
@@ -298,9 +297,8 @@ class OntoImage(SeparateVolume):
 
     .. math:: u \mapsto g(u) \in M, \qquad \log\frac{d\mathrm{vol}_M}{du} = \tfrac12\log\det J_g^TJ_g
 
-    This is what ``biject_to(image(g))`` gives guides and kernels. Its values are points of a manifold: a
-    layer of
-    :math:`\mathbb R^d` behind it does not fit.
+    Guides and kernels get it by ``biject_to(image(g))``. Its values are points of a manifold: no layer of
+    :math:`\mathbb R^d` can follow it.
 
     :param InjectiveTransform transform: g.
     """

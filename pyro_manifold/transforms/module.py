@@ -1,4 +1,4 @@
-"""What transforms with parameters share: torch's modules that can be cached copies of one another."""
+"""The base of maps with parameters and buffers."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,8 +22,8 @@ __all__ = ["ModuleTransform", "submodules"]
 
 
 def submodules(parts: Iterable[Any]) -> nn.ModuleList:
-    """Those of ``parts`` that have parameters to register, also inside inverses and chains, which are no
-    modules."""
+    """The modules among ``parts`` and inside their inverses and chains, which are no modules themselves: a
+    holder registers them, so that its ``parameters()`` include theirs."""
     return nn.ModuleList(m for p in parts for m in _modules_in(p))
 
 

@@ -44,9 +44,9 @@ class MorphingHead(LatentDensity):
         = \frac{|M(u)^\top s|^2}{\mathbb E_{\theta'\sim\pi}|M(u)^\top s'|^2}, \qquad
         s = \frac{L^\top\tilde\theta}{|L^\top\tilde\theta|}, \quad LL^\top = S, \quad C = LM
 
-    Base measure: Lebesgue measure of :math:`\mathbb R^n`. A new head has M = 1, so :math:`w = 1`. For u that
-    are observed again and again M(u) and :math:`p_{\mathrm{mix}}(u)` are computed once: another theta costs
-    one small product. Draws are exact, by rejection with the provable bound
+    Base measure: Lebesgue measure of :math:`\mathbb R^n`. A new head has M = 1, so :math:`w = 1`. While the
+    same u are observed, M(u) and :math:`p_{\mathrm{mix}}(u)` are computed once: another theta costs one small
+    product. Draws are exact, by rejection with the provable bound
     :math:`w \le \tilde\theta^\top G^{-1}\tilde\theta/\tilde\theta^\top S\,\tilde\theta`; they follow the
     density normalised, see :meth:`log_normaliser`.
 
@@ -149,7 +149,8 @@ class MorphingHead(LatentDensity):
         return _Morphed(self, self._direction(context))
 
     def features(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        r""":math:`\log p_{\mathrm{mix}}(u)` and :math:`M(u)`; of fixed u, under fixed parameters, once."""
+        r""":math:`\log p_{\mathrm{mix}}(u)` and :math:`M(u)`, computed once while neither u nor a parameter
+        changes."""
         depends = self._depends() if is_concrete(u) else None
         seen = self._features.get([u], depends)
         if seen is not None:
