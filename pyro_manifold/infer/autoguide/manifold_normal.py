@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ...distributions import RiemannianNormal, VonMisesFisher, WrappedNormal
-from ...geometry import geometry
+from ...geometry import SphereGeometry, geometry
+from ...geometry.registry import ClassRegistry
 from ...ops.arguments import checked
 from ..anywhere import init_to_draw
 from ._sites import FixedOptions, all_rows, sample_ordinary, start_of
@@ -34,7 +35,7 @@ def _riemannian(manifold: geoopt.Manifold, loc: Tensor, scale: Tensor) -> Any:
 
 
 def _von_mises_fisher(manifold: geoopt.Manifold, loc: Tensor, scale: Tensor) -> Any:
-    if not isinstance(manifold, geoopt.Sphere):
+    if _default_family(manifold) != "von_mises_fisher":
         raise ValueError(
             f"family: 'von_mises_fisher' lives on spheres, got a site on {manifold.name}; use 'wrapped' "
             f"there."
@@ -47,6 +48,14 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "riemannian": _riemannian,
     "von_mises_fisher": _von_mises_fisher,
 }
+
+
+_DEFAULTS: ClassRegistry[str] = ClassRegistry()  # by class of geometry
+_DEFAULTS.register(SphereGeometry)("von_mises_fisher")
+
+
+def _default_family(manifold: geoopt.Manifold) -> str:
+    return _DEFAULTS.find(type(geometry(manifold))) or "wrapped"
 
 
 class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
@@ -106,12 +115,13 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
 
     @property
     def family(self) -> str | dict[str, str]:
-        """As given."""
+        """The family that the constructor was given."""
         return self._given_family
 
     def _family(self, name: str) -> str:
-        default = "von_mises_fisher" if isinstance(self._manifolds[name], geoopt.Sphere) else "wrapped"
-        return self.family if isinstance(self.family, str) else self.family.get(name, default)
+        if isinstance(self.family, str):
+            return self.family
+        return self.family.get(name) or _default_family(self._manifolds[name])
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         AutoGuide._setup_prototype(self, *args, **kwargs)
