@@ -231,7 +231,30 @@ class GrassmannGeometry(Geometry):
         return sym(turn @ self._move(e, self._block(v)) @ turn.mT)
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
-        return self.project_tangent(p, self._log(p, q) @ self._reflection(p))
+        omega = self._log(p, q)
+        u = self.project_tangent(p, omega @ self._reflection(p))
+        # with two right angles or more the logarithm of the rotation need not be tangent
+        square = vee(omega.detach()).square().sum(-1)  # of the distance; of two right angles it is 4.9
+        lost = (square > 4) & (self.inner(p, u, u) < 0.999 * square)
+        if not maybe_any(lost):
+            return u
+        p, q = torch.broadcast_tensors(p, q)
+        return torch.where(lost[..., None, None], self._log_by_principal_vectors(p.detach(), q.detach()), u)
+
+    def _log_by_principal_vectors(self, p: Tensor, q: Tensor) -> Tensor:
+        r""":math:`\sum_i\theta_i(x_ie_i^\top + e_ix_i^\top)` with :math:`\cos\theta_i` the singular values of
+        :math:`V^\top W`, for bases V of P and W of Q, and :math:`e_i` the direction from :math:`x_i` to its
+        partner in Q."""
+        k = self.manifold.k
+        v = torch.linalg.eigh(p).eigenvectors[..., -k:]
+        w = torch.linalg.eigh(q).eigenvectors[..., -k:]
+        left, cos, right = torch.linalg.svd(v.mT @ w)
+        x = v @ left
+        e = w @ right.mT - x * cos.unsqueeze(-2)
+        sin = torch.linalg.vector_norm(e, dim=-2)
+        e = e / torch.where(sin == 0, 1.0, sin).unsqueeze(-2)
+        u = (x * torch.atan2(sin, cos).unsqueeze(-2)) @ e.mT
+        return u + u.mT
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
         return norm(vee(self._log(p, q)))

@@ -90,6 +90,21 @@ def test_a_right_angle_has_a_shortest_vector() -> None:
     torch.testing.assert_close(geo.from_tangent(q.expand(5, 3, 3), u), v)
 
 
+@pytest.mark.parametrize("n, k", [(4, 2), (6, 3), (5, 2)])
+def test_several_right_angles_have_a_shortest_vector(n: int, k: int) -> None:
+    """Among points with generic angles in one batch; the vector leads to the point and is as long as the
+    distance."""
+    torch.manual_seed(0)
+    geo = geometry(Grassmann(n, k))
+    turn = torch.linalg.qr(torch.randn(n, n, dtype=F64)).Q
+    p = turn[:, :k] @ turn[:, :k].mT
+    q = torch.stack([turn[:, -k:] @ turn[:, -k:].mT, span(torch.randn(n, k, dtype=F64))])
+    u = geo.log(p, q)
+    torch.testing.assert_close(geo.exp(p, u), q)
+    torch.testing.assert_close(geo.inner(p, u, u).sqrt(), geo.dist(p, q))
+    assert float(geo.dist(p, q)[0]) == pytest.approx(k**0.5 * math.pi / 2)
+
+
 def test_projection_has_the_derivative_of_the_eigenvectors() -> None:
     torch.manual_seed(0)
     geo = geometry(Grassmann(4, 2))
