@@ -12,7 +12,7 @@ from torch.distributions import Transform
 from ..constraints import manifold_of
 from ._autocast import autocast_of_map
 from ._changes import moved, same, tensors_behind
-from ._tools import close, finite, log_volume_change
+from ._tools import batch_jacobian, close, finite, frame, log_volume_change
 from .not_applicable import NotApplicable, run_checks
 
 __all__ = ["TRANSFORM_CHECKS", "check_transform"]
@@ -95,6 +95,17 @@ def _volume_change(t: Transform, x: Tensor) -> None:
         for _ in range(2):
             what = "log-determinant of the pair that the inverse made"
             close(_log_volume(s, back, z), _expected_volume(t, back.detach()), what, tolerance)
+
+
+def _jvp(t: Any, x: Tensor) -> None:
+    """``jvp`` gives the value, and along tangent vectors of the domain the derivative that autodiff gives."""
+    if not hasattr(t, "jvp"):
+        raise NotApplicable("the map has no jvp of its own")
+    vectors = frame(t.domain, x)
+    y, moved = t.jvp(x, vectors.reshape(vectors.shape[:2] + x.shape[1:]))
+    close(y, t(x), "the value that jvp gives")
+    expected = vectors @ batch_jacobian(t, x).mT
+    close(moved.flatten(2), expected, "the derivative along tangent vectors", 10)
 
 
 def _changed_values(t: Transform, x: Tensor) -> None:
@@ -182,6 +193,7 @@ TRANSFORM_CHECKS: dict[str, Callable[[Transform, Tensor], None]] = {
         _shapes,
         _inverse,
         _volume_change,
+        _jvp,
         _changed_values,
         _gradients,
         _pickling,

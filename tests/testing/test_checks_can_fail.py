@@ -89,6 +89,7 @@ TRANSFORMS = {
     "volume_change": dict(
         log_abs_det_jacobian=lambda self, x, y: 0.99 * ExpMap.log_abs_det_jacobian(self, x, y)
     ),
+    "jvp": dict(jvp=lambda self, x, tangents: ExpMap.jvp(self, x, tangents.flip(-1))),
     "autocast_of_map": dict(
         _exact=(), __call__=lambda self, x: ExpMap.__call__(self, x) + torch.is_autocast_enabled("cpu")
     ),
