@@ -104,9 +104,10 @@ def fit_md(
     >>> from pyro_manifold.models import ManifoldFlow
     >>> u = torch.randn(200, 1)
     >>> x = torch.cat([u, 0.3 * u.square()], 1)
-    >>> history = fit_md(ManifoldFlow.from_data(x, 1, hidden=(8,)), x, epochs=20, batch_size=20, disable_progbar=True)
-    >>> sorted(history.losses), history.losses["M"][-1] < history.start["M"]
-    (['D', 'M'], True)
+    >>> flow = ManifoldFlow.from_data(x, 1, hidden=(8,))
+    >>> history = fit_md(flow, x, epochs=(20, 0), batch_size=20, disable_progbar=True)
+    >>> history.losses["M"][-1] < history.start["M"]
+    True
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: got {schedule!r}; expected one of {', '.join(map(repr, SCHEDULES))}.")
