@@ -15,7 +15,7 @@ from ..ops.checks import as_tensors, check_all, check_expansion, common_shape
 from ..ops.linalg import sym
 from ..ops.numerics import norm
 from ..ops.quadratic_form import expected_log_ratio, expected_projector, log_singular_values
-from ..ops.radial import log_area
+from ..ops.spherical import log_sphere_area
 from ._repr import ReprMixin
 from .bingham import check_symmetric
 
@@ -144,7 +144,7 @@ class AngularCentralGaussian(ReprMixin, TorchDistribution):
         w = solve_lower(tril / size[..., None, None], x)
         half_log_det = (tril.diagonal(dim1=-2, dim2=-1) / size.unsqueeze(-1)).log().sum(-1)
         # |x| is 1 up to rounding; with it the formula has degree 0 and does not feel that rounding
-        out = -log_area(d) - half_log_det - d * (norm(w) / norm(x)).log()
+        out = -log_sphere_area(d - 1) - half_log_det - d * (norm(w) / norm(x)).log()
         return out.to(value.dtype).expand(batch)
 
     def _out(self, x: Tensor, rank: int) -> Tensor:
@@ -184,4 +184,4 @@ class AngularCentralGaussian(ReprMixin, TorchDistribution):
     def entropy(self) -> Tensor:
         r""":math:`\log|S^{d-1}| - \tfrac d2\mathrm E\log(w^\top\Sigma w/w^\top w)`, w standard normal,
         :math:`|\Sigma|=1`."""
-        return self._out(log_area(self.event_shape[0]) - self._divergence(None), 0)
+        return self._out(log_sphere_area(self.event_shape[0] - 1) - self._divergence(None), 0)

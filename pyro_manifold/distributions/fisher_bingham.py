@@ -14,7 +14,7 @@ from ..constraints import on
 from ..ops.batched import apply_matrix, compact_batch
 from ..ops.checks import check_expansion, common_shape
 from ..ops.numerics import norm
-from ..ops.radial import log_area
+from ..ops.spherical import log_sphere_area
 from ._repr import ReprMixin
 
 __all__ = ["FisherBingham"]
@@ -152,7 +152,7 @@ class FisherBingham(ReprMixin, TorchDistribution):
 
     def entropy(self) -> Tensor:
         r""":math:`S + \mathrm E[y^\top Dy]`, differentiable in the parameters."""
-        return self._out(log_area(self.event_shape[0]) - self._uniform_divergence(), 0)
+        return self._out(log_sphere_area(self.event_shape[0] - 1) - self._uniform_divergence(), 0)
 
     def _divergence_from_uniform(self) -> Tensor:
         return self._out(self._uniform_divergence(), 0)

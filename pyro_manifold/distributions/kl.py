@@ -14,8 +14,8 @@ from torch.distributions import kl_divergence, register_kl
 from ..geometry import geometry
 from ..ops.batched import apply_matrix
 from ..ops.precision import full_precision
-from ..ops.radial import log_area
 from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
+from ..ops.spherical import log_sphere_area
 from ._exp_map_distribution import ExpMapDistribution
 from .angular_central_gaussian import AngularCentralGaussian
 from .fisher_bingham import FisherBingham
@@ -164,7 +164,7 @@ def _kl_quadratic_vmf(p: FisherBingham, q: VonMisesFisher) -> Tensor:
     apart = (axes[..., 0] - _unit(q)).square().sum(-1) / 2
     fall = apart - (1 - apart) * mean[..., 0] if p._offset else torch.ones_like(apart)
     own = (form * second).sum((-1, -2))
-    out = log_bessel(k, q._order, scaled=True) + log_area(q.event_shape[0]) - log + k * fall - own
+    out = log_bessel(k, q._order, scaled=True) + log_sphere_area(q.event_shape[0] - 1) - log + k * fall - own
     return out.to(p._dtype).expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 
 
@@ -181,7 +181,7 @@ def _kl_vmf_quadratic(p: VonMisesFisher, q: FisherBingham) -> Tensor:
     second = across * (eye - outer) + (slope + fall.square())[..., None, None] * outer
     apart = _between_modes(q, axes, mu, 1.0)
     other = _mean_exponent(form, axes.mT, -fall.unsqueeze(-1) * mu, second, apart)
-    log = log_bessel(k, p._order, scaled=True) + log_area(p.event_shape[0])
+    log = log_bessel(k, p._order, scaled=True) + log_sphere_area(p.event_shape[0] - 1)
     out = q._normalizer(form) - log + other - k * fall
     return out.to(q._dtype).expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))
 

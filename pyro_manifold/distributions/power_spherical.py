@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..ops.axial_marginal import POWER
 from ..ops.axis import squared_chord
-from ..ops.radial import log_area
 from ..ops.special import log_gamma_ratio, power_divergence
+from ..ops.spherical import log_sphere_area
 from .rotationally_symmetric import RotationallySymmetric
 
 __all__ = ["PowerSpherical"]
@@ -71,4 +71,4 @@ class PowerSpherical(RotationallySymmetric):
 
     def entropy(self) -> Tensor:
         r""":math:`\log Z - \kappa[\log 2 + \psi(\kappa+\beta) - \psi(\kappa+2\beta)]`."""
-        return log_area(self.event_shape[0]) - self._divergence_from_uniform()
+        return log_sphere_area(self.event_shape[0] - 1) - self._divergence_from_uniform()

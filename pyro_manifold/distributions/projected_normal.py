@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import geoopt
-import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
@@ -17,6 +16,7 @@ from ..ops.arguments import checked
 from ..ops.checks import as_tensors, check_all
 from ..ops.numerics import norm
 from ..ops.parabolic_cylinder import log_radial_integral
+from ..ops.quadrature import legendre
 from ._repr import ReprMixin
 
 __all__ = ["ProjectedNormal"]
@@ -134,12 +134,12 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
         """
         n, mu = self.event_shape[0], self.concentration.double()
         k = norm(mu)
-        nodes, weights = (torch.from_numpy(t).to(mu.device) for t in np.polynomial.legendre.leggauss(64))
+        nodes, weights = (t.squeeze(-1) for t in legendre(64, mu.device))
         width = 9 / torch.hypot(
             k, torch.full_like(k, math.sqrt(n))
         )  # beyond it nothing is left of the integrand
-        half = width.clamp_max(math.pi / 2).unsqueeze(-1) / 2
-        phi = half * (nodes + 1)
+        width = width.clamp_max(math.pi / 2).unsqueeze(-1)
+        phi = width * nodes
         log_f = n * phi.cos().log() - (k.unsqueeze(-1) * phi.sin()).square() / 2
-        factor = math.sqrt(2 / math.pi) * (weights * half * log_f.exp()).sum(-1)
+        factor = math.sqrt(2 / math.pi) * (weights * width * log_f.exp()).sum(-1)
         return (factor.unsqueeze(-1) * mu).to(self.concentration.dtype)

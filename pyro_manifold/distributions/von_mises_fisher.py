@@ -5,8 +5,8 @@ from torch import Tensor
 
 from ..ops.axial_marginal import EXPONENTIAL
 from ..ops.axis import squared_chord
-from ..ops.radial import log_area
 from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
+from ..ops.spherical import log_sphere_area
 from .rotationally_symmetric import RotationallySymmetric
 
 __all__ = ["VonMisesFisher"]
@@ -53,7 +53,9 @@ class VonMisesFisher(RotationallySymmetric):
 
     @staticmethod
     def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:
-        return -(k / 2) * squared_chord(x, mu) - (log_bessel(k, n / 2 - 1, scaled=True) + log_area(n))
+        return -(k / 2) * squared_chord(x, mu) - (
+            log_bessel(k, n / 2 - 1, scaled=True) + log_sphere_area(n - 1)
+        )
 
     @property
     def _order(self) -> float:
@@ -70,4 +72,4 @@ class VonMisesFisher(RotationallySymmetric):
 
     def entropy(self) -> Tensor:
         r""":math:`\log|S^{n-1}| + G_v(\kappa) - \kappa A_v(\kappa)`."""
-        return log_area(self.event_shape[0]) - self._divergence_from_uniform()
+        return log_sphere_area(self.event_shape[0] - 1) - self._divergence_from_uniform()

@@ -24,7 +24,6 @@ from ..ops.orthogonal import (
     haar,
     hat,
     log_det_dexp,
-    log_sphere_area,
     polar,
     rotation_exp,
     rotation_exp3,
@@ -33,6 +32,7 @@ from ..ops.orthogonal import (
     size_of,
     vee,
 )
+from ..ops.spherical import log_sphere_area
 from .base import Geometry, moments_of_unit_columns
 from .manifold import GeometricManifold
 from .noise import NoiseMap, ProjectionNoise

@@ -38,15 +38,11 @@ from ..ops.linalg import (
     vec_to_sym,
 )
 from ..ops.numerics import norm, scalar
+from ..ops.quadrature import unexpand
 from .base import Geometry
 from .registry import register_geometry
 
 __all__ = ["SPDGeometry"]
-
-
-def _compact(p: Tensor) -> Tensor:
-    """The batch without the copies that ``expand`` made: each matrix is decomposed once."""
-    return p[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in p.stride()[:-2])]
 
 
 def _congruence(a: Tensor, x: Tensor) -> Tensor:
@@ -55,7 +51,7 @@ def _congruence(a: Tensor, x: Tensor) -> Tensor:
 
 def _cholesky(p: Tensor) -> tuple[Tensor, Tensor]:
     """L and its inverse."""
-    factor = torch.linalg.cholesky(sym(_compact(p)))
+    factor = torch.linalg.cholesky(sym(unexpand(p, 2)))
     eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
     return factor, torch.linalg.solve_triangular(factor, eye, upper=False)
 
@@ -172,37 +168,37 @@ class SPDGeometry(Geometry):
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         w = vec_to_sym(v, p.shape[-1])
         if self.is_flat:
-            return sym_derivative(sym_function(_compact(p), LOG), w, EXP)
-        return _congruence(sym_function(_compact(p), SQRT), w)
+            return sym_derivative(sym_function(unexpand(p, 2), LOG), w, EXP)
+        return _congruence(sym_function(unexpand(p, 2), SQRT), w)
 
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         if self.is_flat:
             return sym_to_vec(sym_derivative(p, u, LOG))
-        return sym_to_vec(_congruence(sym_function(_compact(p), INV_SQRT), u))
+        return sym_to_vec(_congruence(sym_function(unexpand(p, 2), INV_SQRT), u))
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         if self.is_flat:
-            return sym_function(sym_function(_compact(p), LOG) + sym_derivative(p, u, LOG), EXP)
+            return sym_function(sym_function(unexpand(p, 2), LOG) + sym_derivative(p, u, LOG), EXP)
         factor, inverse = _cholesky(p)
         return _congruence(factor, sym_function(_congruence(inverse, u), EXP))
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
-        w, p = vec_to_sym(v, p.shape[-1]), _compact(p)
+        w, p = vec_to_sym(v, p.shape[-1]), unexpand(p, 2)
         if self.is_flat:
             return sym_function(sym_function(p, LOG) + w, EXP)
         return _congruence(sym_function(p, SQRT), sym_function(w, EXP))
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
         if self.is_flat:
-            a = sym_function(_compact(p), LOG)
+            a = sym_function(unexpand(p, 2), LOG)
             return sym_derivative(a, sym_function(q, LOG) - a, EXP)
         factor, inverse = _cholesky(p)
         return _congruence(factor, _log_quotient(inverse, p, q))
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
         if self.is_flat:
-            return sym_to_vec(sym_function(q, LOG) - sym_function(_compact(p), LOG))
-        return sym_to_vec(_log_quotient(sym_function(_compact(p), INV_SQRT), p, q))
+            return sym_to_vec(sym_function(q, LOG) - sym_function(unexpand(p, 2), LOG))
+        return sym_to_vec(_log_quotient(sym_function(unexpand(p, 2), INV_SQRT), p, q))
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
         if self.is_flat:

@@ -32,7 +32,8 @@ from torch import Tensor
 
 from ..ops.autograd import BatchFunction
 from ..ops.numerics import norm
-from ..ops.orthogonal import haar, hat, log_sphere_area, polar, vee
+from ..ops.orthogonal import haar, hat, polar, vee
+from ..ops.spherical import log_sphere_area
 from .base import Geometry, moments_of_unit_columns
 from .noise import NoiseMap, ProjectionNoise
 from .registry import register_geometry

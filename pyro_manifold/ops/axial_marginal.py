@@ -22,14 +22,16 @@ First order only: a second derivative raises. The point at a height: :mod:`pyro_
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .autograd import Function, last_order_gradient
+from .chunks import slices
 from .quadrature import legendre, unexpand
+from .rejection import redraw
 from .special import digamma_difference, ratio_complement
 
 __all__ = [
@@ -41,7 +43,6 @@ __all__ = [
     "sample_one_minus_cosine",
 ]
 
-_CHUNK = 1 << 16  # elements of a temporary: larger ones cost more in page faults than in arithmetic
 _MAX_ROUNDS = 200  # of rejection; at acceptance 0.6 the chance to need them all is 1e-79 per draw
 # Gauss-Legendre nodes of the tail integral, whose window ends where the log-density has fallen by this much
 # at least
@@ -143,11 +144,6 @@ def mean_log_power(k: Tensor, n: int) -> Tensor:
     return -digamma_difference(k + b, b)
 
 
-def _slices(n: int, width: int) -> Iterator[slice]:
-    step = max(1, _CHUNK // width)
-    return (slice(i, i + step) for i in range(0, n, step))
-
-
 def _propose(k: Tensor, n: int, profile: AxialProfile) -> tuple[Tensor, Tensor]:
     """One height per lane, and whether it is accepted."""
     # 1 + y of a uniform point's first coordinate y with all its digits: near the antipode s is (1 - y) over
@@ -175,23 +171,20 @@ def _draw(k: Tensor, n: int, profile: AxialProfile) -> Tensor:
     """Heights for a flat tensor of concentrations."""
     s = torch.empty_like(k)
     todo = []
-    for part in _slices(len(k), 4):
+    for part in slices(len(k), 4):
         if n == 3:
             s[part] = profile.invert(torch.rand_like(k[part]), k[part])
             continue
         s[part], ok = _propose(k[part], n, profile)
         todo.append((~ok).nonzero().squeeze(-1) + part.start)
     left = torch.cat(todo) if todo else k.new_empty(0, dtype=torch.long)
-    for _ in range(_MAX_ROUNDS):
-        if left.numel() == 0:
-            return s
-        fresh, ok = _propose(k[left], n, profile)
-        s[left] = fresh
-        left = left[~ok]
-    raise RuntimeError(
-        f"height sampler: {left.numel()} of {k.numel()} draws not accepted in {_MAX_ROUNDS} rounds on "
-        f"S^{n - 1}; expected finite concentrations >= 0. Check concentration for NaN."
-    )
+
+    def propose(lanes: Tensor) -> tuple[Tensor, Tensor]:
+        fresh, ok = _propose(k[lanes], n, profile)
+        return fresh.unsqueeze(0), ok.unsqueeze(0)
+
+    hint = f"expected finite concentrations >= 0 on S^{n - 1}. Check concentration for NaN."
+    return redraw(s, left, propose, _MAX_ROUNDS, hint)
 
 
 class _OneMinusCosine(Function):
@@ -241,13 +234,13 @@ def one_minus_cosine_gradient(s: Tensor, k: Tensor, n: int, profile: AxialProfil
     small = unexpand(k).double()
     if n == 3:
         ss, kk = s.reshape(-1), small.expand(s.shape).reshape(-1)
-        for part in _slices(len(out), 1):
+        for part in slices(len(out), 1):
             out[part] = profile.invert_gradient(ss[part].double(), kk[part])
         return out.reshape(s.shape)
     flat = [t.expand(s.shape).reshape(-1) for t in (s, small, profile.mean_score(small, n))]
     nodes, drop = _RULE.get(s.dtype, _RULE_SINGLE)
     x, weight = legendre(nodes, s.device)
-    for part in _slices(len(out), nodes):
+    for part in slices(len(out), nodes):
         ss, kk, mean = (t[part].double() for t in flat)
         out[part] = _tail(ss, kk, mean, n, profile, x, weight, drop)
     return out.reshape(s.shape)

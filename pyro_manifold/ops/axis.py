@@ -10,7 +10,6 @@ et al., *Building an orthonormal basis, revisited*, Journal of Computer Graphics
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,16 +17,10 @@ from torch import Tensor
 
 from .autograd import BatchFunction, Function, last_order_gradient, minus
 from .checks import common_shape
+from .chunks import slices
 from .components import squared_norm
 
 __all__ = ["tangent_normal_point", "squared_chord"]
-
-_CHUNK = 1 << 16  # elements of a temporary: larger ones cost more in page faults than in arithmetic
-
-
-def _slices(rows: int, n: int) -> Iterator[slice]:
-    step = max(1, _CHUNK // n)
-    return (slice(i, i + step) for i in range(0, rows, step))
 
 
 def _rows(t: Tensor, shape: torch.Size) -> tuple[Tensor, bool]:
@@ -47,7 +40,7 @@ class _SquaredChord(BatchFunction):
         (a, one), (b, other) = _rows(x, shape), _rows(y, shape)
         ones = torch.ones(shape[-1], dtype=x.dtype, device=x.device)
         out = torch.empty(math.prod(shape[:-1]), dtype=x.dtype, device=x.device)
-        for part in _slices(len(out), shape[-1]):
+        for part in slices(len(out), shape[-1]):
             d = (a if one else a[part]) - (b if other else b[part])
             out[part] = d.square_() @ ones
         return out.view(shape[:-1])
@@ -72,7 +65,7 @@ class _SquaredChord(BatchFunction):
             shape = common_shape(x.shape, y.shape)
             (a, one), (b, other) = _rows(x, shape), _rows(y, shape)
             g, height = x.new_empty(math.prod(shape[:-1]), shape[-1]), grad.reshape(-1, 1)
-            for part in _slices(len(g), shape[-1]):
+            for part in slices(len(g), shape[-1]):
                 torch.sub(b if other else b[part], a if one else a[part], out=g[part]).mul_(2 * height[part])
             g = g.view(shape)
         return g.neg().sum_to_size(x.shape) if to_x else None, g.sum_to_size(y.shape) if to_y else None
@@ -108,7 +101,7 @@ class _TangentNormalPoint(Function):
         axis, shared = _rows(mu, x.shape)
         ones = torch.ones(n, 1, dtype=mu.dtype, device=mu.device)
         rows, heights = x.view(-1, n), s.detach().reshape(-1, 1)
-        for part in _slices(len(rows), n):
+        for part in slices(len(rows), n):
             p, h = axis if shared else axis[part], heights[part]
             sin = (2 - h).mul_(h).sqrt_()
             if n == 2:  # exactly: the projection of a vector almost along mu would not be orthogonal to it
@@ -139,7 +132,7 @@ class _TangentNormalPoint(Function):
         ones = torch.ones(n, 1, dtype=mu.dtype, device=mu.device)
         g_s, rows, heights = torch.empty_like(s).view(-1, 1), x.view(-1, n), s.reshape(-1, 1)
         g_mu = torch.empty_like(rows) if with_mu else None
-        for part in _slices(len(rows), n):
+        for part in slices(len(rows), n):
             p, q, h, y = (
                 axis if shared else axis[part],
                 grads if constant else grads[part],

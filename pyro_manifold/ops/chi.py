@@ -3,9 +3,9 @@ r"""Expectations of functions of the length of a standard normal vector."""
 import math
 from collections.abc import Callable
 
-import numpy as np
-import torch
 from torch import Tensor
+
+from .quadrature import legendre
 
 __all__ = ["chi_expectation"]
 
@@ -23,15 +23,14 @@ def chi_expectation(f: Callable[[Tensor], Tensor], dim: int, scale: Tensor, grow
     :param scale: :math:`\sigma`, any shape; the result has this shape and is differentiable in it.
     :param growth: f may grow like ``exp(growth * r)``; the window, mode plus or minus 9, is widened for it.
     """
-    x, w = np.polynomial.legendre.leggauss(_NODES)
+    x, w = legendre(_NODES, scale.device)
     mode = math.sqrt(max(dim - 1, 0))
     shift = growth * float(scale.detach().max()) if growth and scale.numel() else 0.0
     low, high = max(0.0, mode - 9), mode + 9 + shift
-    z = (high - low) / 2 * (x + 1) + low
-    log_weight = np.log(w * (high - low) / 2) + (dim - 1) * np.log(z) - z**2 / 2 + (1 - dim / 2) * math.log(2)
+    z = (high - low) * x + low
+    log_weight = ((high - low) * w).log() + (dim - 1) * z.log() - z.square() / 2
+    log_constant = (1 - dim / 2) * math.log(2) - math.lgamma(dim / 2)
     shape = (-1,) + (1,) * scale.dim()
-    nodes, weights = (
-        torch.as_tensor(a, dtype=scale.dtype, device=scale.device).reshape(shape)
-        for a in (z, np.exp(log_weight - math.lgamma(dim / 2)))
-    )
+    nodes = z.to(scale.dtype).reshape(shape)
+    weights = (log_weight + log_constant).exp().to(scale.dtype).reshape(shape)
     return (weights * f(scale * nodes)).sum(0)

@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, differentiated, last_order_gradient
+from .chunks import by_chunks
 from .quadrature import legendre
 from .tracing import is_concrete, maybe_any
 
@@ -167,13 +168,8 @@ def _mean(weights: Tensor, f: Tensor) -> Tensor:
     return (weights * f).sum(-1).real.mT
 
 
-def _chunked(f: Callable[..., tuple[Tensor, ...]], rows: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """``f`` on slices of the rows of all arguments."""
-    size = max(1, _CHUNK // (_NODES * rows.shape[-1]))
-    if len(rows) <= size:
-        return f(rows, *others)
-    parts = [f(rows[i : i + size], *(x[i : i + size] for x in others)) for i in range(0, len(rows), size)]
-    return tuple(torch.cat(p) for p in zip(*parts, strict=True))
+def _chunked(f: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[Tensor, ...]:
+    return by_chunks(f, _NODES * rows[0].shape[-1], _CHUNK, *rows)
 
 
 def _by_rows(f: Callable[..., tuple[Tensor, ...]], c: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

@@ -22,11 +22,11 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, last_order_gradient, plus
+from .quadrature import legendre
 
 __all__ = [
     "EXP",
@@ -108,10 +108,7 @@ INV_SQRT = Spectral(
     torch.rsqrt, lambda x: -0.5 * x**-1.5, lambda x: 0.75 * x**-2.5, torch.abs, _inv_sqrt_quotient
 )
 
-_NODES = tuple(
-    ((x + 1) / 2, w / 2)
-    for x, w in zip(*(y.tolist() for y in np.polynomial.legendre.leggauss(6)), strict=True)
-)
+_NODES = tuple(zip(*(t.flatten().tolist() for t in legendre(6, torch.device("cpu"))), strict=True))
 _MANY = {2: 300, 3: 2000}  # from this batch size elementwise rotations beat a loop over LAPACK (measured)
 # gaps below this many scales are integrated: 6 nodes are then good to 1e-15, and division loses one digit
 _NEAR = 0.25

@@ -34,6 +34,7 @@ __all__ = [
     "cos_sqrt",
     "cut_short",
     "fewer_turns",
+    "horner",
     "log_sinc_length",
     "log_sinc_sqrt",
     "log_sinhc",
@@ -145,7 +146,10 @@ def safe_sqrt(s: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, s).sqrt())
 
 
-def _horner(coefficients: Sequence[float], s: Tensor) -> Tensor:
+def horner(coefficients: Sequence[float], s: Tensor) -> Tensor:
+    """The polynomial with these coefficients, lowest first."""
+    if len(coefficients) == 1:
+        return torch.full_like(s, coefficients[0])
     out = coefficients[-1] * s + coefficients[-2]
     for c in reversed(coefficients[:-2]):
         out = out * s + c
@@ -212,7 +216,7 @@ _NEAR = {  # made once: torch.compile warns of cached functions
 
 
 def _near(kind: str, s: Tensor) -> Tensor:
-    return _horner(_NEAR[kind, s.dtype], s)
+    return horner(_NEAR[kind, s.dtype], s)
 
 
 def _near_or(kind: str, s: Tensor, far: Tensor) -> Tensor:

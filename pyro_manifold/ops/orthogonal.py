@@ -19,7 +19,7 @@ from .autograd import BatchFunction, differentiated, last_order_gradient
 from .numerics import arctanc_sqrt, log_sinc_length, norm, sinc_sqrt
 from .tracing import is_concrete
 
-__all__ = ["haar", "hat", "log_det_dexp", "log_sphere_area", "polar", "quaternion"]
+__all__ = ["haar", "hat", "log_det_dexp", "polar", "quaternion"]
 __all__ += ["rotation_exp", "rotation_exp3", "rotation_log", "rotation_log3", "size_of", "vee"]
 
 
@@ -373,8 +373,3 @@ def haar(shape: torch.Size, *, dtype: torch.dtype | None = None, device: Any = N
     of R positive."""
     q, r = torch.linalg.qr(torch.randn(shape, dtype=dtype, device=device))
     return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
-
-
-def log_sphere_area(d: int) -> float:
-    r"""Log of the area :math:`2\pi^{(d+1)/2}/\Gamma((d+1)/2)` of the unit sphere :math:`S^d`."""
-    return math.log(2) + (d + 1) / 2 * math.log(math.pi) - math.lgamma((d + 1) / 2)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .autograd import BatchFunction, last_order_gradient
 from .components import extremes
+from .numerics import horner
 from .tracing import constant_result, is_concrete
 
 __all__ = ["log_radial_integral"]
@@ -69,13 +70,6 @@ def _coefficients() -> tuple[list[list[float]], list[list[float]]]:
     return _series()
 
 
-def _horner(coefficients: list[float], p: Tensor) -> Tensor:
-    out = torch.full_like(p, coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        out = out * p + c
-    return out
-
-
 def _asymptotic(a: Tensor, k: int) -> tuple[Tensor, Tensor]:
     r""":math:`\log M_k - \max(a,0)^2/2` and :math:`M_{k+1}/M_k - \max(a,0)`, for large k."""
     ys, ws = _coefficients()
@@ -90,10 +84,10 @@ def _asymptotic(a: Tensor, k: int) -> tuple[Tensor, Tensor]:
         + torch.log(4 * mu / (s * s)) / 4
     )
     for j, w in enumerate(ws, 2):
-        log_m = log_m + _horner(w, p) * ((4 * mu) ** (1 - j) / 2)
+        log_m = log_m + horner(w, p) * ((4 * mu) ** (1 - j) / 2)
     correction = torch.zeros_like(a)
     for y in reversed(ys[1:]):
-        correction = (correction + _horner(y, p)) / (s * s)
+        correction = (correction + horner(y, p)) / (s * s)
     return log_m, 2 * mu / (s + a.abs()) + s * correction / 2
 
 

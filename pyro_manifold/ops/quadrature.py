@@ -16,6 +16,8 @@ def legendre(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy((x + 1) / 2)[:, None].to(device), torch.from_numpy(w / 2)[:, None].to(device)
 
 
-def unexpand(t: Tensor) -> Tensor:
-    """The tensor without the copies that ``expand`` made: equal parameters are integrated once."""
-    return t[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in t.stride())]
+def unexpand(t: Tensor, event_dim: int = 0) -> Tensor:
+    """The tensor without the copies that ``expand`` made of its batch: equal parameters are integrated (equal
+    matrices decomposed) once."""
+    strides = t.stride()[: t.dim() - event_dim]
+    return t[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)]

@@ -25,18 +25,20 @@ differentiated twice, moments once.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, differentiated, last_order_gradient, plus
+from .chunks import slices
 from .numerics import cos_sqrt, sinc_sqrt
 from .quadrature import legendre, unexpand
+from .spherical import log_sphere_area
 from .tracing import operator
 
-__all__ = ["log_area", "log_normalizer", "radius_moment"]
+__all__ = ["log_normalizer", "radius_moment"]
 
 # Gauss-Legendre nodes and half-width of the window (in w), and nodes and fall of log f for one-sided tails,
 # by dtype of
@@ -45,9 +47,6 @@ _RULE = {torch.float64: (48, 8.8, 16, 25.0)}
 _RULE_SINGLE = (32, 6.5, 12, 22.0)
 # below this s the space is flat to rounding (relative deviation d^2 s^2): s is floored, K = 0 is regular
 _FLAT = 1e-9
-_CHUNK = (
-    1 << 16
-)  # elements of a node x batch temporary; larger ones cost more in page faults than in arithmetic
 # below this sigma^2 |K| nothing of f is left near the antipode of a sphere (14 standard deviations away)
 _NEARLY_FLAT = 0.05
 _COT = [1 / 3, 1 / 45, 2 / 945, 1 / 4725, 2 / 93555, 1382 / 638512875, 4 / 18243225, 3617 / 162820783125]
@@ -179,11 +178,6 @@ def rule(dtype: torch.dtype) -> tuple[int, float, int, float]:
     return _RULE.get(dtype, _RULE_SINGLE)
 
 
-def chunks(n: int, nodes: int) -> Iterator[slice]:
-    step = max(1, _CHUNK // nodes)
-    return (slice(i, i + step) for i in range(0, max(n, 1), step))  # of no elements one empty slice
-
-
 def quadrature(distribution: RadialDensity, nodes: int, window: float) -> tuple[Tensor, Tensor, Tensor]:
     """Nodes y and probabilities p, both (nodes, lanes), and log of the integral of f over r."""
     x, w = legendre(nodes, distribution.unit.device)
@@ -196,11 +190,6 @@ def quadrature(distribution: RadialDensity, nodes: int, window: float) -> tuple[
     total = p.sum(0)
     log_z = distribution.log_peak() + (total * (high - low) * distribution.unit).log()
     return delta.add_(distribution.mode), p.div_(total), log_z
-
-
-def log_area(dim: int) -> float:
-    r"""Log area of the unit sphere :math:`S^{d-1}` in :math:`\mathbb R^d`."""
-    return math.log(2) + dim / 2 * math.log(math.pi) - math.lgamma(dim / 2)
 
 
 @operator(
@@ -220,7 +209,7 @@ def _moments_op(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curv
     distribution = radial_density(sigma, k, dim)
     nodes, window, _, _ = rule(scale.dtype)
     out: list[list[Tensor]] = []
-    for part in chunks(len(sigma), nodes):
+    for part in slices(len(sigma), nodes):
         lanes = distribution.map(lambda t: t[part])  # noqa: B023
         y, p, log_z = quadrature(lanes, nodes, window)
         r2 = (y * lanes.unit).square()
@@ -258,7 +247,7 @@ def _hessian_op(scale: Tensor, curvature: Tensor, dim: int) -> list[Tensor]:
     distribution = radial_density(sigma, k, dim)
     nodes, window, _, _ = rule(scale.dtype)
     out: list[list[Tensor]] = []
-    for part in chunks(len(sigma), nodes):
+    for part in slices(len(sigma), nodes):
         lanes, s = distribution.map(lambda t: t[part]), sigma[part]  # noqa: B023
         y, p, _ = quadrature(lanes, nodes, window)
         r2 = (y * lanes.unit).square()
@@ -370,7 +359,7 @@ def _moments(scale: Tensor, curvature: Tensor, dim: int, statistic: str) -> tupl
     log_z, mean = _Moments.apply(unexpand(scale), curvature, int(dim), statistic, differentiated(curvature))[
         :2
     ]
-    return (log_z + log_area(dim)).expand(scale.shape), mean.expand(scale.shape)
+    return (log_z + log_sphere_area(dim - 1)).expand(scale.shape), mean.expand(scale.shape)
 
 
 def log_normalizer(scale: Tensor, curvature: Tensor, dim: int) -> Tensor:

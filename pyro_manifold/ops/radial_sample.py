@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .autograd import Function, last_order_gradient
+from .chunks import slices
 from .quadrature import legendre, unexpand
-from .radial import RadialDensity, chunks, quadrature, radial_density, rule
+from .radial import RadialDensity, quadrature, radial_density, rule
 from .tracing import not_compiled
 
 __all__ = ["radius_gradients", "sample_radius"]
@@ -155,7 +156,7 @@ def radius_gradients(
         2, small.numel(), dtype=torch.float64, device=r.device
     )  # E y^2 and E of the curvature score
     nodes, window, tail_nodes, drop = rule(scale.dtype)
-    for part in chunks(small.numel(), nodes):
+    for part in slices(small.numel(), nodes):
         lanes = distribution.map(lambda t: t.reshape(-1)[part])  # noqa: B023
         y, p, _ = quadrature(lanes, nodes, window)
         means[0, part] = (p * y.square()).sum(0)
@@ -170,7 +171,7 @@ def radius_gradients(
     y = r.double().reshape(-1) / distribution.unit
     out = torch.zeros(2, y.numel(), dtype=torch.float64, device=r.device)
     x, w = legendre(tail_nodes, y.device)
-    for part in chunks(y.numel(), tail_nodes):
+    for part in slices(y.numel(), tail_nodes):
         lanes, yc, m2 = distribution.map(lambda t: t[part]), y[part], mean_y2[part]  # noqa: B023
         right = (yc * yc > m2) & (dim > 1)
         reach = lanes.reach(yc, right, drop)

@@ -41,6 +41,8 @@ from torch import Tensor
 
 from .linalg import sym_eigenvalues, sym_to_vec, vec_to_sym
 from .numerics import log_sinhc
+from .quadrature import unexpand
+from .rejection import redraw
 from .spd_eigenvalue_hmc import gap_coordinates, sample
 
 __all__ = ["acceptance", "log_normalizer", "normalizer_table", "sample_tangent"]
@@ -268,19 +270,15 @@ def _propose_eigenvalues(e: _Envelopes, n: int) -> tuple[Tensor, Tensor]:
 def _reject(propose: Callable[[_Envelopes, int], tuple[Tensor, Tensor]], e: _Envelopes, n: int) -> Tensor:
     """One accepted proposal for each lane; many at once for the last lanes, in a bounded number of rounds."""
     least = float(e.rate.min())
-    out, todo = None, torch.arange(len(e.sigma), device=e.sigma.device)
-    for _ in range(100 + int(40 / least)):
-        copies = max(1, min(int(0.5 / least), _CHUNK // (len(todo) * n * n)))
-        y, ok = propose(_Envelopes(*(t[todo].expand((copies,) + t[todo].shape) for t in e)), n)
-        hit, which = ok.max(0)  # any accepted one will do
-        out = y.new_empty((len(e.sigma),) + y.shape[2:]) if out is None else out
-        out[todo[hit]] = y[which[hit], hit.nonzero().squeeze(-1)]
-        todo = todo[~hit]
-        if len(todo) == 0:
-            return out
-    raise RuntimeError(
-        f"sampler of the normal on SPD({n}): {len(todo)} draws not accepted in a bounded number of rounds."
-    )
+
+    def tries(lanes: Tensor) -> tuple[Tensor, Tensor]:
+        copies = max(1, min(int(0.5 / least), _CHUNK // (len(lanes) * n * n)))
+        return propose(_Envelopes(*(t[lanes].expand((copies,) + t[lanes].shape) for t in e)), n)
+
+    event = (n * (n + 1) // 2,) if propose is _propose_matrix else (n,)
+    out = e.sigma.new_empty((len(e.sigma), *event))
+    hint = f"check the scales of this normal on SPD({n}) for NaN."
+    return redraw(out, torch.arange(len(out), device=out.device), tries, 100 + int(40 / least), hint)
 
 
 def _chain(e: _Envelopes, index: Tensor, n: int) -> Tensor:
@@ -303,7 +301,7 @@ def sample_tangent(scale: Tensor, n: int, shape: Sequence[int]) -> Tensor:
     torch.Size([4, 6])
     """
     shape = torch.Size(shape)
-    small = scale[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in scale.stride())]
+    small = unexpand(scale)
     if n == 1:
         return scale[..., None] * torch.randn(shape + (1,), dtype=scale.dtype, device=scale.device)
     e = _envelopes(small.double(), n)

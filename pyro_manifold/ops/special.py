@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, last_order_gradient, minus, plus
+from .chunks import slices
 from .quadrature import legendre
 from .tracing import constant_result, is_concrete
 
@@ -200,10 +201,10 @@ def _columns(
     """Some fields of :class:`_Bessel` for any shape and dtype, chunk by chunk."""
     flat = k.detach().reshape(-1)
     out = tuple(torch.empty_like(flat) for _ in fields)
-    for i in range(0, len(flat), _CHUNK):
-        part = _anywhere(flat[i : i + _CHUNK].double(), order, k.dtype != torch.float64, value, slope)
+    for part in slices(len(flat), 1, _CHUNK):
+        found = _anywhere(flat[part].double(), order, k.dtype != torch.float64, value, slope)
         for column, name in zip(out, fields, strict=True):
-            column[i : i + _CHUNK] = getattr(part, name)
+            column[part] = getattr(found, name)
     return tuple(column.view(k.shape) for column in out)
 
 

@@ -26,9 +26,14 @@ from .components import (
 from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, safe_sqrt, sinc_slope
 from .tracing import maybe_any
 
-__all__ = ["from_tangent", "sphere_exp", "sphere_log", "to_tangent"]
+__all__ = ["from_tangent", "log_sphere_area", "sphere_exp", "sphere_log", "to_tangent"]
 
 _TURN = 0.75  # sin^2 of half the angle where angles begin to be measured from -p: 120 degrees
+
+
+def log_sphere_area(d: int) -> float:
+    r"""Log of the area :math:`2\pi^{(d+1)/2}/\Gamma((d+1)/2)` of the unit sphere :math:`S^d`."""
+    return math.log(2) + (d + 1) / 2 * math.log(math.pi) - math.lgamma((d + 1) / 2)
 
 
 def _turn(p: Tensor) -> Tensor:
