@@ -81,7 +81,7 @@ def earth(name: str = "volcano", *, folder: str | Path | None = None, distinct: 
     r"""A public catalogue of places on Earth, as unit vectors.
 
     .. math:: x = (\cos\varphi\cos\lambda,\ \cos\varphi\sin\lambda,\ \sin\varphi), \; \varphi\text{ north},\
-    \lambda\text{ east}
+        \lambda\text{ east}
 
     ============ ======================================== ======= ========
     name         what (file)                              rows    distinct

@@ -28,7 +28,7 @@ def lorenz(
     r"""n points of the Lorenz attractor, from many trajectories after a warm-up.
 
     .. math:: \dot x_1 = 10(x_2-x_1), \quad \dot x_2 = x_1(28-x_3)-x_2, \quad \dot x_3 = x_1x_2-\tfrac83x_3,
-    \qquad x(0) = (1,1,1) + 0.1\,e, \; e\sim N(0, I)
+        \qquad x(0) = (1,1,1) + 0.1\,e, \; e\sim N(0, I)
 
     The attractor has dimension about 2.06, so no two-dimensional model can be exact. The M-flow paper
     integrates 100 trajectories to time 1000 by scipy's RK45 (rtol 1e-3) and draws random times; here 1000

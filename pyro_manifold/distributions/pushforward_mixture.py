@@ -38,7 +38,7 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
     r"""Weighted pushforwards of one dimension n, on the union of their images, which may be disjoint.
 
     .. math:: \log p(x) = \log\sum_{k:\, x \in M_k} w_k\, p_U^{(k)}(u_k)\det\!\big(J_k^TJ_k\big)^{-1/2}, \quad
-    u_k = g_k^{-1}(x)
+        u_k = g_k^{-1}(x)
 
     Base measure: the n-dimensional Hausdorff measure of the union. A value belongs to the image :math:`M_k`
     that is nearest, and to others only where they coincide with it to within the rounding of the charts (at

@@ -1,7 +1,7 @@
 r"""Images of injective maps: the manifold that a chart, fixed or learned, spreads in a larger space.
 
 .. math:: M = \{f(z) : z \in \mathbb R^n\} \subset \mathbb R^d, \qquad T_xM = \mathrm{range}\,J_f(z), \quad x
-= f(z)
+    = f(z)
 """
 
 from typing import Any

@@ -8,7 +8,7 @@ the origin (:mod:`pyro_manifold.ops.hyperboloid` has the arrangement that keeps 
 gradients):
 
 .. math:: \exp_x(v) = B_x\big(\mathrm{sinhc}|v|\,v\big), \qquad \log_x(y) =
-\frac{\operatorname{arsinh}|w|}{|w|}w,\ w = B_{-x}y
+    \frac{\operatorname{arsinh}|w|}{|w|}w,\ w = B_{-x}y
 
 .. math:: d(x,y) = 2\operatorname{arsinh}\tfrac L2, \qquad
     L^2 = 2\,\frac{|x-y|^2 + |x\wedge y|^2}{1 + t_xt_y + x\cdot y}

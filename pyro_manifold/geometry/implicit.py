@@ -1,7 +1,7 @@
 r"""Level sets: the manifold of the points where given functions vanish.
 
 .. math:: M = \{x \in \mathbb R^D : c(x) = 0\}, \qquad N_xM = \mathrm{range}\,J_c(x)^\top, \qquad \dim M = D -
-m
+    m
 """
 
 from collections.abc import Callable

@@ -236,7 +236,7 @@ class StiefelGeometry(Geometry):
         r"""exp_p(u), and its derivatives along the tangent vectors ``du``, stacked in front; with
 
         .. math:: \exp\begin{bmatrix} W & dW\\ 0 & W\end{bmatrix} = \begin{bmatrix} e^W & d(e^W)\\ 0 &
-        e^W\end{bmatrix}
+            e^W\end{bmatrix}
         """
         k = p.shape[-1]
         a, s = p.mT @ u, u.mT @ u

@@ -212,7 +212,7 @@ class PoincareVAE(PyroModule):
         r"""Importance-weighted bound on :math:`\log p(x)`, for each row of ``x``.
 
         .. math:: \log \frac1k \sum_{i=1}^k \frac{p(x \mid z_i)\, p(z_i)}{q(z_i \mid x)}, \qquad z_i \sim
-        q(\cdot \mid x)
+            q(\cdot \mid x)
 
         :param x: rows, shape ``(..., data_dim)``; every one is scored.
         :param k: draws per row.

@@ -6,7 +6,7 @@ With respect to surface area the density is :math:`e^{g(s)}/Z`, where
 so that no digit is lost at large concentration). Two profiles:
 
 .. math:: g(s) = -\kappa s \;\text{(von Mises-Fisher)}, \qquad g(s) = \kappa\log(1 - s/2) \;\text{(power
-spherical)}, \qquad
+    spherical)}, \qquad
           f(s) \propto e^{g(s)} [s(2-s)]^{(n-3)/2}
 
 * Proposal: a Möbius image of the height of a uniform point, with the fixed point s0 of greatest density ratio

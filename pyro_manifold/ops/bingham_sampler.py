@@ -6,7 +6,7 @@ is drawn afterwards. Two tangent bounds lead to an angular central Gaussian. :ma
 concave in w, so for any c
 
 .. math:: \log\cosh\kappa x_1 \le \log\cosh\kappa c + \tau(x_1^2 - c^2), \qquad \tau = \frac{\kappa\tanh\kappa
-c}{2c},
+    c}{2c},
 
 a Bingham density with coefficients :math:`\lambda = l - \tau e_1`, shifted to least entry 0; and for it, for
 any b in (0, d],

@@ -17,7 +17,7 @@ def chi_expectation(f: Callable[[Tensor], Tensor], dim: int, scale: Tensor, grow
     quadrature.
 
     .. math:: \mathrm E f(\sigma z) = \frac{2^{1-d/2}}{\Gamma(d/2)} \int_0^\infty f(\sigma z)\, z^{d-1}
-    e^{-z^2/2}\,dz
+        e^{-z^2/2}\,dz
 
     :param f: elementwise on tensors of shape ``(nodes,) + scale.shape``.
     :param scale: :math:`\sigma`, any shape; the result has this shape and is differentiable in it.

@@ -11,7 +11,7 @@ def lon_lat(x: Tensor) -> tuple[Tensor, Tensor]:
     :math:`S^2`, in radians.
 
     .. math:: \lambda = \mathrm{atan2}(x_2, x_1), \qquad \varphi = \mathrm{atan2}\big(x_3, \sqrt{x_1^2 +
-    x_2^2}\big)
+        x_2^2}\big)
 
     :param x: points, shape (..., 3).
     :raises ValueError: for another last axis.

@@ -7,7 +7,7 @@ Their mean is an independent normal and drawn exactly. The gaps are sampled in c
 singularity,
 
 .. math:: \lambda_k-\lambda_{k+1} = w_k\,\mathrm{softplus}(y_k), \qquad w_k = \min(\text{gap of the mode},
-\sigma/2),
+    \sigma/2),
 
 scaled by the Cholesky factor of the curvature at the mode. Every draw is the end of a chain of its own, so
 draws are independent: a fixed number of trajectories (80 of 4 leapfrog steps, step size jittered by 20%) from

@@ -1,7 +1,7 @@
 r"""Checkpoints: plain numbers and tensors in one file, checked before it is believed and never executed.
 
 .. math:: \text{file} = \text{magic} \;\|\; \operatorname{SHA256}(\text{payload}) \;\|\; \text{payload},
-\qquad \text{payload} = \texttt{torch.save}(\{\text{fingerprint}, \text{state}\})
+    \qquad \text{payload} = \texttt{torch.save}(\{\text{fingerprint}, \text{state}\})
 
 The fingerprint says of which model, data and settings the state is; a file with another one is refused.
 """

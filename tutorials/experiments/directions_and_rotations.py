@@ -8,7 +8,7 @@ nothing is cut off. They are *not* magnetic directions, not a random sample (eve
 eruption is there, once), and they lie along rifts: a round distribution is a summary of them, not a truth.
 
 .. math:: x_i \sim \mathrm{vMF}(\mu, \kappa), \quad \mu \sim \mathrm{uniform}(S^2), \quad p(\kappa) \propto
-1/\kappa
+    1/\kappa
 
 Given kappa the posterior of mu is :math:`\mathrm{vMF}(\bar x/|\bar x|, \kappa R)`, R the length of the sum;
 kappa's own is one integral away. For large kappa the 95% cone of this posterior *is* Fisher's:

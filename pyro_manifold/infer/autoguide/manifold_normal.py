@@ -63,7 +63,7 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
     others.
 
     .. math:: q(z) = \prod_{\text{manifold}} q_i(z_i; \mu_i, \sigma_i) \prod_{\text{ordinary}} \mathcal
-    N(t_j(z_j); m_j, s_j)
+        N(t_j(z_j); m_j, s_j)
 
     The centres :math:`\mu_i` are parameters on their manifolds and every :math:`\sigma_i` is a geodesic
     length, so no chart is chosen and nothing is torn at a date line. Ordinary sites are treated as by

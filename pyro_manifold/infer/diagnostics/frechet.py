@@ -62,8 +62,7 @@ def frechet_mean(
         so far apart that no geodesic is found.
 
     [1] Hotz & Huckemann, *Intrinsic means on the circle*, Ann. Inst. Stat. Math. 67 (2015), thm 1 and sec.
-      2.3; [2] Afsari,
-    *Riemannian Lp center of mass*, Proc. AMS 139 (2011), thm 2.1.
+    2.3; [2] Afsari, *Riemannian Lp center of mass*, Proc. AMS 139 (2011), thm 2.1.
 
     >>> import geoopt
     >>> mean, variance = frechet_mean(geoopt.Sphere(), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))

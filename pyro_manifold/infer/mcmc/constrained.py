@@ -12,8 +12,7 @@ balance. So every step is taken backwards too, and one that does not return is r
 or its trajectory ends there.
 
 [1] Andersen 1983. [2] Brubaker, Salzmann & Urtasun 2012; Lelievre, Rousset & Stoltz 2019. [3] Zappa,
-  Holmes-Cerfon & Goodman
-2018; Graham, Thiery & Beskos 2022, alg. 2 (Mici).
+Holmes-Cerfon & Goodman 2018; Graham, Thiery & Beskos 2022, alg. 2 (Mici).
 """
 
 import torch

@@ -7,7 +7,7 @@ batch. Of a sub-tree only the ends of its open blocks are kept, so memory grows 
 [2].
 
 [1] Betancourt, *A conceptual introduction to Hamiltonian Monte Carlo*, 2017, app. A. [2] Phan & Pradhan,
-  *Iterative NUTS*, 2019.
+*Iterative NUTS*, 2019.
 """
 
 from collections.abc import Callable

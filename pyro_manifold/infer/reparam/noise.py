@@ -58,7 +58,7 @@ class Determined(TorchDistribution):
     r"""A site whose value is a function of other sites, which carry its density.
 
     .. math:: \log p(x') = \begin{cases} 0 & x' = x\\ \log p(x') \text{ of the site's own distribution} &
-    \text{else}\end{cases}
+        \text{else}\end{cases}
 
     The second case is that of a value put in place of x from outside, as
     ``poutine.condition(reparametrised_model, {...})`` does: the data then have their density, and the noise

@@ -144,7 +144,7 @@ def sbc(
     r"""Simulation-based calibration of any inference on any model, on this machine or a cluster.
 
     .. math:: \theta^*\sim p,\; y\sim p(\cdot\mid\theta^*),\; r = \#\{l\le L : f(\theta_l, y) < f(\theta^*,
-    y)\} \sim \mathrm{Uniform}\{0,\dots,L\}
+        y)\} \sim \mathrm{Uniform}\{0,\dots,L\}
 
     :param model: Pyro model written without ``obs``; it is conditioned here.
     :param posterior: from the conditioned model to an MCMC kernel, which is run, or to a dict of draws (draws

@@ -9,7 +9,7 @@ is the smallest pointwise two-sided tail, and its null distribution (simulated) 
 simultaneous band [1].
 
 [1] Säilynoja, Bürkner & Vehtari, *Graphical test for discrete uniformity*, Stat. Comput. 32 (2022), section
-  2.
+2.
 """
 
 from dataclasses import dataclass
