@@ -1,8 +1,8 @@
-"""Arguments of the wrong kind are refused at the door, by name: :func:`checked` compares a call with the
-annotations.
+""":func:`checked` compares the arguments of a call with the annotations and raises an error that names the
+argument.
 
-What kind a number, tensor, manifold or function must be is written once, in the signature; what values it may
-have is checked inside.
+Which kind of number, tensor, manifold or function an argument must be is written once, in the signature; the
+function itself checks which values it may have.
 """
 
 import collections.abc

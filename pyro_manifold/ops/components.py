@@ -1,10 +1,10 @@
 """Batches of short vectors: component axis first, and one operator with its own pull-back.
 
-A map of points is written once for tensors ``(d, n)``, scalars of a point being ``(n,)``, so that both
-broadcast without a thought. What the memory holds is another matter: up to 5 components they are copied
-apart, and sums run at full width; above, the transposed *view* of ``(n, d)`` is cheaper than a transposition.
-A compiled program takes views always: from components apart torch 2.13's inductor makes wrong gradients
-without a word (``aot_eager`` makes the right ones).
+A map of points is written once, for tensors ``(d, n)`` of vectors and ``(n,)`` of scalars, which broadcast
+against each other. The layout in memory depends on their size: many vectors of up to 5 components are copied
+so that each component is contiguous; otherwise the transposed *view* of ``(n, d)`` is used, which is cheaper
+than a transposition. Compiled programs always use views: from copied components the inductor of torch 2.13
+makes wrong gradients without an error (``aot_eager`` makes the right ones).
 """
 
 from collections.abc import Callable, Iterable, Sequence

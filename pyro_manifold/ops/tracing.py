@@ -1,5 +1,5 @@
-"""What Python may do with a tensor that somebody may be tracing, compiling, mapping over or
-differentiating."""
+"""What Python may do with a tensor that may be traced, compiled, mapped over or differentiated, and functions
+that compilers do not look into."""
 
 import functools
 from collections.abc import Callable
@@ -16,20 +16,19 @@ _LIBRARY = torch.library.Library("pyro_manifold", "DEF")
 
 
 def is_concrete(x: Tensor) -> bool:
-    """May Python branch on the values of ``x``? Not while they are traced, compiled or mapped over."""
+    """Whether Python may branch on the values of ``x``: not while they are traced, compiled or mapped over."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def can_write_inplace(x: Tensor) -> bool:
-    """Is nobody differentiating or tracing? Then operators need not be recorded, and memory may be written
-    over."""
+    """Whether ``x`` may be overwritten: neither autograd nor a tracer records operations on it."""
     return not torch.is_grad_enabled() and forward_ad._current_level < 0 and is_concrete(x)
 
 
 def maybe_any(mask: Tensor) -> bool:
-    """Is ``mask`` true anywhere? Where asking would cost (a GPU, a trace) the answer is a cautious yes."""
+    """Whether ``mask`` is true anywhere; True without looking where that would cost (on a GPU, in a trace)."""
     return mask.device.type != "cpu" or not is_concrete(mask) or bool(mask.any())
 
 
