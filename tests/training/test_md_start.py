@@ -50,8 +50,8 @@ def test_coordinates_by_lengths_of_paths() -> None:
     are not two."""
     torch.manual_seed(0)
     x, exact = swiss_roll(600)
-    c = geodesic_coordinates(x, 2)
-    assert c is not None
+    c, cut = geodesic_coordinates(x, 2) or pytest.fail()
+    assert not cut
     torch.testing.assert_close(torch.cov(c.mT), torch.eye(2).double(), rtol=0, atol=0.01)
     exact = (exact - exact.mean(0)).double()
     rest = exact - c @ torch.linalg.lstsq(c, exact).solution
@@ -59,14 +59,14 @@ def test_coordinates_by_lengths_of_paths() -> None:
     assert float(rest[:, 1].std()) < 0.45 * float(exact[:, 1].std())  # paths of few rows zigzag
     assert geodesic_coordinates(torch.linspace(0, 1, 50).unsqueeze(-1) * torch.ones(3), 2) is None
     t = 2 * math.pi * torch.rand(300)  # a closed circle is cut somewhere: all angles are there, in order
-    c = geodesic_coordinates(torch.stack([t.cos(), t.sin()], -1), 1)
-    assert c is not None
+    c, cut = geodesic_coordinates(torch.stack([t.cos(), t.sin()], -1), 1) or pytest.fail()
+    assert cut
     order = t[c[:, 0].argsort()]
     steps = (order.diff() + math.pi).remainder(2 * math.pi) - math.pi
     assert bool((steps > 0).all()) or bool((steps < 0).all())
     two = torch.cat([x[:100], x[:100] + 100])  # pieces far apart are joined, not infinitely far
-    c = geodesic_coordinates(two, 2)
-    assert c is not None and bool(c.isfinite().all())
+    c, _ = geodesic_coordinates(two, 2) or pytest.fail()
+    assert bool(c.isfinite().all())
 
 
 def test_a_helix_is_unrolled() -> None:
@@ -97,6 +97,19 @@ def test_noise_beside_a_surface(unit: float) -> None:
     assert local_noise(unit * torus(2000), 2) < 0.05 * unit  # bends within a neighbourhood
     assert math.isnan(local_noise(torch.randn(1500, 3), 2)) and math.isnan(local_noise(torch.randn(4, 3), 2))
     assert local_noise(torch.linspace(0, 1, 100).unsqueeze(-1) * torch.ones(3), 1) < 1e-6
+
+
+@pytest.mark.parametrize(("dim", "d"), [(1, 2), (1, 3), (2, 3), (3, 6)])
+def test_noise_of_few_rows_is_unbiased(dim: int, d: int) -> None:
+    """With as few rows as are looked at all neighbourhoods have 4 (n + 1) of them: the plane through them
+    takes a quarter of the noise, which the estimate puts back. Over three seeds the ratio was .97 to 1.03."""
+    generator, k = torch.Generator().manual_seed(0), 4 * (dim + 1)
+    squares = []
+    for _ in range(300):
+        x = torch.zeros(2 * k, d)
+        x[:, :dim] = 4 * torch.rand(2 * k, dim, generator=generator)
+        squares.append(local_noise(x + 0.02 * torch.randn(2 * k, d, generator=generator), dim) ** 2)
+    assert sum(squares) / 300 == pytest.approx(0.02**2 * (d - dim), rel=0.06)
 
 
 def test_what_is_said_of_a_fit() -> None:
@@ -144,3 +157,16 @@ def test_defaults_fit_what_is_rolled_up(
     flow = ManifoldFlow.from_data(x, dim)
     assert caught(lambda: fit_md(flow, x, epochs=(None, 0), seed=seed, disable_progbar=True)) == []
     assert rms(flow, x) < most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_defaults_find_a_torus_roughly(seed: int) -> None:
+    """The principal plane is .71 away. At a seam the inverse jumps, which six couplings learn slowly: what is
+    left there is told."""
+    torch.manual_seed(seed)
+    x = torus(2000)
+    flow = ManifoldFlow.from_data(x, 2)
+    plane = rms(flow, x)
+    fit = caught(lambda: fit_md(flow, x, epochs=(None, 0), seed=seed, disable_progbar=True))
+    assert rms(flow, x) < 0.6 * plane and "far from the rows" in str(fit[-1].message)
