@@ -95,7 +95,18 @@ def test_biject_to_and_transform_to():
     t = transform_to(on(S2))
     x = torch.randn(6, 3)
     assert on(S2).check(t(x)).all() and torch.equal(t.inv(t(x)), t(x))
-    assert on(S2).check(t(torch.zeros(3)))  # even nowhere goes somewhere
+    assert on(S2).check(t(torch.zeros(3)))  # zero has no direction: any point will do
+
+
+def test_equal_maps_have_one_manifold_and_equal_base_points():
+    one = ExpMap(S2, P)
+    assert one == ExpMap(S2, P.clone()) and ExpMap(S2) == ExpMap(S2)
+    assert (
+        one != ExpMap(S2)
+        and ExpMap(S2) != one
+        and one != ExpMap(S2, -P)
+        and one != ExpMap(geoopt.Sphere(), P)
+    )
 
 
 def test_errors():
