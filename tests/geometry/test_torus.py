@@ -177,3 +177,11 @@ def test_compiled_densities_are_right_or_nan_at_every_width(manifold: geoopt.Man
     known = out.isfinite()
     torch.testing.assert_close(out[known], right[known], rtol=1e-12, atol=1e-12)
     assert known[: 5 if isinstance(manifold, Torus) else 3].all() and out[~known].isnan().all()
+
+
+def test_random_angles_are_uniform():
+    """All in [-pi, pi), their resultant of the length that uniform ones have: E[n R^2] = 1, P(n R^2 > 14) = 1e-6."""
+    torch.manual_seed(0)
+    x = torch.as_tensor(Torus().random(4000, 1, dtype=torch.float64))
+    assert x.abs().max() <= math.pi and x.abs().max() > 3
+    assert 4000 * float(x.cos().mean() ** 2 + x.sin().mean() ** 2) < 14

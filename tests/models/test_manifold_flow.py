@@ -180,6 +180,10 @@ _, X = surface(50, torch.Generator().manual_seed(0))
         (lambda: quick(ManifoldFlow.from_data(X, 2), X, lr=0.0), "lr: got 0.0"),
         (lambda: quick(ManifoldFlow.from_data(X, 2), X, seconds=math.nan), "seconds: got nan"),
         (
+            lambda: quick(ManifoldFlow.from_data(X, 2), X, reconstruction_weight=math.inf),
+            "reconstruction_weight: got",
+        ),
+        (
             lambda: quick(ManifoldFlow.from_data(X, 2), X, reconstruction_weight=-1.0),
             "reconstruction_weight: got",
         ),
