@@ -23,8 +23,7 @@ F64 = torch.float64
 SPHERE = geoopt.Sphere()
 
 
-# --- rank tests
-# ------------------------------------------------------------------------------------------------
+# --- rank tests ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("counts", [[20, 12, 18, 14], [5, 5, 5, 9], [1, 40], [7, 9, 8, 8, 6, 10, 8, 8]])
 def test_chi_square_is_scipys(counts: list[int]) -> None:
     ranks = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
@@ -78,8 +77,7 @@ def test_ecdf_test_and_band_by_enumeration() -> None:
     )  # 5 standard errors, of these draws and of the simulated null distribution
 
 
-# --- turns
-# ------------------------------------------------------------------------------------------------
+# --- turns --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("scale", [0.2, 0.5, 2.0, 9.0])
 def test_turns_have_their_probabilities(scale: float) -> None:
     """Of N(0, scale^2) given an angle near the seam: each within 5 standard errors of scipy's weights."""
@@ -93,8 +91,7 @@ def test_turns_have_their_probabilities(scale: float) -> None:
     assert np.all(np.abs(seen - p) < 5 * np.sqrt(p * (1 - p) / n) + 5 / n)
 
 
-# --- guards
-# ------------------------------------------------------------------------------------------------
+# --- guards -------------------------------------------------------------------------------------------------
 class Counted(LinearEmbedding):
     """A map that counts the products with its Jacobian: one for each conjugate gradient, one for the
     result."""
@@ -120,8 +117,7 @@ def test_hutchinson_stops_at_rtol(rtol: float) -> None:
     assert g.pushed == steps + 1
 
 
-# --- starting values
-# ------------------------------------------------------------------------------------------------
+# --- starting values ----------------------------------------------------------------------------------------
 def rows() -> Tensor:
     z = torch.randn(400, 4, generator=torch.Generator().manual_seed(0), dtype=F64)
     return z @ torch.diag(torch.tensor([3.0, 2.0, 0.5, 0.1], dtype=F64)) @ torch.linalg.qr(
@@ -166,8 +162,7 @@ def test_affine_starts_with_mean_and_covariance() -> None:
     assert thickness == pytest.approx(1e-3 * least, rel=1e-6)
 
 
-# --- radii
-# ------------------------------------------------------------------------------------------------
+# --- radii --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("s", [0.25, 0.5, 2.0, 4.0])
 def test_scaled_preimages_up_to_the_radius(s: float) -> None:
     """On a circle of radius s: v + 2 pi s k, all that are no longer than 20, and none beyond another turn or
@@ -197,8 +192,7 @@ def test_injectivity_radius_of_frames(n: int, p: int, canonical: bool, expected:
     assert geometry(manifold).injectivity_radius((n, p)) == pytest.approx(expected, rel=1e-12)
 
 
-# --- summaries
-# ------------------------------------------------------------------------------------------------
+# --- summaries ----------------------------------------------------------------------------------------------
 def test_summary_numbers() -> None:
     """Mean, scale, effective size and R-hat of independent draws about a point, within 5 standard errors."""
     geo, p = geometry(SPHERE), torch.tensor([0.0, 0.6, 0.8], dtype=F64)
@@ -226,8 +220,7 @@ def test_effective_size_is_the_least_over_statistics() -> None:
     assert ess == pytest.approx(8000 * 0.1 / 1.9, rel=0.3)
 
 
-# --- adaptation
-# ------------------------------------------------------------------------------------------------
+# --- adaptation ---------------------------------------------------------------------------------------------
 def test_step_sizes_follow_robbins_and_monro() -> None:
     """The recursion of the docstring, summed by hand, for acceptance that varies."""
     accept = [0.9, 0.2, 1.0, 0.75, 0.0, 0.8]

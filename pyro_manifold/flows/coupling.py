@@ -111,8 +111,7 @@ class Coupling(ModuleTransform):
             )
         return net
 
-    # --- the elementwise map
-    # ------------------------------------------------------------------------------------------------
+    # --- the elementwise map --------------------------------------------------------------------------------
     def _map(self, x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         if self.kind == "spline":
             return rational_quadratic(x, raw, self.bound, inverse=inverse)
@@ -149,8 +148,7 @@ class Coupling(ModuleTransform):
         joined = torch.cat([a.expand(b.shape[:-1] + a.shape[-1:]), b], -1)
         return joined.reshape(-1, self.dim).index_select(-1, self.order).reshape(joined.shape)
 
-    # --- the transform
-    # ------------------------------------------------------------------------------------------------
+    # --- the transform --------------------------------------------------------------------------------------
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._run(x)
 

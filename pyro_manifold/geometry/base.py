@@ -80,8 +80,7 @@ class Geometry(GeometryContract):
         origin = self.base_point(self.event_shape(x), dtype=x.dtype, device=x.device)
         return float(self.dist(origin.expand_as(x), x).max())
 
-    # --- factors, and what the manifold is a multiple of
-    # -----------------------------------------------------------
+    # --- factors, and what the manifold is a multiple of ----------------------------------------------------
     @property
     def factors(self) -> "tuple[Geometry, ...]":
         """Geometries of the factors of a product, in order, none of them a product itself; else
@@ -125,8 +124,7 @@ class Geometry(GeometryContract):
         b = other.constant_curvature(like)
         return a is not None and b is not None and torch.equal(a, b)
 
-    # --- metric
-    # ------------------------------------------------------------------------------------------------
+    # --- metric ---------------------------------------------------------------------------------------------
     def embed_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         """The tangent vector with frame coordinates ``v`` as an element of one inner product space for all p,
         isometrically.
@@ -248,8 +246,7 @@ class Geometry(GeometryContract):
             )
         return k
 
-    # --- globals
-    # ------------------------------------------------------------------------------------------------
+    # --- globals --------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
         """Radius within which :meth:`exp` is a diffeomorphism (infinite by default)."""
         return math.inf
@@ -285,12 +282,15 @@ class Geometry(GeometryContract):
         dtype: torch.dtype | None = None,
         device: Any = None,
     ) -> Tensor:
-        """Scattered points to start from, ``shape + event_shape``: uniform where possible, else exp of
-        standard normal vectors at the base point."""
+        """Scattered points to start from, ``shape + event_shape``: uniform where possible, else those that
+        :meth:`wander` reaches from the base point."""
         if self.has_finite_volume:
             return self.uniform_sample(shape, event_shape, dtype=dtype, device=device)
         p = self.base_point(event_shape, dtype=dtype, device=device)
-        p = p.expand(torch.Size(shape) + p.shape)
+        return self.wander(p.expand(torch.Size(shape) + p.shape))
+
+    def wander(self, p: Tensor) -> Tensor:
+        """For each point ``p`` a point scattered about it: exp of a standard normal tangent vector."""
         return self.exp(p, self.random_tangent(p))
 
     def uniform_moments(
@@ -317,8 +317,7 @@ class Geometry(GeometryContract):
         """Names of the coordinates of a point along its last axis."""
         return [str(i) for i in range(event_shape[-1])] if event_shape else []
 
-    # --- from flat space
-    # ------------------------------------------------------------------------------------------
+    # --- from flat space ------------------------------------------------------------------------------------
     def noise_map(self, event_shape: Sequence[int]) -> NoiseMap | None:
         """The map from standard normal numbers to points, for reparametrisation; ``None`` where none is
         known."""

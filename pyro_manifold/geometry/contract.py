@@ -40,8 +40,7 @@ class GeometryContract(FullPrecision, ABC):
         ``None`` if they cannot be known (functions of the user), so that no result may be remembered."""
         return module_tensors(self.manifold)
 
-    # --- points
-    # ------------------------------------------------------------------------------------------------
+    # --- points ---------------------------------------------------------------------------------------------
     @abstractmethod
     def dim(self, event_shape: Sequence[int]) -> int:
         """Dimension of the manifold whose points have ``event_shape``."""
@@ -84,8 +83,7 @@ class GeometryContract(FullPrecision, ABC):
         """Shape of one of the points ``x``."""
         return x.shape[x.dim() - self.event_dim :]
 
-    # --- tangent vectors and geodesics
-    # ------------------------------------------------------------------------------------------------
+    # --- tangent vectors and geodesics ----------------------------------------------------------------------
     @abstractmethod
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         """Frame coordinates ``v`` -> ambient tangent vector at ``p``."""

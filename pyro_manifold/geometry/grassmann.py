@@ -159,8 +159,7 @@ class GrassmannGeometry(Geometry):
         pu = p @ sym(u)
         return pu + pu.mT - 2 * pu @ p
 
-    # --- frames
-    # ------------------------------------------------------------------------------------------------
+    # --- frames ---------------------------------------------------------------------------------------------
     def _reflection(self, p: Tensor) -> Tensor:
         return 2 * p - torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
 
@@ -208,8 +207,7 @@ class GrassmannGeometry(Geometry):
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
         return (u * w).sum((-1, -2)) / 2
 
-    # --- exponential map
-    # ------------------------------------------------------------------------------------------------
+    # --- exponential map ------------------------------------------------------------------------------------
     def _move(self, p: Tensor, omega: Tensor) -> Tensor:
         eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
         return 0.5 * (eye + sym(rotation_exp(vee(2 * omega)) @ self._reflection(p)))
@@ -300,8 +298,7 @@ class GrassmannGeometry(Geometry):
         check_unwrapped(self, base, self.wrapped_limit(p.shape[-2:]))
         return base.log_prob(v) - self.log_det_exp(p, v)
 
-    # --- globals
-    # ------------------------------------------------------------------------------------------------
+    # --- globals --------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
         return math.pi / 2
 

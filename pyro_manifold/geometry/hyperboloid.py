@@ -69,8 +69,7 @@ class HyperboloidGeometry(Geometry):
         """-1/k, differentiable in k, in the dtype of ``like``."""
         return -1 / self._k(like)
 
-    # --- shapes and membership
-    # ---------------------------------------------------------------------------------------
+    # --- shapes and membership ------------------------------------------------------------------------------
     def dim(self, event_shape: Sequence[int]) -> int:
         return event_shape[-1] - 1
 
@@ -105,8 +104,7 @@ class HyperboloidGeometry(Geometry):
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return by_components(partial(self._project_tangent, self._k(p)), p, u)
 
-    # --- metric
-    # ------------------------------------------------------------------------------------------------
+    # --- metric ---------------------------------------------------------------------------------------------
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return by_components(partial(self._to_tangent, self._k(p)), p, v)
 

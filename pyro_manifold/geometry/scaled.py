@@ -128,8 +128,7 @@ class ScaledGeometry(Geometry):
         """s as a scalar in the dtype and on the device of ``like``, differentiable where it is learned."""
         return self.manifold.scale.reshape(()).to(dtype=like.dtype, device=like.device)
 
-    # --- lengths: s times those of the base
-    # ---------------------------------------------------------------------------
+    # --- lengths: s times those of the base -----------------------------------------------------------------
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return self.base.to_tangent(p, v / self.scale(v))
 
@@ -177,8 +176,7 @@ class ScaledGeometry(Geometry):
         k = self.base.constant_curvature(like)
         return None if k is None else k / self.scale(like).square()
 
-    # --- globals
-    # ------------------------------------------------------------------------------------------------
+    # --- globals --------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
         radius, s = self.base.injectivity_radius(event_shape), self.manifold.scale.reshape(())
         return math.inf if radius == math.inf else radius * (s if s.requires_grad else float(s))

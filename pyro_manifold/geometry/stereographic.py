@@ -114,8 +114,7 @@ class StereographicGeometry(Geometry):
         raw = self._raw()
         return self._sign == 0 and not raw.requires_grad and bool(raw == 0)
 
-    # --- shapes and membership
-    # ---------------------------------------------------------------------------------------
+    # --- shapes and membership ------------------------------------------------------------------------------
     def dim(self, event_shape: Sequence[int]) -> int:
         return event_shape[-1]
 
@@ -150,8 +149,7 @@ class StereographicGeometry(Geometry):
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return u
 
-    # --- metric
-    # ------------------------------------------------------------------------------------------------
+    # --- metric ---------------------------------------------------------------------------------------------
     def to_tangent(self, p: Tensor, v: Tensor) -> Tensor:
         return v * (0.5 * (1 + self.curvature(p) * p.square().sum(-1, keepdim=True)))
 
@@ -306,8 +304,7 @@ class StereographicGeometry(Geometry):
             return super().log_wrapped(p, v, base)
         return log_wound_normal(v, base, v.shape[-1] - 1, root=self.curvature(v).sqrt())
 
-    # --- globals
-    # ------------------------------------------------------------------------------------------------
+    # --- globals --------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
         return math.inf if self.has_chart else math.pi / math.sqrt(self.manifold.k.item())
 

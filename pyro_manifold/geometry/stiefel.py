@@ -166,8 +166,7 @@ class StiefelGeometry(Geometry):
         a = p.mT @ u
         return u - p @ (a + a.mT) / 2
 
-    # --- frames
-    # ------------------------------------------------------------------------------------------------
+    # --- frames ---------------------------------------------------------------------------------------------
     @staticmethod
     def complement(x: Tensor) -> Tensor:
         r"""Orthonormal :math:`X_\perp = E_\perp - (XD + E)(I + DX_1^\top)^{-1} D X_2^\top`, rational in X.
@@ -193,8 +192,7 @@ class StiefelGeometry(Geometry):
         b = (self.complement(p).mT @ u).flatten(-2)
         return torch.cat([vee(p.mT @ u) * self._weight, b], -1) if p.shape[-1] > 1 else b
 
-    # --- geodesics
-    # ------------------------------------------------------------------------------------------------
+    # --- geodesics ------------------------------------------------------------------------------------------
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device)[..., None, None]
         u = t * u

@@ -95,8 +95,7 @@ class SubmanifoldGeometry(Geometry):
         assert isinstance(geo, SubmanifoldGeometry)
         return geo
 
-    # --- what subclasses give, on flat points (n, D)
-    # -----------------------------------------------------------------
+    # --- what subclasses give, on flat points (n, D) --------------------------------------------------------
     @abstractmethod
     def _bases(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Orthonormal bases of the normal and the tangent space, ``(n, D, m)`` and ``(n, D, dim)``."""
@@ -113,8 +112,7 @@ class SubmanifoldGeometry(Geometry):
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A point near x, and whether it was found."""
 
-    # --- shapes
-    # ------------------------------------------------------------------------------------------------
+    # --- shapes ---------------------------------------------------------------------------------------------
     def _flat(self, *xs: Tensor) -> tuple[torch.Size, list[Tensor]]:
         """The arrays, broadcast, as rows ``(n, D)``; and their batch shape."""
         xs = torch.broadcast_tensors(*xs)
@@ -154,8 +152,7 @@ class SubmanifoldGeometry(Geometry):
         out = point.to(dtype=dtype or point.dtype, device=device or point.device)
         return out if out.dtype == point.dtype else self.project(out)  # exact in its own precision
 
-    # --- membership and projection
-    # -----------------------------------------------------------------------------------
+    # --- membership and projection --------------------------------------------------------------------------
     def contains(self, x: Tensor, atol: float | None = None) -> Tensor:
         atol = torch.finfo(x.dtype).eps ** 0.5 if atol is None else atol
         batch, (flat,) = self._flat(x)
@@ -195,8 +192,7 @@ class SubmanifoldGeometry(Geometry):
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
         return (u * w).flatten(-self.event_dim).sum(-1)
 
-    # --- steps
-    # ------------------------------------------------------------------------------------------------
+    # --- steps ----------------------------------------------------------------------------------------------
     def retract(self, p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         r"""The point of M in :math:`p + u + N_pM`, and for each whether Newton's method found it."""
         if p.shape != u.shape:
@@ -226,8 +222,7 @@ class SubmanifoldGeometry(Geometry):
             p = torch.where(ok.reshape(ok.shape + (1,) * self.event_dim), q, p)
         return p
 
-    # --- exponential map
-    # ------------------------------------------------------------------------------------------------
+    # --- exponential map ------------------------------------------------------------------------------------
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device)
         batch = torch.broadcast_shapes(
@@ -285,21 +280,9 @@ class SubmanifoldGeometry(Geometry):
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         raise NotImplementedError(self.unknown("volume change of exp"))
 
-    # --- globals
-    # ------------------------------------------------------------------------------------------------
+    # --- globals --------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
         raise NotImplementedError(self.unknown("injectivity radius"))
-
-    def scatter(
-        self,
-        shape: Sequence[int],
-        event_shape: Sequence[int],
-        *,
-        dtype: torch.dtype | None = None,
-        device: Any = None,
-    ) -> Tensor:
-        p = self.base_point(event_shape, dtype=dtype, device=device)
-        return self.wander(p.expand(torch.Size(shape) + p.shape))
 
     def unknown(self, what: str) -> str:
         return (

@@ -105,8 +105,7 @@ class PoincareVAE(PyroModule):
         self.register_buffer("prior_scale", torch.tensor(float(prior_scale)))
         self.register_buffer("likelihood_scale", torch.tensor(float(likelihood_scale)))
 
-    # --- the three distributions
-    # ------------------------------------------------------------------------------------------------
+    # --- the three distributions ----------------------------------------------------------------------------
     @property
     def prior(self) -> Any:
         """Distribution of z."""
@@ -190,8 +189,7 @@ class PoincareVAE(PyroModule):
         for name, value in names:
             pyro.param(name, value)
 
-    # --- after training
-    # ------------------------------------------------------------------------------------------------
+    # --- after training -------------------------------------------------------------------------------------
     @torch.no_grad()
     def sample(self, n: int, x: Tensor | None = None) -> Tensor:
         """``n`` draws of data, from the prior or, given ``x``, from the posterior aggregated over random rows

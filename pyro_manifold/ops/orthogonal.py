@@ -97,8 +97,7 @@ def polar(x: Tensor, proper: bool = False) -> Tensor:
     return _Polar.apply(x, proper)[0]
 
 
-# --- three dimensions, closed form
-# -----------------------------------------------------------------------------------
+# --- three dimensions, closed form --------------------------------------------------------------------------
 def rotation_exp3(w: Tensor) -> Tensor:
     r"""Rodrigues: :math:`I + \frac{\sin r}{r}\hat w + \frac{1-\cos r}{r^2}\hat w^2`, smooth at r = 0."""
     s = w.square().sum(-1)[..., None, None]
@@ -138,8 +137,7 @@ def rotation_log3(r: Tensor) -> Tensor:
     return 2 * v * torch.where(far, far_factor, near_factor)
 
 
-# --- any dimension
-# ------------------------------------------------------------------------------------------------
+# --- any dimension ------------------------------------------------------------------------------------------
 def _planes(r: Tensor) -> tuple[Tensor, Tensor]:
     """Orthogonal W whose columns 2k, 2k+1 span the planes of a rotation, and the angles there (real Schur
     form)."""

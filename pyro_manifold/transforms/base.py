@@ -75,8 +75,7 @@ class MapTransform(FullPrecision, Transform, ABC):
         self._made = Memo()  # y -> (x, log volume), by the map
         self._inverted = Memo()  # y -> (x, log volume), by its inverse
 
-    # --- the primitives
-    # ------------------------------------------------------------------------------------------------
+    # --- the primitives -------------------------------------------------------------------------------------
     @abstractmethod
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y and the log volume at x, of the batch shape of y (parameters may have one too)."""
@@ -94,8 +93,7 @@ class MapTransform(FullPrecision, Transform, ABC):
         """The log volume at x alone."""
         return self.forward_and_log_volume(x)[1]
 
-    # --- what the map is computed from
-    # ------------------------------------------------------------------------------------------------
+    # --- what the map is computed from ----------------------------------------------------------------------
     def depends(self) -> list[Any] | None:
         """All tensors (and plain values) besides x that the map reads; ``None`` if they cannot be known, so
         that nothing is remembered. By default those found among the attributes."""
@@ -127,8 +125,7 @@ class MapTransform(FullPrecision, Transform, ABC):
         """Called with each x and ``forward_shape``, and with each y and ``inverse_shape``; a map that checks
         them raises from here."""
 
-    # --- the methods of torch
-    # ------------------------------------------------------------------------------------------------
+    # --- the methods of torch -------------------------------------------------------------------------------
     def _call(self, x: Tensor) -> Tensor:
         return self.forward_and_log_volume(x)[0]
 

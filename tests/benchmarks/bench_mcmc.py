@@ -34,8 +34,7 @@ from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS, VectorizedMCMC  # noq
 torch.set_num_threads(1)
 
 
-# --- effective draws
-# ------------------------------------------------------------------------------------------------
+# --- effective draws ----------------------------------------------------------------------------------------
 def effective(x: torch.Tensor) -> float:
     """Smallest bulk ESS over the last axis of (chains, draws, statistics)."""
     values = x.detach().double().numpy()
@@ -84,8 +83,7 @@ def in_turn(runs: int, f: Callable[..., Result | None], *args: Any) -> Result | 
     return total
 
 
-# --- samplers
-# ------------------------------------------------------------------------------------------------
+# --- samplers -----------------------------------------------------------------------------------------------
 class Marks:
     """Counts and times at the end of warm-up."""
 

@@ -43,8 +43,7 @@ def geodesic(
     return bench.lockstep(cls(model, chains=chains), values, warmup, draws, *data)
 
 
-# --- the mixed hierarchy
-# ------------------------------------------------------------------------------------------------
+# --- the mixed hierarchy ------------------------------------------------------------------------------------
 def hierarchy_data() -> torch.Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -69,8 +68,7 @@ def of_hierarchy(s: Draws) -> torch.Tensor:
     return torch.cat([v.reshape(v.shape[:2] + (-1,)) for v in sites], -1)
 
 
-# --- 8 sites
-# ------------------------------------------------------------------------------------------------
+# --- 8 sites ------------------------------------------------------------------------------------------------
 def sites_data() -> torch.Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -110,8 +108,7 @@ def warm_up(seeds: int) -> None:
             print(f"| {cls.__name__} | {seed} | {r.warm_gradients} | {r.gradients} | {ess:.3f} |", flush=True)
 
 
-# --- area on a torus
-# ------------------------------------------------------------------------------------------------
+# --- area on a torus ----------------------------------------------------------------------------------------
 RING, TUBE = 1.0, 0.5
 
 

@@ -37,8 +37,7 @@ class Target:
     coordinates: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
 
 
-# --- targets
-# ------------------------------------------------------------------------------------------------
+# --- targets ------------------------------------------------------------------------------------------------
 def uniform_start(m, shape):
     return lambda n: geometry(m).uniform_sample((n,), shape)
 

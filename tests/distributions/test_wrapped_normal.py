@@ -229,8 +229,7 @@ def test_bad_manifold_and_value():
         WrappedNormal(geoopt.Sphere(), MU["sphere"], 1.0, validate_args=True).log_prob(2 * MU["sphere"])
 
 
-# --- life inside Pyro
-# ------------------------------------------------------------------------------------------------
+# --- life inside Pyro ---------------------------------------------------------------------------------------
 def _problem(manifold, loc):
     """A latent on the manifold, seen through distances to it; plates, a discrete site enumerated in
     parallel."""
@@ -290,8 +289,7 @@ def test_enumeration_of_other_sites():
     assert loss == pytest.approx(-float(d.log_prob(MU["sphere"]).exp().mean().log()), rel=1e-6)
 
 
-# --- high dimension, wide scales, broadcasting
-# -----------------------------------------------------------------------------
+# --- high dimension, wide scales, broadcasting --------------------------------------------------------------
 def polar_mass(d: WrappedNormal) -> float:
     r"""Mass of a density of the angle t to ``loc`` = e_1 on :math:`S^d`:
     :math:`|S^{d-1}|\int p(t)\sin^{d-1}t\,dt`."""

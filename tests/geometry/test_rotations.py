@@ -32,8 +32,7 @@ def rotation(n, angles):
     return polar(torch.linalg.matrix_exp(a), proper=True), (a - a.mT) / 2
 
 
-# --- logarithms
-# ------------------------------------------------------------------------------------------------
+# --- logarithms ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("angle", ANGLES)
 def test_exp_and_log_of_so3_at_every_angle(angle, dtype):
@@ -201,8 +200,7 @@ def test_log_det_exp_against_autodiff(n):
     assert g.isfinite().all() and g.abs().max() == 0
 
 
-# --- Haar
-# ------------------------------------------------------------------------------------------------
+# --- Haar ---------------------------------------------------------------------------------------------------
 def test_haar_by_the_rotation_angle():
     """On SO(3) the angle has density (1 - cos t)/pi, so trace = 1 + 2 cos t is not what exp of a uniform
     tangent gives."""
@@ -244,8 +242,7 @@ def test_volume():
     assert math.exp(geometry(SpecialOrthogonal(2)).log_volume((2, 2))) == pytest.approx(2 * PI)
 
 
-# --- wrapped normals
-# ------------------------------------------------------------------------------------------------
+# --- wrapped normals ----------------------------------------------------------------------------------------
 LOC = torch.tensor([[0.0, -1.0, 0.0], [0.6, 0.0, -0.8], [0.8, 0.0, 0.6]], dtype=F64)
 TRIL = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.7, 0.0], [-0.4, 0.2, 0.6]], dtype=F64)
 
@@ -310,8 +307,7 @@ def test_infer_shapes_of_matrix_events():
     assert d.rsample((2,)).shape == (2, 5, 4, 3, 3) and d.log_prob(LOC).shape == (5, 4)
 
 
-# --- optimisers, constraints, errors
-# ---------------------------------------------------------------------------------
+# --- optimisers, constraints, errors ------------------------------------------------------------------------
 @pytest.mark.parametrize("n", [3, 4])
 def test_manifold_parameter_and_riemannian_adam(n):
     torch.manual_seed(1)

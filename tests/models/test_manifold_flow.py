@@ -309,8 +309,7 @@ def test_whitened_is_the_same_manifold() -> None:
         ManifoldFlow.autoencoder(x, 2).whitened(x)
 
 
-# --- units, starts, one coordinate
-# ------------------------------------------------------------------------------------------------
+# --- units, starts, one coordinate --------------------------------------------------------------------------
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_units_do_not_matter(scale: float) -> None:
     """The same fit to rows in other units, up to rounding: errors scale, log densities shift by 2 log of the

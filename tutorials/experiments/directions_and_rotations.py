@@ -58,8 +58,7 @@ WIDE, NARROW = (
 ICELAND = torch.tensor([0.4093, -0.1330, 0.9026])  # 64.5 N, 18 W
 
 
-# --- models
-# ------------------------------------------------------------------------------------------------
+# --- models -------------------------------------------------------------------------------------------------
 def concentration(bounds: tuple[float, float]) -> Tensor:
     """kappa with density 1/kappa between two bounds; equal bounds mean that it is known."""
     low, high = (math.log(b) for b in bounds)
@@ -94,8 +93,7 @@ def nuts(model: Any, start: dict[str, Any], draws: int, warmup: int, chains: int
     return mcmc.get_samples(group_by_chain=True)
 
 
-# --- closed forms
-# ------------------------------------------------------------------------------------------------
+# --- closed forms -------------------------------------------------------------------------------------------
 def log_constant(kappa: Tensor) -> Tensor:
     """log of kappa / (4 pi sinh kappa): the density of vMF on the sphere is its exponential times exp(kappa
     mu.x)."""
@@ -159,8 +157,7 @@ def wahba(x: Tensor, y: Tensor) -> Tensor:
     return u @ torch.diag(torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ vt))])) @ vt
 
 
-# --- reading the draws
-# ------------------------------------------------------------------------------------------------
+# --- reading the draws --------------------------------------------------------------------------------------
 def degrees_from(manifold: geoopt.Manifold, centre: Tensor, draws: Tensor) -> Tensor:
     """Coordinates of draws in the orthonormal frame at ``centre``, in degrees: the logarithm of the
     manifold."""
@@ -193,8 +190,7 @@ def cone(centre: Tensor, draws: Tensor) -> float:
     return math.degrees(float(geometry(SPHERE).dist(centre.expand_as(draws), draws).flatten().quantile(0.95)))
 
 
-# --- the two problems
-# ------------------------------------------------------------------------------------------------
+# --- the two problems ---------------------------------------------------------------------------------------
 def mean_direction(folder: str | None, draws: int, warmup: int, chains: int) -> dict[str, Any]:
     places = earth("volcano", folder=folder)
     x = places[places @ ICELAND.to(places) > math.cos(math.radians(5))]
@@ -284,8 +280,7 @@ def calibrate(name: str, simulations: int, draws: int, warmup: int) -> SBCResult
     return result
 
 
-# --- pictures
-# ------------------------------------------------------------------------------------------------
+# --- pictures -----------------------------------------------------------------------------------------------
 def draw(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 

@@ -67,8 +67,7 @@ PUBLISHED = {
 }
 
 
-# --- the model
-# ------------------------------------------------------------------------------------------------
+# --- the model ----------------------------------------------------------------------------------------------
 EVENT_DIM = {"concentration": 0, "flatness": 0, "loc": 1, "frame": 2}
 
 
@@ -125,8 +124,7 @@ def marginal(x: Tensor, family: str, k: int) -> None:
         pyro.sample("x", dist.MixtureSameFamily(dist.Categorical(weight), distribution(r)), obs=x)
 
 
-# --- inference
-# ------------------------------------------------------------------------------------------------
+# --- inference ----------------------------------------------------------------------------------------------
 def start(x: Tensor, family: str, k: int, concentration: float = 100.0) -> dict[str, Tensor]:
     """Centres on places far from each other (k-means++); one region as wide as the world, the others of 6
     degrees."""
@@ -226,8 +224,7 @@ def log_predictive(q: dict[str, Tensor], x: Tensor) -> Tensor:
     return p.logsumexp(0) - math.log(len(p))
 
 
-# --- the table
-# ------------------------------------------------------------------------------------------------
+# --- the table ----------------------------------------------------------------------------------------------
 def splits(name: str, seeds: int, folder: Path | None, distinct: bool) -> tuple[Tensor, ...]:
     """Training, validation and test places of all seeds, each (seeds, n, 3)."""
     each = [earth_split(name, seed=s, folder=folder, distinct=distinct) for s in range(seeds)]

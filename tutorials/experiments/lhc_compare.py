@@ -109,8 +109,7 @@ def score_head(args: Any, name: str, flow: ManifoldFlow, lhc: LHC, num: int = 50
     )
 
 
-# --- calibration
-# ------------------------------------------------------------------------------------------------
+# --- calibration --------------------------------------------------------------------------------------------
 def calibrate(args: Any, lhc: LHC, flows: dict[str, ManifoldFlow], num_draws: int = 63) -> None:
     """Ranks of theta from the prior among draws of the posterior, and of its log density among theirs."""
     theta = lhc.prior(args.simulations)
@@ -141,8 +140,7 @@ def calibrate(args: Any, lhc: LHC, flows: dict[str, ManifoldFlow], num_draws: in
         )
 
 
-# --- the picture
-# ------------------------------------------------------------------------------------------------
+# --- the picture --------------------------------------------------------------------------------------------
 def finer(p: Posterior, size: int = 241) -> tuple[Tensor, Tensor]:
     """An axis, and the weights of a grid of ``size`` points along it: log densities interpolated by cubics,
     for pictures."""

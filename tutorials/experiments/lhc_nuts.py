@@ -17,8 +17,7 @@ from pyro_manifold.infer import GeodesicNUTS, VectorizedMCMC, to_inference_data
 from pyro_manifold.models import ManifoldFlow
 
 
-# --- modes on a grid
-# ------------------------------------------------------------------------------------------------
+# --- modes on a grid ----------------------------------------------------------------------------------------
 def basins(p: Posterior) -> Tensor:
     """Which local maximum each point of a grid leads to by steepest ascent, largest mass first: integers from
     0."""

@@ -39,8 +39,7 @@ def error(flow: Any, x: Tensor, context: Tensor | None = None) -> Tensor:
     return torch.linalg.vector_norm(x - project(flow, x, context), dim=-1).clamp(max=10.0)
 
 
-# --- the circle
-# ------------------------------------------------------------------------------------------------
+# --- the circle ---------------------------------------------------------------------------------------------
 class Circle:
     """Radial noise of 0.01. KL is to the exact density on the circle (AF and PIE: in the plane)."""
 
@@ -112,8 +111,7 @@ class Circle:
         figure.savefig(path, dpi=70)
 
 
-# --- the attractor
-# ------------------------------------------------------------------------------------------------
+# --- the attractor ------------------------------------------------------------------------------------------
 class Lorenz:
     """Standardised units. Distances are to the nearest of 200 000 points of trajectories that training has
     not seen."""

@@ -120,8 +120,7 @@ class GeodesicHMC(GeodesicKernel):
         )
         self.init_strategy, self.max_plate_nesting = init_strategy, max_plate_nesting
 
-    # --- start
-    # ------------------------------------------------------------------------------------------------
+    # --- start ----------------------------------------------------------------------------------------------
     def _own_start(self) -> Any:
         """The start of this chain: Pyro hands one kernel those of all chains before its processes, named 0,
         1, ..., start."""
@@ -215,8 +214,7 @@ class GeodesicHMC(GeodesicKernel):
         """Forget potential and gradient at the current values; for a density that has changed since."""
         self._state = None
 
-    # --- sampling
-    # ------------------------------------------------------------------------------------------------
+    # --- sampling -------------------------------------------------------------------------------------------
     def _transition(self, state: State, step_size: float) -> TransitionResult:
         warm = self._t < (self._warmup_steps or 0)
         record = self._arc.recorder(self._system, step_size) if warm and self._arc.adapt else None

@@ -144,8 +144,7 @@ class System:
         )
         self._factors: Tensor | None = None
 
-    # --- scales
-    # ------------------------------------------------------------------------------------------------
+    # --- scales ---------------------------------------------------------------------------------------------
     def rescale(self, scale: Mapping[str, float], flat_scale: Tensor | None = None) -> None:
         self.scale.update({k: float(v) for k, v in scale.items()})
         self.flat_scale = self.flat_scale if flat_scale is None else flat_scale
@@ -173,8 +172,7 @@ class System:
             x = torch.cat([x[:, :cut], x[:, cut:] @ (factor if transpose else factor.mT)], -1)
         return x
 
-    # --- potential and flows
-    # -----------------------------------------------------------------------------------------
+    # --- potential and flows --------------------------------------------------------------------------------
     def _points(self, s: Site, c: Tensor) -> Tensor:
         """Momentum coordinates of one site with the axes of its plates."""
         if not s.points:
