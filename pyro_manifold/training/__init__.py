@@ -3,6 +3,7 @@
 from .charts import fit_charts
 from .checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint, structure
 from .dimension import DimensionScan, scan_dimension
+from .likelihood import fit_likelihood, fit_reverse_kl
 from .loop import fit
 from .manifold_density import fit_md
 from .phase import Phase
@@ -18,7 +19,9 @@ __all__ = [
     "digest",
     "fit",
     "fit_charts",
+    "fit_likelihood",
     "fit_md",
+    "fit_reverse_kl",
     "load_checkpoint",
     "save_checkpoint",
     "scan_dimension",

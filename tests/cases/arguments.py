@@ -21,6 +21,7 @@ from pyro_manifold.contrib import lhc
 SPHERE, BALL, LORENTZ = geoopt.Sphere(), geoopt.PoincareBall(), geoopt.Lorentz()
 E3 = torch.eye(3)
 LINE = mt.Pad(1, 2)
+LATENT = dist.Normal(torch.zeros(2), 1.0).to_event(1)
 NORMAL = dist.Normal(torch.zeros(1), 1.0).to_event(1)
 
 
@@ -158,6 +159,23 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             batch_size=10,
             seed=0,
             save_every=0.0,
+            disable_progbar=True,
+        ),
+    ),
+    (
+        training.fit_likelihood,
+        dict(flow=flows.LULinear(2), data=ROWS, base=LATENT, epochs=1, lr=1e-3, seed=0, disable_progbar=True),
+    ),
+    (
+        training.fit_reverse_kl,
+        dict(
+            flow=flows.LULinear(2),
+            base=LATENT,
+            log_density=lambda x: -x.square().sum(-1),
+            steps=2,
+            batch_size=4,
+            lr=1e-3,
+            seed=0,
             disable_progbar=True,
         ),
     ),
