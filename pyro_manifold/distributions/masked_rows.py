@@ -19,7 +19,7 @@ from torch import Tensor
 from ..ops.components import extremes
 from ..ops.tracing import is_concrete
 
-__all__ = ["MaskedRows"]
+__all__ = ["MaskedRows", "fills_dropped_rows"]
 
 _SCORED = {f.__code__ for f in (Trace.compute_log_prob, Trace.log_prob_sum, Trace.compute_score_parts)}
 
@@ -65,6 +65,32 @@ def _with_masked_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[An
             if not bool((good | dropped).all()):
                 raise
         return log_prob(self, _filled(self, value, good))
+
+    wrapped._masked_rows = True  # type: ignore[attr-defined]
+    return wrapped
+
+
+def fills_dropped_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """Decorator for the ``log_prob`` of a :class:`MaskedRows` that looks at rows itself: where it raises, a draw
+    stands in for all rows that masks drop, and it is asked again."""
+
+    @wraps(log_prob)
+    def wrapped(self: Any, value: Tensor) -> Tensor:
+        try:
+            return log_prob(self, value)
+        except ValueError:
+            dropped = _dropped_rows(self) if isinstance(value, Tensor) and is_concrete(value) else None
+            if dropped is None or value.shape[value.dim() - self.event_dim :] != self.event_shape:
+                raise
+        cuda = [value.device] if value.device.type == "cuda" else []
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(cuda),
+        ):  # other draws do not depend on whether rows are missing
+            point = self.sample()
+        return log_prob(
+            self, torch.where(dropped.reshape(dropped.shape + (1,) * self.event_dim), point, value)
+        )
 
     wrapped._masked_rows = True  # type: ignore[attr-defined]
     return wrapped

@@ -23,13 +23,14 @@ from ..transforms.injective import InjectiveTransform
 from ..transforms.injective_flow import InjectiveFlow
 from ..transforms.module import submodules
 from ._repr import Explained
+from .masked_rows import MaskedRows, fills_dropped_rows
 
 __all__ = ["ConditionalPushforward", "Pushforward"]
 
 _OFF = ("project", "reject", "error")
 
 
-class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
+class Pushforward(MaskedRows, Explained, CopiesWithoutCaches, dist.TransformedDistribution):
     r"""The distribution of g(u), u of distribution ``base``, on the n-dimensional manifold
     :math:`g(\mathbb R^n) \subset \mathbb R^d`.
 
@@ -48,11 +49,10 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
     :param float atol: distance from the image, relative to 1 + the length of x, from which on a value is off
         it; the square root of the machine precision if omitted.
     :raises ValueError: for a base of another event shape, an unknown ``off_manifold``; for values off the
-        manifold under ``"error"``, and values of which no row is finite; where the derivative of g loses
-        rank.
+        manifold under ``"error"``, and rows that are not finite; where the derivative of g loses rank.
 
-    A row that is not finite is no point of the manifold: its log density is :math:`-\infty`, without a
-    gradient, so that missing rows may hold NaN and be dropped by ``mask``, ``poutine.mask`` or ``obs_mask``.
+    Rows that ``mask``, ``poutine.mask`` or ``obs_mask`` drop may hold anything, NaN too. Any other row that is
+    not finite is an error; without validation its log density is :math:`-\infty`, without a gradient.
 
     Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS
     2020, eq. 7.
@@ -108,6 +108,7 @@ class Pushforward(Explained, CopiesWithoutCaches, dist.TransformedDistribution):
         """u of shape ``value.shape[:-1] + (n,)``."""
         return self.transform.inverse_and_log_volume(value)[0]
 
+    @fills_dropped_rows
     def log_prob(self, value: Tensor) -> Tensor:
         # not the inherited method: values may lie off the image, and observed tensors are encoded once
         self.transform.check_input(value, self.transform.inverse_shape)
@@ -152,21 +153,27 @@ def composed(transform: Any) -> InjectiveTransform:
 def without_gaps(
     value: Tensor, transform: InjectiveTransform, validate: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """``value`` with a point of the image in place of the rows that are not finite, and a mask of the finite
-    rows (None if all are finite). No NaN then enters the computation, so that values and gradients of the
-    other rows are right, and the user can mask the missing rows.
+    """``value`` with a finite row in place of those that are not finite, and a mask of the finite rows (None if
+    all are finite). No NaN then enters the computation, so that values and gradients of the other rows are right.
 
-    :raises ValueError: if ``validate`` and no row is finite.
+    :raises ValueError: if ``validate`` and a row is not finite.
     """
     if not is_concrete(value):
         return value, None
     finite = value.isfinite().all(-1)
     if bool(finite.all()):
         return value, None
-    if validate and not bool(finite.any()):
-        check_all(finite, "value", value, "finite numbers", "Remove those rows, or mask them beside others.")
+    if validate:
+        check_all(
+            finite,
+            "value",
+            value,
+            "finite numbers",
+            "Remove such rows, or mask them: d.mask(x.isfinite().all(-1)).",
+        )
     with torch.no_grad():
-        point = transform(value.new_zeros(transform.dim))
+        good = value.reshape(-1, value.shape[-1])[finite.reshape(-1)]
+        point = good[0] if len(good) else transform(value.new_zeros(transform.dim))
     return torch.where(finite.unsqueeze(-1), value, point), finite
 
 
@@ -178,8 +185,8 @@ class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Mo
     :param transform: g as for :class:`Pushforward`, or a
         :class:`~pyro_manifold.flows.Conditional` injective flow.
 
-    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward`; where
-    g does not depend on the context all of them share what they remember of observed tensors.
+    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward`, with its
+    errors; where g does not depend on the context all of them share what they remember of observed tensors.
 
     >>> from pyro_manifold.flows import Conditional, Coupling
     >>> from pyro_manifold.transforms import Pad

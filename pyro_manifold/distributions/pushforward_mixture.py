@@ -16,6 +16,7 @@ from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.tracing import is_concrete
 from ._repr import Explained
+from .masked_rows import MaskedRows, fills_dropped_rows
 from .pushforward import Pushforward, without_gaps
 
 __all__ = ["PushforwardMixture"]
@@ -34,7 +35,7 @@ class _Union(constraints.Constraint):
         return torch.stack([p.check(value) for p in self.parts]).any(0)
 
 
-class PushforwardMixture(Explained, dist.TorchDistribution):
+class PushforwardMixture(MaskedRows, Explained, dist.TorchDistribution):
     r"""Weighted pushforwards of one dimension n, on the union of their images, which may be disjoint.
 
     .. math:: \log p(x) = \log\sum_{k:\, x \in M_k} w_k\, p_U^{(k)}(u_k)\det\!\big(J_k^TJ_k\big)^{-1/2}, \quad
@@ -46,8 +47,8 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
     charts add up. So the mass over the union is 1 however close the images come, if :math:`g_k^{-1}` is the
     exact inverse, not an encoder network. A value further than ``atol`` (1 + its length) from all of them is
     off the manifold, and is treated as the components' ``off_manifold`` says. A union has no bijection from a
-    vector space: for a latent site, sample the chart by ``Categorical`` and enumerate it. A row that is not
-    finite is on none of them and has log density :math:`-\infty`; see :class:`Pushforward`.
+    vector space: for a latent site, sample the chart by ``Categorical`` and enumerate it. Rows that are not
+    finite, or that a mask drops, are treated as by :class:`Pushforward`.
 
     :param Tensor weights: :math:`w`, shape ``batch + (k,)``, on the simplex.
     :param components: k distributions :class:`Pushforward` of one dimension, batch shape and
@@ -55,7 +56,7 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
     :param float atol: the square root of the machine precision if omitted; for learned charts, the error of
         their data. For ``off_manifold="reject"`` and ``"error"``.
     :raises ValueError: for components that do not fit each other, weights of another size; for values off the
-        manifold under ``off_manifold="error"``.
+        manifold under ``off_manifold="error"``, and rows that are not finite.
 
     >>> from pyro_manifold.transforms import LinearEmbedding
     >>> lines = [LinearEmbedding(torch.tensor([[1.0], [0.0]]), torch.tensor([0.0, h])) for h in (0.0, 5.0)]
@@ -178,6 +179,7 @@ class PushforwardMixture(Explained, dist.TorchDistribution):
         own = u.detach().reshape(-1, u.shape[-1]).index_select(0, first)[0]
         return torch.where(on, component.latent_log_prob(torch.where(on.unsqueeze(-1), u, own)), -torch.inf)
 
+    @fills_dropped_rows
     def log_prob(self, value: Tensor) -> Tensor:
         joint = self.log_joint(value)
         on = (joint > -torch.inf).any(-1)

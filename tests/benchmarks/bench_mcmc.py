@@ -115,10 +115,10 @@ def lockstep(
     mcmc.run(*data)
     seconds = time.process_time() - marks.seen[1]
     d = mcmc.diagnostics()
-    warm = d["warmup gradients"]["chain 0"]
+    warm = sum(d["warmup gradients"].values())
     x = statistics(mcmc.get_samples(group_by_chain=True))
     return Result(
-        x, d["gradients"]["chain 0"] - warm, warm, seconds, sum(map(len, d["divergences"].values()))
+        x, sum(d["gradients"].values()) - warm, warm, seconds, sum(map(len, d["divergences"].values()))
     )
 
 

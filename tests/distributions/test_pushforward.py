@@ -250,5 +250,37 @@ def test_masked_rows_may_hold_anything(make: Any, filler: float) -> None:
             assert (a is None) == (b is None)
             if a is not None:
                 torch.testing.assert_close(a, b)
-    if filler:
-        torch.testing.assert_close(d.log_prob(x)[~keep], torch.full((2,), -math.inf, dtype=torch.float64))
+    if not filler:
+        return
+    with pytest.raises(
+        ValueError, match=r"value: got (nan|inf), .* at index \(1,\), expected finite numbers. .*mask"
+    ):
+        d.log_prob(x)  # no mask drops them
+    with pytest.raises(ValueError, match=r"at index \(3,\)"):
+        d.mask(torch.arange(4) != 1).log_prob(x)
+    d._validate_args = False
+    torch.testing.assert_close(d.log_prob(x)[~keep], torch.full((2,), -math.inf, dtype=torch.float64))
+    torch.testing.assert_close(d.log_prob(x)[keep], wanted)
+
+
+def test_masked_rows_off_the_image_and_where_the_map_degenerates() -> None:
+    """Zeros in dropped rows, under ``off_manifold="error"`` and where g has no rank: neither is an error nor moves
+    the seed."""
+    polar = Chart(
+        lambda u: torch.cat([u[..., :1] * u[..., 1:].cos(), u[..., :1] * u[..., 1:].sin()], -1),
+        lambda x: torch.stack([x.norm(dim=-1), torch.atan2(x[..., 1], x[..., 0])], -1),
+        2,
+        2,
+    )
+    keep = torch.tensor([True, False])
+    for base, g in ((normal([0.5], 0.3), circle()), (normal([2.0, 0.0], 0.1), polar)):
+        d = Pushforward(base, g, off_manifold="error")
+        x = torch.where(keep.unsqueeze(-1), d.sample((2,)), 0.0)
+        with pytest.raises(ValueError, match="points of the image|rank"):
+            d.log_prob(x)
+        torch.manual_seed(0)
+        seen = d.mask(keep).log_prob(x)
+        after = torch.rand(())
+        torch.manual_seed(0)
+        assert torch.equal(after, torch.rand(()))
+        torch.testing.assert_close(seen, torch.where(keep, d.log_prob(x[0].clone()), 0.0))

@@ -15,6 +15,8 @@ or its trajectory ends there.
 Holmes-Cerfon & Goodman 2018; Graham, Thiery & Beskos 2022, alg. 2 (Mici).
 """
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -29,9 +31,9 @@ __all__ = ["ProjectedMotion"]
 class ProjectedMotion(AmbientMomentum):
     """Tangent vectors in the ambient space, carried along by RATTLE steps that are checked to be reversible.
 
-    A refused step leaves the point where it is with a momentum of NaN, hence an infinite energy. ``refused``
-    counts, in steps of single chains: ``not converged`` and ``not reversible``.
+    A refused step leaves the point where it is with a momentum of NaN, hence an infinite energy.
 
+    :ivar dict refused: for ``not converged`` and ``not reversible``, the number of such steps of each chain.
     :ivar bool strict: raise :class:`~.errors.ConvergenceError` or :class:`~.errors.NonReversibleStepError`
         instead.
     """
@@ -41,7 +43,7 @@ class ProjectedMotion(AmbientMomentum):
 
     def __init__(self, geometry: SubmanifoldGeometry) -> None:
         super().__init__(geometry)
-        self.refused = {"not converged": 0, "not reversible": 0}
+        self.refused: dict[str, Counter[int]] = {"not converged": Counter(), "not reversible": Counter()}
 
     def radius(self, shape: torch.Size) -> float:
         """No cap on the step: one that is too long for a projection is refused."""
@@ -75,5 +77,11 @@ class ProjectedMotion(AmbientMomentum):
                 f"a projected step for time {size} on {self.geometry.manifold.name} does not return to its "
                 f"start in {int(astray.sum())} of {n} chains; take a smaller step_size."
             )
-        self.refused["not converged"] += int(lost.sum())
-        self.refused["not reversible"] += int(astray.sum())
+        for reason, rows in (("not converged", lost), ("not reversible", astray)):
+            who = rows.nonzero().squeeze(-1)
+            self.refused[reason].update((who if self.chains is None else self.chains[who]).tolist())
+
+    def forget_refused(self) -> None:
+        """Count from 0."""
+        for counts in self.refused.values():
+            counts.clear()

@@ -51,8 +51,5 @@ class VectorizedMCMC(MCMC):
         chains = self.kernel.chains
         if chains > 1:  # (1, draws, chains, ...) -> (chains, draws, ...)
             self._samples = {k: v[0].transpose(0, 1) for k, v in self._samples.items()}
-            shared = dict(self._diagnostics[0])
-            self._diagnostics = [
-                {**shared, "divergences": draws} for draws in shared.pop("divergences by chain")
-            ]
+            self._diagnostics = self._diagnostics[0]["by chain"]
         self.num_chains = chains

@@ -133,6 +133,8 @@ class GeodesicHMC(GeodesicKernel):
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         given, how = self._own_start(), self.vectorize
         self._reset()  # discards the state of an interrupted run
+        self._gradients, self._warmup_gradients = torch.zeros(2, self.chains, dtype=torch.long)
+        self._accept_sum = torch.zeros(self.chains)
         self._arc.reset()
         if self.model is not None:
             setup = prepare(self.model, args, kwargs, self.init_strategy, self.max_plate_nesting)
@@ -176,7 +178,7 @@ class GeodesicHMC(GeodesicKernel):
         )
         with pyro.validation_enabled(False):
             self._warm.start(self._state, guess=mass is None)
-        self._gradients += self._warm.trials * self.chains
+        self._gradients += self._warm.trials
 
     def _rows(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {k: (v.unsqueeze(0) if self.chains == 1 else v).detach() for k, v in params.items()}
@@ -200,7 +202,7 @@ class GeodesicHMC(GeodesicKernel):
         check_start(z, self.chains, self.manifolds)
         with pyro.validation_enabled(False):
             state = self._system.state(z)
-        self._gradients += self.chains
+        self._gradients += 1
         bad = ~(state.potential.isfinite() & state.grad.isfinite().all(-1))
         if bool(bad.any()):
             raise InvalidStartError(
@@ -243,12 +245,12 @@ class GeodesicHMC(GeodesicKernel):
             state = out.state
             for name, f in self.isometries.items():
                 state = isometry_jump(self._system, state, name, f)
-                self._gradients += self.chains
+                self._gradients += 1
             if self._t % 50 == 49 and self.manifolds:  # take rounding drift off the manifold away
                 state = self._system.state(self._system.project(state.z))
-                self._gradients += self.chains
+                self._gradients += 1
         self._state = state
-        self._gradients += int(out.steps.sum())
+        self._gradients += out.steps.cpu()
         self._t += 1
         self._watch(out)
         accept = float(out.accept_prob.mean())
@@ -256,11 +258,11 @@ class GeodesicHMC(GeodesicKernel):
             n = self._t
             with pyro.validation_enabled(False):
                 self._adapt(state, accept)
-            self._warmup_gradients = self.num_gradients
+            self._warmup_gradients = self._gradients.clone()
         else:
             n = self._t - self._warmup_steps
             self._divergences.extend((n - 1, int(c)) for c in out.diverging.nonzero())
-            self._accept_sum += accept
+            self._accept_sum += out.accept_prob.cpu()
         self._mean_accept_prob += (accept - self._mean_accept_prob) / n
         return {k: v.clone() if self.chains > 1 else v[0].clone() for k, v in state.z.items()}
 
@@ -276,14 +278,14 @@ class GeodesicHMC(GeodesicKernel):
         assert self._warm is not None
         trials = self._warm.trials
         done = self._warm.update(state, accept)
-        self._gradients += (self._warm.trials - trials) * self.chains
+        self._gradients += self._warm.trials - trials
         if done is not None:
             stretch, enough = done
             self._arc.choose(self.step_size, stretch, enough)
         if self._t == self._warmup_steps:
             for s in self._system.sites:
                 if isinstance(s.momentum, ProjectedMotion):
-                    s.momentum.refused = dict.fromkeys(s.momentum.refused, 0)
+                    s.momentum.forget_refused()
 
     def _watch(self, out: TransitionResult) -> None:
         assert self._warm is not None and self._warmup_steps is not None
@@ -307,26 +309,31 @@ class GeodesicHMC(GeodesicKernel):
         )
 
     def diagnostics(self) -> dict[str, Any]:
-        """``divergences`` (draws), acceptance and gradients; for sites on implicit manifolds
-        ``refused steps`` since warm-up (of several chains in one kernel ``refused steps of all chains``, the
-        same total under each)."""
+        """``divergences`` (draws), ``acceptance rate``, ``gradients`` and ``warmup gradients``; for sites on
+        implicit manifolds ``refused steps`` since warm-up. Of several chains in one kernel the gradients are sums
+        and the rate a mean; ``by chain`` lists these figures of each."""
         if not self._running:
             raise RuntimeError(
                 "diagnostics: this kernel has been cleaned up after its run; ask mcmc.diagnostics()."
             )
+        every = list(range(self.chains))
+        if self.chains == 1:
+            return self._figures(every)
+        return {**self._figures(every), "by chain": [self._figures([i]) for i in every]}
+
+    def _figures(self, chains: list[int]) -> dict[str, Any]:
+        """Diagnostics of these chains together."""
         sites = [] if self._system is None else self._system.sites
-        refused = {s.name: dict(s.momentum.refused) for s in sites if isinstance(s.momentum, ProjectedMotion)}
-        by_chain = [[draw for draw, chain in self._divergences if chain == i] for i in range(self.chains)]
+        refused = {
+            s.name: {reason: sum(n[i] for i in chains) for reason, n in s.momentum.refused.items()}
+            for s in sites
+            if isinstance(s.momentum, ProjectedMotion)
+        }
         return {
-            "divergences": [draw for draw, _ in self._divergences],
-            **({"divergences by chain": by_chain} if self.chains > 1 else {}),
-            "acceptance rate": self._accept_sum / max(1, self._t - (self._warmup_steps or 0)),
-            "gradients": self.num_gradients,
-            "warmup gradients": self.warmup_gradients,
-            # refused steps are counted for all chains of a kernel together; the key says so
-            **(
-                {"refused steps" if self.chains == 1 else "refused steps of all chains": refused}
-                if refused
-                else {}
-            ),
+            "divergences": [draw for draw, chain in self._divergences if chain in chains],
+            "acceptance rate": float(self._accept_sum[chains].mean())
+            / max(1, self._t - (self._warmup_steps or 0)),
+            "gradients": int(self._gradients[chains].sum()),
+            "warmup gradients": int(self._warmup_gradients[chains].sum()),
+            **({"refused steps": refused} if refused else {}),
         }

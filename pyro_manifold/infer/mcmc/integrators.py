@@ -9,15 +9,16 @@ from .systems import State, System
 __all__ = ["first_step_size", "geodesic_leapfrog"]
 
 
-def geodesic_leapfrog(system: System, state: State, step: Tensor) -> State:
+def geodesic_leapfrog(system: System, state: State, step: Tensor, chains: Tensor | None = None) -> State:
     r"""Strang splitting :math:`\Phi_1(\epsilon/2)\,\Phi_2(\epsilon)\,\Phi_1(\epsilon/2)`: symplectic,
     reversible, of order 2.
 
-    :param step: signed step sizes, shape ``(chains, 1)``. The given state is not changed; the new one has an
+    :param step: signed step sizes, one for each row. The given state is not changed; the new one has an
         infinite potential where anything is not finite.
+    :param chains: those that the rows of the state are; all of them if omitted.
     """
     half = 0.5 * step
-    z, w = system.drift(state.z, system.kick(state.w, state.grad, half), step)
+    z, w = system.drift(state.z, system.kick(state.w, state.grad, half), step, chains)
     u, grad = system.evaluate(z)
     w = system.kick(w, grad, half)
     u = torch.where((u + 0 * w.sum(-1)).isfinite(), u, torch.inf)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import geoopt
+import torch
 from pyro.infer.mcmc import HMC
 from torch import Tensor
 
@@ -202,12 +203,12 @@ class GeodesicKernel(HMC):
     @property
     def num_gradients(self) -> int:
         """Gradients of single chains so far."""
-        return self._gradients
+        return int(self._gradients.sum())
 
     @property
     def warmup_gradients(self) -> int:
         """Of these, those of warm-up."""
-        return self._warmup_gradients
+        return int(self._warmup_gradients.sum())
 
     @property
     def _running(self) -> bool:
@@ -238,8 +239,9 @@ class GeodesicKernel(HMC):
         self._system: Any = None
         self._state: State | None = None  # None: to be made from what sample() is given
         self._warm: WarmUp | None = None
-        self._t = self._gradients = self._warmup_gradients = self._lost = 0
-        self._accept_sum = self._mean_accept_prob = 0.0
+        self._t = self._lost = 0
+        self._mean_accept_prob = 0.0
+        self._gradients = self._warmup_gradients = self._accept_sum = torch.zeros(0)  # of each chain
         self._divergences: list[tuple[int, int]] = []
 
     def cleanup(self) -> None:

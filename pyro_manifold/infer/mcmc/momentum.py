@@ -43,7 +43,12 @@ def momentum_coordinates(geometry: Geometry) -> "MomentumCoordinates":
 
 class MomentumCoordinates:
     """Frame coordinates: right on every manifold. The axes of a point come last, ``c`` has one trailing
-    axis."""
+    axis.
+
+    :ivar Tensor chains: the chain of each row that :meth:`flow` is given next; ``None``: row i is chain i.
+    """
+
+    chains: Tensor | None = None
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry

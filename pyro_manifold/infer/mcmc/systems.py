@@ -247,9 +247,11 @@ class System:
         return w - step * self.scaled(grad, transpose=True)
 
     @torch.no_grad()
-    def drift(self, z: Positions, w: Tensor, step: Tensor) -> tuple[Positions, Tensor]:
-        """Exact geodesic flow for time ``step`` (shape ``(chains, 1)``): new positions, transported
-        momenta."""
+    def drift(
+        self, z: Positions, w: Tensor, step: Tensor, chains: Tensor | None = None
+    ) -> tuple[Positions, Tensor]:
+        """Exact geodesic flow for time ``step`` (one for each row): new positions, transported momenta. The rows
+        are all chains, or ``chains``."""
         out, parts, flat = {}, [], None
         for s in self.sites:
             x, c = z[s.name], w[:, s.slice]
@@ -262,6 +264,7 @@ class System:
                 p = self._points(s, c)
                 if s.points:
                     t = t.expand(p.shape[:-1] + (1,))
+                s.momentum.chains = chains
                 out[s.name], c = s.momentum.flow(x, p, t)
                 c = rows(c)
             parts.append(c)

@@ -118,7 +118,7 @@ def nuts(system: System, state: State, step_size: float, max_depth: int = 10) ->
         total, first, e = torch.zeros_like(rho), rho, rho
         ids, energy = rows, h
         for i in range(2**depth):
-            edge = geodesic_leapfrog(system, edge, step)
+            edge = geodesic_leapfrog(system, edge, step, ids)
             error = edge.energy() - energy
             bad = ~(error <= MAX_ENERGY_ERROR)
             accept.index_add_(0, ids, (-error).exp().clamp(max=1.0).nan_to_num(0.0))

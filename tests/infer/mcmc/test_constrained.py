@@ -1,6 +1,7 @@
 """Constrained dynamics as Mici tests its own, then exact moments, refusals and errors."""
 
 import math
+from collections import Counter
 
 import geoopt
 import pyro
@@ -193,6 +194,36 @@ def torus_draws(n, tube=0.5):
 FIXED = dict(adapt_step_size=False, adapt_mass_matrix=False)
 
 
+@pytest.mark.parametrize("kernel", [GeodesicHMC, GeodesicNUTS])
+def test_figures_of_each_chain(kernel):
+    """Two chains at the south pole diverge as soon as they move, and NUTS goes on with the one at the north pole
+    alone, which a steep force away from it sends into steps that are refused: each has figures of its own."""
+    mu = tensor(0.0, 0.0, 1.0)
+
+    def potential(z):
+        height = z["x"] @ mu
+        return torch.where(
+            height < 0, torch.where(height > -1, torch.inf, 0.0), -3e4 * torch.relu(0.9995 - height)
+        )
+
+    k = kernel(
+        potential_fn=potential,
+        manifolds={"x": ImplicitManifold(lambda x: x.norm(dim=-1) - 1, near=mu)},
+        chains=3,
+        step_size=0.05,
+        **(dict(max_tree_depth=3) if kernel is GeodesicNUTS else dict(trajectory_length=0.1)),
+        **FIXED,
+    )
+    d = sample(k, 0, 10, {"x": torch.stack([-mu, mu, -mu])}).diagnostics()
+    refused = [d["refused steps"][f"chain {i}"]["x"]["not converged"] for i in range(3)]
+    assert refused[1] > 0 and refused[0] == refused[2] == 0
+    assert d["divergences"]["chain 0"] == d["divergences"]["chain 2"] == list(range(10))
+    rates = d["acceptance rate"]
+    assert rates["chain 0"] == rates["chain 2"] == 0 < rates["chain 1"] < 1
+    if kernel is GeodesicNUTS:
+        assert d["gradients"]["chain 0"] == d["gradients"]["chain 2"] == 11 < d["gradients"]["chain 1"]
+
+
 def test_uniform_on_the_embedded_torus():
     """Exact draws stay exact ones: density (1 + (r/R) cos phi)/2pi of the tube angle, E cos phi = r/2R, E
     sin^2 phi = 1/2."""
@@ -211,11 +242,12 @@ def test_uniform_on_the_embedded_torus():
     check_moment((x[..., :2].norm(dim=-1) - 1) / 0.5, 0.25)
     check_moment(x[..., 2].square() / 0.25, 0.5)
     check_moment(x[..., 0], 0.0)
-    told = {key: value["chain 0"] for key, value in mcmc.diagnostics().items() if key != "x"}
-    assert told["divergences"] == [] and 0.5 < told["acceptance rate"] < 0.99
-    refused = told["refused steps of all chains"]["x"]  # 400 in one kernel
-    assert "refused steps" not in told
-    assert set(refused) == {"not converged", "not reversible"} and refused["not converged"] > 0
+    told = mcmc.diagnostics()
+    rates = list(told["acceptance rate"].values())
+    assert not any(told["divergences"].values()) and 0.5 < sum(rates) / 400 < 0.99
+    refused = [by_site["x"] for by_site in told["refused steps"].values()]
+    assert set(refused[0]) == {"not converged", "not reversible"}
+    assert sum(r["not converged"] for r in refused) > 0 and len({r["not converged"] for r in refused}) > 1
     assert (x[:, -1] - start).norm(dim=-1).mean() > 0.7  # and they move
 
 
@@ -317,11 +349,14 @@ def test_steps_that_cannot_return_are_refused():
     torch.manual_seed(1)
     x = geo.wander(geo.manifold.point.expand(200, 3), 8)
     state = system.state({"x": x}, system.draw({"x": x}))
-    end = run(system, state, 0.3, 1)
+    backwards = torch.arange(200).flip(0)  # row i is chain 199 - i
+    end = geodesic_leapfrog(system, state, torch.full((200, 1), 0.3, dtype=F64), backwards)
     motion = system.sites[0].momentum
+    refused = motion.refused
     stays = end.w.isnan().any(-1)
-    assert motion.refused["not converged"] > 0 and motion.refused["not reversible"] > 0
-    assert int(stays.sum()) == sum(motion.refused.values()) and 0 < int(stays.sum()) < 200
+    assert refused["not converged"] and refused["not reversible"]
+    assert refused["not converged"] + refused["not reversible"] == Counter(backwards[stays].tolist())
+    assert 0 < int(stays.sum()) < 200
     assert torch.equal(end.z["x"][stays], x[stays]) and not end.energy()[stays].isfinite().any()
     moved = end.take((~stays).nonzero().squeeze(-1))  # what was not refused goes back
     back = run(system, moved.with_momentum(-moved.w), 0.3, 1)
