@@ -8,6 +8,7 @@ from .image_manifold import ImageManifold, image_manifold
 from .lorenz import lorenz
 from .polynomial_surface import PolynomialSurface
 from .split import train_test_split
+from .torsions import torsions, torsions_split
 
 __all__ = [
     "GaussianOnCircle",
@@ -19,5 +20,7 @@ __all__ = [
     "earth_split",
     "image_manifold",
     "lorenz",
+    "torsions",
+    "torsions_split",
     "train_test_split",
 ]

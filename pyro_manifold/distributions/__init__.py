@@ -3,7 +3,9 @@
 from . import kl as kl  # registers the divergences
 from .angular_central_gaussian import AngularCentralGaussian
 from .bingham import Bingham
+from .fit import fit_mixture
 from .kent import Kent
+from .kernels import kernel_mixture
 from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
 from .projected_normal import ProjectedNormal
@@ -30,4 +32,6 @@ __all__ = [
     "VonMisesFisher",
     "WrappedCauchy",
     "WrappedNormal",
+    "fit_mixture",
+    "kernel_mixture",
 ]

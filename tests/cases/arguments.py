@@ -25,6 +25,7 @@ LATENT = dist.Normal(torch.zeros(2), 1.0).to_event(1)
 NORMAL = dist.Normal(torch.zeros(1), 1.0).to_event(1)
 
 
+ROUND = torch.nn.functional.normalize(torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
 ROWS = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
 
 
@@ -58,6 +59,8 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (md.PushforwardMixture, dict(weights=torch.ones(1), components=[md.Pushforward(NORMAL, LINE)], atol=0.1)),
     (md.RiemannianNormal, dict(manifold=SPHERE, loc=E3[0], scale=torch.tensor(1.0))),
     (md.VonMisesFisher, dict(loc=E3[0], concentration=torch.tensor(2.0))),
+    (md.fit_mixture, dict(data=ROUND, components=2, family="kent", uniform=True, validation=ROUND, steps=1)),
+    (md.kernel_mixture, dict(data=ROUND, concentration=torch.ones(2), uniform=0.1, validation=ROUND)),
     (md.WrappedCauchy, dict(loc=torch.tensor(0.0), concentration=torch.tensor(0.5))),
     (md.WrappedNormal, dict(manifold=SPHERE, loc=E3[0], scale=torch.tensor(1.0))),
     (md.WrappedNormal, dict(manifold=SPHERE, loc=E3[0], scale_tril=torch.eye(2))),

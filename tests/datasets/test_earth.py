@@ -56,6 +56,18 @@ def test_split_is_a_partition_of_distinct_places(folder: Path) -> None:
     )
 
 
+def test_grouped_split_keeps_all_rows_and_parts_no_place(folder: Path) -> None:
+    (folder / "fire.csv").write_text("".join(f"{i % 20},0\n" for i in range(210)))
+    parts = earth_split("fire", folder=folder, distinct=False, grouped=True)
+    places = [len(p.unique(dim=0)) for p in parts]
+    assert sum(map(len, parts)) == 210 and places == [16, 2, 2]
+    assert len(torch.cat(parts).unique(dim=0)) == 20
+    raw = earth_split("fire", folder=folder, distinct=False)
+    assert [len(p) for p in raw] == [168, 21, 21]
+    with pytest.raises(ValueError, match="grouped: got True with distinct=True"):
+        earth_split("fire", folder=folder, grouped=True)
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the catalogues do not lie beside this checkout")
 @pytest.mark.parametrize(
     "name, rows, places",
