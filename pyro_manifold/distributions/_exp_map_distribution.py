@@ -1,5 +1,5 @@
-"""What the distributions share that are a distribution of tangent vectors at a centre, pushed to the manifold
-by the exponential map."""
+"""Base class of the distributions that push a distribution of tangent vectors at a centre to the manifold by the
+exponential map."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ __all__ = ["ExpMapDistribution"]
 
 
 def with_gradient_of(out: Tensor, other: Tensor) -> Tensor:
-    """``out``, a number, with the gradient of ``other``, the same number up to rounding."""
+    """The values of ``out`` with the gradient of ``other``; both hold the same numbers up to rounding."""
     return out.detach() + torch.where(out.isfinite(), other - other.detach(), 0.0)
 
 
@@ -28,15 +28,16 @@ class ExpMapDistribution(ReprMixin, dist.TransformedDistribution):
     """A transformed distribution whose only transform is an :class:`~pyro_manifold.transforms.ExpMap` at
     ``loc``.
 
-    Subclasses set ``manifold``, and name in ``_expand_attributes`` the attributes that an expanded copy takes
-    along (a further subclass with an ``__init__`` of its own must do so too, or torch refuses to expand it).
+    Subclasses set ``manifold``, and list in ``_expand_attributes`` the attributes that :meth:`expand` copies.
+    A subclass of a subclass that has its own ``__init__`` must list them again, or torch refuses to expand
+    it.
     """
 
     _expand_attributes: tuple[str, ...]
 
     def _build(self, base: Any, transform: Any, event_shape: torch.Size, validate_args: bool | None) -> None:
-        """``TransformedDistribution.__init__`` for a base whose batch shape is that of the result: torch finds
-        the shapes through the transform, which takes longer than the rest of a constructor."""
+        """A faster ``TransformedDistribution.__init__`` for a base with the batch shape of the result: torch's
+        own infers the shapes from the transform, which takes longer than the rest of the constructor."""
         self.base_dist = base
         self.transforms = [transform]
         torch.distributions.Distribution.__init__(
@@ -49,7 +50,7 @@ class ExpMapDistribution(ReprMixin, dist.TransformedDistribution):
 
     @property
     def geometry(self) -> Geometry:
-        """The geometry of ``manifold``, made once for the distribution."""
+        """The geometry of ``manifold``, looked up once per distribution."""
         return self.transforms[0].geometry
 
     @property
@@ -58,11 +59,12 @@ class ExpMapDistribution(ReprMixin, dist.TransformedDistribution):
         return self.transforms[0].loc.expand(self.batch_shape + self.event_shape)
 
     def _remembered(self, value: Tensor) -> Tensor | None:
-        """The tangent vector that ``value`` was drawn as, where a gradient through it is asked for.
+        """The tangent vector v of which ``value`` is the image, if ``value`` was drawn by this distribution and
+        requires a gradient; otherwise ``None``.
 
-        A density is that of the point as it is stored, which differs from the one drawn by rounding: near a
-        pole, or far out in the ball, by much. But the vector has the better gradient, since slopes of the map
-        and its inverse cancel in it."""
+        ``log_prob`` takes its value from the stored point, since rounding moves the point away from exp(v), by
+        much near a pole or far out in the ball. It takes its gradient from v: the derivatives of exp and log
+        cancel exactly there."""
         return (
             self.transforms[0].cached_preimage(value)
             if torch.is_grad_enabled() and value.requires_grad
@@ -83,8 +85,11 @@ class ExpMapDistribution(ReprMixin, dist.TransformedDistribution):
         return x
 
     def _check_held(self, x: Tensor, v: Tensor) -> None:
-        """That the dtype of draws ``x = exp(v)`` holds them: within :meth:`Geometry.reach` at a glance,
-        beyond one by one."""
+        """Check that the dtype can represent the draws ``x = exp(v)``: cheaply, for all at once, if they lie
+        within :meth:`Geometry.reach` of the origin, otherwise one by one.
+
+        :raises ValueError: if it cannot represent some of them.
+        """
         if not is_concrete(x) or not x.numel():
             return
         geo, x = self.geometry, x.detach()
@@ -99,10 +104,10 @@ class ExpMapDistribution(ReprMixin, dist.TransformedDistribution):
         if not bool(ok.all()):
             wider = "float64 or " if x.dtype != torch.float64 else ""
             raise ValueError(
-                f"scale: {int((~ok).sum())} of {ok.numel()} draws lie beyond what points of "
-                f"{self.manifold.name} hold in {x.dtype} (about {reach:.3g} from the origin). Use {wider}a "
-                "smaller scale; a normal distribution of chart coordinates (the logarithm at the origin) "
-                "has no such bound."
+                f"scale: {int((~ok).sum())} of {ok.numel()} draws lie farther out than points of "
+                f"{self.manifold.name} can be represented in {x.dtype} (about {reach:.3g} from the origin). "
+                f"Use {wider}a smaller scale; a normal distribution of chart coordinates (the logarithm at the "
+                "origin) has no such bound."
             )
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:

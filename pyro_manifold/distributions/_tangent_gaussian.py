@@ -1,5 +1,5 @@
-"""The normal distribution of a tangent space that :class:`WrappedNormal` pushes to the manifold, from any of
-its parametrisations."""
+"""The normal distribution of tangent coordinates that :class:`WrappedNormal` pushes to the manifold, built from
+``scale``, ``scale_tril`` or ``covariance_matrix``."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ __all__ = ["tangent_normal", "widened"]
 
 
 class _Diagonal(dist.Independent):
-    """Of mean 0. Torch's sum over coordinates fails on an empty batch."""
+    """Normal distribution with mean 0 and a diagonal covariance. Its density also works on an empty batch,
+    where torch's fails."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         scale = self.base_dist.scale
@@ -31,7 +32,8 @@ class _Diagonal(dist.Independent):
 
 
 class _Full(dist.MultivariateNormal):
-    """Of mean 0. Torch's density fails on an empty batch, and is slow for one factor that all points share."""
+    """Normal distribution with mean 0 and a full covariance. Its density also works on an empty batch, where
+    torch's fails, and is faster where all points share one Cholesky factor."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         tril = self._unbroadcasted_scale_tril
@@ -57,9 +59,11 @@ def tangent_normal(
     truncated: bool,
     validate: bool,
 ) -> Any:
-    """Normal distribution of frame coordinates about 0, its batch shape broadcast with that of the centre.
+    """Normal distribution of frame coordinates with mean 0. Its batch shape is that of the spread, broadcast
+    with ``loc_batch``, the batch shape of the centre.
 
-    :raises ValueError: unless exactly one of the three spreads is given, and it is one.
+    :raises ValueError: unless exactly one of ``scale``, ``scale_tril`` and ``covariance_matrix`` is given, and
+        has the right shape and valid values.
     """
     given = {"scale": scale, "scale_tril": scale_tril, "covariance_matrix": covariance_matrix}
     names = [k for k, x in given.items() if x is not None]
@@ -76,7 +80,7 @@ def tangent_normal(
 
 
 def widened(base: Any, dtype: torch.dtype) -> Any:
-    """The same normal of tangent coordinates, of ``dtype``."""
+    """The same normal distribution of tangent coordinates, converted to ``dtype``."""
     if isinstance(base, TruncatedTangentNormal):
         return TruncatedTangentNormal(base._scale.to(dtype), base._radius, base.event_shape[0])
     if isinstance(base, dist.MultivariateNormal):
@@ -114,8 +118,8 @@ def _truncated(
     radius = geo.injectivity_radius(event_shape)
     if not isinstance(radius, Tensor) and radius == math.inf:
         raise ValueError(
-            f"truncated: {geo.manifold.name} has an infinite injectivity radius, nothing to truncate; leave "
-            f"it False."
+            f"truncated: got True, but {geo.manifold.name} has an infinite injectivity radius, so there is "
+            "nothing to truncate; leave it False."
         )
     if scale is None or (scale.dim() > 0 and scale.shape[-1] != 1):
         seen = "a matrix" if scale is None else f"shape {tuple(scale.shape)}"
@@ -127,8 +131,10 @@ def _truncated(
         _positive(scale)
     scale = scale if scale.dim() == 0 else scale.squeeze(-1)
     batch = broadcast_shapes(loc=loc_batch, scale=scale.shape)
-    now = partial(geo.injectivity_radius, event_shape)  # read at each call: curvature may be learned
-    return TruncatedTangentNormal(scale.expand(batch), now, geo.dim(event_shape))
+    radius_now = partial(
+        geo.injectivity_radius, event_shape
+    )  # called each time: the curvature may be learned
+    return TruncatedTangentNormal(scale.expand(batch), radius_now, geo.dim(event_shape))
 
 
 def _full(dim: int, loc_batch: torch.Size, name: str, matrix: Tensor, validate: bool) -> Any:
@@ -139,9 +145,8 @@ def _full(dim: int, loc_batch: torch.Size, name: str, matrix: Tensor, validate: 
         )
     tril = matrix
     if validate:
-        check_all(
-            matrix.isfinite().all(-1).all(-1), name, matrix, "finite numbers", "Look where they come from."
-        )
+        remedy = "Check the computation that produced them."
+        check_all(matrix.isfinite().all(-1).all(-1), name, matrix, "finite numbers", remedy)
     if name == "covariance_matrix":
         if validate:
             ok = (matrix - matrix.mT).abs().amax((-1, -2)) <= 1e-5 * matrix.abs().amax((-1, -2))
@@ -153,5 +158,5 @@ def _full(dim: int, loc_batch: torch.Size, name: str, matrix: Tensor, validate: 
         ok = (matrix.diagonal(dim1=-2, dim2=-1) > 0).all(-1) & (matrix.triu(1) == 0).all(-1).all(-1)
         check_all(ok, name, matrix, "lower triangular with a positive diagonal", "Use torch.linalg.cholesky.")
     batch = broadcast_shapes(loc=loc_batch, scale=tril.shape[:-2])
-    # the mean carries the batch: a factor given once is not copied to every element of it
+    # the mean has the batch shape, so that a single Cholesky factor is not copied to every batch element
     return _Full(tril.new_zeros(()).expand(batch + (dim,)), scale_tril=tril, validate_args=False)

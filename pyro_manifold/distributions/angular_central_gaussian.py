@@ -11,12 +11,12 @@ from torch import Tensor
 from ..constraints import on
 from ..ops.arguments import checked
 from ..ops.batched import apply_matrix, compact_batch, solve_lower
-from ..ops.checks import as_tensors, check_all, check_expansion, common_shape
+from ..ops.checks import as_tensors, check_all, common_shape
 from ..ops.linalg import sym
 from ..ops.numerics import norm
 from ..ops.quadratic_form import expected_log_ratio, expected_projector, log_singular_values
 from ..ops.spherical import log_sphere_area
-from ._repr import ReprMixin
+from ._repr import ReprMixin, expanded, validates
 from .bingham import check_symmetric
 
 __all__ = ["AngularCentralGaussian"]
@@ -27,14 +27,15 @@ class AngularCentralGaussian(ReprMixin, TorchDistribution):
 
     .. math:: p(x) = |S^{d-1}|^{-1}\, |\Sigma|^{-1/2}\, (x^\top\Sigma^{-1}x)^{-d/2}
 
-    on :math:`S^{d-1}`, d >= 2. Like :class:`Bingham`'s a distribution of axes (p(x) = p(-x)), with heavier
-    tails, in closed form, and with reparametrised draws. :math:`\Sigma` and :math:`c\Sigma` give the same
-    distribution. The map z to x forgets a dimension, so the distribution is no ``TransformedDistribution``.
-    Spreads along the axes may be unlike by any factor up to 1e15 (a diagonal ``scale_tril``: 1e300); only
-    their ratios count.
+    on :math:`S^{d-1}`, d >= 2. Like :class:`Bingham` it is a distribution of axes (p(x) = p(-x)), but with
+    heavier tails, a closed-form density and reparametrised draws. :math:`\Sigma` and :math:`c\Sigma` give the
+    same distribution. The map from z to x loses the length of z, so this is not a ``TransformedDistribution``.
+    Standard deviations along the axes may differ by a factor of up to 1e15 (1e300 for a diagonal
+    ``scale_tril``); only their ratios matter.
 
     :param Tensor scale_tril: Cholesky factor of :math:`\Sigma`, shape ``batch + (d, d)``.
-    :param Tensor covariance_matrix: :math:`\Sigma` itself, that of z. Give exactly one of the two.
+    :param Tensor covariance_matrix: :math:`\Sigma`, the covariance of z, shape ``batch + (d, d)``. Give exactly
+        one of the two.
     :raises ValueError: for a ``scale_tril`` that is not lower triangular with a positive diagonal, a
         ``covariance_matrix`` that is not symmetric and positive definite, or not exactly one of them.
 
@@ -49,7 +50,7 @@ class AngularCentralGaussian(ReprMixin, TorchDistribution):
 
     arg_constraints: dict[str, Any] = {
         "scale_tril": constraints.independent(constraints.real, 2)
-    }  # the rest in __init__
+    }  # __init__ checks that it is lower triangular with a positive diagonal
     has_rsample = True
 
     @checked
@@ -65,7 +66,7 @@ class AngularCentralGaussian(ReprMixin, TorchDistribution):
             raise ValueError(
                 f"scale_tril: got {seen} of scale_tril and covariance_matrix; expected exactly one."
             )
-        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        validate = validates(validate_args)
         tril, cov = as_tensors(scale_tril=scale_tril, covariance_matrix=covariance_matrix)
         name, matrix = ("scale_tril", tril) if cov is None else ("covariance_matrix", cov)
         if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.shape[-1] < 2:
@@ -115,14 +116,7 @@ class AngularCentralGaussian(ReprMixin, TorchDistribution):
         return self.scale_tril @ self.scale_tril.mT
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> "AngularCentralGaussian":
-        check_expansion(self.batch_shape, batch_shape)
-        new = self._get_checked_instance(AngularCentralGaussian, _instance)
-        new._tril = self._tril
-        super(AngularCentralGaussian, new).__init__(
-            torch.Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
+        return expanded(self, AngularCentralGaussian, batch_shape, _instance, ["_tril"])
 
     @staticmethod
     def infer_shapes(scale_tril: Any = None, covariance_matrix: Any = None) -> tuple[torch.Size, torch.Size]:  # type: ignore[override]
@@ -143,7 +137,7 @@ class AngularCentralGaussian(ReprMixin, TorchDistribution):
         size = tril.detach().abs().amax((-1, -2))
         w = solve_lower(tril / size[..., None, None], x)
         half_log_det = (tril.diagonal(dim1=-2, dim2=-1) / size.unsqueeze(-1)).log().sum(-1)
-        # |x| is 1 up to rounding; with it the formula has degree 0 and does not feel that rounding
+        # dividing by |x|, which is 1 up to rounding, makes the formula independent of the length of x
         out = -log_sphere_area(d - 1) - half_log_det - d * (norm(w) / norm(x)).log()
         return out.to(value.dtype).expand(batch)
 
@@ -168,14 +162,14 @@ class AngularCentralGaussian(ReprMixin, TorchDistribution):
 
     @property
     def mode(self) -> Tensor:
-        r"""The eigenvector of the greatest eigenvalue of :math:`\Sigma`: one of the two modes, or of many
-        where repeated."""
+        r"""The eigenvector of the largest eigenvalue of :math:`\Sigma`: one of the two modes, or one of many
+        where that eigenvalue is repeated."""
         return self._out(torch.linalg.svd(self._tril.detach().double())[0][..., 0], 1)
 
     def _divergence(self, precision_factor: Tensor | None) -> Tensor:
-        r"""KL to the distribution of Cholesky factor M (uniform if ``None``):
-        :math:`\tfrac d2\mathrm E\log(w^\top Kw/w^\top w)`, with :math:`K = L^\top M^{-\top}M^{-1}L` scaled to
-        determinant 1."""
+        r"""KL divergence from the distribution with Cholesky factor M (from the uniform distribution if
+        ``None``): :math:`\tfrac d2\mathrm E\log(w^\top Kw/w^\top w)`, with
+        :math:`K = L^\top M^{-\top}M^{-1}L` scaled to determinant 1."""
         tril = self._tril.double()
         if precision_factor is not None:
             tril = torch.linalg.solve_triangular(precision_factor, tril, upper=False)

@@ -1,4 +1,4 @@
-"""Bingham's distribution of axes."""
+"""The Bingham distribution of axes."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from ..ops.batched import apply_matrix
 from ..ops.bingham import matrix_divergence, matrix_normalizer
 from ..ops.checks import as_tensors, check_all
 from ..ops.tracing import is_concrete
+from ._repr import validates
 from .fisher_bingham import FisherBingham
 
 __all__ = ["Bingham", "check_symmetric"]
@@ -22,7 +23,7 @@ _MODERATE = 300.0
 def check_symmetric(name: str, matrix: Tensor) -> None:
     """Check that ``matrix`` is finite and symmetric to sqrt(eps) of its largest entry.
 
-    :raises ValueError: naming the first one that is not.
+    :raises ValueError: if a matrix is not; the message names the first such matrix.
     """
     tolerance = torch.finfo(matrix.dtype).eps ** 0.5 * matrix.abs().amax((-1, -2))
     ok = matrix.isfinite().all(-1).all(-1) & ((matrix - matrix.mT).abs().amax((-1, -2)) <= tolerance)
@@ -30,17 +31,18 @@ def check_symmetric(name: str, matrix: Tensor) -> None:
 
 
 def in_own_axes(a: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Axes of a symmetric matrix, the greatest eigenvalue's first, and in them that eigenvalue less the
-    matrix: nothing of the size of A is left near its mode. The axes are constants (those of any matrix nearby
-    would do as well): no eigenvector is differentiated."""
+    r"""The eigenvectors V of a symmetric matrix A, that of the largest eigenvalue :math:`\lambda` first, and
+    the nonnegative matrix :math:`\lambda I - V^\top A V`, whose quadratic form is small near the mode however
+    large A is. V is a constant (the identity holds for any orthonormal V), so no eigenvector is
+    differentiated."""
     axes = torch.linalg.eigh(a.detach())[1].flip(-1)
     own = axes.mT @ a @ axes
     return axes, own[..., :1, :1].detach() * torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - own
 
 
 def is_moderate(a: Tensor) -> bool:
-    """Are all entries known to be so small that float64 values of the log density lose no more than 1e-12 by
-    cancellation?"""
+    """Whether all entries are known to be so small that the log density in float64 loses at most 1e-12 by
+    cancellation."""
     return (
         is_concrete(a)
         and a.device.type == "cpu"
@@ -55,14 +57,15 @@ class Bingham(FisherBingham):
 
     .. math:: p(x) = C(A)^{-1}\, e^{x^\top A x}, \qquad C(A) = \int_{S^{d-1}} e^{x^\top Ax}\,dS
 
-    on :math:`S^{d-1}`, d >= 2. A and A + cI give the same distribution. The eigenvectors of A are its axes,
-    the mode is that of the greatest eigenvalue; A = 0 is uniform, two unlike eigenvalues give Watson's
-    distribution. In eigen form: ``(V * z.unsqueeze(-2)) @ V.mT`` with axes in the columns of V. C and its
-    derivatives are exact to rounding for entries of any size (:mod:`pyro_manifold.ops.fisher_bingham`), at
-    repeated eigenvalues too. Exact draws, by rejection; no ``rsample``.
+    on :math:`S^{d-1}`, d >= 2. A and A + cI give the same distribution. The mode is the eigenvector of the
+    largest eigenvalue of A. A = 0 is the uniform distribution; A with only two distinct eigenvalues, one of
+    them simple, is Watson's distribution. To parametrise by axes (columns of V) and eigenvalues z, give
+    ``(V * z.unsqueeze(-2)) @ V.mT``. C and its derivatives are exact to rounding for entries of any size
+    (:mod:`pyro_manifold.ops.fisher_bingham`), also at repeated eigenvalues. Draws are exact, by rejection;
+    there is no ``rsample``.
 
-    :param Tensor matrix: A, symmetric (of either sign), shape ``batch + (d, d)``; only its symmetric part
-        counts.
+    :param Tensor matrix: A, symmetric (definite or not), shape ``batch + (d, d)``; only its symmetric part
+        is used.
     :raises ValueError: for a ``matrix`` that is not square, not finite or not symmetric.
 
     Base measure: surface area. Batch shape: that of ``matrix``; event shape ``(d,)``.
@@ -84,7 +87,7 @@ class Bingham(FisherBingham):
 
     @checked
     def __init__(self, matrix: Tensor, *, validate_args: bool | None = None) -> None:
-        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        validate = validates(validate_args)
         (matrix,) = as_tensors(matrix=matrix)
         if matrix.dim() < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.shape[-1] < 2:
             raise ValueError(
@@ -141,6 +144,6 @@ class Bingham(FisherBingham):
 
     @property
     def mode(self) -> Tensor:
-        """The eigenvector of the greatest eigenvalue: one of the two modes, or one of many where that is
-        repeated."""
+        """The eigenvector of the largest eigenvalue: one of the two modes, or one of many where that eigenvalue
+        is repeated."""
         return self._out(torch.linalg.eigh(self._symmetric().detach())[1][..., -1], 1)

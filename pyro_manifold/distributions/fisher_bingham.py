@@ -1,5 +1,5 @@
-r"""What Bingham's and Kent's distributions share: the exponential family with a linear and a quadratic
-statistic on the sphere."""
+r"""Base class of the Bingham and Kent distributions, the exponential family on the sphere whose statistics are
+x and its quadratic products."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,24 +12,24 @@ from torch import Tensor
 
 from ..constraints import on
 from ..ops.batched import apply_matrix, compact_batch
-from ..ops.checks import check_expansion, common_shape
+from ..ops.checks import common_shape
 from ..ops.numerics import norm
 from ..ops.spherical import log_sphere_area
-from ._repr import ReprMixin
+from ._repr import ReprMixin, expanded
 
 __all__ = ["FisherBingham"]
 
 
 class FisherBingham(ReprMixin, TorchDistribution):
-    r"""Base class of :math:`\log p(x) = -y^\top Dy - S`, with :math:`y = \Gamma^\top(x - o\,\gamma_1)`; not a
-    distribution of its own.
+    r"""Abstract base class of densities :math:`\log p(x) = -y^\top Dy - S` with
+    :math:`y = \Gamma^\top(x - o\,\gamma_1)`.
 
-    :math:`\Gamma` are orthonormal axes, the mode :math:`\gamma_1` first, D is nonnegative definite, o is 0
-    (Bingham) or 1 (Kent). In this form nothing is of the order of the concentration where there is mass:
-    values, entropies and divergences keep their digits at any concentration. Subclasses give the parts in
-    float64, for the parameters as they were given, before :meth:`expand`; so a plate of a million costs one
-    normaliser. No push-forward of a simple base gives these distributions: they are sampled by rejection and
-    have no ``rsample``.
+    The columns of :math:`\Gamma` are orthonormal axes, the mode :math:`\gamma_1` first; D is nonnegative
+    definite; o is 0 (Bingham) or 1 (Kent). In this form no term grows with the concentration where there is
+    mass, so densities, entropies and divergences are accurate at any concentration. Subclasses compute
+    :math:`\Gamma`, D and S in float64 from the parameters as given, before :meth:`expand`, so a plate of a
+    million points needs one normaliser. These distributions are not the pushforward of a simple base: they
+    are sampled by rejection and have no ``rsample``.
     """
 
     has_rsample = False
@@ -54,12 +54,12 @@ class FisherBingham(ReprMixin, TorchDistribution):
 
     @abstractmethod
     def _uniform_divergence(self) -> Tensor:
-        """The divergence from the uniform distribution."""
+        """The KL divergence from the uniform distribution."""
 
     @abstractmethod
     def _draw(self, batch: torch.Size, n: int) -> Tensor:
-        """``n`` draws for each element of ``batch``, to which the parameters are to be expanded:
-        ``(n,) + batch + (d,)``."""
+        """``n`` draws for each element of ``batch``, the shape to which the subclass expands its parameters;
+        shape ``(n,) + batch + (d,)``."""
 
     def _parameter(self, name: str) -> Tensor:
         x = self._given[name]
@@ -81,11 +81,7 @@ class FisherBingham(ReprMixin, TorchDistribution):
         return on(geoopt.Sphere())
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
-        check_expansion(self.batch_shape, batch_shape)
-        new = self._get_checked_instance(type(self), _instance)
-        FisherBingham.__init__(new, self._given, torch.Size(batch_shape), self.event_shape[0])
-        new._validate_args = self._validate_args
-        return new
+        return expanded(self, type(self), batch_shape, _instance, ["_given"])
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -96,7 +92,8 @@ class FisherBingham(ReprMixin, TorchDistribution):
             return self._draw(self.batch_shape, torch.Size(sample_shape).numel()).reshape(shape)
 
     def _coordinates(self, axes: Tensor, x: Tensor) -> Tensor:
-        r"""y, with :math:`\gamma_1\cdot x - 1` as minus half the squared chord."""
+        r"""y; its first entry :math:`\gamma_1\cdot x - 1` (Kent) is computed as minus half the squared
+        chord."""
         if not self._offset:
             return apply_matrix(axes.mT, x)
         chord = x - axes[..., 0]
@@ -109,9 +106,8 @@ class FisherBingham(ReprMixin, TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         x = value.double()
-        x = x / norm(
-            x, keepdim=True
-        )  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
+        # float32 unit vectors have lengths off by 1e-7, which would matter at a concentration of 1e4
+        x = x / norm(x, keepdim=True)
         out = self._log_density(x)
         return out.to(value.dtype).expand(common_shape(value.shape[:-1], self.batch_shape))
 

@@ -1,4 +1,4 @@
-"""Kent's distribution of directions, in any dimension."""
+"""The Kent distribution of directions, in any dimension."""
 
 from typing import Any
 
@@ -11,34 +11,34 @@ from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.fisher_bingham import relative_moments, relative_normalizer, uniform_divergence
+from ._repr import validates
 from .fisher_bingham import FisherBingham
 
 __all__ = ["Kent"]
 
 
 class Kent(FisherBingham):
-    r"""The normal distribution of directions with elliptical contours (the FB5 distribution on :math:`S^2`),
-    and its general form.
+    r"""The analogue on the sphere of a normal distribution with elliptical contours (FB5 on :math:`S^2`), in any
+    dimension.
 
     .. math::
         p(x) = C^{-1} \exp\Big\{\kappa\,\gamma_1\cdot x + \sum_{j=2}^d \beta_j (\gamma_j\cdot x)^2\Big\},
         \qquad \sum_j\beta_j = 0,\; 2\beta_j\le\kappa
 
     On :math:`S^2`, :math:`\beta_2 = \beta = -\beta_3`. :math:`\gamma_1` is the mean direction and the only
-    mode, :math:`\gamma_2` the major axis; :math:`\beta = 0` is the von Mises-Fisher distribution. For large
-    concentration it is normal in the tangent space with variances :math:`1/(\kappa - 2\beta_j)`. The
-    condition :math:`2\beta_j\le\kappa` keeps one mode: to learn it, write
-    :math:`\beta = \tfrac\kappa2\,\mathrm{sigmoid}(\cdot)`. Draws are exact, by rejection, without
-    ``rsample``.
+    mode, :math:`\gamma_2` the major axis; :math:`\beta = 0` gives the von Mises-Fisher distribution. For large
+    concentration the distribution is close to a normal in the tangent space with variances
+    :math:`1/(\kappa - 2\beta_j)`. The condition :math:`2\beta_j\le\kappa` makes the mode unique; to learn an
+    ovalness, write :math:`\beta = \tfrac\kappa2\,\mathrm{sigmoid}(\cdot)`. Draws are exact, by rejection;
+    there is no ``rsample``.
 
     :param Tensor frame: orthonormal axes :math:`(\gamma_1, \dots, \gamma_d)` in its columns, shape
         ``batch + (d, d)``, d >= 3.
     :param Tensor concentration: :math:`\kappa\ge0`, a number or shape ``batch``; dimensionless.
     :param Tensor ovalness: :math:`\beta\in[0,\kappa/2]`, a number or shape ``batch``:
-        :math:`\beta_2 = \beta`,
-        :math:`\beta_d = -\beta`, and 0 along the axes between.
-    :param Tensor axis_ovalness: all of :math:`\beta_2, \dots, \beta_d`, shape ``batch + (d - 1,)``. Give one
-        of the two.
+        :math:`\beta_2 = \beta`, :math:`\beta_d = -\beta`, and 0 along the axes between.
+    :param Tensor axis_ovalness: all of :math:`\beta_2, \dots, \beta_d`, shape ``batch + (d - 1,)``. Give
+        exactly one of ``ovalness`` and ``axis_ovalness``.
     :raises ValueError: for a ``frame`` that is not orthonormal, a negative ``concentration``, an ovalness
         above half of it, or an ``axis_ovalness`` that does not add up to 0.
 
@@ -53,7 +53,7 @@ class Kent(FisherBingham):
     """
 
     arg_constraints: dict[str, Any] = {
-        "frame": constraints.independent(constraints.real, 2),  # and orthonormal
+        "frame": constraints.independent(constraints.real, 2),  # __init__ checks that it is orthonormal
         "concentration": constraints.nonnegative,
     }
     _offset = 1.0
@@ -74,20 +74,20 @@ class Kent(FisherBingham):
             raise ValueError(
                 f"ovalness: got {seen} of ovalness and axis_ovalness; expected exactly one. Give one of them."
             )
-        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        validate = validates(validate_args)
         frame, k, beta, betas = as_tensors(
             frame=frame, concentration=concentration, ovalness=ovalness, axis_ovalness=axis_ovalness
         )
         d = frame.shape[-1] if frame.dim() else 0
         if frame.dim() < 2 or frame.shape[-2] != d or d < 3:
             raise ValueError(
-                f"frame: got shape {tuple(frame.shape)}, expected (..., d, d) with d >= 3, the axes in "
-                f"columns."
+                f"frame: got shape {tuple(frame.shape)}, expected (..., d, d) with d >= 3. Give the axes as "
+                "columns of a square matrix."
             )
         if betas is not None and (betas.dim() < 1 or betas.shape[-1] != d - 1):
             raise ValueError(
-                f"axis_ovalness: got shape {tuple(betas.shape)}, expected (..., {d - 1}): every axis but the "
-                f"first."
+                f"axis_ovalness: got shape {tuple(betas.shape)}, expected (..., {d - 1}). Give one number for "
+                "each axis but the first."
             )
         if validate:
             _check(frame, k, beta, betas)
@@ -106,12 +106,12 @@ class Kent(FisherBingham):
 
     @property
     def concentration(self) -> Tensor:
-        """Kappa, expanded to ``batch_shape``."""
+        r""":math:`\kappa`, expanded to ``batch_shape``."""
         return self._parameter("concentration")
 
     @property
     def axis_ovalness(self) -> Tensor:
-        """The betas of axes 2 to d, expanded to ``batch_shape + (d - 1,)``."""
+        r""":math:`\beta_2, \dots, \beta_d`, expanded to ``batch_shape + (d - 1,)``."""
         return self._parameter("axis_ovalness")
 
     @staticmethod
@@ -119,12 +119,11 @@ class Kent(FisherBingham):
         frame: Any, concentration: Any = (), ovalness: Any = (), axis_ovalness: Any = None
     ) -> tuple[torch.Size, torch.Size]:
         spread = torch.Size(ovalness) if axis_ovalness is None else torch.Size(axis_ovalness)[:-1]
-        return torch.broadcast_shapes(torch.Size(frame)[:-2], torch.Size(concentration), spread), torch.Size(
-            frame
-        )[-1:]
+        batch = torch.broadcast_shapes(torch.Size(frame)[:-2], torch.Size(concentration), spread)
+        return batch, torch.Size(frame)[-1:]
 
     def _axes(self) -> Tensor:
-        """The frame in float64, one Newton step nearer to orthonormal: rounded to float32 it is off by
+        """The frame in float64, after one Newton step towards orthonormality, since a float32 frame is off by
         1e-7."""
         f = self._given["frame"].double()
         return 1.5 * f - 0.5 * f @ (f.mT @ f)
@@ -139,7 +138,7 @@ class Kent(FisherBingham):
         return self._axes(), torch.diag_embed(self._rates())
 
     def _log_density(self, x: Tensor) -> Tensor:
-        """The form is diagonal: no matrix for each row."""
+        """As in the base class, for a diagonal D: no matrix is formed."""
         rates = self._rates()
         y = self._coordinates(self._axes(), x)
         return -(rates * y.square()).sum(-1) - relative_normalizer(rates)
@@ -156,11 +155,9 @@ class Kent(FisherBingham):
         return uniform_divergence(self._rates())
 
     def _draw(self, batch: torch.Size, n: int) -> Tensor:
-        axes, k, betas = (
-            self._axes().to(self._dtype),
-            self._given["concentration"],
-            self._given["axis_ovalness"],
-        )
+        axes = self._axes().to(self._dtype)
+        k = self._given["concentration"]
+        betas = self._given["axis_ovalness"]
         d = axes.shape[-1]
         if batch:
             axes, k, betas = axes.expand(batch + (d, d)), k.expand(batch), betas.expand(batch + (d - 1,))
@@ -185,7 +182,7 @@ def _check(frame: Tensor, k: Tensor, beta: Tensor | None, betas: Tensor | None) 
     for name, x in (("ovalness", beta), ("axis_ovalness", betas)):
         if x is not None:
             finite = x.isfinite() if name == "ovalness" else x.isfinite().all(-1)
-            check_all(finite, name, x, "finite numbers", "Look where they come from.")
+            check_all(finite, name, x, "finite numbers", "Check the computation that produced them.")
     check_all(
         (k >= 0) & k.isfinite(), "concentration", k, "nonnegative numbers", "Negate the first axis instead."
     )

@@ -1,8 +1,8 @@
-"""Rows that a mask drops may hold any filler: zeros, NaN, points off the manifold.
+"""``log_prob`` of batches in which masked rows hold arbitrary fillers: zeros, NaN, points off the manifold.
 
-Pyro applies a mask after ``log_prob`` has seen every row. A filler that is no point of the manifold must then
-neither be an error, as it is where no mask drops it, nor send a NaN into the gradient of the rows beside it,
-as NaN times the mask's zero is.
+Pyro applies a mask only after ``log_prob`` has scored every row. A masked filler must not raise the error that
+an unmasked point off the manifold does, and must not put a NaN into the gradients of other rows (NaN times the
+mask's zero is NaN).
 """
 
 import math
@@ -25,12 +25,12 @@ _SCORED = {f.__code__ for f in (Trace.compute_log_prob, Trace.log_prob_sum, Trac
 
 
 class MaskedRows:
-    r"""Mixin: ``log_prob`` of a value with rows off the support.
+    r"""Mixin that wraps ``log_prob`` so that it accepts rows off the support.
 
-    With validation, rows that the callers' masks drop (``fn.mask``, ``poutine.mask``, ``obs_mask``) are not
-    looked at: a point of the support stands in for them. Any other row off the support is an error. Without
-    validation, a row that is not finite, or zero where that is no point, has log density :math:`-\infty`,
-    without a gradient.
+    With validation, rows that the callers' masks drop (``fn.mask``, ``poutine.mask``, ``obs_mask``) are
+    replaced by a point of the support before they are scored; any other row off the support is an error.
+    Without validation, a row that is not finite, or is zero where zero is not a point of the manifold, gets the
+    log density :math:`-\infty` and no gradient.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -97,8 +97,8 @@ def fills_dropped_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[A
 
 
 def _ordinary(value: Tensor) -> bool:
-    """Are all coordinates finite and not 0, at a glance? On a GPU, where asking costs most, they are asked
-    once, row by row."""
+    """Whether all coordinates are finite and nonzero, by one cheap reduction. On a GPU the answer is always no,
+    so that the caller's test of every row is the only one that waits for the device."""
     if value.device.type != "cpu" or not value.numel():
         return False
     low, high = extremes(value.detach().abs())
@@ -107,7 +107,7 @@ def _ordinary(value: Tensor) -> bool:
 
 @torch.no_grad()
 def _filled(fn: Any, value: Tensor, good: Tensor) -> Tensor:
-    """``value`` with the first good row in place of the others; with draws, if there is none."""
+    """``value`` with all other rows replaced by the first good row, or by draws if no row is good."""
     if bool(good.any()):
         point = value.flatten(0, good.dim() - 1)[good.flatten().nonzero()[0, 0]] if good.dim() else value
     else:
@@ -118,10 +118,10 @@ def _filled(fn: Any, value: Tensor, good: Tensor) -> Tensor:
 
 
 def _dropped_rows(fn: Any) -> Tensor | None:
-    """Rows of the batch of ``fn`` that masks on the way up to Pyro's trace will drop; ``None`` without masks.
+    """Rows of the batch of ``fn`` that the callers' masks will drop; ``None`` without masks.
 
-    A distribution is not told of masks: they are found with the callers that apply them, where an error is
-    the alternative.
+    Pyro does not pass masks to ``log_prob``, so they are read from the frames of the callers that apply them.
+    This runs only where the alternative is an error.
     """
     dropped: Tensor | None = None
     frame = sys._getframe(2)
@@ -133,9 +133,8 @@ def _dropped_rows(fn: Any) -> Tensor | None:
         elif frame.f_code in _SCORED:
             outer, mask = frame.f_locals["site"]["fn"], frame.f_locals["site"]["mask"]
         if outer is not None and mask is not None:
-            extra = len(fn.batch_shape) - len(
-                outer.batch_shape
-            )  # batch axes that to_event has made part of an event
+            # the number of batch axes of fn that to_event has made part of the outer event
+            extra = len(fn.batch_shape) - len(outer.batch_shape)
             drops = ~torch.as_tensor(mask)
             drops = drops.reshape(drops.shape + (1,) * max(0, extra))
             dropped = drops if dropped is None else dropped | drops

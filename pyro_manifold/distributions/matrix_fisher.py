@@ -12,35 +12,36 @@ from ..geometry import SpecialOrthogonal
 from ..ops.arguments import checked
 from ..ops.batched import apply_matrix, compact_batch
 from ..ops.bingham import matrix_normalizer
-from ..ops.checks import as_tensors, check_all, check_expansion, common_shape
+from ..ops.checks import as_tensors, check_all, common_shape
 from ..ops.orthogonal import quaternion
 from ..ops.quaternion import quadratic_form, rotation
-from ._repr import ReprMixin
+from ._repr import ReprMixin, expanded, validates
 from .bingham import Bingham, in_own_axes, is_moderate
 
 __all__ = ["MatrixFisher"]
 
-_LOG_4 = 1.3862943611198906  # SO(3) has 4 times the volume of S^3: half the sphere, and lengths twice as long
+# log of vol SO(3) / vol S^3 = 4: SO(3) is half the sphere, with lengths twice as long
+_LOG_4 = 1.3862943611198906
 
 
 class MatrixFisher(ReprMixin, TorchDistribution):
-    r"""The rotation that a linear log density prefers: the von Mises-Fisher distribution of SO(3), of
-    greatest entropy given its mean.
+    r"""The exponential family of rotations whose log density is linear in R: the analogue on SO(3) of the von
+    Mises-Fisher distribution, and the distribution of maximum entropy given its mean.
 
     .. math:: p(R) = c(F)^{-1}\, e^{\mathrm{tr}(F^\top R)}, \qquad c(F) = 4\,C(A(F))
 
     The mode is the rotation nearest to F, and the singular values of F (the last with the sign of its
     determinant) are concentrations: for large :math:`F = \kappa M`, the rotation vector about M is normal
-    with variance :math:`1/2\kappa`. In unit quaternions :math:`\mathrm{tr}(F^\top R(q)) = q^\top A(F)q`: a
-    :class:`Bingham` distribution on :math:`S^3`, whose exact normaliser, moments and sampler serve here. q
-    and -q are one rotation, hence no ``TransformedDistribution``.
+    with variance :math:`1/2\kappa`. In unit quaternions :math:`\mathrm{tr}(F^\top R(q)) = q^\top A(F)q`: the
+    quaternion has a :class:`Bingham` distribution on :math:`S^3`, whose exact normaliser, moments and sampler
+    are used here. q and -q are the same rotation, so this is not a ``TransformedDistribution``.
 
     :param Tensor matrix: F, any real matrix, shape ``batch + (3, 3)``.
     :raises ValueError: for another shape, or entries that are not finite.
 
-    Base measure: Riemannian volume of SO(3) where the distance of two rotations is the angle between them;
-    total
-    :math:`8\pi^2`. (For Haar measure of total 1 add :math:`\log 8\pi^2`.) Event shape ``(3, 3)``.
+    Base measure: Riemannian volume of SO(3) with the rotation angle as distance; the total volume is
+    :math:`8\pi^2`. (For the density with respect to normalised Haar measure add :math:`\log 8\pi^2`.) Event
+    shape ``(3, 3)``.
 
     References: Downs, Biometrika 59 (1972), eq. 1.3; Prentice, J. R. Stat. Soc. B 48 (1986), sec. 2; Lee,
     IEEE Trans. Automat. Control 63 (2018), thm 2.1.
@@ -56,21 +57,17 @@ class MatrixFisher(ReprMixin, TorchDistribution):
 
     @checked
     def __init__(self, matrix: Tensor, *, validate_args: bool | None = None) -> None:
-        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        validate = validates(validate_args)
         (matrix,) = as_tensors(matrix=matrix)
         if matrix.shape[-2:] != (3, 3):
             raise ValueError(
-                f"matrix: got shape {tuple(matrix.shape)}, expected (..., 3, 3). Other SO(n) have no such "
-                f"distribution here."
+                f"matrix: got shape {tuple(matrix.shape)}, expected (..., 3, 3). This distribution is "
+                "implemented for SO(3) only; use WrappedNormal on other SO(n)."
             )
         if validate:
-            check_all(
-                matrix.isfinite().all(-1).all(-1),
-                "matrix",
-                matrix,
-                "finite numbers",
-                "Look where they come from.",
-            )
+            finite = matrix.isfinite().all(-1).all(-1)
+            remedy = "Check the computation that produced them."
+            check_all(finite, "matrix", matrix, "finite numbers", remedy)
         self._matrix = compact_batch(matrix, 2)
         super().__init__(matrix.shape[:-2], torch.Size([3, 3]), validate_args=False)
         self._validate_args = validate
@@ -85,12 +82,7 @@ class MatrixFisher(ReprMixin, TorchDistribution):
         return self._matrix.expand(self.batch_shape + (3, 3))
 
     def expand(self, batch_shape: Sequence[int], _instance: "MatrixFisher | None" = None) -> "MatrixFisher":
-        check_expansion(self.batch_shape, batch_shape)
-        new = self._get_checked_instance(MatrixFisher, _instance)
-        new._matrix = self._matrix
-        super(MatrixFisher, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        return expanded(self, MatrixFisher, batch_shape, _instance, ["_matrix"])
 
     @staticmethod
     def infer_shapes(matrix: Any) -> tuple[torch.Size, torch.Size]:  # type: ignore[override]
@@ -98,7 +90,7 @@ class MatrixFisher(ReprMixin, TorchDistribution):
 
     @property
     def _quaternion(self) -> Bingham:
-        """The distribution of the quaternion, float64, before ``expand``."""
+        """The distribution of the quaternion in float64, without the batch axes that ``expand`` added."""
         return Bingham(quadratic_form(self._matrix.double()), validate_args=False)
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -110,7 +102,7 @@ class MatrixFisher(ReprMixin, TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         r = value.double()
-        r = 1.5 * r - 0.5 * r @ (r.mT @ r)  # towards the nearest rotation: in float32 it is off by 1e-7
+        r = 1.5 * r - 0.5 * r @ (r.mT @ r)  # a Newton step to the nearest rotation: float32 is off by 1e-7
         f = self._matrix.double()
         if is_moderate(f):
             out = (f * r).sum((-1, -2)) - matrix_normalizer(quadratic_form(f))[0] - _LOG_4
@@ -122,21 +114,19 @@ class MatrixFisher(ReprMixin, TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""Ambient expectation :math:`\mathrm E[R] = \partial\log c/\partial F`, a matrix of singular values
-        at most 1."""
-        return (
-            rotation(self._quaternion.second_moment).to(self._matrix.dtype).expand(self.batch_shape + (3, 3))
-        )
+        r"""Ambient expectation :math:`\mathrm E[R] = \partial\log c/\partial F`, a matrix whose singular values
+        are at most 1."""
+        return self._expanded_rotation(self._quaternion.second_moment)
+
+    def _expanded_rotation(self, second: Tensor) -> Tensor:
+        """The rotation (or mean rotation) of :math:`qq^\top` (or its mean)."""
+        return rotation(second).to(self._matrix.dtype).expand(self.batch_shape + (3, 3))
 
     @property
     def mode(self) -> Tensor:
-        """The rotation nearest to F; one of many where F has none (F = 0, or -I)."""
+        """The rotation nearest to F, or one of them where it is not unique (F = 0, or -I)."""
         q = self._quaternion.mode
-        return (
-            rotation(q.unsqueeze(-1) * q.unsqueeze(-2))
-            .to(self._matrix.dtype)
-            .expand(self.batch_shape + (3, 3))
-        )
+        return self._expanded_rotation(q.unsqueeze(-1) * q.unsqueeze(-2))
 
     def entropy(self) -> Tensor:
         r""":math:`\log c(F) - \mathrm{tr}(F^\top\mathrm E[R])`, differentiable in F."""

@@ -15,17 +15,17 @@ __all__ = ["PowerSpherical"]
 
 
 class PowerSpherical(RotationallySymmetric):
-    r"""A cheap stand-in for :class:`VonMisesFisher`: its normaliser, entropy and marginal need no Bessel
-    function.
+    r"""A distribution of directions similar to :class:`VonMisesFisher` whose normaliser, entropy and marginal
+    need no Bessel functions.
 
     .. math::
         p(x) = \frac{(1 + \mu\cdot x)^\kappa}{Z}, \qquad
         Z = 2^{\kappa + 2\beta}\,\pi^\beta\, \frac{\Gamma(\kappa+\beta)}{\Gamma(\kappa+2\beta)}, \qquad \beta
         = \frac{n-1}2
 
-    on :math:`S^{n-1} \subset \mathbb R^n`. Zero at :math:`-\mu`, uniform at concentration 0; for large
-    concentration close to a von Mises-Fisher distribution of half the concentration. Draws are exact, without
-    gamma draws; their gradient in ``concentration`` is unbiased and of first order
+    on :math:`S^{n-1} \subset \mathbb R^n`. The density is zero at :math:`-\mu` and uniform at concentration 0;
+    for large concentration it is close to a von Mises-Fisher density of half the concentration. Draws are
+    exact and need no gamma variables; their gradient in ``concentration`` is unbiased and can be taken once
     (:mod:`pyro_manifold.ops.axial_marginal`).
 
     :param Tensor loc: :math:`\mu`, unit vectors, shape ``batch + (n,)``.
@@ -34,7 +34,7 @@ class PowerSpherical(RotationallySymmetric):
     :raises ValueError: for a ``loc`` that is not a unit vector, a ``concentration`` that is negative or not
         finite.
 
-    Base measure: surface area. Batch shape: broadcast of the parameters'; event shape: that of ``loc``,
+    Base measure: surface area. Batch shape: the parameters' broadcast; event shape: that of ``loc``,
     ``(n,)``.
 
     Reference: De Cao & Aziz, The Power Spherical distribution (2020), eq. 7, 8 and 13, arXiv:2006.04437.
@@ -52,7 +52,7 @@ class PowerSpherical(RotationallySymmetric):
     def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:
         near, far = squared_chord(x, mu), squared_chord(x, -mu)
         close, opposite = near < far, far == 0
-        # log((1 + t)/2) from the shorter chord, which has the digits
+        # log((1 + t)/2) from the shorter of the two chords, which is the more accurate one
         below = torch.log1p(-torch.where(close, near, 0.0) / 4)
         log = torch.where(close, below, torch.where(close | opposite, 4.0, far).div(4).log())
         b = (n - 1) / 2

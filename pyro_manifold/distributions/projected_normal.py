@@ -17,7 +17,7 @@ from ..ops.checks import as_tensors, check_all
 from ..ops.numerics import norm
 from ..ops.parabolic_cylinder import log_radial_integral
 from ..ops.quadrature import legendre
-from ._repr import ReprMixin
+from ._repr import ReprMixin, validates
 
 __all__ = ["ProjectedNormal"]
 
@@ -31,11 +31,11 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
         p(x) = (2\pi)^{-n/2}\, e^{-|\mu|^2/2} \int_0^\infty r^{n-1} e^{ar - r^2/2}\,dr
              = (2\pi)^{-n/2}\, e^{-|\mu - a^+ x|^2/2 + F_n(a)}, \qquad a = \mu\cdot x
 
-    Pyro's distribution of this name, whose ``log_prob`` ends at n = 4 and loses all digits far from the mean,
-    with the radial integral at machine precision (:mod:`pyro_manifold.ops.parabolic_cylinder`) for every n,
-    concentration and x. It is a subclass, so that
-    :class:`~pyro.infer.reparam.ProjectedNormalReparam` (which HMC and autoguides use) accepts it. Draws are
-    reparametrised; ``log_prob`` is twice differentiable.
+    Pyro's distribution of the same name has a ``log_prob`` only up to n = 4, which loses all digits far from
+    the mean. This one computes the radial integral to machine precision
+    (:mod:`pyro_manifold.ops.parabolic_cylinder`) for every n, concentration and x. It is a subclass of Pyro's,
+    so that :class:`~pyro.infer.reparam.ProjectedNormalReparam` (which HMC and autoguides use) accepts it. Draws
+    are reparametrised; ``log_prob`` is twice differentiable.
 
     :param Tensor concentration: :math:`\mu`, shape ``batch + (n,)``: its direction is the mode, its length
         the concentration (0 is the uniform distribution). Dimensionless.
@@ -51,8 +51,7 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
     tensor(-8.7244)
     """
 
-    # No TransformedDistribution: the map y -> y/|y| is not injective, and the density integrates over the
-    # fibre.
+    # Not a TransformedDistribution: y -> y/|y| is not injective, and the density integrates over each ray.
 
     arg_constraints: dict[str, Any] = {"concentration": constraints.real_vector}
     support = on(_SPHERE)
@@ -60,7 +59,7 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
 
     @checked
     def __init__(self, concentration: Tensor, *, validate_args: bool | None = None) -> None:
-        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        validate = validates(validate_args)
         (concentration,) = as_tensors(concentration=concentration)
         if concentration.dim() < 1 or concentration.shape[-1] < 2:
             raise ValueError(
@@ -70,9 +69,8 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
         if validate:
             ok = concentration.isfinite().all(-1)
             check_all(ok, "concentration", concentration, "finite vectors", "Check what produced it.")
-        super().__init__(
-            concentration, validate_args=False
-        )  # torch's own check of a vector fails for an empty batch
+        # without validation, since torch's own check of a vector fails on an empty batch
+        super().__init__(concentration, validate_args=False)
         self._validate_args = validate
 
     def expand(
@@ -81,7 +79,7 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
         return super().expand(batch_shape, _instance=self._get_checked_instance(ProjectedNormal, _instance))
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        # Override: Pyro's norm overflows, and draws are 0, from a length of 2e19 in float32.
+        # Override: in float32 Pyro's norm overflows from a length of 2e19 on, and its draws are then 0.
         shape = self._extended_shape(torch.Size(sample_shape))
         y = self.concentration + torch.randn(
             shape, dtype=self.concentration.dtype, device=self.concentration.device
@@ -93,13 +91,11 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
             self._validate_sample(value)
         n = self.event_shape[0]
         mu, x = self.concentration.double(), value.double()
-        x = x / norm(
-            x, keepdim=True
-        )  # a float32 norm is off by 1e-7, which a concentration of 1e4 would show
+        # float32 unit vectors have lengths off by 1e-7, which would matter at a concentration of 1e4
+        x = x / norm(x, keepdim=True)
         k = norm(mu, keepdim=True)
-        long = (
-            k > 1
-        )  # then from the chord between directions: differences of vectors of length |mu| would lose its digits
+        # for long mu, use the chord between directions: mu - a x would lose digits by cancellation
+        long = k > 1
         chord = mu / torch.where(long, k, 1.0) - x
         half = chord.square().sum(-1, keepdim=True) / 2
         a = torch.where(long, k * (1 - half), (mu * x).sum(-1, keepdim=True))
@@ -115,18 +111,18 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
 
     @property
     def mode(self) -> Tensor:
-        """The direction of ``concentration`` (where it is zero every point is one; the first axis is
-        returned)."""
+        """The direction of ``concentration`` (the first axis for a zero vector, where every point is a
+        mode)."""
         return self.loc
 
     @property
     def frechet_mean(self) -> Tensor:
-        """The direction of ``concentration``, about which the density decreases with distance."""
+        """The direction of ``concentration``: the density is symmetric about it and decreases with distance."""
         return self.loc
 
     @property
     def mean(self) -> Tensor:
-        r"""Ambient expectation, inside the ball (Pyro's property of this name is our :attr:`frechet_mean`):
+        r"""Ambient expectation, a point inside the ball (Pyro's ``mean`` is our :attr:`frechet_mean`):
 
         .. math:: \mathrm E[x] = \mu\,\mathrm E[1/\chi_{n+2}(|\mu|)]
                   = \mu \sqrt{\tfrac2\pi} \int_0^{\pi/2} \cos^n\!\varphi\;
@@ -135,9 +131,8 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
         n, mu = self.event_shape[0], self.concentration.double()
         k = norm(mu)
         nodes, weights = (t.squeeze(-1) for t in legendre(64, mu.device))
-        width = 9 / torch.hypot(
-            k, torch.full_like(k, math.sqrt(n))
-        )  # beyond it nothing is left of the integrand
+        # beyond this angle the integrand is negligible
+        width = 9 / torch.hypot(k, torch.full_like(k, math.sqrt(n)))
         width = width.clamp_max(math.pi / 2).unsqueeze(-1)
         phi = width * nodes
         log_f = n * phi.cos().log() - (k.unsqueeze(-1) * phi.sin()).square() / 2

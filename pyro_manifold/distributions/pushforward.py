@@ -1,4 +1,4 @@
-r"""A distribution on the image of an injective map: of a flow, a chart, an embedding.
+r"""Distributions on the image of an injective map: a flow, a chart or an embedding.
 
 .. math::
     x = g(u),\; u \sim p_U, \qquad p(x) = p_U(u)\,\det\!\big(J_g(u)^TJ_g(u)\big)^{-1/2}, \quad u = g^{-1}(x)
@@ -31,14 +31,14 @@ _OFF = ("project", "reject", "error")
 
 
 class Pushforward(MaskedRows, Explained, CopiesWithoutCaches, dist.TransformedDistribution):
-    r"""The distribution of g(u), u of distribution ``base``, on the n-dimensional manifold
+    r"""The distribution of g(u) for u drawn from ``base``, on the n-dimensional manifold
     :math:`g(\mathbb R^n) \subset \mathbb R^d`.
 
     .. math:: \log p(x) = \log p_U(u) - \tfrac12\log\det J_g(u)^TJ_g(u), \qquad u = g^{-1}(x)
 
-    Base measure: the n-dimensional Hausdorff measure of the image. A distribution that is observed at one
-    tensor again and again, through a map that is not being trained, encodes it once. A latent site of this
-    distribution has the unconstrained coordinates u under Pyro's NUTS and autoguides, with the exact density.
+    Base measure: the n-dimensional Hausdorff measure of the image. If the same tensor is scored repeatedly and
+    neither it nor the map has changed, the inverse is computed only once. Pyro's NUTS and autoguides use u as
+    the unconstrained coordinates of a latent site of this distribution, with the exact density.
 
     :param base: a distribution of vectors of size n.
     :param InjectiveTransform transform: g; a list ``[embedding, *layers]`` is the
@@ -46,13 +46,13 @@ class Pushforward(MaskedRows, Explained, CopiesWithoutCaches, dist.TransformedDi
     :param str off_manifold: how a value off the image is scored: ``"project"`` scores its projection
         :math:`g(g^{-1}(x))` (learned manifolds never fit data exactly), ``"reject"`` gives :math:`-\infty`,
         ``"error"`` raises.
-    :param float atol: distance from the image, relative to 1 + the length of x, from which on a value is off
-        it; the square root of the machine precision if omitted.
+    :param float atol: a value counts as off the image if its distance from it exceeds ``atol`` (1 + the length
+        of x); default: the square root of the machine precision.
     :raises ValueError: for a base of another event shape, an unknown ``off_manifold``; for values off the
         manifold under ``"error"``, and rows that are not finite; where the derivative of g loses rank.
 
-    Rows that ``mask``, ``poutine.mask`` or ``obs_mask`` drop may hold anything, NaN too. Any other row that is
-    not finite is an error; without validation its log density is :math:`-\infty`, without a gradient.
+    Rows that ``mask``, ``poutine.mask`` or ``obs_mask`` drop may hold any values, also NaN. Any other row that is
+    not finite is an error with validation; without it, its log density is :math:`-\infty` with no gradient.
 
     Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS
     2020, eq. 7.
@@ -110,7 +110,7 @@ class Pushforward(MaskedRows, Explained, CopiesWithoutCaches, dist.TransformedDi
 
     @fills_dropped_rows
     def log_prob(self, value: Tensor) -> Tensor:
-        # not the inherited method: values may lie off the image, and observed tensors are encoded once
+        # Override: values may lie off the image, and the inverse of an observed tensor is cached
         self.transform.check_input(value, self.transform.inverse_shape)
         value, finite = without_gaps(value, self.transform, bool(self._validate_args))
         u, log_volume = self.transform.inverse_and_log_volume(value)
@@ -128,24 +128,26 @@ class Pushforward(MaskedRows, Explained, CopiesWithoutCaches, dist.TransformedDi
         return torch.where(on_image, out, -math.inf)
 
     def latent_log_prob(self, u: Tensor) -> Tensor:
-        """log p(g(u)) for coordinates ``u``, without the inverse of g."""
+        """log p(g(u)) for latent coordinates ``u``; the inverse of g is not evaluated."""
         return self._base_log_prob(u) - self.transform.log_volume(u)
 
     def _base_log_prob(self, u: Tensor) -> Tensor:
-        """That of the base, which may be one of torch's; those of independent coordinates fail on an empty
-        batch."""
+        """The log density of the base; also on an empty batch, where torch's ``Independent`` fails."""
         shape = torch.broadcast_shapes(u.shape[:-1], self.base_dist.batch_shape)
         return self.base_dist.log_prob(u) if math.prod(shape) else u.sum(-1).expand(shape)
 
 
 def composed(transform: Any) -> InjectiveTransform:
-    """An injective map, also one that is given as the list of an embedding and the layers behind it."""
+    """``transform`` itself, or the :class:`InjectiveFlow` of a list ``[embedding, *layers]``.
+
+    :raises ValueError: for anything else.
+    """
     parts = list(transform) if isinstance(transform, (list, tuple)) else [transform]
     if not parts or not isinstance(parts[0], InjectiveTransform):
         seen = ", ".join(type(part).__name__ for part in parts) or "an empty list"
         raise ValueError(
             f"transform: got {seen}; expected an InjectiveTransform, such as Chart(g, inverse, n, d), or a "
-            "list of one and the layers behind it, [Pad(n, d), *layers]."
+            "list that starts with one and continues with layers, [Pad(n, d), *layers]."
         )
     return InjectiveFlow(parts[0], parts[1:]) if len(parts) > 1 else parts[0]
 
@@ -153,8 +155,8 @@ def composed(transform: Any) -> InjectiveTransform:
 def without_gaps(
     value: Tensor, transform: InjectiveTransform, validate: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """``value`` with a finite row in place of those that are not finite, and a mask of the finite rows (None if
-    all are finite). No NaN then enters the computation, so that values and gradients of the other rows are right.
+    """``value`` with rows that are not finite replaced by a finite row, and a mask of the finite rows (``None`` if
+    all are finite). So no NaN enters the computation, and the values and gradients of the other rows are right.
 
     :raises ValueError: if ``validate`` and a row is not finite.
     """
@@ -185,8 +187,8 @@ class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Mo
     :param transform: g as for :class:`Pushforward`, or a
         :class:`~pyro_manifold.flows.Conditional` injective flow.
 
-    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward`, with its
-    errors; where g does not depend on the context all of them share what they remember of observed tensors.
+    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward` and raises
+    the same errors. If g does not depend on the context, all of them share one cache of inverses.
 
     >>> from pyro_manifold.flows import Conditional, Coupling
     >>> from pyro_manifold.transforms import Pad
@@ -207,7 +209,7 @@ class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Mo
         fixed = not isinstance(transform, ConditionalTransform)
         self.transform: Any = composed(transform).with_cache() if fixed else transform
         self.base, self.kwargs = base, kwargs
-        # Pyro's conditional distributions are no modules, their transforms are
+        # Pyro's conditional distributions are not modules, but their transforms are: register them here
         self._submodules = submodules((base, *getattr(base, "transforms", ())))
 
     def condition(self, context: Tensor) -> Pushforward:
@@ -215,12 +217,12 @@ class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Mo
         if isinstance(base, ConditionalDistribution):
             base = base.condition(context)
         if isinstance(g, ConditionalTransform):
-            g = g.condition(context)  # a map for each context
+            g = g.condition(context)
             base = base.expand(torch.broadcast_shapes(base.batch_shape, context.shape[:-1]))
         return Pushforward(base, g, **self.kwargs)
 
     def clear_cache(self) -> None:
-        """Drop what is remembered of the last draw."""
+        """Drop the cached values of the last draw."""
         for part in (self.base, self.transform):
             if hasattr(part, "clear_cache"):
                 part.clear_cache()

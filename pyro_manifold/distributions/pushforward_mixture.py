@@ -1,4 +1,4 @@
-r"""A distribution on the union of several images: of the charts of a manifold in pieces.
+r"""Mixtures of pushforwards: a distribution on a manifold that several charts cover.
 
 .. math::
     p(x) = \sum_k w_k\, p_k(x)\, 1[x \in M_k], \qquad M_k = g_k(\mathbb R^n)
@@ -23,7 +23,7 @@ __all__ = ["PushforwardMixture"]
 
 
 class _Union(constraints.Constraint):
-    """Points of any of several sets."""
+    """The union of several constraints."""
 
     event_dim = 1
 
@@ -36,27 +36,26 @@ class _Union(constraints.Constraint):
 
 
 class PushforwardMixture(MaskedRows, Explained, dist.TorchDistribution):
-    r"""Weighted pushforwards of one dimension n, on the union of their images, which may be disjoint.
+    r"""A mixture of pushforwards of the same dimension n, on the union of their images, which may be disjoint.
 
     .. math:: \log p(x) = \log\sum_{k:\, x \in M_k} w_k\, p_U^{(k)}(u_k)\det\!\big(J_k^TJ_k\big)^{-1/2}, \quad
         u_k = g_k^{-1}(x)
 
-    Base measure: the n-dimensional Hausdorff measure of the union. A value belongs to the image :math:`M_k`
-    that is nearest, and to others only where they coincide with it to within the rounding of the charts (at
-    most the square root of the machine precision, relative to 1 + its length): there the densities of the
-    charts add up. So the mass over the union is 1 however close the images come, if :math:`g_k^{-1}` is the
-    exact inverse, not an encoder network. A value further than ``atol`` (1 + its length) from all of them is
-    off the manifold, and is treated as the components' ``off_manifold`` says. A union has no bijection from a
-    vector space: for a latent site, sample the chart by ``Categorical`` and enumerate it. Rows that are not
-    finite, or that a mask drops, are treated as by :class:`Pushforward`.
+    Base measure: the n-dimensional Hausdorff measure of the union. A value is assigned to the nearest image
+    :math:`M_k`, and also to every other image that contains it to within rounding (at most the square root of
+    the machine precision, relative to 1 + its length); the densities of these charts are added. So the total
+    mass is 1 however close the images come to each other, provided :math:`g_k^{-1}` is the exact inverse and not
+    an encoder network. A value farther than ``atol`` (1 + its length) from every image is off the manifold and
+    is scored as the components' ``off_manifold`` says. A union of images is not the image of a vector space
+    under a bijection: for a latent site, sample the chart from a ``Categorical`` and enumerate it. Rows that are
+    not finite, or that a mask drops, are treated as by :class:`Pushforward`.
 
     :param Tensor weights: :math:`w`, shape ``batch + (k,)``, on the simplex.
-    :param components: k distributions :class:`Pushforward` of one dimension, batch shape and
-        ``off_manifold``.
-    :param float atol: the square root of the machine precision if omitted; for learned charts, the error of
-        their data. For ``off_manifold="reject"`` and ``"error"``.
-    :raises ValueError: for components that do not fit each other, weights of another size; for values off the
-        manifold under ``off_manifold="error"``, and rows that are not finite.
+    :param components: k :class:`Pushforward` distributions with the same dimensions and ``off_manifold``.
+    :param float atol: tolerance for ``off_manifold="reject"`` and ``"error"``; default: the square root of the
+        machine precision. For learned charts give the reconstruction error of the data.
+    :raises ValueError: for components with different dimensions or ``off_manifold``, weights of another size;
+        for values off the manifold under ``off_manifold="error"``, and rows that are not finite.
 
     >>> from pyro_manifold.transforms import LinearEmbedding
     >>> lines = [LinearEmbedding(torch.tensor([[1.0], [0.0]]), torch.tensor([0.0, h])) for h in (0.0, 5.0)]
@@ -89,8 +88,8 @@ class PushforwardMixture(MaskedRows, Explained, dist.TorchDistribution):
         if len(kinds) != 1 or not isinstance(self.components[0], Pushforward):
             raise ValueError(
                 f"components: got {'; '.join(sorted(kinds)) or 'none'}; expected Pushforward distributions "
-                "of one latent dimension, one event shape and one off_manifold: densities of different "
-                "dimensions have no common measure."
+                "that have one latent dimension, one event shape and one off_manifold, since densities of "
+                "different dimensions have no common base measure."
             )
         if self.weights.dim() < 1 or self.weights.shape[-1] != len(self.components):
             raise ValueError(
@@ -126,8 +125,8 @@ class PushforwardMixture(MaskedRows, Explained, dist.TorchDistribution):
             return draws.gather(-2, which.expand(which.shape[:-1] + self.event_shape)).squeeze(-2)
 
     def log_joint(self, value: Tensor) -> Tensor:
-        r""":math:`\log w_k\,p_k(x)` for each chart, on the last axis; :math:`-\infty` for those that
-        ``value`` is not on."""
+        r""":math:`\log w_k\,p_k(x)` for each chart, on the last axis; :math:`-\infty` for charts whose image
+        does not contain ``value``."""
         transforms = [c.transform for c in self.components]
         transforms[0].check_input(value, transforms[0].inverse_shape)
         value, finite = without_gaps(value, transforms[0], bool(self._validate_args))
@@ -138,10 +137,8 @@ class PushforwardMixture(MaskedRows, Explained, dist.TorchDistribution):
             gaps = [value - g._call(u) for g, u in zip(transforms, us, strict=True)]
             error = torch.linalg.vector_norm(torch.stack(gaps, -2), dim=-1).nan_to_num(torch.inf)
         nearest = error.amin(-1, keepdim=True)
-        off, near = (
-            self.components[0].off_manifold,
-            nearest <= size * (eps if self.atol is None else self.atol),
-        )
+        off = self.components[0].off_manifold
+        near = nearest <= size * (eps if self.atol is None else self.atol)
         if off == "error":
             check_all(
                 near.squeeze(-1), "value", value, "points of the image of one of the charts",
@@ -158,10 +155,10 @@ class PushforwardMixture(MaskedRows, Explained, dist.TorchDistribution):
 
     @torch.no_grad()
     def _rounding(self, value: Tensor, gaps: Sequence[Tensor], error: Tensor, most: Tensor) -> Tensor:
-        """A bound on the distance between a point of an image and its projection that rounding explains: 64
-        times the distance found at the chart's own point next to ``value``, at most ``most``. Neither atol
-        nor ``most`` itself would do: images of learned charts come that close without meeting, and if the
-        densities of both were added there, the total mass would exceed 1."""
+        """The largest distance between a point of an image and its projection that rounding can explain: 64
+        times that distance, measured at the projection of ``value`` to the image, and at most ``most``. A
+        fixed tolerance would be wrong: images of learned charts come closer than that without meeting, and
+        the total mass would exceed 1 if the densities of both were added there."""
         if is_concrete(error) and not bool(((error <= most).sum(-1) > 1).any()):
             return most
         own = [value - gap for gap in gaps]
@@ -171,8 +168,8 @@ class PushforwardMixture(MaskedRows, Explained, dist.TorchDistribution):
 
     @staticmethod
     def _part(component: Pushforward, u: Tensor, on: Tensor) -> Tensor:
-        """log p_k where ``on``, :math:`-\\infty` elsewhere. The chart is evaluated at its own points only, since
-        its derivative may lose rank elsewhere: one of them replaces the other coordinates."""
+        """log p_k where ``on``, :math:`-\\infty` elsewhere. The chart's derivative may lose rank at points off its
+        image, so the coordinates of those are replaced by those of a point on it before the evaluation."""
         if is_concrete(on) and not bool(on.any()):
             return torch.full(torch.broadcast_shapes(on.shape, component.batch_shape), -torch.inf).to(u)
         first = on.reshape(-1).to(torch.uint8).argmax(0, keepdim=True)

@@ -1,4 +1,4 @@
-"""The Gaussian of a symmetric space: density a function of geodesic distance alone."""
+"""The Riemannian normal distribution, whose density depends on geodesic distance alone."""
 
 import math
 from collections.abc import Sequence
@@ -21,13 +21,15 @@ from ..ops.radial import log_normalizer, radius_moment
 from ..ops.radial_sample import sample_radius
 from ..transforms import ExpMap
 from ._exp_map_distribution import ExpMapDistribution, with_gradient_of
+from ._repr import validates
 from .spd_tangent import SPDTangentNormal
 
 __all__ = ["RiemannianNormal"]
 
 
 class _RadialNormal(dist.TorchDistribution):
-    r"""The isotropic distribution of the tangent vector: its density w.r.t. Lebesgue measure is
+    r"""Distribution of the tangent vector :math:`v = \log_\mu x` on a manifold of constant curvature K. Its
+    density with respect to Lebesgue measure is
     :math:`e^{-|v|^2/2\sigma^2}(\sin(\sqrt K|v|)/(\sqrt K|v|))^{d-1}/Z`, and zero where
     :math:`|v| \ge \pi/\sqrt K`."""
 
@@ -49,7 +51,7 @@ class _RadialNormal(dist.TorchDistribution):
 
     @property
     def curvature(self) -> Tensor:
-        """Read at each call: it may be learned."""
+        """K, read from the manifold at each call since it may be learned."""
         return self.geometry.curvature(self.scale).reshape(())
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
@@ -73,8 +75,8 @@ class _RadialNormal(dist.TorchDistribution):
         return radius_moment(self.scale, self.curvature, self.event_shape[0], "square")
 
 
-# Distributions of tangent vectors where distance is not radial with constant curvature, by class of geometry:
-# functions of a geometry, a scale of the batch shape, and the event shape.
+# Tangent distributions on manifolds without constant curvature, by class of geometry: functions of the geometry,
+# the scale (expanded to the batch shape) and the event shape.
 _TANGENT_NORMALS: ClassRegistry[Any] = ClassRegistry()
 
 
@@ -91,22 +93,23 @@ class RiemannianNormal(ExpMapDistribution):
         p(x) = \frac1{Z(\sigma)} e^{-d(x,\mu)^2/2\sigma^2}, \qquad
         Z(\sigma) = |S^{d-1}| \int_0 e^{-r^2/2\sigma^2} \Big(\frac{\sin(\sqrt K r)}{\sqrt K}\Big)^{d-1} dr
 
-    with sinh for curvature :math:`K<0`, and the integral up to :math:`\pi/\sqrt K` for :math:`K>0`. It
-    maximises entropy given the Fréchet mean and the mean squared distance, and unlike the wrapped normal it
-    has no pole on the sphere: it is the default Gaussian there, uniform at ``scale=inf``. Draws are exact,
-    and they and Z are differentiable in ``loc``, ``scale`` and a learned curvature
-    (:mod:`pyro_manifold.ops.radial`); nothing is clamped. Gradients in ``value`` are of any order, those in
-    ``scale`` and curvature of first order (a second derivative raises).
+    with sinh for curvature :math:`K<0`, and the integral up to :math:`\pi/\sqrt K` for :math:`K>0`. It has
+    maximum entropy given the Fréchet mean and the mean squared distance. On the sphere it is the recommended
+    normal distribution: unlike the wrapped normal it has no pole, and it is uniform at ``scale=inf``. Draws
+    are exact; draws and Z are differentiable in ``loc``, ``scale`` and a learned curvature
+    (:mod:`pyro_manifold.ops.radial`), and nothing is clamped. ``log_prob`` can be differentiated any number of
+    times in ``value``, once in ``scale`` and curvature (a second derivative raises).
 
     :math:`\sigma` is not the root mean squared distance: draws concentrate at distance :math:`\sigma\sqrt d`
     in flat space and near :math:`(d-1)\sigma^2\sqrt{-K}` in hyperbolic space at large sigma.
 
     On ``SymmetricPositiveDefinite`` Z is a Pfaffian (:mod:`pyro_manifold.ops.spd_normal`), for matrices up to
-    32 x 32, with gradients in ``scale`` of any order. Draws are exact up to 12 x 12, and beyond at scales far
-    from 1; in between their eigenvalues are ends of Markov chains that forget their start to rounding
-    (:mod:`pyro_manifold.ops.spd_eigenvalue_hmc`; cost and checks there). They are differentiable in ``loc``
-    alone: ``has_rsample`` is false while ``scale`` requires a gradient, and Pyro's ELBOs then use the score
-    function. For reparametrised SVI prefer :class:`WrappedNormal` there.
+    32 x 32, differentiable any number of times in ``scale``. Draws are exact up to 12 x 12, and for larger
+    matrices at scales far from 1; at other scales the eigenvalues are the final states of Markov chains that
+    are long enough to forget their start to rounding (:mod:`pyro_manifold.ops.spd_eigenvalue_hmc` gives the
+    cost and the checks). Draws are differentiable in ``loc`` only: ``has_rsample`` is false while ``scale``
+    requires a gradient, and Pyro's ELBOs then use the score function. For reparametrised SVI use
+    :class:`WrappedNormal` there.
 
     :param geoopt.Manifold manifold: ``Sphere``, ``PoincareBall``, ``Lorentz``, ``Stereographic``,
         ``Euclidean`` or ``SymmetricPositiveDefinite``, or ``Scaled`` of one of them.
@@ -131,7 +134,7 @@ class RiemannianNormal(ExpMapDistribution):
     _expand_attributes = ("manifold",)
     arg_constraints: dict[str, Any] = {
         "scale": constraints.positive
-    }  # and loc on the manifold: checked in __init__
+    }  # __init__ also checks that loc is on the manifold
 
     @checked
     def __init__(
@@ -142,7 +145,7 @@ class RiemannianNormal(ExpMapDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        validate = validates(validate_args)
         loc, scale = as_tensors(loc=loc, scale=scale)
         transform = ExpMap(manifold, loc, cache_size=1, validate_args=False)
         geo = transform.geometry
@@ -184,7 +187,7 @@ class RiemannianNormal(ExpMapDistribution):
 
     @property
     def scale(self) -> Tensor:
-        """Sigma, expanded to ``batch_shape``."""
+        r""":math:`\sigma`, expanded to ``batch_shape``."""
         return self.base_dist.scale
 
     @staticmethod
@@ -194,7 +197,7 @@ class RiemannianNormal(ExpMapDistribution):
         return torch.broadcast_shapes(torch.Size(loc[:cut]), torch.Size(scale)), torch.Size(loc[cut:])
 
     def log_prob(self, value: Tensor) -> Tensor:
-        # Override: the Jacobian of exp is a factor of the base density, and cancels exactly.
+        # Override: the base density contains the Jacobian of exp as a factor, which cancels exactly.
         if self._validate_args:
             self._validate_sample(value)
         v = self._remembered(value)
@@ -220,8 +223,8 @@ class RiemannianNormal(ExpMapDistribution):
         return log_z, square / base.scale / base.scale
 
     def _divergence_from_uniform(self, log_volume: Tensor | float) -> Tensor:
-        r""":math:`\log V - \log Z - E[r^2]/2\sigma^2`; for wide scales, where it has no digits and could be
-        negative, as
+        r""":math:`\log V - \log Z - E[r^2]/2\sigma^2`. For wide scales, where that difference loses all digits
+        and could be negative, it is computed as
         :math:`\int_0^1 t\,\mathrm{Var}_{\sigma/\sqrt t}(r^2)\,dt/4\sigma^4`."""
         log_z, square = self._exact_moments()
         value = log_volume - log_z - square / 2
@@ -234,7 +237,7 @@ class RiemannianNormal(ExpMapDistribution):
         # the variance is s^3 times this slope; over 4 sigma^4, with sigma = s sqrt(t)
         wide = (weight * slope / (4 * t * s)).sum(0).reshape(scale.shape)
         right = torch.where(scale * curvature.sqrt() > 3, wide, value.detach())
-        return right + (value - value.detach())  # with the gradient of the other, whose terms cancel exactly
+        return right + (value - value.detach())  # the gradient of the difference is accurate at any scale
 
     @property
     def mode(self) -> Tensor:
@@ -243,7 +246,7 @@ class RiemannianNormal(ExpMapDistribution):
 
     @property
     def frechet_mean(self) -> Tensor:
-        """``loc`` (on the sphere at ``scale=inf``, where every point is one, the limit)."""
+        """``loc`` (on the sphere at ``scale=inf`` every point is a Fréchet mean; ``loc`` is the limit)."""
         return self.loc
 
     @property
@@ -256,7 +259,7 @@ class RiemannianNormal(ExpMapDistribution):
         if not self.geometry.in_linear_space:
             raise NotImplementedError(
                 f"the ambient mean has no closed form in the coordinates of {self.manifold.name}; use "
-                f"frechet_mean."
+                "frechet_mean."
             )
         factor = radius_moment(self.scale, self.base_dist.curvature, self._dim, "cosine")[1]
         return factor.unsqueeze(-1) * self.loc

@@ -1,4 +1,4 @@
-"""What the distributions on the sphere that are symmetric about an axis share."""
+"""Base class of the distributions on the sphere that are rotationally symmetric about an axis."""
 
 import math
 import warnings
@@ -20,7 +20,7 @@ from ..ops.axis import tangent_normal_point
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.numerics import log_sinc_length, norm
 from ..transforms import ExpMap
-from ._repr import ReprMixin
+from ._repr import ReprMixin, validates
 
 __all__ = ["RotationallySymmetric"]
 
@@ -28,8 +28,8 @@ _SPHERE = geoopt.Sphere()
 
 
 class _Tangent(dist.TorchDistribution):
-    r"""The isotropic distribution of the tangent vector: density :math:`p(x)\,(\sin|v|/|v|)^{n-2}`, zero
-    where :math:`|v| \ge \pi`."""
+    r"""Distribution of the tangent vector :math:`v = \log_\mu x`: isotropic, with density
+    :math:`p(x)\,(\sin|v|/|v|)^{n-2}`, and zero where :math:`|v| \ge \pi`."""
 
     arg_constraints = {"concentration": constraints.nonnegative}
     support = constraints.real_vector
@@ -53,7 +53,7 @@ class _Tangent(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         r = norm(value)
-        # the profile depends on chords alone: two coordinates are enough
+        # the density depends only on the chord from the pole, so a point of the circle is enough
         x = torch.stack([r.cos(), r.sin()], -1)
         pole = torch.nn.functional.pad(torch.ones_like(x[..., :1]), (0, 1))
         out = self.distribution._log_density(x, pole, self.concentration, value.shape[-1] + 1)
@@ -65,7 +65,7 @@ class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
     r"""Base class: a density :math:`p(x) = e^{g(1 - \mu\cdot x;\,\kappa)}/Z(\kappa)` on
     :math:`S^{n-1} \subset \mathbb R^n`.
 
-    Subclasses give ``_profile`` (how to draw :math:`1 - \mu\cdot x`), ``_log_density`` and ``_moments``.
+    Subclasses define ``_profile`` (which draws :math:`1 - \mu\cdot x`), ``_log_density`` and ``_moments``.
     """
 
     arg_constraints: dict[str, Any] = {"loc": on(_SPHERE), "concentration": constraints.nonnegative}
@@ -78,7 +78,7 @@ class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
     def __init__(
         self, loc: Tensor, concentration: Tensor | float, *, validate_args: bool | None = None
     ) -> None:
-        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        validate = validates(validate_args)
         loc, k = as_tensors(loc=loc, concentration=concentration)
         if loc.dim() < 1 or loc.shape[-1] < 2:
             raise ValueError(
@@ -94,9 +94,9 @@ class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
             )  # fmt: skip
             if loc.dim() == k.dim() > 1 and k.shape == loc.shape[:-1] + (1,) and k.shape[-2] > 1:
                 warnings.warn(
-                    f"concentration: got shape {tuple(k.shape)} for loc of shape {tuple(loc.shape)}; its "
-                    "shape is that of the batch, without a coordinate axis, so these broadcast to a larger "
-                    "batch. Use concentration.squeeze(-1).",
+                    f"concentration: got shape {tuple(k.shape)} for loc of shape {tuple(loc.shape)}; "
+                    "expected the batch shape without a coordinate axis. These two shapes broadcast to a "
+                    "larger batch. Use concentration.squeeze(-1).",
                     stacklevel=3,
                 )
         batch = broadcast_shapes(loc=loc.shape[:-1], concentration=k.shape)
@@ -106,12 +106,13 @@ class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
     @staticmethod
     @abstractmethod
     def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:
-        """log p on the sphere in R^n, from vectors (of any length of the last axis) with the right chords."""
+        """log p(x) for the sphere in R^n; only the chords between x, ``mu`` and ``-mu`` are used, so both may
+        be given in fewer coordinates than n."""
 
     @abstractmethod
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""With :math:`t = \mu\cdot x`: the mean and the variance of t, and
-        :math:`(1 - \mathrm E t^2)/(n-1)`."""
+        r"""The mean and the variance of :math:`t = \mu\cdot x`, and :math:`(1 - \mathrm E t^2)/(n-1)`, the
+        variance across the axis."""
 
     @staticmethod
     def infer_shapes(loc: Any, concentration: Any = ()) -> tuple[torch.Size, torch.Size]:
@@ -132,9 +133,8 @@ class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
         return self.base_dist.concentration
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        # Override: through exp the draw would turn with the transported frame, which is singular at -e_1 and
-        # moves more
-        # than it must. The minimal rotation of the axis has no singularity and gradients of smaller variance.
+        # Override: through exp a draw would turn with the transported frame, which is singular at -e_1. The
+        # minimal rotation of the axis has no singularity, and its gradients have a smaller variance.
         shape = self._extended_shape(torch.Size(sample_shape))
         s = sample_one_minus_cosine(self.concentration, shape[-1], self._profile, shape[:-1])
         return tangent_normal_point(self.transforms[0].loc, s)
@@ -144,7 +144,7 @@ class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
         return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        # Override: the tangent density and the Jacobian of exp cancel; chords keep every digit near the axis.
+        # Override: the Jacobian of exp cancels, and chords are accurate near the axis.
         if self._validate_args:
             self._validate_sample(value)
         return self._log_density(value, self.transforms[0].loc, self.concentration, self.event_shape[0])
@@ -159,7 +159,7 @@ class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
     def variance(self) -> Tensor:
         """Diagonal of :attr:`covariance_matrix`."""
         _, along, across = (m.unsqueeze(-1) for m in self._moments())
-        square = self.loc**2  # along the axis the variance may be far smaller: no difference of the two
+        square = self.loc**2  # a sum of positive terms: the variance along the axis may be far smaller
         return across * (1 - square) + along * square
 
     @property

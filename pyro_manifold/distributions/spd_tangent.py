@@ -17,21 +17,21 @@ __all__ = ["SPDTangentNormal"]
 
 
 class SPDTangentNormal(dist.TorchDistribution):
-    r"""Symmetric n x n matrices W, as coordinates v in the orthonormal basis, isotropic but for the volume
-    change of exp.
+    r"""Distribution of symmetric n x n matrices W, given by coordinates v in an orthonormal basis: a normal
+    density times the volume change of exp.
 
     .. math:: p(v) = \frac1{Z(\sigma)} e^{-|v|^2/2\sigma^2} \prod_{i<j}
         \frac{\sinh((\lambda_i-\lambda_j)/2)}{(\lambda_i-\lambda_j)/2}, \qquad \lambda = \mathrm{eig}\,W/s
 
-    Draws have no pathwise derivative in sigma (they are accepted or rejected): ``has_rsample`` is false, and
-    ``rsample`` raises, while ``scale`` or s requires a gradient; otherwise a draw is a constant, which is the
-    right derivative.
+    Draws have no pathwise derivative in sigma, since they are accepted or rejected. While ``scale`` or s
+    requires a gradient, ``has_rsample`` is false and ``rsample`` raises; otherwise ``rsample`` returns a
+    constant.
 
     :param Tensor scale: :math:`\sigma > 0`, shape ``batch``.
     :param int n: size of the matrices, at most 32.
-    :param unit: s, a number, or a function that gives it in the dtype of a tensor: lengths on the manifold
-        are s times those of the affine-invariant metric.
-    :raises ValueError: for a larger n.
+    :param unit: s; lengths on the manifold are s times those of the affine-invariant metric. A number, or a
+        function that takes a tensor and returns s in its dtype.
+    :raises ValueError: for n above 32.
 
     Base measure: Lebesgue measure of v.
 
@@ -54,7 +54,7 @@ class SPDTangentNormal(dist.TorchDistribution):
 
     @property
     def unit(self) -> Tensor:
-        """s; of a learned scale, as it is now."""
+        """The current value of s."""
         if self._unit is None:
             return scalar(1.0, self.scale)
         return (self._unit(self.scale) if callable(self._unit) else self._unit).to(self.scale)

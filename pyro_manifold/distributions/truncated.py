@@ -14,7 +14,7 @@ from ..ops.numerics import norm
 
 __all__ = ["TruncatedTangentNormal"]
 
-_MAX_ROUNDS = 200  # acceptance is at least 0.16 a round, so a lane is left over with probability below 1e-15
+_MAX_ROUNDS = 200  # acceptance is at least 0.16 a round: a draw is still missing with probability below 1e-15
 
 
 def _half_square(r: Tensor, scale: Tensor) -> Tensor:
@@ -22,10 +22,11 @@ def _half_square(r: Tensor, scale: Tensor) -> Tensor:
 
 
 class _ImplicitRadius(Function):
-    r"""Identity on a drawn radius; its gradient in (scale, bound) follows from F(r; scale, bound) = const.
+    r"""Returns the drawn radius r; its gradient in the scale s and the bound R is that of the implicit function
+    F(r; s, R) = const, where F is the cdf.
 
-    With x = r^2/2s^2, X = R^2/2s^2, P the regularised gamma function at a = d/2, e(x) = d log P/d log x and h
-    = e(X)/e(x): dr/ds = (r/s)(1 - h),  dr/dR = (r/R) h.
+    With x = r^2/2s^2, X = R^2/2s^2, P the regularised gamma function at a = d/2, e(x) = d log P/d log x and
+    h = e(X)/e(x): dr/ds = (r/s)(1 - h),  dr/dR = (r/R) h.
     """
 
     @staticmethod
@@ -56,9 +57,9 @@ class TruncatedTangentNormal(TorchDistribution):
 
     .. math:: p(v) = \frac{\exp(-|v|^2/2\sigma^2)}{(2\pi\sigma^2)^{d/2}\,P(d/2, R^2/2\sigma^2)}, \quad |v| < R
 
-    Base measure: Lebesgue. Sampled exactly: the radius by rejection, from a chi distribution or (where R is
-    short of :math:`\sigma\sqrt d`) from the power law tangent to the log-concave density of log r at R.
-    Reparametrised in ``scale`` and ``radius`` by implicit differentiation of the cdf.
+    Base measure: Lebesgue. Draws are exact: the radius is drawn by rejection, from a chi distribution or (if R
+    is smaller than about :math:`\sigma\sqrt d`) from a power law :math:`r^k` tangent at R to the density. They
+    are reparametrised in ``scale`` and ``radius`` by implicit differentiation of the cdf.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -78,26 +79,25 @@ class TruncatedTangentNormal(TorchDistribution):
 
     @property
     def _exact_radius(self) -> Tensor:
-        """R, in float64: d log R is in the density."""
+        """R in float64."""
         radius = self._radius() if callable(self._radius) else self._radius
         return torch.as_tensor(radius, dtype=torch.float64, device=self._scale.device)
 
     @property
     def radius(self) -> Tensor:
-        """R in the dtype of the scale; of a learned manifold, as it is now."""
+        """The current value of R, in the dtype of the scale."""
         return self._exact_radius.to(self._scale.dtype)
 
     @property
     def stddev(self) -> Tensor:
-        """Scale of the untruncated distribution, along each axis."""
+        """Standard deviation of the untruncated distribution along each axis."""
         return self._scale.unsqueeze(-1).expand(self.batch_shape + self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         d, s = self.event_shape[0], self._scale
         log_mass = log_gammainc(d / 2, _half_square(self._exact_radius, s))
-        log_peak = (
-            -d / 2 * math.log(2 * math.pi) - d * s.double().log() - log_mass
-        )  # a wide scale cancels in float64
+        # in float64, since d log s cancels against log_mass for a wide scale
+        log_peak = -d / 2 * math.log(2 * math.pi) - d * s.double().log() - log_mass
         out = log_peak.to(s.dtype) - 0.5 * (value / s.unsqueeze(-1)).square().sum(-1)
         return torch.where(norm(value.detach()) <= self.radius, out, -math.inf)
 
@@ -127,6 +127,6 @@ class TruncatedTangentNormal(TorchDistribution):
             if not todo.numel():
                 return out
         raise RuntimeError(
-            f"truncated normal: {todo.numel()} draws were not accepted; please report this with scale and "
-            f"radius."
+            f"truncated normal: {todo.numel()} draws were not accepted in {_MAX_ROUNDS} rounds; please report "
+            "this with scale and radius."
         )

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..constraints import on
 from ..ops.arguments import checked
-from ..ops.checks import check_expansion, common_shape
-from ._repr import ReprMixin
+from ..ops.checks import common_shape
+from ._repr import ReprMixin, expanded
 
 __all__ = ["ManifoldUniform"]
 
@@ -21,15 +21,15 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
 
     .. math:: p(x) = 1 / \mathrm{vol}(M)
 
-    No push-forward: the geometry samples it directly and there is no Jacobian to account for.
+    The geometry draws the points directly; no transform is involved.
 
     :param geoopt.Manifold manifold: a manifold of finite volume.
-    :param event_shape: shape of one point, e.g. ``(3,)`` on :math:`S^2`; may be omitted for products, which
-        know theirs.
+    :param event_shape: shape of one point, e.g. ``(3,)`` on :math:`S^2`; may be omitted for a product manifold,
+        which fixes it.
     :param batch_shape: batch shape.
-    :param torch.dtype dtype: of the draws; torch's default if omitted.
-    :param device: of the draws.
-    :raises ValueError: if the volume is infinite or the event shape is not one of the manifold.
+    :param torch.dtype dtype: dtype of the draws; default: torch's default dtype.
+    :param device: device of the draws.
+    :raises ValueError: if the volume is infinite or points of the manifold do not have that event shape.
 
     Base measure: Riemannian volume.
 
@@ -59,8 +59,8 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
             event_shape = getattr(manifold, "n_elements", None)
             if event_shape is None:
                 raise ValueError(
-                    f"event_shape: missing, and {manifold.name} has members of every dimension; "
-                    "give the shape of one point, e.g. (3,) for S^2."
+                    f"event_shape: got None, but {manifold.name} does not fix the dimension; expected the "
+                    "shape of one point, e.g. (3,) for S^2."
                 )
         event_shape = torch.Size([event_shape] if isinstance(event_shape, int) else event_shape)
         if len(event_shape) != geo.event_dim or geo.dim(event_shape) < 1:
@@ -81,12 +81,8 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
     def expand(
         self, batch_shape: Sequence[int], _instance: "ManifoldUniform | None" = None
     ) -> "ManifoldUniform":
-        check_expansion(self.batch_shape, batch_shape)
-        new = self._get_checked_instance(ManifoldUniform, _instance)
-        new.manifold, new.log_volume, new._support = self.manifold, self.log_volume, self._support
-        super(ManifoldUniform, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        attributes = ["manifold", "log_volume", "_support"]
+        return expanded(self, ManifoldUniform, batch_shape, _instance, attributes)
 
     @staticmethod
     def infer_shapes(
@@ -117,8 +113,8 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""Expectation :math:`\mathrm E[x]` of the coordinates of a draw: 0, of angles in :math:`[-\pi,\pi)`
-        too.
+        r"""Expectation :math:`\mathrm E[x]` of the coordinates of a draw: 0, also for angles, which are in
+        :math:`[-\pi,\pi)`.
 
         :raises NotImplementedError: where the integral does not converge or is not known (stereographic
             coordinates).
@@ -127,9 +123,9 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        r"""Variance of each coordinate of a draw: 1/n on the sphere in :math:`\mathbb R^n`, for rotations and
-        frames of
-        :math:`\mathbb R^n`; :math:`\pi^2/3` for an angle (whose *circular* variance is 1).
+        r"""Variance of each coordinate of a draw: 1/n on the sphere in :math:`\mathbb R^n` and for rotations and
+        orthonormal frames of :math:`\mathbb R^n`; :math:`\pi^2/3` for an angle (whose *circular* variance
+        is 1).
 
         :raises NotImplementedError: as :attr:`mean`.
         """

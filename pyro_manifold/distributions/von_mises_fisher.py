@@ -13,20 +13,19 @@ __all__ = ["VonMisesFisher"]
 
 
 class VonMisesFisher(RotationallySymmetric):
-    r"""The normal distribution of directions: of all distributions on the sphere with a given ambient mean,
-    the one of greatest entropy.
+    r"""The distribution of maximum entropy on the sphere among those with a given ambient mean; the analogue of
+    an isotropic normal distribution.
 
     .. math::
         p(x) = \frac{\kappa^{v}}{(2\pi)^{n/2} I_{v}(\kappa)}\, e^{\kappa\,\mu\cdot x}, \qquad v = n/2 - 1
 
     on :math:`S^{n-1} \subset \mathbb R^n` for every n >= 2 and concentration from 0 (uniform) to the largest
-    number of the dtype, in pure torch. The density is evaluated as
-    :math:`-\kappa|x-\mu|^2/2 - (G_v(\kappa) - \kappa) - \log|S^{n-1}|` (:mod:`pyro_manifold.ops.special`): no
-    branch, no cancellation. Draws are exact and their gradient in ``concentration`` is unbiased
-    (:mod:`pyro_manifold.ops.axial_marginal`), of first order. ``log_prob`` is twice differentiable in
-    ``concentration``.
+    number of the dtype, in pure torch. The log density is evaluated without cancellation as
+    :math:`-\kappa|x-\mu|^2/2 - (G_v(\kappa) - \kappa) - \log|S^{n-1}|` (:mod:`pyro_manifold.ops.special`).
+    Draws are exact; their gradient in ``concentration`` is unbiased and can be taken once
+    (:mod:`pyro_manifold.ops.axial_marginal`). ``log_prob`` is twice differentiable in ``concentration``.
 
-    For large concentration the distribution is close to a normal of variance :math:`1/\kappa` in the tangent
+    For large concentration the distribution is close to a normal with variance :math:`1/\kappa` in the tangent
     space at :math:`\mu`.
 
     :param Tensor loc: :math:`\mu`, unit vectors, shape ``batch + (n,)``.
@@ -35,7 +34,7 @@ class VonMisesFisher(RotationallySymmetric):
     :raises ValueError: for a ``loc`` that is not a unit vector, a ``concentration`` that is negative or not
         finite.
 
-    Base measure: surface area. Batch shape: broadcast of the parameters'; event shape: that of ``loc``,
+    Base measure: surface area. Batch shape: the parameters' broadcast; event shape: that of ``loc``,
     ``(n,)``.
 
     References: Mardia & Jupp, Directional Statistics (2000), eq. 9.3.4 and sec. 9.3.2; Ulrich, Appl. Statist.
@@ -63,7 +62,7 @@ class VonMisesFisher(RotationallySymmetric):
 
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
         ratio, complement, slope = bessel_ratio(self.concentration, self._order)
-        # A/k, without its 0/0: A' = 1 - A^2 - (n - 1) A/k
+        # the last is A/k, from A' = 1 - A^2 - (n - 1) A/k, which is not 0/0 at k = 0
         return ratio, slope, (complement * (1 + ratio) - slope) / (self.event_shape[0] - 1)
 
     def _divergence_from_uniform(self) -> Tensor:

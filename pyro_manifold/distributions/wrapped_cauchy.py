@@ -13,33 +13,31 @@ from ..constraints import circular
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.circular import difference, short, wrap
-from ._repr import ReprMixin
+from ._repr import ReprMixin, validates
 
 __all__ = ["WrappedCauchy"]
 
 
 class WrappedCauchy(ReprMixin, TorchDistribution):
-    r"""A Cauchy distribution wrapped around the circle; also a Möbius map of a uniform angle, which is how it
-    is drawn.
+    r"""A Cauchy distribution wrapped around the circle. Equivalently, the image of a uniform angle under a Möbius
+    map, which is how it is drawn.
 
     .. math::
         p(x) = \frac{1}{2\pi}\,\frac{1 - \rho^2}{(1-\rho)^2 + 4\rho\sin^2\frac{x-\mu}{2}}, \qquad
         x = \mu + 2\arctan\Big(\frac{1-\rho}{1+\rho}\tan\frac{u}{2}\Big), \quad u \sim \mathrm U(-\pi,\pi)
 
-    Heavier tails than :class:`~pyro.distributions.VonMises`; its moments are closed,
-    :math:`\mathrm E e^{ikx} = \rho^{|k|}e^{ik\mu}`.
-    Reparametrised in both parameters.
+    It has heavier tails than :class:`~pyro.distributions.VonMises` and closed-form moments,
+    :math:`\mathrm E e^{ikx} = \rho^{|k|}e^{ik\mu}`. Draws are reparametrised in both parameters.
 
-    :param Tensor loc: mean direction :math:`\mu`, any shape, radians; whole turns do not matter.
+    :param Tensor loc: mean direction :math:`\mu`, any shape, in radians (modulo :math:`2\pi`).
     :param Tensor concentration: mean resultant length :math:`\rho`, in [0, 1); 0 is uniform.
     :raises ValueError: for a concentration outside [0, 1), a ``loc`` that is not finite, shapes that do not
         broadcast.
 
-    Base measure: arc length. Values are drawn in :math:`[-\pi,\pi)`; angles outside mean the same points and
-    are accepted.
+    Base measure: arc length. Draws are in :math:`[-\pi,\pi)`; ``log_prob`` accepts any real angle.
 
     References: Mardia & Jupp, *Directional Statistics* (2000), sec. 3.5.7; McCullagh, Biometrika 83 (1996),
-    the Möbius group.
+    for the Möbius group.
 
     >>> WrappedCauchy(0.0, 0.5).log_prob(torch.tensor([0.0, 2 * torch.pi])).exp()  # 3 / 2 pi
     tensor([0.4775, 0.4775])
@@ -55,17 +53,12 @@ class WrappedCauchy(ReprMixin, TorchDistribution):
     ) -> None:
         loc, concentration = as_tensors(loc=loc, concentration=concentration)
         batch = broadcast_shapes(loc=loc.shape, concentration=concentration.shape)
-        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
-        if validate:
-            check_all(loc.isfinite(), "loc", loc, "a finite angle in radians", "Look for NaN upstream.")
+        if validates(validate_args):
+            remedy = "Check the computation that produced it."
+            check_all(loc.isfinite(), "loc", loc, "a finite angle in radians", remedy)
             ok = (concentration >= 0) & (concentration < 1)
-            check_all(
-                ok,
-                "concentration",
-                concentration,
-                "a number in [0, 1)",
-                "Use a sigmoid, or constraints.unit_interval.",
-            )
+            remedy = "Use a sigmoid, or constraints.unit_interval."
+            check_all(ok, "concentration", concentration, "a number in [0, 1)", remedy)
         self.loc, self.concentration = loc.expand(batch), concentration.expand(batch)
         super().__init__(batch, validate_args=validate_args)
 
@@ -115,9 +108,9 @@ class WrappedCauchy(ReprMixin, TorchDistribution):
 
 @register_kl(WrappedCauchy, WrappedCauchy)
 def _kl_wrapped_cauchy(p: WrappedCauchy, q: WrappedCauchy) -> Tensor:
-    r""":math:`\log\frac{|1-\rho_p\rho_q e^{i(\mu_p-\mu_q)}|^2}{(1-\rho_p^2)(1-\rho_q^2)}`, for log|1 - z|^2
-    is harmonic; as :math:`\log(1 + \cdot)` of what it has more than 1,
-    :math:`(\rho_p-\rho_q)^2 + 4\rho_p\rho_q\sin^2\frac{\mu_p-\mu_q}2` over the same denominator."""
+    r""":math:`\log\frac{|1-\rho_p\rho_q e^{i(\mu_p-\mu_q)}|^2}{(1-\rho_p^2)(1-\rho_q^2)}`, since log|1 - z|^2
+    is harmonic. Computed as ``log1p`` of the fraction minus 1, whose numerator is
+    :math:`(\rho_p-\rho_q)^2 + 4\rho_p\rho_q\sin^2\frac{\mu_p-\mu_q}2`."""
     a, b = p.concentration, q.concentration
     apart = (a - b) ** 2 + 4 * a * b * torch.sin(difference(p.loc, q.loc) / 2) ** 2
     return torch.log1p(apart / ((1 - a) * (1 + a) * (1 - b) * (1 + b)))

@@ -1,4 +1,4 @@
-"""The normal distribution of a tangent space, wrapped on the manifold by the exponential map."""
+"""The wrapped normal distribution: a normal distribution of tangent vectors, mapped by the exponential map."""
 
 import math
 from typing import Any
@@ -18,40 +18,42 @@ from ..ops.numerics import cos_sqrt, log_sinc_sqrt
 from ..ops.tracing import is_concrete
 from ..transforms import ExpMap
 from ._exp_map_distribution import ExpMapDistribution, with_gradient_of
+from ._repr import validates
 from ._tangent_gaussian import tangent_normal, widened
 
 __all__ = ["WrappedNormal"]
 
 
 def _check_width(geo: Geometry, base: Any, limit: float) -> None:
-    """
-    :raises ValueError: for a normal that wraps around further than the geometry can sum its density.
+    """Check that the geometry can sum the density over all windings.
+
+    :raises ValueError: for a standard deviation above ``limit``.
     """
     if limit == math.inf:
         return
     spread = marginal_sd(base)
     if is_concrete(held(spread)) and largest_sd(base) > limit:
         raise ValueError(
-            f"scale: a normal on {geo.manifold.name} with a standard deviation of {largest_sd(base):.3g} wraps "
-            f"around, and its windings are not known there; expected at most {limit:.2g}. Use truncated=True "
-            "with an isotropic scale, or another family (ManifoldUniform)."
+            f"scale: got a standard deviation of {largest_sd(base):.3g} on {geo.manifold.name}, expected at "
+            f"most {limit:.2g}: a wider normal wraps around, and the sum over its windings is not implemented "
+            "there. Use truncated=True with an isotropic scale, or another family (ManifoldUniform)."
         )
 
 
 class WrappedNormal(ExpMapDistribution):
-    r"""Normal distribution in the tangent space at ``loc``, pushed to the manifold by the exponential map.
+    r"""Normal distribution in the tangent space at ``loc``, mapped to the manifold by the exponential map.
 
     .. math::
         v \sim \mathcal N(0, \Sigma), \quad x = \exp_\mu(v), \qquad
         \log p(x) = \log\!\!\sum_{v:\,\exp_\mu v = x}\!\! \mathcal N(v; 0, \Sigma) \,|\det d\exp_\mu(v)|^{-1}
 
     v are coordinates in the orthonormal frame at :math:`\mu`, so ``scale`` is geodesic length on every
-    manifold. On flat and hyperbolic space the sum has one term. On spheres it runs over the windings (leaving
-    them out loses 29% of the mass at :math:`\Sigma = 4I`), and for d >= 2 the density has integrable
-    **poles** at :math:`\pm\mu`, where whole spheres of tangent vectors meet: maximum likelihood and HMC can
-    chase them. There use :class:`RiemannianNormal`, which has none, or ``truncated=True``, the isotropic
-    distribution restricted to the injectivity radius, whose only pole is the antipode. A point nearer to a
-    pole than rounding is scored as if it were one rounding error away.
+    manifold. On flat and hyperbolic space the sum has one term. On spheres it is over all windings (without
+    them, 29% of the mass would be missing at :math:`\Sigma = 4I`). For d >= 2 the density on spheres has
+    integrable **poles** at :math:`\pm\mu`, to which exp maps whole spheres of tangent vectors; maximum
+    likelihood and HMC can diverge towards them. There use :class:`RiemannianNormal`, which has no poles, or
+    ``truncated=True``, an isotropic normal restricted to the injectivity radius, whose only pole is the
+    antipode. A point closer to a pole than one rounding error is scored as if it were one rounding error away.
 
     :param geoopt.Manifold manifold: any manifold with a registered geometry, products included.
     :param Tensor loc: centre :math:`\mu`, shape ``batch + event``.
@@ -62,9 +64,10 @@ class WrappedNormal(ExpMapDistribution):
         three.
     :param bool truncated: condition on :math:`|v| <` injectivity radius; needs an isotropic ``scale``.
     :raises ValueError: for a ``loc`` off the manifold, a non-positive ``scale``, shapes that do not fit,
-        mixed dtypes, a ``scale`` whose windings are not known (SO(n), n > 3, Stiefel and Grassmann manifolds).
+        mixed dtypes, and a ``scale`` so wide that windings matter where their sum is not implemented (SO(n) with
+        n > 3, Stiefel and Grassmann manifolds).
 
-    Base measure: Riemannian volume. Batch shape: broadcast of the parameters'; event shape: that of ``loc``.
+    Base measure: Riemannian volume. Batch shape: the parameters' broadcast; event shape: that of ``loc``.
 
     References: Nagano et al., ICML 2019, eq. 14-16 (hyperboloid); Mathieu et al., NeurIPS 2019, eq. 6 (ball);
     Mardia & Jupp, Directional Statistics (2000), sec. 3.5.7 (the circle).
@@ -76,7 +79,7 @@ class WrappedNormal(ExpMapDistribution):
     """
 
     _expand_attributes = ("manifold", "truncated", "_injective", "_isotropic")
-    arg_constraints: dict[str, Any] = {}  # checked in __init__: they depend on the manifold
+    arg_constraints: dict[str, Any] = {}  # they depend on the manifold, so __init__ checks the arguments
 
     @checked
     def __init__(
@@ -90,7 +93,7 @@ class WrappedNormal(ExpMapDistribution):
         truncated: bool = False,
         validate_args: bool | None = None,
     ) -> None:
-        validate = torch.distributions.Distribution._validate_args if validate_args is None else validate_args
+        validate = validates(validate_args)
         loc, scale, scale_tril, covariance_matrix = as_tensors(
             loc=loc, scale=scale, scale_tril=scale_tril, covariance_matrix=covariance_matrix
         )
@@ -119,8 +122,8 @@ class WrappedNormal(ExpMapDistribution):
 
     @property
     def scale(self) -> Tensor:
-        """Standard deviations along the frame axes, ``batch_shape + (dim,)``; the marginal ones for a full
-        covariance."""
+        """Standard deviations along the frame axes, ``batch_shape + (dim,)``; for a full covariance, the
+        marginal ones."""
         return self.base_dist.stddev if self.truncated else marginal_sd(self.base_dist)
 
     @property
@@ -157,7 +160,7 @@ class WrappedNormal(ExpMapDistribution):
         return with_gradient_of(out, self._log_pushed(self.transforms[0].loc, v, self.base_dist))
 
     def _log_density(self, value: Tensor) -> Tensor:
-        """In float64 where there are poles: of the distance to one float32 would lose the digits."""
+        """The log density, in float64 where there are poles: float32 cannot resolve the distance to a pole."""
         geo = self.geometry
         loc = self.transforms[0].loc
         base = self.base_dist
@@ -168,16 +171,20 @@ class WrappedNormal(ExpMapDistribution):
         return self._log_pushed(loc, geo.log_frame(loc.expand(shape), value.expand(shape)), base).to(dtype)
 
     def _log_pushed(self, loc: Tensor, v: Tensor, base: Any) -> Tensor:
-        """Where exp is not injective, the sum over all tangent vectors that reach the point that ``v``
-        does."""
+        """The log density at exp(v); where exp is not injective, summed over all tangent vectors with the same
+        image."""
         geo = self.geometry
-        one = self._injective or self.truncated
-        return base.log_prob(v) - geo.log_det_exp(loc, v) if one else geo.log_wrapped(loc, v, base)
+        if self._injective or self.truncated:
+            return base.log_prob(v) - geo.log_det_exp(loc, v)
+        return geo.log_wrapped(loc, v, base)
 
     @property
     def mode(self) -> Tensor:
-        """``loc``, where the density has no poles: on flat and hyperbolic space it decreases along every ray
-        from there, on the torus its dual sum of cosines is largest there."""
+        """``loc``, on manifolds where the density has no poles: on flat and hyperbolic space the density
+        decreases along every ray from ``loc``; on the torus it is a sum of cosines that is largest there.
+
+        :raises NotImplementedError: on other manifolds.
+        """
         if not self._injective and not self.geometry.is_flat:
             raise NotImplementedError(
                 "on spheres and rotations a wrapped normal has poles and no mode; use RiemannianNormal."
@@ -186,8 +193,11 @@ class WrappedNormal(ExpMapDistribution):
 
     @property
     def frechet_mean(self) -> Tensor:
-        """``loc`` on flat and hyperbolic space: the distribution is symmetric about it and the Fréchet mean
-        is unique there."""
+        """``loc`` on flat and hyperbolic space, where the distribution is symmetric about it and the Fréchet mean
+        is unique.
+
+        :raises NotImplementedError: on compact manifolds.
+        """
         if not self._injective:
             raise NotImplementedError(
                 "on a compact manifold the Fréchet mean need not be unique; use RiemannianNormal."
@@ -196,9 +206,11 @@ class WrappedNormal(ExpMapDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""Ambient expectation :math:`\mathrm E[x] = \mathrm E[\cos(\sqrt K|v|)]\,\mu`, in flat space, on the
-        sphere and the hyperboloid (cosh there); isotropic ``scale`` unless flat. It lies off a curved
-        manifold: see :attr:`frechet_mean`."""
+        r"""Ambient expectation :math:`\mathrm E[x] = \mathrm E[\cos(\sqrt K|v|)]\,\mu` on flat space, spheres and
+        the hyperboloid (cosh there). It does not lie on a curved manifold; see :attr:`frechet_mean`.
+
+        :raises NotImplementedError: on other manifolds, and for an anisotropic scale on a curved one.
+        """
         geo = self.geometry
         if not geo.in_linear_space or self.truncated:
             raise NotImplementedError(

@@ -1,4 +1,4 @@
-"""Layers between feature vectors and points of a manifold."""
+"""Neural network layers that map feature vectors to points of a manifold and back."""
 
 from .charts import ExpMapHead, LogMapLayer
 from .decoder import ManifoldDecoder

@@ -1,4 +1,4 @@
-"""The exponential map at the origin and its inverse, as layers."""
+"""Layers made of the exponential map at the origin and its inverse."""
 
 import geoopt
 from torch import Tensor, nn
@@ -10,40 +10,45 @@ __all__ = ["ExpMapHead", "LogMapLayer", "chart_geometry", "check_last", "check_s
 
 
 def chart_geometry(manifold: geoopt.Manifold) -> Geometry:
-    """The geometry of ``manifold``, which must have a global chart.
+    """The geometry of ``manifold``.
 
-    :raises ValueError: where there is none (spheres).
+    :raises ValueError: if the manifold has no global chart (spheres, for example).
     """
     geo = geometry(manifold)
     if not geo.has_chart:
         raise ValueError(
-            f"manifold: {manifold.name} has no global chart, so features cannot parametrise its points one "
-            "to one; expected Euclidean, PoincareBall, Lorentz or a product of these. On a sphere normalise "
-            "the features instead."
+            f"manifold: got {manifold.name}, which has no global chart, so features cannot parametrise its "
+            "points one to one; expected Euclidean, PoincareBall, Lorentz or a product of these. On a sphere "
+            "normalise the features instead."
         )
     return geo
 
 
 def check_size(name: str, size: int) -> int:
-    """A positive integer, or a ``ValueError``."""
+    """``size`` itself.
+
+    :raises ValueError: if it is not a positive integer.
+    """
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"{name}: got {size!r}; expected a positive integer.")
     return size
 
 
 def check_last(name: str, x: Tensor, size: int) -> None:
-    """Raise a ``ValueError`` unless the last axis of ``x`` has ``size`` elements."""
+    """
+    :raises ValueError: unless the last axis of ``x`` has ``size`` elements.
+    """
     if x.dim() == 0 or x.shape[-1] != size:
         raise ValueError(f"{name}: got shape {tuple(x.shape)}; expected a last axis of size {size}.")
 
 
 class ExpMapHead(nn.Module):
-    r"""Features to a point: a linear layer, then the chart of the manifold.
+    r"""Maps features to a point of the manifold: a linear layer, followed by the chart.
 
     .. math:: h \mapsto \exp_o(W h + b)
 
-    The linear layer's output is in the orthonormal frame at the origin o, so its length is geodesic distance
-    from o.
+    The linear layer's output is a tangent vector in the orthonormal frame at the origin o, so its length is the
+    geodesic distance of the point from o.
 
     :param manifold: a manifold with a global chart (Euclidean, hyperbolic, products).
     :param in_features: size of h.
@@ -71,7 +76,7 @@ class ExpMapHead(nn.Module):
 
 
 class LogMapLayer(nn.Module):
-    r"""A point to its coordinates in the chart, for any network to continue from.
+    r"""Maps a point to its chart coordinates, which any network can take as input.
 
     .. math:: z \mapsto \log_o(z) \in \mathbb R^{d}
 

@@ -1,4 +1,4 @@
-"""From a point of the manifold to the parameters of the data's distribution."""
+"""A network from points of a manifold to the parameters of the distribution of the data."""
 
 import geoopt
 from torch import Tensor, nn
@@ -12,26 +12,26 @@ __all__ = ["ManifoldDecoder"]
 
 
 class ManifoldDecoder(nn.Module):
-    r"""Network from the manifold to :math:`\mathbb R^m` whose first layer knows the geometry.
+    r"""Network from the manifold to :math:`\mathbb R^m` whose first layer respects the geometry.
 
     .. math:: z \mapsto W\, \mathrm{relu}(\ell(z)) + b
 
-    with :math:`\ell` one of
+    where :math:`\ell` is one of
 
     * ``"gyroplane"``: :class:`GyroplaneLayer`, signed distances to gyroplanes; on flat space a linear layer;
     * ``"wrapped"``: :class:`LogMapLayer`, then a linear layer;
     * ``"mobius"``: :class:`MobiusLinear`, then :class:`LogMapLayer` (Poincaré ball only);
     * ``"linear"``: a linear layer of the ambient coordinates, which ignores the geometry.
 
-    All four have as many parameters as a multilayer perceptron with one hidden layer (``"linear"`` on the
-    hyperboloid has one more input), so they can be compared.
+    For a fair comparison, all four have as many parameters as a multilayer perceptron with one hidden layer
+    (except that ``"linear"`` on the hyperboloid has one more input).
 
     :param manifold: a manifold with a global chart.
     :param dim: its dimension.
-    :param hidden: units of the hidden layer.
+    :param hidden: number of hidden units.
     :param out_features: m.
-    :param first: the first layer, by name.
-    :raises ValueError: for an unknown name or a manifold the layer does not exist on.
+    :param first: name of the first layer, see above.
+    :raises ValueError: for an unknown name or a manifold on which the layer is not defined.
 
     Reference: Mathieu et al., NeurIPS 2019, section 3.2 and appendix.
 

@@ -1,4 +1,4 @@
-"""From data to the centre and spread of a distribution on the manifold."""
+"""A network from data to the centre and the scale of a distribution on a manifold."""
 
 import geoopt
 from torch import Tensor, nn
@@ -10,16 +10,17 @@ __all__ = ["ManifoldEncoder"]
 
 
 class ManifoldEncoder(nn.Module):
-    r"""Perceptron with two heads: a point of the manifold and standard deviations in geodesic length.
+    r"""Network with one hidden layer and two heads: a point of the manifold, and standard deviations in geodesic
+    length.
 
     .. math:: h = \mathrm{relu}(W x + b), \qquad \mu = \exp_o(W_\mu h + b_\mu), \qquad
               \sigma = \mathrm{softplus}(W_\sigma h + b_\sigma) + 10^{-5}
 
     :param manifold: a manifold with a global chart.
     :param in_features: size of x.
-    :param hidden: units of the hidden layer.
+    :param hidden: number of hidden units.
     :param dim: dimension of the manifold.
-    :param isotropic: one standard deviation instead of one per tangent coordinate.
+    :param isotropic: return one standard deviation instead of one per tangent coordinate.
     :return: :math:`\mu` of shape ``batch + event`` and :math:`\sigma` of shape ``batch + (dim,)``, or
         ``batch + (1,)``.
     :raises ValueError: for a manifold without a chart, or data of another size.

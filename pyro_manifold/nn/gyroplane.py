@@ -15,23 +15,24 @@ __all__ = ["GyroplaneLayer"]
 
 
 class GyroplaneLayer(nn.Module):
-    r"""Signed geodesic distances of a point to learned gyroplanes (totally geodesic hypersurfaces), times
-    their norm.
+    r"""Signed geodesic distances of a point to learned gyroplanes (totally geodesic hypersurfaces), each multiplied
+    by the norm of its normal vector.
 
     .. math::
         f_j(z) = \|a_j\|_{p_j}\, \mathrm{sign}\langle a_j, \log_{p_j} z\rangle_{p_j}\; d(z, H_{a_j, p_j}),
         \qquad H_{a,p} = \exp_p(a^\perp)
 
-    Only the foot of the perpendicular from the origin o matters for H, so :math:`p_j = \exp_o(r_j w_j/|w_j|)`
-    and :math:`a_j` is :math:`w_j` transported from o to :math:`p_j`. Its *Riemannian* norm is :math:`|w_j|`
-    in every curvature K, and with :math:`s(t) = \sin(\sqrt K t)/\sqrt K`, :math:`c(t) = \cos(\sqrt K t)`,
-    :math:`v = \log_o z`, :math:`n = w/|w|`
+    H is determined by the foot of the perpendicular from the origin o. So the parameters are
+    :math:`w_j \in \mathbb R^d` and an offset :math:`r_j`: :math:`p_j = \exp_o(r_j w_j/|w_j|)`, and :math:`a_j` is
+    :math:`w_j` transported from o to :math:`p_j`. The *Riemannian* norm of :math:`a_j` is :math:`|w_j|` for every
+    curvature K. With :math:`s(t) = \sin(\sqrt K t)/\sqrt K`, :math:`c(t) = \cos(\sqrt K t)`,
+    :math:`v = \log_o z` and :math:`n = w/|w|`,
 
-    .. math:: f(z) = |w|\; s^{-1}\Big( c(r)\,\tfrac{s(|v|)}{|v|}\langle n, v\rangle - s(r)\, c(|v|) \Big)
+    .. math:: f(z) = |w|\; s^{-1}\Big( c(r)\,\tfrac{s(|v|)}{|v|}\langle n, v\rangle - s(r)\, c(|v|) \Big).
 
-    which at K = 0 is the linear layer :math:`\langle w, z\rangle - |w| r`, with as many parameters as one. It
-    costs one matrix product; geoopt's ``dist2plane`` forms every point-plane difference and scales by the
-    Euclidean norm of a.
+    At K = 0 this is the linear layer :math:`\langle w, z\rangle - |w| r`, and it has as many parameters as one.
+    It needs one matrix product, whereas geoopt's ``dist2plane`` forms every point-plane difference and scales
+    by the Euclidean norm of a.
 
     :param manifold: a manifold of constant curvature (Euclidean, PoincareBall, Lorentz, Stereographic).
     :param dim: its dimension.
@@ -51,9 +52,9 @@ class GyroplaneLayer(nn.Module):
         super().__init__()
         if geometry(manifold).constant_curvature(torch.zeros(())) is None:
             raise ValueError(
-                f"manifold: {manifold.name} has no constant curvature, which gyroplanes need; expected "
-                "Euclidean, PoincareBall, Lorentz or Stereographic. Use LogMapLayer followed by "
-                "torch.nn.Linear instead."
+                f"manifold: got {manifold.name}; expected a manifold of constant curvature (Euclidean, "
+                "PoincareBall, Lorentz or Stereographic), on which gyroplanes are defined. Use LogMapLayer "
+                "followed by torch.nn.Linear instead."
             )
         self.manifold, self.dim = manifold, check_size("dim", dim)
         self.weight = nn.Parameter(torch.empty(check_size("out_features", out_features), dim))
@@ -73,7 +74,7 @@ class GyroplaneLayer(nn.Module):
         normal = self.weight / length.clamp_min(torch.finfo(length.dtype).tiny).unsqueeze(-1)
         lift = sinc_sqrt(kv) * v, cos_sqrt(kv)
         planes = cos_sqrt(kr).unsqueeze(-1) * normal, r * sinc_sqrt(kr)
-        if isinstance(self.manifold, (geoopt.PoincareBall, geoopt.Lorentz)):  # K < 0 for certain
+        if isinstance(self.manifold, (geoopt.PoincareBall, geoopt.Lorentz)):  # K < 0
             root = (-curvature).sqrt()
             side = lift[0] @ (root * planes[0]).mT - lift[1] * (root * planes[1])
             return torch.asinh(side) * (length / root)

@@ -1,4 +1,4 @@
-r"""A perceptron whose derivative is pushed along with its value.
+r"""A multilayer perceptron with a closed-form forward-mode derivative.
 
 .. math::
     h_0 = (x, c), \quad h_l = \phi(W_l h_{l-1} + b_l), \quad y = W h_L + b, \qquad
@@ -14,12 +14,12 @@ __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    r"""Layers of SiLU units, then a linear one that starts at zero.
+    r"""Multilayer perceptron: hidden layers of SiLU units and a linear output layer that is initialised to zero.
 
     :param int in_dim: size of x.
     :param int out_dim: size of y.
-    :param tuple hidden: units of the hidden layers.
-    :param int context_dim: size of the context c, appended to x; 0 for none.
+    :param tuple hidden: number of units of each hidden layer.
+    :param int context_dim: size of the context c, which is appended to x; 0 for none.
 
     >>> net = MLP(2, 3, (8,))
     >>> net(torch.ones(5, 2)).shape
@@ -33,7 +33,7 @@ class MLP(nn.Module):
         super().__init__()
         if not all(isinstance(n, int) and n >= 1 for n in hidden):
             raise ValueError(
-                f"hidden: got {tuple(hidden)}; expected positive integers, the units of each hidden layer."
+                f"hidden: got {tuple(hidden)}; expected positive integers, the number of units of each layer."
             )
         sizes = (in_dim + context_dim, *hidden)
         self.in_dim, self.context_dim = in_dim, context_dim
@@ -52,15 +52,16 @@ class MLP(nn.Module):
         return self.last(self.hidden(x, context))
 
     def hidden(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The last hidden layer."""
+        """The values of the last hidden layer."""
         h = self._join(x, context)
         for layer in self.layers:
             h = nn.functional.silu(layer(h))
         return h
 
     def hidden_jvp(self, x: Tensor, tangents: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The last hidden layer and its derivative along ``tangents``, ``batch + (k, in_dim)``; those of y
-        follow by ``last``, with which the caller may do something cheaper first."""
+        """The values of the last hidden layer and their derivatives along ``tangents``, ``batch + (k, in_dim)``.
+        The derivatives of y are these times ``last.weight.mT``, which the caller may first contract with a
+        factor of its own."""
         h, one = self._join(x, context), x.new_ones(())
         for i, layer in enumerate(self.layers):
             z = layer(h)

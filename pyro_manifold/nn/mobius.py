@@ -1,4 +1,4 @@
-"""The linear layer of gyrovector spaces."""
+"""The analogue of a linear layer in gyrovector spaces."""
 
 import math
 
@@ -13,7 +13,8 @@ __all__ = ["MobiusLinear"]
 
 
 class MobiusLinear(nn.Module):
-    r"""Möbius matrix product and bias: a point of the d-dimensional ball to a point of the m-dimensional one.
+    r"""Möbius matrix product and Möbius bias: maps a point of the d-dimensional ball to one of the m-dimensional
+    ball.
 
     .. math:: z \mapsto (W \otimes_c z) \oplus_c \exp_o(b), \qquad W \otimes_c z = \exp_o(W \log_o z)
 
@@ -37,13 +38,12 @@ class MobiusLinear(nn.Module):
         if not isinstance(manifold, geoopt.Stereographic):
             raise ValueError(
                 f"manifold: got {type(manifold).__name__}; expected geoopt.PoincareBall or Stereographic, "
-                "where Möbius addition lives. Use GyroplaneLayer for other manifolds of constant curvature."
+                "on which Möbius addition is defined. Use GyroplaneLayer for other manifolds of constant "
+                "curvature."
             )
         self.manifold = manifold
-        self.in_features, self.out_features = (
-            check_size("in_features", in_features),
-            check_size("out_features", out_features),
-        )
+        self.in_features = check_size("in_features", in_features)
+        self.out_features = check_size("out_features", out_features)
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as torch.nn.Linear

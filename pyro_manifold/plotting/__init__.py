@@ -1,9 +1,9 @@
-"""Pictures: planes and the Poincaré disk, maps of the sphere, images, Markov chains, calibration, scans over
-dimensions.
+"""Plots of points and densities on planes, the Poincaré disk and the sphere, of images, Markov chains, calibration
+runs and scans over dimensions.
 
-Every function draws on the matplotlib axes it is given, or on new ones, and returns them. Matplotlib is
-imported when a function is first called; ``pip install matplotlib`` (or the extra
-``pyro-manifold[tutorials]``) provides it.
+Every function draws on the matplotlib axes passed as ``ax``, or on new ones, and returns them. Matplotlib is
+imported at the first call; install it with ``pip install matplotlib`` or the extra
+``pyro-manifold[tutorials]``.
 """
 
 from ..ops.lon_lat import from_lon_lat, lon_lat

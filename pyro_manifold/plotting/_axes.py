@@ -1,8 +1,8 @@
-"""What every picture does with the axes and the styles it is given."""
+"""Axes and styles for all plotting functions."""
 
 from typing import Any
 
-COLORS = [  # ten classes, told apart also by lightness
+COLORS = [  # for ten classes; they also differ in lightness
     "#4477aa",
     "#ee6677",
     "#228833",
@@ -17,6 +17,7 @@ COLORS = [  # ten classes, told apart also by lightness
 
 
 def axes_or_new(ax: Any, **kwargs: Any) -> Any:
+    """``ax``, or new axes made by ``plt.subplots(**kwargs)`` if it is ``None``."""
     if ax is not None:
         return ax
     try:
@@ -27,8 +28,8 @@ def axes_or_new(ax: Any, **kwargs: Any) -> Any:
 
 
 def styled(kind: str, style: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """Defaults of a "line" or of "points" under what the caller gives, whichever of matplotlib's aliases he
-    uses."""
+    """``style``, completed by ``defaults``, for a "line" or for "points". The caller may use any of matplotlib's
+    aliases (``c`` or ``color``, ``lw`` or ``linewidth``)."""
     import matplotlib.cbook
     import matplotlib.collections
     import matplotlib.lines
@@ -37,5 +38,5 @@ def styled(kind: str, style: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     given = matplotlib.cbook.normalize_kwargs(style, artist)
     out = {**matplotlib.cbook.normalize_kwargs(defaults, artist), **given}
     if {"c", "facecolor"} & set(given) and "color" not in given:
-        out.pop("color", None)  # scatter takes one of them
+        out.pop("color", None)  # scatter accepts only one of them
     return out

@@ -14,10 +14,10 @@ __all__ = ["image_grid"]
 def image_grid(
     images: Tensor, ax: Any = None, *, columns: int | None = None, title: str | None = None
 ) -> Any:
-    """Grey images in [0, 1] side by side, dark ink on white.
+    """Draw grey-scale images in [0, 1] side by side; 0 is white and 1 is black.
 
     :param images: shape (n, height, width).
-    :param columns: images per row; by default as square as possible.
+    :param columns: images per row; by default the grid is as square as possible.
     """
     if images.dim() != 3 or not len(images):
         raise ValueError(f"images: got shape {tuple(images.shape)}; expected (n, height, width) with n > 0.")

@@ -1,9 +1,5 @@
-"""Pictures of Markov chains and posteriors on manifolds: traces on the sphere, the Poincaré disk, ranks,
-calibration.
-
-As in :mod:`pyro_manifold.plotting`, every function draws on the axes it is given, or on new ones, and returns
-them.
-"""
+"""Plots of Markov chains and posteriors on manifolds: traces on the sphere, draws on the Poincaré disk, rank plots
+and calibration plots."""
 
 import math
 from typing import Any
@@ -27,6 +23,10 @@ __all__ = ["disk_posterior", "plot_rank", "plot_sbc", "sphere_trace"]
 
 
 def _grouped(x: Tensor, event_dim: int) -> Tensor:
+    """``x`` on the CPU, without a gradient.
+
+    :raises ValueError: unless its shape is ``(chains, draws) + event``.
+    """
     if x.dim() != 2 + event_dim:
         raise ValueError(
             f"x: got shape {tuple(x.shape)}, expected (chains, draws) + event for one point of the site."
@@ -35,12 +35,12 @@ def _grouped(x: Tensor, event_dim: int) -> Tensor:
 
 
 def sphere_trace(x: Tensor, ax: Any = None, *, lines: bool = True, **style: Any) -> Any:
-    r"""Chains on :math:`S^2` seen from outside (orthographic), the Fréchet mean of the draws in front; the
-    far side is faint.
+    r"""Draw chains on :math:`S^2` in orthographic projection, with the Fréchet mean of the draws at the centre;
+    the far side is drawn faintly.
 
     :param x: points, shape ``(chains, draws, 3)``.
-    :param lines: join successive draws of a chain by great circles.
-    :param style: goes to matplotlib's ``scatter``.
+    :param lines: join successive draws of a chain by arcs of great circles.
+    :param style: keyword arguments for matplotlib's ``scatter``.
     :raises ValueError: for another shape.
     """
     x = _grouped(x, 1)
@@ -52,7 +52,7 @@ def sphere_trace(x: Tensor, ax: Any = None, *, lines: bool = True, **style: Any)
     sphere = geoopt.Sphere()
     geo = geometry(sphere)
     check_point(sphere, "x", x)
-    x = geo.project(x.double())  # rounded to float32 they are no points in float64
+    x = geo.project(x.double())  # float32 points are not on the sphere to within float64 tolerance
     mean = frechet_mean(sphere, x.flatten(0, 1), tolerance=1e-4).mean
     up = torch.tensor([0.0, 0.0, 1.0] if abs(float(mean[2])) < 0.9 else [1.0, 0.0, 0.0], dtype=x.dtype)
     up = geo.project(up - (up * mean).sum() * mean)
@@ -68,9 +68,8 @@ def sphere_trace(x: Tensor, ax: Any = None, *, lines: bool = True, **style: Any)
     for lat in torch.linspace(-60, 60, 5, dtype=x.dtype).deg2rad():
         draw(from_lon_lat(t, lat), color="0.8", linewidth=0.6, zorder=0)
     for lon in torch.arange(0, 180, 30, dtype=x.dtype).deg2rad():
-        draw(
-            from_lon_lat(lon, t), color="0.8", linewidth=0.6, zorder=0
-        )  # latitudes beyond the poles: the other half
+        # latitudes beyond the poles give the other half of the great circle
+        draw(from_lon_lat(lon, t), color="0.8", linewidth=0.6, zorder=0)
     ax.plot(t.cos().numpy(), t.sin().numpy(), color="0.25", linewidth=1.2)
     s = torch.linspace(0, 1, 12, dtype=x.dtype).unsqueeze(-1)
     for i, chain in enumerate(x):
@@ -99,21 +98,21 @@ def disk_posterior(
     probs: tuple[float, ...] = (0.5, 0.9),
     **style: Any,
 ) -> Any:
-    """Draws on the hyperbolic (or flat) plane in the unit disk, their Fréchet mean and the geodesic circles
-    that hold ``probs``.
+    """Plot draws on the hyperbolic plane in the unit disk (or on the flat plane), their Fréchet mean, and the
+    geodesic circles about it that contain the fractions ``probs`` of the draws.
 
     :param manifold: PoincareBall, Lorentz, Stereographic with negative curvature, or Euclidean;
         2-dimensional.
     :param x: points, shape ``(chains, draws) + event``, one colour per chain.
-    :param probs: shares of the draws inside the circles about the mean.
-    :param style: goes to matplotlib's ``scatter``.
+    :param probs: fractions of the draws inside each circle.
+    :param style: keyword arguments for matplotlib's ``scatter``.
     :raises ValueError: for another manifold or shape.
     """
     geo = geometry(manifold)
     x = _grouped(x, geo.event_dim)
     if not all(0 < p < 1 for p in probs):
         raise ValueError(f"probs: got {probs}, expected probabilities between 0 and 1.")
-    to_plane(manifold, x)  # or an error that says why not
+    to_plane(manifold, x)  # raises if the manifold cannot be drawn in the plane
     ax = latent_axes(manifold) if ax is None else ax
     for i, chain in enumerate(x):
         look: dict[str, Any] = dict(
@@ -142,15 +141,14 @@ def disk_posterior(
 
 
 def plot_rank(manifold: geoopt.Manifold, x: Tensor, **kwargs: Any) -> Any:
-    """ArviZ's rank plots of the geodesic statistics: distance to the Fréchet mean and log-map coordinates
-    there.
+    """ArviZ's rank plots of the distance of each draw to the Fréchet mean and of its log-map coordinates there.
 
-    Chains that agree have flat histograms of ranks. Needs ArviZ 0.x, or 1.x with its arviz-plots.
+    Chains that agree have flat histograms of ranks. Needs ArviZ 0.x, or 1.x with arviz-plots.
 
     :param manifold: geoopt manifold.
     :param x: points, shape ``(chains, draws) + event``.
-    :param kwargs: for ``arviz.plot_rank``.
-    :return: whatever ArviZ returns (an array of axes in 0.x).
+    :param kwargs: keyword arguments for ``arviz.plot_rank``.
+    :return: the result of ``arviz.plot_rank`` (an array of axes in 0.x).
     """
     f = geodesic_statistics(manifold, _grouped(x, geometry(manifold).event_dim))
     names = ["distance to the mean", *(f"v{i}" for i in range(1, f.shape[-1]))]
@@ -160,13 +158,15 @@ def plot_rank(manifold: geoopt.Manifold, x: Tensor, **kwargs: Any) -> Any:
 
 
 def plot_sbc(result: SBCResult, axes: Any = None, *, prob: float = 0.95) -> Any:
-    """For each statistic of a calibration run its ECDF minus the uniform one, in the simultaneous band of
-    probability ``prob``.
+    """For each statistic of a calibration run, plot the empirical distribution function of the ranks minus the
+    uniform one, with the simultaneous band that contains it with probability ``prob`` if the posterior is
+    calibrated.
 
-    A line that leaves the band is evidence of miscalibration. A hill then a valley: the posterior is too
-    narrow; the opposite: too wide; one hill: it lies too high, one valley: too low.
+    A line that leaves the band is evidence of miscalibration. A maximum followed by a minimum means that the
+    posterior is too narrow, the reverse that it is too wide; a single maximum means that its draws are too
+    large, a single minimum that they are too small.
 
-    :param axes: as many matplotlib axes as statistics.
+    :param axes: one matplotlib axes per statistic.
     :raises ValueError: for another number of axes.
     """
     n = len(result.ranks)

@@ -1,4 +1,4 @@
-"""Euclidean and hyperbolic planes: the Poincaré disk, its geodesics, points in it."""
+"""Plots on the Euclidean plane and the Poincaré disk: axes, geodesics and points."""
 
 import math
 from typing import Any
@@ -14,19 +14,22 @@ __all__ = ["geodesic", "latent_axes", "latent_scatter", "to_plane"]
 
 
 def _curvature(geo: Geometry, z: Tensor) -> float:
+    """
+    :raises ValueError: unless the curvature is constant and not positive.
+    """
     known = geo.constant_curvature(z)
     curvature = math.nan if known is None else float(known)
     if not geo.has_chart or not curvature <= 0:
         raise ValueError(
-            f"manifold: {geo.manifold.name} cannot be drawn in the plane; expected a Euclidean or hyperbolic "
-            "one. Use sphere_density for a sphere."
+            f"manifold: got {geo.manifold.name}, which cannot be drawn in the plane; expected a Euclidean or "
+            "hyperbolic one. Use sphere_density for a sphere."
         )
     return curvature
 
 
 def to_plane(manifold: geoopt.Manifold, z: Tensor) -> Tensor:
-    r"""Points of a 2-D flat or hyperbolic manifold to the plane, or to the *unit* Poincaré disk whatever
-    model they are in.
+    r"""Map points of a 2-dimensional flat manifold to the plane, or points of any model of the hyperbolic plane to
+    the *unit* Poincaré disk.
 
     .. math:: z \mapsto \tanh\big(\tfrac{\sqrt{c}\,|v|}{2}\big)\,\tfrac{v}{|v|}, \qquad v = \log_o z
 
@@ -51,14 +54,15 @@ def to_plane(manifold: geoopt.Manifold, z: Tensor) -> Tensor:
 
 
 def latent_axes(manifold: geoopt.Manifold, ax: Any = None, *, spacing: float = 0.5, lines: int = 8) -> Any:
-    """Axes for a 2-D latent space with a grid of geodesics; on hyperbolic space the unit disk with its
+    """Axes for a 2-dimensional latent space, with a grid of geodesics; for hyperbolic space, the unit disk and its
     boundary.
 
-    The grid lines cross the two coordinate axes at right angles, ``spacing`` (geodesic length) apart.
+    The grid lines are the geodesics that cross a coordinate axis at right angles, at distances of ``spacing``
+    along it.
 
     :param manifold: as in :func:`to_plane`.
     :param ax: matplotlib axes to draw on.
-    :param spacing: distance between neighbouring lines along the axis they cross.
+    :param spacing: geodesic distance between neighbouring lines along the axis they cross.
     :param lines: number of lines on each side of the origin.
     """
     if not (spacing > 0 and lines >= 0):
@@ -90,7 +94,7 @@ def latent_axes(manifold: geoopt.Manifold, ax: Any = None, *, spacing: float = 0
 
 
 def geodesic(manifold: geoopt.Manifold, p: Tensor, q: Tensor, ax: Any = None, **style: Any) -> Any:
-    """The geodesic segment from ``p`` to ``q``; ``style`` goes to matplotlib's ``plot``."""
+    """Draw the geodesic segment from ``p`` to ``q``; ``style`` is passed to matplotlib's ``plot``."""
     ax = latent_axes(manifold) if ax is None else ax
     geo = geometry(manifold)
     t = torch.linspace(0, 1, 101, dtype=p.dtype, device=p.device).unsqueeze(-1)
@@ -109,12 +113,12 @@ def latent_scatter(
     title: str = "class",
     **style: Any,
 ) -> Any:
-    """Points of a 2-D latent space, coloured by class with a legend.
+    """Draw points of a 2-dimensional latent space, coloured by class, with a legend.
 
     :param z: points, shape (n,) + event.
     :param labels: integer classes, shape (n,).
-    :param title: of the legend.
-    :param style: goes to matplotlib's ``scatter``.
+    :param title: title of the legend.
+    :param style: keyword arguments for matplotlib's ``scatter``.
     """
     if labels is not None and labels.shape != z.shape[:1]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Maps of the sphere: a world to draw on, points and densities."""
+"""Map projections of the sphere: axes, points and densities."""
 
 import math
 from collections.abc import Callable
@@ -16,24 +16,23 @@ __all__ = ["sphere_density", "sphere_points", "world_axes"]
 def world_axes(
     ax: Any = None, *, projection: str = "mollweide", spacing: float = 30.0, labels: bool = True
 ) -> Any:
-    """Axes for :math:`S^2` in an equal-area projection, with a graticule: area on paper is area on the
-    sphere.
+    """Axes for :math:`S^2` in an equal-area projection, with a grid of meridians and parallels.
 
-    The third axis points up (north), the first to the centre (0 E); matplotlib's coordinates there are those
-    of
-    :func:`lon_lat`. No coastlines: those are data of their own.
+    The third coordinate axis points up (north), the first to the centre of the map (longitude 0). Matplotlib's
+    coordinates on these axes are longitude and latitude as returned by :func:`lon_lat`. Coastlines are not
+    drawn.
 
-    :param ax: matplotlib axes of projection "mollweide" or "hammer"; made anew if omitted.
-    :param projection: of new axes.
+    :param ax: matplotlib axes with projection "mollweide" or "hammer"; new axes if omitted.
+    :param projection: projection of new axes.
     :param spacing: degrees between meridians and between parallels.
-    :param labels: write the degrees at the graticule.
-    :raises ValueError: for another projection, which would not keep areas, or a spacing outside (0, 90].
+    :param labels: label the grid with degrees.
+    :raises ValueError: for a projection that does not preserve areas, or a spacing outside (0, 90].
     """
     name = projection if ax is None else ax.name
     if name not in ("mollweide", "hammer"):
         what = "ax" if ax is not None else "projection"
         raise ValueError(
-            f"{what}: got a {name} projection; expected one that keeps areas, 'mollweide' or 'hammer', "
+            f"{what}: got a {name} projection; expected an equal-area one, 'mollweide' or 'hammer', "
             "e.g. plt.subplot(projection='mollweide')."
         )
     if not 0 < spacing <= 90:
@@ -50,10 +49,10 @@ def world_axes(
 
 
 def sphere_points(x: Tensor, ax: Any = None, **style: Any) -> Any:
-    """Points of :math:`S^2` on a map; ``style`` goes to matplotlib's ``scatter``.
+    """Draw points of :math:`S^2` on a map; ``style`` is passed to matplotlib's ``scatter``.
 
     :param x: points, shape (n, 3).
-    :param ax: axes of :func:`world_axes`, made anew if omitted.
+    :param ax: axes made by :func:`world_axes`; new ones if omitted.
     """
     lon, lat = (t.detach().cpu().numpy() for t in lon_lat(x))
     ax = world_axes() if ax is None else ax
@@ -70,14 +69,16 @@ def sphere_density(
     decades: float | None = None,
     projection: str = "mollweide",
 ) -> Any:
-    """A density on the sphere :math:`S^2` in an equal-area projection, so that mass is what the eye sees.
+    """Draw a density on the sphere :math:`S^2` in an equal-area projection, so that equal areas of equal colour
+    have equal probability.
 
-    The third axis points up, the first to the centre of the map.
+    The third coordinate axis points up, the first to the centre of the map.
 
-    :param log_prob: log density of points of shape (..., 3), for example a distribution's method.
+    :param log_prob: function from points of shape (..., 3) to log densities, for example the method of a
+        distribution.
     :param points: points to mark, shape (n, 3).
-    :param resolution: cells from pole to pole.
-    :param decades: colours on a logarithmic scale over this many powers of ten below the largest density;
+    :param resolution: number of cells from pole to pole.
+    :param decades: use a logarithmic colour scale over this many powers of ten below the largest density;
         linear if omitted.
     :param projection: "mollweide" or "hammer", for new axes.
     :raises ValueError: for axes of another projection.

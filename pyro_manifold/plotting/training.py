@@ -1,4 +1,4 @@
-"""What training found: the elbow of a scan over dimensions."""
+"""Plots of training results: the scan over manifold dimensions."""
 
 from typing import Any
 
@@ -8,11 +8,12 @@ __all__ = ["elbow"]
 
 
 def elbow(scan: Any, ax: Any = None, *, label: str | None = None, **style: Any) -> Any:
-    """Held-out error by manifold dimension on a logarithmic scale, with a ring around the elbow.
+    """Plot the held-out error against the manifold dimension on a logarithmic scale, with a ring around the elbow.
 
-    :param scan: what :func:`~pyro_manifold.training.scan_dimension` returns, or anything with ``dims``,
+    :param scan: the result of :func:`~pyro_manifold.training.scan_dimension`, or any object with ``dims``,
         ``errors`` and ``elbow``.
-    :param label: of the line; ``style`` goes to matplotlib's ``plot``.
+    :param label: label of the line.
+    :param style: keyword arguments for matplotlib's ``plot``.
     """
     ax = axes_or_new(ax, figsize=(5, 3.5), layout="constrained")
     (line,) = ax.plot(scan.dims, scan.errors, **styled("line", style, marker="o", markersize=4, label=label))

@@ -1,4 +1,5 @@
-"""Manifold sites as functions of real vectors, so that plain HMC, NUTS and Pyro's autoguides take them."""
+"""Reparametrisers that make manifold sites functions of real vectors, for plain HMC, NUTS and Pyro's
+autoguides."""
 
 from .ambient import AmbientReparam
 from .circular import CircularReparam

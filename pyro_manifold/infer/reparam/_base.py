@@ -1,13 +1,13 @@
-r"""What the reparametrisers share: a latent site x becomes a function f of noise y.
+r"""Base class of the reparametrisers: a latent site x becomes a function f of noise y.
 
 .. math:: y \sim p(y) = n(y)\,\frac{p(f(y))}{q(f(y))}, \qquad x = f(y)
 
-Here p is the distribution of the site, n a normal base and q the distribution of f(y) for y ~ n. All of the
-density is that of y, so x is a deterministic site, and a draw of y is made from a draw of p: prior and
+Here p is the distribution of the site, n a normal base and q the distribution of f(y) for y ~ n. The site y
+carries the whole density and x becomes a deterministic site. Since y is drawn by lifting a draw of p, prior and
 posterior predictive draws are exact.
 
-Where ``poutine.mask`` or ``obs_mask`` drops a row of x, its y keeps the base n alone, which is proper and
-says nothing of x.
+Where ``poutine.mask`` or ``obs_mask`` drops a row of x, its y has the density n, which is proper and does not
+depend on x.
 """
 
 from typing import Any
@@ -28,34 +28,34 @@ __all__ = ["LatentReparam", "bare", "innermost", "is_masked", "like_of", "standa
 
 
 class LatentReparam(Reparam):
-    """A latent site made a function of noise, ``{name}_{suffix}``; observed sites are left alone.
+    """Makes a latent site a function of noise, a new site ``{name}_{suffix}``; observed sites are unchanged.
 
-    A subclass defines :meth:`base`, :meth:`push` and :meth:`lift`; where the base does not give the site's
-    distribution exactly (``exact = False``) also :meth:`sample_noise` and :meth:`log_weight`.
+    A subclass defines :meth:`base`, :meth:`push` and :meth:`lift`. If the image of the base is not exactly the
+    site's distribution (``exact = False``), it also defines :meth:`sample_noise` and :meth:`log_weight`.
     """
 
     suffix = "noise"
     exact = True
 
     def base(self, name: str, fn: dist.TorchDistribution) -> dist.TorchDistribution:
-        """The normal base n of the noise, of the batch shape of ``fn``.
+        """The normal base n of the noise, with the batch shape of ``fn``.
 
-        :raises ValueError: if the distribution of the site is not of the right kind.
+        :raises ValueError: if this reparametriser does not apply to the distribution of the site.
         """
         raise NotImplementedError
 
     def push(self, fn: dist.TorchDistribution, noise: Tensor) -> Tensor:
-        """The site's value f(y), from the noise."""
+        """The site's value f(y) for the noise y."""
         raise NotImplementedError
 
     def lift(self, fn: dist.TorchDistribution, value: Tensor) -> Tensor:
-        """Typical noise that makes ``value``, to start inference from."""
+        """A typical y with f(y) = ``value``, from which inference starts."""
         raise NotImplementedError
 
     def sample_noise(
         self, fn: dist.TorchDistribution, base: dist.TorchDistribution, shape: torch.Size
     ) -> Tensor:
-        """Draws of the noise whose images are draws of ``fn``."""
+        """Draws y whose images f(y) are draws of ``fn``."""
         return base.sample(shape)
 
     def log_weight(self, fn: dist.TorchDistribution, noise: Tensor, value: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class LatentReparam(Reparam):
         return fn.log_prob(value) - bare(fn).log_prob(value)
 
     def noise(self, name: str, fn: dist.TorchDistribution) -> dist.TorchDistribution:
-        """The distribution of the noise: the base itself where its image is the site's distribution."""
+        """The distribution of the noise: the base itself if its image is the site's distribution."""
         base = self.base(name, fn)
         return base if self.exact and not is_masked(fn) else Noise(self, fn, base)
 
@@ -75,13 +75,11 @@ class LatentReparam(Reparam):
         if isinstance(noise_fn, Noise) and isinstance(mask, Tensor):
             noise_fn.keep = mask
         start = None if value is None else self.lift(fn, value)
-        with block_messengers(
-            _masks_rows
-        ):  # masked noise would be flat on all of space, where NUTS runs away
+        # a masked noise site would have an improper flat density, on which NUTS diverges
+        with block_messengers(_masks_rows):
             noise = pyro.sample(f"{name}_{self.suffix}", noise_fn, obs=start, infer={"is_observed": False})
-        if (
-            noise is not start or start is None
-        ):  # not an initial value, or one that was replayed over (Laplace's guide does)
+        # keep an initial value, unless a handler replaced its noise (AutoLaplaceApproximation does)
+        if noise is not start or start is None:
             value = self.push(fn, noise)
         return {"fn": Determined(value, fn), "value": value, "is_observed": True}
 
@@ -98,7 +96,7 @@ def innermost(fn: dist.TorchDistribution) -> dist.TorchDistribution:
 
 
 def is_masked(fn: dist.TorchDistribution) -> bool:
-    """Is there a mask at any depth of ``fn``?"""
+    """Whether ``fn`` contains a mask at any depth."""
     while isinstance(fn, torch.distributions.Independent | ExpandedDistribution):
         fn = fn.base_dist
     return isinstance(fn, dist.MaskedDistribution)
@@ -112,14 +110,14 @@ def bare(fn: dist.TorchDistribution) -> dist.TorchDistribution:
 
 
 def standard_normal(like: Tensor, shape: torch.Size, event_dim: int) -> dist.TorchDistribution:
-    """Independent standard normals, their last ``event_dim`` axes one event."""
+    """Independent standard normals of the given shape; the last ``event_dim`` axes are the event."""
     zero = like.new_zeros(shape)
     return dist.Normal(zero, torch.ones_like(zero)).to_event(event_dim)
 
 
 def like_of(fn: dist.TorchDistribution) -> Tensor:
-    """Some tensor of the distribution, for its dtype and device (torch's defaults for one without parameters
-    or draws)."""
+    """A tensor with the dtype and device of the distribution (torch's defaults if it has neither parameters nor
+    draws)."""
     for x in (
         getattr(fn, "loc", None),
         *vars(fn).values(),

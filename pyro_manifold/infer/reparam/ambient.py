@@ -1,4 +1,4 @@
-"""Any distribution on a manifold as the image of a reweighted normal."""
+"""Reparametrises any distribution on a manifold as the image of a reweighted normal distribution."""
 
 import pyro.distributions as dist
 import torch
@@ -14,30 +14,35 @@ __all__ = ["AmbientReparam"]
 
 
 class AmbientReparam(LatentReparam):
-    r"""Makes a site on a manifold a function of real vectors in flat space, ``{name}_ambient``, whatever its
-    distribution.
+    r"""Makes a site on a manifold, with any distribution, a function of a real vector ``{name}_ambient``.
 
     .. math:: y \sim \mathcal N(y; 0, I)\,\frac{p(x)}{q(x)}, \qquad x = f(y),
         \qquad f(y) \sim q \text{ for } y \sim \mathcal N(0, I)
 
-    On spheres f normalises, :math:`y/|y|`; on Stiefel manifolds and rotations it takes the nearest point,
-    :math:`Y(Y^\top Y)^{-1/2}`. On Grassmann
-    manifolds it projects on the column span. These maps commute with rotations, so x is uniform (Haar) and
-    :math:`q = 1/\mathrm{vol}(M)`. Tori are wrapped lines, as in :class:`CircularReparam`; a manifold with a
-    chart (flat, hyperbolic, SPD) takes it, with the volume change in the factor; products go factor by
-    factor. So plain HMC, NUTS and Pyro's autoguides work on every such site.
+    The map f depends on the manifold:
 
-    In flat space the projected y have the density :math:`|Y|\,e^{-\mathrm{tr}\,Y^\top Y/2}`, with
-    :math:`|Y| = \det(Y^\top Y)^{1/2}`: the weight leaves the distribution of directions alone and moves the
-    mode from Y = 0, where there is no direction, to orthonormal Y. So the mode that ``AutoDelta`` finds is
-    that of p, and Laplace's covariance across it too (its draws, normalised, are wider where p is wide).
+    * spheres: :math:`y/|y|`;
+    * Stiefel manifolds and rotations: the nearest point :math:`Y(Y^\top Y)^{-1/2}`;
+    * Grassmann manifolds: the projector on the column span of Y;
+    * tori: each line is wrapped, as in :class:`CircularReparam`;
+    * manifolds with a chart (flat, hyperbolic, SPD): the chart, whose volume change is part of the weight;
+    * products: factor by factor.
 
-    The radius of y is idle, and small radii turn small steps into large angles: for concentrated
-    distributions the geodesic kernels need fewer gradients. A distribution with two modes keeps them. Draws
-    of y are draws of x ~ p, lifted (a length, a turn), so prior and posterior predictive draws of the
-    reparametrised model are those of the original one.
+    The first three maps commute with rotations, so f(y) is uniform (Haar) for normal y, and
+    :math:`q = 1/\mathrm{vol}(M)`. With this reparametriser plain HMC, NUTS and Pyro's autoguides work on every
+    such site.
 
-    :raises ValueError: for a site that is on no manifold, or on one without such an f.
+    For the first three, n is not normal but has the density :math:`|Y|\,e^{-\mathrm{tr}\,Y^\top Y/2}` with
+    :math:`|Y| = \det(Y^\top Y)^{1/2}`. The factor :math:`|Y|` does not change the distribution of f(Y), and
+    moves the mode from Y = 0, where f is undefined, to orthonormal Y. So ``AutoDelta`` finds the mode of p, and
+    Laplace's approximation has the covariance of p at the mode.
+
+    The length of y does not enter x, and at small lengths a small step of y is a large step of x: for
+    concentrated distributions the geodesic kernels need fewer gradients. The modes of p remain separate modes.
+    Draws of y are made by lifting draws of p, with a random length or number of turns, so prior and posterior
+    predictive draws of the reparametrised model are those of the original one.
+
+    :raises ValueError: for a site that is not on a manifold, or on one without such an f.
 
     References: Muirhead, Aspects of Multivariate Statistical Theory (1982), thm. 2.1.15 (Stiefel); Chikuse,
     Statistics on Special Manifolds (2003), sec. 2.4 (polar part).
@@ -80,17 +85,17 @@ class AmbientReparam(LatentReparam):
 
 
 def _maps(name: str, fn: dist.TorchDistribution) -> tuple[Geometry, list[NoiseMap]]:
-    """Geometry of a site inside ``to_event`` and ``mask``, and the map onto each of its factors.
+    """The geometry of a site, also inside ``to_event`` and ``mask``, and the map f onto each of its factors.
 
-    :raises ValueError: for a site on no manifold, or on one without such a map.
+    :raises ValueError: for a site that is not on a manifold, or on one without such a map.
     """
     distribution = innermost(fn)
     manifold = manifold_of(distribution.support)
     if manifold is None:
         raise ValueError(
             f"{name}: got {type(distribution).__name__} with support {distribution.support}, expected a "
-            "distribution on a manifold (support on(...)). Angles need CircularReparam; ordinary sites need "
-            "nothing."
+            "distribution on a manifold (support on(...)). Use CircularReparam for angles; other sites need "
+            "no reparametriser."
         )
     geo = geometry(manifold)
     shapes = geo.factor_shapes(distribution.event_shape)

@@ -1,5 +1,5 @@
-"""Reparametrisation of angles, so that autoguides and HMC move on the line and cross the seam of the
-circle."""
+r"""Reparametrises angles by real numbers, so that autoguides and HMC can cross the discontinuity at
+:math:`\pm\pi`."""
 
 import math
 
@@ -16,7 +16,7 @@ from ._base import LatentReparam, innermost, like_of
 
 __all__ = ["CircularReparam", "is_angle", "is_unmarked_angle"]
 
-_PYROS_OWN = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)  # angles whose support says "real"
+_PYROS_OWN = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)  # angles whose support is "real"
 
 
 class CircularReparam(LatentReparam):
@@ -25,12 +25,13 @@ class CircularReparam(LatentReparam):
     .. math::
         y \sim \mathcal N(y; 0, s^2)\; 2\pi\,p(\theta), \qquad \theta = \mathrm{wrap}(y)
 
-    Wrapped, the normal is uniform (to :math:`2e^{-s^2/2} \approx 10^{-17}` at s = 9), so the distribution of
-    the angle is p exactly, proper on the line (an autoguide's entropy cannot run away) and smooth across
-    :math:`\pm\pi` (NUTS walks through). A draw of y is a draw of the angle with a turn drawn for it, so prior
-    and posterior predictive draws are exact too. It repeats every turn with slowly falling weight: a unimodal
-    guide covers one copy, and its ELBO is lower by about :math:`\log(s/\sqrt{2\pi})`; a larger ``scale``
-    flattens the envelope, whose slope at y is :math:`-y/s^2`.
+    The wrapped normal is uniform (to :math:`2e^{-s^2/2} \approx 10^{-17}` at s = 9), so :math:`\theta` has
+    exactly the distribution p. The density of y is proper on the line (so an autoguide's entropy is bounded)
+    and smooth at :math:`\pm\pi` (so NUTS can cross). y is drawn as a draw of the angle plus a random number of
+    turns, so prior and posterior predictive draws are exact too. The density of y repeats p in every turn, with
+    weights that decrease slowly: a unimodal guide covers one copy, and its ELBO is lower by about
+    :math:`\log(s/\sqrt{2\pi})`. A larger ``scale`` makes the weights, whose log has the slope :math:`-y/s^2`,
+    more equal.
 
     Works on Pyro's ``VonMises``, ``SineBivariateVonMises`` and ``SineSkewed``, on
     :class:`~pyro_manifold.distributions.WrappedCauchy` and on any distribution whose support is
@@ -54,8 +55,7 @@ class CircularReparam(LatentReparam):
     def __init__(self, scale: float = 9.0) -> None:
         if not scale >= 9:
             raise ValueError(
-                f"scale: got {scale}, expected at least 9: a narrower normal does not wrap to a uniform "
-                f"angle."
+                f"scale: got {scale}, expected at least 9: a narrower normal, wrapped, is not a uniform angle."
             )
         self.scale = float(scale)
 
@@ -64,8 +64,8 @@ class CircularReparam(LatentReparam):
         if not is_angle(inner):
             raise ValueError(
                 f"{name}: got {type(inner).__name__} with support {inner.support}, expected a distribution "
-                "of angles (VonMises, WrappedCauchy, support circular or on(Torus())). Take this site out "
-                "of the config."
+                "of angles (VonMises, WrappedCauchy, support circular or on(Torus())). Remove this site from "
+                "the config."
             )
         zero = like_of(inner).new_zeros(fn.shape())
         return dist.Normal(zero, zero + self.scale).to_event(fn.event_dim)
@@ -86,7 +86,7 @@ class CircularReparam(LatentReparam):
 
 
 def is_angle(fn: dist.TorchDistribution) -> bool:
-    """Whether it is a distribution of angles, Pyro's own included."""
+    """Whether ``fn`` is a distribution of angles, including Pyro's own."""
     circle = isinstance(point_constraint(fn.support), type(circular)) or isinstance(
         manifold_of(fn.support), Torus
     )
@@ -94,5 +94,5 @@ def is_angle(fn: dist.TorchDistribution) -> bool:
 
 
 def is_unmarked_angle(fn: dist.TorchDistribution) -> bool:
-    """Whether it is one of Pyro's distributions of angles, whose support is the line."""
+    """Whether ``fn`` is one of Pyro's distributions of angles, whose ``support`` is the real line."""
     return isinstance(innermost(fn), _PYROS_OWN)

@@ -1,4 +1,5 @@
-r"""The two sites that a reparametrised site becomes: its noise, and its value as a function of that.
+r"""The distributions of the two sites that replace a reparametrised site: the noise, and the value computed from
+it.
 
 .. math:: \log p(y) = \log n(y) + \log\frac{p(f(y))}{q(f(y))}
 """
@@ -16,14 +17,14 @@ __all__ = ["Determined", "Noise"]
 class Noise(TorchDistribution):
     r"""Noise y whose image f(y) has exactly the distribution p of a site.
 
-    Base measure: Lebesgue. A draw of y is a draw of x ~ p, lifted to one of the y with f(y) = x by their
-    distribution given x.
+    Base measure: Lebesgue. To draw y, x is drawn from p and then y from its conditional distribution given
+    f(y) = x.
 
-    :param reparam: the reparametriser, which knows f (:meth:`~.LatentReparam.push`), draws and the weight
+    :param reparam: the reparametriser, which defines f (:meth:`~.LatentReparam.push`), the draws and the weight
         p/q.
-    :param fn: p, possibly masked (the mask acts on the density, not on draws).
-    :param base: the normal n, of the batch shape of ``fn``.
-    :param Tensor keep: rows that no handler masks; the others have the density n.
+    :param fn: p, possibly masked (a mask acts on the density, not on draws).
+    :param base: the normal n, with the batch shape of ``fn``.
+    :param Tensor keep: mask of the rows that no handler masks; the others have the density n.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -55,17 +56,16 @@ class Noise(TorchDistribution):
 
 
 class Determined(TorchDistribution):
-    r"""A site whose value is a function of other sites, which carry its density.
+    r"""The distribution of a site whose value x is computed from a noise site that carries the density.
 
     .. math:: \log p(x') = \begin{cases} 0 & x' = x\\ \log p(x') \text{ of the site's own distribution} &
         \text{else}\end{cases}
 
-    The second case is that of a value put in place of x from outside, as
-    ``poutine.condition(reparametrised_model, {...})`` does: the data then have their density, and the noise
-    integrates to one.
+    The second case occurs when a handler replaces x by data, as ``poutine.condition(reparametrised_model,
+    {...})`` does: the data are then scored by the site's own distribution, and the noise integrates to one.
 
     :param value: x.
-    :param fn: the distribution that the site had.
+    :param fn: the original distribution of the site.
     """
 
     arg_constraints: dict[str, Any] = {}

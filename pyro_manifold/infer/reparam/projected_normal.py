@@ -1,4 +1,4 @@
-"""Directions of normal vectors as functions of standard normals."""
+"""Reparametrises directions of normal vectors as functions of standard normals."""
 
 import pyro.distributions as dist
 from torch import Tensor
@@ -17,10 +17,10 @@ class ProjectedNormalReparam(LatentReparam):
 
     .. math:: z \sim \mathcal N(0, I_n), \qquad x = \frac{\mu + Lz}{|\mu + Lz|}
 
-    For Pyro's and our :class:`~pyro_manifold.distributions.ProjectedNormal` (:math:`L = I`) and
-    :class:`~pyro_manifold.distributions.AngularCentralGaussian` (:math:`\mu = 0`); no density is needed
-    (unless masked), so Pyro's own works beyond n = 4 too. Pyro's reparametriser of this name knows the first
-    of them, and refuses observed sites.
+    It applies to Pyro's and our :class:`~pyro_manifold.distributions.ProjectedNormal` (:math:`L = I`) and to
+    :class:`~pyro_manifold.distributions.AngularCentralGaussian` (:math:`\mu = 0`). No density of x is needed
+    (unless the site is masked), so Pyro's ``ProjectedNormal`` works for n > 4 too. Pyro's reparametriser of the
+    same name supports only Pyro's distribution and raises for observed sites.
 
     :raises ValueError: for a site with another distribution.
 

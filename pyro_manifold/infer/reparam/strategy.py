@@ -1,4 +1,4 @@
-"""One reparametriser for each site that needs one."""
+"""A strategy that chooses a reparametriser for each site that needs one."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ __all__ = ["ManifoldReparam"]
 
 
 class ManifoldReparam(MinimalReparam):
-    """Makes a model with manifold sites fit for plain HMC, NUTS and Pyro's autoguides: all latents become
-    real vectors.
+    """Reparametrises all manifold sites of a model, so that plain HMC, NUTS and Pyro's autoguides can be used: all
+    latent sites become real vectors.
 
     ========================================================== ===================================
     latent site                                                reparametriser
@@ -29,16 +29,16 @@ class ManifoldReparam(MinimalReparam):
     ``WrappedNormal`` (not truncated; with ``centered=False``) :class:`WrappedNormalReparam`
     ``ProjectedNormal``, ``AngularCentralGaussian``            :class:`ProjectedNormalReparam`
     angles, tori                                               :class:`CircularReparam`
-    others on flat and hyperbolic space, SPD matrices          none: ``biject_to`` has their chart
+    others on flat and hyperbolic space, SPD matrices          none: ``biject_to`` gives their chart
     others on spheres, frames, rotations, products with these  :class:`AmbientReparam`
     anything else                                              Pyro's ``MinimalReparam``
     ========================================================== ===================================
 
-    Observed sites are left alone. The choice is made for each run of the model. ``Predictive``
-    gives the values of the original sites back.
+    Observed sites are unchanged. The choice is made anew in each run of the model. ``Predictive`` returns the
+    values of the original sites.
 
-    :param bool centered: leave wrapped normals centred (chart or :class:`AmbientReparam`), for sites about
-        which the data say much; default false.
+    :param bool centered: use the centred parametrisation of wrapped normals (chart or :class:`AmbientReparam`),
+        which is better for sites that the data determine well; default false.
 
     >>> import pyro_manifold.distributions as mdist
     >>> @ManifoldReparam()
@@ -55,8 +55,9 @@ class ManifoldReparam(MinimalReparam):
         self.centered = centered
 
     def __call__(self, msg_or_fn: Any) -> Any:
-        """Decorate a model, or (called by Pyro) choose for a site: anew each time, for a site may be observed
-        in one run and not in the next, or have another distribution."""
+        """Decorate a model, or, when called by Pyro with a site, choose its reparametriser. Pyro's cached choice is
+        dropped, since the site may be latent in one run and observed in the next, or change its
+        distribution."""
         if isinstance(msg_or_fn, dict):
             self.config.pop(msg_or_fn["name"], None)
         return super().__call__(msg_or_fn)

@@ -1,4 +1,4 @@
-"""Non-centred wrapped normals."""
+"""The non-centred parametrisation of wrapped normals."""
 
 import pyro.distributions as dist
 from torch import Tensor
@@ -17,10 +17,11 @@ class WrappedNormalReparam(LatentReparam):
 
     .. math:: z \sim \mathcal N(0, I), \qquad x = \exp_\mu(L z), \qquad \Sigma = LL^\top
 
-    The non-centred parametrisation: z does not know :math:`\mu` and :math:`\Sigma`, so that a hierarchy in
-    which they are latent has no funnel. Exact on every manifold, compact ones included: where the density is
-    a sum over the windings (and has poles), z takes them one at a time. Best where the data say little of
-    each x; where they say much, centre it instead (leave the site alone, or :class:`AmbientReparam`).
+    This is the non-centred parametrisation: the prior of z does not depend on :math:`\mu` and :math:`\Sigma`, so a
+    hierarchical model in which they are latent has no funnel. It is exact on every manifold. On compact ones,
+    where the density of x is a sum over windings and has poles, each z belongs to one winding and its density
+    has no poles. It is best where the data determine each x poorly; where they determine it well, use the
+    centred parametrisation (no reparametriser, or :class:`AmbientReparam`).
 
     :raises ValueError: for a site with another distribution, or a truncated one.
 
