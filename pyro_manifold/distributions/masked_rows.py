@@ -71,8 +71,8 @@ def _with_masked_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[An
 
 
 def fills_dropped_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
-    """Decorator for the ``log_prob`` of a :class:`MaskedRows` that looks at rows itself: where it raises, a draw
-    stands in for all rows that masks drop, and it is asked again."""
+    """Decorator for a ``log_prob`` of a :class:`MaskedRows` that checks its rows itself: where it raises, it is
+    called again with the rows that masks drop replaced by a draw."""
 
     @wraps(log_prob)
     def wrapped(self: Any, value: Tensor) -> Tensor:
@@ -83,10 +83,8 @@ def fills_dropped_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[A
             if dropped is None or value.shape[value.dim() - self.event_dim :] != self.event_shape:
                 raise
         cuda = [value.device] if value.device.type == "cuda" else []
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(cuda),
-        ):  # other draws do not depend on whether rows are missing
+        # with a forked generator, so that later draws do not depend on whether rows are missing
+        with torch.no_grad(), torch.random.fork_rng(cuda):
             point = self.sample()
         return log_prob(
             self, torch.where(dropped.reshape(dropped.shape + (1,) * self.event_dim), point, value)

@@ -180,7 +180,9 @@ def test_wrapped_normals(metric):
     normal = -v.square().sum(-1) / 4.5 - 1.5 * math.log(4.5 * PI) - geo.log_det_exp(loc, v)
     assert torch.allclose(d.log_prob(x[:5]), normal - math.log(expected))
     assert geo.contains(d.sample((50,))).all()
-    with pytest.raises(ValueError, match="windings are not known there; expected at most .*truncated=True"):
+    with pytest.raises(
+        ValueError, match="expected at most .*windings is not implemented there.*truncated=True"
+    ):
         WrappedNormal(m, loc, torch.tensor(1.0, dtype=F64)).log_prob(loc)
 
 
