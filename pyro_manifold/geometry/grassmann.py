@@ -148,7 +148,7 @@ class GrassmannGeometry(Geometry):
 
         step = Spectral(
             lambda y: (y > (level if y.dim() == level.dim() else level.unsqueeze(-1))).to(y),
-            torch.zeros_like,
+            None,
             torch.zeros_like,
             torch.ones_like,
             quotient,

@@ -155,7 +155,7 @@ class SPDGeometry(Geometry):
         floor = torch.where(top == 0, eps, 10 * x.shape[-1] * eps * top)
         lift = Spectral(
             lambda y: torch.maximum(y, floor),
-            lambda y: (y > (floor if y.dim() == floor.dim() else floor.unsqueeze(-1))).to(y.dtype),
+            None,
             torch.zeros_like,
             torch.abs,
             lambda a, b: _lift_quotient(a, b, floor.unsqueeze(-1)),

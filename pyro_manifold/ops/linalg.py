@@ -52,7 +52,7 @@ class Spectral(NamedTuple):
     """A scalar function with what its matrix derivatives need.
 
     :param f: the function, elementwise.
-    :param df: its derivative.
+    :param df: its derivative; ``None`` where ``quotient`` is given, which has it at a = b.
     :param d2f: its second derivative.
     :param scale: at each argument, a length over which f is well described by a few Taylor terms (its
         distance to a singularity, say); shorter gaps are integrated instead of divided.
@@ -60,7 +60,7 @@ class Spectral(NamedTuple):
     """
 
     f: _Scalar
-    df: _Scalar
+    df: _Scalar | None
     d2f: _Scalar
     scale: _Scalar
     quotient: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -86,11 +86,11 @@ def _inv_sqrt_quotient(a: Tensor, b: Tensor) -> Tensor:
     return -1 / (ra * rb * (ra + rb))
 
 
-EXP = Spectral(torch.exp, torch.exp, torch.exp, lambda x: torch.full_like(x, 4.0), _exp_quotient)
-LOG = Spectral(torch.log, torch.reciprocal, lambda x: -1 / x**2, torch.abs, _log_quotient)
+EXP = Spectral(torch.exp, None, torch.exp, lambda x: torch.full_like(x, 4.0), _exp_quotient)
+LOG = Spectral(torch.log, None, lambda x: -1 / x**2, torch.abs, _log_quotient)
 LOG1P = Spectral(
     torch.log1p,
-    lambda x: 1 / (1 + x),
+    None,
     lambda x: -1 / (1 + x) ** 2,
     lambda x: 1 + x,
     lambda a, b: (
@@ -99,14 +99,12 @@ LOG1P = Spectral(
 )
 SQRT = Spectral(
     torch.sqrt,
-    lambda x: 0.5 * x.rsqrt(),
+    None,
     lambda x: -0.25 * x**-1.5,
     torch.abs,
     lambda a, b: 1 / (a.sqrt() + b.sqrt()),
 )
-INV_SQRT = Spectral(
-    torch.rsqrt, lambda x: -0.5 * x**-1.5, lambda x: 0.75 * x**-2.5, torch.abs, _inv_sqrt_quotient
-)
+INV_SQRT = Spectral(torch.rsqrt, None, lambda x: 0.75 * x**-2.5, torch.abs, _inv_sqrt_quotient)
 
 _NODES = tuple(zip(*(t.flatten().tolist() for t in legendre(6, torch.device("cpu"))), strict=True))
 _MANY = {2: 300, 3: 2000}  # from this batch size elementwise rotations beat a loop over LAPACK (measured)
@@ -118,6 +116,7 @@ def divided_difference(spec: Spectral, a: Tensor, b: Tensor) -> Tensor:
     """f[a, b]."""
     if spec.quotient is not None:
         return spec.quotient(a, b)
+    assert spec.df is not None
     gap = a - b
     near = gap.abs() < _NEAR * torch.minimum(spec.scale(a), spec.scale(b))
     mean = sum(w * spec.df(b + t * gap) for t, w in _NODES)

@@ -40,6 +40,9 @@ def test_empty(name: str) -> None:
             x = e.sample(shape)
             assert x.shape == shape + batch + d.event_shape
             assert e.log_prob(x.requires_grad_()).shape == shape + batch
+            e._validate_args = False  # the other path of log_prob
+            assert e.log_prob(x).shape == shape + batch
+            e._validate_args = True
             if name != "uniform":
                 (g,) = torch.autograd.grad(e.log_prob(x).sum(), x)
                 assert g.shape == x.shape

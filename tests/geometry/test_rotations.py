@@ -363,3 +363,12 @@ def test_errors():
     with pytest.raises(ValueError, match="not orthogonal|determinant"):
         SO3.assert_check_point_on_manifold(torch.ones(3, 3))
     assert rotation_log3(torch.eye(3)).abs().max() == 0
+
+
+def test_shapes_of_points() -> None:
+    """Batches of 3 x 3 matrices; the last two axes count, whatever is before them."""
+    for shape in ((3, 3), (2, 3, 3), (4, 2, 3, 3)):
+        assert SO3.check_point(torch.eye(3).expand(shape))
+    for shape in ((4, 4), (2, 2), (3, 4), (3, 3, 2), (9,), (3,)):
+        ok, reason = SO3.check_point(torch.zeros(shape), explain=True)
+        assert not ok and f"trailing shape (3, 3), got {shape}" in reason

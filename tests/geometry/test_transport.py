@@ -46,3 +46,16 @@ def test_no_transport_where_it_has_no_closed_form() -> None:
     p = geo.base_point((3, 2))
     with pytest.raises(NotImplementedError, match="parallel transport has no closed form"):
         geo.transport(p, p, torch.zeros_like(p))
+
+
+@pytest.mark.parametrize("k", [-1.3, 0.8])
+def test_a_geodesic_at_rest(k):
+    """Without velocity nothing moves, and the velocity after time t is that at the start to first order: its
+    derivative there is 1."""
+    geo = geometry(geoopt.Stereographic(k=k))
+    p = torch.tensor([0.3, -0.4, 0.1], dtype=torch.float64)
+    for at in (p, 0 * p):
+        q, u = geo.geodesic(at, 0 * p, torch.tensor(0.7))
+        assert torch.equal(q, at) and torch.equal(u, 0 * p)
+        slope = torch.autograd.functional.jacobian(lambda v: geo.geodesic(at, v, torch.tensor(0.7))[1], 0 * p)  # noqa: B023
+        torch.testing.assert_close(slope, torch.eye(3, dtype=torch.float64))

@@ -202,6 +202,16 @@ def test_map_and_mean_field_elbo_with_subsampling():
         assert ((torch.nn.functional.normalize(noise, dim=-1) * DATA).sum(-1) > 0.95).all()
 
 
+def test_noise_that_makes_a_direction_has_a_typical_length():
+    """The root mean square length of n standard normals, sqrt(n), and the direction that was asked for."""
+    fn = mdist.AngularCentralGaussian(torch.tensor([[2.0, 0, 0], [0.3, 1, 0], [-0.5, 0.2, 0.4]], dtype=F64))
+    x = fn.sample((7,))
+    reparam = ProjectedNormalReparam()
+    noise = reparam.lift(fn, x)
+    torch.testing.assert_close(noise.norm(dim=-1), torch.full((7,), 3**0.5, dtype=F64))
+    torch.testing.assert_close(reparam.push(fn, noise), x)
+
+
 def test_initial_values_of_the_original_site_are_used():
     mu = t(0, 0, -1)
     guide = AutoDelta(ManifoldReparam()(directions), init_loc_fn=init_to_value(values={"mu": mu}))

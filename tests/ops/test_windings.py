@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_manifold.ops.circular import log_wrapped_normal
-from pyro_manifold.ops.windings import log_windings
+from pyro_manifold.ops.windings import _FEW, _turns, log_windings, normal_reach
 
 F64 = torch.float64
 
@@ -71,6 +71,27 @@ def test_whole_turns_do_not_matter():
         assert torch.allclose(
             log_wrapped_normal(t + 2 * math.pi * k, s), log_wrapped_normal(t, s), rtol=1e-12
         )
+
+
+@pytest.mark.parametrize("power", [0, 3, 200, 1023])
+def test_the_terms_that_count_and_no_more(power):
+    """All k whose |t_k| lies within s sqrt(m) -+ (2 pi + c s) of some element, at most some 4 + 2 c s / pi of them
+    (8 here: both ends of both sides are rounded outwards by half a turn)."""
+    c = normal_reach(F64)
+    t = torch.linspace(0.0, math.pi, 9, dtype=F64)
+    k = torch.arange(-200, 201, dtype=F64)
+    for s in (2.0, 7.0, 12.5):
+        mode = s * math.sqrt(power)
+        distance = ((t.unsqueeze(-1) + 2 * math.pi * k).abs() - mode).abs()
+        wanted = set(k[(distance <= 2 * math.pi + c * s).any(0)].tolist()) - {0.0}
+        turns = _turns(torch.full_like(t, s), power, c, t)
+        for column in turns.expand(-1, 9).T:
+            assert wanted <= set(column.tolist())
+        assert len(turns) <= max(8 + 2 * c * s / math.pi, 2 * _FEW)
+    both = _turns(
+        torch.tensor([0.5, 12.5], dtype=F64), power, c, t[:2]
+    )  # the narrow one takes as many as the wide
+    assert len(both) == len(_turns(torch.tensor([12.5, 12.5], dtype=F64), power, c, t[:2]))
 
 
 def test_no_values_at_all():
