@@ -37,8 +37,9 @@ def fit(
     :param data: a tensor or several, with as many rows each; None for one that is not there.
     :param nn.Module model: what the phases change; its state is saved and restored.
     :param int batch_size: rows of a batch.
-    :param validation: share of the rows kept for validation; 0 to validate on the rows for training; None
-        for no validation: the last weights are kept, and losses are means over the batches of a pass.
+    :param validation: share of the rows kept for validation; or rows of their own, one tensor or several
+        like ``data``; 0 to validate on the rows for training; None for no validation: the last weights are
+        kept, and losses are means over the batches of a pass.
     :param int seed: of the rows for validation, and of the batches and random numbers of each pass. The
         global generator of the caller is left as it was.
     :param clock: what tells the time; ``time.process_time`` makes budgets those of CPU seconds.
@@ -82,7 +83,7 @@ class Loop:
         *,
         model: nn.Module,
         batch_size: int = 100,
-        validation: float | None = 0.1,
+        validation: float | Tensor | Sequence[Tensor | None] | None = 0.1,
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
         checkpoint: str | Path | None = None,
@@ -92,23 +93,31 @@ class Loop:
         description: str = "fit",
         disable_progbar: bool = False,
     ) -> None:
-        if validation is not None and not 0 <= validation < 1:
-            raise ValueError(f"validation: got {validation}; expected a share in [0, 1), or None.")
+        data = [data] if isinstance(data, Tensor) else list(data)
+        held_out = None
+        share: float | None
+        if isinstance(validation, (Tensor, Sequence)):
+            data, held_out = _with_validation(data, validation)
+            share = held_out / max(len(t) for t in data if t is not None)
+        else:
+            share = validation
+        if share is not None and not 0 <= share < 1:
+            raise ValueError(f"validation: got {validation}; expected a share in [0, 1), rows, or None.")
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             raise ValueError(
                 f"{description}: gradients are switched off; call it outside of torch.no_grad() and "
                 "torch.inference_mode()."
             )
-        self.model, self.batch_size, self.validation, self.seed = model, batch_size, validation, seed
+        self.model, self.batch_size, self.validation, self.seed = model, batch_size, share, seed
         self.clock, self.checkpoint, self.save_every = clock, checkpoint, save_every
         self.description, self.disable_progbar = description, disable_progbar
         self.engine = Engine() if fabric is None else FabricEngine(fabric)
-        self.data = self.engine.place(model, [data] if isinstance(data, Tensor) else list(data))
+        self.data = self.engine.place(model, data)
         sizes = {len(t) for t in self.data if t is not None}
         if len(sizes) != 1 or sizes == {0}:
             raise ValueError(f"data: got tensors of {sorted(sizes)} rows; expected one number of at least 1.")
         self.device = next(t.device for t in self.data if t is not None)
-        self.train_index, self.val_index = self._split(sizes.pop())
+        self.train_index, self.val_index = self._split(sizes.pop(), held_out)
         self.batches = math.ceil(len(self.train_index) / batch_size)  # of a pass
         usual = max(PASSES, math.ceil(STEPS / self.batches))
         stages = [[p] if isinstance(p, Phase) else list(p) for p in phases]
@@ -116,7 +125,10 @@ class Loop:
         self.passes = [usual if stage[0].epochs is None else stage[0].epochs for stage in stages]
         self.settings = dict(settings or {})
 
-    def _split(self, rows: int) -> tuple[Tensor, Tensor]:
+    def _split(self, rows: int, last: int | None) -> tuple[Tensor, Tensor]:
+        if last is not None:
+            every = torch.arange(rows, device=self.device)
+            return every[:-last], every[-last:]
         if not self.validation:
             every = torch.arange(rows, device=self.device)
             return every, every
@@ -257,6 +269,27 @@ class Loop:
                 run.history.warnings += verdict(phase.name, start, losses)
             else:
                 run.history.warnings += phase.review(self, start, losses)
+
+
+def _with_validation(
+    data: list[Tensor | None], rows: Tensor | Sequence[Tensor | None]
+) -> tuple[list[Tensor | None], int]:
+    """Data with rows for validation at the end, and how many these are."""
+    parts = [rows] if isinstance(rows, Tensor) else list(rows)
+    fit = len(parts) == len(data) and all(
+        (a is None and b is None) or (a is not None and b is not None and a.shape[1:] == b.shape[1:])
+        for a, b in zip(data, parts, strict=True)
+    )
+    sizes = {len(t) for t in parts if t is not None}
+    if not fit or len(sizes) != 1 or sizes == {0}:
+        seen = [None if t is None else tuple(t.shape) for t in parts]
+        like = [None if t is None else tuple(t.shape) for t in data]
+        raise ValueError(
+            f"validation: got tensors of shapes {seen} for data of shapes {like}; expected as many, with rows like "
+            "theirs, and as many rows in each."
+        )
+    joined = [None if a is None else torch.cat([a, b]) for a, b in zip(data, parts, strict=True)]  # type: ignore[list-item]
+    return joined, sizes.pop()
 
 
 class _Running:

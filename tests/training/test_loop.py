@@ -51,6 +51,19 @@ def test_optimisers_and_schedules_are_those_of_torch() -> None:
     assert history.losses["net"] == pytest.approx(means)  # without validation: those of the batches
 
 
+@pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")
+def test_rows_for_validation_of_their_own() -> None:
+    """They are those of the losses, and are not trained on: their targets are wrong."""
+    net = line()
+    history = quick([phase(net, epochs=40)], (X, Y), model=net, validation=(X[:7], Y[:7] + 3))
+    assert history.losses["net"][-1] == pytest.approx(9.0, abs=0.1)  # the wrong ones are 3 off in the end
+    best = min(history.start["net"], *history.losses["net"])
+    assert float((net(X[:7]) - Y[:7] - 3).square().mean().detach()) == pytest.approx(best, rel=1e-5)
+    alone = torch.nn.Linear(1, 1)
+    loss = Phase("net", lambda x: alone(x).square().mean(), list(alone.parameters()), epochs=2)
+    quick([loss], X[:, :1], model=alone, validation=X[:3, :1])
+
+
 def test_gradients_are_shortened() -> None:
     net, before = line(), line()
     options = {"optimizer": partial(torch.optim.SGD, lr=1.0), "clip": 1e-3, "epochs": 1}
@@ -189,6 +202,9 @@ def test_what_is_said_of_losses() -> None:
     ("options", "match"),
     [
         ({"validation": 1.0}, "validation: got 1.0; expected a share"),
+        ({"validation": X}, r"validation: got tensors of shapes \[\(60, 2\)\] for data of shapes"),
+        ({"validation": (X, Y[:, :0])}, r"shapes \[\(60, 2\), \(60, 0\)\] for data of shapes .*\(60, 1\)"),
+        ({"validation": (X, Y[:3])}, "as many rows in each"),
         ({"batch_size": 0}, "batch_size: got 0"),
         ({"data": (X, Y[:3])}, r"data: got tensors of \[3, 60\] rows"),
         ({"data": (X[:0], Y[:0])}, "data: got tensors of .0. rows"),
