@@ -2,26 +2,37 @@
 
 from ..transforms.injective_flow import InjectiveFlow
 from .affine import Affine
+from .circular import CircularAutoregressive, CircularSpline
 from .conditional import Conditional
 from .coupling import Coupling
 from .in_chart import InChart
 from .latent_flow import LatentDensity, LatentFlow, coupling_chain
 from .linear import LULinear
 from .multiscale import Haar, Partial, multiscale_layers
+from .rotation_flow import HopfSpline, RotationFlow
+from .sphere_flow import CylindricalSpline, SphereFlow
 from .spline import Spline
+from .torus_flow import TorusFlow
 
 __all__ = [
     "Affine",
     "Partial",
+    "CircularAutoregressive",
+    "CircularSpline",
     "Conditional",
     "Coupling",
+    "CylindricalSpline",
     "Haar",
+    "HopfSpline",
     "InChart",
     "InjectiveFlow",
     "LULinear",
     "LatentDensity",
     "LatentFlow",
+    "RotationFlow",
+    "SphereFlow",
     "Spline",
+    "TorusFlow",
     "coupling_chain",
     "multiscale_layers",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from .components import extremes
 from .tracing import is_concrete, maybe_any
 
-__all__ = ["difference", "log_wrapped_normal", "short", "wrap"]
+__all__ = ["difference", "harmonics", "log_wrapped_normal", "short", "wrap"]
 
 _NEAR = 4 * math.pi  # up to here whole turns are subtracted with no more error than rounding
 _CROSSOVER = 1.7  # above this sigma the dual sum; 7 windings or 6 cosines then leave less than 1e-18 out
@@ -65,6 +65,17 @@ def wrap(x: Tensor) -> Tensor:
     angle = torch.atan2(turned.sin(), turned.cos())
     angle = torch.where(angle >= math.pi, -angle, angle)
     return torch.where(far, angle + (y - turned), out)  # whose slope is 1
+
+
+def harmonics(angle: Tensor, number: int) -> Tensor:
+    r"""Cosines and sines of 1 to ``number`` times the angle, shape ``angle.shape + (2 * number,)``.
+
+    >>> harmonics(torch.tensor(0.0), 2)
+    tensor([1., 1., 0., 0.])
+    """
+    k = torch.arange(1, number + 1, dtype=angle.dtype, device=angle.device)
+    turned = angle.unsqueeze(-1) * k
+    return torch.cat([turned.cos(), turned.sin()], -1)
 
 
 def log_wrapped_normal(x: Tensor, scale: Tensor) -> Tensor:

@@ -19,8 +19,11 @@ from .autograd import BatchFunction, differentiated, last_order_gradient
 from .numerics import arctanc_sqrt, log_sinc_length, norm, sinc_sqrt
 from .tracing import is_concrete
 
-__all__ = ["haar", "hat", "log_det_dexp", "polar", "quaternion"]
+__all__ = ["haar", "hat", "log_det_dexp", "polar", "reflected", "quaternion"]
 __all__ += ["rotation_exp", "rotation_exp3", "rotation_log", "rotation_log3", "size_of", "vee"]
+
+
+_SMALL = 16  # matrices of this size cost less than several reflections
 
 
 def size_of(dim: int) -> int:
@@ -371,3 +374,22 @@ def haar(shape: torch.Size, *, dtype: torch.dtype | None = None, device: Any = N
     of R positive."""
     q, r = torch.linalg.qr(torch.randn(shape, dtype=dtype, device=device))
     return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
+
+
+def reflected(x: Tensor, mirrors: Tensor, *, back: bool = False) -> Tensor:
+    """``x`` (last axis n) reflected at the hyperplanes orthogonal to the rows of ``mirrors``, shape ``(m, n)``, one
+    after the other, or in the opposite order: an isometry to the last digit, in any dtype that the rows have been
+    converted to.
+
+    >>> reflected(torch.tensor([3.0, 1.0]), torch.tensor([[2.0, 0.0]]))
+    tensor([-3.,  1.])
+    """
+    unit = mirrors / torch.linalg.vector_norm(mirrors, dim=-1, keepdim=True)
+    n = mirrors.shape[-1]
+    if n <= _SMALL:  # as one matrix
+        each = torch.eye(n, dtype=x.dtype, device=x.device) - 2 * unit.unsqueeze(-1) * unit.unsqueeze(-2)
+        matrix = torch.linalg.multi_dot([*each.unbind(0)]) if len(each) > 1 else each[0]
+        return x @ (matrix.mT if back else matrix)
+    for v in reversed(unit.unbind(0)) if back else unit.unbind(0):
+        x = x - (x @ v * 2).unsqueeze(-1) * v
+    return x

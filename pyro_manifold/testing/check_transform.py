@@ -110,13 +110,13 @@ def _jvp(t: Any, x: Tensor) -> None:
 
 def _changed_values(t: Transform, x: Tensor) -> None:
     """The inverse and the log-determinant of a pair that the map made are those of copies of it, whichever
-    tensor behind it (x, y, a parameter) has changed in place since; so are gradients in the parameters where
-    the pair was made without."""
+    tensor behind it (x, y, a parameter; at most eight of these, evenly spaced) has changed in place since; so
+    are gradients in the parameters where the pair was made without."""
     if not _has_inverse(t):
         raise NotApplicable("the map has no inverse")
     t = t.with_cache(1)
     parameters = list(tensors_behind(t))
-    for name in ["x", "y", *(name for name, _ in parameters)]:
+    for name in ["x", "y", *(name for name, _ in parameters[:: 1 + len(parameters) // 8])]:
         with torch.no_grad():
             z = x.clone()
             y = t(z)

@@ -12,7 +12,7 @@ from .chain import Chain
 from .injective import InjectiveTransform
 from .module import ModuleTransform, submodules
 
-__all__ = ["HoldsLayers", "check_layers"]
+__all__ = ["HoldsLayers", "LayerFlow", "check_layers"]
 
 
 class HoldsLayers(CopiesWithoutCaches, ModuleTransform):
@@ -56,6 +56,20 @@ class HoldsLayers(CopiesWithoutCaches, ModuleTransform):
             for layer in self.layers
         ]
         return self._sharing(context=context, layers=layers, chain=self.chain_of(layers))
+
+
+class LayerFlow(HoldsLayers):
+    """A map that is the chain of its layers, one after the other."""
+
+    def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.chain.forward_and_log_volume(x)
+
+    def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self.chain.inverse_and_log_volume(y)
+
+    def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+        """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k,) + event``."""
+        return self.chain.jvp(x, tangents)
 
 
 def check_layers(layers: Sequence[Any], size: int, *, injective: bool = False) -> None:

@@ -9,7 +9,7 @@ from pyro_manifold import flows, models, nn
 from pyro_manifold.contrib import lhc
 
 from .base import ModuleCase
-from .transforms import B2, S2, circle, injective_flow, learned
+from .transforms import B2, ROTATIONS, S2, SMALL, circle, injective_flow, learned, seeded
 
 _CLOUD = torch.tensor(
     [[0.3, -0.2, 1.0], [1.0, 0.5, -0.4], [-0.7, 0.1, 0.2], [0.0, -1.0, 0.3], [0.4, 0.8, 0.9]]
@@ -43,6 +43,43 @@ MODULES = [
         lambda: learned(flows.Conditional(flows.LULinear(3), context_dim=3)),
         S2,
         call=lambda m, c: m.condition(c)(c.flip(-1)),
+    ),
+    ModuleCase(
+        "masked-perceptron",
+        lambda: learned(nn.MaskedMLP(3, 1, 2, (7,))),
+        S2,
+        call=lambda m, x: m(x[..., None]),
+    ),
+    ModuleCase("conditioner", lambda: learned(nn.Conditioner(2, 3, (5,))), B2),
+    ModuleCase(
+        "conditional-sphere-flow",
+        lambda: seeded(
+            lambda: learned(flows.Conditional(flows.SphereFlow(2, 2, **SMALL), context_dim=3), 0.2)
+        ),
+        S2,
+        call=lambda m, c: m.condition(c).inv(c.flip(-1)),
+    ),
+    ModuleCase(
+        "conditional-rotation-flow",
+        lambda: seeded(
+            lambda: learned(flows.Conditional(flows.RotationFlow(2, **SMALL), context_dim=3), 0.2)
+        ),
+        ROTATIONS,
+        call=lambda m, c: m.condition(c[..., 0]).inv(c),
+    ),
+    ModuleCase(
+        "conditional-torus-flow",
+        lambda: learned(
+            flows.Conditional(flows.TorusFlow(2, 2, kind="autoregressive", **SMALL), context_dim=3), 0.2
+        ),
+        S2,
+        call=lambda m, c: m.condition(c).inv(c[..., :2]),
+    ),
+    ModuleCase(
+        "conditional-circle",
+        lambda: learned(flows.Conditional(flows.CircularSpline(1, **SMALL), context_dim=3), 0.2),
+        S2,
+        call=lambda m, c: m.condition(c)(c[..., :1]),
     ),
     ModuleCase(
         "conditional-flow",

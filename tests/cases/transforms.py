@@ -66,6 +66,20 @@ def in_chart(manifold: geoopt.Manifold, layer: Any, loc: Tensor | None = None) -
     return flows.InChart(manifold, layer, loc)
 
 
+SMALL: dict[str, Any] = dict(bins=6, hidden=(8,), number=2)
+
+
+def seeded(make: Any) -> Any:
+    """The same one at each call, where the constructor draws."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
+def sphere_layer(dim: int, levels: int | None = None) -> flows.CylindricalSpline:
+    return seeded(lambda: learned(flows.CylindricalSpline(dim, levels, **SMALL), 0.2))
+
+
 def _mix(points: int, dim: int) -> ComposeTransform:
     """A coupling of the tangent coordinates of several points."""
     one, flat = (points, dim), (points * dim,)
@@ -85,6 +99,13 @@ H = [[1.0, 0.0, 0.0], [3.0**0.5, 1.0, -1.0], [2.0**0.5, 0.0, 1.0]]
 H2 = [1.25**0.5, 0.3, -0.4]  # a point of the hyperboloid
 R3 = [[0.6, -0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]  # a rotation
 _CYCLE = [[0.0, 0.3, 1.3], [1.0, 0.0, 0.3], [0.0, 1.0, 0.0]]  # its permutation is not its own inverse
+T3 = [[0.0, 3.0, 1.0], [-3.1, 0.4, 2.0], [1.0, -1.0, -2.5]]
+Q = [[0.5, 0.5, -0.5, 0.5], [0.1, -0.7, 0.5, 0.5], [0.0, 0.6, 0.0, -0.8]]
+ROTATIONS = [
+    R3,
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+    [[1.0, 0, 0], [0, -0.28, -0.96], [0, 0.96, -0.28]],
+]
 TRANSFORMS = [
     TransformCase(
         "ball-to-hyperboloid",
@@ -166,6 +187,27 @@ TRANSFORMS = [
         lambda: in_chart(geoopt.SymmetricPositiveDefinite(), _mix(2, 3)),
         {},
         [P2[:2], P2[1:]],
+    ),
+    TransformCase("circular-spline", lambda: learned(flows.CircularSpline(3, [0, 2], **SMALL), 0.2), {}, T3),
+    TransformCase("circular-one", lambda: learned(flows.CircularSpline(1, bins=6)), {}, V1),
+    TransformCase(
+        "circular-autoregressive", lambda: learned(flows.CircularAutoregressive(3, **SMALL), 0.2), {}, T3
+    ),
+    TransformCase("torus-flow", lambda: learned(flows.TorusFlow(3, 1, **SMALL), 0.2), {}, T3),
+    TransformCase("cylindrical-spline-circle", lambda: sphere_layer(1), {}, S1),
+    TransformCase("cylindrical-spline-S2", lambda: sphere_layer(2), {}, S2),
+    TransformCase("cylindrical-spline-S3", lambda: sphere_layer(3), {}, Q),
+    TransformCase("cylindrical-spline-one-height", lambda: sphere_layer(3, 1), {}, Q),
+    TransformCase(
+        "sphere-flow", lambda: seeded(lambda: learned(flows.SphereFlow(2, 1, **SMALL), 0.2)), {}, S2
+    ),
+    TransformCase("hopf-spline", lambda: seeded(lambda: learned(flows.HopfSpline(**SMALL), 0.2)), {}, Q),
+    TransformCase(
+        "rotation-flow",
+        lambda: seeded(lambda: learned(flows.RotationFlow(1, **SMALL), 0.2)),
+        {},
+        ROTATIONS,
+        skip={"changed_values": "those of its layer, a case of its own"},
     ),
     TransformCase("haar", lambda: flows.Haar(2, 2), {}, [[0.0, 0.0, 0.0, 0.0], [0.5, -0.3, 0.2, 1.0]]),
     TransformCase("injective-flow", injective_flow, {}, V2),

@@ -1,0 +1,79 @@
+r"""A perceptron whose i-th group of outputs depends on the inputs before the i-th alone.
+
+.. math:: \phi_i = f_i(x_1, \dots, x_{i-1};\, c), \qquad i = 1, \dots, n
+
+Weights between units are masked: each unit has a number, and an edge goes from lower to higher ones only (to the
+same number too, but for the last layer). Reference: Germain et al., *MADE: masked autoencoder for distribution
+estimation*, ICML 2015.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from ..ops.arguments import checked
+
+__all__ = ["MaskedMLP"]
+
+
+class MaskedMLP(nn.Module):
+    r"""Parameters of n variables, those of the i-th a function of the features of the variables before it, and of
+    a context. All are zero at first.
+
+    :param int variables: n.
+    :param int features: numbers that describe one variable.
+    :param int out_dim: parameters of one variable.
+    :param tuple hidden: units of the hidden layers.
+    :param int context_dim: size of the context, which all outputs may depend on; 0 for none.
+
+    Input ``batch + (n, features)``, output ``batch + (n, out_dim)``.
+
+    >>> MaskedMLP(3, 2, 5)(torch.zeros(7, 3, 2)).shape
+    torch.Size([7, 3, 5])
+    """
+
+    @checked(variables=1, features=1, out_dim=1, context_dim=0)
+    def __init__(
+        self,
+        variables: int,
+        features: int,
+        out_dim: int,
+        hidden: tuple[int, ...] = (64, 64),
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        if not hidden or not all(isinstance(n, int) and n >= 1 for n in hidden):
+            raise ValueError(
+                f"hidden: got {tuple(hidden)}; expected one or more positive integers, the units of each hidden "
+                "layer."
+            )
+        self.sizes = variables, features, out_dim, tuple(hidden)
+        # the i-th input has number i, the context 0, and units the numbers 0 to n - 1 in turn
+        numbers = [torch.arange(1, variables + 1).repeat_interleave(features)]
+        numbers[0] = torch.cat([numbers[0], torch.zeros(context_dim, dtype=torch.long)])
+        numbers += [torch.arange(n) % variables for n in hidden]
+        self.layers = nn.ModuleList(nn.Linear(len(a), len(b)) for a, b in pairwise(numbers))
+        self.last = nn.Linear(hidden[-1], variables * out_dim)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        out = torch.arange(variables).repeat_interleave(out_dim)
+        masks = [b.unsqueeze(-1) >= a for a, b in pairwise([*numbers, out])]
+        for i, mask in enumerate(masks):
+            self.register_buffer(f"mask{i}", mask)
+
+    def with_context_dim(self, context_dim: int) -> "MaskedMLP":
+        """A new one of the same sizes, its weights drawn anew, with a context of this size."""
+        return MaskedMLP(*self.sizes, context_dim).to(self.last.weight)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = x.flatten(-2)
+        if context is not None:
+            h = torch.cat([h, context.expand(h.shape[:-1] + context.shape[-1:])], -1)
+        for i, layer in enumerate(self.layers):
+            mask = self.get_buffer(f"mask{i}")
+            h = silu(linear(h, mask * layer.weight, layer.bias))  # type: ignore[operator, arg-type]
+        mask = self.get_buffer(f"mask{len(self.layers)}")
+        out = linear(h, self.last.weight * mask, self.last.bias)
+        return out.unflatten(-1, (self.sizes[0], self.sizes[2]))
