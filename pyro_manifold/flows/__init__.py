@@ -5,6 +5,8 @@ from .affine import Affine
 from .circular import CircularAutoregressive, CircularSpline
 from .conditional import Conditional
 from .coupling import Coupling
+from .factor_coupling import FactorCoupling
+from .frame_flow import DirectionLift, FrameFlow
 from .in_chart import InChart
 from .latent_flow import LatentDensity, LatentFlow, coupling_chain
 from .linear import LULinear
@@ -22,6 +24,9 @@ __all__ = [
     "Conditional",
     "Coupling",
     "CylindricalSpline",
+    "DirectionLift",
+    "FactorCoupling",
+    "FrameFlow",
     "Haar",
     "HopfSpline",
     "InChart",

@@ -88,6 +88,22 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (flows.TorusFlow, dict(dim=2, depth=1)),
     (flows.CylindricalSpline, dict(dim=2, levels=1, bins=4, hidden=(4,), number=1)),
     (flows.SphereFlow, dict(dim=2, depth=1)),
+    (
+        flows.DirectionLift,
+        dict(
+            manifold=geoopt.CanonicalStiefel(),
+            event_shape=[3, 2],
+            layer=flows.SphereFlow(2, 1),
+            direction=torch.ones(2),
+        ),
+    ),
+    (flows.FrameFlow, dict(manifold=geoopt.CanonicalStiefel(), event_shape=[3, 2], depth=1)),
+    (
+        flows.FactorCoupling,
+        dict(
+            manifold=geoopt.ProductManifold((SPHERE, 3), (SPHERE, 3)), index=0, layer=flows.SphereFlow(2, 1)
+        ),
+    ),
     (flows.HopfSpline, dict(bins=4, hidden=(4,), number=1)),
     (flows.RotationFlow, dict(depth=1)),
     (flows.Partial, dict(dim=3, first=1, layers=[flows.LULinear(1)])),

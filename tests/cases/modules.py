@@ -9,7 +9,7 @@ from pyro_manifold import flows, models, nn
 from pyro_manifold.contrib import lhc
 
 from .base import ModuleCase
-from .transforms import B2, ROTATIONS, S2, SMALL, circle, injective_flow, learned, seeded
+from .transforms import B2, ROTATIONS, S1_T2, S2, SMALL, circle, injective_flow, learned, seeded
 
 _CLOUD = torch.tensor(
     [[0.3, -0.2, 1.0], [1.0, 0.5, -0.4], [-0.7, 0.1, 0.2], [0.0, -1.0, 0.3], [0.4, 0.8, 0.9]]
@@ -74,6 +74,17 @@ MODULES = [
         ),
         S2,
         call=lambda m, c: m.condition(c).inv(c[..., :2]),
+    ),
+    ModuleCase(
+        "conditional-factor-coupling",
+        lambda: learned(
+            flows.Conditional(
+                flows.FactorCoupling(S1_T2, 1, flows.CircularSpline(2, [0], **SMALL)), context_dim=3
+            ),
+            0.2,
+        ),
+        S2,
+        call=lambda m, c: m.condition(c)(torch.cat([torch.ones_like(c[..., :1]), torch.zeros_like(c)], -1)),
     ),
     ModuleCase(
         "conditional-circle",

@@ -10,6 +10,7 @@ from torch.distributions import ComposeTransform, ReshapeTransform
 
 from pyro_manifold import flows
 from pyro_manifold import transforms as mt
+from pyro_manifold.geometry import Torus
 
 from .base import TransformCase
 from .geometries import BALL, BALL2, LORENTZ, S1_H2, SO3, SPD, SPHERE, SPHERE_R2, TORUS
@@ -99,6 +100,8 @@ H = [[1.0, 0.0, 0.0], [3.0**0.5, 1.0, -1.0], [2.0**0.5, 0.0, 1.0]]
 H2 = [1.25**0.5, 0.3, -0.4]  # a point of the hyperboloid
 R3 = [[0.6, -0.8, 0.0], [0.8, 0.6, 0.0], [0.0, 0.0, 1.0]]  # a rotation
 _CYCLE = [[0.0, 0.3, 1.3], [1.0, 0.0, 0.3], [0.0, 1.0, 0.0]]  # its permutation is not its own inverse
+STIEFEL = geoopt.CanonicalStiefel()
+S1_T2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (Torus(), 2))
 T3 = [[0.0, 3.0, 1.0], [-3.1, 0.4, 2.0], [1.0, -1.0, -2.5]]
 Q = [[0.5, 0.5, -0.5, 0.5], [0.1, -0.7, 0.5, 0.5], [0.0, 0.6, 0.0, -0.8]]
 ROTATIONS = [
@@ -208,6 +211,25 @@ TRANSFORMS = [
         {},
         ROTATIONS,
         skip={"changed_values": "those of its layer, a case of its own"},
+    ),
+    TransformCase(
+        "direction-lift",
+        lambda: seeded(lambda: flows.DirectionLift(STIEFEL, (3, 2), sphere_layer(2))),
+        {},
+        [[row[:2] for row in r] for r in ROTATIONS],
+    ),
+    TransformCase(
+        "frame-flow",
+        lambda: seeded(lambda: learned(flows.FrameFlow(SO3, (3, 3), 1, **SMALL), 0.2)),
+        {},
+        ROTATIONS,
+        skip={"changed_values": "those of its layer, a case of its own"},
+    ),
+    TransformCase(
+        "factor-coupling",
+        lambda: learned(flows.FactorCoupling(S1_T2, 1, flows.CircularSpline(2, [0], **SMALL)), 0.2),
+        {},
+        [[*s, *t[:2]] for s, t in zip(S1, T3, strict=True)],
     ),
     TransformCase("haar", lambda: flows.Haar(2, 2), {}, [[0.0, 0.0, 0.0, 0.0], [0.5, -0.3, 0.2, 1.0]]),
     TransformCase("injective-flow", injective_flow, {}, V2),
