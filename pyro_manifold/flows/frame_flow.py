@@ -76,7 +76,7 @@ class DirectionLift(HoldsLayers):
     ) -> None:
         super().__init__(cache_size=cache_size)
         self.event_shape = n, k = _frames(manifold, event_shape)
-        if not getattr(layer, "bijective", False) or layer.forward_shape(torch.Size([n])) != torch.Size([n]):
+        if not getattr(layer, "bijective", False) or getattr(layer, "dim", 0) != n:
             raise ValueError(
                 f"layer: got {layer!r}; expected a bijection of the sphere of R^{n}, SphereFlow({n - 1})."
             )
