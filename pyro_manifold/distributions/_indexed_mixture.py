@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..ops.chunks import slices
-from ._components import Components, Parameters
+from ._components import Components, Parameters, log_sum
 
 __all__ = ["IndexedMixture"]
 
-_ELEMENTS = 1 << 21  # points x components at a time
+_ELEMENTS = 1 << 17  # points x components at a time
 
 
 class IndexedMixture(dist.MixtureSameFamily):
@@ -33,7 +33,7 @@ class IndexedMixture(dist.MixtureSameFamily):
         validate_args: bool | None = None,
     ) -> None:
         self._components = components
-        self._parameters = parameters
+        self._parameters = components.with_norm(parameters)
         self._log_weights = weights.log()
         logits = self._log_weights.clamp_min(torch.finfo(dtype).min / 2).to(dtype)
         super().__init__(
@@ -61,7 +61,7 @@ class IndexedMixture(dist.MixtureSameFamily):
             self._validate_sample(value)
         x = value.reshape(-1, value.shape[-1]).double()
         parts = [
-            (self._components.log_density(self._parameters, x[part]) + self._log_weights).logsumexp(-1)
+            log_sum(self._components.log_density(self._parameters, x[part]) + self._log_weights)
             for part in slices(len(x), len(self._log_weights), _ELEMENTS)
         ]
         return torch.cat(parts).to(value.dtype).reshape(value.shape[:-1])

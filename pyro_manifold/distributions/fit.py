@@ -20,13 +20,20 @@ from torch import Tensor
 
 from ..ops.arguments import checked
 from ..ops.chunks import slices
-from ._components import Components, KentComponents, Parameters, VonMisesComponents, VonMisesFisherComponents
+from ._components import (
+    Components,
+    KentComponents,
+    Parameters,
+    VonMisesComponents,
+    VonMisesFisherComponents,
+    log_sum,
+)
 from ._indexed_mixture import IndexedMixture
 from ._wrapped_components import DiagonalWrappedComponents, WrappedComponents
 
 __all__ = ["HIGHEST", "components_of", "fit_mixture", "joined", "points_like"]
 
-_ELEMENTS = 1 << 20  # points x components at a time
+_ELEMENTS = 1 << 17  # points x components at a time
 _FAMILIES = ("von_mises_fisher", "kent", "von_mises", "wrapped_normal")
 HIGHEST = 1e10  # concentrations beyond leave a density in float64 fewer than 5 digits
 
@@ -91,9 +98,10 @@ def _start(c: Components, x: Tensor, k: int, uniform: bool, generator: torch.Gen
 def _log_likelihood(c: Components, state: _State, x: Tensor) -> float:
     """Mean over points."""
     total = 0.0
+    p = c.with_norm(state.parameters)
     for part in slices(len(x), len(state.weights), _ELEMENTS):
-        log = c.log_density(state.parameters, x[part]) + state.weights.log()
-        total += float(log.logsumexp(-1).sum())
+        log = c.log_density(p, x[part]) + state.weights.log()
+        total += float(log_sum(log).sum())
     return total / len(x)
 
 
@@ -103,11 +111,12 @@ def _steps(c: Components, x: Tensor, state: _State, uniform: bool) -> Iterator[t
     while True:
         total = 0.0
         s: Parameters = {}
+        p = c.with_norm(state.parameters)
         for part in slices(len(x), len(state.weights), _ELEMENTS):
-            log = c.log_density(state.parameters, x[part]) + state.weights.log()
-            evidence = log.logsumexp(-1, keepdim=True)
+            log = c.log_density(p, x[part]) + state.weights.log()
+            evidence = log_sum(log).unsqueeze(-1)
             total += float(evidence.sum())
-            new = c.statistics(state.parameters, x[part], (log - evidence).exp())
+            new = c.statistics(state.parameters, x[part], (log - evidence).clamp_min(-600).exp())
             s = {name: s[name] + v for name, v in new.items()} if s else new
         yield state, total / len(x)
         p = c.maximum(state.parameters, s)

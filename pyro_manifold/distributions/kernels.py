@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ..ops.arguments import checked
 from ..ops.chunks import slices
-from ._components import Components, Parameters
+from ._components import Components, Parameters, log_sum
 from ._indexed_mixture import IndexedMixture
 from .fit import HIGHEST, components_of, joined, points_like
 
 __all__ = ["kernel_mixture"]
 
-_ELEMENTS = 1 << 20  # points x kernels at a time
+_ELEMENTS = 1 << 17  # points x kernels at a time
 _FAMILIES = ("von_mises_fisher", "von_mises")
 
 
@@ -86,17 +86,18 @@ def kernel_mixture(
 def _log_mean(c: Components, p: Parameters, x: Tensor) -> Tensor:
     """Log density of an equal mixture."""
     n = len(p["loc"])
-    parts = [c.log_density(p, x[part]).logsumexp(-1) for part in slices(len(x), n, _ELEMENTS)]
+    p = c.with_norm(p)
+    parts = [log_sum(c.log_density(p, x[part])) for part in slices(len(x), n, _ELEMENTS)]
     return torch.cat(parts) - math.log(n)
 
 
-def _weights(log: Tensor, steps: int = 2000) -> Tensor:
+def _weights(log: Tensor, steps: int = 1000) -> Tensor:
     """The weights of greatest likelihood of distributions with log densities ``log`` (points, distributions):
     EM; those below 1e-4 become 0."""
     w = torch.full_like(log[0], 1 / log.shape[1])
     for _ in range(steps):
         r = (log + w.log()).softmax(-1).mean(0)
-        if float((r - w).abs().max()) < 1e-7:
+        if float((r - w).abs().max()) < 1e-6:
             break
         w = r
     w = torch.where(w < 1e-4, 0.0, w)
