@@ -98,6 +98,7 @@ class HopfSpline(SplineLayer):
 
     def _run(self, q: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         q = reflected(self.with_batch_of_context(q, 1), self.mirrors)
+        q = q / torch.linalg.vector_norm(q, dim=-1, keepdim=True)
         turns, ends = self.raw(3, q[..., :0]).split(2, -1)
         t, u, v = _hopf(q)
         if inverse:
@@ -122,10 +123,9 @@ class HopfSpline(SplineLayer):
 def _hopf(q: Tensor) -> tuple[IntervalPoint, Tensor, Tensor]:
     """t by its distances from both ends, u and v."""
     w, x, y, z = q.unbind(-1)
-    a, b = w * w + z * z, x * x + y * y
-    scale = 2 / (a + b)
+    t = IntervalPoint(2 * (w * w + z * z), 2 * (x * x + y * y))
     first, second = _phase(w, z), _phase(x, y)
-    return IntervalPoint(a * scale, b * scale), wrap(first + second), wrap(first - second)
+    return t, wrap(first + second), wrap(first - second)
 
 
 def _phase(c: Tensor, s: Tensor) -> Tensor:
@@ -193,4 +193,5 @@ class RotationFlow(HoldsLayers):
 
 
 def _matrix(q: Tensor) -> Tensor:
+    q = q / torch.linalg.vector_norm(q, dim=-1, keepdim=True)
     return rotation(q.unsqueeze(-1) * q.unsqueeze(-2))

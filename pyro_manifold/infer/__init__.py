@@ -1,7 +1,12 @@
 """Inference on manifolds."""
 
 from .arviz import to_inference_data
-from .autoguide import AutoManifoldDelta, AutoManifoldMultivariateNormal, AutoManifoldNormal
+from .autoguide import (
+    AutoManifoldDelta,
+    AutoManifoldFlow,
+    AutoManifoldMultivariateNormal,
+    AutoManifoldNormal,
+)
 from .diagnostics import (
     FrechetMean,
     align_axes,
@@ -25,6 +30,7 @@ from .sbc import LogLikelihood, SBCResult, default_statistics, sbc
 __all__ = [
     "AmbientReparam",
     "AutoManifoldDelta",
+    "AutoManifoldFlow",
     "AutoManifoldMultivariateNormal",
     "AutoManifoldNormal",
     "CircularReparam",
