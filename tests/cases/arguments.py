@@ -126,7 +126,10 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (nn.MLP, dict(in_dim=2, out_dim=2, hidden=(4,), context_dim=1)),
     (flows.coupling_chain, dict(dim=2, depth=1, context_dim=1)),
     (infer.AutoManifoldDelta, dict(model=model)),
-    (infer.AutoManifoldFlow, dict(model=model, flows={"z": flows.SphereFlow(2, 1)}, bases={})),
+    (
+        infer.AutoManifoldFlow,
+        dict(model=model, flows={"z": flows.SphereFlow(2, 1)}, bases={"z": md.ManifoldUniform(SPHERE, 3)}),
+    ),
     (infer.AutoManifoldMultivariateNormal, dict(model=model, init_scale=0.1)),
     (infer.AutoManifoldNormal, dict(model=model, family="wrapped", init_scale=0.1)),
     (infer.CircularReparam, dict(scale=9.0)),
