@@ -4,6 +4,7 @@ from ..transforms.injective_flow import InjectiveFlow
 from .affine import Affine
 from .circular import CircularAutoregressive, CircularSpline
 from .conditional import Conditional
+from .continuous import ContinuousFlow
 from .coupling import Coupling
 from .factor_coupling import FactorCoupling
 from .frame_flow import DirectionLift, FrameFlow
@@ -22,6 +23,7 @@ __all__ = [
     "CircularAutoregressive",
     "CircularSpline",
     "Conditional",
+    "ContinuousFlow",
     "Coupling",
     "CylindricalSpline",
     "DirectionLift",

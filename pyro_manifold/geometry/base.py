@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..ops.checks import common_shape
 from ..ops.numerics import norm, scalar
+from ..ops.orthogonal import hat
 from ..ops.tracing import is_concrete
 from .contract import GeometryContract
 from .noise import ChartNoise, NoiseMap
@@ -58,10 +59,12 @@ class Geometry(GeometryContract):
         "transport",
         "random_tangent",
         "chord",
+        "killing_fields",
     )
     has_chart = False  # is ``chart`` (exp at the origin) a bijection R^dim -> M?
     in_linear_space = False  # are geodesics cos(sqrt(K) r) p + ..., so that ambient means make sense?
     is_flat = False  # is the curvature zero everywhere?
+    constant_inner = False  # is ``inner`` the same function of two ambient vectors at every point?
     is_symmetric = True  # are the geodesic symmetries exp_m(-log_m x) isometries?
     has_log = True  # are ``log``, ``dist``, ``log_det_exp`` and ``injectivity_radius`` known?
     has_global_log = True  # do ``log`` and ``dist`` have a closed form, for any two points?
@@ -186,6 +189,12 @@ class Geometry(GeometryContract):
         batch = p.shape[: p.dim() - self.event_dim]
         v = torch.randn(batch + (self.dim(self.event_shape(p)),), dtype=p.dtype, device=p.device)
         return self.to_tangent(p, v)
+
+    def killing_fields(self, p: Tensor) -> Tensor | None:
+        """Generators of isometries, vector fields without divergence, that span every tangent space: their
+        ambient vectors at p on a new axis, ``batch + (m,) + event``; ``None`` where there are none such, or
+        none are known."""
+        return None
 
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         """All frame vectors with the same :meth:`exp` as ``v``: ``v`` itself first, then at least those no
@@ -332,6 +341,16 @@ class Geometry(GeometryContract):
         """Inverse of :meth:`chart`."""
         origin = self.base_point(self.event_shape(x), dtype=x.dtype, device=x.device)
         return self.log_frame(origin.expand_as(x), x)
+
+
+def turned(p: Tensor, event_dim: int) -> Tensor:
+    """The points p, vectors or matrices of n rows, times each skew matrix of a basis: the derivative of their
+    rotations."""
+    n = p.shape[-event_dim]
+    eye = torch.eye(n * (n - 1) // 2, dtype=p.dtype, device=p.device)
+    columns = p.unsqueeze(-1) if event_dim == 1 else p
+    moved = hat(eye) @ columns.unsqueeze(-3)
+    return moved.squeeze(-1) if event_dim == 1 else moved
 
 
 def moments_of_unit_columns(

@@ -19,6 +19,7 @@ class FlatGeometry(Geometry):
     """Vectors under addition, up to :meth:`reduce`: flat space itself, and its quotients by a lattice."""
 
     is_flat = True
+    constant_inner = True
 
     def reduce(self, x: Tensor) -> Tensor:
         """The representative of ``x``; flat space needs none."""
@@ -55,6 +56,11 @@ class FlatGeometry(Geometry):
 
     def transport(self, p: Tensor, q: Tensor, u: Tensor) -> Tensor:
         return u.expand(common_shape(p.shape, q.shape, u.shape))
+
+    def killing_fields(self, p: Tensor) -> Tensor:
+        """The translations along the axes."""
+        eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
+        return eye.expand(p.shape[:-1] + eye.shape)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         return self.reduce(p + u)

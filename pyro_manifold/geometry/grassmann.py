@@ -38,7 +38,7 @@ from ..ops.numerics import norm
 from ..ops.orthogonal import haar, log_det_dexp, polar, rotation_exp, rotation_log, vee
 from ..ops.spherical import log_sphere_area
 from ..ops.tracing import maybe_any
-from .base import Geometry
+from .base import Geometry, turned
 from .manifold import GeometricManifold
 from .noise import ProjectionNoise
 from .registry import register_geometry
@@ -107,6 +107,7 @@ class GrassmannGeometry(Geometry):
 
     event_dim = 2
     membership = "symmetric projectors of the rank of its subspaces"
+    constant_inner = True
     has_finite_volume = True
     manifold: Grassmann
 
@@ -206,6 +207,11 @@ class GrassmannGeometry(Geometry):
 
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
         return (u * w).sum((-1, -2)) / 2
+
+    def killing_fields(self, p: Tensor) -> Tensor:
+        r"""The rotations in the planes of two axes, :math:`AP - PA` with A skew."""
+        moved = turned(p, 2)
+        return moved + moved.mT
 
     # --- exponential map ------------------------------------------------------------------------------------
     def _move(self, p: Tensor, omega: Tensor) -> Tensor:

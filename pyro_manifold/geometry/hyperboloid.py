@@ -111,6 +111,11 @@ class HyperboloidGeometry(Geometry):
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return by_components(partial(self._from_tangent, self._k(p)), p, u)
 
+    def killing_fields(self, p: Tensor) -> Tensor:
+        r"""The boosts along the axes, :math:`(x_i, t\,e_i)`."""
+        t, x = p[..., :1], p[..., 1:]
+        return torch.cat([x.unsqueeze(-1), torch.diag_embed(t.expand_as(x))], -1)
+
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
         return hyperboloid_exp(self._k(p), p, v, True)
 

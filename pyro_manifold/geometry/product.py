@@ -54,6 +54,7 @@ class ProductGeometry(Geometry):
 
     has_chart = _all("has_chart")
     is_flat = _all("is_flat")
+    constant_inner = _all("constant_inner")
     is_symmetric = _all("is_symmetric")
     has_log = _all("has_log")
     has_global_log = _all("has_global_log")
@@ -153,6 +154,21 @@ class ProductGeometry(Geometry):
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
         parts = self._each(lambda g, *a: g.inner(*a), self.split(p), self.split(u), self.split(w))
         return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+
+    def killing_fields(self, p: Tensor) -> Tensor | None:
+        """Those of the factors, each at rest in the others."""
+        fields = [g.killing_fields(x) for g, x in zip(self.factors, self.split(p), strict=True)]
+        flat = [
+            None if k is None else k.flatten(k.dim() - len(s))
+            for k, s in zip(fields, self.shapes, strict=True)
+        ]
+        n = p.shape[-1]
+        padded = [
+            torch.nn.functional.pad(k, (sl.start, n - sl.stop))
+            for k, sl in zip(flat, self.slices, strict=True)
+            if k is not None
+        ]
+        return torch.cat(padded, -2) if len(padded) == len(flat) else None
 
     def transport(self, p: Tensor, q: Tensor, u: Tensor) -> Tensor:
         parts = self._each(lambda g, *a: g.transport(*a), self.split(p), self.split(q), self.split(u))

@@ -100,6 +100,7 @@ class SpecialOrthogonalGeometry(Geometry):
 
     event_dim = 2
     membership = "orthogonal matrices of determinant +1"
+    constant_inner = True
     has_finite_volume = True
 
     def dim(self, event_shape: Sequence[int]) -> int:
@@ -145,6 +146,10 @@ class SpecialOrthogonalGeometry(Geometry):
 
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
         return (u * w).sum((-1, -2)) / 2
+
+    def killing_fields(self, p: Tensor) -> Tensor:
+        """The frame itself: right translations are isometries."""
+        return self.frame(p)
 
     def transport(self, p: Tensor, q: Tensor, u: Tensor) -> Tensor:
         r"""With :math:`q = p\,e^X`: :math:`p\,a \mapsto q\,e^{-X/2} a\,e^{X/2}`."""

@@ -67,6 +67,7 @@ class ScaledGeometry(Geometry):
     has_chart = _of_base("has_chart")
     in_linear_space = _of_base("in_linear_space")  # sqrt(K) r is the same number
     is_flat = _of_base("is_flat")
+    constant_inner = _of_base("constant_inner")
     is_symmetric = _of_base("is_symmetric")
     has_log = _of_base("has_log")
     has_global_log = _of_base("has_global_log")
@@ -81,6 +82,7 @@ class ScaledGeometry(Geometry):
     log = _of_base("log")
     geodesic = _of_base("geodesic")
     transport = _of_base("transport")
+    killing_fields = _of_base("killing_fields")
     factor_shapes = _of_base("factor_shapes")
     split = _of_base("split")
     pack = _of_base("pack")

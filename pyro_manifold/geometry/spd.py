@@ -176,6 +176,16 @@ class SPDGeometry(Geometry):
             return sym_to_vec(sym_derivative(p, u, LOG))
         return sym_to_vec(_congruence(sym_function(unexpand(p, 2), INV_SQRT), u))
 
+    def killing_fields(self, p: Tensor) -> Tensor:
+        r"""The congruences :math:`AP + PA` with A symmetric; for the log-Euclidean metric the translations of
+        log P."""
+        if self.is_flat:
+            return self.frame(p)
+        n = p.shape[-1]
+        a = vec_to_sym(torch.eye(n * (n + 1) // 2, dtype=p.dtype, device=p.device), n)
+        moved = a @ p.unsqueeze(-3)
+        return moved + moved.mT
+
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         if self.is_flat:
             return sym_function(sym_function(unexpand(p, 2), LOG) + sym_derivative(p, u, LOG), EXP)

@@ -23,7 +23,7 @@ from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
 from ..ops.numerics import cos_sinc_sqrt, fewer_turns, log_sinc_length, norm, safe_sqrt, scalar
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
-from .base import Geometry, moments_of_unit_columns
+from .base import Geometry, moments_of_unit_columns, turned
 from .noise import NoiseMap, ProjectionNoise
 from .registry import register_geometry
 from .windings import log_wound_normal, windings
@@ -49,6 +49,7 @@ class SphereGeometry(Geometry):
     """
 
     in_linear_space = True
+    constant_inner = True
     has_finite_volume = True
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
@@ -98,6 +99,10 @@ class SphereGeometry(Geometry):
 
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
         return (u * w).sum(-1)
+
+    def killing_fields(self, p: Tensor) -> Tensor:
+        """The rotations in the planes of two axes."""
+        return turned(p, 1)
 
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         return sphere_exp(None, p, fewer_turns(u))

@@ -31,7 +31,7 @@ from ..ops.components import by_components, squared_norm
 from ..ops.memo import module_tensors
 from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, cut_short, fewer_turns, log_sinc_length, safe_sqrt
 from ..ops.tracing import is_concrete, maybe_any
-from .base import Geometry
+from .base import Geometry, turned
 from .registry import register_geometry
 from .sphere import SphereGeometry
 from .windings import log_wound_normal, windings
@@ -155,6 +155,17 @@ class StereographicGeometry(Geometry):
 
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return u * (2 / (1 + self.curvature(p) * p.square().sum(-1, keepdim=True)))
+
+    def killing_fields(self, p: Tensor) -> Tensor:
+        r"""The Möbius translations along the axes, :math:`(1 - K|x|^2)e_i + 2Kx_ix`, which span for K <= 0;
+        otherwise the rotations too."""
+        K = self.curvature(p)
+        eye = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)
+        square = p.square().sum(-1)[..., None, None]
+        moved = (1 - K * square) * eye + 2 * K * p.unsqueeze(-1) * p.unsqueeze(-2)
+        if self.has_chart or p.shape[-1] < 2:
+            return moved
+        return torch.cat([moved, turned(p, 1)], -2)
 
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
         K = self.curvature(p)

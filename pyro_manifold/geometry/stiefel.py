@@ -34,7 +34,7 @@ from ..ops.autograd import BatchFunction
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, polar, vee
 from ..ops.spherical import log_sphere_area
-from .base import Geometry, moments_of_unit_columns
+from .base import Geometry, moments_of_unit_columns, turned
 from .noise import NoiseMap, ProjectionNoise
 from .registry import register_geometry
 from .windings import check_unwrapped, log_wound_normal, windings
@@ -191,6 +191,10 @@ class StiefelGeometry(Geometry):
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         b = (self.complement(p).mT @ u).flatten(-2)
         return torch.cat([vee(p.mT @ u) * self._weight, b], -1) if p.shape[-1] > 1 else b
+
+    def killing_fields(self, p: Tensor) -> Tensor:
+        r"""The rotations in the planes of two axes, :math:`AX` with A skew."""
+        return turned(p, 2)
 
     # --- geodesics ------------------------------------------------------------------------------------------
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:

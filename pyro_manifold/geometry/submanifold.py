@@ -82,6 +82,7 @@ class SubmanifoldGeometry(Geometry):
     is_symmetric = False
     has_log = False
     has_global_log = False
+    constant_inner = True
     manifold: Submanifold
 
     def __init__(self, manifold: Submanifold) -> None:

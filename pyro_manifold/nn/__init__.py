@@ -1,4 +1,4 @@
-"""Neural network layers that map feature vectors to points of a manifold and back."""
+"""Layers between feature vectors and points of a manifold, and vector fields."""
 
 from .charts import ExpMapHead, LogMapLayer
 from .conditioner import Conditioner
@@ -8,15 +8,18 @@ from .gyroplane import GyroplaneLayer
 from .masked_mlp import MaskedMLP
 from .mlp import MLP
 from .mobius import MobiusLinear
+from .tangent_field import KillingField, TangentField
 
 __all__ = [
     "Conditioner",
     "ExpMapHead",
     "GyroplaneLayer",
+    "KillingField",
     "LogMapLayer",
     "ManifoldDecoder",
     "ManifoldEncoder",
     "MobiusLinear",
     "MLP",
     "MaskedMLP",
+    "TangentField",
 ]

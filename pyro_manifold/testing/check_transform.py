@@ -114,6 +114,7 @@ def _changed_values(t: Transform, x: Tensor) -> None:
     are gradients in the parameters where the pair was made without."""
     if not _has_inverse(t):
         raise NotApplicable("the map has no inverse")
+    agree = same if getattr(t, "exact", True) else close  # map and inverse are solved for apart
     t = t.with_cache(1)
     parameters = list(tensors_behind(t))
     for name in ["x", "y", *(name for name, _ in parameters[:: 1 + len(parameters) // 8])]:
@@ -122,10 +123,10 @@ def _changed_values(t: Transform, x: Tensor) -> None:
             y = t(z)
             tensor = {"x": z, "y": y, **dict(parameters)}[name]
             with moved(tensor):
-                same(t.inv(y), t.inv(y.clone()), f"the inverse after {name} changed in place")
+                agree(t.inv(y), t.inv(y.clone()), f"the inverse after {name} changed in place")
                 back = t.inv(y)
                 what = f"the log-determinant after {name} changed in place"
-                same(_log_volume(t, back, y), _log_volume(t, back.clone(), y.clone()), what)
+                agree(_log_volume(t, back, y), _log_volume(t, back.clone(), y.clone()), what)
     leaves = [p for _, p in parameters if p.requires_grad]
     if not leaves:
         return

@@ -55,6 +55,7 @@ class MapTransform(FullPrecision, Transform, ABC):
 
     bijective = True
     separate_volume = False
+    exact = True  # to rounding? A differential equation is solved to a tolerance
 
     _exact = (
         "_call",

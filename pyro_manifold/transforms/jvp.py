@@ -33,7 +33,8 @@ def forward_mode_jvp(
     """
 
     def along(t: Tensor) -> Tensor:
-        return torch.func.jvp(f, (x,), (t,))[1]
+        # the sum lets torch map over the derivative of a constant too, which it cannot (it crashes)
+        return torch.func.jvp(f, (x,), (t,))[1] + torch.zeros_like(t).sum()
 
     batch, axis = x.shape[: x.dim() - event_dim], -1 - event_dim
     tangents = tangents.expand(batch + tangents.shape[tangents.dim() + axis :])

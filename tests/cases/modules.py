@@ -7,6 +7,7 @@ import torch
 import pyro_manifold.distributions as mdist
 from pyro_manifold import flows, models, nn
 from pyro_manifold.contrib import lhc
+from pyro_manifold.geometry import Torus
 
 from .base import ModuleCase
 from .transforms import B2, ROTATIONS, S1_T2, S2, SMALL, circle, injective_flow, learned, seeded
@@ -103,6 +104,26 @@ MODULES = [
         lambda: learned(conditional_pushforward()),
         S2,
         call=lambda m, c: m.condition(c).log_prob(c[:, :2]).unsqueeze(-1),
+    ),
+    ModuleCase(
+        "tangent-field",
+        lambda: learned(nn.TangentField(geoopt.Sphere(), 3, (5,))),
+        S2,
+        call=lambda m, x: m(0.3, x),
+    ),
+    ModuleCase(
+        "killing-field", lambda: learned(nn.KillingField(Torus(), 2, (5,))), B2, call=lambda m, x: m(0.3, x)
+    ),
+    ModuleCase(
+        "conditional-continuous",
+        lambda: learned(
+            flows.Conditional(
+                flows.ContinuousFlow(nn.TangentField(Torus(), 3, (5,)), solver="rk4", steps=2), context_dim=3
+            ),
+            0.3,
+        ),
+        S2,
+        call=lambda m, c: m.condition(c)(c.flip(-1)),
     ),
     ModuleCase("exp-map-head", lambda: nn.ExpMapHead(geoopt.PoincareBall(), 3, 2), S2),
     ModuleCase("log-map", lambda: nn.LogMapLayer(geoopt.PoincareBall()), B2),

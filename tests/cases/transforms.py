@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import ComposeTransform, ReshapeTransform
 
-from pyro_manifold import flows
+from pyro_manifold import flows, nn
 from pyro_manifold import transforms as mt
 from pyro_manifold.geometry import Torus
 
@@ -79,6 +79,15 @@ def seeded(make: Any) -> Any:
 
 def sphere_layer(dim: int, levels: int | None = None) -> flows.CylindricalSpline:
     return seeded(lambda: learned(flows.CylindricalSpline(dim, levels, **SMALL), 0.2))
+
+
+def continuous(manifold: geoopt.Manifold, shape: Any, size: float, **options: Any) -> flows.ContinuousFlow:
+    """A gentle field, solved to almost all digits: its derivatives are compared with those of the solution."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        field = nn.TangentField(manifold, shape, (4,))
+    learned(field.net, size)
+    return flows.ContinuousFlow(field, **{"rtol": 1e-11, "atol": 1e-11, **options})
 
 
 def _mix(points: int, dim: int) -> ComposeTransform:
@@ -230,6 +239,16 @@ TRANSFORMS = [
         lambda: learned(flows.FactorCoupling(S1_T2, 1, flows.CircularSpline(2, [0], **SMALL)), 0.2),
         {},
         [[*s, *t[:2]] for s, t in zip(S1, T3, strict=True)],
+    ),
+    TransformCase("continuous-sphere", lambda: continuous(geoopt.Sphere(), 3, 0.05), {}, S2[:2]),
+    TransformCase(
+        "continuous-torus", lambda: continuous(Torus(), 2, 0.02, solver="rk4", steps=4), {}, V2[:2]
+    ),
+    TransformCase(
+        "continuous-lorentz",
+        lambda: continuous(geoopt.Lorentz(), 3, 0.02, solver="rk4", steps=4),
+        {},
+        H[1:],
     ),
     TransformCase("haar", lambda: flows.Haar(2, 2), {}, [[0.0, 0.0, 0.0, 0.0], [0.5, -0.3, 0.2, 1.0]]),
     TransformCase("injective-flow", injective_flow, {}, V2),
