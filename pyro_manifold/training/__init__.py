@@ -3,6 +3,7 @@
 from .charts import fit_charts
 from .checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint, structure
 from .dimension import DimensionScan, scan_dimension
+from .flow_matching import fit_flow_matching
 from .likelihood import fit_likelihood, fit_reverse_kl
 from .loop import fit
 from .manifold_density import fit_md
@@ -19,6 +20,7 @@ __all__ = [
     "digest",
     "fit",
     "fit_charts",
+    "fit_flow_matching",
     "fit_likelihood",
     "fit_md",
     "fit_reverse_kl",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..ops.arguments import checked
+from .average import WeightAverage
 from .checkpoint import digest, structure
 from .engine import Engine, FabricEngine
 from .phase import Phase, warmup_cosine
@@ -239,14 +240,25 @@ class Loop:
                         break
                     loss = running.step(index, b, max(used, (turn + b / self.batches) / passes))
                     mean += (loss - mean) / (b + 1)
-                loss = mean if self.validation is None else running.evaluate()
+                with self._averaged(stage):
+                    loss = mean if self.validation is None else running.evaluate()
             run.history.losses.setdefault(running.phase.name, []).append(loss)
             bar.set_postfix({running.phase.name: f"{loss:.4g}"}, refresh=False)
             criterion += loss
         if self.validation is not None and criterion < run.best:
-            run.best, run.best_state = criterion, copy.deepcopy(self.model.state_dict())
+            with self._averaged(stage):
+                run.best, run.best_state = criterion, copy.deepcopy(self.model.state_dict())
         run.spent += self.clock() - began
         run.history.seconds += self.clock() - began
+
+    @contextlib.contextmanager
+    def _averaged(self, stage: Sequence["_Running"]) -> Iterator[None]:
+        """The weights that are judged and kept: those of phases that average, averaged."""
+        with contextlib.ExitStack() as stack:
+            for running in stage:
+                if running.average is not None:
+                    stack.enter_context(running.average.applied())
+            yield
 
     @contextlib.contextmanager
     def _random(self, number: int) -> Iterator[None]:
@@ -258,6 +270,10 @@ class Loop:
     @torch.no_grad()
     def _finish(self, run: Run) -> None:
         """Restore the best weights of the stage and say what is wrong with them."""
+        if run.stage >= 0 and self.validation is None:  # there is no best: the last weights, or their average
+            for running in self.stages[run.stage]:
+                if running.average is not None:
+                    running.average.apply()
         if run.stage < 0 or run.best_state is None:
             return
         self.model.load_state_dict(run.best_state)
@@ -299,7 +315,9 @@ class _Running:
         self.phase, self.loop = phase, loop
         optimizer = phase.make_optimizer()
         self.scheduler = None if phase.schedule is None else phase.schedule(optimizer)
-        self.stateful = [part for part in (optimizer, self.scheduler) if part is not None]
+        decay = phase.average
+        self.average = None if decay is None else WeightAverage(list(phase.parameters), decay)
+        self.stateful = [part for part in (optimizer, self.scheduler, self.average) if part is not None]
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.loss, self.optimizer = loop.engine.setup(phase, optimizer)
         self.data: Sequence[Tensor | None] = loop.data
@@ -333,6 +351,8 @@ class _Running:
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
+        if self.average is not None:
+            self.average.update()
         return value
 
     @torch.no_grad()

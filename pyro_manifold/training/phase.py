@@ -36,6 +36,8 @@ class Phase:
     :param float clip: largest norm of a gradient; longer ones are shortened to it.
     :param int epochs: passes over the data; None for as many as make 2000 batches, at least 10.
     :param float seconds: budget of time. What ends first ends the phase.
+    :param float average: decay of an exponential average of the parameters over the steps, such as 0.99; it is
+        what is validated, and kept as the best weights. None for the parameters themselves.
     :param prepare: a function of the data whose value the loss is given in their place. It is computed once,
         or before each pass where other phases take turns with this one.
     :param anneal: keyword arguments of the loss in training, a function of the share of the phase that is
@@ -60,6 +62,7 @@ class Phase:
     clip: float = 5.0
     epochs: int | None = None
     seconds: float = math.inf
+    average: float | None = None
     prepare: Callable[..., Sequence[Tensor | None]] | None = None
     anneal: Callable[[float], dict[str, Any]] | None = None
     start: "Callable[[Loop], bool] | None" = None

@@ -9,6 +9,7 @@ from .isometries import BallToHyperboloid, SphereToStereographic
 from .module import ModuleTransform
 from .polar_exp_map import PolarExpMap
 from .rotation import Rotation, Translation
+from .stereographic import StereographicChart
 
 __all__ = [
     "BallToHyperboloid",
@@ -23,6 +24,7 @@ __all__ = [
     "PolarExpMap",
     "Rotation",
     "SphereToStereographic",
+    "StereographicChart",
     "Translation",
     "hutchinson_log_volume",
 ]

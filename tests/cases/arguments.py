@@ -72,6 +72,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (constraints.on, dict(manifold=SPHERE)),
     (mt.BallToHyperboloid, dict(ball=BALL, hyperboloid=LORENTZ)),
     (mt.SphereToStereographic, dict(sphere=SPHERE, plane=geoopt.SphereProjection())),
+    (mt.StereographicChart, dict(dim=2)),
     (mt.Chart, dict(forward=LINE, inverse=LINE.inv, dim=1, codomain_dim=2)),
     (mt.ConformalEmbedding, dict(dim=1, codomain_dim=2, blocks=1)),
     (mt.ExpMap, dict(manifold=SPHERE, loc=E3[0])),
@@ -214,6 +215,18 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (
         training.fit_likelihood,
         dict(flow=flows.LULinear(2), data=ROWS, base=LATENT, epochs=1, lr=1e-3, seed=0, disable_progbar=True),
+    ),
+    (
+        training.fit_flow_matching,
+        dict(
+            flow=flows.ContinuousFlow(nn.TangentField(SPHERE, 3, (4,))),
+            data=DRAWS[0],
+            pairing="optimal",
+            epochs=1,
+            lr=1e-3,
+            seed=0,
+            disable_progbar=True,
+        ),
     ),
     (
         training.fit_reverse_kl,

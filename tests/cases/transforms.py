@@ -131,6 +131,7 @@ TRANSFORMS = [
         {},
         [[1.0, 0.0, 0.0], [0.6, 0.0, -0.8], [-0.28, 0.96, 0.0]],
     ),
+    TransformCase("stereographic-chart", lambda: mt.StereographicChart(2), {}, V2),
     TransformCase("exp-sphere", lambda loc: mt.ExpMap(SPHERE, loc), dict(loc=X2), V2),
     TransformCase("exp-circle", lambda loc: mt.ExpMap(SPHERE, loc), dict(loc=[0.6, 0.8]), V1),
     TransformCase("exp-ball", lambda loc: mt.ExpMap(BALL2, loc), dict(loc=[0.3, -0.2]), V2),
