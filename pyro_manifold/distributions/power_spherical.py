@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..ops.axial_marginal import POWER
 from ..ops.axis import squared_chord
-from ..ops.special import log_gamma_ratio, power_divergence
+from ..ops.gamma_ratio import log_gamma_ratio, power_divergence
 from ..ops.spherical import log_sphere_area
 from .rotationally_symmetric import RotationallySymmetric
 

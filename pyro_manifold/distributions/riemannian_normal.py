@@ -15,10 +15,11 @@ from ..geometry import Geometry, SPDGeometry, geometry
 from ..geometry.registry import ClassRegistry
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all, held
-from ..ops.numerics import log_sinc_length, norm, scalar
+from ..ops.numerics import norm, scalar
 from ..ops.quadrature import legendre
 from ..ops.radial import log_normalizer, radius_moment
 from ..ops.radial_sample import sample_radius
+from ..ops.signed_trig import log_sinc_length
 from ..transforms import ExpMap
 from ._exp_map_distribution import ExpMapDistribution, with_gradient_of
 from ._repr import validates

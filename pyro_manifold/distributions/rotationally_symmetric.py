@@ -18,7 +18,8 @@ from ..ops.arguments import checked
 from ..ops.axial_marginal import AxialProfile, sample_one_minus_cosine
 from ..ops.axis import tangent_normal_point
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
-from ..ops.numerics import log_sinc_length, norm
+from ..ops.numerics import norm
+from ..ops.signed_trig import log_sinc_length
 from ..transforms import ExpMap
 from ._repr import ReprMixin, validates
 

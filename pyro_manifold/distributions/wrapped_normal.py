@@ -14,7 +14,7 @@ from ..geometry.windings import largest_sd, marginal_sd
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, common_shape, held
 from ..ops.chi import chi_expectation
-from ..ops.numerics import cos_sqrt, log_sinc_sqrt
+from ..ops.signed_trig import cos_sqrt, log_sinc_sqrt
 from ..ops.tracing import is_concrete
 from ..transforms import ExpMap
 from ._exp_map_distribution import ExpMapDistribution, with_gradient_of

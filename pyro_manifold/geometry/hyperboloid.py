@@ -28,7 +28,8 @@ from torch import Tensor
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
 from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
-from ..ops.numerics import cos_sinc_sqrt, log_sinc_length, safe_sqrt
+from ..ops.numerics import safe_sqrt
+from ..ops.signed_trig import cos_sinc_sqrt, log_sinc_length
 from .base import Geometry
 from .registry import register_geometry
 

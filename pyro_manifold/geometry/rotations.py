@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..ops.arguments import checked
 from ..ops.checks import common_shape
-from ..ops.numerics import fewer_turns, log_sinc_length, norm
+from ..ops.numerics import fewer_turns, norm
 from ..ops.orthogonal import (
     haar,
     hat,
@@ -32,6 +32,7 @@ from ..ops.orthogonal import (
     size_of,
     vee,
 )
+from ..ops.signed_trig import log_sinc_length
 from ..ops.spherical import log_sphere_area
 from .base import Geometry, moments_of_unit_columns
 from .manifold import GeometricManifold

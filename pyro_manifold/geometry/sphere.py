@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
-from ..ops.numerics import cos_sinc_sqrt, fewer_turns, log_sinc_length, norm, safe_sqrt, scalar
+from ..ops.numerics import fewer_turns, norm, safe_sqrt, scalar
+from ..ops.signed_trig import cos_sinc_sqrt, log_sinc_length
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
 from .base import Geometry, moments_of_unit_columns, turned
 from .noise import NoiseMap, ProjectionNoise

@@ -29,7 +29,8 @@ from ..ops.ball import ball_exp, ball_log, inside, rim_margin, shortening
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
 from ..ops.memo import module_tensors
-from ..ops.numerics import arcsinc_sqrt, cos_sinc_sqrt, cut_short, fewer_turns, log_sinc_length, safe_sqrt
+from ..ops.numerics import cut_short, fewer_turns, safe_sqrt
+from ..ops.signed_trig import arcsinc_sqrt, cos_sinc_sqrt, log_sinc_length
 from ..ops.tracing import is_concrete, maybe_any
 from .base import Geometry, turned
 from .registry import register_geometry

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ..geometry import geometry
 from ..ops.arguments import checked
-from ..ops.numerics import arcsinc_sqrt, cos_sqrt, norm, sinc_sqrt
+from ..ops.numerics import norm
+from ..ops.signed_trig import arcsinc_sqrt, cos_sqrt, sinc_sqrt
 from .charts import check_last, check_size
 
 __all__ = ["GyroplaneLayer"]

@@ -1,5 +1,5 @@
-"""Operators of our own: for every transform of ``torch.func``, and custom gradients that are of the last
-order implemented."""
+"""Base classes for autograd operators with hand-written derivatives: they work under every transform of
+``torch.func``, and raise where a derivative of too high an order is asked for."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -9,31 +9,47 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
-__all__ = ["BatchFunction", "Function", "differentiated", "last_order_gradient", "minus", "plus"]
+__all__ = [
+    "BatchFunction",
+    "Function",
+    "OnceDifferentiable",
+    "Undifferentiable",
+    "differentiated",
+    "last_order_gradient",
+    "minus",
+    "plus",
+    "save_tensors",
+]
 
 
 def differentiated(*xs: Tensor | None) -> bool:
-    """May a derivative in one of these be asked for? Inside ``torch.func`` and in forward mode the answer is
-    a cautious yes."""
+    """Whether a derivative in one of these tensors may be asked for; always true inside ``torch.func`` and in
+    forward mode."""
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return True
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in xs)
 
 
 def plus(a: Tensor | None, b: Tensor | None) -> Any:
-    """a + b of tangents or gradients, where None is zero."""
+    """a + b of tangents or gradients, where ``None`` stands for zero."""
     if a is None or b is None:
         return b if a is None else a
     return a + b
 
 
 def minus(a: Tensor | None, b: Tensor | None) -> Any:
-    """a - b, likewise."""
+    """a - b of tangents or gradients, where ``None`` stands for zero."""
     return plus(a, None if b is None else -b)
 
 
+def save_tensors(ctx: Any, *tensors: Tensor | None) -> None:
+    """Save tensors in the context of an operator, for both ``backward`` and ``jvp``."""
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
 def _forward_levels(args: Sequence[Any]) -> int:
-    """In how many nested forward modes of ``torch.func`` do the arguments take part?"""
+    """The number of nested forward modes of ``torch.func`` that the arguments take part in."""
     stack = torch._C._functorch.get_interpreter_stack() or []
     forward = {i.level() for i in stack if i.key() == torch._C._functorch.TransformType.Jvp}
     seen = set()
@@ -46,11 +62,11 @@ def _forward_levels(args: Sequence[Any]) -> int:
 
 
 class Function(torch.autograd.Function):
-    """torch's, without its look at the signature of ``forward`` at each call, which takes longer than most
-    operators here: arguments are given by position, all of them.
+    """``torch.autograd.Function`` with a faster ``apply``: torch's inspects the signature of ``forward`` at each
+    call, which takes longer than most operators here. All arguments must be passed by position.
 
-    :raises NotImplementedError: for forward mode inside forward mode, of which torch makes zeros without a
-        word, since it does not differentiate the ``jvp`` of a function in forward mode.
+    :raises NotImplementedError: for forward mode inside forward mode. Torch does not differentiate ``jvp`` in
+        forward mode and would silently return zeros.
     """
 
     @classmethod
@@ -68,14 +84,14 @@ class Function(torch.autograd.Function):
 
 
 class BatchFunction(Function):
-    """An operator on batches, with the one rule by which ``torch.func.vmap`` maps over it: another batch axis
-    in front.
+    """An operator on batches; ``torch.func.vmap`` maps over it by adding a leading batch axis.
 
-    Subclasses write ``forward`` and ``setup_context`` for tensors of any batch shape, and name in ``ranks``
-    how many trailing axes of each argument belong to one element (None: not a tensor). ``forward`` sees plain
-    tensors, never those of a transform, so it may branch on values, write in place and call LAPACK; mapped
-    over, it is given all of one batch shape. Every output must have the batch in front. ``backward`` and
-    ``jvp`` are made of torch's operators and of others of this kind.
+    Subclasses write ``forward`` and ``setup_context`` for tensors of any batch shape, and state in ``ranks``
+    how many trailing axes of each argument belong to one element (``None`` for arguments that are not tensors).
+    ``forward`` receives plain tensors, never the wrapped ones of a ``torch.func`` transform, so it may branch on
+    values, write in place and call LAPACK. Under vmap all its arguments have the same batch shape. The batch
+    axes of every output must come first. ``backward`` and ``jvp`` must consist of torch operators and other
+    operators of this kind.
     """
 
     ranks: ClassVar[tuple[int | None, ...]]
@@ -94,11 +110,63 @@ class BatchFunction(Function):
             if r is None or x is None:
                 continue
             event = x.shape[x.dim() - r :]
-            if d is not None:  # the new axis first, then those that broadcasting would add
+            if d is not None:  # the new axis first, then the axes that broadcasting would add
                 own = x.shape[1 : x.dim() - r]
                 x = x.reshape((info.batch_size,) + (1,) * (len(batch) - len(own)) + own + event)
             moved[i] = x.expand((info.batch_size, *batch, *event))
         return cls.apply(*moved), 0
+
+
+class Undifferentiable(BatchFunction):
+    """An operator whose derivatives raise a ``NotImplementedError`` with the message ``limit``."""
+
+    limit: ClassVar[str]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @classmethod
+    def backward(cls, ctx: Any, *grad: Any) -> Any:  # type: ignore[override]
+        raise NotImplementedError(cls.limit)
+
+    jvp = backward
+
+
+class OnceDifferentiable(BatchFunction):
+    """An operator that computes its derivatives together with its value; a second derivative raises.
+
+    ``forward`` takes tensors (and then other arguments), and returns the value, whose shape is the batch, and
+    the derivative of each element of it in each tensor, in the shape of that tensor.
+    """
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        slopes = output[1:]
+        ctx.mark_non_differentiable(*slopes)
+        save_tensors(ctx, *inputs[: len(slopes)], *slopes)
+        ctx.ranks = [slope.dim() - output[0].dim() for slope in slopes]
+        ctx.others = len(inputs) - len(slopes)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        n = len(ctx.ranks)
+        arguments, slopes = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        total = None
+        for tangent, slope, rank in zip(tangents, slopes, ctx.ranks, strict=False):
+            if tangent is not None:
+                change = (tangent * slope).sum(tuple(range(-rank, 0))) if rank else tangent * slope
+                total = plus(total, last_order_gradient(change, *arguments, tangent))
+        return total, *(None for _ in slopes)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        n = len(ctx.ranks)
+        arguments, slopes = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        out = [
+            last_order_gradient(grad[(...,) + (None,) * rank] * slope, *arguments, grad)
+            for slope, rank in zip(slopes, ctx.ranks, strict=True)
+        ]
+        return *out, *(None for _ in range(ctx.others))
 
 
 class _LastOrderGradient(Function):
@@ -121,10 +189,10 @@ class _LastOrderGradient(Function):
 
 
 def last_order_gradient(value: Tensor, *depends: Tensor) -> Tensor:
-    """``value``, the result of a backward pass, such that differentiating it again in what it depends on
-    raises.
+    """``value``, the result of a backward pass, such that differentiating it again in any tensor of ``depends``
+    raises an error.
 
-    torch's ``once_differentiable`` does not do: ``torch.autograd.grad(..., inputs)`` prunes its error and is
+    Torch's ``once_differentiable`` is not used: ``torch.autograd.grad(..., inputs)`` prunes its error node and is
     silently wrong.
 
     >>> x = torch.ones(1, requires_grad=True)

@@ -30,9 +30,10 @@ from torch import Tensor
 
 from .autograd import Function, last_order_gradient
 from .chunks import slices
+from .gamma_ratio import digamma_difference
 from .quadrature import legendre, unexpand
 from .rejection import redraw
-from .special import digamma_difference, ratio_complement
+from .special import ratio_complement
 
 __all__ = [
     "EXPONENTIAL",

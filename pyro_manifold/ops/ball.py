@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .components import Kept, add_scaled, dot, fused, linear_combination, replace_lanes, squared_norm
-from .numerics import arcsinc_slope, arcsinc_sqrt, arsinhc, cos_sinc_sqrt, sinc_slope
+from .signed_trig import arcsinc_slope, arcsinc_sqrt, arsinhc, cos_sinc_sqrt, sinc_slope
 from .tracing import is_concrete
 
 # a sum of opposite signs below this part of its first term is taken again from the sum of the vectors

@@ -1,12 +1,12 @@
-r"""The Bingham normaliser as a function of a symmetric matrix, safe at repeated eigenvalues.
+r"""The Bingham normaliser as a function of a symmetric matrix, differentiable at repeated eigenvalues.
 
 .. math::
     \log C(A) = \log\int_{S^{d-1}} e^{x^\top Ax}\,dS, \qquad
     \frac{\partial\log C}{\partial A} = \mathrm E[xx^\top], \qquad
     \mathrm d\,\mathrm E[xx^\top]\cdot H = \mathrm{Cov}(xx^\top, x^\top Hx)
 
-In the eigenbasis of A all three are diagonal or elementwise products with :math:`\mathrm E[x_i^2x_j^2]`; no
-eigenvector is differentiated, so no difference of eigenvalues is divided by.
+In the eigenbasis of A these are diagonal matrices and elementwise products with :math:`\mathrm E[x_i^2x_j^2]`. No
+eigenvector is differentiated, so nothing is divided by a difference of eigenvalues.
 """
 
 from typing import Any
@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, last_order_gradient
+from .autograd import BatchFunction, OnceDifferentiable, Undifferentiable, save_tensors
 from .fisher_bingham import relative_moments, square_products, uniform_divergence
 
 __all__ = ["matrix_divergence", "matrix_normalizer"]
 
 
 def _gaps(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The greatest eigenvalue, what the others lack of it (the rates, descending eigenvalues) and the
-    axes."""
+    """The largest eigenvalue, its differences to all eigenvalues (the rates, in ascending order), and the
+    eigenvectors in that order."""
     values, v = torch.linalg.eigh(a)
     values, v = values.flip(-1), v.flip(-1)
     return values[..., 0], values[..., :1] - values, v
@@ -33,7 +33,7 @@ def _in_basis(v: Tensor, diagonal: Tensor) -> Tensor:
 
 
 class _MatrixNormalizer(BatchFunction):
-    """log C and E[xx^T], and rates, axes and moments along them for the derivatives."""
+    """log C and E[xx^T]; also the rates, the axes and the moments along them, which the derivatives need."""
 
     ranks = (2,)
 
@@ -46,8 +46,7 @@ class _MatrixNormalizer(BatchFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*output[1:])
-        ctx.save_for_forward(*output[1:])
+        save_tensors(ctx, *output[1:])
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
 
@@ -72,8 +71,9 @@ class _MatrixNormalizer(BatchFunction):
         return out
 
 
-class _MomentGradient(BatchFunction):
+class _MomentGradient(Undifferentiable):
     ranks = (1, 2, 1, 2)
+    limit = "log C of a Bingham distribution has derivatives up to the second order here, no third."
 
     @staticmethod
     def forward(rates: Tensor, v: Tensor, second: Tensor, c2: Tensor) -> Tensor:
@@ -83,21 +83,10 @@ class _MomentGradient(BatchFunction):
         diagonal = (covariance @ g.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)).squeeze(-1)
         return v @ (2 * n * g + torch.diag_embed(diagonal)) @ v.mT
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None: ...
 
-    @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, ...]:
-        raise NotImplementedError(
-            "log C of a Bingham distribution has derivatives up to the second order here, no third."
-        )
-
-    jvp = backward
-
-
-class _MatrixDivergence(BatchFunction):
-    """The divergence from the uniform distribution: a function of the eigenvalues alone, so its gradient has
-    the same axes."""
+class _MatrixDivergence(OnceDifferentiable):
+    """The divergence from the uniform distribution. It depends on the eigenvalues alone, so its gradient is
+    diagonal in the eigenbasis."""
 
     ranks = (2,)
 
@@ -108,29 +97,13 @@ class _MatrixDivergence(BatchFunction):
             c = rates.detach().requires_grad_()
             value = uniform_divergence(c)
             (slope,) = torch.autograd.grad(value.sum(), c)
-        # c_i = top - value_i, with the first rate fixed at 0
+        # c_i = top - value_i; the first rate is fixed at 0
         own = torch.cat([slope[..., 1:].sum(-1, keepdim=True), -slope[..., 1:]], -1)
         return value.detach(), _in_basis(v, own)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs, output[1])
-        ctx.save_for_forward(*inputs, output[1])
-        ctx.mark_non_differentiable(output[1])
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        a, slope = ctx.saved_tensors
-        return last_order_gradient((slope * tangent).sum((-1, -2)), a, tangent), None
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:  # type: ignore[override]
-        a, slope = ctx.saved_tensors
-        return last_order_gradient(grad[..., None, None] * slope, a, grad)
-
 
 def matrix_divergence(a: Tensor) -> Tensor:
-    r"""The divergence of :math:`e^{x^\top Ax}/C(A)` from the uniform distribution, float64; differentiable
+    r"""The divergence of :math:`e^{x^\top Ax}/C(A)` from the uniform distribution, in float64; differentiable
     once.
 
     >>> matrix_divergence(torch.zeros(3, 3))
@@ -141,10 +114,11 @@ def matrix_divergence(a: Tensor) -> Tensor:
 
 
 def matrix_normalizer(a: Tensor) -> tuple[Tensor, Tensor]:
-    r""":math:`\log C(A)` and :math:`\mathrm E[xx^\top]`, in float64, of the symmetric part of A, shape
-    ``batch + (d, d)``.
+    r""":math:`\log C(A)` and :math:`\mathrm E[xx^\top]`, in float64, for the symmetric part of A.
 
-    The first may be differentiated twice, the second once.
+    :math:`\log C` may be differentiated twice, the second moment once.
+
+    :param Tensor a: A, shape ``batch + (d, d)``.
 
     >>> matrix_normalizer(torch.zeros(2, 2))[0]  # log 2 pi
     tensor(1.8379, dtype=torch.float64)

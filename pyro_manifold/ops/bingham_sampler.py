@@ -1,21 +1,21 @@
-r"""Exact draws from :math:`p(x)\propto e^{-\sum_i l_ix_i^2 + \kappa x_1}` on the sphere, by rejection from
-angular Gaussians.
+r"""Exact draws from :math:`p(x)\propto e^{-\sum_i l_ix_i^2 + \kappa x_1}` on the sphere, by rejection from an
+angular central Gaussian.
 
-Fold the distribution by the sign of x: :math:`e^{\kappa x_1}` becomes :math:`\cosh\kappa x_1`, and the sign
-is drawn afterwards. Two tangent bounds lead to an angular central Gaussian. :math:`\log\cosh\kappa\sqrt w` is
-concave in w, so for any c
+First identify x with -x: :math:`e^{\kappa x_1}` becomes :math:`\cosh\kappa x_1`, and the sign of x is drawn
+afterwards. Two tangent bounds then lead to an angular central Gaussian. :math:`\log\cosh\kappa\sqrt w` is concave
+in w, so for any c
 
 .. math:: \log\cosh\kappa x_1 \le \log\cosh\kappa c + \tau(x_1^2 - c^2), \qquad \tau = \frac{\kappa\tanh\kappa
     c}{2c},
 
-a Bingham density with coefficients :math:`\lambda = l - \tau e_1`, shifted to least entry 0; and for it, for
-any b in (0, d],
+which bounds the density by that of a Bingham distribution with coefficients :math:`\lambda = l - \tau e_1`,
+shifted so that the smallest is 0. This in turn has, for any b in (0, d], the bound
 
 .. math:: e^{-u} \le e^{-(d-b)/2} (d/b)^{d/2} (1 + 2u/b)^{-d/2}, \qquad u = \sum_i\lambda_ix_i^2 .
 
-b solves :math:`\sum_i (b+2\lambda_i)^{-1} = 1`, which is optimal; c is the best of a grid. Folding doubles
-the acceptance of the published scheme, which bounds :math:`\kappa x_1` itself and loses one hemisphere at
-large :math:`\kappa`.
+The optimal b solves :math:`\sum_i (b+2\lambda_i)^{-1} = 1`; c is the best value of a grid. Identifying x with -x
+doubles the acceptance of the published scheme, which bounds :math:`\kappa x_1` itself and at large
+:math:`\kappa` wastes the proposals in one hemisphere.
 
 Reference: Kent, Ganeiber & Mardia, J. Comput. Graph. Stat. 27 (2018), sec. 3 and 4 (arXiv:1310.8110).
 """
@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .fisher_bingham import log_normalizer
 from .rejection import rejection
+from .spherical import log_sphere_area
 
 __all__ = ["acceptance", "log_envelope_mass", "sample"]
 
@@ -46,8 +47,7 @@ def _log_cosh(t: Tensor) -> Tensor:
 
 
 def _envelope(coef: Tensor, kappa: Tensor) -> _Envelope:
-    """The best bound for each row of ``coef``, (B, d), and ``kappa``, (B,), both float64; nonnegative
-    kappa."""
+    """The best bound for each row of ``coef``, (B, d), and nonnegative ``kappa``, (B,), both float64."""
     d, k = coef.shape[-1], kappa.unsqueeze(-1)
     c = torch.logspace(0, -4, 25, base=10, dtype=coef.dtype, device=coef.device)
     tau = k * torch.tanh(k * c) / (2 * c)
@@ -55,15 +55,16 @@ def _envelope(coef: Tensor, kappa: Tensor) -> _Envelope:
     least = lam.amin(-1, keepdim=True)
     lam = lam - least
     b = torch.ones_like(least)
-    for _ in range(12):  # 1/h is concave: from the lower bound 1 Newton's method climbs monotonically
+    for _ in range(12):  # 1/h is concave: Newton's method increases monotonically from the lower bound 1
         v = 1 / (b + 2 * lam)
         h = v.sum(-1, keepdim=True)
         b = b + h * (h - 1) / v.square().sum(-1, keepdim=True)
-    b = b.clamp(1.0, float(d))  # rounding only: the root lies there, and any such b gives a bound
+    b = b.clamp(
+        1.0, float(d)
+    )  # against rounding: the root is in this interval, and any b in it gives a bound
     weights = 1 + 2 * lam / b
     bound = _log_cosh(k * c) - tau * c * c + (-least - (d - b) / 2 + d / 2 * (d / b).log()).squeeze(-1)
-    area = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
-    log_mass = bound - 0.5 * weights.log().sum(-1) + area
+    log_mass = bound - 0.5 * weights.log().sum(-1) + log_sphere_area(d - 1)
     best = log_mass.argmin(-1, keepdim=True)
     row = torch.arange(len(coef), device=coef.device)
     i = best.squeeze(-1)
@@ -71,15 +72,13 @@ def _envelope(coef: Tensor, kappa: Tensor) -> _Envelope:
 
 
 def log_envelope_mass(coef: Tensor, kappa: Tensor) -> Tensor:
-    """Log integral of the bound, ``batch``; it exceeds ``log_normalizer`` by minus the log of the
-    acceptance."""
+    """Log of the integral of the bound, shape ``batch``: that of the density minus the log of the acceptance."""
     coef, kappa = coef.double(), kappa.double().expand(coef.shape[:-1])
     return _envelope(coef.reshape(-1, coef.shape[-1]), kappa.reshape(-1)).log_mass.reshape(kappa.shape)
 
 
 def acceptance(coef: Tensor, kappa: Tensor) -> Tensor:
-    """Probability that one proposal of :func:`sample` is accepted, from the exact normaliser; shape
-    ``batch``.
+    """The probability that a proposal of :func:`sample` is accepted, from the exact normaliser; shape ``batch``.
 
     >>> acceptance(torch.zeros(3), torch.tensor(0.0))  # the uniform distribution
     tensor(1.0000, dtype=torch.float64)
@@ -96,7 +95,7 @@ def sample(coef: Tensor, kappa: Tensor | None, n: int) -> Tensor:
     :param Tensor coef: quadratic coefficients, shape ``batch + (d,)``.
     :param Tensor kappa: nonnegative linear coefficient of the first coordinate, shape ``batch``; 0 if
         omitted.
-    :raises RuntimeError: if some draw is not accepted within a bounded number of rounds.
+    :raises RuntimeError: if a draw is not accepted within a bounded number of rounds.
 
     >>> sample(torch.zeros(3), None, 2).shape
     torch.Size([2, 3])

@@ -19,9 +19,10 @@ def chi_expectation(f: Callable[[Tensor], Tensor], dim: int, scale: Tensor, grow
     .. math:: \mathrm E f(\sigma z) = \frac{2^{1-d/2}}{\Gamma(d/2)} \int_0^\infty f(\sigma z)\, z^{d-1}
         e^{-z^2/2}\,dz
 
-    :param f: elementwise on tensors of shape ``(nodes,) + scale.shape``.
+    :param f: a function that acts elementwise on tensors of shape ``(nodes,) + scale.shape``.
     :param scale: :math:`\sigma`, any shape; the result has this shape and is differentiable in it.
-    :param growth: f may grow like ``exp(growth * r)``; the window, mode plus or minus 9, is widened for it.
+    :param growth: a bound on the growth of f, ``exp(growth * r)``. The window of integration, mode plus or minus 9,
+        is extended accordingly.
     """
     x, w = legendre(_NODES, scale.device)
     mode = math.sqrt(max(dim - 1, 0))

@@ -1,5 +1,5 @@
-r"""Sum over pairs of eigenvalues of a symmetric matrix of the log of sinhc of half their difference, twice
-differentiable.
+r"""The log volume change of the exponential map of positive definite matrices, twice differentiable: a sum over the
+pairs of eigenvalues of a symmetric matrix.
 
 .. math::
     F(A) = \sum_{i<j}\psi(\lambda_i-\lambda_j), \quad \psi(t) = \log\frac{\sinh(t/2)}{t/2}, \qquad
@@ -8,9 +8,9 @@ differentiable.
 
 with :math:`K = U^THU`, :math:`D_{ij} = \partial h_i/\partial\lambda_j` and, off the diagonal,
 :math:`M_{ij} = K_{ij}(h_i-h_j)/(\lambda_i-\lambda_j)
-= K_{ij}\sum_k\psi'[\lambda_i-\lambda_k,\lambda_j-\lambda_k]` in divided differences, which no repeated
-eigenvalue hurts. It is the log volume change of the exponential map of positive definite matrices. Reference:
-Lewis & Sendov, *Twice differentiable spectral functions*, SIAM J. Matrix Anal. 23 (2001), thm 3.3.
+= K_{ij}\sum_k\psi'[\lambda_i-\lambda_k,\lambda_j-\lambda_k]` in divided differences, which are regular at repeated
+eigenvalues. Reference: Lewis & Sendov, *Twice differentiable spectral functions*, SIAM J. Matrix Anal. 23 (2001),
+thm 3.3.
 """
 
 import math
@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, last_order_gradient
-from .linalg import Spectral, divided_difference, eigh, sym
-from .numerics import log_sinhc
+from .autograd import BatchFunction, last_order_gradient, save_tensors
+from .linalg import eigh, sym
+from .signed_trig import log_sinhc
+from .spectral import Spectral, divided_difference
 
 __all__ = ["log_sinhc_gaps"]
 
@@ -40,7 +41,7 @@ _BERNOULLI = (
 
 
 def _series(t: Tensor, power: int) -> Tensor:
-    """The Taylor series of psi' (power 1) or psi'' (power 0); radius 2 pi."""
+    """The Taylor series of psi' (power 1) or psi'' (power 0); its radius of convergence is 2 pi."""
     q, out = t * t, torch.zeros_like(t)
     for k in range(len(_BERNOULLI), 0, -1):
         out = out * q + _BERNOULLI[k - 1] * (1 if power else 2 * k - 1) / math.factorial(2 * k)
@@ -78,8 +79,7 @@ class _Gaps(BatchFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs, *output[1:])
-        ctx.save_for_forward(*inputs, *output[1:])
+        save_tensors(ctx, *inputs, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
@@ -91,7 +91,7 @@ class _Gaps(BatchFunction):
 
 
 class _Gradient(BatchFunction):
-    """Of F, from A and its eigenvalues and vectors. Its derivative in A is a self-adjoint map."""
+    """The gradient of F, from A and its eigenvalues and eigenvectors. Its derivative in A is self-adjoint."""
 
     ranks = (2, 1, 2)
 
@@ -101,8 +101,7 @@ class _Gradient(BatchFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+        save_tensors(ctx, *inputs)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
@@ -115,13 +114,15 @@ class _Gradient(BatchFunction):
 
 
 def _second(h: Tensor, x: Tensor, u: Tensor) -> Tensor:
+    """D(grad F)[H] in the eigenbasis (x, u) of A."""
     k = u.mT @ sym(h) @ u
     gaps = _differences(x)
-    m = (
-        divided_difference(_PSI1, gaps.unsqueeze(-2), gaps.unsqueeze(-3)).sum(-1) * k
-    )  # [i, j, k]: x_i - x_k and x_j - x_k
+    quotients = divided_difference(
+        _PSI1, gaps.unsqueeze(-2), gaps.unsqueeze(-3)
+    )  # [i, j, k]: of x_i-x_k, x_j-x_k
+    m = quotients.sum(-1) * k
     slope = _psi2(gaps)
-    slope = torch.diag_embed(slope.sum(-1)) - slope  # what i = j adds to both cancels
+    slope = torch.diag_embed(slope.sum(-1)) - slope  # the terms with i = j cancel
     along = (slope @ k.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)).squeeze(-1)
     m = m - torch.diag_embed(m.diagonal(dim1=-2, dim2=-1)) + torch.diag_embed(along)
     return u @ m @ u.mT

@@ -33,7 +33,7 @@ from .components import (
     scaled,
     squared_norm,
 )
-from .numerics import arcsinc_sqrt, arsinhc, arsinhc_slope, cos_sinc_sqrt, sinc_slope
+from .signed_trig import arcsinc_sqrt, arsinhc, arsinhc_slope, cos_sinc_sqrt, sinc_slope
 
 __all__ = ["hyperboloid_exp", "hyperboloid_log"]
 

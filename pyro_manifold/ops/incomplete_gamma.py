@@ -1,13 +1,13 @@
-r"""Logarithm of the regularised lower incomplete gamma function, which itself underflows, and its logarithmic
-slope.
+r"""The logarithm of the regularised lower incomplete gamma function P, also where P underflows, and the logarithmic
+derivative of P.
 
 .. math::
     P(a, x) = \frac{x^a e^{-x}}{\Gamma(a+1)}\, M(x), \qquad M(x) = \sum_{n\ge0} \frac{x^n}{(a+1)\cdots(a+n)},
     \qquad \frac{d\log P}{d\log x} = \frac{x^a e^{-x}}{\Gamma(a)\,P(a,x)} = \frac{a}{M(x)}
 
-All terms of M are positive, and up to :math:`x = a + 6\sqrt a` some :math:`17\sqrt a + 50` of them reach
-double precision; above, :math:`1 - P < 10^{-8}`, whose own relative error (torch's is 1e-9 near x = a) no
-longer counts. P(d/2, r²/2) is the chance that d standard normals have a norm below r. References: DLMF 8.7.1,
+All terms of M are positive. Up to :math:`x = a + 6\sqrt a`, about :math:`17\sqrt a + 50` of them give double
+precision. Above, :math:`1 - P < 10^{-8}`, so the relative error of torch's 1 - P (1e-9 near x = a) is negligible.
+P(d/2, r²/2) is the probability that a standard normal vector of size d has a norm below r. References: DLMF 8.7.1,
 8.11.4.
 """
 
@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction
+from .autograd import BatchFunction, save_tensors
 from .tracing import maybe_any
 
 __all__ = ["log_gammainc", "log_gammainc_slope"]
 
 
-_FEW = 1 << 16
-_HUGE = 1e200  # P is 1 there; keeps infinity out of the gradients
+_FEW = 1 << 16  # number of terms that are computed at once
+_HUGE = 1e200  # larger arguments are clamped, which keeps infinity out of the gradients; P is 1 there
 
 
 def _end(a: float) -> float:
@@ -32,14 +32,14 @@ def _end(a: float) -> float:
 
 
 def _terms(a: float) -> int:
-    """So many terms are above 1e-18 of the sum at the end of the series' range (counted for a from 0.5 to
+    """The number of terms that are above 1e-18 of the sum at the end of the range (counted for a from 0.5 to
     5e5)."""
     return math.ceil(17 * math.sqrt(a) + 50)
 
 
 def _series(a: float, x: Tensor) -> Tensor:
     terms = _terms(a)
-    if x.numel() * terms <= _FEW:  # all powers at once: a tenth of the calls
+    if x.numel() * terms <= _FEW:  # all powers at once takes a tenth of the calls
         divisors = a + torch.arange(1, terms + 1, dtype=x.dtype, device=x.device)
         return 1 + (x.unsqueeze(-1) / divisors).cumprod(-1).sum(-1)
     out = torch.ones_like(x)
@@ -61,7 +61,7 @@ def _log_power(a: float, x: Tensor) -> Tensor:
 
 
 class _LogComplement(BatchFunction):
-    """log(1 - Q(a, x)); torch's Q has no forward mode."""
+    """log(1 - Q(a, x)), where Q is torch's ``gammaincc``, which has no forward-mode derivative."""
 
     ranks = (0, None)
 
@@ -72,8 +72,7 @@ class _LogComplement(BatchFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
         x, ctx.a = inputs
-        ctx.save_for_backward(x)
-        ctx.save_for_forward(x)
+        save_tensors(ctx, x)
 
     @staticmethod
     def _slope(x: Tensor, a: float) -> Tensor:
@@ -109,7 +108,7 @@ def log_gammainc(a: float, x: Tensor) -> Tensor:
 
 
 def log_gammainc_slope(a: float, x: Tensor) -> Tensor:
-    r"""Log of the elasticity :math:`d\log P/d\log x`, in float64: log a at x = 0, falling to :math:`-\infty`.
+    r"""The log of :math:`d\log P/d\log x`, in float64. It decreases from log a at x = 0 to :math:`-\infty`.
 
     >>> log_gammainc_slope(3.0, torch.tensor(0.0)) - math.log(3)
     tensor(0., dtype=torch.float64)

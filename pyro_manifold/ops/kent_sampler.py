@@ -1,19 +1,19 @@
-r"""Exact draws from Kent's distribution :math:`p(x)\propto e^{\kappa x_1 + \sum_{j\ge2}\beta_jx_j^2}`,
+r"""Exact draws from Kent densities :math:`p(x)\propto e^{\kappa x_1 + \sum_{j\ge2}\beta_jx_j^2}` with
 :math:`2\max\beta\le\kappa`.
 
-With :math:`x = (1-2r^2, 2y\sqrt{1-r^2})`, :math:`r = |y| < 1`, and :math:`q_\pm` the positive and negative
-parts of
-:math:`\sum\beta_jy_j^2`, the log density with respect to dy is, up to constants,
+Write :math:`x = (1-2r^2, 2y\sqrt{1-r^2})` with :math:`r = |y| < 1`, and let :math:`q_+` and :math:`q_-` be the
+sums of the positive and of the negative terms of :math:`\sum\beta_jy_j^2` (in absolute value). The log density
+with respect to dy is, up to constants,
 
 .. math:: -2\kappa r^2 + 4(1-r^2)(q_+-q_-) + \tfrac{d-3}2\log(1-r^2)
           \;\le\; -(2\kappa + \tfrac{d-3}2) r^2 + 4(1-2\rho)q_+ + 4\rho^2\max\beta
 
-for any :math:`\rho\ge0`, because :math:`r^2\ge q_+/\max\beta` and :math:`r^2q_-\le q_-`: a Gaussian, however
-flat the ridge becomes as :math:`2\beta\to\kappa`. Rows of small concentration, where the ball r < 1 matters,
-take the angular Gaussian bound of :mod:`.bingham_sampler`; each row takes the one with the greater
-acceptance. Both masses are taken relative to :math:`e^\kappa`, and precisions from :math:`\kappa/2-\beta_j`:
-nothing cancels at large concentrations. On the two-sphere the bound is that of Kent & Hamelryck, in Gaussian
-rather than exponential form.
+for any :math:`\rho\ge0`, because :math:`r^2\ge q_+/\max\beta` and :math:`r^2q_-\le q_-`. The bound is a Gaussian,
+also in the limit :math:`2\beta\to\kappa`, where the density is flat along a ridge. At small concentrations, where
+the restriction r < 1 matters, the angular Gaussian bound of :mod:`.bingham_sampler` is better; each row of the
+parameters uses the bound with the larger acceptance. Both integrals are computed relative to :math:`e^\kappa`, and
+precisions from :math:`\kappa/2-\beta_j`, so nothing cancels at large concentrations. On the two-sphere the bound is
+that of Kent & Hamelryck, in Gaussian instead of exponential form.
 
 Reference: Kent & Hamelryck, in Quantitative Biology, Shape Analysis and Wavelets (Leeds, 2005), p. 57-60.
 """
@@ -35,8 +35,8 @@ def _coefficients(beta: Tensor) -> Tensor:
 
 
 def _angular_mass(kappa: Tensor, beta: Tensor) -> Tensor:
-    r"""Log integral of the angular bound less kappa; infinite where :math:`\kappa\gg d`: the Gaussian is
-    better there."""
+    r"""Log of the integral of the angular bound, minus kappa; infinite where :math:`\kappa\gg d`, where the
+    Gaussian bound is better."""
     small = kappa < 20 * (beta.shape[-1] + 50)
     k = torch.where(small, kappa, 0.0)
     b = torch.where(small.unsqueeze(-1), beta, 0.0)
@@ -44,10 +44,11 @@ def _angular_mass(kappa: Tensor, beta: Tensor) -> Tensor:
 
 
 def _gaussian(kappa: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For float64 rows: precisions (B, d - 1), rho (B, 1), log integral of the bound less kappa (B,)."""
+    """The Gaussian bound for float64 rows: precisions (B, d - 1), rho (B, 1), and the log of its integral minus
+    kappa (B,)."""
     d, top = beta.shape[-1] + 1, beta.amax(-1, keepdim=True).clamp_min(0)
     grid = torch.cat([beta.new_zeros(1), torch.logspace(-3, 1.5, 33, dtype=beta.dtype, device=beta.device)])
-    rho = (grid / top.clamp_min(1).sqrt()).clamp_max(1)  # the best is about 1/4 of it on a flat ridge
+    rho = (grid / top.clamp_min(1).sqrt()).clamp_max(1)
     up = beta.clamp_min(0).unsqueeze(-2)
     precision = 8 * (kappa[:, None, None] / 2 - up) + 16 * up * rho.unsqueeze(-1) + (d - 3)
     proper = (precision > 0).all(-1)
@@ -59,8 +60,7 @@ def _gaussian(kappa: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
-    """Probability that one proposal of :func:`sample` is accepted, from the exact normaliser; shape
-    ``batch``.
+    """The probability that a proposal of :func:`sample` is accepted, from the exact normaliser; shape ``batch``.
 
     >>> acceptance(torch.tensor(100.0), torch.tensor([40.0, -40.0])) > 0.5
     tensor(True)
@@ -73,12 +73,12 @@ def acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample(kappa: Tensor, beta: Tensor, n: int) -> Tensor:
-    """``n`` draws in the frame of the distribution (mean axis first) for each row, shape
-    ``(n,) + batch + (d,)``.
+    """``n`` draws for each row, shape ``(n,) + batch + (d,)``, in coordinates along the axes of the distribution
+    (the mean direction first).
 
     :param Tensor kappa: concentration, shape ``batch``.
     :param Tensor beta: ovalness along the other axes, shape ``batch + (d - 1,)``, at most ``kappa / 2``.
-    :raises RuntimeError: if some draw is not accepted within a bounded number of rounds.
+    :raises RuntimeError: if a draw is not accepted within a bounded number of rounds.
     """
     d, batch = beta.shape[-1] + 1, beta.shape[:-1]
     b = beta.double().reshape(-1, d - 1)
@@ -86,7 +86,7 @@ def sample(kappa: Tensor, beta: Tensor, n: int) -> Tensor:
     precision, rho, log_mass = _gaussian(k, b)
     angular = log_mass >= _angular_mass(k, b)
     out = beta.new_empty((n, len(b), d))
-    if bool(angular.any()):  # in float64: the bound is a difference of terms of the size of kappa
+    if bool(angular.any()):  # in float64, since the bound is a difference of terms of the order of kappa
         out[:, angular] = bingham_sampler.sample(_coefficients(b)[angular], k[angular], n).to(beta.dtype)
     rest = ~angular
     if bool(rest.any()):

@@ -1,4 +1,4 @@
-"""Longitude and latitude of points of the unit sphere in R^3, and back."""
+"""Conversion between points of the unit sphere in R^3 and longitude and latitude."""
 
 import torch
 from torch import Tensor

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, differentiated, last_order_gradient
-from .numerics import arctanc_sqrt, log_sinc_length, norm, sinc_sqrt
+from .numerics import norm
+from .signed_trig import arctanc_sqrt, log_sinc_length, sinc_sqrt
 from .tracing import is_concrete
 
 __all__ = ["haar", "hat", "log_det_dexp", "polar", "reflected", "quaternion"]

@@ -1,11 +1,11 @@
-r"""Draws of the radius of the distributions of :mod:`pyro_manifold.ops.radial`, and their implicit gradients.
+r"""Draws from the densities of :mod:`pyro_manifold.ops.radial_density`, and their implicit gradients.
 
-Exact rejection from N(mode, w^2), whose acceptance is at least 0.65 for every dimension above 1, scale and
-curvature. The derivative of a draw in a parameter is taken at a fixed value of its distribution function F:
+Draws are exact, by rejection from N(mode, w^2) with an acceptance of at least 0.65 for every dimension above 1,
+scale and curvature. The derivative of a draw in a parameter is taken at a fixed value of its cdf F:
 
 .. math:: \frac{\partial r}{\partial\theta} = -\frac{\partial_\theta F(r)}{f(r)}
 
-First order only: a second derivative raises.
+A second derivative raises.
 """
 
 import math
@@ -18,88 +18,72 @@ from torch import Tensor
 from .autograd import Function, last_order_gradient
 from .chunks import slices
 from .quadrature import legendre, unexpand
-from .radial import RadialDensity, quadrature, radial_density, rule
+from .radial_density import RadialDensity, quadrature, radial_density, rule
+from .rejection import exhausted, redraw
 from .tracing import not_compiled
 
 __all__ = ["radius_gradients", "sample_radius"]
 
-_MAX_ROUNDS = 200  # of rejection; at acceptance 0.65 the chance to need them all is 1e-91 per draw
+_MAX_ROUNDS = 200  # of rejection; at acceptance 0.65 a draw needs them all with probability 1e-91
+_HINT = "expected finite positive scales. Check scale for NaN."
 
 
-def _propose(distribution: RadialDensity, tries: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Proposals (tries, lanes), with randomness of the resolution of ``dtype``, and whether each is
-    accepted."""
-    shape, device = (tries, *distribution.mode.shape), distribution.mode.device
+def _propose(density: RadialDensity, tries: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Proposals (tries, scales), made from random numbers of ``dtype``, and whether each is accepted."""
+    shape, device = (tries, *density.mode.shape), density.mode.device
     u = torch.rand(shape, dtype=dtype, device=device)
-    if distribution.dim == 1:  # a half normal, cut at the antipode: by inversion
-        c = torch.erf(distribution.end * (distribution.tau / 2).sqrt())
+    if density.dim == 1:  # a half normal, truncated at the antipode: by inversion
+        c = torch.erf(density.end * (density.tau / 2).sqrt())
         y = torch.where(
-            distribution.tau > 1e-12,
-            torch.erfinv(u * c) * (2 / distribution.tau).sqrt(),
-            u * distribution.end,
+            density.tau > 1e-12,
+            torch.erfinv(u * c) * (2 / density.tau).sqrt(),
+            u * density.end,
         )
-        return y, (y > 0) & (y < distribution.end)
-    delta = torch.randn(shape, dtype=dtype, device=device) * distribution.width
-    y = delta + distribution.mode
-    if not distribution.sphere:
-        return y, distribution.rise(
-            distribution.mode, delta
-        ).exp_() > u  # NaN where y < 0, which is not above u
-    inside = (y > 0) & (y < distribution.end)
+        return y, (y > 0) & (y < density.end)
+    delta = torch.randn(shape, dtype=dtype, device=device) * density.width
+    y = delta + density.mode
+    if not density.sphere:
+        return y, density.rise(density.mode, delta).exp_() > u  # NaN where y < 0, which is not above u
+    inside = (y > 0) & (y < density.end)
     delta = torch.where(inside, delta, 0.0)
-    log_ratio = distribution.rise(distribution.mode, delta).add_(
-        delta.square_(), alpha=(distribution.dim - 1) / 2
-    )
+    log_ratio = density.rise(density.mode, delta).add_(delta.square_(), alpha=(density.dim - 1) / 2)
     return y, (log_ratio.exp_() > u).logical_and_(inside)
 
 
-def _rejection(distribution: RadialDensity, n: int, dtype: torch.dtype) -> Tensor:
-    """n draws of y: one per lane, or all of the one lane there is."""
-    if distribution.mode.numel() == 1:  # draws are alike, so whichever proposals are accepted will do
-        distribution = distribution.map(lambda t: t.reshape(1))
-        y, ok = (t.squeeze(1) for t in _propose(distribution, n, dtype))
+def _rejection(density: RadialDensity, n: int, dtype: torch.dtype) -> Tensor:
+    """n draws of y: one for each scale, or n for a single scale."""
+    if density.mode.numel() == 1:  # all draws have the same distribution: any accepted proposals will do
+        density = density.map(lambda t: t.reshape(1))
+        y, ok = (t.squeeze(1) for t in _propose(density, n, dtype))
         todo = (~ok).nonzero().squeeze(1)
         for _ in range(_MAX_ROUNDS):
-            if len(todo) == 0:
+            if not len(todo):
                 return y
-            fresh, ok = _propose(distribution, 16 + len(todo) * 8 // 5, dtype)
+            fresh, ok = _propose(density, 16 + len(todo) * 8 // 5, dtype)
             fresh = fresh.masked_select(ok)[: len(todo)]
             y[todo[: len(fresh)]] = fresh
             todo = todo[len(fresh) :]
-        raise _exhausted(distribution, len(todo), n)
-    # only open lanes are redrawn, with several tries each once few are open
-    y, ok = (t.squeeze(0) for t in _propose(distribution, 1, dtype))
-    todo = (~ok).nonzero().squeeze(-1)
-    for _ in range(_MAX_ROUNDS):
-        if todo.numel() == 0:
-            return y
-        tries = max(1, min(16, 8192 // todo.numel()))
-        fresh, ok = _propose(distribution.map(lambda t: t[todo]), tries, dtype)  # noqa: B023
-        hit, first = ok.max(0)
-        y[todo] = fresh.gather(0, first[None]).squeeze(0)
-        todo = todo[~hit]
-    raise _exhausted(distribution, todo.numel(), n)
+        raise exhausted(len(todo), n, _MAX_ROUNDS, _HINT)
+    y, ok = (t.squeeze(0) for t in _propose(density, 1, dtype))
 
+    def propose(lanes: Tensor) -> tuple[Tensor, Tensor]:
+        """Several tries for each draw once few are left."""
+        return _propose(density.map(lambda t: t[lanes]), max(1, min(16, 8192 // lanes.numel())), dtype)
 
-def _exhausted(distribution: RadialDensity, left: int, n: int) -> RuntimeError:
-    return RuntimeError(
-        f"radius sampler: {left} of {n} draws not accepted in {_MAX_ROUNDS} rounds at dim "
-        f"{distribution.dim}; expected finite positive scales. Check scale for NaN."
-    )
+    return redraw(y, (~ok).nonzero().squeeze(-1), propose, _MAX_ROUNDS, _HINT)
 
 
 class _Sample(Function):
-    """Draws inside the node, so that a traced program draws anew at each call."""
+    """The radius as an operator that draws in ``forward``, so that a traced program makes new draws at each
+    call."""
 
     @staticmethod
     def forward(ctx: Any, scale: Tensor, curvature: Tensor, dim: int, shape: tuple[int, ...]) -> Tensor:
         small = unexpand(scale)
-        distribution = radial_density(small, curvature, dim)
+        density = radial_density(small, curvature, dim)
         if small.numel() > 1:
-            distribution = distribution.map(lambda t: t.expand(shape).reshape(-1))
-        r = (_rejection(distribution, math.prod(shape), scale.dtype) * distribution.unit.reshape(-1)).reshape(
-            shape
-        )
+            density = density.map(lambda t: t.expand(shape).reshape(-1))
+        r = (_rejection(density, math.prod(shape), scale.dtype) * density.unit.reshape(-1)).reshape(shape)
         ctx.dim = dim
         ctx.save_for_backward(r, scale, curvature)
         return r.to(scale.dtype)
@@ -124,10 +108,10 @@ class _Sample(Function):
 
 @not_compiled
 def sample_radius(scale: Tensor, curvature: Tensor, dim: int, shape: Sequence[int] | None = None) -> Tensor:
-    r"""Exact draws of the radius, differentiable (first order) in ``scale`` and ``curvature``.
+    r"""Exact draws of the radius, differentiable once in ``scale`` and ``curvature``.
 
-    :param scale: :math:`\sigma`, broadcastable to ``shape`` (its own shape if None).
-    :raises RuntimeError: when a draw is not accepted in a bounded number of rounds (scale is NaN).
+    :param scale: :math:`\sigma`, broadcastable to ``shape`` (by default its own shape).
+    :raises RuntimeError: if a draw is not accepted in a bounded number of rounds (scale is NaN).
 
     >>> sample_radius(torch.ones(3), torch.tensor(-1.0), 2).shape
     torch.Size([3])
@@ -141,23 +125,22 @@ def sample_radius(scale: Tensor, curvature: Tensor, dim: int, shape: Sequence[in
 def radius_gradients(
     r: Tensor, scale: Tensor, curvature: Tensor, dim: int, with_curvature: bool = True
 ) -> tuple[Tensor, Tensor | None]:
-    r"""Implicit derivatives of a draw ``r`` in sigma and in K, at a fixed value of the distribution function
-    F:
+    r"""Implicit derivatives of a draw ``r`` in sigma and in K, at a fixed value of its cdf:
 
     .. math:: \frac{\partial r}{\partial\theta} =
         -\frac{1}{f(r)} \int_0^r \Big(\partial_\theta \log f - E[\partial_\theta \log f]\Big) f
 
-    The integral is taken on the side of r where the integrand has one sign, over the window that holds all of
-    it.
+    The integral is taken on the side of r where the integrand does not change sign, over the window outside which
+    it is negligible.
     """
     small = unexpand(scale)
-    distribution = radial_density(small, curvature, dim)
+    density = radial_density(small, curvature, dim)
     means = torch.zeros(
         2, small.numel(), dtype=torch.float64, device=r.device
     )  # E y^2 and E of the curvature score
     nodes, window, tail_nodes, drop = rule(scale.dtype)
     for part in slices(small.numel(), nodes):
-        lanes = distribution.map(lambda t: t.reshape(-1)[part])  # noqa: B023
+        lanes = density.map(lambda t: t.reshape(-1)[part])  # noqa: B023
         y, p, _ = quadrature(lanes, nodes, window)
         means[0, part] = (p * y.square()).sum(0)
         if with_curvature:
@@ -166,13 +149,13 @@ def radius_gradients(
     def per_draw(t: Tensor) -> Tensor:
         return t.reshape(small.shape).expand(r.shape).reshape(-1)
 
-    distribution, sigma = distribution.map(per_draw), scale.detach().double().expand(r.shape).reshape(-1)
+    density, sigma = density.map(per_draw), scale.detach().double().expand(r.shape).reshape(-1)
     mean_y2, mean_k = map(per_draw, means)
-    y = r.double().reshape(-1) / distribution.unit
+    y = r.double().reshape(-1) / density.unit
     out = torch.zeros(2, y.numel(), dtype=torch.float64, device=r.device)
     x, w = legendre(tail_nodes, y.device)
     for part in slices(y.numel(), tail_nodes):
-        lanes, yc, m2 = distribution.map(lambda t: t[part]), y[part], mean_y2[part]  # noqa: B023
+        lanes, yc, m2 = density.map(lambda t: t[part]), y[part], mean_y2[part]  # noqa: B023
         right = (yc * yc > m2) & (dim > 1)
         reach = lanes.reach(yc, right, drop)
         side = torch.where(right, reach.minimum(lanes.end - yc), -reach.minimum(yc))
@@ -184,6 +167,6 @@ def radius_gradients(
         out[0, part] = f.mul_(node.square_().sub_(m2)).sum(0)
     # the integral over [r, end] is minus the one over [0, r], where ``side`` is negative: no sign is left to
     # choose
-    dr_ds, dr_dk = (out * distribution.unit).unbind()
-    dr_ds = dr_ds * (distribution.unit / sigma).square() / sigma
+    dr_ds, dr_dk = (out * density.unit).unbind()
+    dr_ds = dr_ds * (density.unit / sigma).square() / sigma
     return dr_ds.reshape(r.shape), dr_dk.reshape(r.shape) if with_curvature else None

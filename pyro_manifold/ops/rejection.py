@@ -1,11 +1,11 @@
-"""Bounded, vectorised rejection: only the lanes that were rejected are drawn again."""
+"""Bounded, vectorised rejection sampling: only rejected draws are repeated."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["redraw", "rejection"]
+__all__ = ["exhausted", "redraw", "rejection"]
 
 _MAX_ROUNDS = 10_000  # at an acceptance of 0.01 a draw is still missing after them with probability 1e-43
 
@@ -13,14 +13,21 @@ _MAX_ROUNDS = 10_000  # at an acceptance of 0.01 a draw is still missing after t
 Propose = Callable[[int, Tensor | slice], tuple[Tensor, Tensor]]
 
 
+def exhausted(left: int, total: int, rounds: int, hint: str) -> RuntimeError:
+    """The error for draws that are still missing after so many rounds; ``hint`` ends the message."""
+    return RuntimeError(
+        f"rejection sampler: {left} of {total} draws were not accepted in {rounds} rounds; {hint}"
+    )
+
+
 def redraw(
     out: Tensor, lanes: Tensor, propose: Callable[[Tensor], tuple[Tensor, Tensor]], rounds: int, hint: str
 ) -> Tensor:
-    """``out``, whose ``lanes`` (indices of its first axis) are filled with accepted proposals.
+    """``out`` with accepted proposals in the rows ``lanes`` (indices of its first axis).
 
-    :param propose: takes k lanes; returns proposals, ``(tries, k) + event``, of which any accepted one will
-        do, and whether each is accepted, ``(tries, k)``.
-    :raises RuntimeError: if some lane has none after so many ``rounds``; ``hint`` ends the message.
+    :param propose: takes the indices of k rows; returns proposals, ``(tries, k) + event``, and whether each is
+        accepted, ``(tries, k)``. Of several accepted tries any one is used.
+    :raises RuntimeError: if a row has no accepted proposal after ``rounds`` rounds; ``hint`` ends the message.
     """
     for _ in range(rounds):
         if not lanes.numel():
@@ -32,22 +39,20 @@ def redraw(
         else:
             ok = ok[0]
             x = x[0]
-        out[lanes] = x  # the rejected too: they are written over
+        out[lanes] = x  # rejected proposals are overwritten in the next round
         lanes = lanes[~ok]
     if not lanes.numel():
         return out
-    raise RuntimeError(
-        f"rejection sampler: {lanes.numel()} of {len(out)} draws were not accepted in {rounds} rounds; {hint}"
-    )
+    raise exhausted(lanes.numel(), len(out), rounds, hint)
 
 
 def rejection(propose: Propose, n: int, rows: int, dim: int, like: Tensor) -> Tensor:
     """Draws of shape ``(n, rows, dim)`` in the dtype and on the device of ``like``.
 
-    :param propose: takes a number k and an index of k rows of the parameters (with a single row, the whole
-        slice, so that it broadcasts); returns k proposals, ``(k, dim)``, and the log probabilities ``(k,)``
-        of accepting them.
-    :raises RuntimeError: if some draw was not accepted within a fixed number of rounds.
+    :param propose: takes a number k and the indices of k rows of the parameters (for a single row the full slice,
+        so that it broadcasts); returns k proposals, ``(k, dim)``, and the logs of their acceptance
+        probabilities, ``(k,)``.
+    :raises RuntimeError: if a draw is not accepted within a bounded number of rounds.
     """
 
     def one(lanes: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,9 +40,9 @@ import torch
 from torch import Tensor
 
 from .linalg import sym_eigenvalues, sym_to_vec, vec_to_sym
-from .numerics import log_sinhc
 from .quadrature import unexpand
 from .rejection import redraw
+from .signed_trig import log_sinhc
 from .spd_eigenvalue_hmc import gap_coordinates, sample
 
 __all__ = ["acceptance", "log_normalizer", "normalizer_table", "sample_tangent"]

@@ -23,7 +23,8 @@ from .components import (
     replace_lanes,
     squared_norm,
 )
-from .numerics import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, safe_sqrt, sinc_slope
+from .numerics import safe_sqrt
+from .signed_trig import arcsinc_slope, arcsinc_sqrt, cos_sinc_sqrt, sinc_slope
 from .tracing import maybe_any
 
 __all__ = ["from_tangent", "log_sphere_area", "sphere_exp", "sphere_log", "to_tangent"]

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from .circular import log_wrapped_normal
-from .numerics import log_sinc_sqrt
+from .signed_trig import log_sinc_sqrt
 from .tracing import constant_result, is_concrete, maybe_any
 
 __all__ = ["log_windings", "normal_reach"]

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pyro_manifold.distributions as mdist
+from pyro_manifold.ops.gamma_ratio import power_divergence
 from pyro_manifold.ops.parabolic_cylinder import log_radial_integral
-from pyro_manifold.ops.special import bessel_divergence, bessel_ratio, log_bessel, power_divergence
+from pyro_manifold.ops.special import bessel_divergence, bessel_ratio, log_bessel
 from pyro_manifold.testing import check_precision
 
 F64 = torch.float64

@@ -16,7 +16,8 @@ from pyro_manifold.ops.axial_marginal import (
     sample_one_minus_cosine,
 )
 from pyro_manifold.ops.axis import squared_chord, tangent_normal_point
-from pyro_manifold.ops.special import bessel_ratio, digamma_difference
+from pyro_manifold.ops.gamma_ratio import digamma_difference
+from pyro_manifold.ops.special import bessel_ratio
 
 PROFILES = {"exponential": EXPONENTIAL, "power": POWER}
 

@@ -6,12 +6,6 @@ import pytest
 import torch
 
 from pyro_manifold.ops.linalg import (
-    EXP,
-    INV_SQRT,
-    LOG,
-    LOG1P,
-    SQRT,
-    Spectral,
     _jacobi,
     sym,
     sym_derivative,
@@ -20,6 +14,7 @@ from pyro_manifold.ops.linalg import (
     sym_to_vec,
     vec_to_sym,
 )
+from pyro_manifold.ops.spectral import EXP, INV_SQRT, LOG, LOG1P, SQRT, Spectral
 
 CUBE = Spectral(lambda x: x**3, lambda x: 3 * x**2, lambda x: 6 * x, lambda x: x.abs() + 1)
 SPECS = {"exp": EXP, "log": LOG, "log1p": LOG1P, "sqrt": SQRT, "inv_sqrt": INV_SQRT, "cube": CUBE}

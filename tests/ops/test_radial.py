@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pyro_manifold.ops import radial, radial_sample
+from pyro_manifold.ops import radial_density, radial_sample
 from pyro_manifold.ops.quadrature import unexpand
 from pyro_manifold.ops.radial import log_normalizer, radius_moment
 from pyro_manifold.ops.radial_sample import radius_gradients, sample_radius
@@ -184,7 +184,7 @@ def test_acceptance_and_distribution(dim, k, sigma, shared):
     correct sampler."""
     torch.manual_seed(dim)
     n = 4000
-    distribution = radial.radial_density(tensor(sigma), tensor(k), dim).map(lambda t: t.expand(n))
+    distribution = radial_density.radial_density(tensor(sigma), tensor(k), dim).map(lambda t: t.expand(n))
     if dim > 1:
         rate = radial_sample._propose(distribution, 20, F64)[1].double().mean()
         assert rate >= 0.65  # 8e4 proposals: standard error 0.0017

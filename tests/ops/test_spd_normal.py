@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_manifold.ops.linalg import sym_eigenvalues, vec_to_sym
-from pyro_manifold.ops.numerics import log_sinhc
+from pyro_manifold.ops.signed_trig import log_sinhc
 from pyro_manifold.ops.spd_normal import acceptance, log_normalizer, normalizer_table, sample_tangent
 
 F64 = torch.float64
