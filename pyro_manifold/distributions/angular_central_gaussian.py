@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..constraints import on
 from ..ops.arguments import checked
-from ..ops.batched import apply_matrix, compact_batch, solve_lower
+from ..ops.batched import apply_matrix, solve_lower, unexpand
 from ..ops.checks import as_tensors, check_all, common_shape
 from ..ops.linalg import sym
 from ..ops.numerics import norm
@@ -75,7 +75,7 @@ class AngularCentralGaussian(ReprMixin, TorchDistribution):
                 f"matrices."
             )
         batch = matrix.shape[:-2]
-        matrix = compact_batch(matrix, 2)
+        matrix = unexpand(matrix, 2)
         if cov is None:
             tril = matrix
             if validate:

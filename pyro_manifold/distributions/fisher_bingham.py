@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from ..constraints import on
-from ..ops.batched import apply_matrix, compact_batch
+from ..ops.batched import apply_matrix, unexpand
 from ..ops.checks import common_shape
 from ..ops.numerics import norm
 from ..ops.spherical import log_sphere_area
@@ -37,7 +37,7 @@ class FisherBingham(ReprMixin, TorchDistribution):
     _offset: ClassVar[float]
 
     def __init__(self, given: Mapping[str, Tensor], batch_shape: torch.Size, dim: int) -> None:
-        self._given = {name: compact_batch(x, self._event_ranks[name]) for name, x in given.items()}
+        self._given = {name: unexpand(x, self._event_ranks[name]) for name, x in given.items()}
         super().__init__(batch_shape, torch.Size([dim]), validate_args=False)
 
     @abstractmethod

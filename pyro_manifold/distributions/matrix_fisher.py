@@ -10,7 +10,7 @@ from torch import Tensor
 from ..constraints import on
 from ..geometry import SpecialOrthogonal
 from ..ops.arguments import checked
-from ..ops.batched import apply_matrix, compact_batch
+from ..ops.batched import apply_matrix, unexpand
 from ..ops.bingham import matrix_normalizer
 from ..ops.checks import as_tensors, check_all, common_shape
 from ..ops.orthogonal import quaternion
@@ -68,7 +68,7 @@ class MatrixFisher(ReprMixin, TorchDistribution):
             finite = matrix.isfinite().all(-1).all(-1)
             remedy = "Check the computation that produced them."
             check_all(finite, "matrix", matrix, "finite numbers", remedy)
-        self._matrix = compact_batch(matrix, 2)
+        self._matrix = unexpand(matrix, 2)
         super().__init__(matrix.shape[:-2], torch.Size([3, 3]), validate_args=False)
         self._validate_args = validate
 

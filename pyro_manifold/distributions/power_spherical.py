@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ops.axial_marginal import POWER
+from ..ops.axial_profile import POWER
 from ..ops.axis import squared_chord
 from ..ops.gamma_ratio import log_gamma_ratio, power_divergence
 from ..ops.spherical import log_sphere_area

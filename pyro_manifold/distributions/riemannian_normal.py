@@ -104,7 +104,7 @@ class RiemannianNormal(ExpMapDistribution):
     :math:`\sigma` is not the root mean squared distance: draws concentrate at distance :math:`\sigma\sqrt d`
     in flat space and near :math:`(d-1)\sigma^2\sqrt{-K}` in hyperbolic space at large sigma.
 
-    On ``SymmetricPositiveDefinite`` Z is a Pfaffian (:mod:`pyro_manifold.ops.spd_normal`), for matrices up to
+    On ``SymmetricPositiveDefinite`` Z is a Pfaffian (:mod:`pyro_manifold.ops.spd_normalizer`), for matrices up to
     32 x 32, differentiable any number of times in ``scale``. Draws are exact up to 12 x 12, and for larger
     matrices at scales far from 1; at other scales the eigenvalues are the final states of Markov chains that
     are long enough to forget their start to rounding (:mod:`pyro_manifold.ops.spd_eigenvalue_hmc` gives the

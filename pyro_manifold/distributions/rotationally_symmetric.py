@@ -15,7 +15,8 @@ from torch import Tensor
 from ..constraints import check_membership, on
 from ..geometry import geometry
 from ..ops.arguments import checked
-from ..ops.axial_marginal import AxialProfile, sample_one_minus_cosine
+from ..ops.axial_marginal import sample_one_minus_cosine
+from ..ops.axial_profile import AxialProfile
 from ..ops.axis import tangent_normal_point
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.numerics import norm

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..ops.gaps import log_sinhc_gaps
 from ..ops.linalg import vec_to_sym
 from ..ops.numerics import scalar
-from ..ops.spd_normal import log_normalizer, normalizer_table, sample_tangent
+from ..ops.spd_normal import sample_tangent
+from ..ops.spd_normalizer import log_normalizer, normalizer_table
 
 __all__ = ["SPDTangentNormal"]
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..ops.axial_marginal import EXPONENTIAL
+from ..ops.axial_profile import EXPONENTIAL
 from ..ops.axis import squared_chord
 from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
 from ..ops.spherical import log_sphere_area

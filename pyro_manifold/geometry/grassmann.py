@@ -35,7 +35,8 @@ from torch import Tensor
 from ..ops.arguments import checked
 from ..ops.linalg import sym, sym_eigenvalues, sym_function
 from ..ops.numerics import norm
-from ..ops.orthogonal import haar, log_det_dexp, polar, rotation_exp, rotation_log, vee
+from ..ops.orthogonal import haar, polar, vee
+from ..ops.rotation_exp_log import log_det_dexp, rotation_exp, rotation_log
 from ..ops.spectral import Spectral
 from ..ops.spherical import log_sphere_area
 from ..ops.tracing import maybe_any

@@ -20,18 +20,8 @@ from torch import Tensor
 from ..ops.arguments import checked
 from ..ops.checks import common_shape
 from ..ops.numerics import fewer_turns, norm
-from ..ops.orthogonal import (
-    haar,
-    hat,
-    log_det_dexp,
-    polar,
-    rotation_exp,
-    rotation_exp3,
-    rotation_log,
-    rotation_log3,
-    size_of,
-    vee,
-)
+from ..ops.orthogonal import haar, hat, polar, rotation_exp3, rotation_log3, size_of, vee
+from ..ops.rotation_exp_log import log_det_dexp, rotation_exp, rotation_log
 from ..ops.signed_trig import log_sinc_length
 from ..ops.spherical import log_sphere_area
 from .base import Geometry, moments_of_unit_columns

@@ -22,10 +22,10 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.batched import unexpand
 from ..ops.gaps import log_sinhc_gaps
 from ..ops.linalg import sym, sym_derivative, sym_eigenvalues, sym_function, sym_to_vec, vec_to_sym
 from ..ops.numerics import norm, scalar
-from ..ops.quadrature import unexpand
 from ..ops.spectral import EXP, INV_SQRT, LOG, LOG1P, SQRT, Spectral
 from .base import Geometry
 from .registry import register_geometry

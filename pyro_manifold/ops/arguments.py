@@ -1,8 +1,8 @@
 """:func:`checked` compares the arguments of a call with the annotations and raises an error that names the
 argument.
 
-Which kind of number, tensor, manifold or function an argument must be is written once, in the signature; the
-function itself checks which values it may have.
+The signature alone says what kind of number, tensor, manifold or function an argument must be; the function itself
+checks only which values it may have.
 """
 
 import collections.abc
@@ -52,13 +52,13 @@ def _words(hint: Any) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Is the value of the kind that an annotation names? True for what is not understood."""
+    """Whether the value matches the annotation; true for annotations that are not supported."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, TypeVar):
         return True
     if origin in (typing.Union, types.UnionType):
         if Tensor in args and isinstance(value, numbers.Real) and not isinstance(value, bool):
-            return True  # a parameter, whose value is looked at inside
+            return True  # a number in place of a tensor: its value is checked by the function
         return any(_fits(value, a) for a in args)
     if hint is None or hint is type(None):
         return value is None
@@ -95,7 +95,8 @@ def _takes_tensors(hint: Any) -> bool:
     return hint is Tensor or Tensor in typing.get_args(hint)
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
+    """A short description of the value for an error message."""
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype} on {value.device}"
     if isinstance(value, np.ndarray):
@@ -126,13 +127,13 @@ def _hints(f: Callable[..., Any]) -> dict[str, Any]:
 
 
 def checked(function: Any = None, /, **least: float) -> Any:
-    """Decorator: a call whose arguments do not fit the annotations raises a ``ValueError`` that names the
-    argument, what was given, what is expected, and how to convert it.
+    """Decorator: a call whose arguments do not match the annotations raises a ``ValueError`` that names the argument,
+    what was given, what is expected, and how to convert it.
 
-    Tensors must be floating and have values, integers are not truth values, numbers are not NaN. Elements of
-    sequences and dictionaries are looked at too.
+    Tensors must be floating and not on the meta device, booleans do not count as integers, numbers must not be NaN.
+    Elements of sequences and dictionaries are checked too.
 
-    :param least: the least value of each numeric argument named.
+    :param least: the smallest value that a named numeric argument may have.
 
     >>> @checked(n=1)
     ... def power(x: Tensor, n: int = 2) -> Tensor:
@@ -150,13 +151,13 @@ def checked(function: Any = None, /, **least: float) -> Any:
 
 
 def _test(hint: Any, low: float | None) -> Callable[[Any], bool]:
-    """:func:`_fits` for one annotation, looked at once, which answers common values at a glance."""
+    """:func:`_fits` for one annotation, faster for common values: the annotation is analysed once."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     tensors, none = Tensor in options, type(None) in options or hint is None
     number = low is None and (float in options or (tensors and len(options) > 1))
-    looked_into = (int, float, bool, Tensor, type(None), Any)
+    special = (int, float, bool, Tensor, type(None), Any)
     kinds = tuple(
-        o for o in options if isinstance(o, type) and typing.get_origin(o) is None and o not in looked_into
+        o for o in options if isinstance(o, type) and typing.get_origin(o) is None and o not in special
     )
 
     def fits(value: Any) -> bool:
@@ -179,7 +180,7 @@ def _test(hint: Any, low: float | None) -> Callable[[Any], bool]:
 def _checker(
     f: Callable[..., Any], least: dict[str, float]
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], None]:
-    """What raises for bad arguments of ``f``. Annotations are looked at in the first call."""
+    """A function that raises for bad arguments of ``f``. It reads the annotations when it is first called."""
     signature = inspect.signature(f)
     kinds = {n: p.kind for n, p in signature.parameters.items()}
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -196,7 +197,7 @@ def _checker(
     def refuse(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             given = signature.bind(*args, **kwargs).arguments
-        except TypeError:  # a missing or unknown argument: Python says so
+        except TypeError:  # a missing or unknown argument, for which Python raises
             return
         for name, value in given.items():
             if name in tests and not tests[name](value):
@@ -207,7 +208,7 @@ def _checker(
                 if _takes_tensors(hint):
                     check_dtype(name, value)
                 raise ValueError(
-                    f"{name}: got {_shown(value)}, expected {expected}.{_remedy(name, value, hint)}"
+                    f"{name}: got {_describe(value)}, expected {expected}.{_remedy(name, value, hint)}"
                 )
 
     def check(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

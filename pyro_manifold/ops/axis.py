@@ -1,12 +1,12 @@
-r"""Unit vectors at a given height about an axis, and heights from unit vectors.
+r"""Random unit vectors with a given inner product with an axis, and squared distances between unit vectors.
 
 .. math:: x = (1-s)\,\mu + \sqrt{s(2-s)}\,v, \qquad v \perp \mu \text{ uniform}, \qquad s = |x-\mu|^2/2
 
-v is a projected normal vector, without reflections, so that no axis is special (for n = 3 a point of a
-circle, in a frame that is orthonormal to rounding at every axis [1]). The axis has the gradient of the
-*minimal rotation* of the draw; that of the projection has infinite variance for n <= 3. Large batches go
-through in pieces that stay in the cache; sums over the short last axis are matrix-vector products. [1] Duff
-et al., *Building an orthonormal basis, revisited*, Journal of Computer Graphics Techniques 6(1), 2017.
+v is the normalised projection of a normal vector, so no axis is special (for n = 3 it is a point of a circle, in a
+frame that is orthonormal to rounding for every axis [1]). The gradient in the axis is that of the *minimal rotation*
+that moves the draw with the axis; the gradient of the projection would have infinite variance for n <= 3. Large
+batches are computed in chunks that stay in the cache, and sums over the short last axis as matrix-vector products.
+[1] Duff et al., *Building an orthonormal basis, revisited*, Journal of Computer Graphics Techniques 6(1), 2017.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, Function, last_order_gradient, minus
+from .autograd import BatchFunction, Function, last_order_gradient, minus, save_tensors
 from .checks import common_shape
 from .chunks import slices
 from .components import squared_norm
@@ -24,7 +24,8 @@ __all__ = ["tangent_normal_point", "squared_chord"]
 
 
 def _rows(t: Tensor, shape: torch.Size) -> tuple[Tensor, bool]:
-    """As a matrix of row vectors, of one row if all are equal; and whether they are."""
+    """``t``, expanded to ``shape``, as a matrix of row vectors; if it is a single vector, as one row. And whether it
+    is."""
     n = shape[-1]
     if t.numel() == n:
         return t.detach().reshape(1, n), True
@@ -47,8 +48,7 @@ class _SquaredChord(BatchFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+        save_tensors(ctx, *inputs)
 
     @staticmethod
     def jvp(ctx: Any, x_tangent: Tensor | None, y_tangent: Tensor | None) -> Tensor:  # type: ignore[override]
@@ -64,9 +64,10 @@ class _SquaredChord(BatchFunction):
         else:
             shape = common_shape(x.shape, y.shape)
             (a, one), (b, other) = _rows(x, shape), _rows(y, shape)
-            g, height = x.new_empty(math.prod(shape[:-1]), shape[-1]), grad.reshape(-1, 1)
+            g = x.new_empty(math.prod(shape[:-1]), shape[-1])
+            factor = grad.reshape(-1, 1)
             for part in slices(len(g), shape[-1]):
-                torch.sub(b if other else b[part], a if one else a[part], out=g[part]).mul_(2 * height[part])
+                torch.sub(b if other else b[part], a if one else a[part], out=g[part]).mul_(2 * factor[part])
             g = g.view(shape)
         return g.neg().sum_to_size(x.shape) if to_x else None, g.sum_to_size(y.shape) if to_y else None
 
@@ -83,7 +84,8 @@ def squared_chord(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _circle(p: Tensor, sin: Tensor) -> Tensor:
-    """``sin`` times a uniform direction across each axis p of S^2, components first, in the frame of [1]."""
+    """``sin`` times a uniform unit vector orthogonal to each axis p of S^2, in the frame of [1]; component axis
+    first."""
     a, b, c = p
     sign = torch.ones_like(c).copysign_(c)
     turn = torch.rand_like(sin).mul_(2 * math.pi)
@@ -94,22 +96,27 @@ def _circle(p: Tensor, sin: Tensor) -> Tensor:
 
 
 class _TangentNormalPoint(Function):
+    """x as an operator that draws v in ``forward``."""
+
     @staticmethod
     def forward(ctx: Any, mu: Tensor, s: Tensor) -> Tensor:
         n = mu.shape[-1]
         x = torch.empty(s.shape + (n,), dtype=mu.dtype, device=mu.device)
         axis, shared = _rows(mu, x.shape)
         ones = torch.ones(n, 1, dtype=mu.dtype, device=mu.device)
-        rows, heights = x.view(-1, n), s.detach().reshape(-1, 1)
+        rows, column = x.view(-1, n), s.detach().reshape(-1, 1)
         for part in slices(len(rows), n):
-            p, h = axis if shared else axis[part], heights[part]
+            p = axis if shared else axis[part]
+            h = column[part]
             sin = (2 - h).mul_(h).sqrt_()
-            if n == 2:  # exactly: the projection of a vector almost along mu would not be orthogonal to it
+            if (
+                n == 2
+            ):  # v is +- mu turned by 90 degrees; projection would lose digits for vectors almost along mu
                 sign = torch.rand_like(h).sub_(0.5).sign_()
                 v = torch.cat([-p[:, 1:], p[:, :1]], -1) * (sign * sin)
                 rows[part] = torch.addcmul(v, p, 1 - h)
                 continue
-            if n == 3:  # components first; three axes in the copy, since torch's transposition is slower
+            if n == 3:  # component axis first; the copy has three axes since torch is slower for two
                 q = torch.stack(p.unbind(-1))
                 v = _circle(q, sin.squeeze(-1)).addcmul_(q, 1 - h.squeeze(-1))
                 v.mul_(squared_norm(v).rsqrt_())
@@ -125,24 +132,25 @@ class _TangentNormalPoint(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor]:
-        # with cos v = x - t mu over sin: grad mu = t g - sin (mu.g) v, grad s = (t/sin) g.v - g.mu
+        # with t = 1 - s and sin v = x - t mu: grad mu = t g - sin (mu.g) v, grad s = (t/sin) g.v - g.mu
         x, mu, s = ctx.saved_tensors
         n, with_mu = mu.shape[-1], ctx.needs_input_grad[0]
-        (axis, shared), (grads, constant) = _rows(mu, x.shape), _rows(g, x.shape)
+        axis, shared = _rows(mu, x.shape)
+        grads, constant = _rows(g, x.shape)
         ones = torch.ones(n, 1, dtype=mu.dtype, device=mu.device)
-        g_s, rows, heights = torch.empty_like(s).view(-1, 1), x.view(-1, n), s.reshape(-1, 1)
+        g_s = torch.empty_like(s).view(-1, 1)
+        rows, column = x.view(-1, n), s.reshape(-1, 1)
         g_mu = torch.empty_like(rows) if with_mu else None
         for part in slices(len(rows), n):
-            p, q, h, y = (
-                axis if shared else axis[part],
-                grads if constant else grads[part],
-                heights[part],
-                rows[part],
-            )
+            p = axis if shared else axis[part]
+            q = grads if constant else grads[part]
+            h, y = column[part], rows[part]
             t, sin2 = 1 - h, (2 - h).mul_(h)
             along = (p * q) @ ones
             up = ((y * q) @ ones).mul_(t).sub_(along)
-            g_s[part] = torch.where(sin2 > 0, up / sin2, 0.0)  # at the poles ds/dk = 0
+            g_s[part] = torch.where(
+                sin2 > 0, up / sin2, 0.0
+            )  # at the poles s does not depend on its parameters
             if g_mu is not None:
                 out = torch.mul(q, t, out=g_mu[part])
                 out.addcmul_(y, along, value=-1)
@@ -150,17 +158,16 @@ class _TangentNormalPoint(Function):
         g_s = g_s.view(s.shape)
         if g_mu is None:
             return None, last_order_gradient(g_s, s, g)
-        return last_order_gradient(g_mu.view(x.shape).sum_to_size(mu.shape), mu, s, g), last_order_gradient(
-            g_s, mu, s, g
-        )
+        g_mu = g_mu.view(x.shape).sum_to_size(mu.shape)
+        return last_order_gradient(g_mu, mu, s, g), last_order_gradient(g_s, mu, s, g)
 
 
 def tangent_normal_point(mu: Tensor, s: Tensor) -> Tensor:
-    r"""Uniform draws among the points of the unit sphere with :math:`1 - \mu\cdot x = s`, differentiable once
-    in both.
+    r"""Uniform draws from the points x of the unit sphere with :math:`1 - \mu\cdot x = s`, differentiable once in
+    both arguments.
 
-    :param mu: unit vectors, shape ``(..., n)``, its batch broadcastable to the shape of s.
-    :param s: heights in [0, 2], shape ``shape``; the result has shape ``shape + (n,)``.
+    :param mu: unit vectors, shape ``(..., n)``, whose batch shape broadcasts to the shape of s.
+    :param s: in [0, 2], shape ``shape``; the result has shape ``shape + (n,)``.
 
     >>> tangent_normal_point(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(0.4))[2]
     tensor(0.6000)

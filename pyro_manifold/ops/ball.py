@@ -1,5 +1,5 @@
-r"""exp and log of the ball of curvature K < 0, each one operator with a gradient in closed form; component
-axis first.
+r"""exp and log of the Poincaré ball of curvature K < 0, each as one operator with a closed-form gradient. The
+component axis comes first.
 
 With :math:`a = 1 + K|p|^2,\ b = 1 + K|q|^2,\ \delta = q - p,\ s = K|\delta|^2/(ab)` and H, G the cosh and
 sinhc of :math:`\sqrt{-K}|v|`, in the frame :math:`e_i/\lambda_p = \tfrac a2 e_i` (an ambient vector is
@@ -20,18 +20,16 @@ from .components import Kept, add_scaled, dot, fused, linear_combination, replac
 from .signed_trig import arcsinc_slope, arcsinc_sqrt, arsinhc, cos_sinc_sqrt, sinc_slope
 from .tracing import is_concrete
 
-# a sum of opposite signs below this part of its first term is taken again from the sum of the vectors
-_LOST = 0.25
 __all__ = ["ball_exp", "ball_log", "inside", "rim_margin", "shortening"]
 
-_EXP_MAX = {
-    torch.float32: 60.0,
-    torch.float64: 600.0,
-}  # sqrt(-K)|v| is cut here, far outside what the ball can hold
+# where D is below this fraction of its largest term, it is computed from |C p + S|^2, which does not cancel
+_LOST = 0.25
+# sqrt(-K)|v| is limited to this, far beyond what the ball can represent; to 8 for other dtypes
+_EXP_MAX = {torch.float32: 60.0, torch.float64: 600.0}
 
 
 def shortening(s: Tensor) -> Tensor | float:
-    """Factor of v that cuts what would overflow, from s = K|v|^2."""
+    """The factor by which v must be multiplied so that exp does not overflow, from s = K|v|^2."""
     floor = -(_EXP_MAX.get(s.dtype, 8.0) ** 2)
     if s.device.type == "cpu" and is_concrete(s) and (s.numel() == 0 or bool(s.detach().amin() >= floor)):
         return 1.0
@@ -40,30 +38,27 @@ def shortening(s: Tensor) -> Tensor | float:
 
 
 def rim_margin(d: int, dtype: torch.dtype) -> float:
-    r"""How far inside the rim, relative to its radius, the outermost point of d coordinates lies:
-    :math:`(4+\sqrt d)\,\epsilon`.
+    r"""The distance of the outermost representable point of d coordinates from the boundary, relative to the radius
+    of the ball: :math:`(4+\sqrt d)\,\epsilon`.
 
-    Its squared length is a sum of d rounded terms, in an order that differs from one device or layout to
-    another; measured, it is off by about :math:`\epsilon\sqrt d/8` (one standard deviation), a sixteenth of
-    what this leaves.
+    The squared length of a point is a sum of d rounded terms, whose order depends on the device and the layout. Its
+    measured error is about :math:`\epsilon\sqrt d/8` (one standard deviation), a sixteenth of this margin.
     """
     return (4 + math.sqrt(d)) * torch.finfo(dtype).eps
 
 
 def inside(K: Tensor, y: Tensor) -> Tensor:
-    """``y``, or where that is not inside, the outermost representable point in its direction, with a
-    warning."""
+    """``y``, where points on or beyond the boundary are replaced by the outermost representable point in the same
+    direction, with a warning."""
     margin = rim_margin(len(y), y.dtype)
-    q, rim = (
-        K * squared_norm(y.detach()),
-        2 * margin - 1,
-    )  # this close, y may be the rounding of anything beyond
+    q = K * squared_norm(y.detach())
+    rim = 2 * margin - 1  # a y this close to the boundary may be the rounding of any point farther out
     if is_concrete(y):
         if y.numel() == 0 or not bool(q.amin() <= rim):
             return y
         warnings.warn(
-            f"a point of the ball lies beyond the radius that {y.dtype} coordinates can hold (about "
-            f"{math.log(2 / margin):.1f}/sqrt(-K)) and was placed on it: its density will be wrong. "
+            f"a point of the ball lies beyond the radius that {y.dtype} coordinates can represent (about "
+            f"{math.log(2 / margin):.1f}/sqrt(-K)) and was moved to that radius: its density will be wrong. "
             "Use geoopt.Lorentz (the same distribution in other coordinates) or float64.",
             RuntimeWarning,
             stacklevel=2,
@@ -73,7 +68,7 @@ def inside(K: Tensor, y: Tensor) -> Tensor:
 
 
 def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore[type-arg]
-    """a, v over z, 1/D, p.v, s, cosh, sinhc, and the weight of z in exp over that of v, times D / sinhc."""
+    """a, the ratio of v to z, 1/D, p.v, s, cosh, sinhc, and D / sinhc times the coefficient of z in exp."""
     a = K * squared_norm(p) + 1
     m = 1.0 if frame else 2 / a
     s, pv = K * squared_norm(z), dot(p, z)
@@ -86,18 +81,17 @@ def _arc(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> tuple:  # type: ignore
     most = torch.addcmul(torch.ones_like(K), H - 1, 2 - a, value=0.5)
     D = torch.addcmul(most, K * pv, G, value=-1)
 
-    def apart(p: Tensor, z: Tensor, m: Tensor, s: Tensor, a: Tensor) -> Tensor:
+    def without_cancellation(p: Tensor, z: Tensor, m: Tensor, s: Tensor, a: Tensor) -> Tensor:
         C, sinc = cos_sinc_sqrt(0.25 * s, -1)
         return a - K * squared_norm(torch.addcmul(C * p, 0.5 * m * sinc, z))
 
-    D = replace_lanes(
-        torch.sub(D, most, alpha=_LOST), D, apart, p, z, torch.as_tensor(m).to(a).expand_as(a), s, a
-    )
+    ratio = torch.as_tensor(m).to(a).expand_as(a)
+    D = replace_lanes(torch.sub(D, most, alpha=_LOST), D, without_cancellation, p, z, ratio, s, a)
     return a, m, 1 / D, pv, s, H, G, 0.5 * a * cut if frame else cut
 
 
 def _weights(K: Tensor, a: Tensor, r: Tensor, pv: Tensor, H: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
-    """Of p and v in exp."""
+    """The coefficients of p and v in exp."""
     return (H - K * pv * G) * r, 0.5 * a * (G * r)
 
 
@@ -113,9 +107,11 @@ def _exp_pull(
 ) -> tuple[Tensor | None, ...]:
     a, m, r, pv, s, H, G = kept or _arc(K, p, z, frame)[:7]
     N, M = _weights(K, a, r, pv, H, G)  # y = N p + M v
-    gp, gv = dot(g, p), m * dot(g, z)
+    gp = dot(g, p)
+    gv = m * dot(g, z)
     Mg = M * gv
-    gn, gd = gp * r, (N * gp + Mg) * r  # gd is the gradient in -D
+    gn = gp * r
+    gd = (N * gp + Mg) * r  # the gradient in -D
     e, KG = gn - gd, K * G
     c_v = -KG * e
     c_s = (K * gv * r * a - 2 * K * K * pv * e) * sinc_slope(s, H, G) - KG * (gn - 0.5 * gd * (2 - a))
@@ -132,7 +128,7 @@ def _exp_pull(
 
 
 def _chord(K: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
-    """delta, a, b, s, and the arc over its sine."""
+    """delta, a, b, s and arcsin(sqrt(s)) / sqrt(s)."""
     a, b, delta = 1 + K * squared_norm(p), 1 + K * squared_norm(q), q - p
     s = K * squared_norm(delta) / (a * b)
     return delta, a, b, s, arcsinc_sqrt(s, -1)
@@ -165,7 +161,7 @@ def _log_pull(
 
 
 def _pair(value, pull):  # type: ignore[no-untyped-def]
-    """The map of frame coordinates and the ambient one."""
+    """The operators for frame coordinates (key ``True``) and for ambient vectors (``False``)."""
     return {
         frame: fused(lambda *a, f=frame: value(*a, f), lambda *a, f=frame: pull(*a, f))
         for frame in (True, False)
@@ -176,11 +172,11 @@ _EXP, _LOG = _pair(_exp, _exp_pull), _pair(_log, _log_pull)
 
 
 def ball_exp(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> Tensor:
-    """The point at the end of frame coordinates z, or of the ambient vector z; inside, with a warning where
-    that moves it."""
+    """exp at p of the frame coordinates z (``frame``) or of the ambient vector z. Points beyond the representable
+    radius are moved to it, with a warning."""
     return _EXP[frame](K, p, z)
 
 
 def ball_log(K: Tensor, p: Tensor, q: Tensor, frame: bool) -> Tensor:
-    """Frame coordinates, or the ambient vector, from p to q."""
+    """log at p of q, as frame coordinates (``frame``) or as an ambient vector."""
     return _LOG[frame](K, p, q)

@@ -1,10 +1,10 @@
-r"""Matrices times vectors and triangular solves where many vectors share a matrix.
+r"""Products and triangular solves with matrices that many vectors share.
 
 .. math:: y_{bc} = A_b x_{bc}, \qquad y_{bc} = L_b^{-1} x_{bc}
 
-Broadcasting would copy the factor to every vector: 40 GB for 20000 points of :math:`\mathbb R^{500}`. Here
-the vectors that share a matrix are the columns of one right-hand side, so memory and time are those of the
-vectors. A matrix that ``expand`` repeats counts as one.
+Broadcasting would copy the matrix for every vector: 40 GB for 20000 points of :math:`\mathbb R^{500}`. Here the
+vectors that share a matrix become the columns of one right-hand side, so memory and time are proportional to the
+number of vectors. A matrix that ``expand`` has repeated counts as one.
 """
 
 import math
@@ -15,26 +15,25 @@ from torch import Tensor
 
 from .checks import common_shape
 
-__all__ = ["apply_matrix", "compact_batch", "solve_lower"]
+__all__ = ["apply_matrix", "unexpand", "solve_lower"]
 
 
-def compact_batch(x: Tensor, rank: int) -> Tensor:
-    """``x`` with batches that ``expand`` made of one element as batches of size 1; the last ``rank`` axes are
-    left alone.
+def unexpand(x: Tensor, event_dim: int = 0) -> Tensor:
+    """``x``, where batch axes that ``expand`` has repeated have size 1, so that a computation on it is done once for
+    equal elements. The last ``event_dim`` axes are unchanged.
 
-    >>> compact_batch(torch.eye(3).expand(1000, 3, 3), 2).shape
+    >>> unexpand(torch.eye(3).expand(1000, 3, 3), 2).shape
     torch.Size([1, 3, 3])
     """
-    cut = x.dim() - rank
-    repeated = [n > 1 and stride == 0 for n, stride in zip(x.shape[:cut], x.stride()[:cut], strict=True)]
-    return x[tuple(slice(0, 1) if one else slice(None) for one in repeated)]
+    strides = x.stride()[: x.dim() - event_dim]
+    return x[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in strides)]
 
 
 def _by_columns(f: Callable[[Tensor, Tensor], Tensor], matrix: Tensor, x: Tensor) -> Tensor:
-    """``f(matrix, columns)`` with a column for each vector of ``x``; matrices ``batch + (m, n)``, vectors
-    ``batch + (n,)``."""
+    """Apply ``f(matrix, columns)`` to matrices ``batch + (m, n)`` and vectors ``batch + (n,)``, whose batch shapes
+    broadcast. ``columns`` has one column for each vector that shares a matrix."""
     batch = common_shape(matrix.shape[:-2], x.shape[:-1])
-    small = compact_batch(matrix, 2)
+    small = unexpand(matrix, 2)
     rank = len(batch)
     sizes = (1,) * (rank - small.dim() + 2) + small.shape[:-2]
     x = x.reshape((1,) * (rank + 1 - x.dim()) + x.shape)
@@ -60,8 +59,8 @@ def apply_matrix(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def solve_lower(factor: Tensor, x: Tensor) -> Tensor:
-    """The solution of ``factor @ y = x`` for lower triangular ``batch + (n, n)`` and vectors
-    ``batch + (n,)``.
+    """The solution y of ``factor @ y = x`` for lower triangular matrices ``batch + (n, n)`` and vectors
+    ``batch + (n,)`` whose batches broadcast.
 
     >>> solve_lower(torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([[2.0, 3.0]]))
     tensor([[1., 2.]])

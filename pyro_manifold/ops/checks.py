@@ -1,4 +1,4 @@
-"""Argument checks that name the argument, what was seen, what was expected and the remedy."""
+"""Checks of arguments whose errors name the argument, the value seen, what was expected and the remedy."""
 
 import math
 from collections.abc import Sequence
@@ -19,8 +19,7 @@ __all__ = [
 
 
 def check_dtype(name: str, x: Any) -> None:
-    """:raises ValueError: for a tensor of complex numbers, integers or truth values, whose density would be
-    one too."""
+    """:raises ValueError: for a tensor of complex numbers, integers or booleans."""
     if isinstance(x, Tensor) and not x.dtype.is_floating_point:
         remedy = (
             "take its .real, if that is what is meant"
@@ -31,11 +30,11 @@ def check_dtype(name: str, x: Any) -> None:
 
 
 def as_tensors(**named: Any) -> list[Tensor]:
-    """Plain floating tensors of one dtype and one device; numbers take those of the tensors among the
-    arguments.
+    """The arguments as plain floating tensors with one dtype and one device; numbers get the dtype and device of the
+    tensors among the arguments.
 
-    Tensor subclasses (geoopt's ``ManifoldTensor``) are stripped, autograd history is kept; ``None`` stays
-    ``None``.
+    Tensor subclasses (geoopt's ``ManifoldTensor``) are converted to plain tensors with the same autograd history;
+    ``None`` stays ``None``.
 
     :raises ValueError: for integer tensors, mixed dtypes or devices.
     """
@@ -74,7 +73,7 @@ def as_tensors(**named: Any) -> list[Tensor]:
 
 
 def common_shape(*shapes: Sequence[int]) -> torch.Size:
-    """``torch.broadcast_shapes``, at once where all shapes are the trailing part of the longest."""
+    """``torch.broadcast_shapes``, faster where every shape is a trailing part of the longest."""
     if shapes and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
         sizes = [tuple(s) for s in shapes]
         longest = max(sizes, key=len)
@@ -84,9 +83,9 @@ def common_shape(*shapes: Sequence[int]) -> torch.Size:
 
 
 def broadcast_shapes(**named: torch.Size) -> torch.Size:
-    """Broadcast shape of the named batch shapes.
+    """The broadcast of the named batch shapes.
 
-    :raises ValueError: naming the shapes where they do not broadcast.
+    :raises ValueError: if they do not broadcast; the message names them.
     """
     try:
         return common_shape(*named.values())
@@ -96,28 +95,30 @@ def broadcast_shapes(**named: torch.Size) -> torch.Size:
 
 
 def check_expansion(batch_shape: Sequence[int], new: Sequence[int]) -> None:
-    """Ask torch whether a distribution of ``batch_shape`` may be expanded to ``new``; no memory is taken.
+    """Check that ``batch_shape`` can be expanded to ``new``; allocates no memory.
 
-    :raises RuntimeError: where it may not, as torch's own distributions do.
+    :raises RuntimeError: if it cannot, as torch's own distributions do.
     """
     torch.empty(()).expand(torch.Size(batch_shape)).expand(torch.Size(new))
 
 
 def held(x: Tensor) -> Tensor:
-    """The plain tensor that a transform of ``torch.func`` holds, mapped axes included: a check sees all that
-    is mapped over."""
+    """The plain tensor inside the wrapped one of a ``torch.func`` transform, with the mapped axes, so that a check
+    sees all elements."""
     while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
         x = torch._C._functorch.get_unwrapped(x)
     return x
 
 
 def check_all(ok: Tensor, name: str, value: Tensor, expected: str, remedy: str) -> None:
-    """Raise a ``ValueError`` about the first element of ``value`` where ``ok`` (its leading axes) is
-    false."""
+    """
+    :raises ValueError: if ``ok``, whose axes are the leading axes of ``value``, is false anywhere; the message shows
+        the first such element.
+    """
     plain = held(ok)
     if bool(plain.all()):
         return
-    if plain is not ok and plain.shape != ok.shape:  # mapped over: the place of an element is not known here
+    if plain is not ok and plain.shape != ok.shape:  # inside vmap, where the index of an element is not known
         raise ValueError(f"{name}: {int((~plain).sum())} of {plain.numel()} are not {expected}. {remedy}")
     ok, value = plain, held(value)
     bad = value.expand(torch.broadcast_shapes(value.shape, ok.shape + (1,) * (value.dim() - ok.dim())))

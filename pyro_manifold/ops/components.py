@@ -1,10 +1,10 @@
-"""Batches of short vectors: component axis first, and one operator with its own pull-back.
+"""Maps of batches of short vectors, written with the component axis first, as operators with their own gradients.
 
-A map of points is written once, for tensors ``(d, n)`` of vectors and ``(n,)`` of scalars, which broadcast
-against each other. The layout in memory depends on their size: many vectors of up to 5 components are copied
-so that each component is contiguous; otherwise the transposed *view* of ``(n, d)`` is used, which is cheaper
-than a transposition. Compiled programs always use views: from copied components the inductor of torch 2.13
-makes wrong gradients without an error (``aot_eager`` makes the right ones).
+A map is written for vectors ``(d, n)`` and scalars ``(n,)``, which broadcast against each other. The memory layout
+depends on the size: many vectors of up to 5 components are copied so that each component is contiguous; otherwise
+the transposed *view* of ``(n, d)`` is used, which is cheaper than a copy. Compiled programs always use views, since
+the inductor backend of torch 2.13 computes wrong gradients, without an error, from copied components
+(``aot_eager`` computes the right ones).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import Function
+from .autograd import Function, save_tensors
 from .checks import common_shape
 from .tracing import can_write_inplace, is_concrete, maybe_any
 
-Kept = Sequence[Tensor] | None  # what the value kept for its gradient
+Kept = Sequence[Tensor] | None  # scalars that the value saved for its gradient
 
 __all__ = [
     "by_components",
@@ -33,20 +33,19 @@ __all__ = [
 ]
 __all__ += ["replace_lanes_each", "can_write_inplace", "scaled", "squared_norm"]
 
-_NARROW = 5  # so many components are copied apart, where there are enough vectors for it to pay
-_ENOUGH = 2048
+_NARROW = 5  # the largest number of components that are copied
+_ENOUGH = 2048  # the smallest number of elements for which a copy pays
 
 
 def _narrow(x: Tensor) -> bool:
-    """Are these components ``(d, n)`` worth to be copied apart?"""
+    """Whether it pays to copy these components ``(d, n)``."""
     return len(x) <= _NARROW and x.numel() >= _ENOUGH and not torch.compiler.is_compiling()
 
 
 def extremes(x: Tensor) -> tuple[float, float]:
-    """Least and greatest of the values (at least one; NaN, if any is), many read in the order in which they
-    lie in memory."""
+    """The smallest and the largest element of a nonempty tensor; NaN if any element is."""
     x = x.detach()
-    if x.numel() >= _ENOUGH and not x.is_contiguous():  # five times as fast
+    if x.numel() >= _ENOUGH and not x.is_contiguous():  # read in memory order, which is five times as fast
         stride = x.stride()
         x = x.permute(sorted(range(x.dim()), key=lambda i: -stride[i]))
     low, high = torch.aminmax(x)
@@ -56,11 +55,11 @@ def extremes(x: Tensor) -> tuple[float, float]:
 def replace_lanes_each(
     sign: Tensor, ys: tuple[Tensor, ...], f: Callable[..., tuple[Tensor, ...]], *xs: Tensor
 ) -> tuple[Tensor, ...]:
-    """``ys``, but ``f(*xs)`` in the lanes (last axis) where ``sign`` < 0: evaluated there alone where that is
-    cheap to find."""
+    """``ys`` with the lanes (elements of the last axis) where ``sign`` < 0 replaced by those of ``f(*xs)``. On the
+    CPU ``f`` is evaluated for these lanes alone."""
     if sign.device.type != "cpu" or not is_concrete(sign):
         return tuple(torch.where(sign < 0, a, y) for a, y in zip(f(*xs), ys, strict=True))
-    if sign.numel() == 0 or bool(sign.detach().amin() >= 0):  # a NaN is not, and hides what else there is
+    if sign.numel() == 0 or bool(sign.detach().amin() >= 0):  # false if any element is NaN
         return ys
     lanes = (sign < 0).nonzero().squeeze(-1)
     parts = f(*(x.t().index_select(0, lanes).t() for x in xs))
@@ -69,18 +68,18 @@ def replace_lanes_each(
 
 
 def replace_lanes(sign: Tensor, y: Tensor, f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
-    """:func:`replace_lanes_each` of one."""
+    """:func:`replace_lanes_each` for one tensor."""
     return replace_lanes_each(sign, (y,), lambda *xs: (f(*xs),), *xs)[0]
 
 
 def dot(x: Tensor, y: Tensor, first: int = 0) -> Tensor:
-    """Inner product over the first axis, from component ``first`` on."""
+    """The inner product over the first axis, from component ``first`` on."""
     if _narrow(x[first:] if first else x):
         out = x[first] * y[first]
         for a, b in zip(x[first + 1 :].unbind(0), y[first + 1 :].unbind(0), strict=True):
             out = torch.addcmul(out, a, b)
         return out
-    xy = (x * y)[first:] if first else x * y  # whole rows are multiplied faster than parts of them
+    xy = (x * y)[first:] if first else x * y  # whole tensors are multiplied faster than parts of them
     if (
         xy.dim() == 2
         and xy.stride(0) == 1
@@ -93,17 +92,17 @@ def dot(x: Tensor, y: Tensor, first: int = 0) -> Tensor:
 
 
 def squared_norm(x: Tensor, first: int = 0) -> Tensor:
-    """Sum of squares over the first axis, from component ``first`` on."""
+    """The sum of squares over the first axis, from component ``first`` on."""
     return dot(x, x, first)
 
 
 def linear_combination(a: Tensor, x: Tensor, *more: Tensor) -> Tensor:
-    """a x + b y + ... of scalars and vectors in turn."""
+    """a x + b y + ..., for scalars and vectors given alternately."""
     return add_scaled(x * a, *more)
 
 
 def add_scaled(out: Tensor, *more: Tensor) -> Tensor:
-    """out + b y + ..., in place when autograd is not recording."""
+    """out + b y + ...; overwrites ``out`` if autograd is not recording."""
     add = torch.Tensor.addcmul_ if can_write_inplace(out) else torch.addcmul
     for b, y in zip(more[::2], more[1::2], strict=True):
         out = add(out, b, y)
@@ -111,37 +110,36 @@ def add_scaled(out: Tensor, *more: Tensor) -> Tensor:
 
 
 def scaled(out: Tensor, a: Tensor) -> Tensor:
-    """a out, in place when autograd is not recording."""
+    """a out; overwrites ``out`` if autograd is not recording."""
     return out.mul_(a) if can_write_inplace(out) and can_write_inplace(a) else out * a
 
 
 def join(first: Tensor, rest: Tensor) -> Tensor:
-    """One component ahead of others."""
+    """The vectors with components ``first`` and ``rest``."""
     if not _narrow(rest):
         return torch.cat([first.unsqueeze(1), rest.t()], 1).t()
     return torch.cat([first.unsqueeze(0), rest])
 
 
 def _front(x: Tensor) -> Tensor:
+    """``x`` of shape ``(n, d)`` with the component axis first, copied where that pays."""
     if x.dim() == 1 or (x.stride(0) == 1 and not torch.compiler.is_compiling()):
         return x.t()
     return torch.stack(x.unbind(-1)) if _narrow(x.t()) else x.contiguous().t()
 
 
 def _flat(xs: Iterable[Tensor]) -> tuple[torch.Size, list[Tensor]]:
-    """The common batch, and each as a matrix of its vectors."""
+    """The common batch shape, and each tensor expanded to it, as a matrix of vectors."""
     xs = tuple(xs)
     batch = common_shape(*(x.shape[:-1] for x in xs))
     return batch, [x.expand(batch + x.shape[-1:]).reshape(-1, x.shape[-1]) for x in xs]
 
 
 def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
-    r"""Call ``f`` with the last axis of each tensor moved to the front and their batches broadcast and
-    flattened.
+    r"""Call ``f`` on the tensors, with their batches broadcast and flattened and the component axis first.
 
-    ``f`` returns vectors ``(d, n)``, scalars ``(n,)`` or a tuple of these; they come back as ``batch + (d,)``
-    and ``batch``, vectors as transposed views: what the next call does with them is as fast, and needs no
-    copy.
+    ``f`` returns vectors ``(d, n)``, scalars ``(n,)`` or a tuple of these. They are returned with shapes
+    ``batch + (d,)`` and ``batch``; vectors are transposed views, which the next such call needs not copy.
     """
     batch, flat = _flat(xs)
     out = f(*map(_front, flat))
@@ -152,7 +150,8 @@ def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
     return tuple(map(back, out)) if isinstance(out, tuple) else back(out)
 
 
-def _turned(y: Any) -> Any:
+def _transposed(y: Any) -> Any:
+    """Vectors with the component axis moved from the front to the end, or back; scalars and ``None`` unchanged."""
     return y.t() if y is not None and y.dim() == 2 else y
 
 
@@ -160,12 +159,12 @@ def fused(
     value: Callable[..., tuple[Tensor, ...]],
     pull: Callable[..., tuple[Tensor | None, ...]],
 ) -> Callable[..., Tensor]:
-    """One autograd operator of a scalar ``k`` (or None) and two tensors of vectors, from what it does to
-    ``(d, n)``.
+    """An autograd operator of a scalar ``k`` (or ``None``) and two tensors of vectors, from functions of tensors with
+    the component axis first.
 
-    ``value(k, x, z)`` gives the result, and scalars of each point that are kept for
-    ``pull(k, x, z, out, grad, kept, needs_k)``. This gives the gradients; without what was kept (None), as
-    differentiable functions of its arguments, so that derivatives of every order are right.
+    ``value(k, x, z)`` returns the result, followed by scalars of each point that are saved for
+    ``pull(k, x, z, out, grad, kept, needs_k)``, which returns the gradients. With ``kept = None``, ``pull`` must
+    compute them as differentiable functions of its arguments, so that derivatives of every order are right.
     """
 
     class Fused(Function):
@@ -173,14 +172,13 @@ def fused(
 
         @staticmethod
         def forward(k: Tensor | None, x: Tensor, z: Tensor, keep: bool) -> tuple[Tensor, ...]:
-            return tuple(map(_turned, value(k, _front(x), _front(z))[: None if keep else 1]))
+            return tuple(map(_transposed, value(k, _front(x), _front(z))[: None if keep else 1]))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
             ctx.set_materialize_grads(False)
             ctx.mark_non_differentiable(*output[1:])
-            ctx.save_for_backward(*inputs[:3], *output)
-            ctx.save_for_forward(*inputs[:3], *output)
+            save_tensors(ctx, *inputs[:3], *output)
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -190,9 +188,9 @@ def fused(
                 args = (y.t() for y in (x, z, out, grad))
                 g_k, g_x, g_z = pull(k, *args, None, tangents[0] is not None)
                 pairs = zip((g_k, g_x, g_z), tangents, strict=False)
-                return tuple(_turned(g) for g, t in pairs if t is not None)
+                return tuple(_transposed(g) for g, t in pairs if t is not None)
 
-            # linear in grad: its transpose is the derivative in the direction of the tangents
+            # the gradients are linear in grad; the transpose of this map is the derivative along the tangents
             (tangent,) = torch.func.vjp(gradients, torch.zeros_like(out))[1](
                 tuple(t for t in tangents[:3] if t is not None)
             )
@@ -206,7 +204,7 @@ def fused(
             if torch.is_grad_enabled():
                 kept = []
             vectors = map(_front, (x, z, out, grad))
-            return *map(_turned, pull(k, *vectors, kept or None, ctx.needs_input_grad[0])), None
+            return *map(_transposed, pull(k, *vectors, kept or None, ctx.needs_input_grad[0])), None
 
     def op(k: Tensor | None, x: Tensor, z: Tensor) -> Tensor:
         batch, flat = _flat((x, z))

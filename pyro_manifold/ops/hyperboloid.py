@@ -1,8 +1,9 @@
-r"""exp and log of the hyperboloid, each one operator with a gradient in closed form; component axis first.
+r"""exp and log of the hyperboloid, each as one operator with a closed-form gradient. The component axis comes first.
 
-Spatial coordinates x, y in units of :math:`\sqrt k`, times :math:`t = \sqrt{1 + |x|^2}`, v in the frame
-transported from the origin; an ambient vector u of time :math:`b = x\cdot u/t` is
-:math:`v = u - \tfrac{b}{1 + t}x`, and :math:`b = x\cdot v`:
+Let x and y be the spatial coordinates of two points in units of :math:`\sqrt k`, and
+:math:`t = \sqrt{1 + |x|^2}` the time coordinate of the first. Tangent vectors v are in the frame transported from the
+origin. An ambient vector with spatial part u has the time component :math:`b = x\cdot u/t`; it is
+:math:`v = u - \tfrac{b}{1 + t}x` in this frame, and :math:`b = x\cdot v`.
 
 .. math::
     \exp_x(v) &= \Big(\cosh|v| + \mathrm{sinhc}|v|\frac{b}{1 + t}\Big)x + \mathrm{sinhc}|v|\,v, \qquad
@@ -10,12 +11,11 @@ transported from the origin; an ambient vector u of time :math:`b = x\cdot u/t` 
     n &= y - x - \rho x \perp x,\quad \rho = \frac{x\cdot(y - x)}{|x|^2},\quad
     m = t_x(1 + \rho) - t_y = \frac{\rho(2 + \rho) - |n|^2}{t_x(1 + \rho) + t_y},
 
-and the ambient logarithm has :math:`t_xm` for m. No difference of large terms is left in log; where the terms
-of exp nearly cancel, its part along x is multiplied out in the same way. In ambient vectors all gradients are
-combinations of two vectors: with :math:`\sigma = g + (g_0/t_y)y,\ w = u - (b/t)x` those of exp are
-:math:`\cosh\sigma - (eb/t)w` and
-:math:`\mathrm{sinhc}\,\sigma + ew`; with :math:`\sigma = g + (g_0/t_x)x` and f = d / sinh d those of log are
-:math:`(g_0/t_x - e)w - f\cosh(d)\sigma` and :math:`f\sigma + (et_x/t_y)w`.
+For the ambient logarithm replace m by :math:`t_xm`. The formula for log contains no difference of large terms; where
+the terms of exp nearly cancel, its component along x is expanded in the same way. In ambient vectors all gradients
+are combinations of two vectors: with :math:`\sigma = g + (g_0/t_y)y,\ w = u - (b/t)x` those of exp are
+:math:`\cosh\sigma - (eb/t)w` and :math:`\mathrm{sinhc}\,\sigma + ew`; with :math:`\sigma = g + (g_0/t_x)x` and
+f = d / sinh d those of log are :math:`(g_0/t_x - e)w - f\cosh(d)\sigma` and :math:`f\sigma + (et_x/t_y)w`.
 """
 
 import torch
@@ -37,24 +37,25 @@ from .signed_trig import arcsinc_sqrt, arsinhc, arsinhc_slope, cos_sinc_sqrt, si
 
 __all__ = ["hyperboloid_exp", "hyperboloid_log"]
 
-_NEAR = 0.25  # of the time of x: below it so is y called
+_NEAR = 0.25  # y counts as much nearer to the origin than x if t_y < 0.25 t_x
 
 
-# k is the squared radius. Points and vectors keep their time as component 0 (frame coordinates get one),
-# since whole rows are
-# read faster than parts of them; what is there is never used, and written last.
-def _timed(y: Tensor, time: Tensor | float) -> Tensor:
+# k is the squared radius. All vectors have a time component 0 (one is added to frame coordinates), since whole
+# tensors are read faster than parts of them; its value is ignored in computations and set at the end.
+def _with_time(y: Tensor, time: Tensor | float) -> Tensor:
+    """``y`` with the time component ``time``."""
     y = y.clone() if torch.is_grad_enabled() else y
     y[0] = time
     return y
 
 
-def _lead(v: Tensor) -> Tensor:
+def _add_time(v: Tensor) -> Tensor:
+    """Frame coordinates with a time component 0 in front."""
     return join(torch.zeros_like(v[0]), v)
 
 
 def _step(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> tuple[Tensor, ...]:
-    """t, b, -|v|^2/k, cosh, sinhc and v."""
+    """t, b, -|v|^2/k, cosh, sinhc and v, for frame coordinates z or an ambient vector z."""
     R, t, b = k.sqrt(), (squared_norm(x, 1) + k).sqrt_(), dot(x, z, 1)
     if frame:
         b = b / R
@@ -69,19 +70,19 @@ def _exp(k: Tensor, x: Tensor, z: Tensor, frame: bool) -> tuple[Tensor, ...]:
     t, b, s, cosh, sinhc, v = _step(k, x, z, frame)
     R, rise = k.sqrt(), sinhc * b
 
-    def back(x: Tensor, z: Tensor) -> Tensor:
+    def towards_origin(x: Tensor, z: Tensor) -> Tensor:
         t, _, _, cosh, sinhc, v = _step(k, x, z, frame)
         sigma = torch.addcmul(x, sinhc, v)
         rho = -dot(x, sigma, 1) / squared_norm(x, 1)
         n = torch.addcmul(sigma, rho, x)
         y = n - ((rho * (2 + rho) - squared_norm(n, 1) / k) / (t / R * (1 + rho) + cosh)) * x
-        return _timed(y, (k + squared_norm(y, 1)).sqrt())
+        return _with_time(y, (k + squared_norm(y, 1)).sqrt())
 
     A = torch.addcdiv(cosh, rise, t + R)
     y = linear_combination(A, x, sinhc, z) if frame else add_scaled(scaled(v, sinhc), A, x)
-    y = _timed(y, torch.addcmul(rise, cosh, t))
-    # sinhc x.v / k is within 3 of positive: nothing cancels but what is as small as the rounding of x
-    return replace_lanes(rise + 3 * R, y, back, x, z), t, b, s, cosh, sinhc
+    y = _with_time(y, torch.addcmul(rise, cosh, t))
+    # where sinhc x.v / k > -3, cancellation loses no more than the rounding of x does
+    return replace_lanes(rise + 3 * R, y, towards_origin, x, z), t, b, s, cosh, sinhc
 
 
 def _exp_pull(
@@ -110,16 +111,16 @@ def _between(k: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     n, ahead = add_scaled(n, -rho, x), rho + 1
     nn = squared_norm(n, 1)
     ty = torch.addcmul(nn, ahead * ahead, xx).add_(k).sqrt_()
-    inner = torch.sub(ty, tx, alpha=_NEAR)  # a y much nearer to the origin is lost in y - x
+    inner = torch.sub(ty, tx, alpha=_NEAR)  # negative where y - x would lose the digits of y
     n, ahead, nn, ty = replace_lanes_each(inner, (n, ahead, nn, ty), lambda *a: _nearer(k, *a), x, y, xx)
     m = (rho * (ahead + 1) * k - nn) / torch.addcmul(ty, ahead.abs(), tx)
-    m = (
-        torch.addcmul(m, ahead.clamp_max(0), tx, value=2) / k.sqrt()
-    )  # both terms negative: nothing to multiply out
+    # where 1 + rho < 0, both terms of m are negative and it need not be expanded
+    m = torch.addcmul(m, ahead.clamp_max(0), tx, value=2) / k.sqrt()
     return tx, ty, n, ahead, m, xx, torch.addcmul(nn, m, m * xx) / k
 
 
 def _nearer(k: Tensor, x: Tensor, y: Tensor, xx: Tensor) -> tuple[Tensor, ...]:
+    """n, 1 + rho, |n|^2 and t_y where y is much nearer to the origin than x."""
     ahead = dot(x, y, 1) / xx
     n = torch.addcmul(y, ahead, x, value=-1)
     return n, ahead, squared_norm(n, 1), (squared_norm(y, 1) + k).sqrt()
@@ -132,7 +133,7 @@ def _log(k: Tensor, x: Tensor, y: Tensor, frame: bool) -> tuple[Tensor, ...]:
     if frame:
         return add_scaled(scaled(n, f), fm, x), tx, ty, ww, f, c, m - ahead
     fm = fm / k.sqrt()
-    return _timed(add_scaled(scaled(n, f), fm * tx, x), fm * xx), tx, ty, ww, f, c
+    return _with_time(add_scaled(scaled(n, f), fm * tx, x), fm * xx), tx, ty, ww, f, c
 
 
 def _log_pull(
@@ -141,7 +142,7 @@ def _log_pull(
     R = k.sqrt()
     if kept:
         tx, ty, ww, f, c, *a = kept
-    else:  # to be differentiated again: smooth everywhere, at the price of digits far out
+    else:  # for a second derivative: a form that is smooth everywhere, but loses digits far from the origin
         tx, ty = (k + squared_norm(x, 1)).sqrt(), (k + squared_norm(y, 1)).sqrt()
         a = [(dot(x, y, 1) / (R + tx) - ty) / R]
         ww = squared_norm(torch.addcmul(y, a[0], x), 1) / k
@@ -158,7 +159,7 @@ def _log_pull(
     gs = torch.addcmul(g, r, x)
     e = (dot(gs, out, 1) / f * slope / f - dot(gs, x, 1)) / k
     w = torch.addcmul(out, out[0] / -tx, x)
-    # which is f (y - (t_y / t_x) x) too, where its terms are less: from far out to much nearer the origin
+    # w is also f (y - (t_y / t_x) x), with smaller terms where y is much nearer to the origin than x
     back = torch.addcmul(ty, tx, c, value=-1 / 16)
     w = replace_lanes(
         back, w, lambda x, y, f, s, t: f * torch.addcmul(y, t / s, x, value=-1), x, y, f, tx, ty
@@ -168,19 +169,21 @@ def _log_pull(
 
 
 def _with_radius(pull):  # type: ignore[no-untyped-def]
-    """The maps are homogeneous of degree 1 in (sqrt(k), x, z): Euler's relation gives the gradient in k."""
+    """``pull`` with the gradient in k. The maps are homogeneous of degree 1 in (sqrt(k), x, z), so Euler's theorem
+    gives it from the other gradients."""
 
     def full(
         k: Tensor, x: Tensor, z: Tensor, out: Tensor, g: Tensor, kept: Kept, needs_k: bool
     ) -> tuple[Tensor | None, ...]:
-        gx, gz = (_timed(y, 0.0) for y in pull(k, x, z, out, g, kept))
+        gx, gz = (_with_time(y, 0.0) for y in pull(k, x, z, out, g, kept))
         return ((g * out).sum() - (gx * x).sum() - (gz * z).sum()) / (2 * k) if needs_k else None, gx, gz
 
     return full
 
 
 def _pair(value, pull, frame_in: bool):  # type: ignore[no-untyped-def]
-    """The map of frame coordinates (as argument, or else as result) and the ambient one."""
+    """The operators for frame coordinates (key ``True``; they are the argument if ``frame_in``, else the result) and
+    for ambient vectors (``False``)."""
 
     def bind(frame: bool):  # type: ignore[no-untyped-def]
         whole = _with_radius(lambda *a: pull(*a, frame))
@@ -189,7 +192,7 @@ def _pair(value, pull, frame_in: bool):  # type: ignore[no-untyped-def]
 
         def frame_value(k: Tensor, p: Tensor, z: Tensor) -> tuple[Tensor, ...]:
             if frame_in:
-                return value(k, p, _lead(z), True)
+                return value(k, p, _add_time(z), True)
             u, *kept = value(k, p, z, True)
             return u[1:], *kept
 
@@ -197,8 +200,8 @@ def _pair(value, pull, frame_in: bool):  # type: ignore[no-untyped-def]
             k: Tensor, p: Tensor, z: Tensor, out: Tensor, g: Tensor, kept: Kept, needs_k: bool
         ) -> tuple[Tensor | None, ...]:
             if not frame_in:
-                return whole(k, p, z, _lead(out), _lead(g), kept, needs_k)
-            gk, gp, gz = whole(k, p, _lead(z), out, g, kept, needs_k)
+                return whole(k, p, z, _add_time(out), _add_time(g), kept, needs_k)
+            gk, gp, gz = whole(k, p, _add_time(z), out, g, kept, needs_k)
             return gk, gp, gz[1:]
 
         return fused(frame_value, frame_pull)
@@ -210,10 +213,10 @@ _EXP, _LOG = _pair(_exp, _exp_pull, True), _pair(_log, _log_pull, False)
 
 
 def hyperboloid_exp(k: Tensor, p: Tensor, z: Tensor, frame: bool) -> Tensor:
-    """The point at the end of frame coordinates z, or of the ambient vector z."""
+    """exp at p of the frame coordinates z (``frame``) or of the ambient vector z."""
     return _EXP[frame](k, p, z)
 
 
 def hyperboloid_log(k: Tensor, p: Tensor, q: Tensor, frame: bool) -> Tensor:
-    """Frame coordinates, or the ambient vector, from p to q."""
+    """log at p of q, as frame coordinates (``frame``) or as an ambient vector."""
     return _LOG[frame](k, p, q)

@@ -1,18 +1,18 @@
-r"""The density of a normal with a full covariance on a flat torus: the sum over a lattice, of which few terms
-count.
+r"""The density of a normal distribution with a full covariance, wrapped on a flat torus: a sum over a lattice, of
+which few terms matter.
 
 .. math:: \log \sum_{k\in\mathbb Z^d} \mathcal N(v + 2\pi k;\, 0, LL^\top), \qquad y = L^{-1}(v + 2\pi k)
 
-L is triangular, so :math:`y_j` depends on :math:`k_1, \dots, k_j` alone. Rounding each :math:`y_j` in turn
-(Babai) gives one k and a bound :math:`\rho^2` on the least :math:`|y|^2`; all k with
-:math:`|y|^2 \le \rho^2 + c^2` follow coordinate by coordinate, each branch dropped once its partial sum is
-above that (Fincke & Pohst, Math. Comp. 44, 1985). What is left out is beyond rounding relative to the largest
-term, however far the point is from the centre. The cost is that of the terms found, not of a box that holds
-them: one for each point where the normal is narrow, in any dimension. The dual sum, for wide normals,
+L is lower triangular, so :math:`y_j` depends only on :math:`k_1, \dots, k_j`. Rounding each :math:`y_j` in turn
+(Babai) gives one k and an upper bound :math:`\rho^2` on the smallest :math:`|y|^2`. All k with
+:math:`|y|^2 \le \rho^2 + c^2` are then found coordinate by coordinate, where a branch is dropped when its partial sum
+exceeds that bound (Fincke & Pohst, Math. Comp. 44, 1985). The omitted terms are below rounding relative to the largest
+term, however far the point is from the centre. The cost is proportional to the number of terms found, which for a
+narrow normal is one per point in any dimension. The dual sum, for wide normals,
 
 .. math:: (2\pi)^{-d} \sum_{n\in\mathbb Z^d} e^{-|L^\top n|^2/2} \cos(n\cdot v)
 
-is searched likewise: :math:`L^\top`, its coordinates in reverse order, is triangular too.
+is enumerated in the same way, since :math:`L^\top` with its coordinates in reverse order is lower triangular too.
 """
 
 import math
@@ -29,7 +29,7 @@ _TURN = 2 * math.pi
 
 
 def _nearest(v: Tensor, tril: Tensor) -> Tensor:
-    """Squared length of y for the k of successive rounding, or for k = 0 if that is shorter."""
+    """The squared length of y for the k found by successive rounding, or for k = 0 if that is shorter."""
     ys, zeros = v.new_zeros(v.shape), v.new_zeros(v.shape)
     for j in range(v.shape[-1]):
         r = v[:, j] - (tril[:, j, :j] * ys[:, :j]).sum(-1)
@@ -39,7 +39,10 @@ def _nearest(v: Tensor, tril: Tensor) -> Tensor:
 
 
 def _search(v: Tensor, tril: Tensor, radius: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """The k with ``|y|**2 <= radius``, shape ``(terms, d)``, and the row of v that each is for."""
+    """All k with ``|y|**2 <= radius``, shape ``(terms, d)``, and the row of v that each belongs to.
+
+    :raises ValueError: for more than ``most`` terms.
+    """
     row = torch.arange(len(v), device=v.device)
     ys = ks = v.new_zeros(len(v), 0)
     left = radius
@@ -53,21 +56,18 @@ def _search(v: Tensor, tril: Tensor, radius: Tensor, most: int) -> tuple[Tensor,
         terms = float(count.sum(dtype=torch.float64))
         if terms > most:
             raise ValueError(
-                f"covariance: a full covariance in {v.shape[-1]} dimensions as wide as this needs "
-                f"{terms:.1e} windings or more for {len(v)} points, at most {most} are summed; give a "
-                "diagonal scale (the cost is then linear in the dimension), a narrower one, or fewer points "
-                "at a time."
+                f"covariance: a full covariance of this size in {v.shape[-1]} dimensions needs at least "
+                f"{terms:.1e} windings for {len(v)} points, expected at most {most}; give a diagonal scale "
+                "(whose cost is linear in the dimension), a narrower one, or fewer points at a time."
             )
         count = count.long()
         start = count.cumsum(0) - count
         of = torch.repeat_interleave(torch.arange(len(row), device=v.device), count)
         k = first[of] + (torch.arange(len(of), device=v.device) - start[of])
         y = (r[of] + _TURN * k) / scale[of]
-        row, ys, ks = (
-            row[of],
-            torch.cat([ys[of], y.unsqueeze(-1)], -1),
-            torch.cat([ks[of], k.unsqueeze(-1)], -1),
-        )
+        row = row[of]
+        ys = torch.cat([ys[of], y.unsqueeze(-1)], -1)
+        ks = torch.cat([ks[of], k.unsqueeze(-1)], -1)
         left = (left[of] - y.square()).clamp_min(0)
     return ks, row
 
@@ -75,10 +75,10 @@ def _search(v: Tensor, tril: Tensor, radius: Tensor, most: int) -> tuple[Tensor,
 def log_lattice_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
     """The logarithm of the sum, differentiable in both arguments.
 
-    :param Tensor v: angles, ``batch + (d,)``; their batch is that of the result.
-    :param Tensor tril: L, ``(d, d)`` or a batch of them that expands to that of v.
-    :param int most: terms to be summed for all points together.
-    :raises ValueError: for more than ``most`` of them.
+    :param Tensor v: angles, ``batch + (d,)``; the result has shape ``batch``.
+    :param Tensor tril: L, ``(d, d)`` or a batch of matrices that expands to ``batch + (d, d)``.
+    :param int most: the largest number of terms, for all points together.
+    :raises ValueError: if more terms are needed.
 
     >>> log_lattice_sum(torch.zeros(1000), 0.1 * torch.eye(1000)) / 1000  # one term
     tensor(1.3836)
@@ -102,8 +102,8 @@ def log_lattice_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
 
 
 def log_dual_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
-    """The same by the dual sum, whose terms cancel where the density is far below that at v = 0; arguments
-    likewise.
+    """The same logarithm from the dual sum, with the same arguments. It loses digits by cancellation where the density
+    is far below that at v = 0.
 
     >>> log_dual_sum(torch.zeros(3), 50.0 * torch.eye(3)) + 3 * math.log(2 * math.pi)  # uniform
     tensor(0.)
@@ -129,8 +129,8 @@ def log_dual_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
 
 
 def log_torus_normal(v: Tensor, tril: Tensor) -> Tensor:
-    """For each point the sum with fewer terms that keeps half of the digits; arguments as for
-    :func:`log_lattice_sum`.
+    """The same logarithm by the cheaper of the two sums for each point; the dual sum is used only where it keeps half
+    of the digits. Arguments as for :func:`log_lattice_sum`.
 
     >>> log_torus_normal(torch.zeros(2), torch.stack([0.1 * torch.eye(2), 1e6 * torch.eye(2)]))
     tensor([ 2.7673, -3.6758])
@@ -151,9 +151,8 @@ def log_torus_normal(v: Tensor, tril: Tensor) -> Tensor:
 
     dual = log_dual_sum(v[rows], of(rows))
     peak = log_dual_sum(torch.zeros_like(v[rows]), of(rows).detach())
-    good = dual.detach() > peak + 0.25 * math.log(
-        torch.finfo(v.dtype).eps
-    )  # a NaN, where all cancelled, is not
+    # false for NaN, the result where all digits have cancelled
+    good = dual.detach() > peak + 0.25 * math.log(torch.finfo(v.dtype).eps)
     direct = wide.logical_not().index_fill(0, rows[~good], True).nonzero().squeeze(-1)
     order = torch.cat([rows[good], direct]).argsort()
     parts = [dual[good]] + ([log_lattice_sum(v[direct], of(direct))] if direct.numel() else [])

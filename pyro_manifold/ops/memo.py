@@ -1,8 +1,8 @@
-"""One remembered result, together with the state of everything it was computed from.
+"""A cache of one result, stored with the state of every tensor it depends on.
 
-A result may be used again only while every tensor behind it is the same object with the same contents: the
-arguments, what else the computation read (parameters, buffers, a base point, a context), and the result
-itself, which the caller may have changed.
+A cached result is valid only while each of these tensors is the same object with the same contents: the arguments,
+everything else that the computation read (parameters, buffers, a base point, a context), and the result itself,
+which the caller may have modified.
 """
 
 import weakref
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 __all__ = ["Memo", "Snapshot", "module_tensors"]
 
-_COPIED = 1 << 20  # elements up to which a tensor on the CPU is compared by its contents too
+_COPIED = 1 << 20  # tensors on the CPU with at most so many elements are also compared by their contents
 
 
 def module_tensors(module: nn.Module) -> list[Any]:
-    """Parameters and buffers of a module and its parts: five times as fast as torch's generators."""
+    """Parameters and buffers of a module and its submodules; five times as fast as torch's generators."""
     out = [*module._parameters.values(), *module._buffers.values()]
     for part in module._modules.values():
         if part is not None:
@@ -27,7 +27,8 @@ def module_tensors(module: nn.Module) -> list[Any]:
 
 
 def _can_be_watched(items: Sequence[Any]) -> bool:
-    """Not while they are traced or mapped over; torch counts no changes of inference tensors."""
+    """Whether changes of these tensors can be detected: not while they are traced or mapped over, and not for
+    inference tensors, which have no version counter."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
@@ -37,9 +38,9 @@ def _can_be_watched(items: Sequence[Any]) -> bool:
 class Snapshot:
     """The state of some tensors (and plain values) at one moment, to be compared with a later one.
 
-    A tensor is the same if it is the same object, with the same memory, the same version (torch counts
-    changes in place), and is differentiated as before. Of tensors on the CPU (up to a million elements) the
-    contents are compared too, since changes through ``x.data`` or numpy are not counted.
+    A tensor is unchanged if it is the same object with the same memory, the same version (torch counts in-place
+    changes) and the same ``requires_grad``. For tensors on the CPU with at most a million elements the contents are
+    compared too, since changes through ``x.data`` or numpy are not counted.
 
     >>> x = torch.zeros(2)
     >>> before = Snapshot([x, 1])
@@ -71,12 +72,12 @@ class Snapshot:
         return seen[4] is None or torch.equal(seen[4], item.detach())
 
     def same_as(self, items: Sequence[Any]) -> bool:
-        """Are these the tensors and values of before, unchanged?"""
+        """Whether these are the same tensors and values, unchanged."""
         return len(items) == len(self._seen) and all(map(self._same, self._seen, items))
 
 
 class Memo:
-    """The last result of a computation on tensors. Copies and pickles of a memo are empty.
+    """A cache of the last result of a computation on tensors. Copies and pickles of it are empty.
 
     >>> memo, x, w = Memo(), torch.ones(2), torch.ones(2)
     >>> memo.put([x], [w], [x * w])
@@ -96,22 +97,22 @@ class Memo:
         return Memo, ()
 
     def clear(self) -> None:
-        """Forget it."""
+        """Drop the cached result."""
         self._entry = None
 
     def gives(self, x: Tensor) -> bool:
-        """Is ``x`` what would be given first? (Cheaper to ask than :meth:`get`.)"""
+        """Whether ``x`` is the first tensor of the cached result; cheaper than :meth:`get`."""
         return self._entry is not None and self._entry[3][0] is x
 
     def replace(self, result: Sequence[Any]) -> None:
-        """Remember another result in place of the one that :meth:`get` gave, of the same computation."""
+        """Replace the cached result by another one of the same computation."""
         if self._entry is not None:
             before, _, with_graph, _ = self._entry
             self._entry = before, Snapshot(result), with_graph, tuple(result)
 
     def put(self, arguments: Sequence[Any], depends: Sequence[Any] | None, result: Sequence[Any]) -> None:
-        """Remember ``result`` (tensors, or None), computed of ``arguments`` and of the tensors ``depends``;
-        where these are not known (None), or a tensor is traced, nothing is remembered."""
+        """Cache ``result`` (tensors or ``None``), computed from ``arguments`` and the tensors ``depends``. Nothing is
+        cached if ``depends`` is ``None`` (unknown), or if a tensor is traced."""
         self._entry = None
         if depends is None:
             return
@@ -121,8 +122,8 @@ class Memo:
         self._entry = Snapshot(behind), Snapshot(result), torch.is_grad_enabled(), tuple(result)
 
     def get(self, arguments: Sequence[Any], depends: Sequence[Any] | None) -> tuple[Any, ...] | None:
-        """The result for these arguments, if what is behind it is as it was; not one computed without a graph
-        where a gradient is asked for now."""
+        """The cached result for these arguments, or ``None`` if anything it depends on has changed, or if it was
+        computed without a graph and a gradient is needed now."""
         entry = self._entry
         if entry is None or depends is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return None

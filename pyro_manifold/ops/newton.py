@@ -1,5 +1,4 @@
-r"""Newton's method on a batch of small systems, each row frozen when it has converged; Jacobians of functions
-of one point."""
+r"""Newton's method for a batch of small systems, Jacobians of functions of one point, and orthonormal bases."""
 
 from collections.abc import Callable
 
@@ -16,14 +15,15 @@ class ConvergenceError(RuntimeError):
 
 
 class PointFunction:
-    r"""A function of one point, :math:`f:\mathbb R^d\to\mathbb R^m`, and its Jacobian on a batch of points.
+    r"""A function of one point, :math:`f:\mathbb R^d\to\mathbb R^m`, with its Jacobian, applied to batches of points.
 
-    Code that also takes leading batch axes is called directly, other code through ``torch.func.vmap``, four
-    times as slow; which it is, is found out by comparing a batch around ``point`` with its points one by one.
+    If f also accepts leading batch axes it is called directly, otherwise through ``torch.func.vmap``, which is four
+    times as slow. To find out, the constructor compares the result for a batch of points near ``point`` with the
+    results for each of them.
 
-    :param f: from one point to a vector, in any shapes that ``torch.func.vmap`` can map over.
+    :param f: function from one point to a tensor, which ``torch.func.vmap`` can map over.
     :param point: a flat point, ``(d,)``, where ``f`` is defined.
-    :raises Exception: whatever ``f`` raises.
+    :raises Exception: any exception that ``f`` raises.
 
     >>> f = PointFunction(lambda x: (x * x).sum(-1, keepdim=True), torch.ones(2))
     >>> f.jacobian(torch.tensor([[1.0, 2.0]]))
@@ -56,8 +56,8 @@ class PointFunction:
         return (self._f(x) if self.direct else torch.func.vmap(self._f)(x)).reshape(len(x), self.size)
 
     def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Values ``(n, m)`` and Jacobians ``(n, m, d)`` at points ``(n, d)``, by one reverse pass over m
-        copies of the batch."""
+        """Values ``(n, m)`` and Jacobians ``(n, m, d)`` at points ``(n, d)``, by one backward pass over m copies of
+        the batch."""
         n, m = len(x), self.size
         if not is_concrete(x):  # inside a torch.func transform
             value, jac = torch.func.vmap(torch.func.jacrev(self._twice, has_aux=True))(x)[::-1]
@@ -80,10 +80,12 @@ def newton(step: Callable[[Tensor], Tensor], start: Tensor, bound: int) -> tuple
     r"""Iterate :math:`q \leftarrow q - \delta(q)` on every row until
     :math:`|\delta| \le \sqrt{\epsilon}\,(1 + |q|)`.
 
-    Convergence is quadratic, so the last step leaves an error of about the rounding :math:`\epsilon`. Rows
-    that have converged do not move any more, so that no row depends on the others; at most ``bound`` rounds.
+    Convergence is quadratic, so the error after the last step is about the rounding error :math:`\epsilon`. Rows that
+    have converged do not change any more, so no row depends on the others.
 
-    :param step: the Newton step of each row, in the shape of ``start``, ``(n, d)``.
+    :param step: function from iterates ``(n, d)`` to the Newton step of each row.
+    :param start: first iterates, ``(n, d)``.
+    :param bound: the largest number of steps.
     :returns: the last iterates, and which of them have converged.
     """
     root = torch.finfo(start.dtype).eps ** 0.5
@@ -101,11 +103,11 @@ def newton(step: Callable[[Tensor], Tensor], start: Tensor, bound: int) -> tuple
 
 
 def householder_basis(a: Tensor) -> Tensor:
-    r"""Orthonormal basis of :math:`\mathbb R^d`, ``(..., d, d)``, whose first m columns span those of ``a``,
-    ``(..., d, m)``.
+    r"""An orthonormal basis of :math:`\mathbb R^d`, ``(..., d, d)``, whose first m columns span those of ``a``,
+    ``(..., d, m)``; the other columns are a basis of the complement.
 
-    The other columns are a basis of the complement. It is the Q of a complete QR decomposition, written out
-    as reflections where a derivative is wanted, which LAPACK's has not.
+    It is the Q of a complete QR decomposition. If a gradient is needed it is computed by explicit Householder
+    reflections, since torch's complete decomposition is not differentiable.
 
     >>> householder_basis(torch.tensor([[0.0], [-2.0]])).abs()
     tensor([[0., 1.],

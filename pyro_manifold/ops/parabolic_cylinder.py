@@ -1,14 +1,14 @@
-r"""The radial integral of a projected normal distribution, at machine precision for every real argument:
-parabolic cylinder functions.
+r"""The radial integral of a projected normal distribution, a parabolic cylinder function, to machine precision for
+every real argument.
 
 .. math:: F_n(a) = \log\int_0^\infty r^{n-1} e^{ar - r^2/2}\,dr \;-\; \tfrac12\max(a,0)^2, \qquad
           M_k = \int_0^\infty r^k e^{ar - r^2/2} dr, \qquad M_{k+1} = a M_k + k M_{k-1}
 
-With :math:`\mu = k + 1/2` and :math:`S^2 = a^2 + 4\mu`, the ratio :math:`R = M_{k+1}/M_k = (a + y)/2` solves
-:math:`y^2 + 2y' = S^2`, so :math:`y = S \sum_j Y_j(a/S) S^{-2j}` with polynomials :math:`Y_j`; the integral
-of this series is that of :math:`\log M_k`, and both are exact to rounding for :math:`k \ge 17`. Smaller
-orders: for a <= 0 downwards from there, :math:`R_k = k/(R_{k+1} - a)`, for a > 0 upwards from :math:`M_0`;
-all terms are positive in both. float64 throughout. Reference: DLMF 12.2
+With :math:`\mu = k + 1/2` and :math:`S^2 = a^2 + 4\mu`, the ratio :math:`R = M_{k+1}/M_k` is :math:`(a + y)/2`, where
+y solves :math:`y^2 + 2y' = S^2`. So :math:`y = S \sum_j Y_j(a/S) S^{-2j}` with polynomials :math:`Y_j`, and integrating
+this series gives one for :math:`\log M_k`. Both are exact to rounding for :math:`k \ge 17`. Smaller orders follow by
+recurrences in which all terms are positive: for a <= 0 downwards from k = 17, :math:`R_k = k/(R_{k+1} - a)`; for a > 0
+upwards from :math:`M_0`. All arithmetic is float64. Reference: DLMF 12.2
 (:math:`M_k = k!\,e^{a^2/4}\,U(k+\frac12, -a)`), 12.10 (uniform expansions).
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, last_order_gradient
+from .autograd import BatchFunction, last_order_gradient, save_tensors
 from .components import extremes
 from .numerics import horner
 from .tracing import constant_result, is_concrete
@@ -40,8 +40,8 @@ def _multiply(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
 
 @lru_cache
 def _series() -> tuple[list[list[float]], list[list[float]]]:
-    r"""Coefficients of :math:`Y_j`, and of :math:`W_j = \int_0^p Y_j (1-q^2)^{j-2} dq` (j >= 2), lowest power
-    of p first.
+    r"""The coefficients of :math:`Y_j` and of :math:`W_j = \int_0^p Y_j (1-q^2)^{j-2} dq` (j >= 2), lowest power of p
+    first.
 
     :math:`Y_j = -(1-p^2) Y_{j-1}' - (3-2j)\,p\,Y_{j-1} - \frac12 \sum_{0<i<j} Y_i Y_{j-i}`.
     """
@@ -65,7 +65,7 @@ def _series() -> tuple[list[list[float]], list[list[float]]]:
     return [[float(x) for x in y] for y in ys], [[float(x) for x in w] for w in ws]
 
 
-@constant_result  # compilers must not trace the exact arithmetic
+@constant_result  # a compiler cannot trace arithmetic with fractions
 def _coefficients() -> tuple[list[list[float]], list[list[float]]]:
     return _series()
 
@@ -92,7 +92,7 @@ def _asymptotic(a: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _downwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """For a <= 0, from the asymptotic order."""
+    """F and its derivative for a <= 0, by recurrence from the asymptotic order."""
     log_m, ratio = _asymptotic(a, _K0)
     product = torch.ones_like(a)
     for k in range(_K0, n - 1, -1):
@@ -102,7 +102,7 @@ def _downwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _upwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """For a > 0, from the error function; every moment is scaled by exp(-a^2/2)."""
+    """F and its derivative for a > 0, by recurrence from the error function. Moments are scaled by exp(-a^2/2)."""
     last = math.sqrt(math.pi / 2) * torch.erfc(-a / math.sqrt(2))
     m = torch.exp(-a * a / 2) + a * last
     for k in range(1, n - 1):
@@ -111,8 +111,8 @@ def _upwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _evaluate(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """F and its slope; beyond 1e10 n, where powers of a would overflow, :math:`M_{n-1}` is one power of a to
-    all digits."""
+    """F and its derivative. Beyond 1e10 n, where powers of a would overflow, :math:`M_{n-1}` is a power of a to
+    rounding."""
     last = 1e10 * n
     if is_concrete(a) and a.device.type == "cpu" and a.numel():
         low, high = extremes(a)
@@ -124,6 +124,7 @@ def _evaluate(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _within(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """:func:`_evaluate` for arguments up to 1e10 n."""
     if n - 1 >= _K0:
         return _asymptotic(a, n - 1)
     up = a > 0
@@ -132,7 +133,7 @@ def _within(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 class _Slope(BatchFunction):
-    """F', with its derivative: F'' = R' = n + aR - R^2, less 1 for a > 0."""
+    """F' and its derivative F'' = R' = n + aR - R^2 (minus 1 for a > 0)."""
 
     ranks = (0,)
 
@@ -143,8 +144,7 @@ class _Slope(BatchFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
         a, ctx.n = inputs
-        ctx.save_for_backward(a, output)
-        ctx.save_for_forward(a, output)
+        save_tensors(ctx, a, output)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
@@ -155,7 +155,7 @@ class _Slope(BatchFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Slope.jvp(ctx, grad), None  # elementwise: the derivative is its own transpose
+        return _Slope.jvp(ctx, grad), None  # the operator is elementwise, so its derivative is symmetric
 
 
 class _LogRadialIntegral(BatchFunction):
@@ -168,8 +168,7 @@ class _LogRadialIntegral(BatchFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
         a, ctx.n = inputs
-        ctx.save_for_backward(a, output[1])
-        ctx.save_for_forward(a, output[1])
+        save_tensors(ctx, a, output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
@@ -183,9 +182,9 @@ class _LogRadialIntegral(BatchFunction):
 
 
 def log_radial_integral(a: Tensor, n: int) -> Tensor:
-    r""":math:`F_n(a)`, elementwise in float64; twice differentiable, a third derivative raises.
+    r""":math:`F_n(a)`, elementwise; twice differentiable, a third derivative raises.
 
-    :param a: any real number, float64.
+    :param a: any real numbers, float64.
     :param n: ambient dimension, at least 2.
 
     >>> log_radial_integral(torch.zeros(1, dtype=torch.float64), 2)  # int r exp(-r^2/2) = 1

@@ -1,8 +1,8 @@
-"""Maps and densities keep their digits inside ``torch.autocast``.
+"""Full precision for maps and densities inside ``torch.autocast``.
 
-Autocast turns every matrix product into bfloat16 or float16, of 3 decimal digits: a density would be wrong in
-the second digit, a rotation no rotation. What is decorated here is computed as if autocast were off, from
-arguments made float32 where they were of half precision; networks beside it go on in half precision.
+Autocast computes matrix products in bfloat16 or float16, with about 3 decimal digits: a density would be wrong in
+the second digit, and a rotation matrix would not be orthogonal. Functions decorated here run with autocast off, on
+arguments converted from half precision to float32. Networks around them still run in half precision.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ def _promoted(x: Any) -> Any:
 
 
 def full_precision(f: _F) -> _F:
-    """``f``, computed with autocast off and without half-precision arguments where autocast is on.
+    """``f`` such that, where autocast is on, it runs with autocast off and without half-precision arguments.
 
     >>> square = full_precision(lambda x: x @ x)
     >>> with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -47,7 +47,7 @@ def full_precision(f: _F) -> _F:
 
 
 class FullPrecision:
-    """Mixin: methods and properties named in ``_exact``, those of subclasses too, are
+    """Mixin that decorates the methods and properties named in ``_exact``, also those of subclasses, with
     :func:`full_precision`."""
 
     _exact: ClassVar[Iterable[str]] = ()

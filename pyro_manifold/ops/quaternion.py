@@ -1,4 +1,4 @@
-r"""Unit quaternions :math:`q = (w, x, y, z)\in S^3` and rotations: R(q) is quadratic, so linear in
+r"""Unit quaternions :math:`q = (w, x, y, z)\in S^3` and rotations: R(q) is quadratic in q, so linear in
 :math:`qq^\top`.
 
 .. math::
@@ -11,13 +11,13 @@ from torch import Tensor
 
 __all__ = ["quadratic_form", "rotation"]
 
-_SQUARES = [
+_SQUARES = [  # i, i, and the signs with which q_i^2 enters the diagonal of R
     (0, 0, (1, 1, 1)),
     (1, 1, (1, -1, -1)),
     (2, 2, (-1, 1, -1)),
     (3, 3, (-1, -1, 1)),
-]  # i, j, diagonal of R
-_PRODUCTS = [  # i, j, then (a, b, sign): 2 q_i q_j enters R_ab with this sign
+]
+_PRODUCTS = [  # i, j, and (a, b, sign): 2 q_i q_j enters R_ab with this sign
     (0, 1, ((2, 1, 1), (1, 2, -1))),
     (0, 2, ((0, 2, 1), (2, 0, -1))),
     (0, 3, ((1, 0, 1), (0, 1, -1))),
@@ -28,6 +28,7 @@ _PRODUCTS = [  # i, j, then (a, b, sign): 2 q_i q_j enters R_ab with this sign
 
 
 def _tensor(like: Tensor) -> Tensor:
+    """T, in the dtype and on the device of ``like``."""
     t = [[[[0.0] * 3 for _ in range(3)] for _ in range(4)] for _ in range(4)]
     for i, j, diagonal in _SQUARES:
         for a, sign in enumerate(diagonal):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, differentiated, last_order_gradient, plus, save_tensors
+from .batched import unexpand
 from .chunks import slices
-from .quadrature import unexpand
 from .radial_density import quadrature, radial_density, rule
 from .signed_trig import cos_sqrt, sinc_sqrt
 from .spherical import log_sphere_area

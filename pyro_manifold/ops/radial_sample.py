@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .autograd import Function, last_order_gradient
+from .batched import unexpand
 from .chunks import slices
-from .quadrature import legendre, unexpand
+from .quadrature import legendre
 from .radial_density import RadialDensity, quadrature, radial_density, rule
 from .rejection import exhausted, redraw
 from .tracing import not_compiled

@@ -1,24 +1,23 @@
-r"""Eigenvalues of the normal on positive definite matrices by Hamiltonian Monte Carlo, where exact rejection
-is hopeless.
+r"""Eigenvalues of the Riemannian normal on positive definite matrices by Hamiltonian Monte Carlo, for parameters where
+rejection sampling accepts too rarely.
 
-The distribution of the ordered eigenvalues,
-:math:`\prod_{i<j}\sinh\frac{\lambda_i-\lambda_j}2\,e^{-|\lambda|^2/2\sigma^2}`, is strongly log-concave.
-Their mean is an independent normal and drawn exactly. The gaps are sampled in coordinates without a
-singularity,
+The density of the ordered eigenvalues,
+:math:`\prod_{i<j}\sinh\frac{\lambda_i-\lambda_j}2\,e^{-|\lambda|^2/2\sigma^2}`, is strongly log-concave. Their mean is an
+independent normal variable and is drawn exactly. Their differences are sampled in the unconstrained coordinates y,
 
-.. math:: \lambda_k-\lambda_{k+1} = w_k\,\mathrm{softplus}(y_k), \qquad w_k = \min(\text{gap of the mode},
+.. math:: \lambda_k-\lambda_{k+1} = w_k\,\mathrm{softplus}(y_k), \qquad w_k = \min(\text{difference at the mode},
     \sigma/2),
 
-scaled by the Cholesky factor of the curvature at the mode. Every draw is the end of a chain of its own, so
-draws are independent: a fixed number of trajectories (80 of 4 leapfrog steps, step size jittered by 20%) from
-a normal about the mode.
+preconditioned with the Cholesky factor of the Hessian at the mode. Every draw is the final state of a separate chain, so
+draws are independent. A chain has a fixed number of trajectories (80, of 4 leapfrog steps each, with a step size that is
+jittered by 20%) and starts from a normal distribution about the mode.
 
-This part is **not exact** in the sense of rejection; how close it is was measured by coupling. Two chains
-that share their random numbers, one started as above and one from a normal half as wide again and displaced,
-come together: over 200 lanes at each of eight scales from 0.1 to 2, their largest difference after all 80
-trajectories was 4e-14 sigma for n = 16 and 6e-13 sigma for n = 32. So the start is forgotten to rounding.
-``tests/ops/test_spd_chain.py`` repeats this in small, and holds moments to the exact sampler (n <= 12) and to
-the derivatives of log Z (n = 16, 32). A draw takes 4 ms of one core for n = 16, 11 ms for n = 32.
+Unlike rejection, this is **not exact**. Its error was measured by coupling: two chains with the same random numbers, one
+started as above and one from a displaced normal that is half as wide again, converge to each other. For 200 pairs at each
+of eight scales from 0.1 to 2, their largest difference after 80 trajectories was 4e-14 sigma for n = 16 and 6e-13 sigma
+for n = 32. So the draws do not depend on the start, to rounding. ``tests/ops/test_spd_eigenvalue_hmc.py`` repeats a small
+version of this measurement, and compares moments with those of the exact sampler (n <= 12) and with the derivatives of
+log Z (n = 16, 32). A draw takes 4 ms on one core for n = 16 and 11 ms for n = 32.
 """
 
 import math
@@ -34,19 +33,21 @@ _TRAJECTORIES, _STEPS, _STEP_SIZE = 80, 4, 0.35
 
 
 class GapCoordinates(NamedTuple):
-    """Coordinates of the gaps for each sigma, shape ``(k,)``; with k = 1 every chain shares them."""
+    """The coordinates y of the differences of eigenvalues, for k values of sigma; for k = 1 all chains share them."""
 
-    sigma: Tensor
-    width: Tensor  # (k, n - 1)
-    start: Tensor  # y at the mode
-    factor: Tensor  # (k, n - 1, n - 1), from white coordinates to y
+    sigma: Tensor  # (k,)
+    width: Tensor  # w, (k, n - 1)
+    start: Tensor  # y at the mode, (k, n - 1)
+    factor: Tensor  # the preconditioner, (k, n - 1, n - 1): y is factor times standardised coordinates
 
     def take(self, index: Tensor) -> "GapCoordinates":
+        """The coordinates of the sigmas with these indices."""
         return self if len(self.sigma) == 1 else GapCoordinates(*(t[index] for t in self))
 
 
 def gap_coordinates(sigma: Tensor, mode: Tensor, hessian: Tensor) -> GapCoordinates:
-    """From the mode (descending) and the curvature of the log density there, ``(k, n)`` and ``(k, n, n)``."""
+    """The coordinates, from the mode (descending), ``(k, n)``, and minus the Hessian of the log density there,
+    ``(k, n, n)``."""
     n = mode.shape[-1]
     gap = mode[..., :-1] - mode[..., 1:]
     width = torch.minimum(gap, sigma[..., None] / 2)
@@ -63,18 +64,18 @@ def gap_coordinates(sigma: Tensor, mode: Tensor, hessian: Tensor) -> GapCoordina
 
 
 def _sums(n: int, like: Tensor) -> Tensor:
-    """From gaps to centred eigenvalues."""
+    """The matrix that maps differences to centred eigenvalues."""
     a = torch.ones(n, n - 1, dtype=like.dtype, device=like.device).triu()
     return a - a.mean(0)
 
 
 def _through(x: Tensor, m: Tensor) -> Tensor:
-    """Rows of x times m, which may differ from row to row."""
+    """The rows of x times m, which is one matrix or one for each row."""
     return x @ m[0] if len(m) == 1 else (x.unsqueeze(-2) @ m).squeeze(-2)
 
 
 def _density(g: GapCoordinates, y: Tensor, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues, their log density in y, and its gradient."""
+    """Centred eigenvalues, their log density with respect to y, and its gradient."""
     x = (g.width * softplus(y)) @ sums.mT
     half = (x[..., :, None] - x[..., None, :]) / 2
     half.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
@@ -96,9 +97,9 @@ def _density(g: GapCoordinates, y: Tensor, sums: Tensor) -> tuple[Tensor, Tensor
 def run_chains(
     g: GapCoordinates, y: Tensor, trajectories: int = _TRAJECTORIES, copies: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Centred eigenvalues at the end of one chain per row of ``y``, and the mean acceptance.
+    """Centred eigenvalues at the end of one chain for each row of ``y``, and the mean acceptance.
 
-    :param y: starts, ``(copies * lanes, n - 1)``; the copies of a lane share their random numbers.
+    :param y: initial states, ``(copies * lanes, n - 1)``; the ``copies`` chains of a lane use the same random numbers.
     """
     lanes, m = y.shape[0] // copies, y.shape[1]
     sums = _sums(m + 1, y)
@@ -124,7 +125,7 @@ def run_chains(
 
 
 def sample(g: GapCoordinates, lanes: int) -> Tensor:
-    """Eigenvalues, descending, ``(lanes, n)``, one for each sigma of ``g`` or ``lanes`` for the only one."""
+    """Descending eigenvalues, ``(lanes, n)``: one draw for each sigma of ``g``, or ``lanes`` draws for a single one."""
     m = g.width.shape[-1]
     noise = torch.randn(lanes, m, dtype=g.width.dtype, device=g.width.device)
     x, _ = run_chains(g, g.start + _through(noise, g.factor.mT))

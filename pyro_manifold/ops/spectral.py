@@ -84,9 +84,7 @@ SQRT = Spectral(
     torch.abs,
     lambda a, b: 1 / (a.sqrt() + b.sqrt()),
 )
-INV_SQRT = Spectral(
-    torch.rsqrt, None, lambda x: 0.75 * x**-2.5, torch.abs, _inv_sqrt_quotient
-)
+INV_SQRT = Spectral(torch.rsqrt, None, lambda x: 0.75 * x**-2.5, torch.abs, _inv_sqrt_quotient)
 
 _NODES = tuple(zip(*(t.flatten().tolist() for t in legendre(6, torch.device("cpu"))), strict=True))
 # differences below this fraction of the scale are integrated; above, division loses at most one digit, and below, 6

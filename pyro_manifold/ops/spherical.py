@@ -1,11 +1,11 @@
-r"""exp, log and the transported frame of the unit sphere; exp and log with gradients in closed form;
-component axis first.
+r"""exp, log and the transported frame of the unit sphere; exp and log are operators with closed-form gradients. The
+component axis comes first.
 
 .. math::
     \exp_p(u) = \cos|u|\,p + \tfrac{\sin|u|}{|u|}u, \qquad \log_p(q) = \frac{\theta}{\sin\theta}w,\quad
     w = e - (p\cdot e)p,\ e = q - p,\ \sin^2\tfrac\theta2 = \tfrac14|e|^2
 
-Beyond 120 degrees e = q + p, and :math:`\theta` is measured from -p.
+For angles above 120 degrees, e = q + p, and :math:`\pi - \theta`, the angle to -p, is computed instead.
 """
 
 import math
@@ -29,7 +29,7 @@ from .tracing import maybe_any
 
 __all__ = ["from_tangent", "log_sphere_area", "sphere_exp", "sphere_log", "to_tangent"]
 
-_TURN = 0.75  # sin^2 of half the angle where angles begin to be measured from -p: 120 degrees
+_TURN = 0.75  # sin^2 of half of 120 degrees
 
 
 def log_sphere_area(d: int) -> float:
@@ -38,7 +38,7 @@ def log_sphere_area(d: int) -> float:
 
 
 def _turn(p: Tensor) -> Tensor:
-    """1 / (1 + p_1), from |(p_2, ...)| on the far side, and 0 at -e_1, where the transported frame has no
+    """1 / (1 + p_1), computed from |(p_2, ...)| where p_1 < 0, and 0 at -e_1, where the transported frame has no
     limit."""
     first, rest2 = p[0], squared_norm(p[1:])
     south = first < 0
@@ -50,12 +50,14 @@ def _turn(p: Tensor) -> Tensor:
 
 
 def to_tangent(p: Tensor, v: Tensor) -> Tensor:
+    """The ambient tangent vector at p with coordinates v in the frame transported from e_1."""
     rest = p[1:]
     c = dot(rest, v)
     return join(-c, v - (c * _turn(p)) * rest)
 
 
 def from_tangent(p: Tensor, u: Tensor) -> Tensor:
+    """The coordinates, in the frame transported from e_1, of the ambient tangent vector u at p."""
     rest, w = p[1:], u[1:]
     return w - (dot(rest, w) * _turn(p) + u[0]) * rest
 
@@ -78,15 +80,12 @@ def _log(_: None, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
     e = q - p
     h, pe = 0.25 * squared_norm(e), dot(p, e)
     f = arcsinc_sqrt(h, 1)
-    return (
-        replace_lanes(_TURN - h, torch.mul(add_scaled(e, -pe, p), (1 - h).rsqrt_().mul_(f)), _far_log, p, q),
-        h,
-        pe,
-        f,
-    )
+    near = torch.mul(add_scaled(e, -pe, p), (1 - h).rsqrt_().mul_(f))
+    return replace_lanes(_TURN - h, near, _far_log, p, q), h, pe, f
 
 
 def _far_log(p: Tensor, q: Tensor) -> Tensor:
+    """log for angles above 120 degrees; at the antipode, one of the shortest vectors."""
     e = q + p
     w = torch.addcmul(e, -dot(p, e), p)
     sin = safe_sqrt(squared_norm(w))
@@ -112,8 +111,8 @@ def _log_pull(
 def _log_slopes(
     p: Tensor, e: Tensor, pe: Tensor, g: Tensor, ratio: Tensor, slope: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients in p (where e is held) and e of g.w times theta / sin(theta), from that ratio and its
-    derivative in h."""
+    """The gradients, in p at fixed e and in e, of g.w times theta / sin(theta), from that ratio and its derivative
+    in h."""
     pg = dot(p, g)
     c = ratio * pg
     gq = linear_combination(ratio, g, -c, p, 0.5 * slope * (dot(e, g) - pe * pg), e)
@@ -121,7 +120,7 @@ def _log_slopes(
 
 
 def _far_slopes(p: Tensor, q: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Zero where the shortest vector is not unique."""
+    """The gradients of :func:`_far_log` in p and q; zero where the shortest vector is not unique."""
     e = q + p
     h = 0.25 * squared_norm(e)
     known = (h >= torch.finfo(p.dtype).eps ** 2) & (h < 0.5)

@@ -1,7 +1,6 @@
-r"""Monotone rational-quadratic splines on an interval, the identity outside, and their derivatives.
+r"""Monotone rational-quadratic splines on an interval, which are the identity outside of it, and their derivatives.
 
-On the k-th of K bins, of width w, height h and slope s = h/w, with derivatives :math:`\delta_0, \delta_1` at
-its ends and
+On the k-th of K bins, with width w, height h, slope s = h/w, derivatives :math:`\delta_0, \delta_1` at its ends and
 :math:`\theta = (x - x_k)/w`, let :math:`p = (1-\theta)\,\delta_0 + \theta s` and
 :math:`q = (1-\theta)\,s + \theta\,\delta_1`. Then
 
@@ -17,8 +16,8 @@ and, with :math:`m = \theta(1-\theta)` and :math:`g = s\,m\,(\theta q - (1-\thet
     \frac{\partial y}{\partial\delta_0} = \frac{hm}{D}(1-r), \quad \frac{\partial y}{\partial\delta_1} =
     -\frac{hm}{D}\,r.
 
-No boolean indexing, so it works under ``torch.func`` (Pyro's does not). Reference: Durkan et al., *Neural
-spline flows*, NeurIPS 2019, eqs. 4-8; the inverse is their eq. 29 in the form without cancellation.
+The implementation has no boolean indexing, so unlike Pyro's it works under ``torch.func``. Reference: Durkan et al.,
+*Neural spline flows*, NeurIPS 2019, eqs. 4-8; the inverse is their eq. 29 in a form without cancellation.
 """
 
 import math
@@ -31,33 +30,29 @@ from torch.nn.functional import softplus
 __all__ = ["rational_quadratic", "spline_gradient", "spline_size"]
 
 _MIN_BIN, _MIN_SLOPE = 2e-3, 1e-3
-_ONE = math.log(
-    math.expm1(1 - _MIN_SLOPE)
-)  # softplus of it is a slope of 1: zero parameters are the identity
+_ONE = math.log(math.expm1(1 - _MIN_SLOPE))  # added to raw slopes, so that zero parameters give a slope of 1
 
 
 def spline_size(bins: int) -> int:
-    """Parameters of one spline: K widths, K heights, K - 1 inner slopes."""
+    """The number of parameters of one spline: K widths, K heights and K - 1 slopes."""
     return 3 * bins - 1
 
 
 class _Bin(NamedTuple):
-    """Where bin k begins and its size, for x and y, ``(2, ...)``, in units of the bound; slopes at its ends,
-    their parameters and their numbers k and k + 1; of all bins the sizes less the least one, ``(2, K, ...)``,
-    and which are before."""
+    """Bin k, in which a point lies. Lengths are in units of the bound."""
 
-    start: Tensor
-    size: Tensor
-    slopes: Tensor
-    raw_slopes: Tensor
-    ends: Tensor
-    spare: Tensor
-    before: Tensor
+    start: Tensor  # x_k and y_k, (2, ...)
+    size: Tensor  # w and h, (2, ...)
+    slopes: Tensor  # the derivatives at its ends, (2, ...)
+    raw_slopes: Tensor  # the parameters of these
+    ends: Tensor  # k and k + 1
+    spare: Tensor  # the sizes of all bins minus the smallest allowed size, (2, K, ...)
+    before: Tensor  # whether each bin is before bin k
 
 
 def _bin(t: Tensor, raw: Tensor, axis: int) -> _Bin:
-    """The bin of the abscissae ``t`` (axis 0), or ordinates (1). Bins are the first axis: over a short last
-    one torch's softmax takes ten times as long."""
+    """The bin that contains ``t``, an abscissa (``axis`` 0) or an ordinate (1). The bins are along the first axis,
+    since torch's softmax is ten times slower over a short last axis."""
     bins = (raw.shape[-1] + 1) // 3
     raw = raw.movedim(-1, 0)
     spare = raw[: 2 * bins].unflatten(0, (2, bins)).softmax(1) * (2 - _MIN_BIN * bins)
@@ -76,10 +71,9 @@ def _bin(t: Tensor, raw: Tensor, axis: int) -> _Bin:
 def rational_quadratic(
     x: Tensor, raw: Tensor, bound: float, *, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The spline with unconstrained parameters ``raw``, shape ``x.shape + (3K - 1,)``, and the log of its
-    derivative.
-
-    Zero parameters are the identity. With ``inverse``, the inverse and the log of *its* derivative.
+    """The spline with unconstrained parameters ``raw``, shape ``x.shape + (3K - 1,)``, and the log of its derivative.
+    With ``inverse``, the inverse of the spline and the log of the derivative of the inverse. Zero parameters give the
+    identity.
 
     >>> y, log_slope = rational_quadratic(torch.tensor([0.5, 7.0]), torch.zeros(2, 23), bound=3.0)
     >>> y, log_slope.abs() < 1e-6
@@ -91,7 +85,7 @@ def rational_quadratic(
     s = h / w
     if inverse:
         share = (t - y0) / h
-        b, c = d0 - share * (d0 + d1 - 2 * s), s * share  # of (s - b) theta^2 + b theta - c = 0
+        b, c = d0 - share * (d0 + d1 - 2 * s), s * share  # coefficients of (s - b) theta^2 + b theta - c = 0
         theta = 2 * c / (b + (b * b + 4 * (s - b) * c).clamp_min(0.0).sqrt())
     else:
         theta = (t - x0) / w
@@ -99,20 +93,19 @@ def rational_quadratic(
     den = torch.lerp(q, p, theta)
     log_slope = ((s / den).square() * torch.lerp(p, q, theta)).log()
     out = torch.addcmul(x0, w, theta) if inverse else torch.addcmul(y0, h, theta * p / den)
-    return torch.where(outside, x, bound * out), (-log_slope if inverse else log_slope).masked_fill(
-        outside, 0.0
-    )
+    log_slope = -log_slope if inverse else log_slope
+    return torch.where(outside, x, bound * out), log_slope.masked_fill(outside, 0.0)
 
 
 def spline_gradient(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The spline, its derivative dy/dx, and :math:`\partial y/\partial`\ ``raw``, of the shape of ``raw``.
+    r"""The spline, its derivative dy/dx, and :math:`\partial y/\partial`\ ``raw``, with the shape of ``raw``.
 
     >>> y, slope, gradient = spline_gradient(torch.tensor([0.5, 7.0]), torch.zeros(2, 23), bound=3.0)
     >>> slope, gradient.shape, gradient[1].any()
     (tensor([1.0000, 1.0000]), torch.Size([2, 23]), tensor(False))
     """
     outside = x.abs() >= bound
-    t = (x / bound).masked_fill(outside, -1.0)  # there all of the gradient is exactly zero
+    t = (x / bound).masked_fill(outside, -1.0)  # at -1 the gradient in ``raw`` is exactly zero
     start, size, (d0, d1), raw_slopes, ends, spare, before = _bin(t, raw, 0)
     (x0, y0), (w, h) = start, size
     s, theta, bins = h / w, (t - x0) / w, spare.shape[1]
@@ -122,10 +115,11 @@ def spline_gradient(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tenso
     slope, bent = steep.square() * torch.lerp(p, q, theta), steep * part * torch.lerp(-p, q, theta)
     rise = h * part
     falls = rise * r
-    # in sizes of bins before, in those of this one, for x and y; in the slopes at its ends
+    # derivatives in the sizes (width and height) of bins before this one, in those of this bin, and in the slopes at
+    # its ends
     rows = [-slope, torch.ones_like(r), -theta * slope - s * bent, r + bent, rise - falls, -falls]
     of_before, of_own, at_ends = (bound * torch.stack(rows)).unflatten(0, (3, 2))
-    # less the mean over the shares, as with any softmax
+    # the derivative of softmax subtracts the mean
     mean = (of_before * torch.sub(start + 1, ends[0], alpha=_MIN_BIN) + of_own * (size - _MIN_BIN)) / (
         2 - _MIN_BIN * bins
     )

@@ -1,5 +1,5 @@
-"""What Python may do with a tensor that may be traced, compiled, mapped over or differentiated, and functions
-that compilers do not look into."""
+"""Tests of whether a tensor is traced, compiled, mapped over or differentiated, and decorators for functions that
+compilers and tracers must not look into."""
 
 import functools
 from collections.abc import Callable
@@ -16,31 +16,32 @@ _LIBRARY = torch.library.Library("pyro_manifold", "DEF")
 
 
 def is_concrete(x: Tensor) -> bool:
-    """Whether Python may branch on the values of ``x``: not while they are traced, compiled or mapped over."""
+    """Whether Python code may branch on the values of ``x``: not while they are traced, compiled or mapped over."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def can_write_inplace(x: Tensor) -> bool:
-    """Whether ``x`` may be overwritten: neither autograd nor a tracer records operations on it."""
+    """Whether ``x`` may be overwritten: whether neither autograd nor a tracer records operations on it."""
     return not torch.is_grad_enabled() and forward_ad._current_level < 0 and is_concrete(x)
 
 
 def maybe_any(mask: Tensor) -> bool:
-    """Whether ``mask`` is true anywhere; True without looking where that would cost (on a GPU, in a trace)."""
+    """Whether ``mask`` may be true anywhere; always true where a test would be slow or impossible (on a GPU, in a
+    trace)."""
     return mask.device.type != "cpu" or not is_concrete(mask) or bool(mask.any())
 
 
 def constant_result(f: _F) -> _F:
-    """``torch.compiler.assume_constant_result``, which would import the whole compiler when this package is
+    """The same as ``torch.compiler.assume_constant_result``, which would import the compiler when this package is
     imported."""
     f._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return f
 
 
 def not_compiled(f: _F) -> _F:
-    """``torch.compiler.disable``, which would import the whole compiler when this package is imported."""
+    """The same as ``torch.compiler.disable``, which would import the compiler when this package is imported."""
 
     @functools.wraps(f)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -52,13 +53,12 @@ def not_compiled(f: _F) -> _F:
 
 
 def operator(schema: str, empty: Callable[..., list[Tensor]]) -> Callable[[Callable[..., Any]], Any]:
-    """Decorator: make a function an operator of torch, which compilers and tracers see as one node and do not
-    look into.
+    """Decorator that registers a function as a torch operator, which compilers and tracers see as a single node.
 
-    ``torch.library.custom_op`` does the same, but reads the source of every imported module for it.
+    ``torch.library.custom_op`` does the same, but reads the source of every imported module.
 
     :param schema: name, arguments and results in torch's notation.
-    :param empty: makes results of the right shape and dtype, from the same arguments.
+    :param empty: a function of the same arguments that returns results of the right shape and dtype.
     """
     name = schema.partition("(")[0]
 

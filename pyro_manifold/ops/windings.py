@@ -1,27 +1,26 @@
-r"""The density that a normal on a line gets when the line is wound around a closed geodesic of length
-:math:`2\pi`.
+r"""The density of a normal distribution on a line that is wrapped around a closed geodesic of length :math:`2\pi`.
 
 .. math::
     w(t) = \log \sum_{k\in\mathbb Z} \Big|\frac{t_k}{h\sin(t_k/h)}\Big|^m e^{-t_k^2/2s^2}, \qquad t_k = t +
     2\pi k
 
-m = d - 1, h = 1 on the sphere :math:`S^d`; m = h = 2 on :math:`SO(3)`; m = 0 on circles. The sine is the same
-in every term, and :math:`f(t) = |t|^m e^{-t^2/2s^2}` is log-concave on either side of 0, with
-:math:`(\log f)'' \le -1/s^2` and its mode at :math:`s\sqrt m`. So, relative to the largest term, nothing is
-left beyond :math:`s\sqrt m \pm (2\pi + cs)`, where :math:`e^{-c^2/2}` is below the rounding error: some
-:math:`4 + 2cs/\pi` terms whatever m is. From :math:`s_0 = 12.5` on the theta-function dual takes over,
+m = d - 1, h = 1 on the sphere :math:`S^d`; m = h = 2 on :math:`SO(3)`; m = 0 on circles. The sine is the same in every
+term, and :math:`f(t) = |t|^m e^{-t^2/2s^2}` is log-concave on either side of 0, with :math:`(\log f)'' \le -1/s^2` and its
+mode at :math:`s\sqrt m`. So, relative to the largest term, terms beyond :math:`s\sqrt m \pm (2\pi + cs)` are below the
+rounding error :math:`e^{-c^2/2}`, and about :math:`4 + 2cs/\pi` terms are enough for every m. For scales above
+:math:`s_0 = 12.5` the dual sum is used (Poisson summation),
 
 .. math::
     \sum_k |t_k|^m e^{-t_k^2/2s^2} = \frac{(2s^2)^{\frac{m+1}2}}{2\pi}\,\Gamma\big(\tfrac{m+1}2\big)
         - 2 \sum_{j\ge0} \frac{(-1)^j (2\pi)^{m+2j}}{j!\,(2s^2)^j}\,\frac{B_{m+1+2j}(t/2\pi)}{m+1+2j} +
           O(e^{-s^2/4})
 
-whose first term is the limit of a wide normal. The others, Bernoulli polynomials, come from the kink of
-:math:`|t|^m` at 0: they are absent for even m and below the rounding error for m > 32. Measured against sums
-in 60 digits for m from 1 to 1023, the two branches differ by less than 2e-16 at :math:`s_0`.
+Its first term is the limit of a wide normal. The others, Bernoulli polynomials, come from the kink of :math:`|t|^m` at 0:
+they are absent for even m and below the rounding error for m > 32. Measured against sums with 60 digits for m from 1 to
+1023, the two sums differ by less than 2e-16 at :math:`s_0`.
 
-For m > 0 the sum has poles, at t = 0 and (for h = 1) at t = π; a point nearer to a pole than the rounding
-error eps is scored as if it were at the distance eps.
+For m > 0 the sum has poles at t = 0 and (for h = 1) at t = π. A point closer to a pole than the rounding error eps is
+scored as if it were at the distance eps.
 
 References: DLMF 24.4 and 25.11.14 (Hurwitz zeta at negative integers); Mardia & Jupp (2000), eq. 3.5.60 (m =
 0).
@@ -42,14 +41,14 @@ __all__ = ["log_windings", "normal_reach"]
 
 _CROSSOVER = 12.5
 _SMOOTH = 32
-_KINKS = 14  # terms of the kink's series
+_KINKS = 14  # number of terms of the series for the kink
 _TURN = 2 * math.pi
-_FEW = 6  # turns on either side, up to which all elements take the same
+_FEW = 6  # up to this number of turns on either side, all elements use the same turns
 
 
 @lru_cache
 def _bernoulli_numbers(n: int) -> list[Fraction]:
-    """Those of even index up to n, B_1 left out."""
+    """The Bernoulli numbers B_0, B_2, ..., B_n."""
     out = [Fraction(1)]
     for m in range(2, n + 1, 2):
         lower = sum(math.comb(m + 1, 2 * i) * b for i, b in enumerate(out)) - Fraction(m + 1, 2)
@@ -63,8 +62,8 @@ def _log_abs(b: Fraction) -> float:
 
 @lru_cache
 def _kink_coefficients(power: int) -> list[list[float]]:
-    r"""The kink's terms at :math:`s_0`, divided by the limit: their coefficients as polynomials in
-    :math:`(1/2 - t/2\pi)^2`."""
+    r"""The terms for the kink at the scale :math:`s_0`, divided by the first term: their coefficients as polynomials
+    in :math:`(1/2 - t/2\pi)^2`."""
     bernoulli = _bernoulli_numbers(_SMOOTH + 2 * _KINKS)
     out = []
     for j in range(_KINKS):
@@ -81,13 +80,13 @@ def _kink_coefficients(power: int) -> list[list[float]]:
     return out
 
 
-@constant_result  # compilers must not trace the exact arithmetic
+@constant_result  # a compiler cannot trace arithmetic with fractions
 def _kink(power: int) -> list[list[float]]:
     return _kink_coefficients(power)
 
 
 def normal_reach(dtype: torch.dtype) -> float:
-    """The c with ``exp(-c**2 / 2)`` an eighth of the rounding error of ``dtype``: 8.7 in float64, 6.0 in
+    """The c for which ``exp(-c**2 / 2)`` is an eighth of the rounding error of ``dtype``: 8.7 in float64, 6.0 in
     float32.
 
     >>> round(normal_reach(torch.float64), 1)
@@ -97,9 +96,9 @@ def normal_reach(dtype: torch.dtype) -> float:
 
 
 def log_windings(t: Tensor, scale: Tensor, power: int, half: int = 1) -> Tensor:
-    r"""The logarithm w of the sum over all windings; elementwise, differentiable in both arguments.
+    r"""The logarithm w of the sum over all windings, elementwise; differentiable in both arguments.
 
-    :param Tensor t: arc length from the centre, in radians, of any number of turns.
+    :param Tensor t: arc length from the centre, in radians; may be more than one turn.
     :param Tensor scale: s > 0, the standard deviation along the line, in radians.
     :param int power: m >= 0, the dimension of the Jacobi fields.
     :param int half: h, 1 or 2: the Jacobi fields vanish at multiples of :math:`h\pi`.
@@ -107,9 +106,9 @@ def log_windings(t: Tensor, scale: Tensor, power: int, half: int = 1) -> Tensor:
     >>> log_windings(torch.tensor(0.0), torch.tensor(0.1), 0)
     tensor(0.)
     """
-    power = int(power)  # a jit tracer makes tensors of sizes
+    power = int(power)  # under a jit tracer sizes are tensors
     t, scale = torch.broadcast_tensors(t, scale)
-    if power == 0:  # smooth at t = 0 too
+    if power == 0:  # this form is smooth at t = 0 too
         return log_wrapped_normal(t, scale) + scale.log() + 0.5 * math.log(_TURN)
     t = (t - _TURN * (t.detach() / _TURN).round()).abs()
     log_sinc = log_sinc_sqrt((t / half).square(), 1)
@@ -123,11 +122,10 @@ def log_windings(t: Tensor, scale: Tensor, power: int, half: int = 1) -> Tensor:
 
 
 def _direct(t: Tensor, scale: Tensor, power: int, log_t: Tensor) -> Tensor:
-    """Log of the sum of ``f(t_k) / t**m``, relative to its term with k = 0, which is
-    ``exp(-t**2 / 2 s**2)``."""
+    """The log of the sum of ``f(t_k) / t**m``, whose term with k = 0 is ``exp(-t**2 / 2 s**2)``."""
     turn = _TURN * _turns(scale.detach(), power, normal_reach(t.dtype), t)
-    # for narrower scales than this every k but 0 is beyond rounding, unless t is half a turn, where s does
-    # not matter
+    # for narrower scales than this all terms but k = 0 are below rounding, unless t is half a turn, where the terms
+    # do not depend on s
     s = scale.clamp_min(math.sqrt(torch.finfo(t.dtype).eps) / 50)
     terms = power * ((turn + t).abs().log() - log_t) - (turn / s) * ((turn / 2 + t) / s)
     zero = torch.zeros_like(t).unsqueeze(0)
@@ -135,8 +133,8 @@ def _direct(t: Tensor, scale: Tensor, power: int, log_t: Tensor) -> Tensor:
 
 
 def _turns(s: Tensor, power: int, reach: float, t: Tensor) -> Tensor:
-    """The k other than 0 whose terms count, on a new first axis. Where the modes lie many turns out, the same
-    number for each element, about its own modes."""
+    """The k other than 0 whose terms matter, on a new first axis. If the modes are many turns away from 0, every element
+    has the same number of k, around its own modes."""
     column = (-1,) + (1,) * t.dim()
     if is_concrete(s) and s.numel():
         last = math.floor((float(s.amax()) * (math.sqrt(power) + reach)) / _TURN + 1.5)
@@ -156,7 +154,7 @@ def _turns(s: Tensor, power: int, reach: float, t: Tensor) -> Tensor:
 
 
 def _dual(t: Tensor, scale: Tensor, power: int) -> Tensor:
-    """Log of the sum of ``f(t_k)`` for a wide normal."""
+    """The log of the sum of ``f(t_k)`` for a wide normal, by the dual sum."""
     half = (power + 1) / 2
     out = 2 * half * scale.log() + half * math.log(2) + math.lgamma(half) - math.log(_TURN)
     if power % 2 == 0 or power > _SMOOTH:

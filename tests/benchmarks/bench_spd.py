@@ -24,7 +24,8 @@ from timing import least
 
 from pyro_manifold.distributions import RiemannianNormal
 from pyro_manifold.geometry import geometry
-from pyro_manifold.ops.spd_normal import acceptance, log_normalizer, normalizer_table
+from pyro_manifold.ops.spd_normal import acceptance
+from pyro_manifold.ops.spd_normalizer import log_normalizer, normalizer_table
 
 F64 = torch.float64
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pyro_manifold.distributions import RiemannianNormal, WrappedNormal
 from pyro_manifold.geometry import SpecialOrthogonal, geometry
-from pyro_manifold.ops.orthogonal import hat, rotation_exp
+from pyro_manifold.ops.orthogonal import hat
+from pyro_manifold.ops.rotation_exp_log import rotation_exp
 
 F32, F64 = torch.float32, torch.float64
 

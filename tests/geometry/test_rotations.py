@@ -15,7 +15,8 @@ from torch.distributions import biject_to, transform_to
 from pyro_manifold.constraints import on
 from pyro_manifold.distributions import ManifoldUniform, WrappedNormal
 from pyro_manifold.geometry import SpecialOrthogonal, geometry
-from pyro_manifold.ops.orthogonal import hat, log_det_dexp, polar, rotation_log, rotation_log3, vee
+from pyro_manifold.ops.orthogonal import hat, polar, rotation_log3, vee
+from pyro_manifold.ops.rotation_exp_log import log_det_dexp, rotation_log
 from pyro_manifold.testing import manifold_rule
 
 F64, PI = torch.float64, math.pi

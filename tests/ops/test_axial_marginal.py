@@ -9,12 +9,10 @@ import torch
 from scipy import stats
 
 from pyro_manifold.ops.axial_marginal import (
-    EXPONENTIAL,
-    POWER,
-    AxialProfile,
     one_minus_cosine_gradient,
     sample_one_minus_cosine,
 )
+from pyro_manifold.ops.axial_profile import EXPONENTIAL, POWER, AxialProfile
 from pyro_manifold.ops.axis import squared_chord, tangent_normal_point
 from pyro_manifold.ops.gamma_ratio import digamma_difference
 from pyro_manifold.ops.special import bessel_ratio

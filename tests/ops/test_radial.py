@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from pyro_manifold.ops import radial_density, radial_sample
-from pyro_manifold.ops.quadrature import unexpand
+from pyro_manifold.ops.batched import unexpand
 from pyro_manifold.ops.radial import log_normalizer, radius_moment
 from pyro_manifold.ops.radial_sample import radius_gradients, sample_radius
 

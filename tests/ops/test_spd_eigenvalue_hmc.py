@@ -17,14 +17,8 @@ from pyro_manifold.ops.spd_eigenvalue_hmc import (
     run_chains,
     sample,
 )
-from pyro_manifold.ops.spd_normal import (
-    _mode,
-    _repulsion,
-    acceptance,
-    log_normalizer,
-    normalizer_table,
-    sample_tangent,
-)
+from pyro_manifold.ops.spd_normal import _mode, _repulsion, acceptance, sample_tangent
+from pyro_manifold.ops.spd_normalizer import log_normalizer, normalizer_table
 
 F64 = torch.float64
 WORST = {16: 0.93, 32: 0.75}  # sigma of (about) the least acceptance of rejection

@@ -8,7 +8,8 @@ import torch
 
 from pyro_manifold.ops.linalg import sym_eigenvalues, vec_to_sym
 from pyro_manifold.ops.signed_trig import log_sinhc
-from pyro_manifold.ops.spd_normal import acceptance, log_normalizer, normalizer_table, sample_tangent
+from pyro_manifold.ops.spd_normal import acceptance, sample_tangent
+from pyro_manifold.ops.spd_normalizer import log_normalizer, normalizer_table
 
 F64 = torch.float64
 
