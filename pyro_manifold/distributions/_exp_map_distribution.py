@@ -1,5 +1,5 @@
-"""Base class of the distributions that push a distribution of tangent vectors at a centre to the manifold by the
-exponential map."""
+"""Base class of the distributions that push a distribution of tangent vectors at a centre to the manifold by
+the exponential map."""
 
 import math
 from collections.abc import Sequence

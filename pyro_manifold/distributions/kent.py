@@ -18,8 +18,8 @@ __all__ = ["Kent"]
 
 
 class Kent(FisherBingham):
-    r"""The analogue on the sphere of a normal distribution with elliptical contours (FB5 on :math:`S^2`), in any
-    dimension.
+    r"""The analogue on the sphere of a normal distribution with elliptical contours (FB5 on :math:`S^2`), in
+    any dimension.
 
     .. math::
         p(x) = C^{-1} \exp\Big\{\kappa\,\gamma_1\cdot x + \sum_{j=2}^d \beta_j (\gamma_j\cdot x)^2\Big\},

@@ -129,8 +129,8 @@ def _result(
 
 
 def _mean_exponent(form: Tensor, rotation: Tensor, mean: Tensor, second: Tensor, shift: Tensor) -> Tensor:
-    r""":math:`\mathrm E[y^\top Dy]` for D = ``form`` and :math:`y = Rz + a`, from the mean and the second moment
-    of z; R = ``rotation``, a = ``shift``."""
+    r""":math:`\mathrm E[y^\top Dy]` for D = ``form`` and :math:`y = Rz + a`, from the mean and the second
+    moment of z; R = ``rotation``, a = ``shift``."""
     mean = apply_matrix(rotation, mean).unsqueeze(-1)
     shift = shift.unsqueeze(-1)
     cross = mean @ shift.mT

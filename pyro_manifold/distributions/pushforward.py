@@ -51,8 +51,9 @@ class Pushforward(MaskedRows, Explained, CopiesWithoutCaches, dist.TransformedDi
     :raises ValueError: for a base of another event shape, an unknown ``off_manifold``; for values off the
         manifold under ``"error"``, and rows that are not finite; where the derivative of g loses rank.
 
-    Rows that ``mask``, ``poutine.mask`` or ``obs_mask`` drop may hold any values, also NaN. Any other row that is
-    not finite is an error with validation; without it, its log density is :math:`-\infty` with no gradient.
+    Rows that ``mask``, ``poutine.mask`` or ``obs_mask`` drop may hold any values, also NaN. Any other row
+    that is not finite is an error with validation; without it, its log density is :math:`-\infty` with no
+    gradient.
 
     Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS
     2020, eq. 7.
@@ -155,8 +156,9 @@ def composed(transform: Any) -> InjectiveTransform:
 def without_gaps(
     value: Tensor, transform: InjectiveTransform, validate: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """``value`` with rows that are not finite replaced by a finite row, and a mask of the finite rows (``None`` if
-    all are finite). So no NaN enters the computation, and the values and gradients of the other rows are right.
+    """``value`` with rows that are not finite replaced by a finite row, and a mask of the finite rows
+    (``None`` if all are finite). So no NaN enters the computation, and the values and gradients of the other
+    rows are right.
 
     :raises ValueError: if ``validate`` and a row is not finite.
     """
@@ -187,8 +189,8 @@ class ConditionalPushforward(CopiesWithoutCaches, ConditionalDistribution, nn.Mo
     :param transform: g as for :class:`Pushforward`, or a
         :class:`~pyro_manifold.flows.Conditional` injective flow.
 
-    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward` and raises
-    the same errors. If g does not depend on the context, all of them share one cache of inverses.
+    Base measure: the Hausdorff measure of the image. ``condition(context)`` is a :class:`Pushforward` and
+    raises the same errors. If g does not depend on the context, all of them share one cache of inverses.
 
     >>> from pyro_manifold.flows import Conditional, Coupling
     >>> from pyro_manifold.transforms import Pad

@@ -44,11 +44,11 @@ class PushforwardMixture(MaskedRows, Explained, dist.TorchDistribution):
     Base measure: the n-dimensional Hausdorff measure of the union. A value is assigned to the nearest image
     :math:`M_k`, and also to every other image that contains it to within rounding (at most the square root of
     the machine precision, relative to 1 + its length); the densities of these charts are added. So the total
-    mass is 1 however close the images come to each other, provided :math:`g_k^{-1}` is the exact inverse and not
-    an encoder network. A value farther than ``atol`` (1 + its length) from every image is off the manifold and
-    is scored as the components' ``off_manifold`` says. A union of images is not the image of a vector space
-    under a bijection: for a latent site, sample the chart from a ``Categorical`` and enumerate it. Rows that are
-    not finite, or that a mask drops, are treated as by :class:`Pushforward`.
+    mass is 1 however close the images come to each other, provided :math:`g_k^{-1}` is the exact inverse and
+    not an encoder network. A value farther than ``atol`` (1 + its length) from every image is off the
+    manifold and is scored as the components' ``off_manifold`` says. A union of images is not the image of a
+    vector space under a bijection: for a latent site, sample the chart from a ``Categorical`` and enumerate
+    it. Rows that are not finite, or that a mask drops, are treated as by :class:`Pushforward`.
 
     :param Tensor weights: :math:`w`, shape ``batch + (k,)``, on the simplex.
     :param components: k :class:`Pushforward` distributions with the same dimensions and ``off_manifold``.
@@ -168,8 +168,9 @@ class PushforwardMixture(MaskedRows, Explained, dist.TorchDistribution):
 
     @staticmethod
     def _part(component: Pushforward, u: Tensor, on: Tensor) -> Tensor:
-        """log p_k where ``on``, :math:`-\\infty` elsewhere. The chart's derivative may lose rank at points off its
-        image, so the coordinates of those are replaced by those of a point on it before the evaluation."""
+        """log p_k where ``on``, :math:`-\\infty` elsewhere. The chart's derivative may lose rank at points
+        off its image, so the coordinates of those are replaced by those of a point on it before the
+        evaluation."""
         if is_concrete(on) and not bool(on.any()):
             return torch.full(torch.broadcast_shapes(on.shape, component.batch_shape), -torch.inf).to(u)
         first = on.reshape(-1).to(torch.uint8).argmax(0, keepdim=True)

@@ -76,8 +76,8 @@ class _RadialNormal(dist.TorchDistribution):
         return radius_moment(self.scale, self.curvature, self.event_shape[0], "square")
 
 
-# Tangent distributions on manifolds without constant curvature, by class of geometry: functions of the geometry,
-# the scale (expanded to the batch shape) and the event shape.
+# Tangent distributions on manifolds without constant curvature, by class of geometry: functions of the
+# geometry, the scale (expanded to the batch shape) and the event shape.
 _TANGENT_NORMALS: ClassRegistry[Any] = ClassRegistry()
 
 
@@ -104,12 +104,12 @@ class RiemannianNormal(ExpMapDistribution):
     :math:`\sigma` is not the root mean squared distance: draws concentrate at distance :math:`\sigma\sqrt d`
     in flat space and near :math:`(d-1)\sigma^2\sqrt{-K}` in hyperbolic space at large sigma.
 
-    On ``SymmetricPositiveDefinite`` Z is a Pfaffian (:mod:`pyro_manifold.ops.spd_normalizer`), for matrices up to
-    32 x 32, differentiable any number of times in ``scale``. Draws are exact up to 12 x 12, and for larger
-    matrices at scales far from 1; at other scales the eigenvalues are the final states of Markov chains that
-    are long enough to forget their start to rounding (:mod:`pyro_manifold.ops.spd_eigenvalue_hmc` gives the
-    cost and the checks). Draws are differentiable in ``loc`` only: ``has_rsample`` is false while ``scale``
-    requires a gradient, and Pyro's ELBOs then use the score function. For reparametrised SVI use
+    On ``SymmetricPositiveDefinite`` Z is a Pfaffian (:mod:`pyro_manifold.ops.spd_normalizer`), for matrices
+    up to 32 x 32, differentiable any number of times in ``scale``. Draws are exact up to 12 x 12, and for
+    larger matrices at scales far from 1; at other scales the eigenvalues are the final states of Markov
+    chains that are long enough to forget their start to rounding (:mod:`pyro_manifold.ops.spd_eigenvalue_hmc`
+    gives the cost and the checks). Draws are differentiable in ``loc`` only: ``has_rsample`` is false while
+    ``scale`` requires a gradient, and Pyro's ELBOs then use the score function. For reparametrised SVI use
     :class:`WrappedNormal` there.
 
     :param geoopt.Manifold manifold: ``Sphere``, ``PoincareBall``, ``Lorentz``, ``Stereographic``,

@@ -123,8 +123,8 @@ class ManifoldUniform(ReprMixin, TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        r"""Variance of each coordinate of a draw: 1/n on the sphere in :math:`\mathbb R^n` and for rotations and
-        orthonormal frames of :math:`\mathbb R^n`; :math:`\pi^2/3` for an angle (whose *circular* variance
+        r"""Variance of each coordinate of a draw: 1/n on the sphere in :math:`\mathbb R^n` and for rotations
+        and orthonormal frames of :math:`\mathbb R^n`; :math:`\pi^2/3` for an angle (whose *circular* variance
         is 1).
 
         :raises NotImplementedError: as :attr:`mean`.

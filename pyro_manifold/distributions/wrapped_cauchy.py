@@ -19,8 +19,8 @@ __all__ = ["WrappedCauchy"]
 
 
 class WrappedCauchy(ReprMixin, TorchDistribution):
-    r"""A Cauchy distribution wrapped around the circle. Equivalently, the image of a uniform angle under a Möbius
-    map, which is how it is drawn.
+    r"""A Cauchy distribution wrapped around the circle. Equivalently, the image of a uniform angle under a
+    Möbius map, which is how it is drawn.
 
     .. math::
         p(x) = \frac{1}{2\pi}\,\frac{1 - \rho^2}{(1-\rho)^2 + 4\rho\sin^2\frac{x-\mu}{2}}, \qquad

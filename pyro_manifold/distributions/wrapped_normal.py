@@ -64,8 +64,8 @@ class WrappedNormal(ExpMapDistribution):
         three.
     :param bool truncated: condition on :math:`|v| <` injectivity radius; needs an isotropic ``scale``.
     :raises ValueError: for a ``loc`` off the manifold, a non-positive ``scale``, shapes that do not fit,
-        mixed dtypes, and a ``scale`` so wide that windings matter where their sum is not implemented (SO(n) with
-        n > 3, Stiefel and Grassmann manifolds).
+        mixed dtypes, and a ``scale`` so wide that windings matter where their sum is not implemented (SO(n)
+        with n > 3, Stiefel and Grassmann manifolds).
 
     Base measure: Riemannian volume. Batch shape: the parameters' broadcast; event shape: that of ``loc``.
 
@@ -193,8 +193,8 @@ class WrappedNormal(ExpMapDistribution):
 
     @property
     def frechet_mean(self) -> Tensor:
-        """``loc`` on flat and hyperbolic space, where the distribution is symmetric about it and the Fréchet mean
-        is unique.
+        """``loc`` on flat and hyperbolic space, where the distribution is symmetric about it and the Fréchet
+        mean is unique.
 
         :raises NotImplementedError: on compact manifolds.
         """
@@ -206,8 +206,8 @@ class WrappedNormal(ExpMapDistribution):
 
     @property
     def mean(self) -> Tensor:
-        r"""Ambient expectation :math:`\mathrm E[x] = \mathrm E[\cos(\sqrt K|v|)]\,\mu` on flat space, spheres and
-        the hyperboloid (cosh there). It does not lie on a curved manifold; see :attr:`frechet_mean`.
+        r"""Ambient expectation :math:`\mathrm E[x] = \mathrm E[\cos(\sqrt K|v|)]\,\mu` on flat space, spheres
+        and the hyperboloid (cosh there). It does not lie on a curved manifold; see :attr:`frechet_mean`.
 
         :raises NotImplementedError: on other manifolds, and for an anisotropic scale on a curved one.
         """

@@ -10,8 +10,8 @@ __all__ = ["ManifoldEncoder"]
 
 
 class ManifoldEncoder(nn.Module):
-    r"""Network with one hidden layer and two heads: a point of the manifold, and standard deviations in geodesic
-    length.
+    r"""Network with one hidden layer and two heads: a point of the manifold, and standard deviations in
+    geodesic length.
 
     .. math:: h = \mathrm{relu}(W x + b), \qquad \mu = \exp_o(W_\mu h + b_\mu), \qquad
               \sigma = \mathrm{softplus}(W_\sigma h + b_\sigma) + 10^{-5}

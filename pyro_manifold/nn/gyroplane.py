@@ -16,18 +16,18 @@ __all__ = ["GyroplaneLayer"]
 
 
 class GyroplaneLayer(nn.Module):
-    r"""Signed geodesic distances of a point to learned gyroplanes (totally geodesic hypersurfaces), each multiplied
-    by the norm of its normal vector.
+    r"""Signed geodesic distances of a point to learned gyroplanes (totally geodesic hypersurfaces), each
+    multiplied by the norm of its normal vector.
 
     .. math::
         f_j(z) = \|a_j\|_{p_j}\, \mathrm{sign}\langle a_j, \log_{p_j} z\rangle_{p_j}\; d(z, H_{a_j, p_j}),
         \qquad H_{a,p} = \exp_p(a^\perp)
 
     H is determined by the foot of the perpendicular from the origin o. So the parameters are
-    :math:`w_j \in \mathbb R^d` and an offset :math:`r_j`: :math:`p_j = \exp_o(r_j w_j/|w_j|)`, and :math:`a_j` is
-    :math:`w_j` transported from o to :math:`p_j`. The *Riemannian* norm of :math:`a_j` is :math:`|w_j|` for every
-    curvature K. With :math:`s(t) = \sin(\sqrt K t)/\sqrt K`, :math:`c(t) = \cos(\sqrt K t)`,
-    :math:`v = \log_o z` and :math:`n = w/|w|`,
+    :math:`w_j \in \mathbb R^d` and an offset :math:`r_j`: :math:`p_j = \exp_o(r_j w_j/|w_j|)`, and
+    :math:`a_j` is :math:`w_j` transported from o to :math:`p_j`. The *Riemannian* norm of :math:`a_j` is
+    :math:`|w_j|` for every curvature K. With :math:`s(t) = \sin(\sqrt K t)/\sqrt K`,
+    :math:`c(t) = \cos(\sqrt K t)`, :math:`v = \log_o z` and :math:`n = w/|w|`,
 
     .. math:: f(z) = |w|\; s^{-1}\Big( c(r)\,\tfrac{s(|v|)}{|v|}\langle n, v\rangle - s(r)\, c(|v|) \Big).
 

@@ -14,7 +14,8 @@ __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    r"""Multilayer perceptron: hidden layers of SiLU units and a linear output layer that is initialised to zero.
+    r"""Multilayer perceptron: hidden layers of SiLU units and a linear output layer that is initialised to
+    zero.
 
     :param int in_dim: size of x.
     :param int out_dim: size of y.
@@ -59,9 +60,9 @@ class MLP(nn.Module):
         return h
 
     def hidden_jvp(self, x: Tensor, tangents: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The values of the last hidden layer and their derivatives along ``tangents``, ``batch + (k, in_dim)``.
-        The derivatives of y are these times ``last.weight.mT``, which the caller may first contract with a
-        factor of its own."""
+        """The values of the last hidden layer and their derivatives along ``tangents``,
+        ``batch + (k, in_dim)``. The derivatives of y are these times ``last.weight.mT``, which the caller may
+        first contract with a factor of its own."""
         h, one = self._join(x, context), x.new_ones(())
         for i, layer in enumerate(self.layers):
             z = layer(h)

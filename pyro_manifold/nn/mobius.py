@@ -13,8 +13,8 @@ __all__ = ["MobiusLinear"]
 
 
 class MobiusLinear(nn.Module):
-    r"""Möbius matrix product and Möbius bias: maps a point of the d-dimensional ball to one of the m-dimensional
-    ball.
+    r"""Möbius matrix product and Möbius bias: maps a point of the d-dimensional ball to one of the
+    m-dimensional ball.
 
     .. math:: z \mapsto (W \otimes_c z) \oplus_c \exp_o(b), \qquad W \otimes_c z = \exp_o(W \log_o z)
 

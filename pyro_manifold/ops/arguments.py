@@ -1,9 +1,8 @@
 """:func:`checked` compares the arguments of a call with the annotations and raises an error that names the
 argument.
 
-The signature alone says what kind of number, tensor, manifold or function an argument must be; the function itself
-checks only which values it may have.
-"""
+The signature alone says what kind of number, tensor, manifold or function an argument must be; the function
+itself checks only which values it may have."""
 
 import collections.abc
 import functools
@@ -127,11 +126,11 @@ def _hints(f: Callable[..., Any]) -> dict[str, Any]:
 
 
 def checked(function: Any = None, /, **least: float) -> Any:
-    """Decorator: a call whose arguments do not match the annotations raises a ``ValueError`` that names the argument,
-    what was given, what is expected, and how to convert it.
+    """Decorator: a call whose arguments do not match the annotations raises a ``ValueError`` that names the
+    argument, what was given, what is expected, and how to convert it.
 
-    Tensors must be floating and not on the meta device, booleans do not count as integers, numbers must not be NaN.
-    Elements of sequences and dictionaries are checked too.
+    Tensors must be floating and not on the meta device, booleans do not count as integers, numbers must not
+    be NaN. Elements of sequences and dictionaries are checked too.
 
     :param least: the smallest value that a named numeric argument may have.
 
@@ -142,9 +141,8 @@ def checked(function: Any = None, /, **least: float) -> Any:
     Traceback (most recent call last):
     ValueError: n: got 0, expected an integer of at least 1.
     >>> power(np.ones(2))
-    Traceback (most recent call last):
-    ValueError: x: got a numpy array of shape (2,), expected a floating tensor. Convert it with torch.as_tensor(x).
-    """
+    Traceback (most recent call last): ValueError: x: got a numpy array of shape (2,), expected a floating
+    tensor. Convert it with torch.as_tensor(x)."""
     if function is None:
         return functools.partial(_decorated, least=least)
     return _decorated(function, {})

@@ -62,8 +62,8 @@ def _forward_levels(args: Sequence[Any]) -> int:
 
 
 class Function(torch.autograd.Function):
-    """``torch.autograd.Function`` with a faster ``apply``: torch's inspects the signature of ``forward`` at each
-    call, which takes longer than most operators here. All arguments must be passed by position.
+    """``torch.autograd.Function`` with a faster ``apply``: torch's inspects the signature of ``forward`` at
+    each call, which takes longer than most operators here. All arguments must be passed by position.
 
     :raises NotImplementedError: for forward mode inside forward mode. Torch does not differentiate ``jvp`` in
         forward mode and would silently return zeros.
@@ -87,12 +87,11 @@ class BatchFunction(Function):
     """An operator on batches; ``torch.func.vmap`` maps over it by adding a leading batch axis.
 
     Subclasses write ``forward`` and ``setup_context`` for tensors of any batch shape, and state in ``ranks``
-    how many trailing axes of each argument belong to one element (``None`` for arguments that are not tensors).
-    ``forward`` receives plain tensors, never the wrapped ones of a ``torch.func`` transform, so it may branch on
-    values, write in place and call LAPACK. Under vmap all its arguments have the same batch shape. The batch
-    axes of every output must come first. ``backward`` and ``jvp`` must consist of torch operators and other
-    operators of this kind.
-    """
+    how many trailing axes of each argument belong to one element (``None`` for arguments that are not
+    tensors). ``forward`` receives plain tensors, never the wrapped ones of a ``torch.func`` transform, so it
+    may branch on values, write in place and call LAPACK. Under vmap all its arguments have the same batch
+    shape. The batch axes of every output must come first. ``backward`` and ``jvp`` must consist of torch
+    operators and other operators of this kind."""
 
     ranks: ClassVar[tuple[int | None, ...]]
 
@@ -192,8 +191,8 @@ def last_order_gradient(value: Tensor, *depends: Tensor) -> Tensor:
     """``value``, the result of a backward pass, such that differentiating it again in any tensor of ``depends``
     raises an error.
 
-    Torch's ``once_differentiable`` is not used: ``torch.autograd.grad(..., inputs)`` prunes its error node and is
-    silently wrong.
+    Torch's ``once_differentiable`` is not used: ``torch.autograd.grad(..., inputs)`` prunes its error node
+    and is silently wrong.
 
     >>> x = torch.ones(1, requires_grad=True)
     >>> last_order_gradient(x.detach() * 2, x).requires_grad

@@ -2,22 +2,23 @@ r"""Exact draws of :math:`s = 1 - \mu\cdot x` for rotationally symmetric distrib
 unbiased pathwise gradients.
 
 The density with respect to surface area is :math:`e^{g(s)}/Z`, where
-:math:`s = 1 - \mu\cdot x = |x-\mu|^2/2 \in [0, 2]`. (s is used instead of :math:`\mu\cdot x`, which would lose all
-digits at large concentration.) The density of s is
+:math:`s = 1 - \mu\cdot x = |x-\mu|^2/2 \in [0, 2]`. (s is used instead of :math:`\mu\cdot x`, which would
+lose all digits at large concentration.) The density of s is
 
 .. math:: f(s) \propto e^{g(s)} [s(2-s)]^{(n-3)/2}
 
 with g from :mod:`pyro_manifold.ops.axial_profile`.
 
-* Draws: by rejection. A proposal is a Möbius transformation of the s of a uniform point, with the fixed point s0
-  where the ratio of the densities is largest (Wood 1994 for von Mises-Fisher; the same argument gives
-  :math:`s_0 = (n-1)/(\kappa+n-1)` for power spherical). The acceptance is above 0.6 for every n and concentration.
-  The s of a uniform point needs no gamma variables (Ulrich 1984). On :math:`S^2`: by inversion.
+* Draws: by rejection. A proposal is a Möbius transformation of the s of a uniform point, with the fixed point
+  s0 where the ratio of the densities is largest (Wood 1994 for von Mises-Fisher; the same argument gives
+  :math:`s_0 = (n-1)/(\kappa+n-1)` for power spherical). The acceptance is above 0.6 for every n and
+  concentration. The s of a uniform point needs no gamma variables (Ulrich 1984). On :math:`S^2`: by
+  inversion.
 * Gradient in the concentration:
-  :math:`ds/d\kappa = -\frac{1}{f(s)}\int_0^s (\partial_\kappa g - \mathrm E\,\partial_\kappa g) f`. The integral is
-  taken on the side of s where its integrand does not change sign, with Gauss-Legendre nodes in w, where
-  :math:`s = 2w^2(3-2w)`, a variable in which f is smooth at both poles for even and odd n. A second derivative
-  raises.
+  :math:`ds/d\kappa = -\frac{1}{f(s)}\int_0^s (\partial_\kappa g - \mathrm E\,\partial_\kappa g) f`. The
+  integral is taken on the side of s where its integrand does not change sign, with Gauss-Legendre nodes in w,
+  where :math:`s = 2w^2(3-2w)`, a variable in which f is smooth at both poles for even and odd n. A second
+  derivative raises.
 
 :mod:`pyro_manifold.ops.axis` draws a point x with a given s.
 """
@@ -154,19 +155,22 @@ def _tail(
     c, m, half = 2 - s, (n - 3) / 2, (n - 2) / 2
     rate = profile.rate(k, c)
     # distances to where the integral is cut, from bounds on the log density with respect to the angle,
-    # -int(rate) + half log(s c): log1p(e) <= e - e^2/(2 + 2e) to the right, -log(1 - e) >= e + e^2/2 to the left
+    # -int(rate) + half log(s c): log1p(e) <= e - e^2/(2 + 2e) to the right, -log(1 - e) >= e + e^2/2 to the
+    # left
     a = (s * (rate + half / c) - half).clamp_min(0)
     b = drop - a
     right = s * (b + (b * b + 2 * drop * (2 * a + half)).sqrt()) / (2 * a + half)
     a = half - s * (rate + half / c)
     left = 2 * drop * s / (a + (a * a + 2 * half * drop).sqrt())
-    # integrate away from the mean, except to the right where the integral would end at the pole of a nearly uniform
-    # distribution: there the score of the power profile is singular, and the whole left side is more accurate
+    # integrate away from the mean, except to the right where the integral would end at the pole of a nearly
+    # uniform distribution: there the score of the power profile is singular, and the whole left side is more
+    # accurate
     outward = (profile.score(s) < mean) & ((right < c) | (k > 1))
     e = torch.where(outward, right.minimum(c), -left.minimum(s))
     top = k * profile.score(s) + half * (s * c).log()
     for _ in range(_NEWTON if half else 0):
-        # Newton steps from outside to where the concave log density has decreased by ``drop``; they stay outside
+        # Newton steps from outside to where the concave log density has decreased by ``drop``; they stay
+        # outside
         y = (s + e).maximum(0.05 * s).minimum(2 - 0.05 * c)
         d = c - (y - s)
         short = k * profile.score(y) + half * (y * d).log() - top + drop

@@ -1,9 +1,10 @@
-r"""The two families of rotationally symmetric densities on the sphere, as functions of :math:`s = 1 - \mu\cdot x`.
+r"""The two families of rotationally symmetric densities on the sphere, as functions of
+:math:`s = 1 - \mu\cdot x`.
 
 .. math:: g(s) = -\kappa s \;\text{(von Mises-Fisher)}, \qquad g(s) = \kappa\log(1 - s/2) \;\text{(power spherical)}
 
-An :class:`AxialProfile` provides what :mod:`pyro_manifold.ops.axial_marginal` needs of g for draws and gradients.
-"""
+An :class:`AxialProfile` provides what :mod:`pyro_manifold.ops.axial_marginal` needs of g for draws and
+gradients."""
 
 import math
 from typing import Protocol

@@ -2,12 +2,12 @@ r"""Random unit vectors with a given inner product with an axis, and squared dis
 
 .. math:: x = (1-s)\,\mu + \sqrt{s(2-s)}\,v, \qquad v \perp \mu \text{ uniform}, \qquad s = |x-\mu|^2/2
 
-v is the normalised projection of a normal vector, so no axis is special (for n = 3 it is a point of a circle, in a
-frame that is orthonormal to rounding for every axis [1]). The gradient in the axis is that of the *minimal rotation*
-that moves the draw with the axis; the gradient of the projection would have infinite variance for n <= 3. Large
-batches are computed in chunks that stay in the cache, and sums over the short last axis as matrix-vector products.
-[1] Duff et al., *Building an orthonormal basis, revisited*, Journal of Computer Graphics Techniques 6(1), 2017.
-"""
+v is the normalised projection of a normal vector, so no axis is special (for n = 3 it is a point of a circle,
+in a frame that is orthonormal to rounding for every axis [1]). The gradient in the axis is that of the
+*minimal rotation* that moves the draw with the axis; the gradient of the projection would have infinite
+variance for n <= 3. Large batches are computed in chunks that stay in the cache, and sums over the short last
+axis as matrix-vector products. [1] Duff et al., *Building an orthonormal basis, revisited*, Journal of
+Computer Graphics Techniques 6(1), 2017."""
 
 import math
 from typing import Any
@@ -24,8 +24,8 @@ __all__ = ["tangent_normal_point", "squared_chord"]
 
 
 def _rows(t: Tensor, shape: torch.Size) -> tuple[Tensor, bool]:
-    """``t``, expanded to ``shape``, as a matrix of row vectors; if it is a single vector, as one row. And whether it
-    is."""
+    """``t``, expanded to ``shape``, as a matrix of row vectors; if it is a single vector, as one row. And
+    whether it is."""
     n = shape[-1]
     if t.numel() == n:
         return t.detach().reshape(1, n), True
@@ -163,8 +163,8 @@ class _TangentNormalPoint(Function):
 
 
 def tangent_normal_point(mu: Tensor, s: Tensor) -> Tensor:
-    r"""Uniform draws from the points x of the unit sphere with :math:`1 - \mu\cdot x = s`, differentiable once in
-    both arguments.
+    r"""Uniform draws from the points x of the unit sphere with :math:`1 - \mu\cdot x = s`, differentiable
+    once in both arguments.
 
     :param mu: unit vectors, shape ``(..., n)``, whose batch shape broadcasts to the shape of s.
     :param s: in [0, 2], shape ``shape``; the result has shape ``shape + (n,)``.

@@ -38,18 +38,18 @@ def shortening(s: Tensor) -> Tensor | float:
 
 
 def rim_margin(d: int, dtype: torch.dtype) -> float:
-    r"""The distance of the outermost representable point of d coordinates from the boundary, relative to the radius
-    of the ball: :math:`(4+\sqrt d)\,\epsilon`.
+    r"""The distance of the outermost representable point of d coordinates from the boundary, relative to the
+    radius of the ball: :math:`(4+\sqrt d)\,\epsilon`.
 
-    The squared length of a point is a sum of d rounded terms, whose order depends on the device and the layout. Its
-    measured error is about :math:`\epsilon\sqrt d/8` (one standard deviation), a sixteenth of this margin.
-    """
+    The squared length of a point is a sum of d rounded terms, whose order depends on the device and the
+    layout. Its measured error is about :math:`\epsilon\sqrt d/8` (one standard deviation), a sixteenth of
+    this margin."""
     return (4 + math.sqrt(d)) * torch.finfo(dtype).eps
 
 
 def inside(K: Tensor, y: Tensor) -> Tensor:
-    """``y``, where points on or beyond the boundary are replaced by the outermost representable point in the same
-    direction, with a warning."""
+    """``y``, where points on or beyond the boundary are replaced by the outermost representable point in the
+    same direction, with a warning."""
     margin = rim_margin(len(y), y.dtype)
     q = K * squared_norm(y.detach())
     rim = 2 * margin - 1  # a y this close to the boundary may be the rounding of any point farther out
@@ -172,8 +172,8 @@ _EXP, _LOG = _pair(_exp, _exp_pull), _pair(_log, _log_pull)
 
 
 def ball_exp(K: Tensor, p: Tensor, z: Tensor, frame: bool) -> Tensor:
-    """exp at p of the frame coordinates z (``frame``) or of the ambient vector z. Points beyond the representable
-    radius are moved to it, with a warning."""
+    """exp at p of the frame coordinates z (``frame``) or of the ambient vector z. Points beyond the
+    representable radius are moved to it, with a warning."""
     return _EXP[frame](K, p, z)
 
 

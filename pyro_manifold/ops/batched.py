@@ -2,10 +2,9 @@ r"""Products and triangular solves with matrices that many vectors share.
 
 .. math:: y_{bc} = A_b x_{bc}, \qquad y_{bc} = L_b^{-1} x_{bc}
 
-Broadcasting would copy the matrix for every vector: 40 GB for 20000 points of :math:`\mathbb R^{500}`. Here the
-vectors that share a matrix become the columns of one right-hand side, so memory and time are proportional to the
-number of vectors. A matrix that ``expand`` has repeated counts as one.
-"""
+Broadcasting would copy the matrix for every vector: 40 GB for 20000 points of :math:`\mathbb R^{500}`. Here
+the vectors that share a matrix become the columns of one right-hand side, so memory and time are proportional
+to the number of vectors. A matrix that ``expand`` has repeated counts as one."""
 
 import math
 from collections.abc import Callable
@@ -19,8 +18,8 @@ __all__ = ["apply_matrix", "unexpand", "solve_lower"]
 
 
 def unexpand(x: Tensor, event_dim: int = 0) -> Tensor:
-    """``x``, where batch axes that ``expand`` has repeated have size 1, so that a computation on it is done once for
-    equal elements. The last ``event_dim`` axes are unchanged.
+    """``x``, where batch axes that ``expand`` has repeated have size 1, so that a computation on it is done
+    once for equal elements. The last ``event_dim`` axes are unchanged.
 
     >>> unexpand(torch.eye(3).expand(1000, 3, 3), 2).shape
     torch.Size([1, 3, 3])
@@ -30,8 +29,8 @@ def unexpand(x: Tensor, event_dim: int = 0) -> Tensor:
 
 
 def _by_columns(f: Callable[[Tensor, Tensor], Tensor], matrix: Tensor, x: Tensor) -> Tensor:
-    """Apply ``f(matrix, columns)`` to matrices ``batch + (m, n)`` and vectors ``batch + (n,)``, whose batch shapes
-    broadcast. ``columns`` has one column for each vector that shares a matrix."""
+    """Apply ``f(matrix, columns)`` to matrices ``batch + (m, n)`` and vectors ``batch + (n,)``, whose batch
+    shapes broadcast. ``columns`` has one column for each vector that shares a matrix."""
     batch = common_shape(matrix.shape[:-2], x.shape[:-1])
     small = unexpand(matrix, 2)
     rank = len(batch)

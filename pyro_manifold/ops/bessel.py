@@ -43,7 +43,8 @@ _CHUNK = 1 << 14  # elements per chunk, so that all temporaries stay in the cach
 
 @lru_cache
 def _debye_slopes() -> list[list[Fraction]]:
-    r"""The polynomials D_k' in p, k = 1, 2, ..., where :math:`\sum_k D_k(p) V^{-k}` is the log of Debye's series:
+    r"""The polynomials D_k' in p, k = 1, 2, ..., where :math:`\sum_k D_k(p) V^{-k}` is the log of Debye's
+    series:
 
     :math:`D_1' = (1 - 5p^2)/8,\quad 2 D_{k+1}' = (p^2(1-p^2) D_k')' + p^2(1-p^2) \sum_{i+j=k} D_i' D_j'`.
     """
@@ -64,8 +65,9 @@ def _debye_slopes() -> list[list[Fraction]]:
 
 
 def _economise(coefficients: list[float], tolerance: float) -> list[float]:
-    """The coefficients (lowest power first) of the polynomial of least degree in z = 2p - 1 that approximates, for p
-    in [0, 1] and to ``tolerance``, the one with the given ``coefficients`` in p; from its Chebyshev series."""
+    """The coefficients (lowest power first) of the polynomial of least degree in z = 2p - 1 that
+    approximates, for p in [0, 1] and to ``tolerance``, the one with the given ``coefficients`` in p; from its
+    Chebyshev series."""
     f = np.polynomial.Polynomial(coefficients)
     series: Any = np.polynomial.chebyshev.chebinterpolate(lambda z: f((z + 1) / 2), _DEGREE)  # type: ignore[type-var]
     return np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebtrim(series, tolerance)).tolist()

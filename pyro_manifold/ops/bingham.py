@@ -5,9 +5,9 @@ r"""The Bingham normaliser as a function of a symmetric matrix, differentiable a
     \frac{\partial\log C}{\partial A} = \mathrm E[xx^\top], \qquad
     \mathrm d\,\mathrm E[xx^\top]\cdot H = \mathrm{Cov}(xx^\top, x^\top Hx)
 
-In the eigenbasis of A these are diagonal matrices and elementwise products with :math:`\mathrm E[x_i^2x_j^2]`. No
-eigenvector is differentiated, so nothing is divided by a difference of eigenvalues.
-"""
+In the eigenbasis of A these are diagonal matrices and elementwise products with
+:math:`\mathrm E[x_i^2x_j^2]`. No eigenvector is differentiated, so nothing is divided by a difference of
+eigenvalues."""
 
 from typing import Any
 

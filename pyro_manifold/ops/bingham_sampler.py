@@ -2,8 +2,8 @@ r"""Exact draws from :math:`p(x)\propto e^{-\sum_i l_ix_i^2 + \kappa x_1}` on th
 angular central Gaussian.
 
 First identify x with -x: :math:`e^{\kappa x_1}` becomes :math:`\cosh\kappa x_1`, and the sign of x is drawn
-afterwards. Two tangent bounds then lead to an angular central Gaussian. :math:`\log\cosh\kappa\sqrt w` is concave
-in w, so for any c
+afterwards. Two tangent bounds then lead to an angular central Gaussian. :math:`\log\cosh\kappa\sqrt w` is
+concave in w, so for any c
 
 .. math:: \log\cosh\kappa x_1 \le \log\cosh\kappa c + \tau(x_1^2 - c^2), \qquad \tau = \frac{\kappa\tanh\kappa
     c}{2c},
@@ -13,8 +13,8 @@ shifted so that the smallest is 0. This in turn has, for any b in (0, d], the bo
 
 .. math:: e^{-u} \le e^{-(d-b)/2} (d/b)^{d/2} (1 + 2u/b)^{-d/2}, \qquad u = \sum_i\lambda_ix_i^2 .
 
-The optimal b solves :math:`\sum_i (b+2\lambda_i)^{-1} = 1`; c is the best value of a grid. Identifying x with -x
-doubles the acceptance of the published scheme, which bounds :math:`\kappa x_1` itself and at large
+The optimal b solves :math:`\sum_i (b+2\lambda_i)^{-1} = 1`; c is the best value of a grid. Identifying x with
+-x doubles the acceptance of the published scheme, which bounds :math:`\kappa x_1` itself and at large
 :math:`\kappa` wastes the proposals in one hemisphere.
 
 Reference: Kent, Ganeiber & Mardia, J. Comput. Graph. Stat. 27 (2018), sec. 3 and 4 (arXiv:1310.8110).
@@ -72,13 +72,15 @@ def _envelope(coef: Tensor, kappa: Tensor) -> _Envelope:
 
 
 def log_envelope_mass(coef: Tensor, kappa: Tensor) -> Tensor:
-    """Log of the integral of the bound, shape ``batch``: that of the density minus the log of the acceptance."""
+    """Log of the integral of the bound, shape ``batch``: that of the density minus the log of the
+    acceptance."""
     coef, kappa = coef.double(), kappa.double().expand(coef.shape[:-1])
     return _envelope(coef.reshape(-1, coef.shape[-1]), kappa.reshape(-1)).log_mass.reshape(kappa.shape)
 
 
 def acceptance(coef: Tensor, kappa: Tensor) -> Tensor:
-    """The probability that a proposal of :func:`sample` is accepted, from the exact normaliser; shape ``batch``.
+    """The probability that a proposal of :func:`sample` is accepted, from the exact normaliser; shape
+    ``batch``.
 
     >>> acceptance(torch.zeros(3), torch.tensor(0.0))  # the uniform distribution
     tensor(1.0000, dtype=torch.float64)

@@ -30,11 +30,11 @@ def check_dtype(name: str, x: Any) -> None:
 
 
 def as_tensors(**named: Any) -> list[Tensor]:
-    """The arguments as plain floating tensors with one dtype and one device; numbers get the dtype and device of the
-    tensors among the arguments.
+    """The arguments as plain floating tensors with one dtype and one device; numbers get the dtype and device
+    of the tensors among the arguments.
 
-    Tensor subclasses (geoopt's ``ManifoldTensor``) are converted to plain tensors with the same autograd history;
-    ``None`` stays ``None``.
+    Tensor subclasses (geoopt's ``ManifoldTensor``) are converted to plain tensors with the same autograd
+    history; ``None`` stays ``None``.
 
     :raises ValueError: for integer tensors, mixed dtypes or devices.
     """
@@ -103,8 +103,8 @@ def check_expansion(batch_shape: Sequence[int], new: Sequence[int]) -> None:
 
 
 def held(x: Tensor) -> Tensor:
-    """The plain tensor inside the wrapped one of a ``torch.func`` transform, with the mapped axes, so that a check
-    sees all elements."""
+    """The plain tensor inside the wrapped one of a ``torch.func`` transform, with the mapped axes, so that a
+    check sees all elements."""
     while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
         x = torch._C._functorch.get_unwrapped(x)
     return x
@@ -112,8 +112,8 @@ def held(x: Tensor) -> Tensor:
 
 def check_all(ok: Tensor, name: str, value: Tensor, expected: str, remedy: str) -> None:
     """
-    :raises ValueError: if ``ok``, whose axes are the leading axes of ``value``, is false anywhere; the message shows
-        the first such element.
+    :raises ValueError: if ``ok``, whose axes are the leading axes of ``value``, is false anywhere; the
+        message shows the first such element.
     """
     plain = held(ok)
     if bool(plain.all()):

@@ -21,8 +21,8 @@ def chi_expectation(f: Callable[[Tensor], Tensor], dim: int, scale: Tensor, grow
 
     :param f: a function that acts elementwise on tensors of shape ``(nodes,) + scale.shape``.
     :param scale: :math:`\sigma`, any shape; the result has this shape and is differentiable in it.
-    :param growth: a bound on the growth of f, ``exp(growth * r)``. The window of integration, mode plus or minus 9,
-        is extended accordingly.
+    :param growth: a bound on the growth of f, ``exp(growth * r)``. The window of integration, mode plus or
+        minus 9, is extended accordingly.
     """
     x, w = legendre(_NODES, scale.device)
     mode = math.sqrt(max(dim - 1, 0))

@@ -11,8 +11,8 @@ _ELEMENTS = 1 << 16  # elements of a temporary; larger ones cost more in page fa
 
 
 def slices(rows: int, width: int, elements: int = _ELEMENTS) -> Iterator[slice]:
-    """Slices that cover ``rows`` rows, each of at most about ``elements`` numbers, where a row has ``width`` numbers.
-    For zero rows, one empty slice.
+    """Slices that cover ``rows`` rows, each of at most about ``elements`` numbers, where a row has ``width``
+    numbers. For zero rows, one empty slice.
 
     >>> list(slices(5, 1 << 15))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]

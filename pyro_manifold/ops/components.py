@@ -1,11 +1,11 @@
-"""Maps of batches of short vectors, written with the component axis first, as operators with their own gradients.
+"""Maps of batches of short vectors, written with the component axis first, as operators with their own
+gradients.
 
-A map is written for vectors ``(d, n)`` and scalars ``(n,)``, which broadcast against each other. The memory layout
-depends on the size: many vectors of up to 5 components are copied so that each component is contiguous; otherwise
-the transposed *view* of ``(n, d)`` is used, which is cheaper than a copy. Compiled programs always use views, since
-the inductor backend of torch 2.13 computes wrong gradients, without an error, from copied components
-(``aot_eager`` computes the right ones).
-"""
+A map is written for vectors ``(d, n)`` and scalars ``(n,)``, which broadcast against each other. The memory
+layout depends on the size: many vectors of up to 5 components are copied so that each component is
+contiguous; otherwise the transposed *view* of ``(n, d)`` is used, which is cheaper than a copy. Compiled
+programs always use views, since the inductor backend of torch 2.13 computes wrong gradients, without an
+error, from copied components (``aot_eager`` computes the right ones)."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -55,8 +55,8 @@ def extremes(x: Tensor) -> tuple[float, float]:
 def replace_lanes_each(
     sign: Tensor, ys: tuple[Tensor, ...], f: Callable[..., tuple[Tensor, ...]], *xs: Tensor
 ) -> tuple[Tensor, ...]:
-    """``ys`` with the lanes (elements of the last axis) where ``sign`` < 0 replaced by those of ``f(*xs)``. On the
-    CPU ``f`` is evaluated for these lanes alone."""
+    """``ys`` with the lanes (elements of the last axis) where ``sign`` < 0 replaced by those of ``f(*xs)``.
+    On the CPU ``f`` is evaluated for these lanes alone."""
     if sign.device.type != "cpu" or not is_concrete(sign):
         return tuple(torch.where(sign < 0, a, y) for a, y in zip(f(*xs), ys, strict=True))
     if sign.numel() == 0 or bool(sign.detach().amin() >= 0):  # false if any element is NaN
@@ -151,7 +151,8 @@ def by_components(f: Callable[..., Any], *xs: Tensor) -> Any:
 
 
 def _transposed(y: Any) -> Any:
-    """Vectors with the component axis moved from the front to the end, or back; scalars and ``None`` unchanged."""
+    """Vectors with the component axis moved from the front to the end, or back; scalars and ``None``
+    unchanged."""
     return y.t() if y is not None and y.dim() == 2 else y
 
 
@@ -159,13 +160,13 @@ def fused(
     value: Callable[..., tuple[Tensor, ...]],
     pull: Callable[..., tuple[Tensor | None, ...]],
 ) -> Callable[..., Tensor]:
-    """An autograd operator of a scalar ``k`` (or ``None``) and two tensors of vectors, from functions of tensors with
-    the component axis first.
+    """An autograd operator of a scalar ``k`` (or ``None``) and two tensors of vectors, from functions of
+    tensors with the component axis first.
 
     ``value(k, x, z)`` returns the result, followed by scalars of each point that are saved for
-    ``pull(k, x, z, out, grad, kept, needs_k)``, which returns the gradients. With ``kept = None``, ``pull`` must
-    compute them as differentiable functions of its arguments, so that derivatives of every order are right.
-    """
+    ``pull(k, x, z, out, grad, kept, needs_k)``, which returns the gradients. With ``kept = None``, ``pull``
+    must compute them as differentiable functions of its arguments, so that derivatives of every order are
+    right."""
 
     class Fused(Function):
         generate_vmap_rule = True

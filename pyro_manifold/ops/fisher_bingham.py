@@ -13,10 +13,10 @@ quaternions the matrix Fisher distribution of SO(3) is a Bingham distribution. N
 :math:`\kappa`, since q is of order 1 wherever there is mass: log densities, entropies and divergences are
 accurate at every concentration.
 
-S is a contour integral (:mod:`pyro_manifold.ops.fisher_bingham_contour`). Moments are averages over its nodes s:
-given s, the coordinates :math:`x_j`, j >= 2, are independent normals with variance :math:`\tfrac12(c_j+s)^{-1}`.
-Derivatives are as accurate as values: :math:`S` may be differentiated twice, moments and entropies once.
-"""
+S is a contour integral (:mod:`pyro_manifold.ops.fisher_bingham_contour`). Moments are averages over its nodes
+s: given s, the coordinates :math:`x_j`, j >= 2, are independent normals with variance
+:math:`\tfrac12(c_j+s)^{-1}`. Derivatives are as accurate as values: :math:`S` may be differentiated twice,
+moments and entropies once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -84,8 +84,8 @@ def _values_and_moments(c: Tensor) -> tuple[Tensor, ...]:
 
 
 def _slopes(c: Tensor, g: Tensor) -> tuple[Tensor, ...]:
-    """Gradient in c of ``g.E[((1 - x_1)^2, x_2^2, ...)]``, from the derivatives of the moments given each node and
-    of the weights of the nodes."""
+    """Gradient in c of ``g.E[((1 - x_1)^2, x_2^2, ...)]``, from the derivatives of the moments given each
+    node and of the weights of the nodes."""
     k = contour(c)
     g = g.mT.unsqueeze(-1)
     statistics = 0.5 * k.u
@@ -99,8 +99,8 @@ def _slopes(c: Tensor, g: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Moments(BatchFunction):
-    """c -> (S, E((1 - x_1)^2, x_2^2, ...)). The gradient of S is minus the moments; the Jacobian of the moments is
-    symmetric."""
+    """c -> (S, E((1 - x_1)^2, x_2^2, ...)). The gradient of S is minus the moments; the Jacobian of the
+    moments is symmetric."""
 
     ranks = (1,)
 
@@ -138,11 +138,11 @@ class _Slopes(Undifferentiable):
 
 
 class _UniformDivergence(OnceDifferentiable):
-    r"""The divergence :math:`\log|S^{d-1}| - S - c\cdot m` from the uniform distribution, where m are the moments,
-    and its gradient, minus that of :math:`c\cdot m(c')` in c' at c' = c.
+    r"""The divergence :math:`\log|S^{d-1}| - S - c\cdot m` from the uniform distribution, where m are the
+    moments, and its gradient, minus that of :math:`c\cdot m(c')` in c' at c' = c.
 
-    For small rates it is computed as the integral :math:`\int_0^1 t\,\mathrm{Var}_{tc}(q)\,dt` along the ray from
-    0 to c."""
+    For small rates it is computed as the integral :math:`\int_0^1 t\,\mathrm{Var}_{tc}(q)\,dt` along the ray
+    from 0 to c."""
 
     ranks = (1,)
 
@@ -209,8 +209,8 @@ def log_normalizer(lam: Tensor, kappa: Tensor | None = None) -> Tensor:
 
 
 def uniform_divergence(c: Tensor) -> Tensor:
-    r"""The Kullback-Leibler divergence from the uniform distribution, in float64; its relative accuracy does not
-    degrade near rates of 0.
+    r"""The Kullback-Leibler divergence from the uniform distribution, in float64; its relative accuracy does
+    not degrade near rates of 0.
 
     >>> uniform_divergence(torch.tensor([0.0, 1e-8, 1e-8]))  # 2 / 45 of the square of the rate
     tensor(4.4444e-18, dtype=torch.float64)

@@ -1,9 +1,11 @@
-r"""The contour integral that gives the normaliser of quadratic-exponential densities on the sphere, and its nodes.
+r"""The contour integral that gives the normaliser of quadratic-exponential densities on the sphere, and its
+nodes.
 
 .. math::
     e^{S(c)} = 2\pi^{d/2}\,\frac1{2\pi i}\int_{t-i\infty}^{t+i\infty} e^{s^2/(c_1+s)}\prod_j (c_j+s)^{-1/2}\,ds
 
-Let :math:`\varphi` be the log integrand and t > 0 its saddle point. The trapezoidal rule in w runs along the path
+Let :math:`\varphi` be the log integrand and t > 0 its saddle point. The trapezoidal rule in w runs along the
+path
 
 .. math:: s(w) = t - A(\cosh w - 1) + i\sigma\sinh w, \quad \sigma = \varphi''(t)^{-1/2},\;
           A = \min\{1,\ 5\sigma|\varphi'''(t)|/12\varphi''(t)\}\,\sigma
@@ -25,8 +27,8 @@ from .tracing import is_concrete
 
 __all__ = ["NODES", "Contour", "contour"]
 
-# worst error on random and adversarial rates up to 1e4: 4e-12 (64 nodes 3e-11, 48 nodes 5e-9); 40 are enough for
-# rates of similar size
+# worst error on random and adversarial rates up to 1e4: 4e-12 (64 nodes 3e-11, 48 nodes 5e-9); 40 are enough
+# for rates of similar size
 NODES = 72
 _SETTLED = 1e-9  # Newton's method stops after a relative step below this
 _DROP = 38.0  # the path ends where the integrand has fallen by exp(-38)

@@ -50,11 +50,11 @@ def digamma_difference(x: Tensor, b: float) -> Tensor:
 
 
 def power_divergence(k: Tensor, b: float) -> Tensor:
-    r""":math:`f(k) - f(0) - k f'(k) \ge 0` for :math:`f(k) = \log[\Gamma(k+2b)/\Gamma(k+b)]`; its relative error
-    is of the order of rounding also near k = 0.
+    r""":math:`f(k) - f(0) - k f'(k) \ge 0` for :math:`f(k) = \log[\Gamma(k+2b)/\Gamma(k+b)]`; its relative
+    error is of the order of rounding also near k = 0.
 
-    This is the KL divergence of a power spherical distribution on :math:`S^{2b}` from the uniform one. Near 0 it is
-    computed as :math:`\int_0^k t\,[\psi'(t+b) - \psi'(t+2b)]\,dt`. Differentiable; computed in float64.
+    This is the KL divergence of a power spherical distribution on :math:`S^{2b}` from the uniform one. Near 0
+    it is computed as :math:`\int_0^k t\,[\psi'(t+b) - \psi'(t+2b)]\,dt`. Differentiable; computed in float64.
 
     >>> power_divergence(torch.tensor(1e-8), 1.0)  # k^2 / 2
     tensor(5.0000e-17)

@@ -1,5 +1,5 @@
-r"""The log volume change of the exponential map of positive definite matrices, twice differentiable: a sum over the
-pairs of eigenvalues of a symmetric matrix.
+r"""The log volume change of the exponential map of positive definite matrices, twice differentiable: a sum
+over the pairs of eigenvalues of a symmetric matrix.
 
 .. math::
     F(A) = \sum_{i<j}\psi(\lambda_i-\lambda_j), \quad \psi(t) = \log\frac{\sinh(t/2)}{t/2}, \qquad
@@ -9,9 +9,8 @@ pairs of eigenvalues of a symmetric matrix.
 with :math:`K = U^THU`, :math:`D_{ij} = \partial h_i/\partial\lambda_j` and, off the diagonal,
 :math:`M_{ij} = K_{ij}(h_i-h_j)/(\lambda_i-\lambda_j)
 = K_{ij}\sum_k\psi'[\lambda_i-\lambda_k,\lambda_j-\lambda_k]` in divided differences, which are regular at repeated
-eigenvalues. Reference: Lewis & Sendov, *Twice differentiable spectral functions*, SIAM J. Matrix Anal. 23 (2001),
-thm 3.3.
-"""
+eigenvalues. Reference: Lewis & Sendov, *Twice differentiable spectral functions*, SIAM J. Matrix Anal. 23
+(2001), thm 3.3."""
 
 import math
 from typing import Any

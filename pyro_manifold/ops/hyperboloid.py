@@ -1,8 +1,9 @@
-r"""exp and log of the hyperboloid, each as one operator with a closed-form gradient. The component axis comes first.
+r"""exp and log of the hyperboloid, each as one operator with a closed-form gradient. The component axis comes
+first.
 
 Let x and y be the spatial coordinates of two points in units of :math:`\sqrt k`, and
-:math:`t = \sqrt{1 + |x|^2}` the time coordinate of the first. Tangent vectors v are in the frame transported from the
-origin. An ambient vector with spatial part u has the time component :math:`b = x\cdot u/t`; it is
+:math:`t = \sqrt{1 + |x|^2}` the time coordinate of the first. Tangent vectors v are in the frame transported
+from the origin. An ambient vector with spatial part u has the time component :math:`b = x\cdot u/t`; it is
 :math:`v = u - \tfrac{b}{1 + t}x` in this frame, and :math:`b = x\cdot v`.
 
 .. math::
@@ -11,12 +12,12 @@ origin. An ambient vector with spatial part u has the time component :math:`b = 
     n &= y - x - \rho x \perp x,\quad \rho = \frac{x\cdot(y - x)}{|x|^2},\quad
     m = t_x(1 + \rho) - t_y = \frac{\rho(2 + \rho) - |n|^2}{t_x(1 + \rho) + t_y},
 
-For the ambient logarithm replace m by :math:`t_xm`. The formula for log contains no difference of large terms; where
-the terms of exp nearly cancel, its component along x is expanded in the same way. In ambient vectors all gradients
-are combinations of two vectors: with :math:`\sigma = g + (g_0/t_y)y,\ w = u - (b/t)x` those of exp are
-:math:`\cosh\sigma - (eb/t)w` and :math:`\mathrm{sinhc}\,\sigma + ew`; with :math:`\sigma = g + (g_0/t_x)x` and
-f = d / sinh d those of log are :math:`(g_0/t_x - e)w - f\cosh(d)\sigma` and :math:`f\sigma + (et_x/t_y)w`.
-"""
+For the ambient logarithm replace m by :math:`t_xm`. The formula for log contains no difference of large
+terms; where the terms of exp nearly cancel, its component along x is expanded in the same way. In ambient
+vectors all gradients are combinations of two vectors: with :math:`\sigma = g + (g_0/t_y)y,\ w = u - (b/t)x`
+those of exp are :math:`\cosh\sigma - (eb/t)w` and :math:`\mathrm{sinhc}\,\sigma + ew`; with
+:math:`\sigma = g + (g_0/t_x)x` and f = d / sinh d those of log are :math:`(g_0/t_x - e)w - f\cosh(d)\sigma`
+and :math:`f\sigma + (et_x/t_y)w`. """
 
 import torch
 from torch import Tensor
@@ -169,8 +170,8 @@ def _log_pull(
 
 
 def _with_radius(pull):  # type: ignore[no-untyped-def]
-    """``pull`` with the gradient in k. The maps are homogeneous of degree 1 in (sqrt(k), x, z), so Euler's theorem
-    gives it from the other gradients."""
+    """``pull`` with the gradient in k. The maps are homogeneous of degree 1 in (sqrt(k), x, z), so Euler's
+    theorem gives it from the other gradients."""
 
     def full(
         k: Tensor, x: Tensor, z: Tensor, out: Tensor, g: Tensor, kept: Kept, needs_k: bool
@@ -182,8 +183,8 @@ def _with_radius(pull):  # type: ignore[no-untyped-def]
 
 
 def _pair(value, pull, frame_in: bool):  # type: ignore[no-untyped-def]
-    """The operators for frame coordinates (key ``True``; they are the argument if ``frame_in``, else the result) and
-    for ambient vectors (``False``)."""
+    """The operators for frame coordinates (key ``True``; they are the argument if ``frame_in``, else the
+    result) and for ambient vectors (``False``)."""
 
     def bind(frame: bool):  # type: ignore[no-untyped-def]
         whole = _with_radius(lambda *a: pull(*a, frame))

@@ -1,15 +1,14 @@
-r"""The logarithm of the regularised lower incomplete gamma function P, also where P underflows, and the logarithmic
-derivative of P.
+r"""The logarithm of the regularised lower incomplete gamma function P, also where P underflows, and the
+logarithmic derivative of P.
 
 .. math::
     P(a, x) = \frac{x^a e^{-x}}{\Gamma(a+1)}\, M(x), \qquad M(x) = \sum_{n\ge0} \frac{x^n}{(a+1)\cdots(a+n)},
     \qquad \frac{d\log P}{d\log x} = \frac{x^a e^{-x}}{\Gamma(a)\,P(a,x)} = \frac{a}{M(x)}
 
 All terms of M are positive. Up to :math:`x = a + 6\sqrt a`, about :math:`17\sqrt a + 50` of them give double
-precision. Above, :math:`1 - P < 10^{-8}`, so the relative error of torch's 1 - P (1e-9 near x = a) is negligible.
-P(d/2, r²/2) is the probability that a standard normal vector of size d has a norm below r. References: DLMF 8.7.1,
-8.11.4.
-"""
+precision. Above, :math:`1 - P < 10^{-8}`, so the relative error of torch's 1 - P (1e-9 near x = a) is
+negligible. P(d/2, r²/2) is the probability that a standard normal vector of size d has a norm below r.
+References: DLMF 8.7.1, 8.11.4."""
 
 import math
 from typing import Any

@@ -8,12 +8,13 @@ with respect to dy is, up to constants,
 .. math:: -2\kappa r^2 + 4(1-r^2)(q_+-q_-) + \tfrac{d-3}2\log(1-r^2)
           \;\le\; -(2\kappa + \tfrac{d-3}2) r^2 + 4(1-2\rho)q_+ + 4\rho^2\max\beta
 
-for any :math:`\rho\ge0`, because :math:`r^2\ge q_+/\max\beta` and :math:`r^2q_-\le q_-`. The bound is a Gaussian,
-also in the limit :math:`2\beta\to\kappa`, where the density is flat along a ridge. At small concentrations, where
-the restriction r < 1 matters, the angular Gaussian bound of :mod:`.bingham_sampler` is better; each row of the
-parameters uses the bound with the larger acceptance. Both integrals are computed relative to :math:`e^\kappa`, and
-precisions from :math:`\kappa/2-\beta_j`, so nothing cancels at large concentrations. On the two-sphere the bound is
-that of Kent & Hamelryck, in Gaussian instead of exponential form.
+for any :math:`\rho\ge0`, because :math:`r^2\ge q_+/\max\beta` and :math:`r^2q_-\le q_-`. The bound is a
+Gaussian, also in the limit :math:`2\beta\to\kappa`, where the density is flat along a ridge. At small
+concentrations, where the restriction r < 1 matters, the angular Gaussian bound of :mod:`.bingham_sampler` is
+better; each row of the parameters uses the bound with the larger acceptance. Both integrals are computed
+relative to :math:`e^\kappa`, and precisions from :math:`\kappa/2-\beta_j`, so nothing cancels at large
+concentrations. On the two-sphere the bound is that of Kent & Hamelryck, in Gaussian instead of exponential
+form.
 
 Reference: Kent & Hamelryck, in Quantitative Biology, Shape Analysis and Wavelets (Leeds, 2005), p. 57-60.
 """
@@ -60,7 +61,8 @@ def _gaussian(kappa: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
-    """The probability that a proposal of :func:`sample` is accepted, from the exact normaliser; shape ``batch``.
+    """The probability that a proposal of :func:`sample` is accepted, from the exact normaliser; shape
+    ``batch``.
 
     >>> acceptance(torch.tensor(100.0), torch.tensor([40.0, -40.0])) > 0.5
     tensor(True)
@@ -73,8 +75,8 @@ def acceptance(kappa: Tensor, beta: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample(kappa: Tensor, beta: Tensor, n: int) -> Tensor:
-    """``n`` draws for each row, shape ``(n,) + batch + (d,)``, in coordinates along the axes of the distribution
-    (the mean direction first).
+    """``n`` draws for each row, shape ``(n,) + batch + (d,)``, in coordinates along the axes of the
+    distribution (the mean direction first).
 
     :param Tensor kappa: concentration, shape ``batch``.
     :param Tensor beta: ovalness along the other axes, shape ``batch + (d - 1,)``, at most ``kappa / 2``.

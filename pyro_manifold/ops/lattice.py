@@ -1,19 +1,19 @@
-r"""The density of a normal distribution with a full covariance, wrapped on a flat torus: a sum over a lattice, of
-which few terms matter.
+r"""The density of a normal distribution with a full covariance, wrapped on a flat torus: a sum over a
+lattice, of which few terms matter.
 
 .. math:: \log \sum_{k\in\mathbb Z^d} \mathcal N(v + 2\pi k;\, 0, LL^\top), \qquad y = L^{-1}(v + 2\pi k)
 
-L is lower triangular, so :math:`y_j` depends only on :math:`k_1, \dots, k_j`. Rounding each :math:`y_j` in turn
-(Babai) gives one k and an upper bound :math:`\rho^2` on the smallest :math:`|y|^2`. All k with
-:math:`|y|^2 \le \rho^2 + c^2` are then found coordinate by coordinate, where a branch is dropped when its partial sum
-exceeds that bound (Fincke & Pohst, Math. Comp. 44, 1985). The omitted terms are below rounding relative to the largest
-term, however far the point is from the centre. The cost is proportional to the number of terms found, which for a
-narrow normal is one per point in any dimension. The dual sum, for wide normals,
+L is lower triangular, so :math:`y_j` depends only on :math:`k_1, \dots, k_j`. Rounding each :math:`y_j` in
+turn (Babai) gives one k and an upper bound :math:`\rho^2` on the smallest :math:`|y|^2`. All k with
+:math:`|y|^2 \le \rho^2 + c^2` are then found coordinate by coordinate, where a branch is dropped when its
+partial sum exceeds that bound (Fincke & Pohst, Math. Comp. 44, 1985). The omitted terms are below rounding
+relative to the largest term, however far the point is from the centre. The cost is proportional to the number
+of terms found, which for a narrow normal is one per point in any dimension. The dual sum, for wide normals,
 
 .. math:: (2\pi)^{-d} \sum_{n\in\mathbb Z^d} e^{-|L^\top n|^2/2} \cos(n\cdot v)
 
-is enumerated in the same way, since :math:`L^\top` with its coordinates in reverse order is lower triangular too.
-"""
+is enumerated in the same way, since :math:`L^\top` with its coordinates in reverse order is lower triangular
+too."""
 
 import math
 
@@ -102,8 +102,8 @@ def log_lattice_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
 
 
 def log_dual_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
-    """The same logarithm from the dual sum, with the same arguments. It loses digits by cancellation where the density
-    is far below that at v = 0.
+    """The same logarithm from the dual sum, with the same arguments. It loses digits by cancellation where
+    the density is far below that at v = 0.
 
     >>> log_dual_sum(torch.zeros(3), 50.0 * torch.eye(3)) + 3 * math.log(2 * math.pi)  # uniform
     tensor(0.)
@@ -129,8 +129,8 @@ def log_dual_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
 
 
 def log_torus_normal(v: Tensor, tril: Tensor) -> Tensor:
-    """The same logarithm by the cheaper of the two sums for each point; the dual sum is used only where it keeps half
-    of the digits. Arguments as for :func:`log_lattice_sum`.
+    """The same logarithm by the cheaper of the two sums for each point; the dual sum is used only where it
+    keeps half of the digits. Arguments as for :func:`log_lattice_sum`.
 
     >>> log_torus_normal(torch.zeros(2), torch.stack([0.1 * torch.eye(2), 1e6 * torch.eye(2)]))
     tensor([ 2.7673, -3.6758])

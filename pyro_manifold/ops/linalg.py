@@ -5,11 +5,11 @@ r"""Functions of symmetric matrices with derivatives that are right at repeated 
     Df(A)[H] = U\big(f[\lambda_i,\lambda_j] \circ U^T H U\big)U^T, \qquad
     f[a,b] = \frac{f(a)-f(b)}{a-b},\; f[a,a] = f'(a)
 
-(Daleckii-Krein.) The divided differences (:mod:`pyro_manifold.ops.spectral`) have no singularity where eigenvalues
-coincide, whereas the derivative of torch's ``eigh`` divides by the differences of eigenvalues and is NaN at the
-identity. The second derivative, from second divided differences :math:`f[a,b,c]`, is right too; a third raises. All
-functions use the symmetric part of their argument. A matrix with an entry that is not finite gives NaN and does not
-affect the other matrices of its batch.
+(Daleckii-Krein.) The divided differences (:mod:`pyro_manifold.ops.spectral`) have no singularity where
+eigenvalues coincide, whereas the derivative of torch's ``eigh`` divides by the differences of eigenvalues and
+is NaN at the identity. The second derivative, from second divided differences :math:`f[a,b,c]`, is right too;
+a third raises. All functions use the symmetric part of their argument. A matrix with an entry that is not
+finite gives NaN and does not affect the other matrices of its batch.
 
 Coordinates of symmetric matrices are with respect to the orthonormal basis :math:`E_{ii}`, then
 :math:`(E_{ij}+E_{ji})/\sqrt2`, i < j.
@@ -49,10 +49,9 @@ def _jacobi(a: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (unordered) and eigenvectors of a large batch of 2 x 2 or 3 x 3 matrices by cyclic Jacobi
     rotations.
 
-    One rotation is exact for n = 2; for n = 3 convergence is quadratic, and six sweeps are exact to rounding. Each
-    step works on the whole batch, whereas LAPACK is called once for each matrix: for 10000 matrices this is about
-    20 times (n = 2) and twice (n = 3) as fast.
-    """
+    One rotation is exact for n = 2; for n = 3 convergence is quadratic, and six sweeps are exact to rounding.
+    Each step works on the whole batch, whereas LAPACK is called once for each matrix: for 10000 matrices this
+    is about 20 times (n = 2) and twice (n = 3) as fast."""
     n = a.shape[-1]
     m = {(i, j): a[..., i, j] for i in range(n) for j in range(i, n)}
     one, zero = torch.ones_like(a[..., 0, 0]), torch.zeros_like(a[..., 0, 0])
@@ -88,8 +87,8 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _bilinear(spec: Spectral, x: Tensor, u: Tensor, h: Tensor, k: Tensor) -> Tensor:
-    """D^2 f(A)[H, K], from the eigendecomposition of A. Its inner product with a third matrix is symmetric in all
-    three matrices."""
+    """D^2 f(A)[H, K], from the eigendecomposition of A. Its inner product with a third matrix is symmetric in
+    all three matrices."""
     h, k = u.mT @ sym(h) @ u, u.mT @ sym(k) @ u
     half = torch.einsum("...ikj,...ik,...kj->...ij", second_divided_differences(spec, x), h, k)
     return u @ (half + half.mT) @ u.mT
@@ -200,8 +199,8 @@ class _Eigenvalues(BatchFunction):
 
 
 def sym_eigenvalues(a: Tensor) -> Tensor:
-    """Eigenvalues in ascending order, differentiable once. At repeated eigenvalues the gradient of a function of
-    them is right if the function is symmetric in its arguments."""
+    """Eigenvalues in ascending order, differentiable once. At repeated eigenvalues the gradient of a function
+    of them is right if the function is symmetric in its arguments."""
     return _Eigenvalues.apply(a)[0].sort(-1).values
 
 
@@ -236,8 +235,8 @@ def vec_to_sym(v: Tensor, n: int) -> Tensor:
 
 
 def sym_to_vec(a: Tensor) -> Tensor:
-    """Coordinates of the symmetric part of ``a``, the inverse of :func:`vec_to_sym`; an isometry for the Frobenius
-    norm."""
+    """Coordinates of the symmetric part of ``a``, the inverse of :func:`vec_to_sym`; an isometry for the
+    Frobenius norm."""
     n = a.shape[-1]
     i, j = torch.triu_indices(n, n, 1, device=a.device)
     off = (a[..., i, j] + a[..., j, i]) * math.sqrt(0.5)

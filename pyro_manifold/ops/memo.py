@@ -1,9 +1,8 @@
 """A cache of one result, stored with the state of every tensor it depends on.
 
-A cached result is valid only while each of these tensors is the same object with the same contents: the arguments,
-everything else that the computation read (parameters, buffers, a base point, a context), and the result itself,
-which the caller may have modified.
-"""
+A cached result is valid only while each of these tensors is the same object with the same contents: the
+arguments, everything else that the computation read (parameters, buffers, a base point, a context), and the
+result itself, which the caller may have modified."""
 
 import weakref
 from collections.abc import Sequence
@@ -38,9 +37,9 @@ def _can_be_watched(items: Sequence[Any]) -> bool:
 class Snapshot:
     """The state of some tensors (and plain values) at one moment, to be compared with a later one.
 
-    A tensor is unchanged if it is the same object with the same memory, the same version (torch counts in-place
-    changes) and the same ``requires_grad``. For tensors on the CPU with at most a million elements the contents are
-    compared too, since changes through ``x.data`` or numpy are not counted.
+    A tensor is unchanged if it is the same object with the same memory, the same version (torch counts
+    in-place changes) and the same ``requires_grad``. For tensors on the CPU with at most a million elements
+    the contents are compared too, since changes through ``x.data`` or numpy are not counted.
 
     >>> x = torch.zeros(2)
     >>> before = Snapshot([x, 1])
@@ -111,8 +110,8 @@ class Memo:
             self._entry = before, Snapshot(result), with_graph, tuple(result)
 
     def put(self, arguments: Sequence[Any], depends: Sequence[Any] | None, result: Sequence[Any]) -> None:
-        """Cache ``result`` (tensors or ``None``), computed from ``arguments`` and the tensors ``depends``. Nothing is
-        cached if ``depends`` is ``None`` (unknown), or if a tensor is traced."""
+        """Cache ``result`` (tensors or ``None``), computed from ``arguments`` and the tensors ``depends``.
+        Nothing is cached if ``depends`` is ``None`` (unknown), or if a tensor is traced."""
         self._entry = None
         if depends is None:
             return
@@ -122,8 +121,8 @@ class Memo:
         self._entry = Snapshot(behind), Snapshot(result), torch.is_grad_enabled(), tuple(result)
 
     def get(self, arguments: Sequence[Any], depends: Sequence[Any] | None) -> tuple[Any, ...] | None:
-        """The cached result for these arguments, or ``None`` if anything it depends on has changed, or if it was
-        computed without a graph and a gradient is needed now."""
+        """The cached result for these arguments, or ``None`` if anything it depends on has changed, or if it
+        was computed without a graph and a gradient is needed now."""
         entry = self._entry
         if entry is None or depends is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return None

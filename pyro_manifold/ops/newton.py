@@ -15,11 +15,12 @@ class ConvergenceError(RuntimeError):
 
 
 class PointFunction:
-    r"""A function of one point, :math:`f:\mathbb R^d\to\mathbb R^m`, with its Jacobian, applied to batches of points.
+    r"""A function of one point, :math:`f:\mathbb R^d\to\mathbb R^m`, with its Jacobian, applied to batches of
+    points.
 
-    If f also accepts leading batch axes it is called directly, otherwise through ``torch.func.vmap``, which is four
-    times as slow. To find out, the constructor compares the result for a batch of points near ``point`` with the
-    results for each of them.
+    If f also accepts leading batch axes it is called directly, otherwise through ``torch.func.vmap``, which
+    is four times as slow. To find out, the constructor compares the result for a batch of points near
+    ``point`` with the results for each of them.
 
     :param f: function from one point to a tensor, which ``torch.func.vmap`` can map over.
     :param point: a flat point, ``(d,)``, where ``f`` is defined.
@@ -56,8 +57,8 @@ class PointFunction:
         return (self._f(x) if self.direct else torch.func.vmap(self._f)(x)).reshape(len(x), self.size)
 
     def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Values ``(n, m)`` and Jacobians ``(n, m, d)`` at points ``(n, d)``, by one backward pass over m copies of
-        the batch."""
+        """Values ``(n, m)`` and Jacobians ``(n, m, d)`` at points ``(n, d)``, by one backward pass over m
+        copies of the batch."""
         n, m = len(x), self.size
         if not is_concrete(x):  # inside a torch.func transform
             value, jac = torch.func.vmap(torch.func.jacrev(self._twice, has_aux=True))(x)[::-1]
@@ -80,8 +81,8 @@ def newton(step: Callable[[Tensor], Tensor], start: Tensor, bound: int) -> tuple
     r"""Iterate :math:`q \leftarrow q - \delta(q)` on every row until
     :math:`|\delta| \le \sqrt{\epsilon}\,(1 + |q|)`.
 
-    Convergence is quadratic, so the error after the last step is about the rounding error :math:`\epsilon`. Rows that
-    have converged do not change any more, so no row depends on the others.
+    Convergence is quadratic, so the error after the last step is about the rounding error :math:`\epsilon`.
+    Rows that have converged do not change any more, so no row depends on the others.
 
     :param step: function from iterates ``(n, d)`` to the Newton step of each row.
     :param start: first iterates, ``(n, d)``.

@@ -34,14 +34,14 @@ def norm(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
 
 
 def scalar(value: float, like: Tensor) -> Tensor:
-    """A constant in the dtype and on the device of ``like``. Unlike ``like.new_full`` it is not mapped over inside
-    vmap."""
+    """A constant in the dtype and on the device of ``like``. Unlike ``like.new_full`` it is not mapped over
+    inside vmap."""
     return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
 def long_vectors(v: Tensor) -> Tensor | None:
-    """A mask, ``batch + (1,)``, of the vectors (last axis) whose squared length may overflow; ``None`` if there are
-    none."""
+    """A mask, ``batch + (1,)``, of the vectors (last axis) whose squared length may overflow; ``None`` if
+    there are none."""
     limit = LONGEST.get(v.dtype, 1e2)
     if v.numel() and v.device.type == "cpu" and is_concrete(v):
         low, high = extremes(v)
@@ -52,8 +52,8 @@ def long_vectors(v: Tensor) -> Tensor | None:
 
 
 def fewer_turns(v: Tensor, half_turn: Tensor | float = math.pi) -> Tensor:
-    """``v``, where from vectors whose squared length would overflow whole turns (multiples of ``2 * half_turn`` along
-    the vector) are subtracted."""
+    """``v``, where from vectors whose squared length would overflow whole turns (multiples of
+    ``2 * half_turn`` along the vector) are subtracted."""
     long = long_vectors(v)
     if long is None:
         return v

@@ -1,11 +1,10 @@
-r"""Rotation and frame matrices: skew matrices and their coordinates, the nearest orthonormal matrix, uniform draws,
-and the exponential and logarithm of SO(3).
+r"""Rotation and frame matrices: skew matrices and their coordinates, the nearest orthonormal matrix, uniform
+draws, and the exponential and logarithm of SO(3).
 
 .. math:: \mathrm{polar}(X) = X (X^\top X)^{-1/2}, \qquad \hat w x = w \times x
 
-Gradients of ``polar`` are in closed form and bounded at repeated singular values, where the derivative of a singular
-value decomposition is NaN. Rotations of any size: :mod:`pyro_manifold.ops.rotation_exp_log`.
-"""
+Gradients of ``polar`` are in closed form and bounded at repeated singular values, where the derivative of a
+singular value decomposition is NaN. Rotations of any size: :mod:`pyro_manifold.ops.rotation_exp_log`."""
 
 import math
 from typing import Any
@@ -47,9 +46,9 @@ def size_of(dim: int) -> int:
 
 
 def hat(v: Tensor) -> Tensor:
-    r"""The skew matrix with coordinates v, :math:`|\hat v|_F^2 = 2|v|^2`. The coordinates are the entries below the
-    diagonal, row by row; for n = 3 they are the rotation axis instead, :math:`\hat w x = w \times x`.
-    """
+    r"""The skew matrix with coordinates v, :math:`|\hat v|_F^2 = 2|v|^2`. The coordinates are the entries
+    below the diagonal, row by row; for n = 3 they are the rotation axis instead,
+    :math:`\hat w x = w \times x`."""
     n = size_of(v.shape[-1])
     if n == 3:
         a, b, c = v.unbind(-1)
@@ -103,7 +102,8 @@ class _Polar(BatchFunction):
 
 
 def polar(x: Tensor, proper: bool = False) -> Tensor:
-    """The nearest matrix with orthonormal columns, or, if ``proper``, the nearest rotation; differentiable once."""
+    """The nearest matrix with orthonormal columns, or, if ``proper``, the nearest rotation; differentiable
+    once."""
     return _Polar.apply(x, proper)[0]
 
 
@@ -117,8 +117,8 @@ def rotation_exp3(w: Tensor) -> Tensor:
 
 
 def quaternion(r: Tensor) -> Tensor:
-    """The unit quaternion of a rotation, with the real part first and not negative. It is computed from the largest
-    of its four components, without cancellation."""
+    """The unit quaternion of a rotation, with the real part first and not negative. It is computed from the
+    largest of its four components, without cancellation."""
     d = r.diagonal(dim1=-2, dim2=-1)
     tr = d.sum(-1, keepdim=True)
     real, twice = torch.cat([1 + tr, 1 - tr + 2 * d], -1), 2 * vee(r)
@@ -135,8 +135,8 @@ def quaternion(r: Tensor) -> Tensor:
 
 
 def rotation_log3(r: Tensor) -> Tensor:
-    """The axis of a 3x3 rotation times its angle in [0, pi]. At the angle pi one of the two axes is returned, with
-    its one-sided gradient."""
+    """The axis of a 3x3 rotation times its angle in [0, pi]. At the angle pi one of the two axes is returned,
+    with its one-sided gradient."""
     q = quaternion(r)
     c, v = q[..., :1], q[..., 1:]
     s = v.square().sum(-1, keepdim=True)
@@ -148,8 +148,8 @@ def rotation_log3(r: Tensor) -> Tensor:
 
 
 def haar(shape: torch.Size, *, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
-    """Uniform matrices with orthonormal columns, shape ``batch + (n, p)``: the Q of a QR decomposition of normal
-    matrices, where the diagonal of R is positive."""
+    """Uniform matrices with orthonormal columns, shape ``batch + (n, p)``: the Q of a QR decomposition of
+    normal matrices, where the diagonal of R is positive."""
     q, r = torch.linalg.qr(torch.randn(shape, dtype=dtype, device=device))
     return q * torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).unsqueeze(-2)
 

@@ -1,16 +1,15 @@
-r"""The radial integral of a projected normal distribution, a parabolic cylinder function, to machine precision for
-every real argument.
+r"""The radial integral of a projected normal distribution, a parabolic cylinder function, to machine
+precision for every real argument.
 
 .. math:: F_n(a) = \log\int_0^\infty r^{n-1} e^{ar - r^2/2}\,dr \;-\; \tfrac12\max(a,0)^2, \qquad
           M_k = \int_0^\infty r^k e^{ar - r^2/2} dr, \qquad M_{k+1} = a M_k + k M_{k-1}
 
-With :math:`\mu = k + 1/2` and :math:`S^2 = a^2 + 4\mu`, the ratio :math:`R = M_{k+1}/M_k` is :math:`(a + y)/2`, where
-y solves :math:`y^2 + 2y' = S^2`. So :math:`y = S \sum_j Y_j(a/S) S^{-2j}` with polynomials :math:`Y_j`, and integrating
-this series gives one for :math:`\log M_k`. Both are exact to rounding for :math:`k \ge 17`. Smaller orders follow by
-recurrences in which all terms are positive: for a <= 0 downwards from k = 17, :math:`R_k = k/(R_{k+1} - a)`; for a > 0
-upwards from :math:`M_0`. All arithmetic is float64. Reference: DLMF 12.2
-(:math:`M_k = k!\,e^{a^2/4}\,U(k+\frac12, -a)`), 12.10 (uniform expansions).
-"""
+With :math:`\mu = k + 1/2` and :math:`S^2 = a^2 + 4\mu`, the ratio :math:`R = M_{k+1}/M_k` is
+:math:`(a + y)/2`, where y solves :math:`y^2 + 2y' = S^2`. So :math:`y = S \sum_j Y_j(a/S) S^{-2j}` with
+polynomials :math:`Y_j`, and integrating this series gives one for :math:`\log M_k`. Both are exact to
+rounding for :math:`k \ge 17`. Smaller orders follow by recurrences in which all terms are positive: for a <=
+0 downwards from k = 17, :math:`R_k = k/(R_{k+1} - a)`; for a > 0 upwards from :math:`M_0`. All arithmetic is
+float64. Reference: DLMF 12.2 (:math:`M_k = k!\,e^{a^2/4}\,U(k+\frac12, -a)`), 12.10 (uniform expansions)."""
 
 import math
 from fractions import Fraction
@@ -40,8 +39,8 @@ def _multiply(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
 
 @lru_cache
 def _series() -> tuple[list[list[float]], list[list[float]]]:
-    r"""The coefficients of :math:`Y_j` and of :math:`W_j = \int_0^p Y_j (1-q^2)^{j-2} dq` (j >= 2), lowest power of p
-    first.
+    r"""The coefficients of :math:`Y_j` and of :math:`W_j = \int_0^p Y_j (1-q^2)^{j-2} dq` (j >= 2), lowest
+    power of p first.
 
     :math:`Y_j = -(1-p^2) Y_{j-1}' - (3-2j)\,p\,Y_{j-1} - \frac12 \sum_{0<i<j} Y_i Y_{j-i}`.
     """
@@ -102,7 +101,8 @@ def _downwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _upwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """F and its derivative for a > 0, by recurrence from the error function. Moments are scaled by exp(-a^2/2)."""
+    """F and its derivative for a > 0, by recurrence from the error function. Moments are scaled by
+    exp(-a^2/2)."""
     last = math.sqrt(math.pi / 2) * torch.erfc(-a / math.sqrt(2))
     m = torch.exp(-a * a / 2) + a * last
     for k in range(1, n - 1):

@@ -1,9 +1,9 @@
 """Full precision for maps and densities inside ``torch.autocast``.
 
-Autocast computes matrix products in bfloat16 or float16, with about 3 decimal digits: a density would be wrong in
-the second digit, and a rotation matrix would not be orthogonal. Functions decorated here run with autocast off, on
-arguments converted from half precision to float32. Networks around them still run in half precision.
-"""
+Autocast computes matrix products in bfloat16 or float16, with about 3 decimal digits: a density would be
+wrong in the second digit, and a rotation matrix would not be orthogonal. Functions decorated here run with
+autocast off, on arguments converted from half precision to float32. Networks around them still run in half
+precision."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack

@@ -1,7 +1,8 @@
 r"""Expectations of ratios of quadratic forms in normal vectors, by one-dimensional quadrature.
 
 Let w be standard normal in R^d, :math:`\Sigma` positive definite with determinant 1 and eigenvalues
-:math:`\sigma_j`, and :math:`x_j = \tau + \log 2\sigma_j`. In the eigenbasis of :math:`\Sigma`, by Frullani's integral,
+:math:`\sigma_j`, and :math:`x_j = \tau + \log 2\sigma_j`. In the eigenbasis of :math:`\Sigma`, by Frullani's
+integral,
 
 .. math::
     \mathrm E\log\frac{w^\top\Sigma w}{w^\top w}
@@ -9,11 +10,10 @@ Let w be standard normal in R^d, :math:`\Sigma` positive definite with determina
     \mathrm E\Big[\frac{\Sigma^{1/2}ww^\top\Sigma^{1/2}}{w^\top\Sigma w}\Big]_{jj}
         &= \frac12\int_{-\infty}^\infty \frac{1}{1+e^{-x_j}}\,\prod_k(1+e^{x_k})^{-1/2}\,d\tau
 
-Both integrands are analytic for :math:`|\mathrm{Im}\,\tau|<\pi` and decrease exponentially, so the trapezoidal rule is
-exact to rounding for every condition number. All quantities are computed from the *logarithms of the singular values*
-of a factor of :math:`\Sigma`, since the small eigenvalues of :math:`\Sigma` itself are lost to rounding when its
-condition number exceeds 1e16.
-"""
+Both integrands are analytic for :math:`|\mathrm{Im}\,\tau|<\pi` and decrease exponentially, so the
+trapezoidal rule is exact to rounding for every condition number. All quantities are computed from the
+*logarithms of the singular values* of a factor of :math:`\Sigma`, since the small eigenvalues of
+:math:`\Sigma` itself are lost to rounding when its condition number exceeds 1e16. """
 
 import math
 from typing import Any
@@ -71,8 +71,8 @@ def _nodes(log_s: Tensor) -> Tensor:
 
 
 def expected_log_ratio(log_eigenvalues: Tensor) -> Tensor:
-    r""":math:`\mathrm E\log(w^\top\Sigma w/w^\top w) \ge 0`, where :math:`\Sigma` has the given log eigenvalues (float64)
-    and is scaled to determinant 1.
+    r""":math:`\mathrm E\log(w^\top\Sigma w/w^\top w) \ge 0`, where :math:`\Sigma` has the given log
+    eigenvalues (float64) and is scaled to determinant 1.
 
     >>> expected_log_ratio(torch.zeros(3, dtype=torch.float64))
     tensor(0., dtype=torch.float64)
@@ -90,8 +90,8 @@ def expected_log_ratio(log_eigenvalues: Tensor) -> Tensor:
 
 
 def _weighted(log_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The nodes in tau + log 2, ``batch + (n, 1)``, the :math:`x_j`, and the weights, ``batch + (n, 1)``: half the
-    product times the step."""
+    r"""The nodes in tau + log 2, ``batch + (n, 1)``, the :math:`x_j`, and the weights, ``batch + (n, 1)``:
+    half the product times the step."""
     tau = _nodes(log_s) + _LOG_2
     x = tau + log_s.unsqueeze(-2)
     product = torch.exp(-0.5 * torch.logaddexp(x, torch.zeros_like(x)).sum(-1, keepdim=True))
@@ -99,8 +99,8 @@ def _weighted(log_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Projector(Function):
-    """E[xx^T] from a factor of Sigma. The derivative is computed from divided differences, so it is right at repeated
-    eigenvalues."""
+    """E[xx^T] from a factor of Sigma. The derivative is computed from divided differences, so it is right at
+    repeated eigenvalues."""
 
     @staticmethod
     def forward(factor: Tensor) -> tuple[Tensor, ...]:
@@ -132,8 +132,8 @@ class _Projector(Function):
 
 
 def expected_projector(factor: Tensor) -> Tensor:
-    r""":math:`\mathrm E[xx^\top]` for :math:`x = Lw/|Lw|` and a float64 factor L; differentiable once, also at repeated
-    singular values.
+    r""":math:`\mathrm E[xx^\top]` for :math:`x = Lw/|Lw|` and a float64 factor L; differentiable once, also
+    at repeated singular values.
 
     :raises ValueError: for a matrix that is singular to rounding.
 

@@ -1,4 +1,5 @@
-r"""Normaliser and moments of Riemannian normal distributions in constant curvature, as differentiable operators.
+r"""Normaliser and moments of Riemannian normal distributions in constant curvature, as differentiable
+operators.
 
 .. math:: \log Z = \log|S^{d-1}| + \log\int e^{-r^2/2\sigma^2}\,\mathrm{sn}_K(r)^{d-1}\,dr, \qquad \mathrm E[r^2],
           \qquad \mathrm E[\cos(\sqrt K r)]
@@ -33,12 +34,11 @@ _NEARLY_FLAT = 0.05
     ],
 )
 def _moments_op(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curved: bool) -> list[Tensor]:
-    """The log of the integral of f, the expectation of one statistic, and the derivatives of both in scale and, if
-    ``curved``, in curvature.
+    """The log of the integral of f, the expectation of one statistic, and the derivatives of both in scale
+    and, if ``curved``, in curvature.
 
-    This is an operator, which compilers and tracers see as one node, since the sign of the curvature selects the
-    formulas and must not become a constant of the traced program.
-    """
+    This is an operator, which compilers and tracers see as one node, since the sign of the curvature selects
+    the formulas and must not become a constant of the traced program."""
     sigma, k = scale.double().reshape(-1), curvature.double()
     density = radial_density(sigma, k, dim)
     nodes, window, _, _ = rule(scale.dtype)
@@ -112,7 +112,8 @@ class _Lanes(BatchFunction):
 
 
 class _Moments(_Lanes):
-    """log Z and the mean of a statistic; their derivatives are further outputs, which the backward pass uses."""
+    """log Z and the mean of a statistic; their derivatives are further outputs, which the backward pass
+    uses."""
 
     @staticmethod
     def forward(
@@ -129,8 +130,8 @@ class _Moments(_Lanes):
 
     @staticmethod
     def _derivatives(ctx: Any) -> tuple[Tensor, Tensor, list[list[Tensor]]]:
-        """The derivatives of log Z (differentiable if a second derivative may be asked for) and of the mean, each
-        in scale and, if ``curved``, in curvature."""
+        """The derivatives of log Z (differentiable if a second derivative may be asked for) and of the mean,
+        each in scale and, if ``curved``, in curvature."""
         scale, curvature, *d = ctx.saved_tensors
         half = len(d) // 2
         first = d[:half]

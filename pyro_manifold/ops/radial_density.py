@@ -13,7 +13,8 @@ On a d-dimensional space of constant curvature :math:`K` let a point have the de
 
 * a window (mode ± 8.8 w) outside which f is negligible in double precision, so that Gauss-Legendre sums over it
   are exact to rounding;
-* an envelope, N(mode, w²), for exact rejection, with an acceptance of at least 0.65 for every d > 1, sigma and K;
+* an envelope, N(mode, w²), for exact rejection, with an acceptance of at least 0.65 for every d > 1, sigma
+  and K;
 * bounds on the tails, over which the implicit gradients
   :math:`\partial r/\partial\theta = -\partial_\theta F(r)/f(r)` are integrated.
 
@@ -32,12 +33,13 @@ from .quadrature import legendre
 
 __all__ = ["RadialDensity", "quadrature", "radial_density", "rule"]
 
-# by dtype of the result: number of Gauss-Legendre nodes and half-width of the window (in w); number of nodes for a
-# tail, and the decrease of log f at which it is cut. Measured errors in float64 and float32: log Z 1e-14 and 4e-10,
-# its derivatives 2e-13 and 6e-10, tails 1e-10 and 2e-7
+# by dtype of the result: number of Gauss-Legendre nodes and half-width of the window (in w); number of nodes
+# for a tail, and the decrease of log f at which it is cut. Measured errors in float64 and float32: log Z
+# 1e-14 and 4e-10, its derivatives 2e-13 and 6e-10, tails 1e-10 and 2e-7
 _RULE = {torch.float64: (48, 8.8, 16, 25.0)}
 _RULE_SINGLE = (32, 6.5, 12, 22.0)
-# below this s the space is flat to rounding (the relative deviation is d^2 s^2); s is clamped there, so K = 0 works
+# below this s the space is flat to rounding (the relative deviation is d^2 s^2); s is clamped there, so K = 0
+# works
 _FLAT = 1e-9
 _COT = [1 / 3, 1 / 45, 2 / 945, 1 / 4725, 2 / 93555, 1382 / 638512875, 4 / 18243225, 3617 / 162820783125]
 
@@ -62,8 +64,8 @@ class RadialDensity(NamedTuple):
         return math.pi if self.sphere else math.inf
 
     def rise(self, y: Tensor, e: Tensor) -> Tensor:
-        """(d-1) [log sn(y + e) - log sn(y) - e (log sn)'(mode)], without cancellation. At y = mode it is at most 0
-        (on the sphere at most -(d-1) e^2 / 2)."""
+        """(d-1) [log sn(y + e) - log sn(y) - e (log sn)'(mode)], without cancellation. At y = mode it is at
+        most 0 (on the sphere at most -(d-1) e^2 / 2)."""
         n, m = self.dim - 1, self.mode
         if n == 0:
             return torch.zeros_like(e + y)
@@ -88,8 +90,8 @@ class RadialDensity(NamedTuple):
         return n * (m + (-torch.expm1(-2 * m) / 2 * self.unit).log()) - m.square() * self.tau / 2
 
     def reach(self, y: Tensor, right: Tensor, drop: float) -> Tensor:
-        """A distance to the right (elsewhere: to the left) of y at which log f has decreased by at least ``drop``:
-        the root of a quadratic upper bound of log f."""
+        """A distance to the right (elsewhere: to the left) of y at which log f has decreased by at least
+        ``drop``: the root of a quadratic upper bound of log f."""
         n = self.dim - 1
 
         def cot(z: Tensor) -> Tensor:
@@ -103,7 +105,8 @@ class RadialDensity(NamedTuple):
 
         slope = (n * cot(y) if n else 0.0) - y * self.tau
         slope = torch.where(right, slope, -slope)
-        # first a bound with the smallest precision anywhere, then one with the smallest between y and that point
+        # first a bound with the smallest precision anywhere, then one with the smallest between y and that
+        # point
         far = y + root(self.width.reciprocal().square())
         if self.sphere:
             far = far.clamp_max(math.pi / 2).maximum(y)

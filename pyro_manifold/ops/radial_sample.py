@@ -131,9 +131,8 @@ def radius_gradients(
     .. math:: \frac{\partial r}{\partial\theta} =
         -\frac{1}{f(r)} \int_0^r \Big(\partial_\theta \log f - E[\partial_\theta \log f]\Big) f
 
-    The integral is taken on the side of r where the integrand does not change sign, over the window outside which
-    it is negligible.
-    """
+    The integral is taken on the side of r where the integrand does not change sign, over the window outside
+    which it is negligible."""
     small = unexpand(scale)
     density = radial_density(small, curvature, dim)
     means = torch.zeros(

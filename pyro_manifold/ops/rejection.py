@@ -49,8 +49,8 @@ def redraw(
 def rejection(propose: Propose, n: int, rows: int, dim: int, like: Tensor) -> Tensor:
     """Draws of shape ``(n, rows, dim)`` in the dtype and on the device of ``like``.
 
-    :param propose: takes a number k and the indices of k rows of the parameters (for a single row the full slice,
-        so that it broadcasts); returns k proposals, ``(k, dim)``, and the logs of their acceptance
+    :param propose: takes a number k and the indices of k rows of the parameters (for a single row the full
+        slice, so that it broadcasts); returns k proposals, ``(k, dim)``, and the logs of their acceptance
         probabilities, ``(k,)``.
     :raises RuntimeError: if a draw is not accepted within a bounded number of rounds.
     """

@@ -2,9 +2,9 @@ r"""Exponential, logarithm and volume change of rotations in any dimension.
 
 .. math:: \frac{1 - e^{-\mathrm{ad}_L}}{\mathrm{ad}_L}(dL) = R^\top dR \quad\text{at } R = e^L
 
-Values come from eigenvalue problems of symmetric and skew matrices, gradients from this identity. Its coefficients
-are bounded where rotation angles coincide, where differentiating an eigendecomposition gives NaN.
-"""
+Values come from eigenvalue problems of symmetric and skew matrices, gradients from this identity. Its
+coefficients are bounded where rotation angles coincide, where differentiating an eigendecomposition gives
+NaN."""
 
 import math
 from typing import Any
@@ -21,8 +21,8 @@ __all__ = ["log_det_dexp", "rotation_exp", "rotation_log"]
 
 
 def _planes(r: Tensor) -> tuple[Tensor, Tensor]:
-    """The real Schur form of a rotation: an orthogonal W whose columns 2k, 2k+1 span its planes, and the angles in
-    these planes."""
+    """The real Schur form of a rotation: an orthogonal W whose columns 2k, 2k+1 span its planes, and the
+    angles in these planes."""
     sym, skew, n = (r + r.mT) / 2, (r - r.mT) / 2, r.shape[-1]
     c, w = torch.linalg.eigh(sym)  # cosines, ascending, in pairs; if n is odd, the last is 1
     eps = torch.finfo(r.dtype).eps
@@ -61,11 +61,11 @@ def _inverse_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
 
 
 def _dexp(v: Tensor) -> Tensor:
-    r"""The matrix of :math:`(1 - e^{-\mathrm{ad}_L})/\mathrm{ad}_L` in the coordinates of :func:`hat`, where v are the
-    coordinates of L.
+    r"""The matrix of :math:`(1 - e^{-\mathrm{ad}_L})/\mathrm{ad}_L` in the coordinates of :func:`hat`, where
+    v are the coordinates of L.
 
-    It is a block of :math:`\exp\begin{bmatrix} -\mathrm{ad} & I \\ 0 & 0\end{bmatrix}`, so it is smooth where angles
-    coincide."""
+    It is a block of :math:`\exp\begin{bmatrix} -\mathrm{ad} & I \\ 0 & 0\end{bmatrix}`, so it is smooth where
+    angles coincide."""
     m = v.shape[-1]
     eye = torch.eye(m, dtype=v.dtype, device=v.device)
     x, basis = hat(v).unsqueeze(-3), hat(eye)
@@ -75,8 +75,8 @@ def _dexp(v: Tensor) -> Tensor:
 
 
 def _apply_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
-    """(1 - e^{-ad_L})/ad_L (w) at the skew L = x of any length, in its unitary eigenbasis. If derivatives of it may
-    be asked for, it is computed by :func:`_dexp`, which is differentiable but overflows for long L."""
+    """(1 - e^{-ad_L})/ad_L (w) at the skew L = x of any length, in its unitary eigenbasis. If derivatives of
+    it may be asked for, it is computed by :func:`_dexp`, which is differentiable but overflows for long L."""
     if differentiated(x, w):
         a = _dexp(vee(x))
         return hat(((a.mT if adjoint else a) @ vee(w).unsqueeze(-1)).squeeze(-1))
@@ -90,8 +90,8 @@ def _apply_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
 
 
 class _Exp(BatchFunction):
-    """exp of long skew matrices. The sines and cosines of their angles are computed directly, so the result is as
-    orthogonal as for short ones."""
+    """exp of long skew matrices. The sines and cosines of their angles are computed directly, so the result
+    is as orthogonal as for short ones."""
 
     ranks = (2,)
 
@@ -180,8 +180,8 @@ class _RotationLog(BatchFunction):
 
 
 def _orthonormalized(r: Tensor) -> Tensor:
-    r"""The nearest rotation by the Newton-Schulz iteration :math:`R \mapsto R\,(3I - R^\top R)/2`, whose error is
-    squared in each step. It consists of matrix products, so it has derivatives of every order."""
+    r"""The nearest rotation by the Newton-Schulz iteration :math:`R \mapsto R\,(3I - R^\top R)/2`, whose
+    error is squared in each step. It consists of matrix products, so it has derivatives of every order."""
     eye = torch.eye(r.shape[-1], dtype=r.dtype, device=r.device)
     for _ in range(3):
         r = r @ (1.5 * eye - 0.5 * r.mT @ r)
@@ -236,8 +236,8 @@ class _LogDetDexp(BatchFunction):
 
 
 def log_det_dexp(v: Tensor) -> Tensor:
-    r"""The log volume change of the exponential map of rotations at v, where :math:`i\lambda_i` are the eigenvalues of
-    the skew matrix with coordinates v:
+    r"""The log volume change of the exponential map of rotations at v, where :math:`i\lambda_i` are the
+    eigenvalues of the skew matrix with coordinates v:
 
     .. math:: \sum_{i<j}\log\Big|\mathrm{sinc}\,\frac{\lambda_i+\lambda_j}{2}\Big|
 

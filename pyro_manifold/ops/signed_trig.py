@@ -1,16 +1,17 @@
 r"""Trigonometric functions of a *signed squared length*, which are smooth through zero.
 
-All functions of trigonometry in constant curvature :math:`K` depend on :math:`s = K r^2`. As functions of :math:`s`
+All functions of trigonometry in constant curvature :math:`K` depend on :math:`s = K r^2`. As functions of
+:math:`s`
 
 .. math::
     \cos\sqrt{s}, \quad \frac{\sin\sqrt s}{\sqrt s}, \quad \frac{\tan\sqrt s}{\sqrt s}, \quad
     \frac{\arctan\sqrt s}{\sqrt s}, \quad \frac{\arcsin\sqrt s}{\sqrt s}, \quad \log\Big|\frac{\sin\sqrt
     s}{\sqrt s}\Big|
 
-are analytic on both sides of zero (for :math:`s<0` they are cosh, sinhc, tanhc, artanhc, arsinhc and log sinhc). So
-one formula serves spheres, flat space and hyperbolic space, and gradients of every order are right at coinciding
-points and at zero curvature. Values are computed in closed form; derivatives too, or by Taylor series near zero.
-"""
+are analytic on both sides of zero (for :math:`s<0` they are cosh, sinhc, tanhc, artanhc, arsinhc and log
+sinhc). So one formula serves spheres, flat space and hyperbolic space, and gradients of every order are right
+at coinciding points and at zero curvature. Values are computed in closed form; derivatives too, or by Taylor
+series near zero."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -90,7 +91,8 @@ _TWO_S_SLOPE: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {  # 2 s f'(s
 
 
 def _series(c: list[float], eps: float) -> list[float]:
-    """The coefficients whose terms matter at the end of the series' range, for a dtype with precision ``eps``."""
+    """The coefficients whose terms matter at the end of the series' range, for a dtype with precision
+    ``eps``."""
     return c[: max(2, sum(abs(x) * _SERIES**k > eps / 8 * abs(c[0]) for k, x in enumerate(c)))]
 
 
@@ -208,8 +210,8 @@ def cos_sinc_sqrt(s: Tensor, sign: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def cos_sqrt(s: Tensor, sign: int = 0) -> Tensor:
-    r"""``cos(sqrt(s))``, that is ``cosh(sqrt(-s))`` for negative ``s``. Here and below, give ``sign`` = +1 or -1 if
-    all of ``s`` is known to have that sign: this halves the work."""
+    r"""``cos(sqrt(s))``, that is ``cosh(sqrt(-s))`` for negative ``s``. Here and below, give ``sign`` = +1 or
+    -1 if all of ``s`` is known to have that sign: this halves the work."""
     return _even("cos", s, sign)
 
 
@@ -268,8 +270,8 @@ def log_sinhc(r: Tensor) -> Tensor:
 
 
 def log_sinc_length(v: Tensor, curvature: Tensor | float, sign: int = 0) -> Tensor:
-    r"""``log|sin(r)/r|`` at :math:`r = \sqrt K|v|`, for vectors (last axis) of any length, also where their squared
-    length overflows; ``sign`` as for :func:`cos_sqrt`, that of K."""
+    r"""``log|sin(r)/r|`` at :math:`r = \sqrt K|v|`, for vectors (last axis) of any length, also where their
+    squared length overflows; ``sign`` as for :func:`cos_sqrt`, that of K."""
     q = v.square().sum(-1)
     if q.numel() and q.device.type == "cpu" and is_concrete(q):
         long = None if float(q.detach().amax()) <= LONGEST.get(v.dtype, 1e2) else long_vectors(v)

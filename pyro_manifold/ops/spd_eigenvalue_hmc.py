@@ -1,24 +1,25 @@
-r"""Eigenvalues of the Riemannian normal on positive definite matrices by Hamiltonian Monte Carlo, for parameters where
-rejection sampling accepts too rarely.
+r"""Eigenvalues of the Riemannian normal on positive definite matrices by Hamiltonian Monte Carlo, for
+parameters where rejection sampling accepts too rarely.
 
 The density of the ordered eigenvalues,
-:math:`\prod_{i<j}\sinh\frac{\lambda_i-\lambda_j}2\,e^{-|\lambda|^2/2\sigma^2}`, is strongly log-concave. Their mean is an
-independent normal variable and is drawn exactly. Their differences are sampled in the unconstrained coordinates y,
+:math:`\prod_{i<j}\sinh\frac{\lambda_i-\lambda_j}2\,e^{-|\lambda|^2/2\sigma^2}`, is strongly log-concave.
+Their mean is an independent normal variable and is drawn exactly. Their differences are sampled in the
+unconstrained coordinates y,
 
 .. math:: \lambda_k-\lambda_{k+1} = w_k\,\mathrm{softplus}(y_k), \qquad w_k = \min(\text{difference at the mode},
     \sigma/2),
 
-preconditioned with the Cholesky factor of the Hessian at the mode. Every draw is the final state of a separate chain, so
-draws are independent. A chain has a fixed number of trajectories (80, of 4 leapfrog steps each, with a step size that is
-jittered by 20%) and starts from a normal distribution about the mode.
+preconditioned with the Cholesky factor of the Hessian at the mode. Every draw is the final state of a
+separate chain, so draws are independent. A chain has a fixed number of trajectories (80, of 4 leapfrog steps
+each, with a step size that is jittered by 20%) and starts from a normal distribution about the mode.
 
-Unlike rejection, this is **not exact**. Its error was measured by coupling: two chains with the same random numbers, one
-started as above and one from a displaced normal that is half as wide again, converge to each other. For 200 pairs at each
-of eight scales from 0.1 to 2, their largest difference after 80 trajectories was 4e-14 sigma for n = 16 and 6e-13 sigma
-for n = 32. So the draws do not depend on the start, to rounding. ``tests/ops/test_spd_eigenvalue_hmc.py`` repeats a small
-version of this measurement, and compares moments with those of the exact sampler (n <= 12) and with the derivatives of
-log Z (n = 16, 32). A draw takes 4 ms on one core for n = 16 and 11 ms for n = 32.
-"""
+Unlike rejection, this is **not exact**. Its error was measured by coupling: two chains with the same random
+numbers, one started as above and one from a displaced normal that is half as wide again, converge to each
+other. For 200 pairs at each of eight scales from 0.1 to 2, their largest difference after 80 trajectories was
+4e-14 sigma for n = 16 and 6e-13 sigma for n = 32. So the draws do not depend on the start, to rounding.
+``tests/ops/test_spd_eigenvalue_hmc.py`` repeats a small version of this measurement, and compares moments
+with those of the exact sampler (n <= 12) and with the derivatives of log Z (n = 16, 32). A draw takes 4 ms on
+one core for n = 16 and 11 ms for n = 32."""
 
 import math
 from typing import NamedTuple
@@ -33,7 +34,8 @@ _TRAJECTORIES, _STEPS, _STEP_SIZE = 80, 4, 0.35
 
 
 class GapCoordinates(NamedTuple):
-    """The coordinates y of the differences of eigenvalues, for k values of sigma; for k = 1 all chains share them."""
+    """The coordinates y of the differences of eigenvalues, for k values of sigma; for k = 1 all chains share
+    them."""
 
     sigma: Tensor  # (k,)
     width: Tensor  # w, (k, n - 1)
@@ -99,7 +101,8 @@ def run_chains(
 ) -> tuple[Tensor, Tensor]:
     """Centred eigenvalues at the end of one chain for each row of ``y``, and the mean acceptance.
 
-    :param y: initial states, ``(copies * lanes, n - 1)``; the ``copies`` chains of a lane use the same random numbers.
+    :param y: initial states, ``(copies * lanes, n - 1)``; the ``copies`` chains of a lane use the same random
+        numbers.
     """
     lanes, m = y.shape[0] // copies, y.shape[1]
     sums = _sums(m + 1, y)
@@ -125,7 +128,8 @@ def run_chains(
 
 
 def sample(g: GapCoordinates, lanes: int) -> Tensor:
-    """Descending eigenvalues, ``(lanes, n)``: one draw for each sigma of ``g``, or ``lanes`` draws for a single one."""
+    """Descending eigenvalues, ``(lanes, n)``: one draw for each sigma of ``g``, or ``lanes`` draws for a
+    single one."""
     m = g.width.shape[-1]
     noise = torch.randn(lanes, m, dtype=g.width.dtype, device=g.width.device)
     x, _ = run_chains(g, g.start + _through(noise, g.factor.mT))

@@ -1,18 +1,18 @@
 r"""Draws of the Riemannian normal distribution on positive definite n x n matrices, exact up to n = 12.
 
-Where at least one proposal in 2000 is accepted, draws are exact, by rejection from the better of two envelopes for each
-sigma. Both touch the density at a point that maximises their acceptance, which is known from the normaliser Z
-(:mod:`pyro_manifold.ops.spd_normalizer`):
+Where at least one proposal in 2000 is accepted, draws are exact, by rejection from the better of two
+envelopes for each sigma. Both touch the density at a point that maximises their acceptance, which is known
+from the normaliser Z (:mod:`pyro_manifold.ops.spd_normalizer`):
 
-* :math:`\log\mathrm{sinhc}\,x` is concave in :math:`x^2`, so its tangent gives as envelope a *Gaussian matrix* (whose
-  eigenvectors need not be drawn) with a larger variance of the traceless part. Its acceptance is near 1 for small sigma.
-* :math:`\log\sinh` is concave, so its tangent plane at the mode gives independent normal eigenvalues, which are accepted
-  only in descending order, and a Haar rotation. Its acceptance is near 1 for large sigma.
+* :math:`\log\mathrm{sinhc}\,x` is concave in :math:`x^2`, so its tangent gives as envelope a *Gaussian
+  matrix* (whose eigenvectors need not be drawn) with a larger variance of the traceless part. Its acceptance
+  is near 1 for small sigma.
+* :math:`\log\sinh` is concave, so its tangent plane at the mode gives independent normal eigenvalues, which
+  are accepted only in descending order, and a Haar rotation. Its acceptance is near 1 for large sigma.
 
-The smallest acceptance over sigma is 0.89 (n = 2), 0.69 (3), 0.46 (4), 0.28 (5), 0.032 (8), 0.0056 (10), 0.0007 (12).
-Where it would be below 0.0005 (n > 12 and sigma near 1), eigenvalues are drawn by
-:mod:`~pyro_manifold.ops.spd_eigenvalue_hmc` instead.
-"""
+The smallest acceptance over sigma is 0.89 (n = 2), 0.69 (3), 0.46 (4), 0.28 (5), 0.032 (8), 0.0056 (10),
+0.0007 (12). Where it would be below 0.0005 (n > 12 and sigma near 1), eigenvalues are drawn by
+:mod:`~pyro_manifold.ops.spd_eigenvalue_hmc` instead."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -74,8 +74,8 @@ def _repulsion(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mode(s: Tensor, n: int) -> Tensor:
-    """The mode of the eigenvalues, by Newton steps that are damped as for self-concordant functions, so that the
-    eigenvalues stay in descending order."""
+    """The mode of the eigenvalues, by Newton steps that are damped as for self-concordant functions, so that
+    the eigenvalues stay in descending order."""
     # the mode for small sigma, divided by sigma
     zeros = torch.from_numpy(np.polynomial.hermite.hermgauss(n)[0][::-1].copy()).to(s)
     ramp = torch.arange(n - 1, -n, -2, dtype=s.dtype, device=s.device)
@@ -92,8 +92,8 @@ def _mode(s: Tensor, n: int) -> Tensor:
 def _envelopes(s: Tensor, n: int) -> _Envelopes:
     log_z = log_normalizer(s, normalizer_table(n, s.device), n)
     dim, pairs, tau = n * (n + 1) / 2, n * (n - 1) / 2, s.square().reciprocal()
-    # the best x satisfies x^2 = E x^2 under its own envelope; the iteration starts above it, so that the precision,
-    # which is at least (n+2)/4x^2, stays positive
+    # the best x satisfies x^2 = E x^2 under its own envelope; the iteration starts above it, so that the
+    # precision, which is at least (n+2)/4x^2, stays positive
     x = (n / 4 + (n * n / 16 + (n + 2) * tau).sqrt()) / (2 * tau)
     for _ in range(60):
         x = s * ((n + 2) / 4 + n / 4 * (x / x.tanh() - 1)).sqrt()
@@ -149,8 +149,8 @@ def _propose_eigenvalues(e: _Envelopes, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _reject(propose: Callable[[_Envelopes, int], tuple[Tensor, Tensor]], e: _Envelopes, n: int) -> Tensor:
-    """One accepted proposal for each row of ``e``, in a bounded number of rounds; the last rows get many tries at
-    once."""
+    """One accepted proposal for each row of ``e``, in a bounded number of rounds; the last rows get many
+    tries at once."""
     least = float(e.rate.min())
 
     def tries(lanes: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,8 +164,8 @@ def _reject(propose: Callable[[_Envelopes, int], tuple[Tensor, Tensor]], e: _Env
 
 
 def _chain(e: _Envelopes, index: Tensor, n: int) -> Tensor:
-    """Eigenvalues by :mod:`~pyro_manifold.ops.spd_eigenvalue_hmc` for the sigmas ``index``; draws with the same sigma
-    share its matrices."""
+    """Eigenvalues by :mod:`~pyro_manifold.ops.spd_eigenvalue_hmc` for the sigmas ``index``; draws with the
+    same sigma share its matrices."""
     which, lane = index.unique(return_inverse=True)
     mode, precision = e.mode[which], e.sigma[which].square().reciprocal()
     eye = torch.eye(n, dtype=mode.dtype, device=mode.device)

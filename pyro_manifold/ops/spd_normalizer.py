@@ -7,14 +7,13 @@ In tangent coordinates at the centre (a symmetric matrix W with eigenvalues :mat
     Z = c_n\, n!\, (2\pi\sigma^2)^{n/2} e^{\sigma^2 n(n^2-1)/24}\, \mathrm{Pf}\, M, \qquad
     M_{jk} = \mathrm{erf}(\sigma(k-j)/2), \quad 0 \le j,k < n
 
-(for odd n bordered by ones), with :math:`c_n = (2\pi)^{n(n+1)/4-n/2}\prod_j \Gamma(3/2)/\Gamma(1+j/2)`. M is singular
-to rounding for small sigma (for n = 10 all digits are lost below 0.3). So log Pf M is interpolated from values with 25
-digits: a table that is computed when an n is first used (in 0.02 to 0.2 s for n <= 10, 2 s for n = 32) and is accurate
-to 1e-13 for every sigma > 0.
+(for odd n bordered by ones), with :math:`c_n = (2\pi)^{n(n+1)/4-n/2}\prod_j \Gamma(3/2)/\Gamma(1+j/2)`. M is
+singular to rounding for small sigma (for n = 10 all digits are lost below 0.3). So log Pf M is interpolated
+from values with 25 digits: a table that is computed when an n is first used (in 0.02 to 0.2 s for n <= 10, 2
+s for n = 32) and is accurate to 1e-13 for every sigma > 0.
 
-References: de Bruijn, J. Indian Math. Soc. 19 (1955); Santilli & Tierz, J. Stat. Mech. (2021), arXiv:2011.13680 (for
-this Z); Said et al., IEEE Trans. Inf. Theory 63 (2017), eq. 37 (n = 2).
-"""
+References: de Bruijn, J. Indian Math. Soc. 19 (1955); Santilli & Tierz, J. Stat. Mech. (2021),
+arXiv:2011.13680 (for this Z); Said et al., IEEE Trans. Inf. Theory 63 (2017), eq. 37 (n = 2)."""
 
 import math
 from functools import lru_cache
@@ -26,14 +25,16 @@ from torch import Tensor
 
 __all__ = ["log_normalizer", "log_orbit_constant", "normalizer_table"]
 
-# the pieces of the table: up to 1 it is a function of sigma^2, then of log sigma; beyond 12, Pf M is 1 to rounding
+# the pieces of the table: up to 1 it is a function of sigma^2, then of log sigma; beyond 12, Pf M is 1 to
+# rounding
 _EDGES = (0.0, 1.0, 3.5, 12.0)
 
 
 def _log_pfaffian(n: int, sigma: float) -> Any:
-    """log Pf M. M is skew and Toeplitz, so it maps vectors that are symmetric under reversal to antisymmetric ones and
-    vice versa. So Pf M is, up to sign, the determinant of one block of half the size, which is computed by elimination
-    without pivoting. The working precision is doubled until 25 digits of the smallest pivot are correct."""
+    """log Pf M. M is skew and Toeplitz, so it maps vectors that are symmetric under reversal to antisymmetric
+    ones and vice versa. So Pf M is, up to sign, the determinant of one block of half the size, which is
+    computed by elimination without pivoting. The working precision is doubled until 25 digits of the smallest
+    pivot are correct."""
     import mpmath
 
     m, digits = n // 2, 50
@@ -95,8 +96,8 @@ def normalizer_table(n: int, device: Any = None) -> Tensor:
 
 
 def log_normalizer(scale: Tensor, table: Tensor, n: int) -> Tensor:
-    r"""The log of :math:`Z = \int e^{-d(X,\mu)^2/2\sigma^2} d\mathrm{vol}`, differentiable in :math:`\sigma` any number
-    of times.
+    r"""The log of :math:`Z = \int e^{-d(X,\mu)^2/2\sigma^2} d\mathrm{vol}`, differentiable in :math:`\sigma`
+    any number of times.
 
     :param scale: :math:`\sigma > 0`, any shape.
     :param table: the result of :func:`normalizer_table` for this n.
@@ -124,7 +125,7 @@ def log_normalizer(scale: Tensor, table: Tensor, n: int) -> Tensor:
 
 
 def log_orbit_constant(n: int) -> float:
-    """The log of a constant that depends on n alone: the volume of the set of symmetric matrices with given ordered
-    eigenvalues, divided by n! and by the Vandermonde determinant of the eigenvalues."""
+    """The log of a constant that depends on n alone: the volume of the set of symmetric matrices with given
+    ordered eigenvalues, divided by n! and by the Vandermonde determinant of the eigenvalues."""
     lgammas = sum(math.lgamma(1 + j / 2) - math.lgamma(1.5) for j in range(1, n + 1))
     return (n * (n + 1) / 4 - n / 2) * math.log(2 * math.pi) - lgammas

@@ -34,8 +34,9 @@ class Spectral(NamedTuple):
     :param f: the function, elementwise.
     :param df: its derivative; ``None`` if ``quotient`` is given, which gives it at a = b.
     :param d2f: its second derivative.
-    :param scale: at each argument, a length over which a few Taylor terms describe f well, such as the distance to
-        a singularity. Divided differences over much shorter distances are integrated instead of divided.
+    :param scale: at each argument, a length over which a few Taylor terms describe f well, such as the
+        distance to a singularity. Divided differences over much shorter distances are integrated instead of
+        divided.
     :param quotient: the divided difference f[a, b], if it has a closed form without cancellation.
     """
 
@@ -87,8 +88,8 @@ SQRT = Spectral(
 INV_SQRT = Spectral(torch.rsqrt, None, lambda x: 0.75 * x**-2.5, torch.abs, _inv_sqrt_quotient)
 
 _NODES = tuple(zip(*(t.flatten().tolist() for t in legendre(6, torch.device("cpu"))), strict=True))
-# differences below this fraction of the scale are integrated; above, division loses at most one digit, and below, 6
-# nodes are accurate to 1e-15
+# differences below this fraction of the scale are integrated; above, division loses at most one digit, and
+# below, 6 nodes are accurate to 1e-15
 _NEAR = 0.25
 
 
@@ -104,8 +105,8 @@ def divided_difference(spec: Spectral, a: Tensor, b: Tensor) -> Tensor:
 
 
 def second_divided_differences(spec: Spectral, x: Tensor) -> Tensor:
-    """f[x_i, x_k, x_j] for all i, k, j of the last axis: by division by the largest difference, or by integration
-    (Hermite-Genocchi formula)."""
+    """f[x_i, x_k, x_j] for all i, k, j of the last axis: by division by the largest difference, or by
+    integration (Hermite-Genocchi formula)."""
     n = x.shape[-1]
     shape = x.shape[:-1] + (n, n, n)
     i, k, j = x[..., :, None, None], x[..., None, :, None], x[..., None, None, :]

@@ -1,5 +1,5 @@
-r"""exp, log and the transported frame of the unit sphere; exp and log are operators with closed-form gradients. The
-component axis comes first.
+r"""exp, log and the transported frame of the unit sphere; exp and log are operators with closed-form
+gradients. The component axis comes first.
 
 .. math::
     \exp_p(u) = \cos|u|\,p + \tfrac{\sin|u|}{|u|}u, \qquad \log_p(q) = \frac{\theta}{\sin\theta}w,\quad
@@ -38,8 +38,8 @@ def log_sphere_area(d: int) -> float:
 
 
 def _turn(p: Tensor) -> Tensor:
-    """1 / (1 + p_1), computed from |(p_2, ...)| where p_1 < 0, and 0 at -e_1, where the transported frame has no
-    limit."""
+    """1 / (1 + p_1), computed from |(p_2, ...)| where p_1 < 0, and 0 at -e_1, where the transported frame has
+    no limit."""
     first, rest2 = p[0], squared_norm(p[1:])
     south = first < 0
     if not maybe_any(south):
@@ -111,8 +111,8 @@ def _log_pull(
 def _log_slopes(
     p: Tensor, e: Tensor, pe: Tensor, g: Tensor, ratio: Tensor, slope: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients, in p at fixed e and in e, of g.w times theta / sin(theta), from that ratio and its derivative
-    in h."""
+    """The gradients, in p at fixed e and in e, of g.w times theta / sin(theta), from that ratio and its
+    derivative in h."""
     pg = dot(p, g)
     c = ratio * pg
     gq = linear_combination(ratio, g, -c, p, 0.5 * slope * (dot(e, g) - pe * pg), e)

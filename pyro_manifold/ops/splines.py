@@ -1,7 +1,8 @@
-r"""Monotone rational-quadratic splines on an interval, which are the identity outside of it, and their derivatives.
+r"""Monotone rational-quadratic splines on an interval, which are the identity outside of it, and their
+derivatives.
 
-On the k-th of K bins, with width w, height h, slope s = h/w, derivatives :math:`\delta_0, \delta_1` at its ends and
-:math:`\theta = (x - x_k)/w`, let :math:`p = (1-\theta)\,\delta_0 + \theta s` and
+On the k-th of K bins, with width w, height h, slope s = h/w, derivatives :math:`\delta_0, \delta_1` at its
+ends and :math:`\theta = (x - x_k)/w`, let :math:`p = (1-\theta)\,\delta_0 + \theta s` and
 :math:`q = (1-\theta)\,s + \theta\,\delta_1`. Then
 
 .. math::
@@ -16,9 +17,9 @@ and, with :math:`m = \theta(1-\theta)` and :math:`g = s\,m\,(\theta q - (1-\thet
     \frac{\partial y}{\partial\delta_0} = \frac{hm}{D}(1-r), \quad \frac{\partial y}{\partial\delta_1} =
     -\frac{hm}{D}\,r.
 
-The implementation has no boolean indexing, so unlike Pyro's it works under ``torch.func``. Reference: Durkan et al.,
-*Neural spline flows*, NeurIPS 2019, eqs. 4-8; the inverse is their eq. 29 in a form without cancellation.
-"""
+The implementation has no boolean indexing, so unlike Pyro's it works under ``torch.func``. Reference: Durkan
+et al., *Neural spline flows*, NeurIPS 2019, eqs. 4-8; the inverse is their eq. 29 in a form without
+cancellation."""
 
 import math
 from typing import NamedTuple
@@ -51,8 +52,8 @@ class _Bin(NamedTuple):
 
 
 def _bin(t: Tensor, raw: Tensor, axis: int) -> _Bin:
-    """The bin that contains ``t``, an abscissa (``axis`` 0) or an ordinate (1). The bins are along the first axis,
-    since torch's softmax is ten times slower over a short last axis."""
+    """The bin that contains ``t``, an abscissa (``axis`` 0) or an ordinate (1). The bins are along the first
+    axis, since torch's softmax is ten times slower over a short last axis."""
     bins = (raw.shape[-1] + 1) // 3
     raw = raw.movedim(-1, 0)
     spare = raw[: 2 * bins].unflatten(0, (2, bins)).softmax(1) * (2 - _MIN_BIN * bins)
@@ -71,9 +72,9 @@ def _bin(t: Tensor, raw: Tensor, axis: int) -> _Bin:
 def rational_quadratic(
     x: Tensor, raw: Tensor, bound: float, *, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The spline with unconstrained parameters ``raw``, shape ``x.shape + (3K - 1,)``, and the log of its derivative.
-    With ``inverse``, the inverse of the spline and the log of the derivative of the inverse. Zero parameters give the
-    identity.
+    """The spline with unconstrained parameters ``raw``, shape ``x.shape + (3K - 1,)``, and the log of its
+    derivative. With ``inverse``, the inverse of the spline and the log of the derivative of the inverse. Zero
+    parameters give the identity.
 
     >>> y, log_slope = rational_quadratic(torch.tensor([0.5, 7.0]), torch.zeros(2, 23), bound=3.0)
     >>> y, log_slope.abs() < 1e-6
@@ -115,8 +116,8 @@ def spline_gradient(x: Tensor, raw: Tensor, bound: float) -> tuple[Tensor, Tenso
     slope, bent = steep.square() * torch.lerp(p, q, theta), steep * part * torch.lerp(-p, q, theta)
     rise = h * part
     falls = rise * r
-    # derivatives in the sizes (width and height) of bins before this one, in those of this bin, and in the slopes at
-    # its ends
+    # derivatives in the sizes (width and height) of bins before this one, in those of this bin, and in the
+    # slopes at its ends
     rows = [-slope, torch.ones_like(r), -theta * slope - s * bent, r + bent, rise - falls, -falls]
     of_before, of_own, at_ends = (bound * torch.stack(rows)).unflatten(0, (3, 2))
     # the derivative of softmax subtracts the mean

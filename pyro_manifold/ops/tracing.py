@@ -1,5 +1,5 @@
-"""Tests of whether a tensor is traced, compiled, mapped over or differentiated, and decorators for functions that
-compilers and tracers must not look into."""
+"""Tests of whether a tensor is traced, compiled, mapped over or differentiated, and decorators for functions
+that compilers and tracers must not look into."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,8 @@ _LIBRARY = torch.library.Library("pyro_manifold", "DEF")
 
 
 def is_concrete(x: Tensor) -> bool:
-    """Whether Python code may branch on the values of ``x``: not while they are traced, compiled or mapped over."""
+    """Whether Python code may branch on the values of ``x``: not while they are traced, compiled or mapped
+    over."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
@@ -28,14 +29,14 @@ def can_write_inplace(x: Tensor) -> bool:
 
 
 def maybe_any(mask: Tensor) -> bool:
-    """Whether ``mask`` may be true anywhere; always true where a test would be slow or impossible (on a GPU, in a
-    trace)."""
+    """Whether ``mask`` may be true anywhere; always true where a test would be slow or impossible (on a GPU,
+    in a trace)."""
     return mask.device.type != "cpu" or not is_concrete(mask) or bool(mask.any())
 
 
 def constant_result(f: _F) -> _F:
-    """The same as ``torch.compiler.assume_constant_result``, which would import the compiler when this package is
-    imported."""
+    """The same as ``torch.compiler.assume_constant_result``, which would import the compiler when this
+    package is imported."""
     f._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return f
 
@@ -53,7 +54,8 @@ def not_compiled(f: _F) -> _F:
 
 
 def operator(schema: str, empty: Callable[..., list[Tensor]]) -> Callable[[Callable[..., Any]], Any]:
-    """Decorator that registers a function as a torch operator, which compilers and tracers see as a single node.
+    """Decorator that registers a function as a torch operator, which compilers and tracers see as a single
+    node.
 
     ``torch.library.custom_op`` does the same, but reads the source of every imported module.
 

@@ -1,26 +1,28 @@
-r"""The density of a normal distribution on a line that is wrapped around a closed geodesic of length :math:`2\pi`.
+r"""The density of a normal distribution on a line that is wrapped around a closed geodesic of length
+:math:`2\pi`.
 
 .. math::
     w(t) = \log \sum_{k\in\mathbb Z} \Big|\frac{t_k}{h\sin(t_k/h)}\Big|^m e^{-t_k^2/2s^2}, \qquad t_k = t +
     2\pi k
 
-m = d - 1, h = 1 on the sphere :math:`S^d`; m = h = 2 on :math:`SO(3)`; m = 0 on circles. The sine is the same in every
-term, and :math:`f(t) = |t|^m e^{-t^2/2s^2}` is log-concave on either side of 0, with :math:`(\log f)'' \le -1/s^2` and its
-mode at :math:`s\sqrt m`. So, relative to the largest term, terms beyond :math:`s\sqrt m \pm (2\pi + cs)` are below the
-rounding error :math:`e^{-c^2/2}`, and about :math:`4 + 2cs/\pi` terms are enough for every m. For scales above
-:math:`s_0 = 12.5` the dual sum is used (Poisson summation),
+m = d - 1, h = 1 on the sphere :math:`S^d`; m = h = 2 on :math:`SO(3)`; m = 0 on circles. The sine is the same
+in every term, and :math:`f(t) = |t|^m e^{-t^2/2s^2}` is log-concave on either side of 0, with
+:math:`(\log f)'' \le -1/s^2` and its mode at :math:`s\sqrt m`. So, relative to the largest term, terms beyond
+:math:`s\sqrt m \pm (2\pi + cs)` are below the rounding error :math:`e^{-c^2/2}`, and about
+:math:`4 + 2cs/\pi` terms are enough for every m. For scales above :math:`s_0 = 12.5` the dual sum is used
+(Poisson summation),
 
 .. math::
     \sum_k |t_k|^m e^{-t_k^2/2s^2} = \frac{(2s^2)^{\frac{m+1}2}}{2\pi}\,\Gamma\big(\tfrac{m+1}2\big)
         - 2 \sum_{j\ge0} \frac{(-1)^j (2\pi)^{m+2j}}{j!\,(2s^2)^j}\,\frac{B_{m+1+2j}(t/2\pi)}{m+1+2j} +
           O(e^{-s^2/4})
 
-Its first term is the limit of a wide normal. The others, Bernoulli polynomials, come from the kink of :math:`|t|^m` at 0:
-they are absent for even m and below the rounding error for m > 32. Measured against sums with 60 digits for m from 1 to
-1023, the two sums differ by less than 2e-16 at :math:`s_0`.
+Its first term is the limit of a wide normal. The others, Bernoulli polynomials, come from the kink of
+:math:`|t|^m` at 0: they are absent for even m and below the rounding error for m > 32. Measured against sums
+with 60 digits for m from 1 to 1023, the two sums differ by less than 2e-16 at :math:`s_0`.
 
-For m > 0 the sum has poles at t = 0 and (for h = 1) at t = π. A point closer to a pole than the rounding error eps is
-scored as if it were at the distance eps.
+For m > 0 the sum has poles at t = 0 and (for h = 1) at t = π. A point closer to a pole than the rounding
+error eps is scored as if it were at the distance eps.
 
 References: DLMF 24.4 and 25.11.14 (Hurwitz zeta at negative integers); Mardia & Jupp (2000), eq. 3.5.60 (m =
 0).
@@ -62,8 +64,8 @@ def _log_abs(b: Fraction) -> float:
 
 @lru_cache
 def _kink_coefficients(power: int) -> list[list[float]]:
-    r"""The terms for the kink at the scale :math:`s_0`, divided by the first term: their coefficients as polynomials
-    in :math:`(1/2 - t/2\pi)^2`."""
+    r"""The terms for the kink at the scale :math:`s_0`, divided by the first term: their coefficients as
+    polynomials in :math:`(1/2 - t/2\pi)^2`."""
     bernoulli = _bernoulli_numbers(_SMOOTH + 2 * _KINKS)
     out = []
     for j in range(_KINKS):
@@ -86,8 +88,8 @@ def _kink(power: int) -> list[list[float]]:
 
 
 def normal_reach(dtype: torch.dtype) -> float:
-    """The c for which ``exp(-c**2 / 2)`` is an eighth of the rounding error of ``dtype``: 8.7 in float64, 6.0 in
-    float32.
+    """The c for which ``exp(-c**2 / 2)`` is an eighth of the rounding error of ``dtype``: 8.7 in float64, 6.0
+    in float32.
 
     >>> round(normal_reach(torch.float64), 1)
     8.7
@@ -124,8 +126,8 @@ def log_windings(t: Tensor, scale: Tensor, power: int, half: int = 1) -> Tensor:
 def _direct(t: Tensor, scale: Tensor, power: int, log_t: Tensor) -> Tensor:
     """The log of the sum of ``f(t_k) / t**m``, whose term with k = 0 is ``exp(-t**2 / 2 s**2)``."""
     turn = _TURN * _turns(scale.detach(), power, normal_reach(t.dtype), t)
-    # for narrower scales than this all terms but k = 0 are below rounding, unless t is half a turn, where the terms
-    # do not depend on s
+    # for narrower scales than this all terms but k = 0 are below rounding, unless t is half a turn, where the
+    # terms do not depend on s
     s = scale.clamp_min(math.sqrt(torch.finfo(t.dtype).eps) / 50)
     terms = power * ((turn + t).abs().log() - log_t) - (turn / s) * ((turn / 2 + t) / s)
     zero = torch.zeros_like(t).unsqueeze(0)
@@ -133,8 +135,8 @@ def _direct(t: Tensor, scale: Tensor, power: int, log_t: Tensor) -> Tensor:
 
 
 def _turns(s: Tensor, power: int, reach: float, t: Tensor) -> Tensor:
-    """The k other than 0 whose terms matter, on a new first axis. If the modes are many turns away from 0, every element
-    has the same number of k, around its own modes."""
+    """The k other than 0 whose terms matter, on a new first axis. If the modes are many turns away from 0,
+    every element has the same number of k, around its own modes."""
     column = (-1,) + (1,) * t.dim()
     if is_concrete(s) and s.numel():
         last = math.floor((float(s.amax()) * (math.sqrt(power) + reach)) / _TURN + 1.5)

@@ -1,5 +1,5 @@
-"""Plots of points and densities on planes, the Poincaré disk and the sphere, of images, Markov chains, calibration
-runs and scans over dimensions.
+"""Plots of points and densities on planes, the Poincaré disk and the sphere, of images, Markov chains,
+calibration runs and scans over dimensions.
 
 Every function draws on the matplotlib axes passed as ``ax``, or on new ones, and returns them. Matplotlib is
 imported at the first call; install it with ``pip install matplotlib`` or the extra

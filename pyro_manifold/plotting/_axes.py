@@ -28,8 +28,8 @@ def axes_or_new(ax: Any, **kwargs: Any) -> Any:
 
 
 def styled(kind: str, style: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """``style``, completed by ``defaults``, for a "line" or for "points". The caller may use any of matplotlib's
-    aliases (``c`` or ``color``, ``lw`` or ``linewidth``)."""
+    """``style``, completed by ``defaults``, for a "line" or for "points". The caller may use any of
+    matplotlib's aliases (``c`` or ``color``, ``lw`` or ``linewidth``)."""
     import matplotlib.cbook
     import matplotlib.collections
     import matplotlib.lines

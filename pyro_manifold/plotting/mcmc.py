@@ -1,5 +1,5 @@
-"""Plots of Markov chains and posteriors on manifolds: traces on the sphere, draws on the Poincaré disk, rank plots
-and calibration plots."""
+"""Plots of Markov chains and posteriors on manifolds: traces on the sphere, draws on the Poincaré disk, rank
+plots and calibration plots."""
 
 import math
 from typing import Any

@@ -28,8 +28,8 @@ def _curvature(geo: Geometry, z: Tensor) -> float:
 
 
 def to_plane(manifold: geoopt.Manifold, z: Tensor) -> Tensor:
-    r"""Map points of a 2-dimensional flat manifold to the plane, or points of any model of the hyperbolic plane to
-    the *unit* Poincaré disk.
+    r"""Map points of a 2-dimensional flat manifold to the plane, or points of any model of the hyperbolic
+    plane to the *unit* Poincaré disk.
 
     .. math:: z \mapsto \tanh\big(\tfrac{\sqrt{c}\,|v|}{2}\big)\,\tfrac{v}{|v|}, \qquad v = \log_o z
 
@@ -54,8 +54,8 @@ def to_plane(manifold: geoopt.Manifold, z: Tensor) -> Tensor:
 
 
 def latent_axes(manifold: geoopt.Manifold, ax: Any = None, *, spacing: float = 0.5, lines: int = 8) -> Any:
-    """Axes for a 2-dimensional latent space, with a grid of geodesics; for hyperbolic space, the unit disk and its
-    boundary.
+    """Axes for a 2-dimensional latent space, with a grid of geodesics; for hyperbolic space, the unit disk
+    and its boundary.
 
     The grid lines are the geodesics that cross a coordinate axis at right angles, at distances of ``spacing``
     along it.

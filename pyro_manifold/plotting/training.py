@@ -8,7 +8,8 @@ __all__ = ["elbow"]
 
 
 def elbow(scan: Any, ax: Any = None, *, label: str | None = None, **style: Any) -> Any:
-    """Plot the held-out error against the manifold dimension on a logarithmic scale, with a ring around the elbow.
+    """Plot the held-out error against the manifold dimension on a logarithmic scale, with a ring around the
+    elbow.
 
     :param scan: the result of :func:`~pyro_manifold.training.scan_dimension`, or any object with ``dims``,
         ``errors`` and ``elbow``.

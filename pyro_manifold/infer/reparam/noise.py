@@ -1,5 +1,5 @@
-r"""The distributions of the two sites that replace a reparametrised site: the noise, and the value computed from
-it.
+r"""The distributions of the two sites that replace a reparametrised site: the noise, and the value computed
+from it.
 
 .. math:: \log p(y) = \log n(y) + \log\frac{p(f(y))}{q(f(y))}
 """

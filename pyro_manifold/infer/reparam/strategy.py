@@ -20,8 +20,8 @@ __all__ = ["ManifoldReparam"]
 
 
 class ManifoldReparam(MinimalReparam):
-    """Reparametrises all manifold sites of a model, so that plain HMC, NUTS and Pyro's autoguides can be used: all
-    latent sites become real vectors.
+    """Reparametrises all manifold sites of a model, so that plain HMC, NUTS and Pyro's autoguides can be
+    used: all latent sites become real vectors.
 
     ========================================================== ===================================
     latent site                                                reparametriser
@@ -55,8 +55,8 @@ class ManifoldReparam(MinimalReparam):
         self.centered = centered
 
     def __call__(self, msg_or_fn: Any) -> Any:
-        """Decorate a model, or, when called by Pyro with a site, choose its reparametriser. Pyro's cached choice is
-        dropped, since the site may be latent in one run and observed in the next, or change its
+        """Decorate a model, or, when called by Pyro with a site, choose its reparametriser. Pyro's cached
+        choice is dropped, since the site may be latent in one run and observed in the next, or change its
         distribution."""
         if isinstance(msg_or_fn, dict):
             self.config.pop(msg_or_fn["name"], None)

@@ -17,11 +17,11 @@ class WrappedNormalReparam(LatentReparam):
 
     .. math:: z \sim \mathcal N(0, I), \qquad x = \exp_\mu(L z), \qquad \Sigma = LL^\top
 
-    This is the non-centred parametrisation: the prior of z does not depend on :math:`\mu` and :math:`\Sigma`, so a
-    hierarchical model in which they are latent has no funnel. It is exact on every manifold. On compact ones,
-    where the density of x is a sum over windings and has poles, each z belongs to one winding and its density
-    has no poles. It is best where the data determine each x poorly; where they determine it well, use the
-    centred parametrisation (no reparametriser, or :class:`AmbientReparam`).
+    This is the non-centred parametrisation: the prior of z does not depend on :math:`\mu` and :math:`\Sigma`,
+    so a hierarchical model in which they are latent has no funnel. It is exact on every manifold. On compact
+    ones, where the density of x is a sum over windings and has poles, each z belongs to one winding and its
+    density has no poles. It is best where the data determine each x poorly; where they determine it well, use
+    the centred parametrisation (no reparametriser, or :class:`AmbientReparam`).
 
     :raises ValueError: for a site with another distribution, or a truncated one.
 
