@@ -165,8 +165,15 @@ class WrappedNormal(ExpMapDistribution):
         loc = self.transforms[0].loc
         base = self.base_dist
         dtype = torch.promote_types(value.dtype, loc.dtype)
-        if not self._injective and not geo.is_flat:
-            loc, value, base = loc.double(), value.double(), widened(base, torch.float64)
+        in_double = not self._injective and not geo.is_flat
+        if in_double:
+            loc, value = loc.double(), value.double()
+        if self._isotropic and self._diagonal and not self.truncated:
+            out = geo.log_isotropic(loc, value, base.base_dist.scale[..., 0].to(loc))
+            if out is not None:
+                return out.to(dtype)
+        if in_double:
+            base = widened(base, torch.float64)
         shape = common_shape(loc.shape, value.shape)
         return self._log_pushed(loc, geo.log_frame(loc.expand(shape), value.expand(shape)), base).to(dtype)
 

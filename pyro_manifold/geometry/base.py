@@ -206,6 +206,14 @@ class Geometry(GeometryContract):
         """
         return v.unsqueeze(0)
 
+    def log_isotropic(self, p: Tensor, q: Tensor, scale: Tensor) -> Tensor | None:
+        r"""Log density at q, w.r.t. volume, of :math:`\mathcal N(0, \sigma^2 I)` at p wrapped by exp, where it
+        can be computed from the distance alone faster than by :meth:`log_wrapped`; otherwise ``None``.
+
+        :param scale: :math:`\sigma`, whose shape broadcasts with the batch shapes of p and q.
+        """
+        return None
+
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         r"""Log density at :math:`\exp_p(v)`, w.r.t. volume, of the centred normal ``base`` of frame
         coordinates wrapped by exp.

@@ -19,11 +19,13 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.axis import squared_chord
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
 from ..ops.numerics import fewer_turns, norm, safe_sqrt, scalar
 from ..ops.signed_trig import cos_sinc_sqrt, log_sinc_length
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
+from ..ops.windings import log_windings
 from .base import Geometry, moments_of_unit_columns, turned
 from .noise import NoiseMap, ProjectionNoise
 from .registry import register_geometry
@@ -135,6 +137,15 @@ class SphereGeometry(Geometry):
         r"""The vectors :math:`(|v| + 2\pi k)\,v/|v|`; at v = 0, where the axis is free, the first frame axis
         is used."""
         return windings(v, radius, math.pi)
+
+    def log_isotropic(self, p: Tensor, q: Tensor, scale: Tensor) -> Tensor | None:
+        d = p.shape[-1] - 1
+        if d == 1:
+            return None  # log_wrapped is smooth at the centre, the distance is not
+        p = p * p.square().sum(-1, keepdim=True).rsqrt()
+        q = q * q.square().sum(-1, keepdim=True).rsqrt()
+        r = 2 * torch.atan2(safe_sqrt(squared_chord(p, q)), safe_sqrt(squared_chord(p, -q)))
+        return log_windings(r, scale, d - 1) - d * (scale.log() + 0.5 * math.log(2 * math.pi))
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         return log_wound_normal(v, base, v.shape[-1] - 1)

@@ -39,6 +39,10 @@ from .windings import log_wound_normal, windings
 
 __all__ = ["StereographicGeometry"]
 
+_SMALL = (
+    2048  # elements up to which plain torch operations are faster than operators with their own gradients
+)
+
 
 def _cross(K: Tensor, C: Tensor | float, p: Tensor, S: Tensor) -> Tensor:
     r"""For K > 0, :math:`C^2 - 2KC\,p\cdot S + K^2|p|^2|S|^2` as a sum of squares, right where it vanishes
@@ -201,6 +205,20 @@ class StereographicGeometry(Geometry):
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         out = (v.shape[-1] - 1) * log_sinc_length(v, self.curvature(v), self._sign)
         return out.expand(common_shape(p.shape, v.shape)[:-1])
+
+    def log_isotropic(self, p: Tensor, q: Tensor, scale: Tensor) -> Tensor | None:
+        r"""With s and f of :meth:`log_frame`, :math:`r^2 = 4f^2|\delta|^2/(ab)` and
+        :math:`\sinh r/r = \sqrt{1-s}/f` (for K = -1)."""
+        K = self.curvature(p)
+        if q.numel() >= _SMALL or not self._hyperbolic(K):
+            return None
+        d, delta = q.shape[-1], q - p
+        ab = (K * p.square().sum(-1) + 1) * (K * q.square().sum(-1) + 1)
+        s = K * delta.square().sum(-1) / ab
+        f = arcsinc_sqrt(s, -1)
+        square = (delta / scale.unsqueeze(-1)).square().sum(-1) * f.square() / ab
+        log_det = (d - 1) * (torch.log1p(-s) / 2 - f.log())
+        return -2 * square - log_det - d * (scale.log() + 0.5 * math.log(2 * math.pi))
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)

@@ -141,8 +141,9 @@ def checked(function: Any = None, /, **least: float) -> Any:
     Traceback (most recent call last):
     ValueError: n: got 0, expected an integer of at least 1.
     >>> power(np.ones(2))
-    Traceback (most recent call last): ValueError: x: got a numpy array of shape (2,), expected a floating
-    tensor. Convert it with torch.as_tensor(x)."""
+    Traceback (most recent call last):
+    ValueError: x: got a numpy array of shape (2,), expected a floating tensor. Convert it with torch.as_tensor(x).
+    """
     if function is None:
         return functools.partial(_decorated, least=least)
     return _decorated(function, {})

@@ -114,6 +114,7 @@ def sample_one_minus_cosine(
     :param n: ambient dimension, at least 2.
     :raises RuntimeError: if a draw is not accepted in a bounded number of rounds (NaN concentration).
 
+    >>> from pyro_manifold.ops.axial_profile import EXPONENTIAL
     >>> sample_one_minus_cosine(torch.ones(4), 5, EXPONENTIAL).shape
     torch.Size([4])
     """

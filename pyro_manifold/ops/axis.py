@@ -22,6 +22,8 @@ from .components import squared_norm
 
 __all__ = ["tangent_normal_point", "squared_chord"]
 
+_SMALL = 2048  # elements up to which plain torch operations are faster than an operator that works in chunks
+
 
 def _rows(t: Tensor, shape: torch.Size) -> tuple[Tensor, bool]:
     """``t``, expanded to ``shape``, as a matrix of row vectors; if it is a single vector, as one row. And
@@ -78,7 +80,7 @@ def squared_chord(x: Tensor, y: Tensor) -> Tensor:
     >>> squared_chord(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
     tensor(2.)
     """
-    if torch.compiler.is_compiling() or x.dtype != y.dtype:
+    if x.numel() < _SMALL or torch.compiler.is_compiling() or x.dtype != y.dtype:
         return (x - y).square().sum(-1)
     return _SquaredChord.apply(x, y)
 

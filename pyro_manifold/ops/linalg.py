@@ -167,6 +167,7 @@ def sym_function(a: Tensor, *specs: Spectral) -> Any:
     r"""f(A) for the symmetric part A of ``a``, shape ``(..., n, n)``. For several functions, a tuple; the
     eigendecomposition is then computed once.
 
+    >>> from pyro_manifold.ops.spectral import SQRT
     >>> sym_function(torch.diag(torch.tensor([4.0, 9.0])), SQRT)
     tensor([[2., 0.],
             [0., 3.]])
@@ -207,6 +208,7 @@ def sym_eigenvalues(a: Tensor) -> Tensor:
 def sym_derivative(a: Tensor, h: Tensor, spec: Spectral) -> Tensor:
     r"""Directional derivative :math:`Df(A)[H]`, differentiable once in both arguments.
 
+    >>> from pyro_manifold.ops.spectral import LOG
     >>> a, h = torch.eye(2), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     >>> torch.equal(sym_derivative(a, h, LOG), h)  # d log at the identity
     True

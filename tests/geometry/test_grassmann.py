@@ -126,7 +126,7 @@ def test_uniform_moments() -> None:
 
 def test_wide_normals_are_refused_when_made() -> None:
     planes, loc = Grassmann(4, 2), torch.diag(torch.tensor([1.0, 1, 0, 0]))
-    with pytest.raises(ValueError, match=r"scale: a normal on Gr\(4, 2\).*truncated=True"):
+    with pytest.raises(ValueError, match=r"scale: got .* on Gr\(4, 2\).*truncated=True"):
         WrappedNormal(planes, loc, 1.0)
     wide = WrappedNormal(planes, loc, 1.0, truncated=True)
     assert bool(wide.log_prob(wide.sample((100,))).isfinite().all())

@@ -297,7 +297,7 @@ def test_larger_rotations_truncated_or_narrow():
     v = narrow.base_dist.sample((5,))
     expected = narrow.base_dist.log_prob(v) - geo.log_det_exp(loc, v)
     assert torch.allclose(narrow.log_prob(geo.exp_frame(loc.expand(5, 4, 4), v)), expected)
-    with pytest.raises(ValueError, match=r"SO\(4\) .*at most 0.31. Use truncated=True"):
+    with pytest.raises(ValueError, match=r"SO\(4\), expected at most 0.31: .*Use truncated=True"):
         WrappedNormal(m, loc, torch.tensor(1.0, dtype=F64))
 
 
