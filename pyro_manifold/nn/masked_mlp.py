@@ -3,7 +3,8 @@ r"""A perceptron whose i-th group of outputs depends on the inputs before the i-
 .. math:: \phi_i = f_i(x_1, \dots, x_{i-1};\, c), \qquad i = 1, \dots, n
 
 Weights between units are masked: each unit has a number, and an edge goes from lower to higher ones only (to the
-same number too, but for the last layer). Reference: Germain et al., *MADE: masked autoencoder for distribution
+same number too, but for the last layer). Outputs are divided by the root of the number of units, as those of
+:class:`Conditioner`. Reference: Germain et al., *MADE: masked autoencoder for distribution
 estimation*, ICML 2015.
 """
 
@@ -75,5 +76,5 @@ class MaskedMLP(nn.Module):
             mask = self.get_buffer(f"mask{i}")
             h = silu(linear(h, mask * layer.weight, layer.bias))  # type: ignore[operator, arg-type]
         mask = self.get_buffer(f"mask{len(self.layers)}")
-        out = linear(h, self.last.weight * mask, self.last.bias)
+        out = linear(h, self.last.weight * mask, self.last.bias) * self.last.in_features**-0.5
         return out.unflatten(-1, (self.sizes[0], self.sizes[2]))

@@ -175,3 +175,17 @@ def on_sphere() -> Any:
 def test_bad_input(message: str, call: Any) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_rows_for_validation_of_their_own() -> None:
+    """Their mean negative log density is the loss; with a context they are a pair, like the data."""
+    apart = X[:40] + 1
+    for flow, context in ((line(), None), (flows.Conditional(line(), 2), torch.ones(len(X), 2))):
+        base = BASE if context is None else None
+        density = flow
+        if context is not None:
+            density = dist.ConditionalTransformedDistribution(BASE, [flow])
+        held_out = apart if context is None else (apart, torch.ones(len(apart), 2))
+        history = fit(density, X, context, base=base, validation=held_out, epochs=2, lr=1e-6)
+        wanted = -BASE.log_prob(apart).mean()
+        assert history.start["likelihood"] == pytest.approx(float(wanted), rel=1e-4)
