@@ -35,6 +35,7 @@ __all__ = [
     "KentComponents",
     "VonMisesComponents",
     "VonMisesFisherComponents",
+    "frame_about",
     "log_sum",
 ]
 
@@ -222,16 +223,19 @@ class KentComponents(Components):
 
     def at(self, centre: Tensor) -> Parameters:
         k = torch.full_like(centre[:, 0], min(100.0, self.most))
-        return {"frame": _frame_about(centre), "concentration": k, "ovalness": torch.zeros_like(k)}
+        return {"frame": frame_about(centre), "concentration": k, "ovalness": torch.zeros_like(k)}
 
     def log_density(self, p: Parameters, x: Tensor) -> Tensor:
-        p = p if "norm" in p else self.with_norm(p)
-        k, b = p["concentration"], p["ovalness"]
-        y1, y2, y3 = (x @ p["frame"][..., i].mT for i in range(3))
-        return k * (y1 - 1) + b * (y2 - y3) * (y2 + y3) - p["norm"]
+        p = p if "form" in p else self.with_norm(p)
+        features = torch.cat([x, (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2)], -1)
+        return torch.addmm(-p["norm"], features, p["form"].mT)
 
     def with_norm(self, p: Parameters) -> Parameters:
-        return p | {"norm": relative_normalizer(_rates(p["concentration"], p["ovalness"]))}
+        """The log density is a linear function of x and its products."""
+        k, b, f = p["concentration"], p["ovalness"], p["frame"]
+        axes = f[..., 1:] * f.new_tensor([1.0, -1.0]) @ f[..., 1:].mT
+        form = torch.cat([k.unsqueeze(-1) * f[..., 0], b.unsqueeze(-1) * axes.flatten(-2)], -1)
+        return p | {"norm": k + relative_normalizer(_rates(k, b)), "form": form}
 
     def statistics(self, p: Parameters, x: Tensor, r: Tensor) -> Parameters:
         square = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2)
@@ -242,7 +246,7 @@ class KentComponents(Components):
         mean, second = s["x"] / n.unsqueeze(-1), s["xx"] / n[..., None, None]
         length = mean.norm(dim=-1, keepdim=True)
         centre = torch.where(length > 1e-9, mean / length.clamp_min(1e-300), p["frame"][..., 0])
-        about = _frame_about(centre)
+        about = frame_about(centre)
         _, axes = torch.linalg.eigh((about.mT @ second @ about)[..., 1:, 1:])  # ascending
         frame = torch.cat([about[..., :1], about[..., 1:] @ axes.flip(-1)], -1)
         new = {"frame": frame} | self._concentrations(frame, mean, second, p)
@@ -288,7 +292,7 @@ def _expected(p: Parameters, mean: Tensor, second: Tensor) -> Tensor:
     return -k * fall + b * (spread[..., 1] - spread[..., 2]) - relative_normalizer(_rates(k, b))
 
 
-def _frame_about(centre: Tensor) -> Tensor:
+def frame_about(centre: Tensor) -> Tensor:
     """An orthonormal frame with a given first column, unit vectors (K, 3)."""
     smallest = torch.nn.functional.one_hot(centre.abs().argmin(-1), 3).to(centre)
     across = torch.nn.functional.normalize(torch.linalg.cross(centre, smallest), dim=-1)

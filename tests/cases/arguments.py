@@ -61,6 +61,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (md.VonMisesFisher, dict(loc=E3[0], concentration=torch.tensor(2.0))),
     (md.fit_mixture, dict(data=ROUND, components=2, family="kent", uniform=True, validation=ROUND, steps=1)),
     (md.kernel_mixture, dict(data=ROUND, concentration=torch.ones(2), uniform=0.1, validation=ROUND)),
+    (md.kernel_mixture, dict(data=ROUND, concentration=9.0, family="kent", neighbours=[2, 3])),
     (md.WrappedCauchy, dict(loc=torch.tensor(0.0), concentration=torch.tensor(0.5))),
     (md.WrappedNormal, dict(manifold=SPHERE, loc=E3[0], scale=torch.tensor(1.0))),
     (md.WrappedNormal, dict(manifold=SPHERE, loc=E3[0], scale_tril=torch.eye(2))),

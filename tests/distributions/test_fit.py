@@ -198,19 +198,41 @@ def test_kernels_by_the_formula() -> None:
 
 
 def test_kernel_weights_are_the_best_for_validation() -> None:
-    """Kuhn and Tucker: the mean of density over mixture density is 1 for what has weight, at most 1 else."""
+    """Where the slope of the likelihood of the points, and of one shared by all, is the same for all weights."""
     k = torch.tensor([1.0, 30.0, 1e3, 1e7])
     x, valid = with_uniform("von_mises_fisher", 300), with_uniform("von_mises_fisher", 300)
     found = kernel_mixture(x, k, validation=valid)
     parts = [kernel_mixture(x, float(one)).log_prob(valid) for one in k]
     parts.append(torch.full_like(parts[0], -math.log(4 * math.pi)))
-    slope = (torch.stack(parts) - found.log_prob(valid)).exp().mean(-1)
-    assert float(slope.max()) < 1.001
-    probs = found.mixture_distribution.probs
-    used = (len(probs) - 1) // len(x)
-    assert int(((slope - 1).abs() < 0.001).sum()) == used + 1 and 0 < used < 4
+    slope = (torch.stack(parts) - found.log_prob(valid)).exp().sum(-1)
+    w = torch.cat(
+        [found.mixture_distribution.probs[:-1].reshape(4, -1).sum(-1), found.mixture_distribution.probs[-1:]]
+    )
+    torch.testing.assert_close(slope * w + 0.2, (len(valid) + 1) * w, atol=0.02, rtol=1e-3)
+    assert float(w.min()) < 0.01 and float(w.max()) > 0.4
     draws = found.sample((4000,))
     assert draws.shape == (4000, 3) and bool(found.support.check(draws).all())
+
+
+def test_kernels_shaped_by_neighbours() -> None:
+    """Points along the equator: kernels there are long along it, and better than round ones."""
+    t, u = 2 * math.pi * torch.rand(300), 0.02 * torch.randn(300)
+    x = torch.stack([u.cos() * t.cos(), u.cos() * t.sin(), u.sin()], -1)
+    k = torch.tensor([30.0, 300.0, 3000.0])
+    round_, shaped = (
+        kernel_mixture(x[:150], k, family="kent", neighbours=near, validation=x[150:220])
+        for near in ((), (8, 20))
+    )
+    plain = kernel_mixture(x[:150], k, validation=x[150:220])
+    torch.testing.assert_close(round_.log_prob(x), plain.log_prob(x), atol=1e-6, rtol=1e-6)
+    assert float((shaped.log_prob(x[220:]) - plain.log_prob(x[220:])).mean()) > 0.2
+    d = shaped.component_distribution
+    assert float((d.concentration + 2 * d.axis_ovalness[..., 0]).max()) <= 3000 * 1.00001
+    oval = d.axis_ovalness[..., 0] > d.concentration / 4
+    assert int(oval.sum()) >= 150 and float(d.frame[oval][:, 2, 1].abs().median()) < 0.2
+    assert rule("kent", lambda y: shaped.log_prob(y).exp()) == pytest.approx(1, abs=2e-3)
+    theirs = dist.MixtureSameFamily(shaped.mixture_distribution, d)
+    torch.testing.assert_close(shaped.log_prob(x[:9]), theirs.log_prob(x[:9]), atol=1e-6, rtol=1e-6)
 
 
 def test_gradient_in_the_point() -> None:
@@ -255,7 +277,12 @@ def test_bad_input(change: dict, match: str) -> None:
         (dict(concentration=-1.0), "concentration: got -1.0; expected positive numbers"),
         (dict(concentration=torch.tensor([])), "concentration: got tensor"),
         (dict(uniform=1.0), r"uniform: got 1.0; expected a weight in \[0, 1\)"),
-        (dict(family="kent"), "family: got 'kent'; expected one of 'von_mises_fisher', 'von_mises'"),
+        (
+            dict(family="normal"),
+            "family: got 'normal'; expected one of 'von_mises_fisher', 'von_mises', 'kent'",
+        ),
+        (dict(neighbours=[1]), r"neighbours: got \[1\] for 3 points and family 'von_mises_fisher'"),
+        (dict(neighbours=[3], family="kent"), r"neighbours: got \[3\] for 3 points .*numbers from 1 to 2"),
         (dict(data=torch.ones(2, 3)), "data: got 1, 1, 1"),
     ],
 )

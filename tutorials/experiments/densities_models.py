@@ -28,7 +28,17 @@ import pyro_manifold.distributions as mdist
 from pyro_manifold.geometry import Torus, geometry
 from pyro_manifold.training import Phase, fit
 
-__all__ = ["Stack", "fit_flow", "fit_flow_on_kernels", "kernels", "mixture", "stack", "uniform"]
+__all__ = [
+    "Stack",
+    "fit_flow",
+    "fit_flow_on_kernels",
+    "flow_on_local_kernels",
+    "kernels",
+    "local_kernels",
+    "mixture",
+    "stack",
+    "uniform",
+]
 
 WIDTHS = torch.logspace(0.75, 6.75, 9, dtype=torch.float64)  # concentrations of kernels
 
@@ -74,6 +84,20 @@ def mixture(
 def kernels(train: Tensor, valid: Tensor, **_: Any) -> Any:
     family = "von_mises_fisher" if is_sphere(train) else "von_mises"
     return mdist.kernel_mixture(train, WIDTHS, family=family, validation=valid)
+
+
+def local_kernels(train: Tensor, valid: Tensor, **_: Any) -> Any:
+    """Kernels shaped by the neighbours of their points, beside round ones."""
+    near = [k for k in (5, 12, 30) if k < len(train) // 4] or [min(5, len(train) - 1)]
+    return mdist.kernel_mixture(train, WIDTHS, family="kent", neighbours=near, validation=valid)
+
+
+def flow_on_local_kernels(train: Tensor, valid: Tensor, *, fitted: dict[str, Any], **_: Any) -> Any:
+    """The flow of "spline flow on kernels" on kernels that are shaped by the neighbours' images."""
+    (flow,) = fitted["spline flow on kernels"].transforms
+    with torch.no_grad():
+        base = local_kernels(_inverse(flow, train)[0], _inverse(flow, valid)[0])
+    return dist.TransformedDistribution(base, [flow])
 
 
 # --- flows --------------------------------------------------------------------------------------------------
@@ -125,10 +149,10 @@ def fit_flow_on_kernels(
     valid: Tensor,
     *,
     steps: int,
-    batch: int = 512,
-    every: int = 30,
-    lr: float = 3e-3,
-    decay: float = 1e-4,
+    batch: int = 1024,
+    every: int = 15,
+    lr: float = 5e-4,
+    decay: float = 0.01,
     start: Sequence[float] = (50.0, 1000.0, 20000.0),
     seed: int = 0,
 ) -> Any:
@@ -185,8 +209,9 @@ def fit_flow_on_kernels(
         own = {"params": [log_k, logits], "lr": 0.02, "weight_decay": 0.0}
         return torch.optim.AdamW([{"params": list(flow.parameters())}, own], lr=lr, weight_decay=decay)
 
-    rows = torch.arange(n, dtype=torch.float32).repeat(max(1, every * batch // n))
-    passes = max(1, round(steps / math.ceil(len(rows) / batch)))
+    batches = max(every, math.ceil(n / batch))  # of a pass; all of one size
+    rows = (torch.arange(batches * batch) % n).float()
+    passes = max(1, round(steps / batches))
     parameters = [*flow.parameters(), log_k, logits]
     phase = Phase(
         "kernels",
@@ -241,12 +266,13 @@ class Stack:
 
 
 def stack(valid: Tensor, parts: Sequence[Any], steps: int = 2000) -> Stack:
-    """Weights by EM on the validation points; what gets less than a thousandth is left out."""
+    """Weights by EM on the validation points and one more that all densities share; what gets less than a thousandth
+    is left out."""
     with torch.no_grad():
         log = torch.stack([d.log_prob(valid) for d in parts], -1)
         w = torch.full_like(log[0], 1 / len(parts))
         for _ in range(steps):
-            w = (log + w.log()).softmax(-1).mean(0)
+            w = ((log + w.log()).softmax(-1).sum(0) + 1 / len(parts)) / (len(valid) + 1)
     keep = w > 1e-3
     return Stack([d for d, k in zip(parts, keep, strict=True) if k], w[keep] / w[keep].sum())
 
