@@ -291,7 +291,7 @@ def _with_validation(
     data: list[Tensor | None], rows: Tensor | Sequence[Tensor | None]
 ) -> tuple[list[Tensor | None], int]:
     """Data with rows for validation at the end, and how many these are."""
-    parts = [rows] if isinstance(rows, Tensor) else list(rows)
+    parts = [rows, *(t for t in data[1:] if t is None)] if isinstance(rows, Tensor) else list(rows)
     fit = len(parts) == len(data) and all(
         (a is None and b is None) or (a is not None and b is not None and a.shape[1:] == b.shape[1:])
         for a, b in zip(data, parts, strict=True)

@@ -159,11 +159,11 @@ def test_density_is_torchs_and_has_mass_one(name: str) -> None:
 def test_bounds_and_choice_by_validation() -> None:
     x, valid = truth("kent").sample((60,)), truth("kent").sample((2000,))
     for name, most in itertools.product(("von_mises_fisher", "kent"), (50.0, 300.0)):
-        found = fit_mixture(x, 20, family=name, max_concentration=most, uniform=False, restarts=1, steps=20)
+        found = fit_mixture(x, 20, family=name, max_concentration=most, uniform=False, restarts=1, steps=10)
         d = found.component_distribution
         k = d.concentration + (2 * d.axis_ovalness[..., 0] if name == "kent" else 0)
         assert float(k.max()) == pytest.approx(most, rel=1e-5)
-    quick: dict = dict(family="kent", restarts=1, steps=50)
+    quick: dict = dict(family="kent", restarts=1, steps=25)
     each = [fit_mixture(x, k, validation=valid, **quick).log_prob(valid).mean() for k in (1, 2, 20)]
     best = fit_mixture(x, [1, 2, 20], validation=valid, **quick)
     assert best.mixture_distribution.probs.shape == (3,) and torch.stack(each).argmax() == 1

@@ -62,6 +62,8 @@ def test_rows_for_validation_of_their_own() -> None:
     alone = torch.nn.Linear(1, 1)
     loss = Phase("net", lambda x: alone(x).square().mean(), list(alone.parameters()), epochs=2)
     quick([loss], X[:, :1], model=alone, validation=X[:3, :1])
+    loss = Phase("net", lambda x, y: alone(x).square().mean(), list(alone.parameters()), epochs=2)
+    quick([loss], (X[:, :1], None), model=alone, validation=X[:3, :1])  # a context that is not there
 
 
 def test_gradients_are_shortened() -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import pyro_manifold.distributions as mdist
-from pyro_manifold.flows import InChart
+from pyro_manifold.flows import InChart, RotationFlow, TorusFlow
 from pyro_manifold.flows.latent_flow import coupling_chain
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
 from pyro_manifold.transforms.chain import Chain
@@ -34,8 +34,6 @@ def _mixture(components: Any) -> Any:
 
 def rotations() -> Target:
     """16 matrix Fisher distributions with concentrations from 5 to 30 about random rotations."""
-    from pyro_manifold.flows import RotationFlow
-
     uniform = mdist.ManifoldUniform(ROTATIONS, (3, 3))
     s = 5 + 25 * torch.rand(16, 3)
     f = uniform.sample((16,)) @ torch.diag_embed(s) @ torch.eye(3)
@@ -72,8 +70,6 @@ def spd() -> Target:
 
 def torus() -> Target:
     """8 wrapped normals of 7 angles."""
-    from pyro_manifold.flows import TorusFlow
-
     target = mdist.WrappedNormal(
         Torus(), 2 * math.pi * torch.rand(8, 7) - math.pi, 0.3 + 0.5 * torch.rand(8, 7)
     )
