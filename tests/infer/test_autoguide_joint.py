@@ -202,7 +202,7 @@ def test_family_per_site():
         model_of(**FAMILIES), family={"sphere": "von_mises_fisher", "ball": "riemannian"}
     )
     guide()
-    kinds = {name: type(guide._distribution(name)) for name in FAMILIES}
+    kinds = {name: type(guide.distribution(name)) for name in FAMILIES}
     assert kinds == {
         "sphere": mdist.VonMisesFisher, "rotation": mdist.WrappedNormal,
         "torus": mdist.WrappedNormal, "ball": mdist.RiemannianNormal,

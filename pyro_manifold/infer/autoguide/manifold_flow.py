@@ -101,9 +101,11 @@ class AutoManifoldFlow(AutoManifoldNormal):
             return ManifoldUniform(manifold, start.shape, dtype=start.dtype, device=start.device)
         return WrappedNormal(manifold, start, 1.0)
 
-    def _distribution(self, name: str) -> Any:
+    def distribution(self, name: str) -> Any:
+        """The guide's distribution of a manifold site, at the present parameters: also what
+        :class:`~pyro_manifold.infer.GeodesicNUTS` takes as a proposal."""
         if name not in self._given_flows:
-            return super()._distribution(name)
+            return super().distribution(name)
         site = self.prototype_trace.nodes[name]["fn"]
         with warnings.catch_warnings():  # a manifold's fixed curvature is meant not to be trained
             warnings.filterwarnings("ignore", ".*was not registered in the param store", UserWarning)
@@ -116,7 +118,7 @@ class AutoManifoldFlow(AutoManifoldNormal):
         the highest density among 1024."""
         result = super().median(*args, **kwargs)
         for name in self._given_flows:
-            d = self._distribution(name)
+            d = self.distribution(name)
             draws = d.sample((_DRAWS,))
             result[name] = draws[d.log_prob(draws).reshape(_DRAWS, -1).sum(-1).argmax()].clone()
         return result

@@ -142,8 +142,8 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
             deep_setattr(self.locs, name, PyroParam(value.clone(), constraint, event_dim))
             deep_setattr(self.scales, name, PyroParam(scale, self.scale_constraint, scale_dim))
 
-    def _distribution(self, name: str) -> Any:
-        """The guide's distribution of a manifold site."""
+    def distribution(self, name: str) -> Any:
+        """The guide's distribution of a manifold site, at the present parameters."""
         loc, scale = self._get_loc_and_scale(name)
         return FAMILIES[self._family(name)](self._manifolds[name], loc, scale)
 
@@ -157,7 +157,7 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
                     if frame.vectorized:
                         stack.enter_context(plates[frame.name])
                 if name in self._manifolds:
-                    distribution = self._distribution(name)
+                    distribution = self.distribution(name)
                     result[name] = pyro.sample(
                         name, distribution.to_event(site["fn"].event_dim - distribution.event_dim)
                     )
