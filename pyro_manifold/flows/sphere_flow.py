@@ -94,7 +94,7 @@ class CylindricalSpline(SplineLayer):
     def _turned(self, x: Tensor) -> Tensor:
         """In coordinates about the axis of the layer, and of length 1 to the last digit."""
         x = reflected(self.with_batch_of_context(x, 1), self.mirrors)
-        return x / norm(x).unsqueeze(-1)
+        return x / _norm(x).unsqueeze(-1)
 
     # --- coordinates ----------------------------------------------------------------------------------------
     def _coordinates(self, x: Tensor) -> tuple[list[IntervalPoint], list[Tensor], Tensor]:
@@ -103,7 +103,7 @@ class CylindricalSpline(SplineLayer):
         lengths = []
         for _ in range(self.heights):
             z, rest = x[..., 0], x[..., 1:]
-            r = norm(rest)
+            r = _norm(rest)
             above = z >= 0
             far = 1 + z.abs()
             near = r * r / far
@@ -182,7 +182,7 @@ class CylindricalSpline(SplineLayer):
         return reflected(x, self.mirrors, back=True), -total
 
 
-def norm(x: Tensor) -> Tensor:
+def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1)
 
 
