@@ -124,9 +124,8 @@ def fit_flow_matching(
     )
     settings = dict(lr=lr, warmup=warmup, pairing=pairing, average=average)
     model: nn.Module = own
-    rows = data if context is None else (data, context)  # as validation rows come too
     history = Loop(
-        [phase], rows, model=model, settings=settings, description="fit_flow_matching", **loop
+        [phase], (data, context), model=model, settings=settings, description="fit_flow_matching", **loop
     ).run()
     for message in history.warnings:
         warnings.warn(message, TrainingWarning, stacklevel=3)

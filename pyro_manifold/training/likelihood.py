@@ -109,8 +109,9 @@ def fit_likelihood(
         seconds=seconds,
     )
     settings = dict(lr=lr, warmup=warmup)
-    rows = data if context is None else (data, context)  # as validation rows come too
-    history = Loop([phase], rows, model=model, settings=settings, description="fit_likelihood", **loop).run()
+    history = Loop(
+        [phase], (data, context), model=model, settings=settings, description="fit_likelihood", **loop
+    ).run()
     for message in history.warnings:
         warnings.warn(message, TrainingWarning, stacklevel=3)
     return history
