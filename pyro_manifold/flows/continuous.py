@@ -37,10 +37,18 @@ EXACT_UP_TO = 10  # dimension; beyond, the divergence is estimated
 
 @dataclass
 class _Report:
-    """What the last integration did; one for a flow and all of its copies with contexts."""
+    """What the last integration did; one for a flow and all of its copies with contexts. Copies and pickles start
+    afresh."""
 
     evaluations: int = 0
     drift: float = 0.0
+    compiled: Callable[..., Tensor] | None = None
+
+    def __deepcopy__(self, memo: Any) -> "_Report":
+        return _Report()
+
+    def __reduce__(self) -> Any:
+        return _Report, ()
 
 
 class ContinuousFlow(ModuleTransform):
@@ -67,6 +75,8 @@ class ContinuousFlow(ModuleTransform):
         from torch's generator, as training prefers.
     :param bool adjoint: gradients without the states inside of steps in memory: by the adjoint equation (adaptive, to
         the tolerances) or from the states between steps (fixed, exact). They take about as long again.
+    :param bool compile: compile a ``TangentField`` with its divergence by ``torch.compile`` in the first call, which
+        takes a minute and needs a C++ compiler; an evaluation is then two to three times as fast.
     :raises ValueError: for a function without a manifold, a solver or a kind of divergence that is unknown; when
         called, for values of the field that are not tangent, or of another shape.
     :raises IntegrationError: (a ``RuntimeError``) when called, where the solver runs out of steps or the field's values
@@ -107,6 +117,7 @@ class ContinuousFlow(ModuleTransform):
         probes: int = 1,
         seed: int | None = 0,
         adjoint: bool = False,
+        compile: bool = False,
         cache_size: int = 0,
     ) -> None:
         super().__init__(cache_size=cache_size)
@@ -126,7 +137,13 @@ class ContinuousFlow(ModuleTransform):
         self._solve_by(solver, steps, rtol, atol, max_steps)
         if divergence not in ("auto", "exact", "hutchinson"):
             raise ValueError(f"divergence: got {divergence!r}; expected 'auto', 'exact' or 'hutchinson'.")
+        if compile and not isinstance(field, TangentField):
+            raise ValueError(
+                f"compile: got True for a field of type {type(field).__name__}; expected a TangentField. Compile a "
+                "function of your own by torch.compile."
+            )
         self.divergence, self.probes, self.seed, self.adjoint = divergence, probes, seed, adjoint
+        self.compile = compile
         self.context_dim = getattr(field, "context_dim", 0)
         self.domain = self.codomain = on(self.manifold)
         self._report = _Report()
@@ -261,8 +278,12 @@ class _Integration:
             self.flow.divergence == "auto" and dim > EXACT_UP_TO
         )
         noise = self._noise() if estimated else None
+        whole = self._compiled()
 
         def rate(t: Tensor, y: Tensor) -> Tensor:
+            if whole is not None:
+                self.flow._report.evaluations += 1
+                return whole(self.flow.field, t, self._raw(y), noise, self.context)
             x = self._points(y)
             tangents = self.geo.frame(x) if noise is None else probe(self.geo, x, noise)
             v, moved = self._derivatives(t, x, tangents)
@@ -286,6 +307,15 @@ class _Integration:
         end = self._solve(rate, torch.cat([self.start.flatten(1), first.flatten(1)], -1), span)
         x, along = self._moved(self._raw(end), end[:, self.width :].reshape((-1,) + shape))
         return x.reshape(self.batch + self.event), along.reshape(self.batch + shape)
+
+    def _compiled(self) -> Callable[..., Tensor] | None:
+        """The rate of point and volume as one compiled function; None where none is asked for."""
+        flow = self.flow
+        if not flow.compile or not is_concrete(self.start):
+            return None
+        if flow._report.compiled is None:
+            flow._report.compiled = torch.compile(_rate, dynamic=True)
+        return flow._report.compiled
 
     def _noise(self) -> Tensor:
         """Signs, divided by the root of the number of probes."""
@@ -391,3 +421,12 @@ class _Integration:
 
     def _end(self, y: Tensor) -> Tensor:
         return self._raw(y).reshape(self.batch + self.event)
+
+
+def _rate(field: TangentField, t: Tensor, x: Tensor, noise: Tensor | None, context: Tensor | None) -> Tensor:
+    """The field and its divergence at projected points, one row for each."""
+    geo = geometry(field.manifold)
+    x = geo.project(x)
+    tangents = geo.frame(x) if noise is None else probe(geo, x, noise)
+    v, moved = field.jvp(t, x, tangents, context)
+    return torch.cat([v.flatten(1), divergence(geo, x, v, tangents, moved).unsqueeze(-1)], -1)

@@ -185,6 +185,22 @@ def test_fixed_steps_are_of_order_four_and_adaptive_ones_to_tolerance() -> None:
     assert torch.equal(tight.field.net.last.weight, flow.field.net.last.weight)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler has many to give
+def test_a_compiled_field_gives_the_same_values_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)  # the compiler turns it off
+    x = points(SPHERE, (3,))
+    results = []
+    for compiled in (False, True):
+        flow = flow_of(SPHERE, 3, solver="rk4", steps=2, compile=compiled)
+        y, log_volume = flow.forward_and_log_volume(x)
+        grads = torch.autograd.grad((y * x.flip(-1)).sum() + log_volume.sum(), list(flow.parameters()))
+        results.append((y.detach(), log_volume.detach(), *grads))
+        assert flow.evaluations == 8
+        assert torch.equal(copy.deepcopy(flow)(x), y) or compiled
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("solver, tolerance", [("rk4", 1e-12), ("dopri5", 1e-6)])
 def test_adjoint_gradients_are_direct_ones(solver: str, tolerance: float) -> None:
     x = points(SPHERE, (3,), 3)
@@ -248,6 +264,7 @@ def test_running_out_of_steps_says_what_to_do() -> None:
         ("field: got float", lambda: ContinuousFlow(lambda t, x: 0.0, Torus())(torch.zeros(1))),
         ("manifold: got None", lambda: ContinuousFlow(turn)),
         ("manifold: .*the field's own", lambda: ContinuousFlow(TangentField(SPHERE, 3), Torus())),
+        ("compile: got True", lambda: ContinuousFlow(turn, SPHERE, compile=True)),
         ("solver: got 'euler'", lambda: ContinuousFlow(turn, SPHERE, solver="euler")),
         ("divergence: got 'none'", lambda: ContinuousFlow(turn, SPHERE, divergence="none")),
         (r"value: got shape \(4,\)", lambda: ContinuousFlow(TangentField(SPHERE, 3))(torch.zeros(4))),
