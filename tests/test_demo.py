@@ -47,7 +47,7 @@ def test_table_pictures_and_resumption_after_a_kill(tmp_path: Path) -> None:
 
 
 def test_resumes_in_the_middle_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = demo._arguments(
+    args = demo.parse_arguments(
         ["--epochs", "3", "--splits", "2", "--samples", "2", "--quiet", "--out", str(tmp_path)]
     )
     torch.set_default_dtype(torch.float64)
@@ -77,7 +77,7 @@ def test_resumes_in_the_middle_of_a_model(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_damaged_checkpoint_of_a_model_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run = demo.Run(demo._arguments([*SMALL, "--epochs", "1", "--out", str(tmp_path)]))
+    run = demo.Run(demo.parse_arguments([*SMALL, "--epochs", "1", "--out", str(tmp_path)]))
     run.file(0, "N-VAE").write_bytes(b"half a file")
     run.train(0, "N-VAE", run.pixels[:50])
     assert "Starting this model afresh" in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_checkpoint_of_other_settings_or_in_pieces_is_not_used(
     path = tmp_path / "checkpoint.pt"
 
     def fresh(*args: str) -> demo.Run:
-        return demo.Run(demo._arguments([*SMALL, *args, "--out", str(tmp_path)]))
+        return demo.Run(demo.parse_arguments([*SMALL, *args, "--out", str(tmp_path)]))
 
     run = fresh()
     run.scores["N-VAE"] = [-20.0]
@@ -110,7 +110,7 @@ def test_checkpoint_of_other_settings_or_in_pieces_is_not_used(
 
 
 def test_odd_but_readable_checkpoints_are_not_used(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run = demo.Run(demo._arguments([*SMALL, "--out", str(tmp_path)]))
+    run = demo.Run(demo.parse_arguments([*SMALL, "--out", str(tmp_path)]))
     weights = demo.build("N-VAE", 1.0, run.pixels).state_dict()
     none = {name: [] for name in demo.MODELS}
     scores = {"N-VAE": [-20.0], "P-VAE": []}

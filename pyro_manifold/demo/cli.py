@@ -30,7 +30,7 @@ from ..datasets import digits, train_test_split
 from ..models import PoincareVAE
 from ..training import CheckpointError, Phase, digest, fit, load_checkpoint, save_checkpoint
 
-__all__ = ["main"]
+__all__ = ["main", "parse_arguments"]
 
 MODELS = ("N-VAE", "P-VAE")
 BATCH, LEARNING_RATE, HIDDEN = 128, 5e-3, 200
@@ -61,7 +61,8 @@ def _positive(text: str) -> float:
     return value
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the demo, from ``argv`` or, if it is ``None``, from the command line."""
     parser = _Parser(prog="pyro-manifold-demo", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--seed", type=_count(0), default=0, help="seed of splits, weights and noise (default 0)"
@@ -225,7 +226,7 @@ class Run:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (2 for bad arguments, 130 when interrupted)."""
-    args = _arguments(argv)
+    args = parse_arguments(argv)
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # hyperbolic coordinates need the digits
     start = time.monotonic()

@@ -79,7 +79,7 @@ def test_second_derivatives_at_the_centre(where: str) -> None:
     d = make(**values)
     t = d.transforms[0]
     dim = d.base_dist.event_shape[0]
-    hessian = torch.func.hessian(lambda v: d.log_prob(t._call(v)))(torch.zeros(dim, dtype=F64))
+    hessian = torch.func.hessian(lambda v: d.log_prob(t(v)))(torch.zeros(dim, dtype=F64))
     volume = torch.func.hessian(lambda v: t.log_abs_det_jacobian(v, v))(torch.zeros(dim, dtype=F64))
     precision = torch.linalg.inv(d.covariance_matrix)
     torch.testing.assert_close(hessian, -precision - volume, rtol=1e-9, atol=1e-9)
@@ -108,7 +108,7 @@ def test_hessian_at_the_mode_of_a_circle_and_a_product() -> None:
     scale = torch.tensor([0.7, 0.5, 0.9], dtype=F64)
     d = WrappedNormal(m, loc, scale)
     t = d.transforms[0]
-    hessian = torch.func.hessian(lambda v: d.log_prob(t._call(v)))(torch.zeros(3, dtype=F64))
+    hessian = torch.func.hessian(lambda v: d.log_prob(t(v)))(torch.zeros(3, dtype=F64))
     expected = -(scale**-2) - torch.tensor([0.0, 1 / 3, 1 / 3], dtype=F64)  # log sinh r / r is r^2 / 6
     torch.testing.assert_close(hessian, torch.diag(expected), rtol=1e-6, atol=1e-6)
 

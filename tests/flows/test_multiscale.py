@@ -44,7 +44,7 @@ def test_among_composes_and_sums_its_layers() -> None:
     layers: list[Any] = [learned(Coupling(3, [1])).double(), ExpTransform(), learned(LULinear(3)).double()]
     f = Partial(5, 3, layers).double()
     x = torch.randn(4, 5, dtype=torch.float64)
-    J = torch.func.vmap(torch.func.jacfwd(f._call))(x)
+    J = torch.func.vmap(torch.func.jacfwd(f))(x)
     torch.testing.assert_close(f.log_abs_det_jacobian(x, f(x)), torch.linalg.slogdet(J)[1])
     torch.testing.assert_close(f.inv(f(x)), x)
     assert torch.equal(f(x)[:, 3:], x[:, 3:])
@@ -61,7 +61,7 @@ def test_volume_of_several_scales_is_exact() -> None:
     ).double()
     u = torch.randn(5, 3, dtype=torch.float64)
     auto = half_log_det_gram(
-        forward_mode_jvp(g._call, u, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))[1]
+        forward_mode_jvp(g, u, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))[1]
     )
     torch.testing.assert_close(g.log_volume(u), auto, rtol=0, atol=1e-10)
     torch.testing.assert_close(g.inv(g(u)), u)

@@ -110,7 +110,7 @@ def test_autonormal_converges_where_the_raw_site_runs_away(elbo):
     losses = [svi.step() for _ in range(400)]
     q = guide.quantiles([0.5])["x_unwrapped"]
     assert abs(float(wrap(torch.as_tensor(q).squeeze() - loc))) < 0.05
-    scale = float(guide._get_loc_and_scale("x_unwrapped")[1].detach())
+    scale = float(guide.scales.x_unwrapped.detach())
     assert scale == pytest.approx(float(concentration) ** -0.5, rel=0.15)
     assert torch.tensor(losses).isfinite().all()
     draws = Predictive(unwrapped(model, "x"), guide=guide, num_samples=20)()

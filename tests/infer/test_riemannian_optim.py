@@ -149,7 +149,7 @@ def test_state_resumes(tmp_path):
     run(first, 4)
     first.save(str(tmp_path / "optim"))
     pyro.get_param_store().save(str(tmp_path / "params"))
-    assert type(pyro.get_param_store()._params["x"]) is torch.Tensor
+    assert type(dict(pyro.get_param_store().named_parameters())["x"]) is torch.Tensor
     run(first, 4)
     expected = pyro.param("x").detach().clone()
     pyro.clear_param_store()
@@ -177,7 +177,7 @@ def test_centres_of_a_guide_move_on_their_manifold():
     )
     for _ in range(100):
         svi.step()
-    stored = pyro.get_param_store()._params["AutoManifoldNormal.locs.z"]
+    stored = dict(pyro.get_param_store().named_parameters())["AutoManifoldNormal.locs.z"]
     assert float(stored.detach().norm()) == pytest.approx(
         1, abs=1e-9
     )  # plain Adam lets it drift off the sphere
