@@ -245,8 +245,13 @@ def test_running_out_of_steps_says_what_to_do() -> None:
     x = points(SPHERE, (3,))
     with pytest.raises(IntegrationError, match="max_steps: .*more than 2 steps.*allow more"):
         ContinuousFlow(lambda t, x: 300 * turn(t, x), SPHERE, max_steps=2)(x)
+
+    class Explosive(torch.nn.Module):
+        def forward(self, t: Tensor, x: Tensor) -> Tensor:
+            return x * x.abs() * 1e3
+
     for adjoint in (False, True):
-        flow = ContinuousFlow(lambda t, x: x * x.abs() * 1e3, geoopt.Euclidean(ndim=1), adjoint=adjoint)
+        flow = ContinuousFlow(Explosive(), geoopt.Euclidean(ndim=1), adjoint=adjoint)
         with pytest.raises(IntegrationError, match="not finite|no step is short enough|max_steps"):
             flow.forward_and_log_volume(torch.ones(1, 2))
     for solver in ("rk4", "dopri5"):
@@ -264,6 +269,7 @@ def test_running_out_of_steps_says_what_to_do() -> None:
         ("field: got float", lambda: ContinuousFlow(lambda t, x: 0.0, Torus())(torch.zeros(1))),
         ("manifold: got None", lambda: ContinuousFlow(turn)),
         ("manifold: .*the field's own", lambda: ContinuousFlow(TangentField(SPHERE, 3), Torus())),
+        ("adjoint: got True for a function", lambda: ContinuousFlow(turn, SPHERE, adjoint=True)),
         ("compile: got True", lambda: ContinuousFlow(turn, SPHERE, compile=True)),
         ("solver: got 'euler'", lambda: ContinuousFlow(turn, SPHERE, solver="euler")),
         ("divergence: got 'none'", lambda: ContinuousFlow(turn, SPHERE, divergence="none")),
