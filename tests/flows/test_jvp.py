@@ -37,9 +37,7 @@ def test_volume_of_a_wide_flow() -> None:
     ]
     g = learned(flows.InjectiveFlow(Pad(14, 40), layers)).double()
     u = torch.randn(6, 14, dtype=torch.float64)
-    auto = half_log_det_gram(
-        forward_mode_jvp(g, u, torch.eye(14, dtype=torch.float64).expand(6, 14, 14))[1]
-    )
+    auto = half_log_det_gram(forward_mode_jvp(g, u, torch.eye(14, dtype=torch.float64).expand(6, 14, 14))[1])
     ours = g.log_volume(u)
     torch.testing.assert_close(ours, auto, rtol=0, atol=1e-10)
     parameters = list(g.parameters())

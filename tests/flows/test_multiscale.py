@@ -60,9 +60,7 @@ def test_volume_of_several_scales_is_exact() -> None:
         )
     ).double()
     u = torch.randn(5, 3, dtype=torch.float64)
-    auto = half_log_det_gram(
-        forward_mode_jvp(g, u, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))[1]
-    )
+    auto = half_log_det_gram(forward_mode_jvp(g, u, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))[1])
     torch.testing.assert_close(g.log_volume(u), auto, rtol=0, atol=1e-10)
     torch.testing.assert_close(g.inv(g(u)), u)
 
