@@ -30,7 +30,7 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.autograd import BatchFunction
+from ..ops.autograd import BatchFunction, save_tensors
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, polar, vee
 from ..ops.spherical import log_sphere_area
@@ -82,8 +82,7 @@ class _Log(BatchFunction):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, "StiefelGeometry"], output: Tensor) -> None:
         ctx.geo = inputs[2]
-        ctx.save_for_backward(*inputs[:2], output)
-        ctx.save_for_forward(*inputs[:2], output)
+        save_tensors(ctx, *inputs[:2], output)
 
     @staticmethod
     def _miss(ctx: Any) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:

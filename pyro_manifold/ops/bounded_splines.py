@@ -1,10 +1,10 @@
-r"""Monotone rational-quadratic splines of an interval onto itself, and of the circle, without loss of digits at
-the ends.
+r"""Monotone rational-quadratic splines of an interval onto itself and of the circle, accurate also at the
+ends of the interval.
 
-A point of :math:`[-1, 1]` is given by its distances :math:`l = 1 + z` and :math:`u = 1 - z` from both ends, and
-so is its image. In the k-th bin, of width w, height h and slope s = h/w, that begins at distances
-:math:`l_k, l'_k` from the left end and stops at :math:`u_k, u'_k` from the right one, with derivatives
-:math:`\delta_0, \delta_1` at its ends,
+A point of :math:`[-1, 1]` and its image are represented by their distances :math:`l = 1 + z` and
+:math:`u = 1 - z` from both ends. The k-th bin has width w, height h and slope s = h/w. It begins at distances
+:math:`l_k, l'_k` from the left end and ends at distances :math:`u_k, u'_k` from the right end; the
+derivatives at its ends are :math:`\delta_0, \delta_1`. Then
 
 .. math::
     \theta = \frac{l - l_k}{w} = 1 - \frac{u - u_k}{w}, \quad p = (1-\theta)\,\delta_0 + \theta s, \quad
@@ -14,10 +14,10 @@ so is its image. In the k-th bin, of width w, height h and slope s = h/w, that b
     l' = l'_k + \frac{h\theta p}{D}, \qquad u' = u'_k + \frac{h(1-\theta)q}{D}, \qquad
     \frac{dz'}{dz} = \frac{s^2\,\big((1-\theta)\,p + \theta q\big)}{D^2}
 
-The distance from the nearer end is computed from the distance from the nearer end, so that it keeps all of its
-digits: the height z of a point of the sphere next to a pole is rounded, its distance from the pole is not.
-Reference: Durkan et al., *Neural spline flows*, NeurIPS 2019, eqs. 4-8; Rezende et al., *Normalizing flows on
-tori and spheres*, ICML 2020, sec. 2.1.2 (circular splines).
+The distance of the image from the nearer end is computed from the distance of the point from the nearer end,
+without cancellation. So points next to a pole of a sphere are mapped accurately, although their heights z are
+rounded. Reference: Durkan et al., *Neural spline flows*, NeurIPS 2019, eqs. 4-8; Rezende et al., *Normalizing
+flows on tori and spheres*, ICML 2020, sec. 2.1.2 (circular splines).
 """
 
 import math
@@ -40,9 +40,7 @@ __all__ = [
 
 _MIN_BIN = 1e-4
 _MIN_SLOPE = 1e-3
-_ONE = math.log(
-    math.expm1(1 - _MIN_SLOPE)
-)  # softplus of it is a slope of 1: zero parameters are the identity
+_ONE = math.log(math.expm1(1 - _MIN_SLOPE))  # added to raw slopes, so that zero parameters give a slope of 1
 
 
 class IntervalPoint(NamedTuple):
@@ -53,34 +51,34 @@ class IntervalPoint(NamedTuple):
 
     @property
     def height(self) -> Tensor:
-        """z, from the distance from the nearer end."""
+        """z, computed from the distance to the nearer end."""
         return torch.where(self.lower <= self.upper, self.lower - 1, 1 - self.upper)
 
 
 def circular_size(bins: int) -> int:
-    """Parameters of one spline of the circle: K widths, K heights, K slopes and a shift."""
+    """The number of parameters of one spline of the circle: K widths, K heights, K slopes and a shift."""
     return 3 * bins + 1
 
 
 def interval_size(bins: int) -> int:
-    """Parameters of one spline of the interval, without the slopes at its ends: K widths, K heights, K - 1
-    slopes."""
+    """The number of parameters of one spline of the interval, without the slopes at its ends: K widths, K
+    heights and K - 1 slopes."""
     return 3 * bins - 1
 
 
 class _Bin(NamedTuple):
-    """Where the bin of a point begins and its size, for x and y, ``(2, ...)``; the slopes at its ends, ``(2,
-    ...)``; and its number."""
+    """The bin that contains a point."""
 
-    start: Tensor
-    size: Tensor
-    slopes: Tensor
-    number: Tensor
+    start: Tensor  # where it begins, for x and y, (2, ...)
+    size: Tensor  # width and height, (2, ...)
+    slopes: Tensor  # the derivatives at its ends, (2, ...)
+    number: Tensor  # k
 
 
 def _bin(lower: Tensor, raw: Tensor, slopes: Tensor, axis: int) -> _Bin:
-    """The bin of the abscissae at distance ``lower`` from the left end (axis 0), or of such ordinates (1).
-    Parameters are unconstrained and have bins on the first axis: sizes ``(2 K, ...)``, slopes ``(K + 1, ...)``."""
+    """The bin that contains the abscissa (``axis`` 0) or ordinate (1) at distance ``lower`` from the left
+    end. The parameters are unconstrained, with the bins along the first axis: sizes ``(2 K, ...)``, slopes
+    ``(K + 1, ...)``."""
     bins = len(slopes) - 1
     sizes = _MIN_BIN + raw.unflatten(0, (2, bins)).softmax(1) * (2 - _MIN_BIN * bins)
     until = sizes.cumsum(1)
@@ -93,12 +91,12 @@ def _bin(lower: Tensor, raw: Tensor, slopes: Tensor, axis: int) -> _Bin:
 
 
 def _share(known: Tensor, begin: Tensor, b: _Bin, near: Tensor, s: Tensor, inverse: bool) -> Tensor:
-    """theta, counted from the end of the bin that begins at distance ``begin`` and has slope ``near``."""
+    """theta, measured from the end of the bin that is at distance ``begin`` and has the slope ``near``."""
     share = ((known - begin) / b.size[int(inverse)]).clamp(0.0, 1.0)
     if not inverse:
         return share
     linear = near - share * (b.slopes.sum(0) - 2 * s)
-    constant = s * share  # of (s - linear) theta^2 + linear theta - constant = 0
+    constant = s * share  # theta solves (s - linear) theta^2 + linear theta - constant = 0
     root = (linear * linear + 4 * (s - linear) * constant).clamp_min(0.0).sqrt()
     return (2 * constant / (linear + root)).clamp(0.0, 1.0)
 
@@ -122,14 +120,14 @@ def _quotient(theta: Tensor, near: Tensor, far: Tensor, s: Tensor) -> _Quotient:
 def interval_spline(
     at: IntervalPoint, raw: Tensor, ends: Tensor, *, inverse: bool = False
 ) -> tuple[IntervalPoint, Tensor, IntervalPoint]:
-    r"""The spline of [-1, 1] onto itself, the log of its derivative, and the factors by which the distances from
-    both ends change, :math:`l'/l` and :math:`u'/u`, also at the ends.
+    r"""The spline of [-1, 1] onto itself, the log of its derivative, and the factors by which the distances
+    from both ends change, :math:`l'/l` and :math:`u'/u`, also at the ends.
 
-    Zero parameters are the identity. With ``inverse``, the inverse, and what belongs to it.
+    Zero parameters give the identity. With ``inverse``, all three are those of the inverse map.
 
-    :param IntervalPoint at: points, of any shape.
-    :param Tensor raw: unconstrained parameters, that shape ``+ (3K - 1,)``.
-    :param Tensor ends: unconstrained slopes at both ends, ``+ (2,)``.
+    :param IntervalPoint at: points, of any ``shape``.
+    :param Tensor raw: unconstrained parameters, ``shape + (3K - 1,)``.
+    :param Tensor ends: unconstrained slopes at both ends, ``shape + (2,)``.
 
     >>> z = torch.tensor([-0.5, 1.0])
     >>> out, log_slope, factors = interval_spline(
@@ -143,7 +141,7 @@ def interval_spline(
     b = _bin(at.lower, raw[: 2 * bins], torch.cat([ends[:1], raw[2 * bins :], ends[1:]]), int(inverse))
     s = b.size[1] / b.size[0]
 
-    # all formulas are symmetric in the two ends: count from the nearer one
+    # all formulas are symmetric in the two ends: use distances from the nearer one
     last = b.number == bins - 1
     left = at.lower <= at.upper
     stop = torch.where(last, 0.0, 2 - b.start - b.size)  # from the end of the bin to the right end
@@ -188,8 +186,8 @@ def circular_spline(angle: Tensor, raw: Tensor, *, inverse: bool = False) -> tup
 
 
 def circular_move(angle: Tensor, raw: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
-    r"""How far :func:`circular_spline` moves the angle, :math:`s(\phi) + \beta - \phi`: a continuous function on
-    the circle, without jumps by whole turns; and the log of the derivative."""
+    r"""The angle by which :func:`circular_spline` moves a point, :math:`s(\phi) + \beta - \phi`, which is a continuous
+    function on the circle, without jumps by whole turns; and the log of the derivative."""
     bins = (raw.shape[-1] - 1) // 3
     raw = raw.movedim(-1, 0)
     shift = raw[-1]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .autograd import BatchFunction, differentiated
+from .autograd import BatchFunction, differentiated, save_tensors
 from .orthogonal import hat, vee
 from .signed_trig import log_sinc_length, sinc_sqrt
 from .tracing import is_concrete
@@ -104,8 +104,7 @@ class _Exp(BatchFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-        ctx.save_for_forward(*inputs, output)
+        save_tensors(ctx, *inputs, output)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
@@ -164,8 +163,7 @@ class _RotationLog(BatchFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-        ctx.save_for_forward(*inputs, output)
+        save_tensors(ctx, *inputs, output)
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
@@ -218,8 +216,7 @@ class _LogDetDexp(BatchFunction):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+        save_tensors(ctx, *inputs)
 
     @staticmethod
     def _smooth(v: Tensor) -> Tensor:
