@@ -5,21 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 import geoopt
-import torch
 from pyro.infer.autoguide.initialization import init_to_feasible
 from torch import Tensor
 
 from ..constraints import manifold_of
 from ..geometry import geometry
+from .reparam._base import innermost, like_of
 
 __all__ = ["anywhere", "init_to_draw"]
 
 
 def anywhere(fn: Any, manifold: geoopt.Manifold) -> Tensor:
     """A value for a site: uniform where there is such a distribution, scattered about the origin
-    elsewhere."""
-    known = [v for v in (*vars(fn).values(), *manifold.state_dict().values()) if torch.is_tensor(v)]
-    like = next(iter(known), torch.empty(0))
+    elsewhere; in the dtype of the distribution's parameters or draws."""
+    like = like_of(innermost(fn))
     geo = geometry(manifold)
     # batch axes, and those that to_event made part of the event
     plates = len(fn.batch_shape + fn.event_shape) - geo.event_dim

@@ -129,6 +129,7 @@ class KernelCase:
         "num_gradients": 7,
         "num_steps": 7,
         "potential_fn": _free,
+        "proposals": {"x": dist.ProjectedNormal(torch.tensor([1.0, 0.0, 0.0]))},
         "step_size": 0.125,
         "target_accept_prob": 0.6,
         "trajectory_length": 7.0,

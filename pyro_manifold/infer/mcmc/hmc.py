@@ -10,7 +10,9 @@ import pyro
 import torch
 from pyro.infer.autoguide.initialization import init_to_uniform
 from torch import Tensor
+from torch.distributions import constraints, identity_transform
 
+from ...constraints import on
 from ...geometry import geometry
 from ...ops.arguments import checked
 from .constrained import ProjectedMotion
@@ -18,6 +20,7 @@ from .errors import InvalidStartError, StepSizeError
 from .kernel import GeodesicKernel
 from .options import Isometry
 from .potential import ChainBatch, warn_of_loop
+from .proposals import IndependenceProposal
 from .scales import set_inverse_mass
 from .start import check_sites, check_start, find_start, prepare
 from .systems import State, System
@@ -56,6 +59,14 @@ class GeodesicHMC(GeodesicKernel):
         manifold that is its own inverse; after each trajectory one of the point and its image is drawn (for
         one point of a site in a plate), which lets axial and other two-mode targets mix. It costs one
         gradient.
+    :param dict proposals: site name -> distribution on the site's support with a density with respect to
+        Riemannian volume (of ordinary sites: Lebesgue measure), such as a mixture of von Mises-Fisher
+        distributions or a trained flow. After each trajectory one of its draws is proposed for the site, the
+        others held, and accepted by Metropolis-Hastings, so that modes far apart get their weights. Of a site
+        in a plate one point is proposed, if that is what the distribution is of. It costs one gradient a site;
+        ``diagnostics`` has the ``proposal acceptance``. In warm-up the proposals rest while scales are
+        learned, which are those of paths within a mode, and run in its last third (at most 50 transitions), so
+        that the first draws have arrived.
     :param float target_accept_prob: for the adaptation of the step size.
     :param init_strategy: as in Pyro; its values are points for manifold sites.
     :param str vectorize: how chains share a gradient: ``"auto"``, ``"plates"``, ``"vmap"`` or ``"loop"``.
@@ -97,6 +108,7 @@ class GeodesicHMC(GeodesicKernel):
         adapt_mass_matrix: bool = True,
         full_mass: bool = False,
         isometries: Mapping[str, str | Isometry] | None = None,
+        proposals: Mapping[str, Any] | None = None,
         target_accept_prob: float = 0.8,
         init_strategy: Callable[..., Any] = init_to_uniform,
         max_plate_nesting: int | None = None,
@@ -111,7 +123,8 @@ class GeodesicHMC(GeodesicKernel):
         super().__init__(model, potential_fn)
         self._trajectory_length(trajectory_length)
         self.manifolds = manifolds or {}
-        self.chains, self.vectorize, self.isometries = chains, vectorize, isometries
+        self.chains, self.vectorize = chains, vectorize
+        self.isometries, self.proposals = isometries, proposals
         self.step_size, self.target_accept_prob = step_size, target_accept_prob
         self.adapt_step_size, self.adapt_mass_matrix, self.full_mass = (
             adapt_step_size,
@@ -138,6 +151,7 @@ class GeodesicHMC(GeodesicKernel):
         self._arc.reset()
         if self.model is not None:
             setup = prepare(self.model, args, kwargs, self.init_strategy, self.max_plate_nesting)
+            supports = setup.supports
             if setup.enumerated and how == "auto":
                 how = "loop"
                 if self.chains > 1:
@@ -147,6 +161,7 @@ class GeodesicHMC(GeodesicKernel):
             potential = setup.potential
         else:
             potential, self._transforms = self._options["potential_fn"], {}
+            supports = {name: on(manifold) for name, manifold in self.manifolds.items()}
             if given is None:
                 raise InvalidStartError(
                     "initial_params: missing; give MCMC(initial_params={site: value}) with potential_fn."
@@ -156,13 +171,19 @@ class GeodesicHMC(GeodesicKernel):
             return  # nothing is latent
         z = self._rows(given)
         check_start(z, self.chains, self.manifolds)
-        check_sites(z, self.manifolds, self.isometries)
+        check_sites(z, self.manifolds, self.isometries, self.proposals)
         geometries = {k: geometry(m) for k, m in self.manifolds.items()}
         batch = ChainBatch(potential, z, how)
         self._system = System(batch, geometries, {k: v.shape[1:] for k, v in z.items()})
         for s in self._system.sites:
             if s.momentum is not None:
                 s.momentum.centre(z[s.name])
+        for name, q in self.proposals.items():
+            t = self._transforms.get(name, identity_transform)
+            self._moves.append(
+                IndependenceProposal(name, q, z[name], t, supports.get(name, constraints.real))
+            )
+        self._accepted = torch.zeros(len(self._moves), self.chains)
         mass = self._options["inverse_mass_matrix"]
         if mass is not None:
             set_inverse_mass(self._system, mass)
@@ -246,6 +267,8 @@ class GeodesicHMC(GeodesicKernel):
             for name, f in self.isometries.items():
                 state = isometry_jump(self._system, state, name, f)
                 self._gradients += 1
+            if not self._warm.learns_scales:
+                state = self._propose(state)
             if self._t % 50 == 49 and self.manifolds:  # take rounding drift off the manifold away
                 state = self._system.state(self._system.project(state.z))
                 self._gradients += 1
@@ -265,6 +288,14 @@ class GeodesicHMC(GeodesicKernel):
             self._accept_sum += out.accept_prob.cpu()
         self._mean_accept_prob += (accept - self._mean_accept_prob) / n
         return {k: v.clone() if self.chains > 1 else v[0].clone() for k, v in state.z.items()}
+
+    def _propose(self, state: State) -> State:
+        for move, accepted in zip(self._moves, self._accepted, strict=True):
+            state, prob = move.move(self._system, state)
+            self._gradients += 1
+            if self._t >= (self._warmup_steps or 0):
+                accepted += prob.cpu()
+        return state
 
     def _sample_nothing(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         if params:
@@ -309,9 +340,10 @@ class GeodesicHMC(GeodesicKernel):
         )
 
     def diagnostics(self) -> dict[str, Any]:
-        """``divergences`` (draws), ``acceptance rate``, ``gradients`` and ``warmup gradients``; for sites on
-        implicit manifolds ``refused steps`` since warm-up. Of several chains in one kernel the gradients are sums
-        and the rate a mean; ``by chain`` lists these figures of each."""
+        """``divergences`` (draws), ``acceptance rate``, ``gradients`` and ``warmup gradients``; since warm-up,
+        ``proposal acceptance`` of sites with proposals and ``refused steps`` of sites on implicit manifolds. Of
+        several chains in one kernel the gradients and steps are sums and the rates means; ``by chain`` lists
+        these figures of each."""
         if not self._running:
             raise RuntimeError(
                 "diagnostics: this kernel has been cleaned up after its run; ask mcmc.diagnostics()."
@@ -329,11 +361,16 @@ class GeodesicHMC(GeodesicKernel):
             for s in sites
             if isinstance(s.momentum, ProjectedMotion)
         }
+        draws = max(1, self._t - (self._warmup_steps or 0))
+        accepted = {
+            move.name: float(prob[chains].mean()) / draws
+            for move, prob in zip(self._moves, self._accepted, strict=True)
+        }
         return {
             "divergences": [draw for draw, chain in self._divergences if chain in chains],
-            "acceptance rate": float(self._accept_sum[chains].mean())
-            / max(1, self._t - (self._warmup_steps or 0)),
+            "acceptance rate": float(self._accept_sum[chains].mean()) / draws,
             "gradients": int(self._gradients[chains].sum()),
             "warmup gradients": int(self._warmup_gradients[chains].sum()),
+            **({"proposal acceptance": accepted} if accepted else {}),
             **({"refused steps": refused} if refused else {}),
         }

@@ -22,6 +22,7 @@ from .options import (
     probability,
     whole,
 )
+from .proposals import IndependenceProposal, proposals_of
 from .scales import inverse_mass, set_inverse_mass
 from .systems import State
 from .warmup import WarmUp
@@ -40,6 +41,7 @@ class GeodesicKernel(HMC):
     chains: Any = Option(whole)
     vectorize: Any = Option(choice("auto", "plates", "vmap", "loop"))
     isometries: Any = Option(isometries_of)
+    proposals: Any = Option(proposals_of)
     adapt_step_size: Any = Option(boolean)
     adapt_mass_matrix: Any = Option(boolean)
     full_mass: Any = Option(boolean)
@@ -239,9 +241,12 @@ class GeodesicKernel(HMC):
         self._system: Any = None
         self._state: State | None = None  # None: to be made from what sample() is given
         self._warm: WarmUp | None = None
+        self._moves: list[IndependenceProposal] = []
         self._t = self._lost = 0
         self._mean_accept_prob = 0.0
-        self._gradients = self._warmup_gradients = self._accept_sum = torch.zeros(0)  # of each chain
+        self._gradients = self._warmup_gradients = self._accept_sum = self._accepted = torch.zeros(
+            0
+        )  # of each chain
         self._divergences: list[tuple[int, int]] = []
 
     def cleanup(self) -> None:

@@ -63,6 +63,7 @@ class ModelSetup:
     enumerated: bool
     transforms: dict[str, Transform] = field(default_factory=dict)
     manifolds: dict[str, geoopt.Manifold] = field(default_factory=dict)
+    supports: dict[str, Any] = field(default_factory=dict)  # of one point
 
 
 def _bijection(name: str, fn: Any) -> Transform:
@@ -107,8 +108,9 @@ def prepare(
             out.enumerated = True
             continue
         manifold = manifold_of(fn.support)
+        out.supports[name] = point_constraint(fn.support)
         if manifold is not None:
-            out.manifolds[name] = manifold
+            out.manifolds[name], out.supports[name] = manifold, on(manifold)
         out.transforms[name] = _bijection(name, fn) if manifold is None else identity_transform
         ranks[name] = len(fn.batch_shape)
     if out.enumerated:  # Pyro's own potential sums the enumerated sites out
@@ -157,13 +159,18 @@ def check_start(z: Positions, chains: int, manifolds: dict[str, geoopt.Manifold]
             )
 
 
-def check_sites(z: Positions, manifolds: dict[str, geoopt.Manifold], isometries: dict[str, Any]) -> None:
+def check_sites(
+    z: Positions,
+    manifolds: dict[str, geoopt.Manifold],
+    isometries: dict[str, Any],
+    proposals: dict[str, Any],
+) -> None:
     """:raises ValueError: for names that are not sites, a map that is not an isometry or not its own
     inverse."""
-    for name in [*manifolds, *isometries]:
+    for name in [*manifolds, *isometries, *proposals]:
         if name not in z:
             raise ValueError(
-                f"manifolds, isometries: {name!r} is not a continuous latent site; those are {sorted(z)}."
+                f"manifolds, isometries, proposals: {name!r} is not a continuous latent site; those are {sorted(z)}."
             )
     for k, f in isometries.items():
         if k not in manifolds:

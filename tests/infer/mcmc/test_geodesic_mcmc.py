@@ -159,6 +159,23 @@ def test_pyros_sphere_support_and_float32():
     assert x.dtype == torch.float32 and (x.norm(dim=-1) - 1).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_starts_have_the_dtype_of_the_model(dtype):
+    """Also where no tensor lies at the surface of the distribution."""
+    eye, one = torch.eye(3, dtype=dtype), torch.ones((), dtype=dtype)
+    parts = VonMisesFisher(eye, one)
+    for fn in (
+        dist.MixtureSameFamily(dist.Categorical(torch.ones(3, dtype=dtype)), parts),
+        parts.to_event(1),
+        dist.VonMises3D(eye).to_event(1),  # has no sampler
+        parts.mask(True).expand((2, 3)),
+        ManifoldUniform(SPHERE, 3, dtype=dtype),
+    ):
+        kernel = GeodesicNUTS(lambda: pyro.sample("x", fn))  # noqa: B023
+        kernel.setup(0)
+        assert kernel.initial_params["x"].dtype == dtype
+
+
 def test_kernels_pickle():
     k = pickle.loads(pickle.dumps(GeodesicNUTS(conjugate, isometries={"z": "antipode"})))
     k.setup(5, DATA)
