@@ -1,9 +1,10 @@
-r"""Parameters of a layer: a network of what the layer is given, or learned constants where it is given nothing.
+r"""A network that computes the parameters of a flow layer from features and a context, or learned constants
+if there are neither.
 
 .. math:: \phi = \mathrm{MLP}(x, c) / \sqrt{m}, \qquad \phi = \beta \ \text{ without } x \text{ and } c
 
-A step of Adam moves all m weights of an output by the learning rate: without the factor, flows of splines diverge at
-rates from 5e-3 on.
+m is the number of units of the last hidden layer. A step of Adam moves all m weights of an output by the
+learning rate; without the factor, spline flows diverge at learning rates of 5e-3 and above.
 """
 
 import torch
@@ -16,13 +17,13 @@ __all__ = ["Conditioner"]
 
 
 class Conditioner(nn.Module):
-    r"""A perceptron of features x and of a context c; learned constants if both have size 0. All outputs are
-    zero at first.
+    r"""A multilayer perceptron of features x and a context c, or learned constants if both have size 0. All
+    outputs are initialised to zero.
 
-    :param int in_dim: size of x, perhaps 0.
+    :param int in_dim: size of x; may be 0.
     :param int out_dim: number of parameters.
-    :param tuple hidden: units of the hidden layers.
-    :param int context_dim: size of c, 0 for none.
+    :param tuple hidden: number of units of each hidden layer.
+    :param int context_dim: size of c; 0 for none.
 
     >>> Conditioner(0, 3)(torch.zeros(5, 0)).shape
     torch.Size([5, 3])
@@ -42,7 +43,7 @@ class Conditioner(nn.Module):
             self.constant = nn.Parameter(torch.zeros(out_dim))
 
     def with_context_dim(self, context_dim: int) -> "Conditioner":
-        """A new one of the same sizes, its weights drawn anew, with a context of this size."""
+        """A new module with the same sizes, newly initialised weights and a context of this size."""
         like = next(self.parameters())
         return Conditioner(*self.sizes, context_dim).to(like)
 

@@ -1,11 +1,12 @@
-r"""A perceptron whose i-th group of outputs depends on the inputs before the i-th alone.
+r"""An autoregressive multilayer perceptron: its i-th group of outputs depends only on the inputs before the
+i-th.
 
 .. math:: \phi_i = f_i(x_1, \dots, x_{i-1};\, c), \qquad i = 1, \dots, n
 
-Weights between units are masked: each unit has a number, and an edge goes from lower to higher ones only (to the
-same number too, but for the last layer). Outputs are divided by the root of the number of units, as those of
-:class:`Conditioner`. Reference: Germain et al., *MADE: masked autoencoder for distribution
-estimation*, ICML 2015.
+The weights are masked: each unit has a number, and a weight is nonzero only if the number of its output unit
+is at least that of its input unit. Outputs are divided by the square root of the number of units of the last
+hidden layer, as those of :class:`Conditioner`. Reference: Germain et al., *MADE: masked autoencoder for
+distribution estimation*, ICML 2015.
 """
 
 from itertools import pairwise
@@ -20,14 +21,14 @@ __all__ = ["MaskedMLP"]
 
 
 class MaskedMLP(nn.Module):
-    r"""Parameters of n variables, those of the i-th a function of the features of the variables before it, and of
-    a context. All are zero at first.
+    r"""Computes parameters for each of n variables from the features of the variables before it and a
+    context. All outputs are initialised to zero.
 
     :param int variables: n.
-    :param int features: numbers that describe one variable.
-    :param int out_dim: parameters of one variable.
-    :param tuple hidden: units of the hidden layers.
-    :param int context_dim: size of the context, which all outputs may depend on; 0 for none.
+    :param int features: number of features of one variable.
+    :param int out_dim: number of parameters of one variable.
+    :param tuple hidden: number of units of each hidden layer.
+    :param int context_dim: size of the context, on which all outputs may depend; 0 for none.
 
     Input ``batch + (n, features)``, output ``batch + (n, out_dim)``.
 
@@ -47,11 +48,11 @@ class MaskedMLP(nn.Module):
         super().__init__()
         if not hidden or not all(isinstance(n, int) and n >= 1 for n in hidden):
             raise ValueError(
-                f"hidden: got {tuple(hidden)}; expected one or more positive integers, the units of each hidden "
-                "layer."
+                f"hidden: got {tuple(hidden)}; expected one or more positive integers, the number of units of "
+                "each hidden layer."
             )
         self.sizes = variables, features, out_dim, tuple(hidden)
-        # the i-th input has number i, the context 0, and units the numbers 0 to n - 1 in turn
+        # the i-th input has the number i, the context 0, and the units of a layer have 0, ..., n - 1 repeatedly
         numbers = [torch.arange(1, variables + 1).repeat_interleave(features)]
         numbers[0] = torch.cat([numbers[0], torch.zeros(context_dim, dtype=torch.long)])
         numbers += [torch.arange(n) % variables for n in hidden]
@@ -65,7 +66,7 @@ class MaskedMLP(nn.Module):
             self.register_buffer(f"mask{i}", mask)
 
     def with_context_dim(self, context_dim: int) -> "MaskedMLP":
-        """A new one of the same sizes, its weights drawn anew, with a context of this size."""
+        """A new module with the same sizes, newly initialised weights and a context of this size."""
         return MaskedMLP(*self.sizes, context_dim).to(self.last.weight)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
