@@ -252,7 +252,7 @@ def test_iwae_of_no_row_one_row_and_rows_of_rows() -> None:
 @pytest.mark.parametrize(
     "call, match",
     [
-        (lambda: make(geoopt.Sphere()), "manifold: Sphere has no global chart"),
+        (lambda: make(geoopt.Sphere()), "manifold: got Sphere, which has no global chart"),
         (lambda: make(product(), 5, decoder="wrapped"), "dim: this product has dimension 3, got 5"),
         (lambda: make(ball(), 0), "dim: got 0"),
         (lambda: make(ball(), hidden=2.5), "hidden: got 2.5"),
