@@ -147,7 +147,7 @@ class StereographicGeometry(Geometry):
         return math.log(2 / rim_margin(event_shape[-1], like.dtype)) / math.sqrt(-K) if K < 0 else math.inf
 
     def farthest(self, x: Tensor) -> float:
-        root = math.sqrt(abs(float(self.curvature(x.detach()).detach())))
+        root = math.sqrt(max(-float(self.curvature(x.detach()).detach()), 0.0))
         r = root * float(torch.linalg.vector_norm(x.detach(), dim=-1).max())
         return 2 * math.atanh(r) / root if root and r < 1 else super().farthest(x)
 

@@ -21,6 +21,7 @@ from pyro_manifold.distributions import (
     kernel_mixture,
 )
 from pyro_manifold.distributions import fit as module
+from pyro_manifold.distributions._components import VonMisesFisherComponents
 from pyro_manifold.geometry import Torus
 from pyro_manifold.testing import two_sample_test
 from pyro_manifold.testing.quadrature import manifold_rule
@@ -289,3 +290,12 @@ def test_bad_input(change: dict, match: str) -> None:
 def test_bad_input_of_kernels(change: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         kernel_mixture(**{"data": torch.eye(3), "concentration": 2.0} | change)
+
+
+def test_a_component_whose_points_cancel_keeps_its_direction() -> None:
+    """Antipodal points have no mean direction: the component stays where it is, and becomes uniform."""
+    family = VonMisesFisherComponents(most=1e6)
+    x = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], dtype=torch.float64)
+    old = family.at(torch.tensor([[0.0, 0.6, 0.8]], dtype=torch.float64))
+    new = family.maximum(old, family.statistics(old, x, torch.ones(2, 1, dtype=torch.float64)))
+    assert torch.equal(new["loc"], old["loc"]) and float(new["concentration"]) < 1e-6

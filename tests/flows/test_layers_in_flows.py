@@ -1,6 +1,7 @@
 """Which layers a flow takes, what it makes of dtypes, contexts and autocast, and where constructors put what
 they make."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -257,3 +258,11 @@ def test_a_flow_that_depends_on_a_context() -> None:
     assert not torch.allclose(flow.condition(c + 1)(u), g(u))
     assert next(g.parameters()) is next(flow.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, plain.parameters(), strict=True))
+
+
+def test_the_volume_of_an_affine_layer_has_the_shape_of_the_batch() -> None:
+    layer = flows.Affine(torch.tensor([[2.0, 1.0], [0.0, 3.0]]))
+    for batch in ((), (4,), (5, 4)):
+        y, log_volume = layer.forward_and_log_volume(torch.randn(*batch, 2))
+        assert y.shape == (*batch, 2)
+        torch.testing.assert_close(log_volume, torch.full(batch, math.log(6.0)))

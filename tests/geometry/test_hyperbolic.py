@@ -277,3 +277,35 @@ def test_bad_curvature(make: object) -> None:
         geometry(make(torch.ones(3)))  # type: ignore[operator]
     with pytest.raises(ValueError, match="squared radius"):
         geometry(geoopt.Lorentz(k=-1.0))
+
+
+@pytest.mark.parametrize("name", ["exp", "log", "exp_frame", "log_frame"])
+@pytest.mark.parametrize("make", [geoopt.PoincareBall, geoopt.Lorentz])
+def test_first_and_second_derivatives(make: type, name: str) -> None:
+    """In the point, in the vector or the other point, and in a learned curvature, against finite differences."""
+    manifold = make(torch.tensor(1.3, dtype=F64), learnable=True)
+    geo, (parameter,) = geometry(manifold), manifold.parameters()
+    v, w = 0.4 * torch.randn(2, 3, 2, dtype=F64)
+    with torch.no_grad():
+        origin = geo.origin(2, dtype=F64).expand(3, -1)
+        p, q = geo.exp_frame(origin, v), geo.exp_frame(origin, w)
+        z = {"exp": geo.to_tangent(p, w), "exp_frame": w}.get(name, q)
+    inputs = (p.requires_grad_(), z.requires_grad_(), parameter)
+    assert torch.autograd.gradcheck(lambda a, b, _: getattr(geo, name)(a, b), inputs)
+    assert torch.autograd.gradgradcheck(lambda a, b, _: getattr(geo, name)(a, b), inputs)
+
+
+@pytest.mark.parametrize(
+    "manifold",
+    [
+        geoopt.PoincareBall(1.3),
+        geoopt.Lorentz(2.0),
+        geoopt.Stereographic(k=0.8),
+        geoopt.Stereographic(k=-0.5),
+    ],
+)
+def test_the_farthest_of_some_points(manifold: geoopt.Manifold) -> None:
+    geo = geometry(manifold.double())
+    origin = geo.origin(2, dtype=F64)
+    x = geo.exp_frame(origin.expand(5, -1), 0.7 * torch.randn(5, 2, dtype=F64))
+    assert geo.farthest(x) == pytest.approx(float(geo.dist(origin, x).max()), rel=1e-12)

@@ -125,3 +125,18 @@ def test_compiled_maps_and_their_gradients(make: type, d: int) -> None:
     torch.testing.assert_close(
         torch.autograd.grad(compiled.sum(), leaves), torch.autograd.grad(value.sum(), leaves)
     )
+
+
+def test_lanes_that_are_replaced() -> None:
+    """Values and gradients of one formula in some lanes and of another in the others; what was there before is not
+    written over while a gradient may need it."""
+    x = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    y = x.exp()
+    before = y.detach().clone()
+    out = co.replace_lanes(x[0], y, lambda z: 3 * z, x)
+    torch.testing.assert_close(out, torch.where(x < 0, 3 * x, before))
+    assert torch.equal(y, before)
+    (g,) = torch.autograd.grad(out.sum() + y.sum(), x)
+    torch.testing.assert_close(g, before + torch.where(x < 0, 3.0, before))
+    with torch.no_grad():
+        torch.testing.assert_close(co.replace_lanes(x[0], x.exp(), lambda z: 3 * z, x), out.detach())

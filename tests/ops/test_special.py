@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_manifold.ops.gamma_ratio import digamma_difference, log_gamma_ratio
-from pyro_manifold.ops.special import bessel_ratio, log_bessel
+from pyro_manifold.ops.special import bessel_divergence, bessel_ratio, log_bessel
 
 DIMS = [2, 3, 4, 5, 8, 10, 16, 20, 32, 33, 50, 64, 100, 128, 512, 1000, 2000]
 CONCENTRATIONS = [0.0, *(10.0**e for e in (-6, -5, -4, -3, -2, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6))]
@@ -113,3 +113,26 @@ def test_gamma_ratios(b: float) -> None:
             d = mpmath.digamma(y + b) - mpmath.digamma(y)
             assert relative(slope[i].item(), d) <= 1e-13
             assert math.isclose(gradient[i].item(), float(d), rel_tol=1e-9)
+
+
+def test_forward_and_reverse_derivatives_of_the_divergence():
+    """One argument at a time and both; G' = A, so the slope in q is A(q) - A(p), in p -(q - p) A'(p)."""
+    p, q = (
+        torch.tensor([0.3, 5.0, 40.0], dtype=torch.float64),
+        torch.tensor([0.9, 4.9, 300.0], dtype=torch.float64),
+    )
+    h = 1e-6
+    ratio, up, down = (bessel_ratio(x, 0.5)[0] for x in (p, p + h, p - h))
+    slopes = -(q - p) * (up - down) / (2 * h), bessel_ratio(q, 0.5)[0] - ratio
+    leaves = [x.clone().requires_grad_() for x in (p, q)]
+    reverse = torch.autograd.grad(bessel_divergence(*leaves, 0.5).sum(), leaves)
+    one = torch.ones_like(p)
+    forward = (
+        torch.func.jvp(lambda x: bessel_divergence(x, q, 0.5), (p,), (one,))[1],
+        torch.func.jvp(lambda x: bessel_divergence(p, x, 0.5), (q,), (one,))[1],
+    )
+    both = torch.func.jvp(lambda x, y: bessel_divergence(x, y, 0.5), (p, q), (one, one))[1]
+    for a, b, wanted in zip(forward, reverse, slopes, strict=True):
+        torch.testing.assert_close(a, wanted, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(b, wanted, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(both, sum(forward))

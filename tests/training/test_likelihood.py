@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import pyro_manifold.distributions as md
 from pyro_manifold import flows
-from pyro_manifold.training import CheckpointError, fit_likelihood, fit_reverse_kl
+from pyro_manifold.models import ManifoldFlow
+from pyro_manifold.training import CheckpointError, fit_likelihood, fit_md, fit_reverse_kl
 
 fit = partial(fit_likelihood, disable_progbar=True, batch_size=50)
 BASE = dist.Normal(torch.zeros(1), 1.0).to_event(1)
@@ -189,3 +190,15 @@ def test_rows_for_validation_of_their_own() -> None:
         history = fit(density, X, context, base=base, validation=held_out, epochs=2, lr=1e-6)
         wanted = -BASE.log_prob(apart).mean()
         assert history.start["likelihood"] == pytest.approx(float(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lr", "warmup", "clip", "seconds"])
+def test_settings_below_0_are_refused(name: str) -> None:
+    """By each way to train; learning rates of ``fit_md`` too."""
+    with pytest.raises(ValueError, match=f"{name}: got -0.5"):
+        fit_likelihood(line(), X, **{name: -0.5})
+    with pytest.raises(ValueError, match=f"{name}: got -0.5"):
+        fit_reverse_kl(line(), BASE, lambda x: -x.square().sum(-1), **{name: -0.5})
+    if name in ("lr", "seconds"):
+        with pytest.raises(ValueError, match=f"{name}: got -0.5"):
+            fit_md(ManifoldFlow.from_data(torch.randn(20, 2), 1), torch.randn(20, 2), **{name: -0.5})
