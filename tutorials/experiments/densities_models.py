@@ -43,6 +43,9 @@ __all__ = [
 WIDTHS = torch.logspace(0.75, 6.75, 9, dtype=torch.float64)  # concentrations of kernels
 
 
+FINER = torch.logspace(7.5, 8.25, 2, dtype=torch.float64)  # used where the largest of these has much weight
+
+
 def is_sphere(x: Tensor) -> bool:
     return x.shape[-1] == 3
 
@@ -81,15 +84,29 @@ def mixture(
     return max(fits, key=lambda d: float(d.log_prob(valid).mean()))
 
 
-def kernels(train: Tensor, valid: Tensor, **_: Any) -> Any:
+def share_of(d: Any, concentration: Tensor) -> float:
+    """The weight of kernels that are at least so narrow."""
+    k = d.component_distribution.concentration
+    k = k.reshape(len(k), -1).amax(-1)
+    return float(d.mixture_distribution.probs[k >= 0.99 * concentration].sum())
+
+
+def kernels(train: Tensor, valid: Tensor, widths: Tensor = WIDTHS, **_: Any) -> Any:
+    """Where the narrowest get more than a tenth of the weight, narrower ones are tried too (fires: pixels of a
+    satellite, next to each other)."""
     family = "von_mises_fisher" if is_sphere(train) else "von_mises"
-    return mdist.kernel_mixture(train, WIDTHS, family=family, validation=valid)
+    d = mdist.kernel_mixture(train, widths, family=family, validation=valid)
+    if widths is WIDTHS and share_of(d, widths[-1]) > 0.1:
+        return kernels(train, valid, torch.cat([WIDTHS, FINER]))
+    return d
 
 
 def local_kernels(train: Tensor, valid: Tensor, **_: Any) -> Any:
-    """Kernels shaped by the neighbours of their points, beside round ones."""
+    """Kernels shaped by the neighbours of their points, beside the round ones that are of use without them."""
     near = [k for k in (5, 12, 30) if k < len(train) // 4] or [min(5, len(train) - 1)]
-    return mdist.kernel_mixture(train, WIDTHS, family="kent", neighbours=near, validation=valid)
+    round_ = kernels(train, valid).component_distribution.concentration.unique()
+    widths = WIDTHS if float(round_.max()) < 1.01 * WIDTHS[-1] else torch.cat([WIDTHS, FINER])
+    return mdist.kernel_mixture(train, widths, family="kent", neighbours=near, validation=valid)
 
 
 def flow_on_local_kernels(train: Tensor, valid: Tensor, *, fitted: dict[str, Any], **_: Any) -> Any:
@@ -164,11 +181,14 @@ def fit_flow_on_kernels(
     flow.float()
     batch = min(batch, n)
     sphere = is_sphere(train)
-    first = kernels(train, valid)  # only widths that were of use without a flow, and their neighbours
-    used = torch.cat([first.component_distribution.concentration.reshape(-1), WIDTHS[:0]]).unique()
-    near = torch.isclose(WIDTHS.log().unsqueeze(-1), used.clamp_min(1e-9).log(), atol=0.1, rtol=0).any(-1)
-    near = near | near.roll(1) | near.roll(-1)
-    widths = WIDTHS[near] if bool(near.any()) else WIDTHS
+    used = kernels(train, valid).component_distribution.concentration.reshape(-1).unique()
+    every_width = torch.cat([WIDTHS, FINER])  # of these, those of use without a flow, and their neighbours
+    near = torch.isclose(every_width.log().unsqueeze(-1), used.clamp_min(1e-9).log(), atol=0.1, rtol=0).any(
+        -1
+    )
+    padded = torch.nn.functional.pad(near, (1, 1))
+    near = near | padded[:-2] | padded[2:]
+    widths = every_width[near] if bool(near.any()) else WIDTHS
     log_k = torch.nn.Parameter(torch.tensor(start).log())
     logits = torch.nn.Parameter(torch.zeros(len(start) + 1))
     log_area = math.log(4 * math.pi) if sphere else 2 * math.log(2 * math.pi)
