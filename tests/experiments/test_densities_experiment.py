@@ -47,6 +47,7 @@ def test_mass_of_a_spike(quadrature: ModuleType, concentration: float) -> None:
     assert found.value == pytest.approx(1, abs=3e-3)
 
 
+@pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")
 def test_flow_on_kernels_has_mass_one_and_starts_as_kernels(
     models: ModuleType, quadrature: ModuleType
 ) -> None:
@@ -84,6 +85,7 @@ def test_stack_is_the_best_mixture(models: ModuleType) -> None:
     assert float(near) == pytest.approx(float(s.weights[0]) + 0.1 * float(s.weights[1]), abs=0.05)
 
 
+@pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")
 def test_script_on_small_data(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     torch.manual_seed(0)
