@@ -6,7 +6,7 @@ import mpmath
 import pytest
 import torch
 
-from pyro_manifold.ops.gamma_ratio import digamma_difference, log_gamma_ratio
+from pyro_manifold.ops.gamma_ratio import digamma_difference, log_gamma_ratio, power_divergence
 from pyro_manifold.ops.special import bessel_divergence, bessel_ratio, log_bessel
 
 DIMS = [2, 3, 4, 5, 8, 10, 16, 20, 32, 33, 50, 64, 100, 128, 512, 1000, 2000]
@@ -136,3 +136,16 @@ def test_forward_and_reverse_derivatives_of_the_divergence():
         torch.testing.assert_close(a, wanted, rtol=1e-6, atol=1e-9)
         torch.testing.assert_close(b, wanted, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(both, sum(forward))
+
+
+@pytest.mark.parametrize("b", [0.5, 1.0, 8.0])
+def test_divergence_of_a_power_spherical_distribution(b):
+    """On both sides of k = b, where the integral takes over from the formula."""
+    ks = [1e-8, 1e-3, 0.4, 0.99 * b, 1.01 * b, 30.0, 1e5]
+    ours = power_divergence(torch.tensor(ks, dtype=torch.float64), b)
+    with mpmath.workdps(50):
+        for k, seen in zip(map(mpmath.mpf, ks), ours.tolist(), strict=True):
+            value = mpmath.loggamma(k + 2 * b) - mpmath.loggamma(k + b)
+            value -= mpmath.loggamma(2 * b) - mpmath.loggamma(b)
+            value -= k * (mpmath.digamma(k + 2 * b) - mpmath.digamma(k + b))
+            assert relative(seen, value) <= 1e-12
