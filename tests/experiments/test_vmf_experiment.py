@@ -27,7 +27,7 @@ def test_entropies_are_the_published_ones(experiment: ModuleType) -> None:
 
 def test_a_model_that_is_not_trained_is_scored_by_its_divergence(experiment: ModuleType) -> None:
     """Of the uniform distribution: log 4 pi less the entropy; its mass is one."""
-    sizes = experiment.Sizes(ode_steps=1, rows=20, draws=20_000, nodes=48, hidden=(4,), batch=20)
+    sizes = experiment.Sizes(draws=20_000, nodes=48, hidden=(4,))
     old = experiment.train
     experiment.train = lambda *args: None
     try:

@@ -34,6 +34,7 @@ from torch import Tensor
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold.flows import ContinuousFlow, SphereFlow
+from pyro_manifold.flows.solvers import IntegrationError
 from pyro_manifold.nn import KillingField, TangentField
 from pyro_manifold.testing import manifold_rule
 from pyro_manifold.training import TrainingWarning, fit_flow_matching, fit_likelihood, fit_reverse_kl
@@ -52,16 +53,16 @@ class Sizes:
     """Of a run: steps of training by model, draws, nodes of the quadrature."""
 
     ode_steps: int = 250
-    spline_steps: int = 1000
-    matching_steps: int = 2500
+    spline_steps: int = 1500
+    matching_steps: int = 4000
     batch: int = 256
-    rows: int = 16_000
     draws: int = 5_000
     nodes: int = 96
     hidden: tuple[int, ...] = (64, 64, 64)
 
 
-QUICK = Sizes(3, 4, 5, 16, 100, 50, 8, (8,))
+QUICK = Sizes(4, 4, 5, 16, 50, 8, (8,))
+PASSES = 4  # over the draws of the target that are trained on
 
 
 @dataclass
@@ -73,16 +74,18 @@ class Row:
     kappa: float
     mean: str
     seed: int
-    kl: float
-    kl_error: float
-    reverse_kl: float
-    reverse_kl_error: float
-    mass: float
     seconds: float  # CPU, of training
-    evaluations: int  # of the field for the log densities of the draws; 0 without a field
-    milliseconds: float  # CPU, of the log density of 1000 points
-    fixed_milliseconds: float  # the same by the steps of training
-    fixed_gap: float  # root mean square difference of those log densities from the ones that are judged
+    kl: float = math.nan  # NaN where the solver finds no solution
+    kl_error: float = math.nan
+    reverse_kl: float = math.nan
+    reverse_kl_error: float = math.nan
+    mass: float = math.nan
+    evaluations: int = 0  # of the field for the log densities of the draws; 0 without a field
+    milliseconds: float = math.nan  # CPU, of the log density of 1000 points
+    fixed_milliseconds: float = math.nan  # the same by the steps of training
+    fixed_gap: float = (
+        math.nan
+    )  # root mean square difference of those log densities from the ones that are judged
 
 
 # --- models -----------------------------------------------------------------------------------------------------
@@ -98,7 +101,10 @@ def in_plane(sizes: Sizes) -> tuple[list[Any], Any]:
 
 
 MODELS: dict[str, Callable[[Sizes], tuple[list[Any], Any]]] = {
-    "spline flow": lambda sizes: ([SphereFlow(2, depth=4, hidden=sizes.hidden[:2])], UNIFORM),
+    "spline flow": lambda sizes: (
+        [SphereFlow(2, depth=4, bins=12, number=3, hidden=sizes.hidden[:2])],
+        UNIFORM,
+    ),
     "Riemannian CNF": lambda sizes: on_sphere(TangentField, sizes),
     "flow matching": lambda sizes: on_sphere(TangentField, sizes),
     "stereographic CNF": in_plane,
@@ -121,9 +127,8 @@ def train(name: str, loss: str, layers: list[Any], base: Any, target: Any, sizes
     if loss == "reverse KL":
         fit_reverse_kl(flow, base, target.log_prob, steps, **common)
         return
-    x = target.sample((sizes.rows,))
-    common["epochs"] = max(1, round(steps * sizes.batch / (0.98 * sizes.rows)))
-    common["validation"] = 0.02
+    x = target.sample((steps * sizes.batch // PASSES,))
+    common |= dict(epochs=PASSES, validation=0.02)
     if name == "flow matching":
         fit_flow_matching(flow, x, average=0.995, **common)
     else:
@@ -143,23 +148,44 @@ def measure(name: str, loss: str, kappa: float, mean: str, seed: int, sizes: Siz
     began = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TrainingWarning)
-        train(name, loss, layers, base, target, sizes, seed)
+        try:
+            train(name, loss, layers, base, target, sizes, seed)
+        except (ValueError, IntegrationError) as error:
+            print(f"{name}, {loss}, {kappa:g}, {mean}: not trained: {error}")
     seconds = time.process_time() - began
     trained = dist.TransformedDistribution(base, list(layers))
     if isinstance(layers[0], ContinuousFlow):  # trained by fixed steps, judged by adaptive ones
-        layers[0] = layers[0].with_solver(rtol=1e-5, atol=1e-5)
+        layers[0] = layers[0].with_solver(rtol=1e-5, atol=1e-5, max_steps=100)
     model = dist.TransformedDistribution(base, layers)
-    with torch.no_grad():
-        x, y = target.sample((sizes.draws,)), model.sample((sizes.draws,))
-        forward = estimate(target.log_prob(x) - model.log_prob(x))
-        evaluations = getattr(layers[0], "evaluations", 0)
-        backward = estimate(model.log_prob(y) - target.log_prob(y))
-        rule = manifold_rule(SPHERE, target.loc, 4.0, sizes.nodes, sizes.nodes // 2)
-        mass = float(rule.integrate(model.log_prob(rule.points).exp().double()))
-        (exact, slow), (fixed, fast) = (timed_log_prob(d, x[:1000]) for d in (model, trained))
-        gap = float((exact - fixed).square().mean().sqrt())
-    scores = (*forward, *backward, mass, seconds, evaluations, slow, fast, gap)
-    return Row(name, loss, kappa, mean, seed, *scores)
+    try:
+        scores = judge(model, trained, target, sizes)
+    except IntegrationError as error:
+        print(f"{name}, {loss}, {kappa:g}, {mean}: {error}")
+        scores = {}
+    return Row(name, loss, kappa, mean, seed, seconds=seconds, **scores)
+
+
+@torch.no_grad()
+def judge(model: Any, trained: Any, target: Any, sizes: Sizes) -> dict[str, Any]:
+    """All scores of a model; ``trained`` is the same, solved as in training."""
+    x, y = target.sample((sizes.draws,)), model.sample((sizes.draws,))
+    forward = estimate(target.log_prob(x) - model.log_prob(x))
+    evaluations = getattr(model.transforms[0], "evaluations", 0)
+    backward = estimate(model.log_prob(y) - target.log_prob(y))
+    rule = manifold_rule(SPHERE, target.loc, 4.0, sizes.nodes, sizes.nodes // 2)
+    mass = float(rule.integrate(model.log_prob(rule.points).exp().double()))
+    (exact, slow), (fixed, fast) = (timed_log_prob(d, x[:1000]) for d in (model, trained))
+    return dict(
+        kl=forward[0],
+        kl_error=forward[1],
+        reverse_kl=backward[0],
+        reverse_kl_error=backward[1],
+        mass=mass,
+        evaluations=evaluations,
+        milliseconds=slow,
+        fixed_milliseconds=fast,
+        fixed_gap=float((exact - fixed).square().mean().sqrt()),
+    )
 
 
 def timed_log_prob(d: Any, x: Tensor) -> tuple[Tensor, float]:
