@@ -123,7 +123,7 @@ def test_script_on_small_data(tmp_path: Path) -> None:
         "--seeds",
         0,
         "--rows",
-        "uniform",
+        "von Mises kernels",
         "wrapped normal mixture",
         "spline flow on mixture",
     )

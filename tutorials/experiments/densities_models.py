@@ -84,10 +84,16 @@ def mixture(
     return max(fits, key=lambda d: float(d.log_prob(valid).mean()))
 
 
+def concentrations(d: Any) -> Tensor:
+    """Of each kernel; of angles, the largest."""
+    c = d.component_distribution
+    k = getattr(c, "base_dist", c).concentration
+    return k.reshape(len(k), -1).amax(-1)
+
+
 def share_of(d: Any, concentration: Tensor) -> float:
     """The weight of kernels that are at least so narrow."""
-    k = d.component_distribution.concentration
-    k = k.reshape(len(k), -1).amax(-1)
+    k = concentrations(d)
     return float(d.mixture_distribution.probs[k >= 0.99 * concentration].sum())
 
 
@@ -104,7 +110,7 @@ def kernels(train: Tensor, valid: Tensor, widths: Tensor = WIDTHS, **_: Any) -> 
 def local_kernels(train: Tensor, valid: Tensor, **_: Any) -> Any:
     """Kernels shaped by the neighbours of their points, beside the round ones that are of use without them."""
     near = [k for k in (5, 12, 30) if k < len(train) // 4] or [min(5, len(train) - 1)]
-    round_ = kernels(train, valid).component_distribution.concentration.unique()
+    round_ = concentrations(kernels(train, valid)).unique()
     widths = WIDTHS if float(round_.max()) < 1.01 * WIDTHS[-1] else torch.cat([WIDTHS, FINER])
     return mdist.kernel_mixture(train, widths, family="kent", neighbours=near, validation=valid)
 
@@ -181,7 +187,7 @@ def fit_flow_on_kernels(
     flow.float()
     batch = min(batch, n)
     sphere = is_sphere(train)
-    used = kernels(train, valid).component_distribution.concentration.reshape(-1).unique()
+    used = concentrations(kernels(train, valid)).unique()
     every_width = torch.cat([WIDTHS, FINER])  # of these, those of use without a flow, and their neighbours
     near = torch.isclose(every_width.log().unsqueeze(-1), used.clamp_min(1e-9).log(), atol=0.1, rtol=0).any(
         -1
