@@ -359,13 +359,12 @@ def ramachandran(results: Results, args: Any) -> None:
     import matplotlib.colors
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    axes = figure.subplots(1, 4)
+    names = [n for n in RESIDUES if results.model("torsions", n, args.row, 0).exists()]
+    figure = Figure(figsize=(3.4 * len(names), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
     t = torch.linspace(-math.pi, math.pi, args.resolution)
-    for ax, name in zip(axes, RESIDUES, strict=True):
+    for ax, name in zip(axes, names, strict=True):
         path = results.model("torsions", name, args.row, 0)
-        if not path.exists():
-            continue
         x = torsions(name, folder=args.data)
         with torch.no_grad():
             p = torch.load(path, weights_only=False).log_prob(torch.cartesian_prod(t, t).double()).exp()
