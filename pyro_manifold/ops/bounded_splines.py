@@ -97,8 +97,11 @@ def _share(known: Tensor, begin: Tensor, b: _Bin, near: Tensor, s: Tensor, inver
         return share
     linear = near - share * (b.slopes.sum(0) - 2 * s)
     constant = s * share  # theta solves (s - linear) theta^2 + linear theta - constant = 0
-    root = (linear * linear + 4 * (s - linear) * constant).clamp_min(0.0).sqrt()
-    return (2 * constant / (linear + root)).clamp(0.0, 1.0)
+    root = (linear * linear + 4 * (s - linear) * constant).clamp_min(1e-30).sqrt()
+    rises = linear >= 0  # of the two forms of the root, the one that subtracts nothing
+    upper = torch.where(rises, 2 * constant, root - linear)
+    lower = torch.where(rises, linear + root, 2 * (s - linear))
+    return (upper / lower).clamp(0.0, 1.0)
 
 
 class _Quotient(NamedTuple):

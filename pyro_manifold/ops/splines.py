@@ -87,7 +87,9 @@ def rational_quadratic(
     if inverse:
         share = (t - y0) / h
         b, c = d0 - share * (d0 + d1 - 2 * s), s * share  # coefficients of (s - b) theta^2 + b theta - c = 0
-        theta = 2 * c / (b + (b * b + 4 * (s - b) * c).clamp_min(0.0).sqrt())
+        root = (b * b + 4 * (s - b) * c).clamp_min(1e-30).sqrt()
+        rises = b >= 0  # of the two forms of the root, the one that subtracts nothing
+        theta = torch.where(rises, 2 * c, root - b) / torch.where(rises, b + root, 2 * (s - b))
     else:
         theta = (t - x0) / w
     p, q = torch.lerp(d0, s, theta), torch.lerp(s, d1, theta)

@@ -15,6 +15,7 @@ from pyro_manifold.ops.bounded_splines import (
     interval_spline,
 )
 from pyro_manifold.ops.circular import wrap
+from pyro_manifold.ops.splines import rational_quadratic
 
 F64 = torch.float64
 PI = math.pi
@@ -107,3 +108,28 @@ def test_circle() -> None:
     torch.testing.assert_close(la, lb, rtol=0, atol=1e-6)
     move = circular_move(sides, raw.expand(2, -1))[0]
     torch.testing.assert_close(move[0], move[1], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [3.0, 300.0, 1e4])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_extreme_parameters(size: float, inverse: bool) -> None:
+    """In float32, values and all gradients are finite, at the ends too."""
+    torch.manual_seed(0)
+    rows = 20_000
+    raw = (size * torch.randn(rows, interval_size(8))).requires_grad_()
+    ends = (size * torch.randn(rows, 2)).requires_grad_()
+    z = 2 * torch.rand(rows) - 1
+    z[:2] = torch.tensor([-1.0, 1.0])
+    lower, upper = (1 + z).requires_grad_(), (1 - z).requires_grad_()
+    out, log_slope, factors = interval_spline(IntervalPoint(lower, upper), raw, ends, inverse=inverse)
+    total = out.height.sum() + log_slope.sum() + (factors.lower * factors.upper).sqrt().sum()
+    around = (size * torch.randn(rows, circular_size(8))).requires_grad_()
+    angle = (3.14 * z.detach()).requires_grad_()
+    turned, log_turn = circular_spline(angle, around, inverse=inverse)
+    inside = (3 * z.detach()).requires_grad_()
+    plain, log_plain = rational_quadratic(inside, raw, 3.0, inverse=inverse)
+    gradients = torch.autograd.grad(
+        total + turned.sum() + log_turn.sum() + plain.sum() + log_plain.sum(),
+        [raw, ends, lower, upper, around, angle, inside],
+    )
+    assert all(bool(g.isfinite().all()) for g in (total, turned, log_turn, plain, *gradients))
