@@ -2,7 +2,7 @@
 ``tests/infer/test_inference_cases.py`` walks it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide.initialization import init_to_sample
 
+from pyro_manifold import flows
 from pyro_manifold.constraints import on
 from pyro_manifold.distributions import ManifoldUniform, WrappedNormal
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
 from pyro_manifold.infer import (
     AutoManifoldDelta,
+    AutoManifoldFlow,
     AutoManifoldMultivariateNormal,
     AutoManifoldNormal,
     GeodesicHMC,
@@ -147,11 +149,36 @@ KERNELS = [
 
 @dataclass(frozen=True)
 class GuideCase:
+    """A guide and, for one of flows, a flow of the site ``x`` for each name of a :class:`SiteCase`."""
+
     make: Callable[..., Any]
+    flows: Mapping[str, Callable[[], Any]] | None = None
+
+    def guide(
+        self, model: Callable[..., Any], site: str = "sphere", dtype: torch.dtype = torch.float32
+    ) -> Any:
+        if self.flows is None:
+            return self.make(model)
+        return self.make(model, {"x": self.flows[site]().to(dtype)} if site in self.flows else {})
 
 
+SMALL: dict[str, Any] = dict(bins=4, hidden=(4,), number=1)
 GUIDES = [
     GuideCase(AutoManifoldNormal),
     GuideCase(AutoManifoldMultivariateNormal),
     GuideCase(AutoManifoldDelta),
+    GuideCase(
+        AutoManifoldFlow,
+        {
+            "circle": lambda: flows.SphereFlow(1, 1, **SMALL),
+            "sphere": lambda: flows.SphereFlow(2, 1, **SMALL),
+            "S300": lambda: flows.SphereFlow(300, 1, **SMALL),
+            "torus": lambda: flows.TorusFlow(1, 1, **SMALL),
+            "rotation": lambda: flows.RotationFlow(1, **SMALL),
+            "ball": lambda: flows.InChart(geoopt.PoincareBall(), flows.Coupling(2, [0], hidden=(4,))),
+            "SPD": lambda: flows.InChart(
+                geoopt.SymmetricPositiveDefinite(), flows.Coupling(3, [0], hidden=(4,))
+            ),
+        },
+    ),
 ]

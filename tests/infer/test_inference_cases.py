@@ -330,7 +330,7 @@ def test_guides_take_every_site(case: GuideCase, dtype):
     for site in SITES:
         pyro.clear_param_store()
         model = site.model(dtype)
-        guide = case.make(model)
+        guide = case.guide(model, site.name, dtype)
         if case.make is AutoManifoldMultivariateNormal and 0 in site.shape:
             with pytest.raises(ValueError, match="model: has no latent sites, or empty ones alone"):
                 guide()
@@ -339,7 +339,7 @@ def test_guides_take_every_site(case: GuideCase, dtype):
                 pyro.sample("other", dist.Normal(torch.zeros((), dtype=dtype), 1.0))
                 return inner()
 
-            guide = case.make(model)
+            guide = case.guide(model, site.name, dtype)
         loss = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO()).step()
         assert math.isfinite(loss), site
         for x in (guide()["x"], guide.median()["x"]):
@@ -359,7 +359,7 @@ def test_what_guides_report_is_a_copy(case: GuideCase):
         pyro.sample("x", ManifoldUniform(SPHERE, 3))
         pyro.sample("b", WrappedNormal(geoopt.PoincareBall(), torch.zeros(2), 1.0))
 
-    guide = case.make(model)
+    guide = case.guide(model)
     guide()
     memory = {p.untyped_storage().data_ptr() for p in guide.parameters()}
     reports = [guide.median()] + ([guide.quantiles([0.1, 0.9])] if hasattr(guide, "quantiles") else [])
@@ -377,7 +377,7 @@ def test_what_guides_report_is_a_copy(case: GuideCase):
 
 @guides
 def test_methods_of_a_guide_that_are_there_work(case: GuideCase):
-    guide = case.make(direction)
+    guide = case.guide(direction)
     guide()
     assert hasattr(guide, "get_posterior") == (case.make is AutoManifoldMultivariateNormal)
     if hasattr(guide, "get_posterior"):

@@ -119,6 +119,8 @@ class AutoManifoldFlow(AutoManifoldNormal):
         result = super().median(*args, **kwargs)
         for name in self._given_flows:
             d = self.distribution(name)
-            draws = d.sample((_DRAWS,))
+            with torch.random.fork_rng(devices=[]):  # the same ones at each call
+                torch.manual_seed(0)
+                draws = d.sample((_DRAWS,))
             result[name] = draws[d.log_prob(draws).reshape(_DRAWS, -1).sum(-1).argmax()].clone()
         return result
