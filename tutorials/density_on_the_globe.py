@@ -30,7 +30,7 @@ parser.add_argument("--out", type=Path, default=Path("density_on_the_globe"), he
 parser.add_argument("--quick", action="store_true", help="a few steps only: to see that everything runs")
 args = parser.parse_args()
 args.out.mkdir(parents=True, exist_ok=True)
-epochs, draws = (1, 10) if args.quick else (None, 150)
+epochs, draws = (1, 10) if args.quick else (None, 1000)
 pyro.set_rng_seed(0)
 
 # [data]
@@ -100,7 +100,8 @@ print(f"three simulated floods: {catalogue(kind[len(rows[0]) : len(rows[0]) + 3]
 # [prior]
 # Or a prior. A seismometer reports a direction that is off by about 8 degrees (a von Mises-Fisher distribution of
 # concentration 50). What has been learned of earthquakes says more precisely where it was. The prior is rough, with
-# valleys that paths do not cross: draws around the report, as proposals, carry the chains over them.
+# valleys that paths do not cross: draws around the report, as proposals, carry the chains over them, and the paths
+# between may be short.
 flow.requires_grad_(False)
 report = torch.nn.functional.normalize(torch.tensor([-0.62, 0.60, 0.35]), dim=0)
 
@@ -111,12 +112,12 @@ def localise(report: torch.Tensor) -> None:
 
 
 around = mdist.VonMisesFisher(report, torch.tensor(50.0))
-kernel = GeodesicNUTS(localise, chains=16, max_tree_depth=4, proposals={"place": around})
+kernel = GeodesicNUTS(localise, chains=32, max_tree_depth=2, proposals={"place": around})
 mcmc = VectorizedMCMC(
     kernel,
     num_samples=draws,
-    warmup_steps=draws,
-    initial_params={"place": around.sample((16,))},
+    warmup_steps=min(draws, 300),
+    initial_params={"place": around.sample((32,))},
     disable_progbar=args.quick,
 )
 mcmc.run(report)
@@ -125,8 +126,8 @@ posterior = mcmc.get_samples()["place"]
 
 fig = plt.figure(figsize=(8, 4.5), constrained_layout=True)
 ax = sphere_density(density.log_prob, fig.add_subplot(projection="mollweide"), decades=4)
-sphere_points(posterior, ax, s=3, color="C9", label="posterior")
-sphere_points(report[None], ax, s=60, marker="x", color="white", label="report")
+sphere_points(posterior[::16], ax, s=2, color="C9", label="posterior")
+sphere_points(report[None], ax, s=80, marker="x", linewidths=2, color="lime", label="report")
 ax.legend(loc="lower right")
 fig.savefig(args.out / "posterior.png", dpi=110)
 
