@@ -13,11 +13,11 @@ LAYERS = [  # from the bottom up: name, what it holds
     ("constraints", "on(manifold), image(map)"),
     ("transforms", "ExpMap, charts, isometries, injective maps; the one cache"),
     ("distributions", "one file per family: base, pushed through a map"),
-    ("nn", "layers between feature vectors and points"),
-    ("flows", "learned maps: couplings, splines, injective flows"),
+    ("nn", "layers of vectors and points, tangent fields"),
+    ("flows", "learned maps of vectors and of given manifolds, ODEs"),
     ("infer", "guides, geodesic HMC and NUTS, reparametrisers, SBC"),
     ("models", "PoincareVAE, ManifoldFlow, ManifoldMixture"),
-    ("training", "one loop: phases, checkpoints, warnings"),
+    ("training", "one loop; likelihood, flow matching, M/D, charts"),
 ]
 LEAVES = [
     ("demo", 9),
