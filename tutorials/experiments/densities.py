@@ -6,7 +6,7 @@ targets whose entropy is known.
     python tutorials/experiments/densities.py torsions --data FOLDER --out results
     python tutorials/experiments/densities.py oracles --out results
     python tutorials/experiments/densities.py report --out results               # the tables
-    python tutorials/experiments/densities.py maps --data FOLDER --out results
+    python tutorials/experiments/densities.py maps --data FOLDER --out results  # fits its row again, with these --steps
 
 Score: minus the mean log density of test points, in nats with respect to area (sphere, torus), so that a uniform
 density scores log 4 pi = 2.531 and 2 log 2 pi = 3.676. All choices are made on validation points. Rows are appended
@@ -20,7 +20,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,12 +110,12 @@ def torus_flow(
     return rows.fit_flow(flow, base, train, valid, steps=steps, batch=256, jitter=0.05, decay=0.1, seed=seed)
 
 
-def torus_flow_on_mixture(train: Tensor, valid: Tensor, *, fitted: dict[str, Any], **more: Any) -> Any:
+def torus_flow_on_mixture(train: Tensor, valid: Tensor, *, fitted: Mapping[str, Any], **more: Any) -> Any:
     return torus_flow(train, valid, base=fitted["wrapped normal mixture"], **more)
 
 
-def stacked(train: Tensor, valid: Tensor, *, fitted: dict[str, Any], **_: Any) -> Any:
-    return rows.stack(valid, list(fitted.values()))
+def stacked(train: Tensor, valid: Tensor, *, fitted: Mapping[str, Any], **_: Any) -> Any:
+    return rows.stack(valid, [fitted[row] for row in fitted if row != "stack"])
 
 
 SPHERE_MIXTURE = partial(rows.mixture, caps=[1e4], components=[30, 100], em_steps=40)
@@ -186,12 +186,10 @@ def mass_of(density: Any, train: Tensor, budget: int) -> Mass | None:
 
 
 class Results:
-    """Rows in a file, one JSON object a line, and fitted densities beside it."""
+    """Rows in a file, one JSON object a line."""
 
     def __init__(self, out: Path) -> None:
         self.file = out / "results.jsonl"
-        self.models = out / "models"
-        self.models.mkdir(parents=True, exist_ok=True)
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         self.rows = [json.loads(line) for line in lines]
 
@@ -204,50 +202,64 @@ class Results:
             f.write(json.dumps(row) + "\n")
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
 
-    def model(self, table: str, name: str, row: str, seed: int) -> Path:
-        return self.models / f"{table}-{name}-{row.replace(' ', '_').replace(',', '')}-{seed}.pt"
+
+class Fits(Mapping[str, Any]):
+    """Densities of one set and split by row, each fitted when it is first asked for, and the same each time since a
+    fit starts at the seed: what a resumed run needs of earlier rows, and the maps, is fitted again rather than read
+    from a file.
+
+    Rows are those chosen; :attr:`seconds` are CPU seconds of each fit, without those of rows it is built on.
+    """
+
+    def __init__(
+        self, kinds: dict[str, Any], parts: tuple[Tensor, Tensor, Tensor], seed: int, args: Any
+    ) -> None:
+        self.kinds, self.parts, self.seed, self.steps = kinds, parts, seed, args.steps
+        self.chosen = [row for row in kinds if args.rows is None or row in args.rows]
+        self.seconds: dict[str, float] = {}
+        self._densities: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.chosen)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, row: str) -> Any:
+        if row not in self._densities:
+            train, valid, _ = self.parts
+            before, start = sum(self.seconds.values()), time.process_time()
+            with torch.random.fork_rng(devices=[]):
+                pyro.set_rng_seed(self.seed)
+                density = self.kinds[row](train, valid, seed=self.seed, steps=self.steps, fitted=self)
+            others = sum(self.seconds.values()) - before
+            self.seconds[row] = time.process_time() - start - others
+            self._densities[row] = density
+        return self._densities[row]
 
 
-def run_row(
-    results: Results,
-    table: str,
-    name: str,
-    row: str,
-    build: Callable[..., Any],
-    parts: tuple[Tensor, Tensor, Tensor],
-    seed: int,
-    fitted: dict[str, Any],
-    args: Any,
-) -> None:
-    key = dict(table=table, name=name, row=row, seed=seed)
-    path = results.model(table, name, row, seed)
+def run_row(results: Results, key: dict[str, Any], fits: Fits, args: Any) -> None:
     if results.find(**key) is not None:
-        fitted[row] = torch.load(path, weights_only=False)  # our own file
         return
-    train, valid, test = parts
-    pyro.set_rng_seed(seed)
-    before, start = dict(fitted), time.process_time()
-    density = build(train, valid, seed=seed, steps=args.steps, fitted=before)
-    out: dict[str, Any] = {**key, "seconds": time.process_time() - start, "n": len(train)}
+    row, seed = key["row"], key["seed"]
+    train, valid, test = fits.parts
+    density = fits[row]
+    out: dict[str, Any] = {**key, "seconds": fits.seconds[row], "n": len(train)}
     out |= scored(density, valid, test)
     if seed in args.mass and row != "stack":
         m = mass_of(density, train, args.budget)
         out |= {} if m is None else {"mass": m.value, "mass_error": m.error}
     if isinstance(density, rows.Stack):
         out["weights"] = density.weights.tolist()
-    torch.save(density, path)
-    fitted[row] = density
     results.add(out)
 
 
 def run(results: Results, table: str, names: list[str], kinds: dict[str, Any], split: Any, args: Any) -> None:
     for seed in args.seeds:
         for name in names:
-            parts = split(name, seed=seed, folder=args.data)
-            fitted: dict[str, Any] = {}
-            for row, build in kinds.items():
-                if args.rows is None or row in args.rows:
-                    run_row(results, table, name, row, build, parts, seed, fitted, args)
+            fits = Fits(kinds, split(name, seed=seed, folder=args.data), seed, args)
+            for row in fits:
+                run_row(results, dict(table=table, name=name, row=row, seed=seed), fits, args)
 
 
 # --- tables -------------------------------------------------------------------------------------------------
@@ -335,8 +347,7 @@ def maps(results: Results, args: Any) -> None:
 
     figure = Figure(figsize=(13, 3.4 * len(CATALOGUES)), layout="constrained")
     for i, name in enumerate(CATALOGUES):
-        path = results.model("earth", name, args.row, 0)
-        if not path.exists():
+        if results.find(table="earth", name=name, row=args.row, seed=0) is None:
             continue
         x = earth(name, folder=args.data)
         left, right = (
@@ -344,7 +355,7 @@ def maps(results: Results, args: Any) -> None:
         )
         sphere_points(x, world_axes(left), s=min(6.0, 4000 / len(x)), alpha=0.6)
         left.set_title(f"{name}: {len(x)} places", fontsize=10)
-        density = torch.load(path, weights_only=False)
+        density = Fits(EARTH, earth_split(name, seed=0, folder=args.data), 0, args)[args.row]
 
         def flat(points: Tensor, d: Any = density) -> Tensor:
             return d.log_prob(points.reshape(-1, 3).double()).reshape(points.shape[:-1])
@@ -359,15 +370,15 @@ def ramachandran(results: Results, args: Any) -> None:
     import matplotlib.colors
     from matplotlib.figure import Figure
 
-    names = [n for n in RESIDUES if results.model("torsions", n, args.row, 0).exists()]
+    names = [n for n in RESIDUES if results.find(table="torsions", name=n, row=args.row, seed=0) is not None]
     figure = Figure(figsize=(3.4 * len(names), 3.6), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     t = torch.linspace(-math.pi, math.pi, args.resolution)
     for ax, name in zip(axes, names, strict=True):
-        path = results.model("torsions", name, args.row, 0)
         x = torsions(name, folder=args.data)
+        density = Fits(TORSIONS, torsions_split(name, seed=0, folder=args.data), 0, args)[args.row]
         with torch.no_grad():
-            p = torch.load(path, weights_only=False).log_prob(torch.cartesian_prod(t, t).double()).exp()
+            p = density.log_prob(torch.cartesian_prod(t, t).double()).exp()
         top = float(p.max())
         degrees = t.rad2deg().numpy()
         shown = p.reshape(len(t), -1).T.clamp_min(1e-4 * top).numpy()

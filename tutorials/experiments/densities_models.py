@@ -16,7 +16,7 @@ likelihood of the validation points.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import geoopt
@@ -115,7 +115,7 @@ def local_kernels(train: Tensor, valid: Tensor, **_: Any) -> Any:
     return mdist.kernel_mixture(train, widths, family="kent", neighbours=near, validation=valid)
 
 
-def flow_on_local_kernels(train: Tensor, valid: Tensor, *, fitted: dict[str, Any], **_: Any) -> Any:
+def flow_on_local_kernels(train: Tensor, valid: Tensor, *, fitted: Mapping[str, Any], **_: Any) -> Any:
     """The flow of "spline flow on kernels" on kernels that are shaped by the neighbours' images."""
     (flow,) = fitted["spline flow on kernels"].transforms
     with torch.no_grad():
