@@ -4,10 +4,11 @@ from .charts import fit_charts
 from .checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint, structure
 from .dimension import DimensionScan, scan_dimension
 from .flow_matching import fit_flow_matching
-from .likelihood import fit_likelihood, fit_reverse_kl
+from .likelihood import fit_likelihood
 from .loop import fit
 from .manifold_density import fit_md
 from .phase import Phase
+from .reverse_kl import fit_reverse_kl
 from .run import History
 from .verdict import TrainingWarning, verdict
 

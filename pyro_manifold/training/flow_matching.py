@@ -12,12 +12,11 @@ prop. 3.4.
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from ..distributions.uniform import ManifoldUniform
@@ -25,11 +24,11 @@ from ..flows.conditional import Conditional
 from ..flows.continuous import ContinuousFlow
 from ..geometry import Geometry, geometry
 from ..ops.arguments import checked
-from .likelihood import check_rows, default_optimizer, trainable
+from .flow_parts import check_rows, default_optimizer, same_draws_in_validation, trainable
 from .loop import Loop
 from .phase import Phase
 from .run import History
-from .verdict import TrainingWarning
+from .verdict import warned
 
 __all__ = ["fit_flow_matching"]
 
@@ -123,13 +122,10 @@ def fit_flow_matching(
         average=average,
     )
     settings = dict(lr=lr, warmup=warmup, pairing=pairing, average=average)
-    model: nn.Module = own
-    history = Loop(
-        [phase], (data, context), model=model, settings=settings, description="fit_flow_matching", **loop
-    ).run()
-    for message in history.warnings:
-        warnings.warn(message, TrainingWarning, stacklevel=3)
-    return history
+    whole = Loop(
+        [phase], (data, context), model=own, settings=settings, description="fit_flow_matching", **loop
+    )
+    return warned(whole.run(), stacklevel=3)
 
 
 def _base(base: Distribution | None, geo: Geometry, flow: ContinuousFlow, data: Tensor) -> Distribution:
@@ -162,10 +158,7 @@ def matching_loss(field: Any, geo: Geometry, base: Distribution, pairing: str) -
         return geo.inner(x, error, error).mean() / geo.dim(geo.event_shape(x))
 
     def loss(x1: Tensor, context: Tensor | None = None) -> Tensor:
-        if torch.is_grad_enabled():
-            return drawn(x1, context)
-        with torch.random.fork_rng([x1.device] if x1.device.type == "cuda" else []):
-            torch.manual_seed(0)
+        with same_draws_in_validation(x1.device, 0):
             return drawn(x1, context)
 
     return loss

@@ -5,7 +5,6 @@ import contextlib
 import copy
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from .checkpoint import digest, structure
 from .engine import Engine, FabricEngine
 from .phase import Phase, warmup_cosine
 from .run import History, Run, RunFile
-from .verdict import TrainingWarning, verdict
+from .verdict import verdict, warned
 
 __all__ = ["Loop", "fit"]
 
@@ -63,10 +62,7 @@ def fit(
     >>> history.losses["net"][-1] < history.start["net"]
     True
     """
-    history = Loop(phases, data, **options).run()
-    for message in history.warnings:
-        warnings.warn(message, TrainingWarning, stacklevel=2)
-    return history
+    return warned(Loop(phases, data, **options).run(), stacklevel=2)
 
 
 class Loop:

@@ -23,7 +23,7 @@ from .md_checks import check_rows, check_settings, pair, ratio_rows
 from .md_phases import density_phase, joint_phase, manifold_phase
 from .phase import Phase
 from .run import History
-from .verdict import TrainingWarning
+from .verdict import warned
 
 __all__ = ["fit_md"]
 
@@ -150,7 +150,5 @@ def fit_md(
     settings = dict(schedule=schedule, lr=lr, warmup=warmup, **manifold, **density)
     settings |= dict(whitening_fraction=whitening_fraction, unroll=unroll)
     stages = [phases] if schedule == "alternating" else phases
-    history = Loop(stages, data, model=flow, settings=settings, description="fit_md", **loop).run()
-    for message in history.warnings:
-        warnings.warn(message, TrainingWarning, stacklevel=3)
-    return history
+    whole = Loop(stages, data, model=flow, settings=settings, description="fit_md", **loop)
+    return warned(whole.run(), stacklevel=3)

@@ -1,9 +1,12 @@
 """What is wrong with the validation losses of a finished phase of training."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
-__all__ = ["TrainingWarning", "verdict"]
+from .run import History
+
+__all__ = ["TrainingWarning", "verdict", "warned"]
 
 PATIENCE = 5  # passes without a lower loss that say nothing yet
 
@@ -15,6 +18,14 @@ class TrainingWarning(UserWarning):
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("ignore", TrainingWarning)  # where few passes are meant
     """
+
+
+def warned(history: History, stacklevel: int) -> History:
+    """``history``, after its warnings were given: ``stacklevel=2`` names the caller of the function that calls this
+    one, as in ``warnings.warn``."""
+    for message in history.warnings:
+        warnings.warn(message, TrainingWarning, stacklevel=stacklevel + 1)
+    return history
 
 
 def verdict(phase: str, start: float, losses: Sequence[float], margin: float = 0.0) -> list[str]:
