@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ops.lon_lat import from_lon_lat
-from .split import train_test_split
+from .split import split_in_three
 
 __all__ = ["earth", "earth_split"]
 
@@ -186,13 +186,7 @@ def earth_split(
     degrees = _distinct(degrees) if distinct else degrees
     x = _points(degrees)
     group = _places(degrees) if grouped else torch.arange(len(x))
-    each = group.unique()
-    if len(each) < 4:
-        raise ValueError(
-            f"folder: {len(each)} places of {name!r} cannot be split in three; expected at least 4."
-        )
-    [(train, rest)] = train_test_split(each, train=0.8, seed=seed)
-    [(valid, test)] = train_test_split(rest, train=0.5, seed=seed)
+    train, valid, test = split_in_three(group.unique(), seed, f"places of {name!r}")
     if not grouped:
         return x[train], x[valid], x[test]
     return tuple(x[torch.isin(group, part)] for part in (train, valid, test))  # type: ignore[return-value]

@@ -3,7 +3,19 @@
 import torch
 from torch import Tensor
 
-__all__ = ["train_test_split"]
+__all__ = ["split_in_three", "train_test_split"]
+
+
+def split_in_three(groups: Tensor, seed: int, what: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Groups for training, validation and testing: ``int(0.8 n)``, half of the rest, and the rest, at random.
+
+    :raises ValueError: for fewer than 4 groups, which the message calls ``what``.
+    """
+    if len(groups) < 4:
+        raise ValueError(f"folder: {len(groups)} {what} cannot be split in three; expected at least 4.")
+    [(train, rest)] = train_test_split(groups, train=0.8, seed=seed)
+    [(valid, test)] = train_test_split(rest, train=0.5, seed=seed)
+    return train, valid, test
 
 
 def train_test_split(*tensors: Tensor, train: float = 0.7, seed: int = 0) -> list[tuple[Tensor, Tensor]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ops.arguments import checked
 from ..ops.circular import wrap
-from .split import train_test_split
+from .split import split_in_three
 
 __all__ = ["torsions", "torsions_split"]
 
@@ -132,11 +132,5 @@ def torsions_split(
     [24, 3, 3]
     """
     angles, residues = _of_class(residue, folder)
-    each = residues.unique()
-    if len(each) < 4:
-        raise ValueError(
-            f"folder: {len(each)} residues of class {residue!r} cannot be split in three; expected at least 4."
-        )
-    [(train, rest)] = train_test_split(each, train=0.8, seed=seed)
-    [(valid, test)] = train_test_split(rest, train=0.5, seed=seed)
-    return tuple(angles[torch.isin(residues, part)] for part in (train, valid, test))  # type: ignore[return-value]
+    parts = split_in_three(residues.unique(), seed, f"residues of class {residue!r}")
+    return tuple(angles[torch.isin(residues, part)] for part in parts)  # type: ignore[return-value]

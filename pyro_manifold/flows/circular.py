@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..constraints import on
 from ..geometry.torus import Torus
 from ..nn.conditioner import Conditioner
 from ..nn.masked_mlp import MaskedMLP
@@ -60,7 +59,7 @@ class CircularSpline(SplineLayer):
         number: int = 4,
         cache_size: int = 0,
     ) -> None:
-        super().__init__(cache_size=cache_size)
+        super().__init__(dim, Torus(), number, cache_size)
         transformed = sorted(range(dim) if transformed_indices is None else map(int, transformed_indices))
         if (
             not transformed
@@ -71,9 +70,6 @@ class CircularSpline(SplineLayer):
                 f"transformed_indices: got {transformed} of {dim} angles; expected distinct indices of some of them."
             )
         identity = [i for i in range(dim) if i not in transformed]
-        self.dim = self.codomain_dim = dim
-        self.domain = self.codomain = on(Torus())
-        self.number = number
         self.register_buffer("identity_indices", torch.tensor(identity, dtype=torch.long))
         self.register_buffer("transformed_indices", torch.tensor(transformed, dtype=torch.long))
         self.register_buffer("order", torch.tensor(identity + transformed).argsort())
@@ -125,10 +121,7 @@ class CircularAutoregressive(SplineLayer):
         number: int = 4,
         cache_size: int = 0,
     ) -> None:
-        super().__init__(cache_size=cache_size)
-        self.dim = self.codomain_dim = dim
-        self.domain = self.codomain = on(Torus())
-        self.number = number
+        super().__init__(dim, Torus(), number, cache_size)
         self.reverse = reverse
         self.networks = nn.ModuleList([MaskedMLP(dim, 2 * number, circular_size(bins), hidden)])
 

@@ -34,7 +34,7 @@ from ..ops.bounded_splines import (
     interval_size,
     interval_spline,
 )
-from ..ops.circular import harmonics, wrap
+from ..ops.circular import harmonics, plane_angle, wrap
 from ..ops.orthogonal import quaternion, reflected
 from ..ops.quaternion import rotation
 from ..transforms.layers import HoldsLayers
@@ -66,10 +66,7 @@ class HopfSpline(SplineLayer):
     def __init__(
         self, *, bins: int = 16, hidden: tuple[int, ...] = (64, 64), number: int = 4, cache_size: int = 0
     ) -> None:
-        super().__init__(cache_size=cache_size)
-        self.dim = self.codomain_dim = 4
-        self.domain = self.codomain = on(geoopt.Sphere())
-        self.number = number
+        super().__init__(4, geoopt.Sphere(), number, cache_size)
         self.register_buffer("mirrors", torch.randn(4, 4))
         given = 2 * number + 1 + 2 * number  # the other angle and the height
         self.networks = nn.ModuleList(
@@ -124,12 +121,8 @@ def _hopf(q: Tensor) -> tuple[IntervalPoint, Tensor, Tensor]:
     """t by its distances from both ends, u and v."""
     w, x, y, z = q.unbind(-1)
     t = IntervalPoint(2 * (w * w + z * z), 2 * (x * x + y * y))
-    first, second = _phase(w, z), _phase(x, y)
+    first, second = plane_angle(w, z), plane_angle(x, y)
     return t, wrap(first + second), wrap(first - second)
-
-
-def _phase(c: Tensor, s: Tensor) -> Tensor:
-    return torch.atan2(s, torch.where((c == 0) & (s == 0), 1.0, c))
 
 
 def _moved(q: Tensor, factors: IntervalPoint, du: Tensor, dv: Tensor) -> Tensor:

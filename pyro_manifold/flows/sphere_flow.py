@@ -28,7 +28,7 @@ from ..ops.bounded_splines import (
     interval_size,
     interval_spline,
 )
-from ..ops.circular import harmonics
+from ..ops.circular import harmonics, plane_angle
 from ..ops.orthogonal import reflected
 from ..transforms.layers import LayerFlow
 from .spline_layer import SplineLayer, faded, height_features
@@ -70,15 +70,12 @@ class CylindricalSpline(SplineLayer):
         number: int = 6,
         cache_size: int = 0,
     ) -> None:
-        super().__init__(cache_size=cache_size)
+        super().__init__(dim + 1, geoopt.Sphere(), number, cache_size)
         levels = min(dim, _LEVELS) if levels is None else levels
         if levels > dim:
             raise ValueError(f"levels: got {levels}; expected at most {dim}, the number of coordinates.")
-        self.dim = self.codomain_dim = dim + 1
-        self.domain = self.codomain = on(geoopt.Sphere())
         self.has_circle = levels == dim
         self.heights = levels - self.has_circle
-        self.number = number
         self.register_buffer("mirrors", torch.randn(levels + 1, dim + 1))
         outer = 1 + 2 * number  # features of a height
         networks: list[nn.Module] = []
@@ -97,10 +94,12 @@ class CylindricalSpline(SplineLayer):
         return x / _norm(x).unsqueeze(-1)
 
     # --- coordinates ----------------------------------------------------------------------------------------
-    def _coordinates(self, x: Tensor) -> tuple[list[IntervalPoint], list[Tensor], Tensor]:
-        """All heights, the lengths of what is left after each, and the direction of what is left in the end."""
+    def _coordinates(self, x: Tensor) -> tuple[list[IntervalPoint], list[Tensor], list[Tensor]]:
+        """All heights, and the lengths and directions of what is left after each (x itself comes first among the
+        directions)."""
         points = []
         lengths = []
+        directions = [x]
         for _ in range(self.heights):
             z, rest = x[..., 0], x[..., 1:]
             r = _norm(rest)
@@ -110,11 +109,14 @@ class CylindricalSpline(SplineLayer):
             points.append(IntervalPoint(torch.where(above, far, near), torch.where(above, near, far)))
             lengths.append(r)
             x = rest / torch.where(r > 0, r, 1.0).unsqueeze(-1)
-        return points, lengths, x
+            directions.append(x)
+        return points, lengths, directions
 
     def _inner_features(self, y: Tensor) -> Tensor:
         """Of a point of a lower sphere: its coordinates, or of one of the circle the harmonics of its angle."""
-        return harmonics(_angle(y), self.number) if self.has_circle and y.shape[-1] == 2 else y
+        return (
+            harmonics(plane_angle(*y.unbind(-1)), self.number) if self.has_circle and y.shape[-1] == 2 else y
+        )
 
     def _outer_features(self, points: list[IntervalPoint], like: Tensor) -> tuple[Tensor, Tensor]:
         """Features of all outer heights, and the factor of parameters that depend on them."""
@@ -146,12 +148,13 @@ class CylindricalSpline(SplineLayer):
         raw = self.raw(2 * self.heights, features) * fade
         turn = self.raw(2 * self.heights + 1, y[..., :0])
         raw = torch.cat([raw[..., :-1], raw[..., -1:] + turn], -1)
-        angle, log_slope = circular_spline(_angle(y), raw, inverse=inverse)
+        angle, log_slope = circular_spline(plane_angle(*y.unbind(-1)), raw, inverse=inverse)
         return torch.stack([angle.cos(), angle.sin()], -1), log_slope
 
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self._turned(x)
-        points, lengths, y = self._coordinates(x)
+        points, lengths, directions = self._coordinates(x)
+        y = directions[-1]
         total = x.new_zeros(x.shape[:-1])
         if self.has_circle:
             y, total = self._circle(y, points, False)
@@ -163,19 +166,17 @@ class CylindricalSpline(SplineLayer):
 
     def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
         y = self._turned(y)
-        images, lengths, rest = self._coordinates(y)
+        images, lengths, directions = self._coordinates(y)
         total = y.new_zeros(y.shape[:-1])
         points: list[IntervalPoint] = []
         for j in range(self.heights):
-            y = y[..., 1:]
-            y = y / torch.where(lengths[j] > 0, lengths[j], 1.0).unsqueeze(-1)
-            point, log_volume, factor = self._height(j, images[j], y, points, True)
+            point, log_volume, factor = self._height(j, images[j], directions[j + 1], points, True)
             points.append(point)
             lengths[j] = lengths[j] * factor
             total = total + log_volume
-        x = rest
+        x = directions[-1]
         if self.has_circle:
-            x, log_volume = self._circle(rest, points, True)
+            x, log_volume = self._circle(x, points, True)
             total = total + log_volume
         for j in reversed(range(self.heights)):
             x = _joined(points[j], lengths[j], x)
@@ -184,12 +185,6 @@ class CylindricalSpline(SplineLayer):
 
 def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1)
-
-
-def _angle(y: Tensor) -> Tensor:
-    """The angle of a vector of the plane; 0 for the zero vector."""
-    a, b = y.unbind(-1)
-    return torch.atan2(b, torch.where((a == 0) & (b == 0), 1.0, a))
 
 
 def _joined(z: IntervalPoint, length: Tensor, y: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 import copy
 
+import geoopt
 import torch
 from torch import Tensor, nn
 
+from ..constraints import on
 from ..ops.circular import harmonics
 from ..transforms.module import ModuleTransform
 
@@ -19,6 +21,13 @@ class SplineLayer(ModuleTransform):
 
     accepts_context = True
     networks: nn.ModuleList
+
+    def __init__(self, size: int, manifold: geoopt.Manifold, number: int, cache_size: int) -> None:
+        """``size`` of the vectors that are points of ``manifold``; ``number`` of harmonics that networks are given."""
+        super().__init__(cache_size=cache_size)
+        self.dim = self.codomain_dim = size
+        self.domain = self.codomain = on(manifold)
+        self.number = number
 
     def with_context_dim(self, context_dim: int) -> "SplineLayer":
         """A copy whose networks, drawn anew, have a context as further input."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from .components import extremes
 from .tracing import is_concrete, maybe_any
 
-__all__ = ["difference", "harmonics", "log_wrapped_normal", "short", "wrap"]
+__all__ = ["difference", "harmonics", "log_wrapped_normal", "plane_angle", "short", "wrap"]
 
 _NEAR = 4 * math.pi  # up to angles of this size whole turns are subtracted exactly to rounding
 _CROSSOVER = 1.7  # above this sigma the second sum is used; 7 windings or 6 cosines omit less than 1e-18
@@ -76,6 +76,15 @@ def harmonics(angle: Tensor, number: int) -> Tensor:
     k = torch.arange(1, number + 1, dtype=angle.dtype, device=angle.device)
     turned = angle.unsqueeze(-1) * k
     return torch.cat([turned.cos(), turned.sin()], -1)
+
+
+def plane_angle(c: Tensor, s: Tensor) -> Tensor:
+    """The angle of the vectors (c, s) of the plane; 0 with finite gradients for the zero vector.
+
+    >>> plane_angle(torch.tensor(0.0), torch.tensor([0.0, 2.0]))
+    tensor([0.0000, 1.5708])
+    """
+    return torch.atan2(s, torch.where((c == 0) & (s == 0), 1.0, c))
 
 
 def log_wrapped_normal(x: Tensor, scale: Tensor) -> Tensor:
