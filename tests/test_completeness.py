@@ -10,6 +10,7 @@ from cases import DISTRIBUTIONS, GEOMETRIES, MODULES, TRANSFORMS, tensors
 from test_layers import LAYERS
 
 from pyro_manifold.geometry import GeometricManifold, Submanifold, geometry
+from pyro_manifold.models import LatentVAE
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = [*LAYERS[1:], "datasets", "evaluation", "plotting", "testing", "contrib.lhc"]  # all but ops
@@ -18,7 +19,7 @@ PRESENT = [
     for p in PACKAGES
     if any((ROOT / "pyro_manifold" / f).exists() for f in (f"{p.replace('.', '/')}/__init__.py", f"{p}.py"))
 ]
-BASES = {GeometricManifold, Submanifold}  # for manifolds of others; their subclasses here have the cases
+BASES = {GeometricManifold, Submanifold, LatentVAE}  # for classes of others; their subclasses have the cases
 NEEDS_CASE = {"geometry", "transforms", "distributions", "flows", "nn", "models"}
 
 

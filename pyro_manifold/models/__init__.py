@@ -1,7 +1,8 @@
 """Models that papers are about, as modules with ``model`` and, where inference is amortised, ``guide``."""
 
+from .latent_vae import LatentVAE
 from .manifold_flow import AmbientFlow, ManifoldFlow
 from .manifold_mixture import ManifoldMixture
 from .poincare_vae import PoincareVAE
 
-__all__ = ["AmbientFlow", "ManifoldFlow", "ManifoldMixture", "PoincareVAE"]
+__all__ = ["AmbientFlow", "LatentVAE", "ManifoldFlow", "ManifoldMixture", "PoincareVAE"]

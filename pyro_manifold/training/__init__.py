@@ -1,7 +1,7 @@
 """Training: what fits models to data, and what any training needs (checkpoints, verdicts on losses)."""
 
+from ..ops.checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint, structure
 from .charts import fit_charts
-from .checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint, structure
 from .dimension import DimensionScan, scan_dimension
 from .flow_matching import fit_flow_matching
 from .likelihood import fit_likelihood

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..ops.arguments import checked
+from ..ops.checkpoint import digest, structure
 from .average import WeightAverage
-from .checkpoint import digest, structure
 from .engine import Engine, FabricEngine
 from .phase import Phase, warmup_cosine
 from .run import History, Run, RunFile

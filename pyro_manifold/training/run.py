@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint
+from ..ops.checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint
 
 __all__ = ["History", "Run", "RunFile"]
 

@@ -195,6 +195,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (models.AmbientFlow.from_data, dict(x=ROWS, dim=1, depth=1, hidden=(4,), latent_depth=1, eps=0.1)),
     (models.ManifoldMixture, dict(flows=[flow()], centres=torch.zeros(1, 2))),
     (models.ManifoldMixture.from_data, dict(x=ROWS, dim=1, charts=1, hidden=(4,), latent_hidden=(4,))),
+    (models.LatentVAE, dict(data_shape=3, width=5, name="vae")),
     (
         models.PoincareVAE,
         dict(manifold=BALL, dim=2, data_dim=3, hidden=4, prior="wrapped", prior_scale=1.0, name="vae"),

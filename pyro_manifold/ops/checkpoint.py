@@ -76,7 +76,7 @@ def load_checkpoint(path: str | Path, fingerprint: Mapping[str, Any] | None = No
     {'weight': tensor([1., 1.])}
     >>> load_checkpoint(file, {"seed": 2})
     Traceback (most recent call last):
-    pyro_manifold.training.checkpoint.CheckpointError: checkpoint: ... of another run: seed was 1, is 2...
+    pyro_manifold.ops.checkpoint.CheckpointError: checkpoint: ... of another run: seed was 1, is 2...
     """
     name = repr(str(path))
     try:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from pyro_manifold.ops.checkpoint import _MAGIC
 from pyro_manifold.training import CheckpointError, digest, load_checkpoint, save_checkpoint, structure
-from pyro_manifold.training.checkpoint import _MAGIC
 
 TENSORS = {"w": torch.randn(3, 2), "count": torch.tensor(7)}
 REST = {"name": "run", "losses": [1.0, float("inf")], "none": None, "pair": (1, True)}
