@@ -2,21 +2,27 @@
 
 from .base import MapTransform
 from .conformal import ConformalEmbedding
+from .cube import CubeToRotations, CubeToSphere, CubeToTorus, CubeTransform
 from .exp_map import ExpMap
 from .hutchinson import hutchinson_log_volume
 from .injective import Chart, InjectiveTransform, LinearEmbedding, Pad
 from .isometries import BallToHyperboloid, SphereToStereographic
 from .module import ModuleTransform
 from .polar_exp_map import PolarExpMap
-from .rotation import Rotation, Translation
+from .rotation import LeftMultiplication, Rotation, Translation
 from .stereographic import StereographicChart
 
 __all__ = [
     "BallToHyperboloid",
     "Chart",
     "ConformalEmbedding",
+    "CubeToRotations",
+    "CubeToSphere",
+    "CubeToTorus",
+    "CubeTransform",
     "ExpMap",
     "InjectiveTransform",
+    "LeftMultiplication",
     "LinearEmbedding",
     "MapTransform",
     "ModuleTransform",

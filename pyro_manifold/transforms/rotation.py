@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from ..constraints import on
+from ..geometry import SpecialOrthogonal
 from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, check_all
 from .base import SeparateVolume
 from .exp_map import ManifoldTransform
 
-__all__ = ["Rotation", "Translation"]
+__all__ = ["LeftMultiplication", "Rotation", "Translation"]
 
 
 class Translation(ManifoldTransform):
@@ -67,19 +68,10 @@ class Translation(ManifoldTransform):
     inverse_shape = forward_shape
 
 
-class Rotation(SeparateVolume):
-    r"""An orthogonal matrix acting on the unit sphere, :math:`x \mapsto Rx`; preserves surface area.
+class _OfMatrix(SeparateVolume):
+    """An isometry given by an orthogonal matrix: checks, equality, and the volume change, which is 1."""
 
-    :param Tensor matrix: :math:`R`, shape ``batch + (n, n)``.
-    :raises ValueError: if ``matrix`` is not square or not orthogonal.
-
-    >>> import torch
-    >>> Rotation(torch.tensor([[0.0, -1.0], [1.0, 0.0]]))(torch.tensor([1.0, 0.0]))
-    tensor([0., 1.])
-    """
-
-    domain = on(geoopt.Sphere())
-    codomain = domain
+    event_dim: int
 
     @checked
     def __init__(self, matrix: Tensor, *, cache_size: int = 0) -> None:
@@ -96,9 +88,36 @@ class Rotation(SeparateVolume):
         self.matrix = matrix
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rotation) and torch.equal(self.matrix, other.matrix)
+        return type(self) is type(other) and torch.equal(self.matrix, other.matrix)  # type: ignore[attr-defined]
 
     __hash__ = None  # type: ignore[assignment]
+
+    def log_volume(self, x: Tensor) -> Tensor:
+        batch = x.shape[: x.dim() - self.event_dim]
+        return x.new_zeros(torch.broadcast_shapes(batch, self.matrix.shape[:-2]))
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        cut = len(shape) - self.event_dim
+        event = torch.broadcast_shapes(shape[cut:], self.matrix.shape[-self.event_dim :])
+        return torch.broadcast_shapes(shape[:cut], self.matrix.shape[:-2]) + event
+
+    inverse_shape = forward_shape
+
+
+class Rotation(_OfMatrix):
+    r"""An orthogonal matrix acting on the unit sphere, :math:`x \mapsto Rx`; preserves surface area.
+
+    :param Tensor matrix: :math:`R`, shape ``batch + (n, n)``.
+    :raises ValueError: if ``matrix`` is not square or not orthogonal.
+
+    >>> import torch
+    >>> Rotation(torch.tensor([[0.0, -1.0], [1.0, 0.0]]))(torch.tensor([1.0, 0.0]))
+    tensor([0., 1.])
+    """
+
+    domain = on(geoopt.Sphere())
+    codomain = domain
+    event_dim = 1
 
     def _call(self, x: Tensor) -> Tensor:
         return apply_matrix(self.matrix, x)
@@ -106,10 +125,32 @@ class Rotation(SeparateVolume):
     def _inverse(self, y: Tensor) -> Tensor:
         return apply_matrix(self.matrix.mT, y)
 
-    def log_volume(self, x: Tensor) -> Tensor:
-        return x.new_zeros(torch.broadcast_shapes(x.shape[:-1], self.matrix.shape[:-2]))
 
-    def forward_shape(self, shape: torch.Size) -> torch.Size:
-        return torch.broadcast_shapes(shape, self.matrix.shape[:-1])
+class LeftMultiplication(_OfMatrix):
+    r"""A rotation acting on rotations, :math:`x \mapsto Rx` on SO(n); preserves the invariant measure.
 
-    inverse_shape = forward_shape
+    :param Tensor matrix: :math:`R`, shape ``batch + (n, n)``, of determinant 1.
+    :raises ValueError: if ``matrix`` is not a rotation.
+
+    >>> half_turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    >>> LeftMultiplication(half_turn)(half_turn).diagonal()
+    tensor([1., 1., 1.])
+    """
+
+    event_dim = 2
+
+    @checked
+    def __init__(self, matrix: Tensor, *, cache_size: int = 0) -> None:
+        super().__init__(matrix, cache_size=cache_size)
+        remedy = "Change the sign of one column."
+        check_all(torch.linalg.det(self.matrix.detach()) > 0, "matrix", matrix, "determinant 1", remedy)
+        self.domain = self.codomain = on(SpecialOrthogonal(self.matrix.shape[-1]))
+
+    def depends(self) -> list[Any] | None:
+        return [self.matrix]
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.matrix @ x
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.matrix.mT @ y

@@ -113,6 +113,7 @@ STIEFEL = geoopt.CanonicalStiefel()
 S1_T2 = geoopt.ProductManifold((geoopt.Sphere(), 2), (Torus(), 2))
 T3 = [[0.0, 3.0, 1.0], [-3.1, 0.4, 2.0], [1.0, -1.0, -2.5]]
 Q = [[0.5, 0.5, -0.5, 0.5], [0.1, -0.7, 0.5, 0.5], [0.0, 0.6, 0.0, -0.8]]
+CUBE = [[0.3, 0.9, 0.2], [0.9, 0.1, 0.6], [0.02, 0.5, 0.97]]
 ROTATIONS = [
     R3,
     [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
@@ -161,6 +162,13 @@ TRANSFORMS = [
     ),
     TransformCase("translation-ball", lambda loc: mt.Translation(BALL, loc), dict(loc=[0.3, -0.2]), B2),
     TransformCase("translation-sphere", lambda loc: mt.Translation(SPHERE, loc), dict(loc=X2), S2),
+    TransformCase("left-multiplication", lambda m: mt.LeftMultiplication(m), dict(m=R3), ROTATIONS),
+    TransformCase("cube-to-circle", lambda: mt.CubeToSphere(1), {}, [[0.3], [0.9], [0.02]]),
+    TransformCase("cube-to-sphere", lambda: mt.CubeToSphere(2), {}, [[0.3, 0.9], [0.9, 0.1], [0.02, 0.5]]),
+    TransformCase("cube-to-3-sphere", lambda: mt.CubeToSphere(3), {}, CUBE),
+    TransformCase("cube-to-4-sphere", lambda: mt.CubeToSphere(4), {}, [[*t, 0.4] for t in CUBE]),
+    TransformCase("cube-to-torus", lambda: mt.CubeToTorus(3), {}, CUBE),
+    TransformCase("cube-to-rotations", lambda: mt.CubeToRotations(), {}, CUBE),
     TransformCase("pad", lambda: mt.Pad(2, 4), {}, V2),
     TransformCase(
         "linear-embedding",
