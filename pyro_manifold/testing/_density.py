@@ -1,5 +1,6 @@
 """Is the density a density, is it that of the draws, and is it that of the parameters' gradients?"""
 
+import contextlib
 import math
 from typing import Any
 
@@ -44,6 +45,38 @@ def total_mass(make: Make, params: Params) -> None:
     d = make(**params)
     one = settled_rule(space_of(d), d)[1]
     close(one, torch.ones_like(one), "total mass", 100)
+
+
+def moments(make: Make, params: Params) -> None:
+    """The entropy and, where coordinates are those of a linear space around the manifold, the mean, variance and
+    second moment that the distribution gives, against quadrature."""
+    d = make(**params)
+    space = space_of(d)
+    linear = space.geo.in_linear_space or space.geo.event_dim == 2
+    told: dict[str, Tensor] = {}
+    for name in ("entropy", "mean", "variance", "second_moment") if linear else ("entropy",):
+        with contextlib.suppress(NotImplementedError, AttributeError):
+            value = getattr(d, name)
+            told[name] = (value() if name == "entropy" else value).detach()
+    if not told:
+        raise NotApplicable("neither moments nor entropy in closed form")
+    rule, mass = settled_rule(space, d)
+    if float((mass - 1).abs().max()) > tolerance(mass, 100):
+        raise NotApplicable("quadrature does not find the mass, see total_mass")
+    with torch.no_grad():
+        log_density = d.log_prob(rule.points)
+        weight = log_density.exp() * rule.weights
+        x = rule.points.reshape(len(rule.points), -1)
+        mean = weight @ x
+        covariance = (weight.unsqueeze(-1) * (x - mean)).mT @ (x - mean)
+    found = {
+        "entropy": -(weight * torch.where(weight > 0, log_density, 0.0)).sum(),
+        "mean": mean,
+        "variance": covariance.diagonal(),
+        "second_moment": covariance + mean.unsqueeze(-1) * mean,
+    }
+    for name, value in told.items():
+        close(value, found[name].reshape(value.shape), name, 1000)
 
 
 def goodness_of_fit(make: Make, params: Params) -> None:

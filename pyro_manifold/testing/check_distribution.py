@@ -32,6 +32,7 @@ DISTRIBUTION_CHECKS: dict[str, Callable[[Make, Params], None]] = {
         _functional.derivatives,
         _autocast.autocast,
         _density.total_mass,
+        _density.moments,
         _density.goodness_of_fit,
         _density.pushforward,
         _density.gradients_of_log_prob,

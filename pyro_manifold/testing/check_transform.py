@@ -98,10 +98,14 @@ def _volume_change(t: Transform, x: Tensor) -> None:
 
 
 def _jvp(t: Any, x: Tensor) -> None:
-    """``jvp`` gives the value, and along tangent vectors of the domain the derivative that autodiff gives."""
+    """``jvp`` gives the value, and along tangent vectors of the domain, one more than its dimension and none along
+    an axis, the derivative that autodiff gives."""
     if not hasattr(t, "jvp"):
         raise NotApplicable("the map has no jvp of its own")
-    vectors = frame(t.domain, x)
+    axes = frame(t.domain, x)
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(x), axes.shape[1] + 1, axes.shape[1])
+    vectors = torch.randn(shape, generator=generator, dtype=torch.float64).to(axes) @ axes
     y, moved = t.jvp(x, vectors.reshape(vectors.shape[:2] + x.shape[1:]))
     close(y, t(x), "the value that jvp gives")
     expected = vectors @ batch_jacobian(t, x).mT

@@ -54,6 +54,11 @@ def test_shift_and_rotation() -> None:
     torch.testing.assert_close(mdist.Bingham(r @ a @ r.T).log_prob(x @ r.T), mdist.Bingham(a).log_prob(x))
 
 
+def test_shapes_of_a_batch_of_two_axes() -> None:
+    distribution = mdist.Bingham(torch.zeros(2, 4, 3, 3))
+    assert (distribution.batch_shape, distribution.event_shape) == ((2, 4), (3,))
+
+
 def test_mode() -> None:
     distribution = mdist.Bingham(random_symmetric(5, 20.0, 3))
     x = distribution.sample((1000,))

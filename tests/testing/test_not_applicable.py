@@ -51,6 +51,7 @@ def test_they_are_reported() -> None:
     assert set(check_distribution(uniform, {}, skip=some)) == {
         "infer_shapes",
         "total_mass",
+        "moments",
         "goodness_of_fit",
         "pushforward",
         "gradients_of_log_prob",
