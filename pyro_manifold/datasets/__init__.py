@@ -2,18 +2,26 @@
 
 from .branching import branching_diffusion
 from .circle import GaussianOnCircle
+from .curves import Helix, InterlockedCircles, TrefoilKnot
 from .digits import digits
 from .earth import earth, earth_split
 from .image_manifold import ImageManifold, image_manifold
 from .lorenz import lorenz
 from .polynomial_surface import PolynomialSurface
 from .split import train_test_split
+from .surfaces import SphereMixture, SwissRoll, TorusOfRevolution
 from .torsions import torsions, torsions_split
 
 __all__ = [
     "GaussianOnCircle",
+    "Helix",
     "ImageManifold",
+    "InterlockedCircles",
     "PolynomialSurface",
+    "SphereMixture",
+    "SwissRoll",
+    "TorusOfRevolution",
+    "TrefoilKnot",
     "branching_diffusion",
     "digits",
     "earth",

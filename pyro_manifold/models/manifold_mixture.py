@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..distributions import PushforwardMixture
 from ..ops.arguments import checked
+from ..ops.clusters import k_means
 from .manifold_flow import ManifoldFlow, _Flow
 
 __all__ = ["ManifoldMixture"]
@@ -68,7 +69,7 @@ class ManifoldMixture(_Flow):
 
         :raises ValueError: where a cluster has fewer than ``dim + 2`` rows.
         """
-        centres, which = _clusters(x, charts, seed)
+        centres, which = k_means(x, charts, seed)
         rows = which.bincount(minlength=charts)
         if int(rows.min()) < dim + 2:
             raise ValueError(
@@ -100,27 +101,3 @@ class ManifoldMixture(_Flow):
     def ood_score(self, x: Tensor) -> Tensor:
         """How far ``x`` is from the nearest chart."""
         return self._projections(x)[1].amin(-1)
-
-
-def _clusters(x: Tensor, k: int, seed: int, steps: int = 100) -> tuple[Tensor, Tensor]:
-    """Centres and assignments by k-means, from rows that are far apart (k-means++)."""
-    if x.dim() != 2 or not 1 <= k <= len(x):
-        raise ValueError(
-            f"x, charts: got shape {tuple(x.shape)} and {k}; expected (rows, d) and 1 to as many charts as "
-            f"rows."
-        )
-    draws = torch.Generator().manual_seed(seed)
-    centres = x[torch.randint(len(x), (1,), generator=draws)]
-    for _ in range(k - 1):
-        far = torch.cdist(x, centres).amin(-1).square().double().cpu()
-        centres = torch.cat([centres, x[torch.multinomial(far + 1e-300, 1, generator=draws).to(x.device)]])
-    which = torch.cdist(x, centres).argmin(-1)
-    for _ in range(steps):
-        one = torch.nn.functional.one_hot(which, k).to(x)
-        count = one.sum(0).unsqueeze(-1)
-        centres = torch.where(count > 0, one.mT @ x / count.clamp_min(1), centres)
-        new = torch.cdist(x, centres).argmin(-1)
-        if torch.equal(new, which):
-            break
-        which = new
-    return centres, which

@@ -8,7 +8,9 @@ from .gyroplane import GyroplaneLayer
 from .masked_mlp import MaskedMLP
 from .mlp import MLP
 from .mobius import MobiusLinear
+from .quantizer import VectorQuantizer
 from .tangent_field import KillingField, TangentField
+from .vq_autoencoder import VQAutoencoder
 
 __all__ = [
     "Conditioner",
@@ -22,4 +24,6 @@ __all__ = [
     "MLP",
     "MaskedMLP",
     "TangentField",
+    "VQAutoencoder",
+    "VectorQuantizer",
 ]

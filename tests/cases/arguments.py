@@ -143,6 +143,11 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (nn.TangentField, dict(manifold=SPHERE, event_shape=3, hidden=(4,), context_dim=1)),
     (nn.KillingField, dict(manifold=SPHERE, event_shape=3, hidden=(4,))),
     (nn.MLP, dict(in_dim=2, out_dim=2, hidden=(4,), context_dim=1)),
+    (nn.VectorQuantizer, dict(codes=torch.zeros(3, 2), decay=0.9, restart=0.1)),
+    (
+        nn.VQAutoencoder,
+        dict(encoder=NET, decoder=torch.nn.Linear(1, 2), quantizer=nn.VectorQuantizer(torch.zeros(3, 1))),
+    ),
     (flows.coupling_chain, dict(dim=2, depth=1, context_dim=1)),
     (infer.AutoManifoldDelta, dict(model=model)),
     (

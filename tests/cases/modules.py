@@ -51,6 +51,12 @@ MODULES = [
         S2,
         call=lambda m, x: m(x[..., None]),
     ),
+    ModuleCase(
+        "vq-autoencoder",
+        lambda: learned(nn.VQAutoencoder.from_data(_CLOUD, 3, hidden=(5,), seed=1), 0.1),
+        S2,
+        call=lambda vq, x: (vq(x), vq.quantizer.distances(vq.encoder(x))),
+    ),
     ModuleCase("conditioner", lambda: learned(nn.Conditioner(2, 3, (5,))), B2),
     ModuleCase(
         "conditional-sphere-flow",
