@@ -1,16 +1,22 @@
 """Learned maps: coupling and linear layers, conditional or not, and the flows made of them."""
 
 from ..transforms.injective_flow import InjectiveFlow
+from .actnorm import ActNorm
 from .affine import Affine
 from .circular import CircularAutoregressive, CircularSpline
 from .conditional import Conditional
 from .continuous import ContinuousFlow
 from .coupling import Coupling
 from .factor_coupling import FactorCoupling
+from .field_coupling import FieldCoupling
+from .fields import FieldFlow, Squeeze
 from .frame_flow import DirectionLift, FrameFlow
+from .glow import glow_scales
+from .group_action import ChannelMixing, GroupAction
 from .in_chart import InChart
 from .latent_flow import LatentDensity, LatentFlow, coupling_chain
 from .linear import LULinear
+from .multi_scale_field import MultiScaleField
 from .multiscale import Haar, Partial, multiscale_layers
 from .rotation_flow import HopfSpline, RotationFlow
 from .sphere_flow import CylindricalSpline, SphereFlow
@@ -18,6 +24,14 @@ from .spline import Spline
 from .torus_flow import TorusFlow
 
 __all__ = [
+    "ActNorm",
+    "ChannelMixing",
+    "FieldCoupling",
+    "FieldFlow",
+    "GroupAction",
+    "MultiScaleField",
+    "Squeeze",
+    "glow_scales",
     "Affine",
     "Partial",
     "CircularAutoregressive",

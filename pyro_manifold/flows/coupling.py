@@ -28,6 +28,28 @@ __all__ = ["Coupling"]
 _LOG_SCALE = 3.0  # log scales of an affine coupling stay within +- this: e^3 a layer, as a soft bound
 
 
+def parameters_of(kind: str, bins: int, bound: float) -> int:
+    """The number of parameters of one monotone function.
+
+    :raises ValueError: for an unknown kind, less than 2 bins, or a bound that is not positive.
+    """
+    if kind not in ("affine", "spline"):
+        raise ValueError(f"kind: got {kind!r}; expected 'affine' or 'spline'.")
+    if bins < 2 or not bound > 0:
+        raise ValueError(f"bins, bound: got {bins}, {bound}; expected at least 2 bins and a positive bound.")
+    return 2 if kind == "affine" else spline_size(bins)
+
+
+def monotone(kind: str, x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    """s(x), or its inverse, and the log of its slope; ``raw`` has the parameters on its last axis."""
+    if kind == "spline":
+        return rational_quadratic(x, raw, bound, inverse=inverse)
+    log_scale = _LOG_SCALE * (raw[..., 0] / _LOG_SCALE).tanh()
+    if inverse:
+        return (x - raw[..., 1]) * (-log_scale).exp(), -log_scale
+    return x * log_scale.exp() + raw[..., 1], log_scale
+
+
 class Coupling(ModuleTransform):
     r"""Affine or rational-quadratic coupling of the coordinates ``transformed_indices``, given the others.
 
@@ -77,15 +99,10 @@ class Coupling(ModuleTransform):
                 f"transformed_indices: got {transformed} of {dim} coordinates; expected distinct "
                 "indices of some of them."
             )
-        if kind not in ("affine", "spline"):
-            raise ValueError(f"kind: got {kind!r}; expected 'affine' or 'spline'.")
-        if bins < 2 or not bound > 0:
-            raise ValueError(
-                f"bins, bound: got {bins}, {bound}; expected at least 2 bins and a positive bound."
-            )
+        size = parameters_of(kind, bins, bound)
         self.dim = self.codomain_dim = dim
         self.kind, self.bound = kind, float(bound)
-        self.size = 2 if kind == "affine" else spline_size(bins)
+        self.size = size
         self.hidden = hidden
         self.net: Any = MLP(len(identity), len(transformed) * self.size, hidden) if identity else None
         self.register_buffer("identity_indices", torch.tensor(identity, dtype=torch.long))
@@ -113,12 +130,7 @@ class Coupling(ModuleTransform):
 
     # --- the elementwise map --------------------------------------------------------------------------------
     def _map(self, x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        if self.kind == "spline":
-            return rational_quadratic(x, raw, self.bound, inverse=inverse)
-        log_scale = _LOG_SCALE * (raw[..., 0] / _LOG_SCALE).tanh()
-        if inverse:
-            return (x - raw[..., 1]) * (-log_scale).exp(), -log_scale
-        return x * log_scale.exp() + raw[..., 1], log_scale
+        return monotone(self.kind, x, raw, self.bound, inverse)
 
     def _gradient(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """s, ds/dx and ds/draw."""

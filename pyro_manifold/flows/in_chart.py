@@ -1,12 +1,13 @@
-r"""Learned maps of a manifold onto itself, by way of its global chart.
+r"""Learned maps of a manifold onto itself, by way of a chart.
 
 .. math::
-    f = \exp_\mu \circ h \circ \exp_\mu^{-1}, \qquad
-    \log|\det J_f(x)| = \log|\det d\exp_\mu(w)| + \log|\det J_h(v)| - \log|\det d\exp_\mu(v)|, \quad
-    v = \exp_\mu^{-1}(x),\; w = h(v)
+    f = \phi_\mu \circ h \circ \phi_\mu^{-1}, \qquad
+    \log|\det J_f(x)| = \log|\det d\phi_\mu(w)| + \log|\det J_h(v)| - \log|\det d\phi_\mu(v)|, \quad
+    v = \phi_\mu^{-1}(x),\; w = h(v)
 
-with J_f in orthonormal frames. Reference: Bose et al., *Latent variable modelling with hyperbolic normalizing
-flows*, ICML 2020 (tangent coupling).
+with J_f in orthonormal frames and :math:`\phi_\mu` the exponential map at :math:`\mu` or, on spheres and rotations,
+:class:`~pyro_manifold.transforms.ExpChart`. Reference: Bose et al., *Latent variable modelling with
+hyperbolic normalizing flows*, ICML 2020 (tangent coupling).
 """
 
 from typing import Any
@@ -23,7 +24,7 @@ from ..ops.checks import as_tensors
 from ..transforms.base import Inverse
 from ..transforms.cache import dependencies
 from ..transforms.chain import Chain, as_map
-from ..transforms.exp_map import ExpMap
+from ..transforms.exp_chart import ExpChart
 from ..transforms.layers import HoldsLayers
 
 __all__ = ["InChart"]
@@ -31,18 +32,20 @@ __all__ = ["InChart"]
 
 class InChart(HoldsLayers):
     r"""A layer of vectors, applied to the tangent coordinates at ``loc``: a bijection of a manifold with a
-    global chart (positive definite matrices, hyperbolic and flat spaces, products of these).
+    global chart (positive definite matrices, hyperbolic and flat spaces), of a sphere, SO(2) or SO(3), or of a
+    product of these. On the last three the coordinates are those of
+    :class:`~pyro_manifold.transforms.ExpChart`, which leaves out a set of measure 0.
 
     A layer with more event axes acts on fields of points: one of ``(C, dim)`` coordinates gives a map of C
     points at once, with ``independent(on(manifold), 1)`` as domain and the product of the Riemannian
     measures.
 
-    :param geoopt.Manifold manifold: a manifold with a global chart.
+    :param geoopt.Manifold manifold: one of these.
     :param layer: a bijection of vectors of tangent coordinates, size ``dim``, or of fields of them, ours or
         any of torch and Pyro.
     :param Tensor loc: the base point :math:`\mu` of the chart, shape ``event``, or ``field + event``; a
         ``Parameter`` is learned. The origin if omitted.
-    :raises ValueError: for a manifold without a global chart, a layer that is no such bijection, or a ``loc``
+    :raises ValueError: for another manifold, a layer that is no such bijection, or a ``loc``
         that is not on the manifold.
 
     >>> from pyro_manifold.flows import Coupling
@@ -57,11 +60,7 @@ class InChart(HoldsLayers):
         self, manifold: geoopt.Manifold, layer: Transform, loc: Tensor | None = None, *, cache_size: int = 0
     ) -> None:
         super().__init__(cache_size=cache_size)
-        if not geometry(manifold).has_chart:
-            raise ValueError(
-                f"manifold: got {manifold.name}, which has no global chart; expected one that has, such as "
-                "geoopt.SymmetricPositiveDefinite(), geoopt.PoincareBall() or geoopt.Lorentz()."
-            )
+        ExpChart(manifold)  # raises for a manifold without
         if not layer.bijective or layer.domain.event_dim != layer.codomain.event_dim:
             raise ValueError(
                 f"layer: got {layer!r}; expected a bijection of vectors of tangent coordinates, or of fields "
@@ -86,8 +85,15 @@ class InChart(HoldsLayers):
         return dependencies([self.layers, self.loc, geometry(self.manifold).depends()])
 
     def _through_chart(self) -> Chain:
-        chart = as_map(ExpMap(self.manifold, self.loc, validate_args=False), self.chain.rank)
+        chart = as_map(ExpChart(self.manifold, self.loc, validate_args=False), self.chain.rank)
         return Chain([Inverse(chart), self.chain, chart])
+
+    @torch.no_grad()
+    def initialise(self, y: Tensor) -> None:
+        """Set the layer, where it has an ``initialise``, to the coordinates of points ``y``."""
+        if hasattr(self.layers[0], "initialise"):
+            chart = as_map(ExpChart(self.manifold, self.loc, validate_args=False), self.chain.rank)
+            self.layers[0].initialise(chart.inv(y))
 
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._through_chart().forward_and_log_volume(x)

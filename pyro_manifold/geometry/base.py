@@ -69,6 +69,25 @@ class Geometry(GeometryContract):
     has_log = True  # are ``log``, ``dist``, ``log_det_exp`` and ``injectivity_radius`` known?
     has_global_log = True  # do ``log`` and ``dist`` have a closed form, for any two points?
     has_finite_volume = False  # are ``log_volume`` and ``uniform_sample`` known?
+    acting_group: str | None = (
+        None  # matrices that :meth:`act` takes: "orthogonal", "linear" (invertible) or none
+    )
+
+    @property
+    def has_ball_chart(self) -> bool:
+        """Is exp, at any point, a bijection from the open ball of the injectivity radius onto the manifold but
+        for a set of measure 0? Of products this is asked of every factor."""
+        return self.has_chart
+
+    def act(self, g: Tensor, x: Tensor) -> Tensor:
+        """The isometry that the matrix ``g``, shape ``batch + (n, n)``, is of the points ``x``, where
+        :attr:`acting_group` names one; that of the inverse matrix undoes it.
+
+        :raises NotImplementedError: elsewhere.
+        """
+        raise NotImplementedError(
+            f"{self.manifold.name}: no group of matrices acts on it by isometries that are known here."
+        )
 
     def reach(self, event_shape: Sequence[int], like: Tensor) -> float:
         """Distance from the origin up to which points are held by coordinates in the dtype of ``like``;

@@ -53,6 +53,7 @@ class ProductGeometry(Geometry):
     """
 
     has_chart = _all("has_chart")
+    has_ball_chart = _all("has_ball_chart")
     is_flat = _all("is_flat")
     constant_inner = _all("constant_inner")
     is_symmetric = _all("is_symmetric")

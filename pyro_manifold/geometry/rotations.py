@@ -93,6 +93,16 @@ class SpecialOrthogonalGeometry(Geometry):
     membership = "orthogonal matrices of determinant +1"
     constant_inner = True
     has_finite_volume = True
+    acting_group = "orthogonal"
+
+    @property
+    def has_ball_chart(self) -> bool:  # type: ignore[override]
+        """For n <= 3, where every rotation but half turns is about one axis by one angle below π."""
+        return self.manifold.n <= 3
+
+    def act(self, g: Tensor, x: Tensor) -> Tensor:
+        """:math:`gX`, for g of determinant 1."""
+        return g @ x
 
     def dim(self, event_shape: Sequence[int]) -> int:
         n = self.manifold.n

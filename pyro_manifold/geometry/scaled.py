@@ -65,6 +65,9 @@ class ScaledGeometry(Geometry):
     event_dim = _of_base("event_dim")
     membership = _of_base("membership")
     has_chart = _of_base("has_chart")
+    has_ball_chart = _of_base("has_ball_chart")
+    acting_group = _of_base("acting_group")
+    act = _of_base("act")
     in_linear_space = _of_base("in_linear_space")  # sqrt(K) r is the same number
     is_flat = _of_base("is_flat")
     constant_inner = _of_base("constant_inner")

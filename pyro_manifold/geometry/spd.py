@@ -100,6 +100,7 @@ class SPDGeometry(Geometry):
                 "(log-Euclidean)."
             )
         self.is_flat = metric == "LEM"
+        self.acting_group = "orthogonal" if self.is_flat else "linear"
 
     def dim(self, event_shape: Sequence[int]) -> int:
         n, m = event_shape[-2:]
@@ -163,6 +164,10 @@ class SPDGeometry(Geometry):
         if self.is_flat:
             return sym_to_vec(sym_derivative(p, u, LOG))
         return sym_to_vec(_congruence(sym_function(unexpand(p, 2), INV_SQRT), u))
+
+    def act(self, g: Tensor, x: Tensor) -> Tensor:
+        """The congruence :math:`gXg^T`; for the log-Euclidean metric an isometry if g is orthogonal."""
+        return _congruence(g, x)
 
     def killing_fields(self, p: Tensor) -> Tensor:
         r"""The congruences :math:`AP + PA` with A symmetric; for the log-Euclidean metric the translations of

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..ops.axis import squared_chord
+from ..ops.batched import apply_matrix
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
 from ..ops.numerics import fewer_turns, norm, safe_sqrt, scalar
@@ -54,6 +55,8 @@ class SphereGeometry(Geometry):
     in_linear_space = True
     constant_inner = True
     has_finite_volume = True
+    has_ball_chart = True
+    acting_group = "orthogonal"
 
     def __init__(self, manifold: geoopt.Manifold) -> None:
         super().__init__(manifold)
@@ -99,6 +102,9 @@ class SphereGeometry(Geometry):
 
     def ambient_coordinates(self, x: Tensor) -> Tensor:
         return x
+
+    def act(self, g: Tensor, x: Tensor) -> Tensor:
+        return apply_matrix(g, x)
 
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
         return (u * w).sum(-1)

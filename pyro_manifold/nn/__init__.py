@@ -2,6 +2,7 @@
 
 from .charts import ExpMapHead, LogMapLayer
 from .conditioner import Conditioner
+from .conv_net import ConvNet
 from .decoder import ManifoldDecoder
 from .encoder import ManifoldEncoder
 from .gyroplane import GyroplaneLayer
@@ -14,6 +15,7 @@ from .vq_autoencoder import VQAutoencoder
 
 __all__ = [
     "Conditioner",
+    "ConvNet",
     "ExpMapHead",
     "GyroplaneLayer",
     "KillingField",

@@ -253,6 +253,20 @@ def _preimages(geo: Geometry, dim: int, like: Tensor) -> None:
     )
 
 
+def _group_action(geo: Geometry, dim: int, like: Tensor) -> None:
+    """The matrices that act keep distances, and their inverses undo them."""
+    if geo.acting_group is None:
+        raise NotApplicable("no group of matrices acts on it")
+    p, q = random_points(geo, dim, _N, like), random_points(geo, dim, _N, like)
+    n = p.shape[-1]
+    a = torch.randn(n, n, dtype=like.dtype, device=like.device)
+    g = torch.linalg.matrix_exp(0.3 * (a - a.mT if geo.acting_group == "orthogonal" else a))
+    moved = geo.act(g, p)
+    assert bool(geo.contains(moved).all()), "the group takes points off the manifold"
+    close(geo.dist(moved, geo.act(g, q)), geo.dist(p, q), "the group does not keep distances", 100)
+    close(geo.act(torch.linalg.inv(g), moved), p, "the inverse matrix does not undo the action", 100)
+
+
 GEOMETRY_CHECKS: dict[str, Callable[[Geometry, int, Tensor], None]] = {
     f.__name__.strip("_"): f
     for f in (
@@ -267,6 +281,7 @@ GEOMETRY_CHECKS: dict[str, Callable[[Geometry, int, Tensor], None]] = {
         _global_chart,
         _volume,
         _preimages,
+        _group_action,
     )
 }
 

@@ -3,6 +3,7 @@
 from .base import MapTransform
 from .conformal import ConformalEmbedding
 from .cube import CubeToRotations, CubeToSphere, CubeToTorus, CubeTransform
+from .exp_chart import ExpChart
 from .exp_map import ExpMap
 from .hutchinson import hutchinson_log_volume
 from .injective import Chart, InjectiveTransform, LinearEmbedding, Pad
@@ -20,6 +21,7 @@ __all__ = [
     "CubeToSphere",
     "CubeToTorus",
     "CubeTransform",
+    "ExpChart",
     "ExpMap",
     "InjectiveTransform",
     "LeftMultiplication",

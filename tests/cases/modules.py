@@ -10,7 +10,7 @@ from pyro_manifold.contrib import lhc
 from pyro_manifold.geometry import Torus
 
 from .base import ModuleCase
-from .transforms import B2, ROTATIONS, S1_T2, S2, SMALL, circle, injective_flow, learned, seeded
+from .transforms import B2, ROTATIONS, S1_T2, S2, SMALL, circle, glow, injective_flow, learned, seeded
 
 _CLOUD = torch.tensor(
     [[0.3, -0.2, 1.0], [1.0, 0.5, -0.4], [-0.7, 0.1, 0.2], [0.0, -1.0, 0.3], [0.4, 0.8, 0.9]]
@@ -56,6 +56,20 @@ MODULES = [
         lambda: learned(nn.VQAutoencoder.from_data(_CLOUD, 3, hidden=(5,), seed=1), 0.1),
         S2,
         call=lambda vq, x: (vq(x), vq.quantizer.distances(vq.encoder(x))),
+    ),
+    ModuleCase(
+        "conv-net",
+        lambda: learned(nn.ConvNet(1, 2, 4, context_channels=1)),
+        S2,
+        call=lambda m, x: m(x.unflatten(-1, (1, 1, 3)), x.flip(-1).unflatten(-1, (1, 1, 3))),
+    ),
+    ModuleCase(
+        "conditional-glow",
+        lambda: learned(
+            flows.Conditional(glow(geoopt.Sphere(), (1, 1, 3), [1.0, 0.0, 0.0]), context_dim=3), 0.2
+        ),
+        S2,
+        call=lambda m, c: m.condition(c)(torch.cat([c, c], -1)),
     ),
     ModuleCase("conditioner", lambda: learned(nn.Conditioner(2, 3, (5,))), B2),
     ModuleCase(

@@ -97,6 +97,29 @@ def _mix(points: int, dim: int) -> ComposeTransform:
     return ComposeTransform([ReshapeTransform(one, flat), layer, ReshapeTransform(flat, one)])
 
 
+def field(number: int, *shape: int) -> Any:
+    """Fields of coordinates, the same at each call."""
+    return (0.7 * torch.randn(number, *shape, generator=torch.Generator().manual_seed(1))).tolist()
+
+
+def points(manifold: geoopt.Manifold, number: int, *shape: int) -> Any:
+    """Fields of points of a manifold, not all near its origin."""
+    v = torch.tensor(field(number, *shape), dtype=torch.float64)
+    return mt.ExpChart(manifold)(v).tolist()
+
+
+def glow(manifold: geoopt.Manifold, shape: tuple[int, int, int], loc: Any, **options: Any) -> Any:
+    def make() -> flows.MultiScaleField:
+        point = torch.tensor(loc)
+        layers = flows.glow_scales(manifold, shape, point, **{"depth": 2, "hidden": 4, **options})
+        return learned(flows.MultiScaleField(manifold, shape, layers, point), 0.2)
+
+    return seeded(make)
+
+
+OFF = {
+    "changed_values": "a base point that is moved off the manifold has no chart; its layers are cases of their own"
+}
 V2 = [[0.0, 0.0], [0.3, -0.4], [1.2, 0.5], [-0.7, 1.1]]
 V3 = [[0.0, 0.0, 0.0], [0.5, -0.3, 0.2], [1.0, 1.2, -0.7]]
 V1 = [[0.1], [-1.0], [2.0]]
@@ -134,6 +157,14 @@ TRANSFORMS = [
     ),
     TransformCase("stereographic-chart", lambda: mt.StereographicChart(2), {}, V2),
     TransformCase("exp-sphere", lambda loc: mt.ExpMap(SPHERE, loc), dict(loc=X2), V2),
+    TransformCase("exp-chart-sphere", lambda loc: mt.ExpChart(SPHERE, loc), dict(loc=X2), V2),
+    TransformCase("exp-chart-SO3", lambda loc: mt.ExpChart(SO3, loc), dict(loc=R3), V3),
+    TransformCase(
+        "exp-chart-product",
+        lambda loc: mt.ExpChart(S1_H2, loc),
+        dict(loc=[0.6, 0.8, 0.1, 0.2]),
+        [[2.5, 1.0, -1.0], [1.0, 0.0, 0.3]],
+    ),
     TransformCase("exp-circle", lambda loc: mt.ExpMap(SPHERE, loc), dict(loc=[0.6, 0.8]), V1),
     TransformCase("exp-ball", lambda loc: mt.ExpMap(BALL2, loc), dict(loc=[0.3, -0.2]), V2),
     TransformCase("exp-ball-origin", lambda: mt.ExpMap(BALL), {}, V2),
@@ -209,6 +240,12 @@ TRANSFORMS = [
         {},
         [P2[:2], P2[1:]],
     ),
+    TransformCase(
+        "in-chart-sphere",
+        lambda: in_chart(geoopt.Sphere(), flows.Coupling(2, [1])),
+        {},
+        S2,
+    ),
     TransformCase("circular-spline", lambda: learned(flows.CircularSpline(3, [0, 2], **SMALL), 0.2), {}, T3),
     TransformCase("circular-one", lambda: learned(flows.CircularSpline(1, bins=6)), {}, V1),
     TransformCase(
@@ -258,6 +295,75 @@ TRANSFORMS = [
         lambda: continuous(geoopt.Lorentz(), 3, 0.02, solver="rk4", steps=4),
         {},
         H[1:],
+    ),
+    TransformCase("squeeze", lambda: flows.Squeeze(), {}, field(2, 1, 2, 4, 2)),
+    TransformCase("squeeze-SPD2", lambda: flows.Squeeze(SPD), {}, points(SPD, 2, 1, 2, 2, 3)),
+    TransformCase("actnorm", lambda: learned(flows.ActNorm((2, 1, 2, 3))), {}, field(2, 2, 1, 2, 3)),
+    TransformCase(
+        "channel-mixing", lambda: learned(flows.ChannelMixing((3, 1, 2, 2))), {}, field(2, 3, 1, 2, 2)
+    ),
+    TransformCase(
+        "channel-mixing-coordinates",
+        lambda: learned(flows.ChannelMixing((2, 1, 2, 2), coordinates=True)),
+        {},
+        field(2, 2, 1, 2, 2),
+    ),
+    TransformCase(
+        "group-action-sphere",
+        lambda: learned(flows.GroupAction(geoopt.Sphere(), 2, (3,))),
+        {},
+        points(SPHERE, 2, 2, 1, 2, 2),
+    ),
+    TransformCase(
+        "group-action-SPD2",
+        lambda: learned(flows.GroupAction(geoopt.SymmetricPositiveDefinite(), 1, (2, 2))),
+        {},
+        points(SPD, 2, 1, 1, 2, 3),
+    ),
+    TransformCase(
+        "field-coupling-affine",
+        lambda: seeded(lambda: learned(flows.FieldCoupling((2, 2, 1, 2), [1, 2], hidden=4))),
+        {},
+        field(2, 2, 2, 1, 2),
+    ),
+    TransformCase(
+        "field-coupling-spline",
+        lambda: seeded(
+            lambda: learned(flows.FieldCoupling((1, 2, 2, 2), [0], kind="spline", bins=4, hidden=4))
+        ),
+        {},
+        field(2, 1, 2, 2, 2),
+    ),
+    TransformCase(
+        "field-flow",
+        lambda: seeded(
+            lambda: learned(
+                flows.FieldFlow([flows.ActNorm((1, 2, 2, 2)), flows.FieldCoupling((1, 2, 2, 2), [0])])
+            )
+        ),
+        {},
+        field(2, 1, 2, 2, 2),
+    ),
+    TransformCase(
+        "glow-sphere",
+        lambda: glow(geoopt.Sphere(), (1, 2, 2), [0.0, 1.0, 0.0], scales=2),
+        {},
+        field(2, 8),
+        skip=OFF,
+    ),
+    TransformCase(
+        "glow-SPD2",
+        lambda: glow(geoopt.SymmetricPositiveDefinite(), (1, 1, 2), P2[1]),
+        {},
+        field(2, 6),
+        skip=OFF,
+    ),
+    TransformCase(
+        "glow-three-scales",
+        lambda: glow(geoopt.Sphere(), (1, 4, 4), [0.0, 1.0], scales=3, depth=1),
+        {},
+        field(2, 16),
+        skip=OFF,
     ),
     TransformCase("haar", lambda: flows.Haar(2, 2), {}, [[0.0, 0.0, 0.0, 0.0], [0.5, -0.3, 0.2, 1.0]]),
     TransformCase("injective-flow", injective_flow, {}, V2),
