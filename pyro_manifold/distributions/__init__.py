@@ -2,6 +2,7 @@
 
 from . import kl as kl  # registers the divergences
 from .angular_central_gaussian import AngularCentralGaussian
+from .atlas import Atlas
 from .bingham import Bingham
 from .fit import fit_mixture
 from .kent import Kent
@@ -10,7 +11,6 @@ from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
 from .projected_normal import ProjectedNormal
 from .pushforward import ConditionalPushforward, Pushforward
-from .pushforward_mixture import PushforwardMixture
 from .riemannian_normal import RiemannianNormal
 from .uniform import ManifoldUniform
 from .von_mises_fisher import VonMisesFisher
@@ -27,7 +27,7 @@ __all__ = [
     "PowerSpherical",
     "ProjectedNormal",
     "Pushforward",
-    "PushforwardMixture",
+    "Atlas",
     "RiemannianNormal",
     "VonMisesFisher",
     "WrappedCauchy",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distributions import PushforwardMixture
+from ..distributions import Atlas
 from ..ops.arguments import checked
 from ..ops.clusters import k_means
 from .manifold_flow import ManifoldFlow, _Flow
@@ -25,7 +25,7 @@ class ManifoldMixture(_Flow):
     .. math:: \log p(x) = \log w_k + \log p_k(x), \qquad k = \text{the chart nearest to } x
 
     Base measure: Hausdorff measure of the union of the images :math:`M_k`. Only where images coincide do the
-    densities of charts add up, see :class:`~pyro_manifold.distributions.PushforwardMixture`; ``atol`` is how
+    densities of charts add up, see :class:`~pyro_manifold.distributions.Atlas`; ``atol`` is how
     far, relative to 1 + its length, a value may be from its chart, for flows with ``off_manifold``
     ``"reject"`` or ``"error"``. Learned images go on beyond their data and may cross. Train it with
     :func:`~pyro_manifold.training.fit_charts`.
@@ -78,10 +78,10 @@ class ManifoldMixture(_Flow):
             )
         return cls([ManifoldFlow.from_data(x[which == k], dim, **kwargs) for k in range(charts)], centres)
 
-    def condition(self, context: Tensor | None = None) -> PushforwardMixture:
+    def condition(self, context: Tensor | None = None) -> Atlas:
         r""":math:`p(\cdot \mid \theta)`, a distribution on the union."""
         parts = [f.condition(context) for f in self.flows]  # type: ignore[operator]
-        return PushforwardMixture(self.weights, parts, atol=float(self.atol))
+        return Atlas(self.weights, parts, atol=float(self.atol))
 
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The projections of ``x`` by each chart, shape ``batch + (k, d)``, and their distances from ``x``."""

@@ -9,6 +9,7 @@ from .gyroplane import GyroplaneLayer
 from .masked_mlp import MaskedMLP
 from .mlp import MLP
 from .mobius import MobiusLinear
+from .neighbour_regions import NeighbourRegions
 from .quantizer import VectorQuantizer
 from .tangent_field import KillingField, TangentField
 from .vq_autoencoder import VQAutoencoder
@@ -25,6 +26,7 @@ __all__ = [
     "MobiusLinear",
     "MLP",
     "MaskedMLP",
+    "NeighbourRegions",
     "TangentField",
     "VQAutoencoder",
     "VectorQuantizer",

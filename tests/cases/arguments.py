@@ -56,7 +56,18 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (md.PowerSpherical, dict(loc=E3[0], concentration=torch.tensor(2.0))),
     (md.ProjectedNormal, dict(concentration=E3[0])),
     (md.Pushforward, dict(base=NORMAL, transform=LINE, off_manifold="project", atol=0.1)),
-    (md.PushforwardMixture, dict(weights=torch.ones(1), components=[md.Pushforward(NORMAL, LINE)], atol=0.1)),
+    (md.Atlas, dict(weights=torch.ones(1), components=[md.Pushforward(NORMAL, LINE)], atol=0.1)),
+    (
+        md.Atlas,
+        dict(
+            weights=torch.ones(1),
+            components=[md.Pushforward(NORMAL, LINE)],
+            regions=nn.NeighbourRegions(torch.nn.Identity(), nn.VectorQuantizer(torch.zeros(1, 2))),
+            overlap="add",
+            acceptance=torch.ones(1),
+            draws=10,
+        ),
+    ),
     (md.RiemannianNormal, dict(manifold=SPHERE, loc=E3[0], scale=torch.tensor(1.0))),
     (md.VonMisesFisher, dict(loc=E3[0], concentration=torch.tensor(2.0))),
     (md.fit_mixture, dict(data=ROUND, components=2, family="kent", uniform=True, validation=ROUND, steps=1)),
@@ -165,6 +176,18 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (nn.KillingField, dict(manifold=SPHERE, event_shape=3, hidden=(4,))),
     (nn.MLP, dict(in_dim=2, out_dim=2, hidden=(4,), context_dim=1)),
     (nn.VectorQuantizer, dict(codes=torch.zeros(3, 2), decay=0.9, restart=0.1)),
+    (
+        nn.NeighbourRegions,
+        dict(
+            encoder=NET,
+            quantizer=nn.VectorQuantizer(torch.zeros(3, 1)),
+            neighbours=1,
+            eps=0.1,
+            normals=torch.tensor([[1.0], [-1.0]]),
+            reach=torch.ones(3, 2),
+            centres=torch.zeros(3, 1),
+        ),
+    ),
     (
         nn.VQAutoencoder,
         dict(encoder=NET, decoder=torch.nn.Linear(1, 2), quantizer=nn.VectorQuantizer(torch.zeros(3, 1))),

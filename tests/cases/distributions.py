@@ -1,10 +1,13 @@
 """Distributions: how one is made, parameters, and the extreme ones."""
 
+from functools import partial
+
 import geoopt
 import pyro.distributions as dist
 import torch
 
 import pyro_manifold.distributions as mdist
+from pyro_manifold import nn
 from pyro_manifold.geometry import SpecialOrthogonal
 
 from .base import DistributionCase
@@ -41,6 +44,22 @@ _SYMMETRIC = [[1.0, 0.5, -0.2], [0.5, -2.0, 0.3], [-0.2, 0.3, 0.7]]
 _R4 = [[0.5, 0.5, 0.5, -0.5], [0.5, 0.5, -0.5, 0.5], [0.5, -0.5, 0.5, 0.5], [0.5, -0.5, -0.5, -0.5]]
 _FRAME4 = [[0.5, 0.5, 0.5, 0.5], [0.5, 0.5, -0.5, -0.5], [0.5, -0.5, 0.5, -0.5], [0.5, -0.5, -0.5, 0.5]]
 _FRAME = [[0.36, 0.48, 0.8], [0.48, 0.64, -0.6], [-0.8, 0.6, 0.0]]
+
+
+def lower_and_upper(like: torch.Tensor) -> nn.NeighbourRegions:
+    """The lower half plane for the first chart, the upper one for the second."""
+    codes = torch.tensor([[0.0, -1.0], [0.0, 1.0]], dtype=like.dtype, device=like.device)
+    return nn.NeighbourRegions(torch.nn.Identity(), nn.VectorQuantizer(codes))
+
+
+def lower_and_upper_shares(loc: torch.Tensor, scale: float) -> torch.Tensor:
+    """The probabilities of both halves of a circle for a normal angle: those of half turns, summed."""
+    ends = torch.pi * torch.arange(-21, 22, dtype=loc.dtype, device=loc.device)
+    below = torch.special.ndtr((ends - loc) / scale)
+    share = below[..., 1:] - below[..., :-1]
+    return torch.stack([share[..., ::2].sum(-1), share[..., 1::2].sum(-1)], -1)
+
+
 DISTRIBUTIONS = [
     DistributionCase("uniform-S1", lambda: mdist.ManifoldUniform(SPHERE, (2,)), {}),
     DistributionCase("uniform-S2", lambda: mdist.ManifoldUniform(SPHERE, (3,)), {}),
@@ -298,9 +317,24 @@ DISTRIBUTIONS = [
         skip={"infer_shapes": "its arguments are a distribution and a map, not tensors", **_BASE},
     ),
     DistributionCase(
-        "pushforward-mixture",
-        lambda weights, loc: mdist.PushforwardMixture(
+        "atlas",
+        lambda weights, loc: mdist.Atlas(
             weights, [mdist.Pushforward(dist.Normal(loc, 0.5).to_event(1), h) for h in two_circles()]
+        ),
+        dict(weights=[0.3, 0.7], loc=[0.1]),
+        skip={"infer_shapes": "its arguments are distributions, not tensors", **_BASE},
+    ),
+    DistributionCase(
+        "atlas-in-regions",
+        lambda weights, loc: mdist.Atlas(
+            weights,
+            [
+                mdist.Pushforward(dist.Normal(loc, 0.5).to_event(1), h, off_manifold="reject")
+                for h in two_circles()
+            ],
+            regions=lower_and_upper(weights),
+            acceptance=partial(lower_and_upper_shares, loc, 0.5),
+            atol=0.1,
         ),
         dict(weights=[0.3, 0.7], loc=[0.1]),
         skip={"infer_shapes": "its arguments are distributions, not tensors", **_BASE},

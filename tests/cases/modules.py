@@ -71,6 +71,14 @@ MODULES = [
         S2,
         call=lambda m, c: m.condition(c)(torch.cat([c, c], -1)),
     ),
+    ModuleCase(
+        "neighbour-regions",
+        lambda: learned(
+            nn.NeighbourRegions(nn.MLP(3, 2, (5,)), nn.VectorQuantizer(_CLOUD[:, :2]), neighbours=2, eps=0.3)
+        ),
+        S2,
+        call=lambda regions, x: (regions.distances(x), regions(x).to(x)),
+    ),
     ModuleCase("conditioner", lambda: learned(nn.Conditioner(2, 3, (5,))), B2),
     ModuleCase(
         "conditional-sphere-flow",

@@ -13,9 +13,9 @@ from torch import Tensor
 from pyro_manifold import transforms as mt
 from pyro_manifold.distributions import (
     AngularCentralGaussian,
+    Atlas,
     Kent,
     Pushforward,
-    PushforwardMixture,
     WrappedNormal,
 )
 
@@ -26,7 +26,7 @@ def mixture(weights: Tensor) -> Any:
     parts = [
         Pushforward(dist.Normal(torch.zeros(1).double(), 1.0).to_event(1), mt.Pad(1, 2)) for _ in range(2)
     ]
-    return PushforwardMixture(weights, parts)
+    return Atlas(weights, parts)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, "complex", "integer"])

@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 from pyro_manifold import flows
-from pyro_manifold.distributions import ConditionalPushforward, Pushforward, PushforwardMixture
+from pyro_manifold.distributions import Atlas, ConditionalPushforward, Pushforward
 from pyro_manifold.transforms import Chart, LinearEmbedding, Pad
 
 
@@ -174,9 +174,9 @@ def test_bad_input(make: Any, match: str) -> None:
         make()
 
 
-def flow_mixture() -> PushforwardMixture:
+def flow_mixture() -> Atlas:
     normals = [Pushforward(normal([0.3, -0.2], s), injective_flow().double()) for s in (0.5, 1.0)]
-    return PushforwardMixture(torch.tensor([0.3, 0.7], dtype=torch.float64), normals)
+    return Atlas(torch.tensor([0.3, 0.7], dtype=torch.float64), normals)
 
 
 def test_a_list_of_an_embedding_and_layers_is_composed() -> None:

@@ -70,12 +70,12 @@ def test_skip_names_a_check(check: object) -> None:
         check(skip=["shape"])  # type: ignore[operator]
 
 
-class Swapped(md.PushforwardMixture):
+class Swapped(md.Atlas):
     """Draws from its charts with the weights in the wrong order."""
 
     def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         with torch.no_grad():
-            return md.PushforwardMixture(self.weights.flip(-1), self.components).sample(sample_shape)
+            return md.Atlas(self.weights.flip(-1), self.components).sample(sample_shape)
 
 
 class Unstretched(md.Pushforward):
@@ -99,11 +99,11 @@ def test_images_are_integrated(check: str) -> None:
     params = dict(loc=torch.tensor([0.3]).double())
     weights = torch.tensor([0.2, 0.8]).double()
 
-    def mixture(cls: type, loc: Tensor) -> md.PushforwardMixture:
+    def mixture(cls: type, loc: Tensor) -> md.Atlas:
         return cls(weights, [md.Pushforward(normal(loc), line(h)) for h in (0.0, 5.0)])
 
     DISTRIBUTION_CHECKS[check](lambda loc: md.Pushforward(normal(loc), line(0.0)), params)
-    DISTRIBUTION_CHECKS[check](lambda loc: mixture(md.PushforwardMixture, loc), params)
+    DISTRIBUTION_CHECKS[check](lambda loc: mixture(md.Atlas, loc), params)
     with pytest.raises(AssertionError):
         if check == "total_mass":
             DISTRIBUTION_CHECKS[check](lambda loc: Unstretched(normal(loc), line(0.0)), params)

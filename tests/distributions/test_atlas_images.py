@@ -11,7 +11,7 @@ import torch
 from cases import two_circles
 from torch import Tensor
 
-from pyro_manifold.distributions import Pushforward, PushforwardMixture
+from pyro_manifold.distributions import Atlas, Pushforward
 from pyro_manifold.flows import Affine, Coupling, InjectiveFlow
 from pyro_manifold.transforms import Chart, LinearEmbedding, Pad
 
@@ -22,11 +22,11 @@ def normal(loc: list[float], scale: float = 0.5) -> Any:
     return dist.Normal(torch.tensor(loc, dtype=F64), scale).to_event(1)
 
 
-def circles(**kwargs: Any) -> PushforwardMixture:
+def circles(**kwargs: Any) -> Atlas:
     distributions = [
         Pushforward(normal([a]), g, **kwargs) for a, g in zip((0.4, -1.0), two_circles(), strict=True)
     ]
-    return PushforwardMixture(torch.tensor([0.3, 0.7], dtype=F64), distributions)
+    return Atlas(torch.tensor([0.3, 0.7], dtype=F64), distributions)
 
 
 def cap(u: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def test_mass_on_two_caps() -> None:
     """Two caps, the second upside down and below: area of triangles that know no Jacobian."""
     down = Chart(lambda u: -cap(u) - 1, lambda x: flat(-x - 1), 2, 3)
     distributions = [Pushforward(normal([0.1, -0.2], 0.4), g) for g in (Chart(cap, flat, 2, 3), down)]
-    d = PushforwardMixture(torch.tensor([0.2, 0.8], dtype=F64), distributions)
+    d = Atlas(torch.tensor([0.2, 0.8], dtype=F64), distributions)
     grid = torch.linspace(-2.2, 2.2, 141, dtype=F64)
     for distribution, share in zip(distributions, (0.2, 0.8), strict=True):
         x = distribution.transform(torch.cartesian_prod(grid, grid)).reshape(141, 141, 3)
@@ -77,9 +77,7 @@ def test_shares_of_draws() -> None:
 def test_overlapping_charts_add_up() -> None:
     """The same line by two charts is the mixture of two normals on it."""
     lines = [LinearEmbedding(torch.tensor([[s], [0.0]], dtype=F64)) for s in (1.0, 2.0)]
-    d = PushforwardMixture(
-        torch.tensor([0.5, 0.5], dtype=F64), [Pushforward(normal([0.0], 1.0), g) for g in lines]
-    )
+    d = Atlas(torch.tensor([0.5, 0.5], dtype=F64), [Pushforward(normal([0.0], 1.0), g) for g in lines])
     t = torch.linspace(-3, 3, 7, dtype=F64)
     x = torch.stack([t, 0 * t], -1)
     exact = torch.stack([dist.Normal(0.0, s).log_prob(t) for s in (1.0, 2.0)]).logsumexp(0) - math.log(2)
@@ -102,7 +100,7 @@ def test_off_the_union() -> None:
         circles(off_manifold="error").log_prob(x)
     d = circles(off_manifold="reject")
     w = d.weights.clone().requires_grad_()
-    distribution = PushforwardMixture(w, d.components)
+    distribution = Atlas(w, d.components)
     (g,) = torch.autograd.grad(distribution.log_prob(x).clamp_min(-1e3).sum(), w)  # rows of -inf leave no NaN
     assert g.isfinite().all()
 
@@ -116,9 +114,7 @@ def test_a_chart_is_asked_about_its_own_points() -> None:
         2,
     )
     h = LinearEmbedding(torch.tensor([[0.0], [1.0]], dtype=F64), torch.tensor([0.0, 5.0], dtype=F64))
-    d = PushforwardMixture(
-        torch.tensor([0.5, 0.5], dtype=F64), [Pushforward(normal([0.0]), f) for f in (g, h)]
-    )
+    d = Atlas(torch.tensor([0.5, 0.5], dtype=F64), [Pushforward(normal([0.0]), f) for f in (g, h)])
     assert d.log_prob(torch.tensor([[0.0, 5.1], [1.0, 0.0]], dtype=F64)).isfinite().all()
     with pytest.raises(ValueError, match="no full rank"):
         d.log_prob(torch.tensor([[0.0, 0.0]], dtype=F64))
@@ -147,7 +143,7 @@ def test_observed_in_a_plate() -> None:
     def model(x: Tensor) -> None:
         w = pyro.sample("w", dist.Dirichlet(torch.ones(2, dtype=F64)))
         with pyro.plate("rows", len(x)):
-            pyro.sample("x", PushforwardMixture(w, circles().components), obs=x)
+            pyro.sample("x", Atlas(w, circles().components), obs=x)
 
     x = circles().sample((200,))
     kernel = pyro.infer.NUTS(model)
@@ -164,17 +160,17 @@ def test_observed_in_a_plate() -> None:
 @pytest.mark.parametrize(
     "make, match",
     [
-        (lambda: PushforwardMixture(torch.ones(1), [normal([0.0])]), "components: got"),
-        (lambda: PushforwardMixture(torch.ones(0), []), "components: got none; expected Pushforward"),
+        (lambda: Atlas(torch.ones(1), [normal([0.0])]), "components: got"),
+        (lambda: Atlas(torch.ones(0), []), "components: got none; expected Pushforward"),
         (
-            lambda: PushforwardMixture(
+            lambda: Atlas(
                 torch.ones(2) / 2,
                 [Pushforward(normal([0.0]), Pad(1, 3)), Pushforward(normal([0.0, 0.0]), Pad(2, 3))],
             ),
             "components: got 1 -> 3, 'project'; 2 -> 3, 'project'; expected .* one latent dimension",
         ),
         (
-            lambda: PushforwardMixture(torch.ones(3) / 3, circles().components),
+            lambda: Atlas(torch.ones(3) / 3, circles().components),
             r"weights: got shape \(3,\); expected 2",
         ),
         (lambda: circles().log_prob(torch.zeros(3, dtype=F64)), r"value: got shape \(3,\)"),
@@ -195,7 +191,7 @@ def test_a_wide_atol_reaches_no_neighbouring_image() -> None:
     ]
     for off in ("project", "reject", "error"):
         parts = [Pushforward(normal([0.0]), line, off_manifold=off) for line in lines]
-        d = PushforwardMixture(torch.tensor([0.25, 0.75], dtype=F64), parts, atol=1.0)
+        d = Atlas(torch.tensor([0.25, 0.75], dtype=F64), parts, atol=1.0)
         t = torch.linspace(-8, 8, 1601, dtype=F64)
         total = 0.0
         for h, w in ((0.0, 0.25), (0.1, 0.75)):
@@ -216,9 +212,7 @@ def test_images_close_to_each_other_do_not_add_up(dtype: torch.dtype, gap: float
             for s, a in ((0.0, 0.0), (slope, h))
         ]
         base = dist.Normal(torch.zeros(1, dtype=dtype), 0.5).to_event(1)
-        d = PushforwardMixture(
-            torch.tensor([0.25, 0.75], dtype=dtype), [Pushforward(base, line) for line in lines]
-        )
+        d = Atlas(torch.tensor([0.25, 0.75], dtype=dtype), [Pushforward(base, line) for line in lines])
         total = sum(float(d.log_prob(line(t.unsqueeze(-1))).exp().sum()) * 0.004 for line in lines)
         assert total == pytest.approx(1.0, abs=0.01)  # a few of 2001 points are at the crossing itself
 
@@ -239,7 +233,7 @@ def test_coincident_charts_of_a_flow_add_up(dtype: torch.dtype) -> None:
     base = dist.Normal(torch.zeros(2, dtype=dtype), 1.0).to_event(1)
     parts = [Pushforward(base, g) for g in charts]
     x = charts[0](torch.randn(500, 2, dtype=dtype)).detach()
-    d = PushforwardMixture(torch.tensor([0.4, 0.6], dtype=dtype), parts)
+    d = Atlas(torch.tensor([0.4, 0.6], dtype=dtype), parts)
     w = d.weights.log()
     exact = torch.stack([w[k] + p.log_prob(x) for k, p in enumerate(parts)]).logsumexp(0)
     torch.testing.assert_close(d.log_prob(x), exact)
