@@ -1,4 +1,5 @@
-"""Seeded data sets: each function says where its numbers come from; only :func:`earth` downloads."""
+"""Seeded data sets: each function says where its numbers come from; only :func:`earth` and :func:`mnist`
+download."""
 
 from .branching import branching_diffusion
 from .circle import GaussianOnCircle
@@ -7,6 +8,7 @@ from .digits import digits
 from .earth import earth, earth_split
 from .image_manifold import ImageManifold, image_manifold
 from .lorenz import lorenz
+from .mnist import mnist
 from .polynomial_surface import PolynomialSurface
 from .split import train_test_split
 from .surfaces import SphereMixture, SwissRoll, TorusOfRevolution
@@ -28,6 +30,7 @@ __all__ = [
     "earth_split",
     "image_manifold",
     "lorenz",
+    "mnist",
     "torsions",
     "torsions_split",
     "train_test_split",
