@@ -90,7 +90,9 @@ def _download() -> dict[str, np.ndarray]:
     for name, (file, md5, _, _) in _PARTS.items():
         try:
             cache = pooch.os_cache("pyro-manifold")
-            arrays[name] = _idx(Path(pooch.retrieve(_SOURCE + file, f"md5:{md5}", file, cache, progressbar=False)))
+            arrays[name] = _idx(
+                Path(pooch.retrieve(_SOURCE + file, f"md5:{md5}", file, cache, progressbar=False))
+            )
         except ValueError as error:
             raise ValueError(
                 f"{_SOURCE + file} is not the file that this loader knows (MD5 mismatch: {error}). Get the "
@@ -110,7 +112,7 @@ def _check(arrays: dict[str, np.ndarray], where: str) -> None:
             raise ValueError(
                 f"folder: {name} in {where} has shape {array.shape} and type {array.dtype}; expected {shape}, uint8."
             )
-        if digest is not None and hashlib.sha256(np.ascontiguousarray(array)).hexdigest() != digest:
+        if digest is not None and hashlib.sha256(array.tobytes()).hexdigest() != digest:
             raise ValueError(
                 f"folder: {name} in {where} is not MNIST's in its original order (SHA-256 mismatch); get the "
                 f"files again from {_SOURCE}."
@@ -118,8 +120,8 @@ def _check(arrays: dict[str, np.ndarray], where: str) -> None:
     mean = float(arrays["x_train"].mean())
     if abs(mean - _TRAIN_MEAN) > 1e-3:
         raise ValueError(
-            f"folder: x_train in {where} has mean {mean:.4f}; expected {_TRAIN_MEAN} within 0.001, that of MNIST. Get the "
-            f"files again from {_SOURCE}."
+            f"folder: x_train in {where} has mean {mean:.4f}; expected {_TRAIN_MEAN} within 0.001, "
+            f"that of MNIST. Get the files again from {_SOURCE}."
         )
 
 

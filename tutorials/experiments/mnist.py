@@ -1,23 +1,26 @@
-r"""The MNIST table of the Poincaré VAE paper (Mathieu et al., NeurIPS 2019, table 2), and the same models on images that
-make the score a likelihood.
+r"""The MNIST table of the Poincaré VAE paper (Mathieu et al., NeurIPS 2019, table 2), and the same models on images
+that make the score a likelihood.
 
 A cell is a model (``N``: flat latent space; ``wrapped`` or ``riemannian``: the Poincaré ball of curvature -c with
-that family as prior and posterior), a dimension, a curvature and a seed. All cells of a seed see the same minibatches. An interrupted run goes on from the last finished pass.
+that family as prior and posterior), a dimension, a curvature and a seed. All cells of a seed see the same
+minibatches. An interrupted run goes on from the last pass that it has saved.
 
-* ``grey``: the paper's protocol. Grey values with the Bernoulli cross-entropy, which is no likelihood of grey values;
-  one hidden layer of 600 units, gyroplane decoder (N: linear), 80 passes, batches of 128, Adam with amsgrad and rate
-  5e-4, prior scale 1.
+* ``grey``: the paper's protocol. Grey values with the Bernoulli cross-entropy, which is no likelihood of grey
+  values; one hidden layer of 600 units, gyroplane decoder (N: linear), 80 passes, batches of 128, Adam with amsgrad
+  and rate 5e-4, prior scale 1.
 * ``binary``: the same with pixels drawn once with a fixed seed, so that the score bounds a log-likelihood.
 
-Scores: minus the importance-weighted bound on log p(x) in nats per image: of all 10 000 test images with 500 draws each, and of
-the first 1000 with the paper's 5000 draws. Accuracy of the digit from the latent code (posterior centre in tangent coordinates at
-the origin): nearest neighbours by geodesic distance and a small perceptron, trained on the codes of the training images.
+Scores: minus the importance-weighted bound on log p(x) in nats per image, of all 10 000 test images with 500 draws
+each, and of the first 1000 with the paper's 5000 draws. Accuracy of the digit from the latent code (the posterior
+centre in tangent coordinates at the origin): nearest neighbours by geodesic distance, and a small perceptron, both
+given the codes of the training images.
 
-    python tutorials/experiments/mnist.py run --data FOLDER --out OUT --cells CELL ... 
+    python tutorials/experiments/mnist.py run --data FOLDER --out OUT --cells CELL ...
     python tutorials/experiments/mnist.py report --out OUT
     python tutorials/experiments/mnist.py draw --data FOLDER --out OUT
 
-with cells such as ``grey/N/2/0`` (images, model, dimension, seed) or ``grey/riemannian-1.4/2/0``; ``*`` for the seed stands for 0, 1, 2.
+with cells such as ``grey/N/2/0`` (images, model, dimension, seed) or ``grey/riemannian-1.4/2/0``; ``*`` for the
+seed stands for 0, 1, 2.
 """
 
 import argparse
@@ -149,7 +152,9 @@ def codes(vae: PoincareVAE, x: Tensor) -> Tensor:
     return geometry(vae.manifold).chart_inv(loc)
 
 
-def accuracy(vae: PoincareVAE, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], k: int) -> dict[str, Any]:
+def accuracy(
+    vae: PoincareVAE, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], k: int
+) -> dict[str, Any]:
     """Of the digit from the code; by digit too."""
     from sklearn.neural_network import MLPClassifier
 
@@ -188,7 +193,7 @@ def run(cell: Cell, data: Any, out: Path, sizes: Sizes, quiet: bool) -> dict[str
         "nll": -float(scores.mean()), "draws": sizes.draws, "rows": len(y), "nll_5000": -float(few.mean()),
         "same_rows": -float(scores[: sizes.few_rows].mean()), "few_rows": len(few), "many_draws": sizes.many_draws,
         "minus_elbo": -float(elbo.mean()), "train_seconds": seconds, "score_seconds": spent,
-        "parameters": sum(p.numel() for p in vae.parameters()),
+        "parameters": sum(p.numel() for p in vae.parameters() if p.requires_grad),
     }  # fmt: skip
     if cell.dim == 2:
         row.update(accuracy(vae, train_set, test_set, sizes.neighbours))
@@ -273,9 +278,13 @@ def draw(data: Any, out: Path, sizes: Sizes, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["run", "report", "draw"])
-    parser.add_argument("--cells", nargs="+", type=Cell.parse, default=[], metavar="CELL", help="such as grey/N/2/0")
+    parser.add_argument(
+        "--cells", nargs="+", type=Cell.parse, default=[], metavar="CELL", help="such as grey/N/2/0"
+    )
     parser.add_argument("--data", type=Path, help="folder of MNIST's files (default: they are downloaded)")
-    parser.add_argument("--out", type=Path, default=Path("mnist"), help="folder for models and rows (default mnist)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("mnist"), help="folder for models and rows (default mnist)"
+    )
     parser.add_argument("--rows", type=Path, help="file of the rows (default OUT/rows.jsonl)")
     parser.add_argument("--epochs", type=int, default=Sizes.epochs, help="passes (default 80)")
     parser.add_argument("--picture", type=Path, default=Path("mnist.png"), help="file of draw")
