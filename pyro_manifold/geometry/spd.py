@@ -88,6 +88,7 @@ class SPDGeometry(Geometry):
     """
 
     event_dim = 2
+    membership = "symmetric matrices with positive eigenvalues"
     has_chart = True
 
     def __init__(self, manifold: geoopt.Manifold) -> None:

@@ -2,7 +2,16 @@
 
 from .latent_vae import LatentVAE
 from .manifold_flow import AmbientFlow, ManifoldFlow
+from .manifold_glow import ManifoldGLOW, ManifoldToManifoldFlow
 from .manifold_mixture import ManifoldMixture
 from .poincare_vae import PoincareVAE
 
-__all__ = ["AmbientFlow", "LatentVAE", "ManifoldFlow", "ManifoldMixture", "PoincareVAE"]
+__all__ = [
+    "AmbientFlow",
+    "LatentVAE",
+    "ManifoldFlow",
+    "ManifoldGLOW",
+    "ManifoldMixture",
+    "ManifoldToManifoldFlow",
+    "PoincareVAE",
+]

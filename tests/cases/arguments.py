@@ -126,6 +126,23 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         flows.Coupling,
         dict(dim=2, transformed_indices=[0], kind="spline", hidden=(4,), bins=4, bound=3.0),
     ),
+    (models.ManifoldGLOW, dict(manifold=SPHERE, shape=(1, 2, 2), loc=E3[0], scales=1, depth=1)),
+    (
+        models.ManifoldToManifoldFlow,
+        dict(
+            source=SPHERE,
+            source_shape=(1, 2, 2),
+            source_loc=E3[0],
+            manifold=SPHERE,
+            shape=(1, 2, 2),
+            loc=E3[0],
+            source_scale=torch.ones(2),
+            features=2,
+            width=4,
+            coupled=True,
+            depth=1,
+        ),
+    ),
     (flows.ActNorm, dict(shape=(1, 2, 2, 3))),
     (flows.ChannelMixing, dict(shape=(2, 2, 2, 3), coordinates=True, matrix=torch.eye(6))),
     (

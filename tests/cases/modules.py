@@ -10,7 +10,19 @@ from pyro_manifold.contrib import lhc
 from pyro_manifold.geometry import Torus
 
 from .base import ModuleCase
-from .transforms import B2, ROTATIONS, S1_T2, S2, SMALL, circle, glow, injective_flow, learned, seeded
+from .transforms import (
+    B2,
+    ROTATIONS,
+    S1_T2,
+    S2,
+    SMALL,
+    circle,
+    glow,
+    injective_flow,
+    learned,
+    points,
+    seeded,
+)
 
 _CLOUD = torch.tensor(
     [[0.3, -0.2, 1.0], [1.0, 0.5, -0.4], [-0.7, 0.1, 0.2], [0.0, -1.0, 0.3], [0.4, 0.8, 0.9]]
@@ -28,6 +40,22 @@ def morphing_head() -> lhc.MorphingHead:
     S = torch.diag(torch.tensor([1.0, 2.0, 0.5, 0.3]))
     return lhc.MorphingHead(
         base, S, torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), hidden=(5,)
+    )
+
+
+def spd_to_sphere() -> models.ManifoldToManifoldFlow:
+    """Of single pixels, from 2 x 2 matrices to S^2."""
+    return models.ManifoldToManifoldFlow(
+        geoopt.SymmetricPositiveDefinite(),
+        (1, 1, 1),
+        torch.eye(2),
+        geoopt.Sphere(),
+        (1, 1, 1),
+        torch.tensor([0.0, 1.0, 0.0]),
+        features=2,
+        width=4,
+        depth=1,
+        hidden=4,
     )
 
 
@@ -56,6 +84,25 @@ MODULES = [
         lambda: learned(nn.VQAutoencoder.from_data(_CLOUD, 3, hidden=(5,), seed=1), 0.1),
         S2,
         call=lambda vq, x: (vq(x), vq.quantizer.distances(vq.encoder(x))),
+    ),
+    ModuleCase(
+        "manifold-glow",
+        lambda: seeded(
+            lambda: learned(
+                models.ManifoldGLOW(
+                    geoopt.SymmetricPositiveDefinite(), (1, 2, 2), torch.eye(2), scales=2, depth=1, hidden=4
+                ),
+                0.1,
+            )
+        ),
+        points(geoopt.SymmetricPositiveDefinite(), 2, 1, 2, 2, 3),
+        call=lambda m, x: m.log_prob(x).unsqueeze(-1),
+    ),
+    ModuleCase(
+        "manifold-to-manifold-flow",
+        lambda: seeded(lambda: learned(spd_to_sphere(), 0.1)),
+        points(geoopt.SymmetricPositiveDefinite(), 2, 1, 1, 1, 3),
+        call=lambda m, y: (m.predict(y), m.log_prob(y.new_tensor(S2[1]).expand(1, 1, 1, 3), y).unsqueeze(-1)),
     ),
     ModuleCase(
         "conv-net",
