@@ -226,10 +226,13 @@ def table(rows: list[Row]) -> str:
     names += ["ms by fixed steps", "off by"]
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     for r in rows:
+        what = f"| {r.model} | {r.loss} | {r.kappa:g} | {r.mean} | {r.seed} |"
+        if math.isnan(r.kl):  # the adaptive solver ran out of steps, see judge
+            lines.append(f"{what} fails | fails | fails | {r.seconds:.0f} | | | | |")
+            continue
         lines.append(
-            f"| {r.model} | {r.loss} | {r.kappa:g} | {r.mean} | {r.seed} | {r.kl:.4f} ± {r.kl_error:.4f} | "
-            f"{r.reverse_kl:.4f} ± {r.reverse_kl_error:.4f} | {r.mass:.4f} | {r.seconds:.0f} | {r.evaluations or ''} | "
-            f"{r.milliseconds:.0f} | "
+            f"{what} {r.kl:.4f} ± {r.kl_error:.4f} | {r.reverse_kl:.4f} ± {r.reverse_kl_error:.4f} | {r.mass:.4f} | "
+            f"{r.seconds:.0f} | {r.evaluations or ''} | {r.milliseconds:.0f} | "
             + (f"{r.fixed_milliseconds:.0f} | {r.fixed_gap:.1g} |" if r.evaluations else " | |")
         )
     return "\n".join(lines)
