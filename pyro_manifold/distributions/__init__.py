@@ -9,6 +9,7 @@ from .kent import Kent
 from .kernels import kernel_mixture
 from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
+from .product import ProductDistribution
 from .projected_normal import ProjectedNormal
 from .pushforward import ConditionalPushforward, Pushforward
 from .riemannian_normal import RiemannianNormal
@@ -25,6 +26,7 @@ __all__ = [
     "ManifoldUniform",
     "MatrixFisher",
     "PowerSpherical",
+    "ProductDistribution",
     "ProjectedNormal",
     "Pushforward",
     "Atlas",

@@ -22,6 +22,7 @@ from .angular_central_gaussian import AngularCentralGaussian
 from .fisher_bingham import FisherBingham
 from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
+from .product import ProductDistribution
 from .pushforward import Pushforward
 from .riemannian_normal import RiemannianNormal
 from .rotationally_symmetric import RotationallySymmetric
@@ -47,16 +48,23 @@ def share_centre(p: WrappedNormal | RiemannianNormal, q: WrappedNormal | Riemann
 @full_precision
 def _kl_wrapped_wrapped(p: WrappedNormal, q: WrappedNormal) -> Tensor:
     r"""If both have the same centre and exp is injective, both are images under the same bijection, so the
-    divergence is that of the tangent normals."""
-    if not (p._injective and q._injective and share_centre(p, q)):
+    divergence is that of the tangent normals; in flat space, of normals whose means differ by
+    :math:`\log_{\mu_p}\mu_q`."""
+    injective = p._injective and q._injective
+    flat = injective and p.geometry.is_flat and share_manifold(p, q, p.loc)
+    if not (flat or injective and share_centre(p, q)):
         raise NotImplementedError(
-            "no closed form: the KL of wrapped normals is that of their tangent normals only if they have the "
-            "same manifold and centre and exp is injective (not on spheres)."
+            "no closed form: the KL of wrapped normals is that of their tangent normals only if exp is "
+            "injective (not on spheres) and they have the same manifold and centre, or the manifold is flat."
         )
-    if p._diagonal and q._diagonal:
-        return kl_divergence(p.base_dist, q.base_dist)
     zero = p.loc.new_zeros(p.base_dist.event_shape)
-    full = [torch.distributions.MultivariateNormal(zero, d.covariance_matrix) for d in (p, q)]
+    shift = p.geometry.log_frame(*torch.broadcast_tensors(p.loc, q.loc)) if flat else zero
+    if p._diagonal and q._diagonal:
+        normals = [torch.distributions.Normal(m, d.scale) for m, d in ((zero, p), (shift, q))]
+        return kl_divergence(*normals).sum(-1)
+    full = [
+        torch.distributions.MultivariateNormal(m, d.covariance_matrix) for m, d in ((zero, p), (shift, q))
+    ]
     return kl_divergence(*full)
 
 
@@ -64,14 +72,18 @@ def _kl_wrapped_wrapped(p: WrappedNormal, q: WrappedNormal) -> Tensor:
 @full_precision
 def _kl_riemannian_riemannian(p: RiemannianNormal, q: RiemannianNormal) -> Tensor:
     r"""For a common centre: :math:`\log(Z_q/Z_p) + \frac12 E_p[r^2/\sigma_p^2]\,(\sigma_p^2/\sigma_q^2 - 1)`,
-    in float64."""
-    if not share_centre(p, q):
+    in float64. In flat space :math:`|\mu_p - \mu_q|^2/2\sigma_q^2` is added for other centres."""
+    flat = p.geometry.is_flat and share_manifold(p, q, p.loc)
+    if not (flat or share_centre(p, q)):
         raise NotImplementedError(
-            "the KL of Riemannian normals has a closed form only if they have the same manifold and centre."
+            "the KL of Riemannian normals has a closed form only if they have the same manifold and centre, or "
+            "the manifold is flat."
         )
     log_z, square = p._exact_moments()
     ratio = p.scale.double() / q.scale.double()
     out = q._exact_moments()[0] - log_z + square * ((ratio - 1) * (ratio + 1)) / 2
+    if flat:
+        out = out + (p.geometry.dist(*torch.broadcast_tensors(p.loc, q.loc)) / q.scale).double().square() / 2
     return out.to(p.scale.dtype)
 
 
@@ -221,6 +233,14 @@ def _kl_angular(p: AngularCentralGaussian, q: AngularCentralGaussian) -> Tensor:
 def _kl_angular_uniform(p: AngularCentralGaussian, q: ManifoldUniform) -> Tensor:
     _same_sphere(p, q)
     return _result(p._divergence(None), p, q, p._tril.dtype)
+
+
+@register_kl(ProductDistribution, ProductDistribution)
+def _kl_product_product(p: ProductDistribution, q: ProductDistribution) -> Tensor:
+    """The sum over the factors, where each has a closed form."""
+    if not share_manifold(p, q, torch.zeros((), dtype=torch.float64)):
+        raise _different_manifolds()
+    return torch.stack([kl_divergence(a, b) for a, b in zip(p.parts, q.parts, strict=True)]).sum(0)
 
 
 _PUSHED = (ExpMapDistribution, RotationallySymmetric, Pushforward)

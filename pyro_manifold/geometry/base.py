@@ -53,6 +53,8 @@ class Geometry(GeometryContract):
         "log_wrapped",
         "chart",
         "chart_inv",
+        "from_features",
+        "to_features",
         "uniform_sample",
         "inner",
         "frame",
@@ -368,6 +370,25 @@ class Geometry(GeometryContract):
         """Inverse of :meth:`chart`."""
         origin = self.base_point(self.event_shape(x), dtype=x.dtype, device=x.device)
         return self.log_frame(origin.expand_as(x), x)
+
+    # --- from and to vectors of features, for networks ------------------------------------------------------
+    def feature_size(self, event_shape: Sequence[int]) -> int:
+        """How many numbers :meth:`to_features` gives and :meth:`from_features` takes."""
+        return self.dim(event_shape) if self.has_chart else math.prod(event_shape)
+
+    def from_features(self, h: Tensor, event_shape: Sequence[int]) -> Tensor:
+        """The point that any real numbers h, ``batch + (feature_size,)``, describe: a map onto the manifold, which
+        has :meth:`to_features` as a right inverse. It is differentiable but for a set of measure 0 (zero vectors,
+        dependent columns), where a point is chosen and the gradient is finite.
+
+        The chart, where there is one, so features are normal coordinates at the origin; else :meth:`project` of
+        the coordinates.
+        """
+        return self.chart(h) if self.has_chart else self.project(h.reshape(h.shape[:-1] + tuple(event_shape)))
+
+    def to_features(self, x: Tensor) -> Tensor:
+        """Numbers that describe the points x, ``batch + (feature_size,)``, continuous on the whole manifold."""
+        return self.chart_inv(x) if self.has_chart else x.flatten(x.dim() - self.event_dim)
 
 
 def turned(p: Tensor, event_dim: int) -> Tensor:

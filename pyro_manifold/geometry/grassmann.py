@@ -207,6 +207,17 @@ class GrassmannGeometry(Geometry):
     def ambient_coordinates(self, x: Tensor) -> Tensor:
         return x.flatten(-2) / math.sqrt(2)
 
+    def from_features(self, h: Tensor, event_shape: Sequence[int]) -> Tensor:
+        """The subspace of the k largest eigenvalues of the symmetric part; the base point where the k-th equals the
+        next one (to rounding)."""
+        h = h.reshape(h.shape[:-1] + tuple(event_shape))
+        values = sym_eigenvalues(sym(h).detach())
+        below = self.manifold.n - self.manifold.k
+        gap = values[..., below] - values[..., below - 1]
+        lost = gap <= 8 * self.manifold.n * torch.finfo(h.dtype).eps * values.abs().amax(-1)
+        origin = self.base_point(event_shape, dtype=h.dtype, device=h.device)
+        return self.project(torch.where(lost[..., None, None], origin, h))
+
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
         return (u * w).sum((-1, -2)) / 2
 

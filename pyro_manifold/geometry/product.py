@@ -149,6 +149,17 @@ class ProductGeometry(Geometry):
         known = [y for y in parts if y is not None]
         return torch.cat(known, -1) if len(known) == len(parts) else None
 
+    def feature_size(self, event_shape: Sequence[int]) -> int:
+        return sum(g.feature_size(s) for g, s in zip(self.factors, self.shapes, strict=True))
+
+    def from_features(self, h: Tensor, event_shape: Sequence[int]) -> Tensor:
+        """The factors' features side by side."""
+        sizes = [g.feature_size(s) for g, s in zip(self.factors, self.shapes, strict=True)]
+        return self.pack(self._each(lambda g, x, s: g.from_features(x, s), h.split(sizes, -1), self.shapes))
+
+    def to_features(self, x: Tensor) -> Tensor:
+        return torch.cat(self._each(lambda g, y: g.to_features(y), self.split(x)), -1)
+
     def chord(self, p: Tensor, q: Tensor) -> Tensor:
         return norm(torch.stack(self._each(lambda g, a, b: g.chord(a, b), self.split(p), self.split(q)), -1))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..ops.arguments import checked
 from ..ops.checks import common_shape
+from ..ops.gram_schmidt import rotation_of_columns
 from ..ops.numerics import fewer_turns, norm
 from ..ops.orthogonal import haar, hat, polar, rotation_exp3, rotation_log3, size_of, vee
 from ..ops.rotation_exp_log import log_det_dexp, rotation_exp, rotation_log
@@ -144,6 +145,20 @@ class SpecialOrthogonalGeometry(Geometry):
 
     def ambient_coordinates(self, x: Tensor) -> Tensor:
         return x.flatten(-2) / math.sqrt(2)
+
+    def feature_size(self, event_shape: Sequence[int]) -> int:
+        return event_shape[-1] * (event_shape[-1] - 1)
+
+    def from_features(self, h: Tensor, event_shape: Sequence[int]) -> Tensor:
+        """The rotation whose first n - 1 columns are those of h, made orthonormal one after the other: for SO(3)
+        the 6-D representation [1].
+
+        [1] Zhou et al., *On the continuity of rotation representations in neural networks*, CVPR 2019, eq. 15."""
+        n = self.manifold.n
+        return rotation_of_columns(h.reshape(h.shape[:-1] + (n, n - 1)))
+
+    def to_features(self, x: Tensor) -> Tensor:
+        return x[..., :-1].flatten(-2)
 
     def inner(self, p: Tensor, u: Tensor, w: Tensor) -> Tensor:
         return (u * w).sum((-1, -2)) / 2

@@ -140,6 +140,16 @@ class ScaledGeometry(Geometry):
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         return self.scale(u) * self.base.from_tangent(p, u)
 
+    def feature_size(self, event_shape: Sequence[int]) -> int:
+        return self.base.feature_size(event_shape)
+
+    def from_features(self, h: Tensor, event_shape: Sequence[int]) -> Tensor:
+        """Normal coordinates are lengths, other features are those of the base."""
+        return (super() if self.has_chart else self.base).from_features(h, event_shape)
+
+    def to_features(self, x: Tensor) -> Tensor:
+        return (super() if self.has_chart else self.base).to_features(x)
+
     def ambient_coordinates(self, x: Tensor) -> Tensor | None:
         y = self.base.ambient_coordinates(x)
         return None if y is None else self.scale(x) * y

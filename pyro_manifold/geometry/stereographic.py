@@ -326,6 +326,19 @@ class StereographicGeometry(Geometry):
         K = self.curvature(x)
         return stereographic_to_sphere(x, K) / K.sqrt()
 
+    def feature_size(self, event_shape: Sequence[int]) -> int:
+        return event_shape[-1] if self.has_chart else event_shape[-1] + 1
+
+    def from_features(self, h: Tensor, event_shape: Sequence[int]) -> Tensor:
+        """At positive curvature by way of the sphere, whose south pole is infinity."""
+        if self.has_chart:
+            return super().from_features(h, event_shape)
+        sphere = SphereGeometry(geoopt.Sphere()).from_features(h, h.shape[-1:])
+        return sphere_to_stereographic(sphere, self.curvature(h))
+
+    def to_features(self, x: Tensor) -> Tensor:
+        return super().to_features(x) if self.has_chart else stereographic_to_sphere(x, self.curvature(x))
+
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         return v.unsqueeze(0) if self.has_chart else windings(v, radius, math.pi / self.curvature(v).sqrt())
 

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from ..ops.autograd import BatchFunction, save_tensors
+from ..ops.gram_schmidt import orthonormal_columns
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, polar, vee
 from ..ops.spherical import log_sphere_area
@@ -190,6 +191,10 @@ class StiefelGeometry(Geometry):
     def from_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         b = (self.complement(p).mT @ u).flatten(-2)
         return torch.cat([vee(p.mT @ u) * self._weight, b], -1) if p.shape[-1] > 1 else b
+
+    def from_features(self, h: Tensor, event_shape: Sequence[int]) -> Tensor:
+        """The columns of h, made orthonormal one after the other."""
+        return orthonormal_columns(h.reshape(h.shape[:-1] + tuple(event_shape)))
 
     def killing_fields(self, p: Tensor) -> Tensor:
         r"""The rotations in the planes of two axes, :math:`AX` with A skew."""

@@ -143,6 +143,18 @@ class TorusGeometry(FlatGeometry):
     def ambient_coordinates(self, x: Tensor) -> Tensor:
         return torch.cat([x.cos(), x.sin()], -1)
 
+    def feature_size(self, event_shape: Sequence[int]) -> int:
+        return 2 * event_shape[-1]
+
+    def from_features(self, h: Tensor, event_shape: Sequence[int]) -> Tensor:
+        """The polar angles of the vectors (h_i, h_{d+i})."""
+        c, s = h.chunk(2, -1)
+        zero = (c == 0) & (s == 0)
+        return self.reduce(torch.atan2(torch.where(zero, 0.0, s), torch.where(zero, 1.0, c)))
+
+    def to_features(self, x: Tensor) -> Tensor:
+        return self.ambient_coordinates(x)
+
     def exact_mean(self, x: Tensor, w: Tensor) -> Tensor:
         """Axis by axis: unwrap the sorted angles at every gap; the cut with the smallest variance wins [1].
 

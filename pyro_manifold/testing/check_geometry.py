@@ -267,6 +267,25 @@ def _group_action(geo: Geometry, dim: int, like: Tensor) -> None:
     close(geo.act(torch.linalg.inv(g), moved), p, "the inverse matrix does not undo the action", 100)
 
 
+def _features(geo: Geometry, dim: int, like: Tensor) -> None:
+    """``from_features`` inverts ``to_features`` and takes any numbers, zeros and equal ones too, to points with a
+    finite gradient."""
+    shape = geo.point_shape(dim)
+    p = random_points(geo, dim, _N, like)
+    size = geo.feature_size(shape)
+    h = geo.to_features(p)
+    assert h.shape == (_N, size) and h.dtype == like.dtype
+    close(geo.from_features(h, shape), p, "from_features does not invert to_features", 1000)
+    noise = torch.randn(2, _N, size, dtype=like.dtype, device=like.device)
+    noise[0, 0], noise[0, 1] = 0.0, 1.0
+    noise.requires_grad_()
+    x = geo.from_features(noise, shape)
+    assert x.shape == (2, _N) + shape and bool(geo.contains(x).all()), "from_features leaves the manifold"
+    (slope,) = torch.autograd.grad((x * torch.randn_like(x)).sum(), noise)
+    finite(slope, "gradient of from_features")
+    assert geo.from_features(noise[:, :0], shape).shape == (2, 0) + shape, "from_features refuses no rows"
+
+
 GEOMETRY_CHECKS: dict[str, Callable[[Geometry, int, Tensor], None]] = {
     f.__name__.strip("_"): f
     for f in (
@@ -282,6 +301,7 @@ GEOMETRY_CHECKS: dict[str, Callable[[Geometry, int, Tensor], None]] = {
         _volume,
         _preimages,
         _group_action,
+        _features,
     )
 }
 

@@ -51,6 +51,13 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (md.ConditionalPushforward, dict(base=flows.LatentFlow(1, [], 2), transform=LINE)),
     (md.Kent, dict(frame=E3, concentration=5.0, ovalness=1.0)),
     (md.Kent, dict(frame=E3, concentration=5.0, axis_ovalness=torch.tensor([1.0, -1.0]))),
+    (
+        md.ProductDistribution,
+        dict(
+            manifold=geoopt.ProductManifold((SPHERE, 3), (SPHERE, 3)),
+            parts=[md.ManifoldUniform(SPHERE, (3,))] * 2,
+        ),
+    ),
     (md.ManifoldUniform, dict(manifold=SPHERE, event_shape=3, batch_shape=(2,))),
     (md.MatrixFisher, dict(matrix=E3)),
     (md.PowerSpherical, dict(loc=E3[0], concentration=torch.tensor(2.0))),

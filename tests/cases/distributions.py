@@ -77,6 +77,18 @@ DISTRIBUTIONS = [
         skip=_BREAK,
         stress=(dict(scale=1e-3), dict(scale=1.0)),
     ),
+    DistributionCase(
+        "product-S1xS2",
+        lambda loc, concentration: mdist.ProductDistribution(
+            S1_S2,
+            [
+                mdist.VonMisesFisher(loc[..., :2], concentration[..., 0]),
+                mdist.PowerSpherical(loc[..., 2:], concentration[..., 1]),
+            ],
+        ),
+        dict(loc=[0.6, 0.8, *X2], concentration=[3.0, 0.5]),
+        skip={"infer_shapes": "its arguments are distributions, which have shapes"},
+    ),
     DistributionCase("uniform-S1xS2", lambda: mdist.ManifoldUniform(S1_S2), {}),
     DistributionCase(
         "wrapped-R2",

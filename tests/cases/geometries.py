@@ -39,6 +39,7 @@ _STEPS = "exp has no closed-form inverse here, log and what needs it raise; test
 _IMPLICIT = dict.fromkeys(
     ["exp_and_log", "frames", "volume_change", "coincidence", "global_chart", "volume", "preimages"], _STEPS
 )
+_IMPLICIT["features"] = "Newton's method projects what is near the manifold only"
 _IMPLICIT["geodesics"] = "slow by extrapolated steps; tests/geometry/test_implicit holds them to closed forms"
 
 
