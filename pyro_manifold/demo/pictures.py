@@ -53,11 +53,10 @@ def draw(
             panels[i + 1],
             title=f"{name}: means at prior draws",
         )
-        t = torch.linspace(0, 1, 13).unsqueeze(-1)
-        path = geo.exp_frame(p.expand(13, -1), t * geo.log_frame(p, q))
+        _, means = vae.interpolate(x[ends[0]], x[ends[1]], steps=13)
         length = float(geo.dist(p, q))
         image_grid(
-            _images(vae.decode(path).mean), walks.add_subplot(2, 1, i + 1), columns=13,
+            _images(means), walks.add_subplot(2, 1, i + 1), columns=13,
             title=f"{name}: along a geodesic of length {length:.1f}",
         )  # fmt: skip
     files = {"latent.png": latent, "samples.png": samples, "interpolation.png": walks}

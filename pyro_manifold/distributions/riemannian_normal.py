@@ -186,6 +186,12 @@ class RiemannianNormal(ExpMapDistribution):
             base = make_base(geo, scale.expand(batch), event_shape)
         super().__init__(base, [transform], validate_args=validate_args)
 
+    @staticmethod
+    def defined_on(geo: Geometry) -> bool:
+        """Is this distribution known on the manifold of that geometry?"""
+        curvature = geo.constant_curvature(torch.zeros((), dtype=torch.float64))
+        return curvature is not None or _TANGENT_NORMALS.find(type(geo.unscaled)) is not None
+
     @property
     def scale(self) -> Tensor:
         r""":math:`\sigma`, expanded to ``batch_shape``."""

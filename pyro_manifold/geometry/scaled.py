@@ -145,10 +145,14 @@ class ScaledGeometry(Geometry):
 
     def from_features(self, h: Tensor, event_shape: Sequence[int]) -> Tensor:
         """Normal coordinates are lengths, other features are those of the base."""
-        return (super() if self.has_chart else self.base).from_features(h, event_shape)
+        return (
+            super().from_features(h, event_shape)
+            if self.has_chart
+            else self.base.from_features(h, event_shape)
+        )
 
     def to_features(self, x: Tensor) -> Tensor:
-        return (super() if self.has_chart else self.base).to_features(x)
+        return super().to_features(x) if self.has_chart else self.base.to_features(x)
 
     def ambient_coordinates(self, x: Tensor) -> Tensor | None:
         y = self.base.ambient_coordinates(x)

@@ -4,6 +4,7 @@ from .latent_vae import LatentVAE
 from .manifold_flow import AmbientFlow, ManifoldFlow
 from .manifold_glow import ManifoldGLOW, ManifoldToManifoldFlow
 from .manifold_mixture import ManifoldMixture
+from .manifold_vae import ManifoldVAE
 from .poincare_vae import PoincareVAE
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "ManifoldGLOW",
     "ManifoldMixture",
     "ManifoldToManifoldFlow",
+    "ManifoldVAE",
     "PoincareVAE",
 ]

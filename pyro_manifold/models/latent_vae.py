@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from ..nn.charts import check_size
+from ..nn.sizes import check_size
 from ..ops.arguments import checked
 from ..ops.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 

@@ -3,9 +3,11 @@
 from .charts import ExpMapHead, LogMapLayer
 from .conditioner import Conditioner
 from .conv_net import ConvNet
+from .convolutional import ConvDecoder, ConvEncoder
 from .decoder import ManifoldDecoder
 from .encoder import ManifoldEncoder
 from .gyroplane import GyroplaneLayer
+from .heads import ManifoldHead, PointFeatures
 from .masked_mlp import MaskedMLP
 from .mlp import MLP
 from .mobius import MobiusLinear
@@ -17,12 +19,16 @@ from .vq_autoencoder import VQAutoencoder
 __all__ = [
     "Conditioner",
     "ConvNet",
+    "ConvDecoder",
+    "ConvEncoder",
     "ExpMapHead",
     "GyroplaneLayer",
     "KillingField",
     "LogMapLayer",
     "ManifoldDecoder",
     "ManifoldEncoder",
+    "ManifoldHead",
+    "PointFeatures",
     "MobiusLinear",
     "MLP",
     "MaskedMLP",

@@ -3,10 +3,14 @@
 import geoopt
 from torch import Tensor, nn
 
+from ..geometry import geometry
 from ..ops.arguments import checked
-from .charts import LogMapLayer, chart_geometry, check_size
+from .charts import LogMapLayer
 from .gyroplane import GyroplaneLayer
+from .heads import PointFeatures
 from .mobius import MobiusLinear
+from .row_wise import RowWise
+from .sizes import check_size
 
 __all__ = ["ManifoldDecoder"]
 
@@ -19,18 +23,23 @@ class ManifoldDecoder(nn.Module):
     where :math:`\ell` is one of
 
     * ``"gyroplane"``: :class:`GyroplaneLayer`, signed distances to gyroplanes; on flat space a linear layer;
-    * ``"wrapped"``: :class:`LogMapLayer`, then a linear layer;
+    * ``"wrapped"``: :class:`LogMapLayer`, then a linear layer (manifolds with a global chart);
+    * ``"features"``: :class:`PointFeatures`, then a linear layer: on any manifold, without a jump;
     * ``"mobius"``: :class:`MobiusLinear`, then :class:`LogMapLayer` (Poincaré ball only);
-    * ``"linear"``: a linear layer of the ambient coordinates, which ignores the geometry.
+    * ``"linear"``: a linear layer of the coordinates of the points, which ignores the geometry (and is torn where
+      the coordinates of a torus jump).
 
-    For a fair comparison, all four have as many parameters as a multilayer perceptron with one hidden layer
-    (except that ``"linear"`` on the hyperboloid has one more input).
+    For a fair comparison, in hyperbolic and flat space all have as many parameters as a multilayer perceptron with
+    one hidden layer (except that ``"linear"`` on the hyperboloid has one more input).
 
-    :param manifold: a manifold with a global chart.
+    :param manifold: a manifold with a registered geometry.
     :param dim: its dimension.
     :param hidden: number of hidden units.
     :param out_features: m.
-    :param first: name of the first layer, see above.
+    :param first: name of the first layer, see above; by default ``"gyroplane"`` on flat and hyperbolic space,
+        ``"features"`` elsewhere.
+    :param network: a network from the ``(n, hidden)`` features :math:`\mathrm{relu}(\ell(z))` to
+        ``(n, out_features)``, in place of the last linear layer.
     :raises ValueError: for an unknown name or a manifold on which the layer is not defined.
 
     Reference: Mathieu et al., NeurIPS 2019, section 3.2 and appendix.
@@ -42,22 +51,50 @@ class ManifoldDecoder(nn.Module):
 
     @checked
     def __init__(
-        self, manifold: geoopt.Manifold, dim: int, hidden: int, out_features: int, first: str = "gyroplane"
+        self,
+        manifold: geoopt.Manifold,
+        dim: int,
+        hidden: int,
+        out_features: int,
+        first: str | None = None,
+        *,
+        network: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        geo = chart_geometry(manifold)
         check_size("hidden", hidden)
-        if first == "gyroplane":
-            ell: list[nn.Module] = [GyroplaneLayer(manifold, dim, hidden)]
-        elif first == "wrapped":
-            ell = [LogMapLayer(manifold), nn.Linear(dim, hidden)]
-        elif first == "mobius":
-            ell = [MobiusLinear(manifold, dim, hidden), LogMapLayer(manifold)]
-        elif first == "linear":
-            ell = [nn.Linear(geo.point_shape(dim).numel(), hidden)]
+        layers = first_layers(manifold, check_size("dim", dim), hidden, first)
+        out_features = check_size("out_features", out_features)
+        last: nn.Module
+        if network is None:
+            last = nn.Linear(hidden, out_features)
         else:
-            raise ValueError(f"first: got {first!r}; expected 'gyroplane', 'wrapped', 'mobius' or 'linear'.")
-        self.net = nn.Sequential(*ell, nn.ReLU(), nn.Linear(hidden, check_size("out_features", out_features)))
+            last = RowWise(network, (hidden,), (out_features,), "decoder")
+        self.net = nn.Sequential(*layers, nn.ReLU(), last)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.net(z)
+
+
+def first_layers(manifold: geoopt.Manifold, dim: int, hidden: int, first: str | None) -> list[nn.Module]:
+    """Points to ``hidden`` numbers, before any activation."""
+    geo = geometry(manifold)
+    shape = geo.point_shape(dim)
+    if first is None:
+        like = geo.origin(dim)
+        curved = geo.has_chart and geo.constant_curvature(like) is not None
+        first = "gyroplane" if curved else "features"
+    if first == "gyroplane":
+        return [GyroplaneLayer(manifold, dim, hidden)]
+    if first == "wrapped":
+        return [LogMapLayer(manifold), nn.Linear(dim, hidden)]
+    if first == "features":
+        features = PointFeatures(manifold, dim)
+        return [features, nn.Linear(features.out_features, hidden)]
+    if first == "mobius":
+        return [MobiusLinear(manifold, dim, hidden), LogMapLayer(manifold)]
+    if first == "linear":
+        flat = [nn.Flatten(-len(shape))] if len(shape) > 1 else []
+        return [*flat, nn.Linear(shape.numel(), hidden)]
+    raise ValueError(
+        f"first: got {first!r}; expected 'gyroplane', 'wrapped', 'features', 'mobius' or 'linear'."
+    )

@@ -10,7 +10,7 @@ from ..geometry import geometry
 from ..ops.arguments import checked
 from ..ops.numerics import norm
 from ..ops.signed_trig import arcsinc_sqrt, cos_sqrt, sinc_sqrt
-from .charts import check_last, check_size
+from .sizes import check_last, check_size
 
 __all__ = ["GyroplaneLayer"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.arguments import checked
-from .charts import check_last, check_size
+from .sizes import check_last, check_size
 
 __all__ = ["MobiusLinear"]
 

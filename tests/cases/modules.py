@@ -23,6 +23,7 @@ from .transforms import (
     points,
     seeded,
 )
+from .vaes import VAE_MODULES
 
 _CLOUD = torch.tensor(
     [[0.3, -0.2, 1.0], [1.0, 0.5, -0.4], [-0.7, 0.1, 0.2], [0.0, -1.0, 0.3], [0.4, 0.8, 0.9]]
@@ -247,4 +248,11 @@ MODULES = [
         S2,
         call=lambda vae, x: (vae.decode(vae.encode(x).loc).mean, vae.encode(x).scale),
     ),
+    *VAE_MODULES,
+    ModuleCase("manifold-head", lambda: nn.ManifoldHead(geoopt.Sphere(), 3, 2), S2),
+    ModuleCase("point-features", lambda: nn.PointFeatures(geoopt.Sphere(), 2), S2),
+    ModuleCase(
+        "conv-encoder", lambda: nn.ConvEncoder(4, 5, width=2), S2, call=lambda m, x: m(x.repeat(1, 6)[:, :16])
+    ),
+    ModuleCase("conv-decoder", lambda: nn.ConvDecoder(3, 4, width=2), S2),
 ]
