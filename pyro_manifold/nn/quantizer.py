@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..ops.arguments import checked
 from ..ops.clusters import k_means
-from .charts import check_last
+from .sizes import check_last
 
 __all__ = ["CodeUsage", "VectorQuantizer"]
 
