@@ -18,8 +18,14 @@ from pyro_manifold.ops.arguments import checked
 from pyro_manifold.training import fit_md
 from pyro_manifold.transforms import Chart
 
-ABSTRACT = {"InjectiveTransform", "LatentDensity", "MapTransform", "ModuleTransform"}
-NO_ARGUMENTS = {"AmbientReparam", "ManifoldReparam", "ProjectedNormalReparam", "WrappedNormalReparam"}
+ABSTRACT = {"CubeTransform", "InjectiveTransform", "LatentDensity", "MapTransform", "ModuleTransform"}
+NO_ARGUMENTS = {
+    "AmbientReparam",
+    "CubeToRotations",
+    "ManifoldReparam",
+    "ProjectedNormalReparam",
+    "WrappedNormalReparam",
+}
 RESULTS = {
     "FrechetMean",
     "LogLikelihood",

@@ -15,6 +15,7 @@ from .glow import glow_scales
 from .group_action import ChannelMixing, GroupAction
 from .in_chart import InChart
 from .latent_flow import LatentDensity, LatentFlow, coupling_chain
+from .learned_embedding import LearnedEmbedding
 from .linear import LULinear
 from .multi_scale_field import MultiScaleField
 from .multiscale import Haar, Partial, multiscale_layers
@@ -50,6 +51,7 @@ __all__ = [
     "LULinear",
     "LatentDensity",
     "LatentFlow",
+    "LearnedEmbedding",
     "RotationFlow",
     "SphereFlow",
     "Spline",

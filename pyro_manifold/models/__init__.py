@@ -1,5 +1,6 @@
 """Models that papers are about, as modules with ``model`` and, where inference is amortised, ``guide``."""
 
+from .embedding_vae import EmbeddingVAE
 from .latent_vae import LatentVAE
 from .manifold_flow import AmbientFlow, ManifoldFlow
 from .manifold_glow import ManifoldGLOW, ManifoldToManifoldFlow
@@ -9,6 +10,7 @@ from .poincare_vae import PoincareVAE
 
 __all__ = [
     "AmbientFlow",
+    "EmbeddingVAE",
     "LatentVAE",
     "ManifoldFlow",
     "ManifoldGLOW",

@@ -6,6 +6,7 @@ from .conv_net import ConvNet
 from .convolutional import ConvDecoder, ConvEncoder
 from .decoder import ManifoldDecoder
 from .encoder import ManifoldEncoder
+from .group_action import GroupActionHead
 from .gyroplane import GyroplaneLayer
 from .heads import ManifoldHead, PointFeatures
 from .masked_mlp import MaskedMLP
@@ -22,6 +23,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "ExpMapHead",
+    "GroupActionHead",
     "GyroplaneLayer",
     "KillingField",
     "LogMapLayer",

@@ -3,6 +3,7 @@
 from ..ops.checkpoint import CheckpointError, digest, load_checkpoint, save_checkpoint, structure
 from .charts import fit_charts
 from .dimension import DimensionScan, scan_dimension
+from .embedding import fit_embedding
 from .flow_matching import fit_flow_matching
 from .likelihood import fit_likelihood
 from .loop import fit
@@ -21,6 +22,7 @@ __all__ = [
     "digest",
     "fit",
     "fit_charts",
+    "fit_embedding",
     "fit_flow_matching",
     "fit_likelihood",
     "fit_md",

@@ -101,6 +101,10 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (mt.LinearEmbedding, dict(matrix=torch.ones(2, 1), loc=torch.zeros(2))),
     (mt.Pad, dict(dim=1, codomain_dim=2)),
     (mt.Rotation, dict(matrix=E3)),
+    (mt.LeftMultiplication, dict(matrix=E3)),
+    (mt.CubeToSphere, dict(dim=2)),
+    (mt.CubeToTorus, dict(dim=2)),
+    (flows.LearnedEmbedding, dict(manifold=SPHERE, dim=1, hidden=(4,), project=False)),
     (mt.hutchinson_log_volume, dict(transform=LINE, u=torch.zeros(2, 1), probes=2, rtol=1e-3, max_steps=3)),
     (flows.Affine, dict(matrix=torch.eye(2), loc=torch.zeros(2))),
     (flows.Spline, dict(dim=1, bins=4, bound=3.0)),
@@ -256,6 +260,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (nn.ManifoldHead, dict(manifold=SPHERE, in_features=2, dim=2)),
     (nn.PointFeatures, dict(manifold=SPHERE, dim=2)),
     (nn.GyroplaneLayer, dict(manifold=BALL, dim=2, out_features=2)),
+    (nn.GroupActionHead, dict(manifold=SPHERE, in_features=2, dim=2)),
     (nn.LogMapLayer, dict(manifold=BALL)),
     (nn.ManifoldDecoder, dict(manifold=BALL, dim=2, hidden=3, out_features=2, first="gyroplane")),
     (nn.ManifoldEncoder, dict(manifold=BALL, in_features=2, hidden=3, dim=2)),
@@ -273,6 +278,19 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (models.ManifoldMixture, dict(flows=[flow()], centres=torch.zeros(1, 2))),
     (models.ManifoldMixture.from_data, dict(x=ROWS, dim=1, charts=1, hidden=(4,), latent_hidden=(4,))),
     (models.LatentVAE, dict(data_shape=3, width=5, name="vae")),
+    (
+        models.EmbeddingVAE,
+        dict(
+            embedding=mt.CubeToSphere(1),
+            data_dim=3,
+            dim=1,
+            group_action=True,
+            hidden=4,
+            likelihood="bernoulli",
+            likelihood_scale=0.1,
+            name="vae",
+        ),
+    ),
     (
         models.ManifoldVAE,
         dict(

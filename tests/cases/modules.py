@@ -6,10 +6,12 @@ import torch
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold import flows, models, nn
+from pyro_manifold import transforms as mt
 from pyro_manifold.contrib import lhc
 from pyro_manifold.geometry import Torus
 
 from .base import ModuleCase
+from .geometries import SPHERE
 from .transforms import (
     B2,
     ROTATIONS,
@@ -241,6 +243,17 @@ MODULES = [
         lambda: learned(models.AmbientFlow.from_data(_CLOUD, 2, hidden=(5,), eps=0.3), 0.1),
         S2,
         call=lambda m, x: m.log_prob(x).unsqueeze(-1),
+    ),
+    ModuleCase("group-action-head", lambda: nn.GroupActionHead(SPHERE, 3, 2), S2, call=lambda m, h: m(h)(h)),
+    ModuleCase(
+        "embedding-vae",
+        lambda: models.EmbeddingVAE(mt.CubeToSphere(2), 3, group_action=True, hidden=5),
+        S2,
+        call=lambda vae, x: (
+            vae.decode(vae._encode(x)[0].mean).mean,
+            vae._encode(x)[1](x),
+            vae._encode(x)[0].variance,
+        ),
     ),
     ModuleCase(
         "poincare-vae",

@@ -200,6 +200,13 @@ TRANSFORMS = [
     TransformCase("cube-to-4-sphere", lambda: mt.CubeToSphere(4), {}, [[*t, 0.4] for t in CUBE]),
     TransformCase("cube-to-torus", lambda: mt.CubeToTorus(3), {}, CUBE),
     TransformCase("cube-to-rotations", lambda: mt.CubeToRotations(), {}, CUBE),
+    TransformCase(
+        "learned-embedding",
+        lambda: seeded(lambda: flows.LearnedEmbedding(SPHERE, 2, (6,))),
+        {},
+        [[0.3, 0.9], [0.9, 0.1], [0.02, 0.5]],
+        skip=dict.fromkeys(["inverse", "volume_change", "changed_values"], "the encoder is no exact inverse"),
+    ),
     TransformCase("pad", lambda: mt.Pad(2, 4), {}, V2),
     TransformCase(
         "linear-embedding",

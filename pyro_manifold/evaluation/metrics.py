@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..ops.mmd import gaussian_mmd2
+
 __all__ = ["grid_mmd2", "mmd2", "ood_auc", "roc_auc"]
 
 
@@ -71,16 +73,11 @@ def mmd2(x: Tensor, y: Tensor, *, scale: float | None = None) -> float:
             f"x, y: got shapes {tuple(x.shape)} and {tuple(y.shape)}; expected (n, d) and (m, d), n and m "
             f"above 1."
         )
-    within = torch.pdist(y)
-    scale = float(within.median()) if scale is None else scale
+    scale = float(torch.pdist(y).median()) if scale is None else scale
     if not scale > 0:
         raise ValueError(f"scale: got {scale}; expected a positive length. Is the sample y mostly one point?")
 
-    def kernel(distance: Tensor) -> Tensor:
-        return (-0.5 * (distance / scale).square()).exp().mean()
-
-    cross = torch.stack([kernel(torch.cdist(part, y)) * len(part) for part in x.split(1024)]).sum() / len(x)
-    return float(kernel(torch.pdist(x)) + kernel(within) - 2 * cross)
+    return float(gaussian_mmd2(x, y, [scale]))
 
 
 def grid_mmd2(p: Tensor, truth: Tensor, grid: Tensor, *, scale: float | None = None) -> Tensor:
