@@ -1,5 +1,6 @@
 """Real diffusion MRI: tensors and orientation distribution functions of the voxels of a scan, fitted by dipy."""
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,11 +108,16 @@ def fit_diffusion_scan(
         if file is not None and not Path(file).exists():
             raise ValueError(f"{name}: there is no file {str(file)!r}.")
     volume = np.asarray(dipy.io.image.load_nifti(str(data))[0], dtype=np.float64)
-    b, g = dipy.io.read_bvals_bvecs(str(bvals), str(bvecs))
+    try:
+        b, g = dipy.io.read_bvals_bvecs(str(bvals), str(bvecs))
+    except OSError as error:
+        raise ValueError(
+            f"bvals, bvecs: {error}; expected text files of k strengths and of k directions, of three numbers each."
+        ) from error
     if volume.ndim != 4 or volume.shape[-1] != len(b) or len(b) != len(g):
         raise ValueError(
-            f"data, bvals, bvecs: got shapes {volume.shape}, {np.shape(b)} and {np.shape(g)}; expected (X, Y, Z, k), (k,) "
-            "and (k, 3) with the same k."
+            f"data, bvals, bvecs: got shapes {volume.shape}, {np.shape(b)} and {np.shape(g)}; expected (X, Y, Z, k), "
+            "(k,) and (k, 3) with the same k."
         )
     gradients = dipy.core.gradients.gradient_table(b, bvecs=g)
     weak = gradients.b0s_mask
@@ -129,13 +135,15 @@ def fit_diffusion_scan(
     signals = np.clip(volume[inside], 1e-3 * level.max(), None)
     quadratic = dipy.reconst.dti.TensorModel(gradients).fit(signals).quadratic_form * 1000
     shells = np.unique(np.round(b[~weak], -2))
-    if model == "shore" or (model == "auto" and len(shells) > 1):
-        fit = dipy.reconst.shore.ShoreModel(
-            gradients, radial_order=sh_order, zeta=700, lambdaN=1e-8, lambdaL=1e-8
-        )
-    else:
-        fit = dipy.reconst.shm.CsaOdfModel(gradients, sh_order_max=sh_order)
-    odf = torch.from_numpy(np.stack([fit.fit(s).odf(directions) for s in signals]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)  # of a basis that dipy itself still uses
+        if model == "shore" or (model == "auto" and len(shells) > 1):
+            fit = dipy.reconst.shore.ShoreModel(
+                gradients, radial_order=sh_order, zeta=700, lambdaN=1e-8, lambdaL=1e-8
+            )
+        else:
+            fit = dipy.reconst.shm.CsaOdfModel(gradients, sh_order_max=sh_order)
+        odf = torch.from_numpy(np.stack([fit.fit(s).odf(directions) for s in signals]))
     return _fields(torch.from_numpy(quadratic), odf, torch.from_numpy(inside), axes.double())
 
 

@@ -6,9 +6,9 @@ that their square roots are.
     x = (\sqrt{p_1}, \dots, \sqrt{p_m}) \in S^{m-1}
 
 An axis stands for two opposite directions. The square root of an ODF at 2m directions is a point of
-:math:`S^{2m-1}` that lies on the great subsphere :math:`x(u) = x(-u)`; the m axes are that subsphere, isometrically: all
-distances are the same, and a density exists. References: Aganj et al., Magn. Reson. Med. 64 (2010), eq. 4 (ODF with the
-solid angle); Srivastava et al., CVPR 2007 (square roots).
+:math:`S^{2m-1}` that lies on the great subsphere :math:`x(u) = x(-u)`; the m axes are that subsphere, isometrically:
+all distances are the same, and a density exists. References: Aganj et al., Magn. Reson. Med. 64 (2010), eq. 4 (ODF with
+the solid angle); Srivastava et al., CVPR 2007 (square roots).
 """
 
 import math
@@ -20,6 +20,7 @@ from torch import Tensor
 from ..constraints import check_point
 from ..ops.arguments import checked
 from ..ops.checks import check_all
+from ..ops.icosphere import icosphere
 
 __all__ = ["half_icosphere", "odf_peaks", "odf_to_sphere", "sphere_to_odf", "tensor_odf"]
 
@@ -36,30 +37,10 @@ def half_icosphere(frequency: int, *, dtype: torch.dtype | None = None) -> Tenso
     >>> half_icosphere(2).shape
     torch.Size([21, 3])
     """
-    g = (1 + 5**0.5) / 2
-    corners = torch.tensor(
-        [(a, b * g, 0.0) for a in (-1.0, 1.0) for b in (-1.0, 1.0)]
-        + [(0.0, a, b * g) for a in (-1.0, 1.0) for b in (-1.0, 1.0)]
-        + [(b * g, 0.0, a) for a in (-1.0, 1.0) for b in (-1.0, 1.0)],
-        dtype=torch.float64,
-    )
-    near = (torch.cdist(corners, corners) - 2).abs() < 1e-6
-    faces = [
-        (i, j, k)
-        for i in range(12)
-        for j in range(i + 1, 12)
-        for k in range(j + 1, 12)
-        if near[i, j] and near[j, k] and near[i, k]
-    ]
-    steps = [(a, b, frequency - a - b) for a in range(frequency + 1) for b in range(frequency + 1 - a)]
-    weights = torch.tensor(steps, dtype=torch.float64) / frequency
-    points = torch.cat([weights @ corners[list(face)] for face in faces])
-    points = points / points.norm(dim=-1, keepdim=True)
-    kept: list[Tensor] = []
-    for p in points:  # each edge and corner came with several faces
-        if not kept or float((torch.stack(kept) @ p).abs().max()) < 1 - 1e-9:
-            kept.append(p if tuple(p[[2, 1, 0]].tolist()) >= (0.0, 0.0, 0.0) else -p)
-    return torch.stack(kept).to(torch.get_default_dtype() if dtype is None else dtype)
+    v = icosphere(frequency)[0]
+    size = torch.tensor([1.0, 1e-3, 1e-6], dtype=torch.float64)  # orders vertices by z, then y, then x
+    upper = (v.flip(-1).mul(1e8).round() * 1e-8 * size).sum(-1) > 0
+    return v[upper].to(torch.get_default_dtype() if dtype is None else dtype)
 
 
 @checked

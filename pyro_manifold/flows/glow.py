@@ -28,7 +28,7 @@ from .multi_scale_field import scale_shapes
 
 __all__ = ["glow_scales", "glow_step"]
 
-_MIXED = 64  # the coordinates of a pixel are mixed with one another where they are not more than that
+_MIXED = 200  # the coordinates of a pixel are mixed with one another where they are not more than that
 
 
 def glow_step(

@@ -7,6 +7,7 @@ imported at the first call; install it with ``pip install matplotlib`` or the ex
 """
 
 from ..ops.lon_lat import from_lon_lat, lon_lat
+from .glyphs import odf_glyphs, tensor_glyphs
 from .images import image_grid
 from .mcmc import disk_posterior, plot_rank, plot_sbc, sphere_trace
 from .plane import geodesic, latent_axes, latent_scatter, to_plane
@@ -22,11 +23,13 @@ __all__ = [
     "latent_axes",
     "latent_scatter",
     "lon_lat",
+    "odf_glyphs",
     "plot_rank",
     "plot_sbc",
     "sphere_density",
     "sphere_points",
     "sphere_trace",
+    "tensor_glyphs",
     "to_plane",
     "world_axes",
 ]
