@@ -13,17 +13,18 @@ extensions = [
     "sphinx.ext.doctest",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",
+    "sphinx_copybutton",
 ]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
-html_theme = "alabaster"
-html_theme_options = {
-    "description": "Probabilistic models on manifolds for Pyro",
-    "page_width": "1100px",
-    "fixed_sidebar": True,
-}
-html_static_path: list[str] = []
+html_theme = "furo"
+html_title = "pyro_manifold"
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the :param: fields say more: symbol, shape, unit

@@ -198,7 +198,9 @@ def to_inference_data(
     :param log_likelihood: also the pointwise log likelihood, by one run of the model per draw (MCMC runs
         only); 0 in masked rows.
     :param observed_data: by default the observed sites of an MCMC run's model.
-    :param prior, prior_predictive, posterior_predictive: draws from ``Predictive``, of shape (draws, ...).
+    :param prior: draws from ``Predictive`` by site, of shape (draws, ...).
+    :param prior_predictive: likewise.
+    :param posterior_predictive: likewise.
     :return: ``arviz.InferenceData`` (ArviZ 0.x; run with 0.23.4) or ``xarray.DataTree`` (1.x; run with
         1.3.0), with groups posterior, sample_stats (divergences of an MCMC run), log_likelihood,
         observed_data and those given.

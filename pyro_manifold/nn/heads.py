@@ -22,8 +22,7 @@ class ManifoldHead(nn.Module):
     Euclidean, hyperbolic, SPD            exp at the origin                                       d
     sphere :math:`S^d`                    division by the length                                  d + 1
     torus                                 atan2 of two numbers for each angle                     2 d
-    SO(n)                                 Gram-Schmidt: n - 1 columns, the last completed (SO(3): n (n - 1)
-                                          the 6-D representation)
+    SO(n)                                 Gram-Schmidt of n - 1 columns (SO(3): 6 numbers)        n (n - 1)
     Stiefel                               Gram-Schmidt                                            n p
     Grassmann                             the largest eigenvectors of a symmetric matrix          n n
     product                               factor by factor                                        their sum

@@ -175,7 +175,8 @@ def bessel_divergence(p: Tensor, q: Tensor, order: float) -> Tensor:
     It is the Kullback-Leibler divergence between von Mises-Fisher distributions with concentrations p and q and
     equal mean directions.
 
-    :param p, q: nonnegative arguments, of shapes that broadcast.
+    :param p: a nonnegative argument.
+    :param q: another, of a shape that broadcasts with that of p.
 
     >>> bessel_divergence(torch.tensor(1e6), torch.tensor(3e6), 0.5)  # 2 - log 3
     tensor(0.9014)
