@@ -63,7 +63,8 @@ class ChartsInRegions:
         return Acceptance(mean, (mean.detach() * (1 - mean.detach()) / self.draws).sqrt())
 
     def _estimated_acceptance(self) -> Tensor:
-        """Shares of fixed draws; differentiable by weighting them with ratios of densities, which are 1."""
+        """Shares of draws that are the same at each call; differentiable by weighting them with ratios of
+        densities, which are 1."""
         like, shares = self.weights, []
         if not like.numel():
             return torch.ones_like(like)
@@ -71,7 +72,7 @@ class ChartsInRegions:
             torch.manual_seed(0)
             for k, c in enumerate(self.components):
                 with torch.no_grad():
-                    u = c.base_dist.sample((self.draws,))
+                    u = _spread(c.base_dist, self.draws)
                     ok = self._accepted(u, k)[0].to(u)
                 read = dependencies(c.base_dist)
                 if torch.is_grad_enabled() and (read is None or any(map(_needs_gradient, read))):
@@ -154,6 +155,28 @@ class ChartsInRegions:
         raise exhausted(
             int(missing.sum()), missing.numel(), _ROUNDS, "make the regions of the charts larger."
         )
+
+
+def _spread(base: Any, n: int) -> Tensor:
+    """n draws of ``base``; those of transformed normal vectors from points of a Sobol sequence, which fill space more
+    evenly than independent ones."""
+    inner: Any = base
+    transforms: list[Any] = []
+    while isinstance(inner, dist.torch.TransformedDistribution):
+        transforms = [*inner.transforms, *transforms]
+        inner = inner.base_dist
+    normal = getattr(inner, "base_dist", None)
+    if inner.batch_shape or not isinstance(normal, torch.distributions.Normal) or len(inner.event_shape) != 1:
+        return base.sample((n,))
+    points = torch.quasirandom.SobolEngine(inner.event_shape[0], scramble=True, seed=0).draw(
+        n, dtype=torch.float64
+    )
+    tiny = 1e-12
+    z = torch.special.ndtri(points.clamp(tiny, 1 - tiny)).to(normal.loc)
+    u = normal.loc + normal.scale * z
+    for transform in transforms:
+        u = transform(u)
+    return u
 
 
 def _needs_gradient(item: Any) -> bool:

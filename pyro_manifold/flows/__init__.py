@@ -17,6 +17,7 @@ from .in_chart import InChart
 from .latent_flow import LatentDensity, LatentFlow, coupling_chain
 from .learned_embedding import LearnedEmbedding
 from .linear import LULinear
+from .local_frames import LocalFrames
 from .multi_scale_field import MultiScaleField
 from .multiscale import Haar, Partial, multiscale_layers
 from .rotation_flow import HopfSpline, RotationFlow
@@ -49,6 +50,7 @@ __all__ = [
     "InChart",
     "InjectiveFlow",
     "LULinear",
+    "LocalFrames",
     "LatentDensity",
     "LatentFlow",
     "LearnedEmbedding",

@@ -7,6 +7,7 @@ from .manifold_glow import ManifoldGLOW, ManifoldToManifoldFlow
 from .manifold_mixture import ManifoldMixture
 from .manifold_vae import ManifoldVAE
 from .poincare_vae import PoincareVAE
+from .vq_flow import VQFlow
 
 __all__ = [
     "AmbientFlow",
@@ -18,4 +19,5 @@ __all__ = [
     "ManifoldToManifoldFlow",
     "ManifoldVAE",
     "PoincareVAE",
+    "VQFlow",
 ]

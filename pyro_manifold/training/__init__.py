@@ -12,6 +12,7 @@ from .phase import Phase
 from .reverse_kl import fit_reverse_kl
 from .run import History
 from .verdict import TrainingWarning, verdict
+from .vq_flow import fit_vq
 
 __all__ = [
     "CheckpointError",
@@ -27,6 +28,7 @@ __all__ = [
     "fit_likelihood",
     "fit_md",
     "fit_reverse_kl",
+    "fit_vq",
     "load_checkpoint",
     "save_checkpoint",
     "scan_dimension",

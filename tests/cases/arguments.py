@@ -40,6 +40,12 @@ def flow() -> models.ManifoldFlow:
     return models.ManifoldFlow.from_data(ROWS, 1, hidden=(4,), latent_hidden=(4,), latent_depth=1)
 
 
+def vq_flow() -> models.VQFlow:
+    return models.VQFlow.from_data(
+        ROWS, 1, 2, hidden=(4,), latent_hidden=(4,), code_hidden=(4,), latent_depth=1
+    )
+
+
 DRAWS = torch.nn.functional.normalize(
     torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(0)), dim=-1
 )
@@ -192,6 +198,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     ),
     (flows.Haar, dict(height=2, width=2)),
     (flows.InjectiveFlow, dict(embedding=LINE, layers=[flows.LULinear(2)])),
+    (flows.LocalFrames, dict(codes=torch.zeros(1, 3), matrix=torch.eye(2)[None], loc=torch.zeros(1, 2))),
     (flows.LULinear, dict(dim=2, matrix=torch.eye(2), loc=torch.zeros(2))),
     (flows.LatentFlow, dict(dim=2, layers=[flows.LULinear(2)], context_dim=1)),
     (
@@ -275,6 +282,17 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         dict(x=ROWS, dim=1, depth=1, hidden=(4,), latent_hidden=(4,), latent_depth=1),
     ),
     (models.AmbientFlow.from_data, dict(x=ROWS, dim=1, depth=1, hidden=(4,), latent_depth=1, eps=0.1)),
+    (
+        models.VQFlow,
+        dict(
+            autoencoder=vq_flow().autoencoder,
+            transform=vq_flow().transform,
+            latent=vq_flow().latent,
+            neighbours=1,
+            eps=0.1,
+            off_manifold="reject",
+        ),
+    ),
     (models.ManifoldMixture, dict(flows=[flow()], centres=torch.zeros(1, 2))),
     (models.ManifoldMixture.from_data, dict(x=ROWS, dim=1, charts=1, hidden=(4,), latent_hidden=(4,))),
     (models.LatentVAE, dict(data_shape=3, width=5, name="vae")),
@@ -362,6 +380,10 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             seed=0,
             disable_progbar=True,
         ),
+    ),
+    (
+        training.fit_vq,
+        dict(flow=vq_flow(), x=ROWS, epochs=1, seconds=1.0, lr=1e-3, commitment=0.1, batch_size=10),
     ),
     (
         training.fit_charts,

@@ -239,6 +239,25 @@ MODULES = [
         call=lambda m, x: torch.stack([m.log_prob(x), m.log_prob(x + 20.0)], -1),
     ),
     ModuleCase(
+        "vq-flow",
+        lambda: learned(
+            models.VQFlow.from_data(
+                torch.cat([_CLOUD, _CLOUD + 20.0]), 1, 2, hidden=(5,), latent_hidden=(5,), code_hidden=(5,)
+            ),
+            0.05,
+        ),
+        S2,
+        call=lambda m, x: (torch.stack([m.log_prob(x), m.log_prob(x + 20.0)], -1), m.autoencoder(x)),
+    ),
+    ModuleCase(
+        "local-frames",
+        lambda: flows.Conditional(
+            flows.LocalFrames(_CLOUD, 2 * torch.eye(2).repeat(5, 1, 1), _CLOUD[:, :2]), context_dim=3
+        ),
+        S2,
+        call=lambda m, c: m.condition(c)(c[..., :2]),
+    ),
+    ModuleCase(
         "ambient-flow",
         lambda: learned(models.AmbientFlow.from_data(_CLOUD, 2, hidden=(5,), eps=0.3), 0.1),
         S2,
