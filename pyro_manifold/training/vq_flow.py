@@ -66,9 +66,9 @@ def fit_vq(
 
     >>> t = 6.28 * torch.rand(300, 1)
     >>> x = torch.cat([t.cos(), t.sin()], 1)
-    >>> flow = VQFlow.from_data(x, dim=1, charts=4, hidden=(8,), latent_hidden=(8,))
+    >>> flow = VQFlow.from_data(x, dim=1, charts=4, depth=1, hidden=(32,), latent_hidden=(8,))
     >>> before = flow.ood_score(x).mean()
-    >>> history = fit_vq(flow, x, epochs=(1, 20, 1), batch_size=50, disable_progbar=True)
+    >>> history = fit_vq(flow, x, epochs=(1, 60, 5), lr=2e-2, batch_size=50, disable_progbar=True)
     >>> bool(flow.ood_score(x).mean() < before), sorted(history.losses)
     (True, ['AE', 'D', 'M'])
     """
