@@ -3,5 +3,15 @@ embedding is from preserving volume."""
 
 from .embedding import EmbeddingReport, embedding_report
 from .metrics import grid_mmd2, mmd2, ood_auc, roc_auc
+from .samples import connected_components, energy_distance
 
-__all__ = ["EmbeddingReport", "embedding_report", "grid_mmd2", "mmd2", "ood_auc", "roc_auc"]
+__all__ = [
+    "EmbeddingReport",
+    "connected_components",
+    "embedding_report",
+    "energy_distance",
+    "grid_mmd2",
+    "mmd2",
+    "ood_auc",
+    "roc_auc",
+]
