@@ -43,6 +43,7 @@ class ChartsInRegions:
     _given: Tensor | Callable[[], Tensor] | None
     _source: "ChartsInRegions"
     _memo: Memo
+    _one: Any
 
     def acceptance(self) -> Acceptance:
         """The :math:`Z_k` and their standard errors, both of shape ``batch + (K,)``; 1 and 0 without regions, and
@@ -118,6 +119,8 @@ class ChartsInRegions:
         shape = torch.Size(sample_shape) + self.batch_shape
         if shape.numel() == 0:  # torch's multinomial draws at least one
             return self.weights.new_empty(shape + self.event_shape), self.weights.new_empty(shape).long()
+        if self._one is not None:
+            return self._one.sample_with_chart(shape)
         which = dist.Categorical(self.weights).sample(torch.Size(sample_shape))
         if len(self.batch_shape):
             return self._draw_all(which), which

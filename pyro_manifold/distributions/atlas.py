@@ -178,6 +178,13 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
+    @property
+    def _one(self) -> "Atlas | None":
+        """The single distribution that this batch was expanded from, if it was."""
+        source: Any = self._source
+        same = source._validate_args == self._validate_args
+        return source if source is not self and not source.batch_shape and same else None
+
     # --- densities --------------------------------------------------------------------------------------------
     def _seen(self, value: Tensor) -> _Seen:
         """Charts are asked only about the rows that their regions contain, where the batch has no axes of its
@@ -260,6 +267,10 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
     def log_joint(self, value: Tensor) -> Tensor:
         r""":math:`\log w_k\,p_k(x) / Z_k` for each chart, on the last axis; :math:`-\infty` for charts that do
         not contain ``value``."""
+        one = self._one
+        if one is not None:  # copies of one distribution: it gathers rows by chart, which a batch cannot
+            joint = one.log_joint(value)
+            return joint.expand(torch.broadcast_shapes(joint.shape[:-1], self.batch_shape) + joint.shape[-1:])
         return self._log_joint(self._seen(value))
 
     def _log_joint(self, seen: _Seen) -> Tensor:
@@ -299,11 +310,19 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
     def project(self, value: Tensor) -> Tensor:
         """The projection of ``value`` by the chart that comes nearest, of those whose region contains it."""
         seen = self._seen(value)
-        points = torch.stack(
-            [g.transform._call(u) for g, u in zip(self.components, seen.us, strict=True)], -2
-        )
-        which = seen.error.argmin(-1)[..., None, None]
-        return points.gather(-2, which.expand(which.shape[:-1] + self.event_shape)).squeeze(-2)
+        which = seen.error.argmin(-1)
+        if self.batch_shape or not is_concrete(which):
+            points = torch.stack(
+                [c.transform._call(u) for c, u in zip(self.components, seen.us, strict=True)], -2
+            )
+            index = which[..., None, None]
+            return points.gather(-2, index.expand(index.shape[:-1] + self.event_shape)).squeeze(-2)
+        out = value.new_zeros(which.numel(), self.event_shape[0])
+        for k in which.unique().tolist():
+            rows = (which.reshape(-1) == k).nonzero().squeeze(-1)
+            u = seen.us[k].reshape(-1, seen.us[k].shape[-1])[rows]
+            out = out.index_put((rows,), self.components[k].transform._call(u))
+        return out.reshape(value.shape)
 
     @torch.no_grad()
     def mass(self, n: int = 10_000) -> tuple[float, float]:

@@ -134,6 +134,17 @@ def test_charts_are_asked_about_their_regions_only() -> None:
         circle(most=0.5).log_prob(ring(50))
 
 
+def test_copies_in_a_plate_ask_charts_about_their_regions_only() -> None:
+    """As Pyro's plate expands an observed site. Chart 0 would complain about all other points."""
+    d = circle(most=math.pi / 3 + 1e-9)
+    x = ring(50)
+    torch.testing.assert_close(d.expand((50,)).log_prob(x), d.log_prob(x))
+    torch.testing.assert_close(d.expand((3, 1)).log_prob(x), d.log_prob(x).expand(3, 50))
+    torch.testing.assert_close(d.expand((50,)).expand((2, 50)).log_prob(x), d.log_prob(x).expand(2, 50))
+    assert d.expand((4,)).sample((2,)).shape == (2, 4, 2)
+    torch.testing.assert_close(d.project(1.1 * x.reshape(5, 10, 2)), x.reshape(5, 10, 2))
+
+
 def test_images_that_nearly_coincide() -> None:
     """Two lines 0.01 apart, regions that overlap in the middle third: ``nearest`` has mass 1 on both lines together,
     ``add`` on either of them."""
