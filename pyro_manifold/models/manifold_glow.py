@@ -27,6 +27,7 @@ from ..flows.fields import field_constraint, squeezed
 from ..geometry import geometry
 from ..infer import frechet_mean
 from ..nn import ConvNet
+from ..nn.field_regression import FieldRegression
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
 from ..transforms import ExpChart
@@ -35,7 +36,7 @@ from ..transforms.chain import as_map
 __all__ = ["ManifoldGLOW", "ManifoldToManifoldFlow"]
 
 _LOG_SCALE = 5.0  # log scales of the latent normal stay within +- this, as a soft bound
-_FIELDS = 256  # of the data, from which actnorms are computed
+_FIELDS = 512  # of the data, from which actnorms and regressions are computed
 _PIXELS = 4096  # of the data, from which base points are computed
 
 
@@ -68,6 +69,13 @@ def _centre(name: str, x: Tensor, manifold: geoopt.Manifold) -> tuple[Tensor, Te
     scale = v.std(0, correction=0)
     scale = torch.where(scale > 0, scale, 1.0).clamp_min(1e-3 * float(scale.max()))
     return geo.project(loc.to(x)), scale.to(x)
+
+
+def _small(h: Tensor, halvings: int) -> Tensor:
+    """A field of channels, squeezed that often."""
+    for _ in range(halvings):
+        h = squeezed(h, 0)
+    return h
 
 
 class _Glow(PyroModule):
@@ -157,10 +165,12 @@ class ManifoldGLOW(_Glow):
         """``n`` fields."""
         return self.distribution.sample((n,))
 
-    def model(self, x: Tensor) -> None:
-        """Fields observed, for Pyro's inference."""
-        with pyro.plate("fields", len(x)):
-            pyro.sample("x", self.distribution, obs=x)
+    def model(self, x: Tensor | None = None, n: int = 1) -> Tensor:
+        """Fields observed, for Pyro's inference; ``n`` drawn, for its ``Predictive``, if ``x`` is omitted."""
+        if x is not None:
+            _check_fields("x", x, self.manifold, self.shape, self.event_shape)
+        with pyro.plate("fields", n if x is None else len(x)):
+            return pyro.sample("x", self.distribution, obs=x)
 
 
 class ManifoldToManifoldFlow(_Glow):
@@ -170,9 +180,9 @@ class ManifoldToManifoldFlow(_Glow):
         \log p(x \mid y) = \log N\big(f_y^{-1}(x);\, m(y), s(y)^2\big) - \log\mathrm{vol}_{f_y}
 
     A convolutional network makes features of the coordinates of y in the chart at ``source_loc``; from these, further
-    ones predict mean and scale of the latent tangent coordinates of each scale and, if ``coupled``, the couplings of f
-    read them too. Without, f is one flow for all y, as in the paper, and x given y has one mode. Base measure: the
-    product of the Riemannian volumes of the pixels of x.
+    ones predict mean and scale of the latent tangent coordinates of each scale, the mean on top of a quadratic
+    regression, and, if ``coupled``, the couplings of f read them too. Without, f is one flow for all y, as in the
+    paper. Base measure: the product of the Riemannian volumes of the pixels of x.
 
     :param geoopt.Manifold source: manifold of the pixels of y.
     :param source_shape: (C, H, W) of y.
@@ -241,14 +251,18 @@ class ManifoldToManifoldFlow(_Glow):
             ConvNet(channels * 4**k, 2 * c * dim, width, kernel=3)
             for k, (c, _, _, dim) in zip(self.halvings, flow.latent_shapes, strict=True)
         )
+        self.regressions = nn.ModuleList(
+            FieldRegression(read * 4**k, c * dim)
+            for k, (c, _, _, dim) in zip(self.halvings, flow.latent_shapes, strict=True)
+        )
         self.to(loc)
 
     @classmethod
     def from_data(
         cls, source: geoopt.Manifold, y: Tensor, manifold: geoopt.Manifold, x: Tensor, **options: Any
     ) -> "ManifoldToManifoldFlow":
-        """A model whose base points are the Fréchet means of the pixels of fields ``y`` and ``x``, each of shape
-        ``(fields, C, H, W) + event``, and whose actnorms and mixings are those of ``x``; ``options`` as above."""
+        """A model that starts as a ridge regression with normal errors of the coordinates of fields ``x`` on those of
+        ``y`` at their Fréchet means, both of shape ``(fields, C, H, W) + event``; ``options`` as above."""
         if len(x) != len(y):
             raise ValueError(f"x, y: got {len(x)} and {len(y)} fields; expected as many, in pairs.")
         source_loc, source_scale = _centre("y", y, source)
@@ -263,27 +277,44 @@ class ManifoldToManifoldFlow(_Glow):
             source_scale=source_scale,
             **options,
         ).to(x)
-        with torch.no_grad():
-            model._given(y[:_FIELDS])[2].initialise(x[:_FIELDS])
+        model._regress(x[:_FIELDS], y[:_FIELDS])
         return model
+
+    @torch.no_grad()
+    def _regress(self, x: Tensor, y: Tensor) -> None:
+        """Start as a regression of coordinates: the flow takes its actnorms and mixings from the residuals, then the
+        mean of the latent normal is fitted to the latent coordinates."""
+        chart = as_map(ExpChart(self.manifold, self._plain.loc, validate_args=False), 4)
+        h, v = self._source_coordinates(y), chart.inv(x)
+        flat = v.movedim(-1, -3).flatten(-4, -3)
+        regression = FieldRegression(h.shape[1], flat.shape[1]).to(h)
+        regression.fit(h, flat)
+        residual = (flat - regression(h)).unflatten(-3, (v.shape[-4], v.shape[-1])).movedim(-3, -1)
+        self._given(y)[2].initialise(chart(residual - residual.mean(0) + v.mean((0, 2, 3), keepdim=True)[0]))
+        z = self._given(y)[2].inv(x)
+        shapes = self._plain.latent_shapes
+        parts = z.split([torch.Size(s).numel() for s in shapes], -1)
+        for part, shape, k, fitted in zip(parts, shapes, self.halvings, self.regressions, strict=True):
+            target = part.unflatten(-1, shape).movedim(-1, -3).flatten(-4, -3)
+            fitted.fit(_small(h, k), target)  # type: ignore[operator]
+
+    def _source_coordinates(self, y: Tensor) -> Tensor:
+        """Standardised coordinates of y, batch + (C d, H, W)."""
+        chart = as_map(ExpChart(self.source, self.source_loc, validate_args=False), 4)
+        v = chart.inv(y) / self.source_scale
+        return v.movedim(-1, -3).flatten(-4, -3)
 
     def _given(self, y: Tensor) -> tuple[Tensor, Tensor, Any]:
         """Mean and scale of the latent vector, and the flow, given ``y``."""
         _check_fields("source", y, self.source, self.source_shape, self.source_event)
-        chart = as_map(ExpChart(self.source, self.source_loc, validate_args=False), 4)
-        v = chart.inv(y) / self.source_scale
-        h = v.movedim(-1, -3).flatten(-4, -3)  # (C d, H, W)
-        if self.encoder is not None:
-            h = torch.cat([h, self.encoder(h)], -3)
+        own = self._source_coordinates(y)
+        h = own if self.encoder is None else torch.cat([own, self.encoder(own)], -3)
         mean: list[Tensor] = []
         log_scale: list[Tensor] = []
-        for k, head in zip(self.halvings, self.heads, strict=True):
-            small = h
-            for _ in range(k):
-                small = squeezed(small, 0)
-            out = head(small)
-            d = self._plain.pixel_dim
-            for part, to in zip(out.chunk(2, -3), (mean, log_scale), strict=True):
+        d = self._plain.pixel_dim
+        for k, head, regression in zip(self.halvings, self.heads, self.regressions, strict=True):
+            learned, scale = head(_small(h, k)).chunk(2, -3)
+            for part, to in ((regression(_small(own, k)) + learned, mean), (scale, log_scale)):
                 to.append(part.unflatten(-3, (-1, d)).movedim(-3, -1).flatten(-4))
         bounded = _LOG_SCALE * (torch.cat(log_scale, -1) / _LOG_SCALE).tanh()
         flow = self.flow.condition(h.flatten(-3)) if self.coupled else self.flow
@@ -318,7 +349,10 @@ class ManifoldToManifoldFlow(_Glow):
         mean, _, flow = self._given(source)
         return flow(mean)
 
-    def model(self, x: Tensor, source: Tensor) -> None:
-        """Pairs of fields observed, for Pyro's inference."""
-        with pyro.plate("fields", len(x)):
-            pyro.sample("x", self.condition(source), obs=x)
+    def model(self, x: Tensor | None, source: Tensor) -> Tensor:
+        """Pairs of fields observed, for Pyro's inference; a field for each source, for its ``Predictive``, if ``x`` is
+        None."""
+        if x is not None:
+            _check_fields("x", x, self.manifold, self.shape, self.event_shape)
+        with pyro.plate("fields", len(source)):
+            return pyro.sample("x", self.condition(source), obs=x)
