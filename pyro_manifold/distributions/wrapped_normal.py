@@ -155,6 +155,12 @@ class WrappedNormal(ExpMapDistribution):
         v = self._remembered(value)
         if v is None:
             return self._log_density(value)
+        if self._injective and not self._isotropic:  # one evaluation, at log x, with the gradient to v
+            with torch.no_grad():
+                loc = self.transforms[0].loc
+                shape = common_shape(loc.shape, value.shape)
+                stored = self.geometry.log_frame(loc.expand(shape), value.expand(shape))
+            return self._log_pushed(loc, with_gradient_of(stored, v), self.base_dist)
         with torch.no_grad():
             out = self._log_density(value)
         return with_gradient_of(out, self._log_pushed(self.transforms[0].loc, v, self.base_dist))

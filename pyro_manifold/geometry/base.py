@@ -16,6 +16,7 @@ from torch import Tensor
 from ..ops.checks import common_shape
 from ..ops.numerics import norm, scalar
 from ..ops.orthogonal import hat
+from ..ops.signed_trig import cos_sqrt, sinc_sqrt
 from ..ops.tracing import is_concrete
 from .contract import GeometryContract
 from .noise import ChartNoise, NoiseMap
@@ -53,6 +54,7 @@ class Geometry(GeometryContract):
         "log_wrapped",
         "chart",
         "chart_inv",
+        "lift",
         "from_features",
         "to_features",
         "uniform_sample",
@@ -370,6 +372,14 @@ class Geometry(GeometryContract):
         """Inverse of :meth:`chart`."""
         origin = self.base_point(self.event_shape(x), dtype=x.dtype, device=x.device)
         return self.log_frame(origin.expand_as(x), x)
+
+    def lift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Of the normal coordinates v at the origin, in constant curvature K:
+        :math:`\frac{\sin\sqrt K|v|}{\sqrt K|v|}v` and :math:`\cos\sqrt K|v|` (with an axis of size 1), the
+        coordinates of x on a sphere or hyperboloid. Only where :attr:`has_chart`."""
+        v = self.chart_inv(x)
+        s = self.curvature(x) * v.square().sum(-1, keepdim=True)
+        return sinc_sqrt(s) * v, cos_sqrt(s)
 
     # --- from and to vectors of features, for networks ------------------------------------------------------
     def feature_size(self, event_shape: Sequence[int]) -> int:

@@ -107,6 +107,9 @@ class EuclideanGeometry(FlatGeometry):
     def ambient_coordinates(self, x: Tensor) -> Tensor:
         return x
 
+    def lift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, torch.ones_like(x[..., :1])
+
     def exact_mean(self, x: Tensor, w: Tensor) -> Tensor:
         return (w.unsqueeze(-1) * x).sum(0)
 

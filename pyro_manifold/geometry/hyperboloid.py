@@ -117,6 +117,11 @@ class HyperboloidGeometry(Geometry):
         t, x = p[..., :1], p[..., 1:]
         return torch.cat([x.unsqueeze(-1), torch.diag_embed(t.expand_as(x))], -1)
 
+    def lift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The coordinates themselves, the time in units of the radius."""
+        y = x[..., 1:]
+        return y, (1 + y.square().sum(-1, keepdim=True) / self._k(x)).sqrt()
+
     def exp_frame(self, p: Tensor, v: Tensor) -> Tensor:
         return hyperboloid_exp(self._k(p), p, v, True)
 

@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 
 from ..ops.ball import ball_exp, ball_log, inside, rim_margin, shortening
+from ..ops.ball_origin import ball_exp_origin, ball_radius
 from ..ops.checks import common_shape
-from ..ops.components import by_components, squared_norm
+from ..ops.components import by_components, extremes, squared_norm
 from ..ops.memo import module_tensors
 from ..ops.numerics import cut_short, fewer_turns, safe_sqrt
-from ..ops.signed_trig import arcsinc_sqrt, cos_sinc_sqrt, log_sinc_length
+from ..ops.signed_trig import arcsinc_sqrt, arctanc_sqrt, cos_sinc_sqrt, log_sinc_length, log_sinc_sqrt
 from ..ops.tracing import is_concrete, maybe_any
 from .base import Geometry, turned
 from .registry import register_geometry
@@ -200,6 +201,8 @@ class StereographicGeometry(Geometry):
         return ball_log(K, p, q, False) if self._hyperbolic(K) else self.to_tangent(p, self.log_frame(p, q))
 
     def dist(self, p: Tensor, q: Tensor) -> Tensor:
+        if self._from_origin(p, q):
+            return ball_radius(self.curvature(q), q)
         return by_components(partial(self._dist, self.curvature(p)), p, q)
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
@@ -210,6 +213,10 @@ class StereographicGeometry(Geometry):
         r"""With s and f of :meth:`log_frame`, :math:`r^2 = 4f^2|\delta|^2/(ab)` and
         :math:`\sinh r/r = \sqrt{1-s}/f` (for K = -1)."""
         K = self.curvature(p)
+        if self._from_origin(p, q):
+            r, d = ball_radius(K, q), q.shape[-1]
+            log_det = (d - 1) * log_sinc_sqrt(K * r.square(), -1)
+            return -(r / scale).square() / 2 - log_det - d * (scale.log() + 0.5 * math.log(2 * math.pi))
         if q.numel() >= _SMALL or not self._hyperbolic(K):
             return None
         d, delta = q.shape[-1], q - p
@@ -219,6 +226,11 @@ class StereographicGeometry(Geometry):
         square = (delta / scale.unsqueeze(-1)).square().sum(-1) * f.square() / ab
         log_det = (d - 1) * (torch.log1p(-s) / 2 - f.log())
         return -2 * square - log_det - d * (scale.log() + 0.5 * math.log(2 * math.pi))
+
+    def _from_origin(self, p: Tensor, q: Tensor) -> bool:
+        """Is p the one origin of a ball, known and fixed, so that the distance of q is a function of |q|?"""
+        known = p.dim() == 1 and not p.requires_grad and p.device.type == "cpu" and is_concrete(p)
+        return known and is_concrete(q) and self._sign < 0 and not bool(p.any())
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)
@@ -325,6 +337,33 @@ class StereographicGeometry(Geometry):
             return None
         K = self.curvature(x)
         return stereographic_to_sphere(x, K) / K.sqrt()
+
+    def lift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """:math:`2x/(1 + K|x|^2)` and :math:`(1 - K|x|^2)/(1 + K|x|^2)`."""
+        ks = self.curvature(x) * x.square().sum(-1, keepdim=True)
+        half = (1 + ks).reciprocal()
+        return 2 * half * x, (1 - ks) * half
+
+    def chart(self, v: Tensor) -> Tensor:
+        r""":math:`\tfrac12\mathrm{tanc}(\tfrac14 K|v|^2)\,v` with tanc :math:`s = \tan\sqrt s/\sqrt s`; by
+        :meth:`exp_frame` where a result may lie beyond what the coordinates hold."""
+        K = self.curvature(v)
+        if not (self._hyperbolic(K) and v.device.type == "cpu" and is_concrete(v) and v.numel()):
+            return super().chart(v)
+        longest = max(map(abs, extremes(v))) * math.sqrt(v.shape[-1])
+        if not longest * math.sqrt(-float(K.detach())) < math.log(2 / rim_margin(v.shape[-1], v.dtype)) - 1:
+            return super().chart(v)
+        return ball_exp_origin(K, v)
+
+    def chart_inv(self, x: Tensor) -> Tensor:
+        r""":math:`2\arctan(\sqrt s)/\sqrt s\;x` at :math:`s = K|x|^2`."""
+        K = self.curvature(x)
+        s = K * x.square().sum(-1, keepdim=True)
+        if not (self._hyperbolic(K) and s.device.type == "cpu" and is_concrete(s) and s.numel()):
+            return super().chart_inv(x)
+        if not float(s.detach().amin()) > rim_margin(x.shape[-1], x.dtype) - 1:
+            return super().chart_inv(x)
+        return (2 * arctanc_sqrt(s, -1)) * x
 
     def feature_size(self, event_shape: Sequence[int]) -> int:
         return event_shape[-1] if self.has_chart else event_shape[-1] + 1

@@ -128,7 +128,7 @@ class ManifoldVAE(LatentVAE):
         self.dim, self.hidden, self.manifold = dim, hidden, manifold
         self.data_dim = self.data_shape.numel()
         self._choose_likelihood(likelihood, classes, out_features)
-        self._prior = self._family("prior", prior)
+        self._prior = self._family("prior", prior, isotropic=True)
         self._posterior = self._family("posterior", posterior, isotropic)
         inputs = (self.data_dim * classes,) if classes else tuple(self.data_shape)
         self.encoder: nn.Module
@@ -192,7 +192,6 @@ class ManifoldVAE(LatentVAE):
             return self._checked("prior", self._prior(), torch.Size())
         like = self.prior_scale
         origin = geometry(self.manifold).base_point(self.point_shape, dtype=like.dtype, device=like.device)
-        # one width for all coordinates: of the wrapped family a scalar broadcasts
         return self._prior(origin, like.expand(sum(self._prior.scales)))
 
     def encode(self, x: Tensor) -> Any:

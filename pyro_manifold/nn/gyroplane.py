@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..geometry import geometry
 from ..ops.arguments import checked
-from ..ops.numerics import norm
+from ..ops.arsinh import scaled_arsinh
 from ..ops.signed_trig import arcsinc_sqrt, cos_sqrt, sinc_sqrt
 from .sizes import check_last, check_size
 
@@ -69,15 +69,16 @@ class GyroplaneLayer(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         geo = geometry(self.manifold)
         check_last("z", z, geo.point_shape(self.dim)[-1])
-        curvature = geo.curvature(z)
-        v, length, r = geo.chart_inv(z), norm(self.weight), self.offset
-        kv, kr = curvature * v.square().sum(-1, keepdim=True), curvature * r.square()
+        curvature, r = geo.curvature(z), self.offset
+        length = torch.linalg.vector_norm(self.weight, dim=-1)
         normal = self.weight / length.clamp_min(torch.finfo(length.dtype).tiny).unsqueeze(-1)
-        lift = sinc_sqrt(kv) * v, cos_sqrt(kv)
-        planes = cos_sqrt(kr).unsqueeze(-1) * normal, r * sinc_sqrt(kr)
+        space, time = geo.lift(z)
         if isinstance(self.manifold, (geoopt.PoincareBall, geoopt.Lorentz)):  # K < 0
             root = (-curvature).sqrt()
-            side = lift[0] @ (root * planes[0]).mT - lift[1] * (root * planes[1])
-            return torch.asinh(side) * (length / root)
-        side = lift[0] @ planes[0].mT - lift[1] * planes[1]
+            turn = root * r
+            planes = (root * turn.cosh()).unsqueeze(-1) * normal
+            planes = torch.cat([planes, -turn.sinh().unsqueeze(-1)], -1)
+            return scaled_arsinh(torch.cat([space, time], -1) @ planes.mT, length / root)
+        kr = curvature * r.square()
+        side = space @ (cos_sqrt(kr).unsqueeze(-1) * normal).mT - time * (r * sinc_sqrt(kr))
         return length * side * arcsinc_sqrt(curvature * side.square())

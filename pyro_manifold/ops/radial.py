@@ -16,7 +16,7 @@ from torch import Tensor
 from .autograd import BatchFunction, differentiated, last_order_gradient, plus, save_tensors
 from .batched import unexpand
 from .chunks import slices
-from .radial_density import quadrature, radial_density, rule
+from .radial_density import first_moments, quadrature, radial_density, rule
 from .signed_trig import cos_sqrt, sinc_sqrt
 from .spherical import log_sphere_area
 from .tracing import operator
@@ -41,6 +41,13 @@ def _moments_op(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curv
     the formulas and must not become a constant of the traced program."""
     sigma, k = scale.double().reshape(-1), curvature.double()
     density = radial_density(sigma, k, dim)
+    if not statistic:
+        log_z, square, score = first_moments(sigma, k, dim, scale.dtype != torch.float64, curved)
+        slopes = [square * (density.unit / sigma).square() / sigma, *([score] if curved else [])]
+        zero = torch.zeros_like(log_z)
+        # no two results share memory: callers of an operator may write to them
+        parts = [log_z.clone(), zero, *(s.clone() for s in slopes), *(zero.clone() for _ in slopes)]
+        return [t.reshape(scale.shape).to(scale.dtype) for t in parts]
     nodes, window, _, _ = rule(scale.dtype)
     out: list[list[Tensor]] = []
     for part in slices(len(sigma), nodes):
@@ -51,13 +58,11 @@ def _moments_op(scale: Tensor, curvature: Tensor, dim: int, statistic: str, curv
         if curved:
             scores.append(lanes.curvature_score(y))
         d_log_z = [(p * score).sum(0) for score in scores]
-        mean, d_mean = torch.zeros_like(log_z), [torch.zeros_like(log_z)] * len(scores)
-        if statistic:
-            f = r2 if statistic == "square" else cos_sqrt(k * r2)
-            mean = (p * f).sum(0)
-            d_mean = [(p * (f - mean) * (score - d)).sum(0) for score, d in zip(scores, d_log_z, strict=True)]
-            if statistic == "cosine" and curved:  # the statistic depends on K too
-                d_mean[1] = d_mean[1] - (p * r2 * sinc_sqrt(k * r2)).sum(0) / 2
+        f = r2 if statistic == "square" else cos_sqrt(k * r2)
+        mean = (p * f).sum(0)
+        d_mean = [(p * (f - mean) * (score - d)).sum(0) for score, d in zip(scores, d_log_z, strict=True)]
+        if statistic == "cosine" and curved:  # the statistic depends on K too
+            d_mean[1] = d_mean[1] - (p * r2 * sinc_sqrt(k * r2)).sum(0) / 2
         out.append([log_z, mean, *d_log_z, *d_mean])
     return [torch.cat(c).reshape(scale.shape).to(scale.dtype) for c in zip(*out, strict=True)]
 

@@ -29,9 +29,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .chunks import slices
+from .memo import remember_by_contents
 from .quadrature import legendre
 
-__all__ = ["RadialDensity", "quadrature", "radial_density", "rule"]
+__all__ = ["RadialDensity", "first_moments", "quadrature", "radial_density", "rule"]
 
 # by dtype of the result: number of Gauss-Legendre nodes and half-width of the window (in w); number of nodes
 # for a tail, and the decrease of log f at which it is cut. Measured errors in float64 and float32: log Z
@@ -138,9 +140,14 @@ class RadialDensity(NamedTuple):
 
 
 def radial_density(scale: Tensor, curvature: Tensor, dim: int) -> RadialDensity:
-    """f for scales and one curvature. The mode solves y tanh y = s^2 (d-1) (hyperbolic) or y tan y = s^2 (d-1)
+    """f for scales and one curvature; remembered, since a draw, its density and its gradient all need it."""
+    return _radial_density(scale.detach().double(), curvature.detach().double(), dim)
+
+
+@remember_by_contents(4)
+def _radial_density(scale: Tensor, k: Tensor, dim: int) -> RadialDensity:
+    """The mode solves y tanh y = s^2 (d-1) (hyperbolic) or y tan y = s^2 (d-1)
     (sphere), by Newton's method."""
-    scale, k = scale.detach().double(), curvature.detach().double()
     sphere = bool(k > 0)
     s = (scale * k.abs().sqrt()).clamp_min(_FLAT)
     # scale / s is not a number for an infinite scale, but then K > 0
@@ -181,3 +188,27 @@ def quadrature(density: RadialDensity, nodes: int, window: float) -> tuple[Tenso
     total = p.sum(0)
     log_z = density.log_peak() + (total * (high - low) * density.unit).log()
     return delta.add_(density.mode), p.div_(total), log_z
+
+
+@remember_by_contents(4)
+def first_moments(
+    scale: Tensor, curvature: Tensor, dim: int, single: bool, curved: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The log of the integral of f, E[y^2] and, if ``curved``, the mean of the curvature score (else zeros), each
+    for a vector of scales.
+
+    :param scale: in float64, shape ``(n,)``; so is the scalar ``curvature``.
+    :param single: are the results wanted in float32?
+    """
+    density = radial_density(scale, curvature, dim)
+    nodes, window, _, _ = _RULE_SINGLE if single else _RULE[torch.float64]
+    out = torch.zeros(3, len(scale), dtype=torch.float64, device=scale.device)
+    for part in slices(len(scale), nodes):
+        lanes = density.map(lambda t: t[part])  # noqa: B023
+        y, p, log_z = quadrature(lanes, nodes, window)
+        out[0, part] = log_z
+        out[1, part] = (p * y.square()).sum(0)
+        if curved:
+            out[2, part] = (p * lanes.curvature_score(y)).sum(0)
+    log_z, square, score = out.unbind()
+    return log_z, square, score

@@ -19,7 +19,7 @@ from .autograd import Function, last_order_gradient
 from .batched import unexpand
 from .chunks import slices
 from .quadrature import legendre
-from .radial_density import RadialDensity, quadrature, radial_density, rule
+from .radial_density import RadialDensity, first_moments, radial_density, rule
 from .rejection import exhausted, redraw
 from .tracing import not_compiled
 
@@ -65,13 +65,13 @@ def _rejection(density: RadialDensity, n: int, dtype: torch.dtype) -> Tensor:
             y[todo[: len(fresh)]] = fresh
             todo = todo[len(fresh) :]
         raise exhausted(len(todo), n, _MAX_ROUNDS, _HINT)
-    y, ok = (t.squeeze(0) for t in _propose(density, 1, dtype))
 
     def propose(lanes: Tensor) -> tuple[Tensor, Tensor]:
-        """Several tries for each draw once few are left."""
-        return _propose(density.map(lambda t: t[lanes]), max(1, min(16, 8192 // lanes.numel())), dtype)
+        """Several tries for each draw where there are few."""
+        return _propose(density.map(lambda t: t[lanes]), max(1, min(16, 1024 // lanes.numel())), dtype)
 
-    return redraw(y, (~ok).nonzero().squeeze(-1), propose, _MAX_ROUNDS, _HINT)
+    y = torch.empty_like(density.mode)
+    return redraw(y, torch.arange(n, device=y.device), propose, _MAX_ROUNDS, _HINT)
 
 
 class _Sample(Function):
@@ -134,17 +134,11 @@ def radius_gradients(
     The integral is taken on the side of r where the integrand does not change sign, over the window outside
     which it is negligible."""
     small = unexpand(scale)
-    density = radial_density(small, curvature, dim)
-    means = torch.zeros(
-        2, small.numel(), dtype=torch.float64, device=r.device
-    )  # E y^2 and E of the curvature score
-    nodes, window, tail_nodes, drop = rule(scale.dtype)
-    for part in slices(small.numel(), nodes):
-        lanes = density.map(lambda t: t.reshape(-1)[part])  # noqa: B023
-        y, p, _ = quadrature(lanes, nodes, window)
-        means[0, part] = (p * y.square()).sum(0)
-        if with_curvature:
-            means[1, part] = (p * lanes.curvature_score(y)).sum(0)
+    sigma = small.detach().double().reshape(-1)
+    density = radial_density(sigma, curvature, dim)
+    k = curvature.detach().double()
+    means = first_moments(sigma, k, dim, scale.dtype != torch.float64, with_curvature)[1:]
+    _, _, tail_nodes, drop = rule(scale.dtype)
 
     def per_draw(t: Tensor) -> Tensor:
         return t.reshape(small.shape).expand(r.shape).reshape(-1)

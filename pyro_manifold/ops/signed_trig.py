@@ -38,6 +38,7 @@ __all__ = [
     "log_sinhc",
     "sinc_slope",
     "sinc_sqrt",
+    "tanc_sqrt",
 ]
 
 # below this |s| derivatives use the Taylor series; the slowest (arctanc, 13 terms) is then accurate to 1e-16
@@ -218,6 +219,12 @@ def cos_sqrt(s: Tensor, sign: int = 0) -> Tensor:
 def sinc_sqrt(s: Tensor, sign: int = 0) -> Tensor:
     r"""``sin(r)/r`` at ``r = sqrt(s)``, that is ``sinh(r)/r`` at ``r = sqrt(-s)`` for negative ``s``."""
     return _even("sinc", s, sign)
+
+
+def tanc_sqrt(s: Tensor, sign: int = 0) -> Tensor:
+    r"""``tan(r)/r`` at ``r = sqrt(s)`` (``s`` < pi^2/4), that is ``tanh(r)/r`` at ``r = sqrt(-s)`` for negative
+    ``s``."""
+    return _even("tanc", s, sign)
 
 
 def arctanc_sqrt(s: Tensor, sign: int = 0) -> Tensor:
