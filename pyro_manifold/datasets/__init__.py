@@ -16,6 +16,7 @@ from .polynomial_surface import PolynomialSurface
 from .split import train_test_split
 from .surfaces import SphereMixture, SwissRoll, TorusOfRevolution
 from .torsions import torsions, torsions_split
+from .tree import exception_tree, sarkar_embedding, tree_distances, tree_layout
 
 __all__ = [
     "CrossingBundles",
@@ -41,10 +42,14 @@ __all__ = [
     "digits",
     "earth",
     "earth_split",
+    "exception_tree",
     "image_manifold",
     "lorenz",
     "mnist",
+    "sarkar_embedding",
     "torsions",
     "torsions_split",
     "train_test_split",
+    "tree_distances",
+    "tree_layout",
 ]

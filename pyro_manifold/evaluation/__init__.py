@@ -1,15 +1,18 @@
 """Figures of merit: how far two sets of draws are apart, how well a score tells one from another, how far an
-embedding is from preserving volume."""
+embedding is from preserving volume, how well points stand for the nodes of a graph."""
 
 from .embedding import EmbeddingReport, embedding_report
+from .graphs import distortion, graph_map
 from .metrics import grid_mmd2, mmd2, ood_auc, roc_auc
 from .samples import connected_components, energy_distance
 
 __all__ = [
     "EmbeddingReport",
     "connected_components",
+    "distortion",
     "embedding_report",
     "energy_distance",
+    "graph_map",
     "grid_mmd2",
     "mmd2",
     "ood_auc",

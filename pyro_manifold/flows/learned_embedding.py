@@ -89,7 +89,8 @@ class LearnedEmbedding(ModuleTransform):
         return coordinates
 
     def _call(self, x: Tensor) -> Tensor:
-        y = self.decoder(2 * x - 1).reshape(x.shape[:-1] + self.point_shape)
+        y = self.decoder(2 * x - 1)
+        y = y.reshape(y.shape[:-1] + self.point_shape)
         return geometry(self.manifold).project(y) if self.projected else y
 
     def _inverse(self, y: Tensor) -> Tensor:
