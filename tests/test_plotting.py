@@ -9,6 +9,7 @@ import pyro_manifold.distributions as mdist
 import pyro_manifold.plotting as plotting
 from pyro_manifold.geometry import geometry
 from pyro_manifold.training.dimension import DimensionScan
+from pyro_manifold.transforms import LinearEmbedding
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -186,3 +187,20 @@ def test_matplotlib_aliases() -> None:
     assert points.get_array() is not None and points.get_linewidths()[0] == 1.0
     scan = DimensionScan([1, 2, 3], [1.0, 0.1, 0.1])
     assert plotting.elbow(scan, lw=4.0, ms=9).lines[0].get_linewidth() == 4.0
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_draws_of_an_atlas(d: int) -> None:
+    """As many points as draws; charts on lines at heights 0 and 5 have colours of their own."""
+    lines = [LinearEmbedding(torch.eye(d)[:, :1], h * torch.eye(d)[1]) for h in (0.0, 5.0)]
+    normal = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(1), 1.0), 1)
+    atlas = mdist.Atlas(torch.tensor([0.5, 0.5]), [mdist.Pushforward(normal, g) for g in lines])
+    ax = plotting.atlas_draws(atlas, draws=50)
+    (points,) = ax.collections
+    colour = torch.as_tensor(points.get_array())
+    assert len(colour) == 50 and set(colour.tolist()) == {0, 1}
+    if d == 2:
+        assert torch.equal(torch.as_tensor(points.get_offsets())[:, 1].float(), 5.0 * colour)
+    with pytest.raises(ValueError, match="atlas: got points in 4 dimensions"):
+        line = LinearEmbedding(torch.eye(4)[:, :1])
+        plotting.atlas_draws(mdist.Atlas(torch.ones(1), [mdist.Pushforward(normal, line)]))

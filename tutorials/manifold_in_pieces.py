@@ -15,6 +15,7 @@ import torch
 
 from pyro_manifold.datasets import InterlockedCircles
 from pyro_manifold.models import ManifoldFlow, VQFlow
+from pyro_manifold.plotting import atlas_draws
 from pyro_manifold.training import fit_md, fit_vq
 
 parser = argparse.ArgumentParser(description="A manifold in pieces.")
@@ -87,14 +88,13 @@ print(
 )
 print("total mass: {:.3f} ± {:.3f}".format(*d.mass(4000)))
 
-draws, chart = d.sample_with_chart((3000,))
+draws = d.sample((3000,))
 print(f"farthest draw from the circles: {truth.distance(draws).max():.3f}")
 print(f"share of draws on the first circle: {(truth.component(draws) == 0).double().mean():.3f} (truth 0.4)")
 
 # [look]
 fig = plt.figure(figsize=(10, 4), constrained_layout=True)
-ax = fig.add_subplot(1, 2, 1, projection="3d")
-scatter(ax, draws, plt.get_cmap("tab20")(chart.numpy()))
+ax = atlas_draws(d, fig.add_subplot(1, 2, 1, projection="3d"))
 ax.set_title("draws, coloured by chart")
 ax = fig.add_subplot(1, 2, 2)
 for i, name in enumerate(("first circle", "second circle")):

@@ -60,8 +60,9 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
     Base measure: the n-dimensional Hausdorff measure of the union of the pieces :math:`M_k \cap U_k`. Draws of
     chart k are repeated until they fall into its region, and its density is divided by the probability
     :math:`Z_k` that they do, so that the total mass is 1. :math:`Z_k` is the share of ``draws`` fixed draws; its
-    relative standard error :math:`\sqrt{(1 - Z_k)/(Z_k\,\mathrm{draws})}` is in :meth:`acceptance`. Only the charts
-    whose region contains a value are evaluated for it.
+    standard error :math:`\sqrt{Z_k(1 - Z_k)/\mathrm{draws}}` is in :meth:`acceptance`. (Where the base is normal, or
+    transformed normal, the draws are points of a Sobol sequence, and the error is smaller.) Only the charts whose
+    region contains a value are evaluated for it.
 
     Without ``regions``, each chart covers its whole image.
 

@@ -7,6 +7,7 @@ imported at the first call; install it with ``pip install matplotlib`` or the ex
 """
 
 from ..ops.lon_lat import from_lon_lat, lon_lat
+from .atlas import atlas_draws
 from .glyphs import odf_glyphs, tensor_glyphs
 from .images import image_grid
 from .mcmc import disk_posterior, plot_rank, plot_sbc, sphere_trace
@@ -15,6 +16,7 @@ from .sphere import sphere_density, sphere_points, world_axes
 from .training import elbow
 
 __all__ = [
+    "atlas_draws",
     "disk_posterior",
     "elbow",
     "from_lon_lat",
