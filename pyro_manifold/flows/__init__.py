@@ -21,6 +21,7 @@ from .local_frames import LocalFrames
 from .multi_scale_field import MultiScaleField
 from .multiscale import Haar, Partial, multiscale_layers
 from .rotation_flow import HopfSpline, RotationFlow
+from .special_conformal import SpecialConformal
 from .sphere_flow import CylindricalSpline, SphereFlow
 from .spline import Spline
 from .torus_flow import TorusFlow
@@ -55,6 +56,7 @@ __all__ = [
     "LatentFlow",
     "LearnedEmbedding",
     "RotationFlow",
+    "SpecialConformal",
     "SphereFlow",
     "Spline",
     "TorusFlow",

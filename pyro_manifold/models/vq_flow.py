@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributions import Atlas, Pushforward
-from ..flows import Conditional, Coupling, InjectiveFlow, LatentFlow, coupling_chain
+from ..flows import Conditional, Coupling, InjectiveFlow, LatentFlow, SpecialConformal, coupling_chain
 from ..flows.local_frames import LocalFrames
 from ..nn import NeighbourRegions, VectorQuantizer, VQAutoencoder
 from ..ops.arguments import checked
@@ -141,7 +141,8 @@ class VQFlow(Saved, _Flow):
         :param int charts: K.
         :param int code_dim: size of a code (default: d, at most 8); ``code_hidden`` are the units of the
             auto-encoder.
-        :param int depth: couplings of the charts, of ``kind`` affine or spline.
+        :param int depth: couplings of the charts, of ``kind`` affine or spline. ``kind="conformal"`` has a conformal
+            map in their place, as in the paper: each chart is a piece of a plane or of a sphere.
         :param int latent_depth: spline couplings of the densities.
         :param int label_dim: size of the random vectors that tell charts apart besides their codes.
         """
@@ -151,7 +152,9 @@ class VQFlow(Saved, _Flow):
         c, K = autoencoder.quantizer.dim + label_dim, charts
         blank = x.new_zeros(K, c)
         parts = [range(dim, d), range(dim)]
-        bends = [Coupling(d, parts[i % 2], hidden=hidden, kind=kind) for i in range(depth)]
+        bends: list[Any] = [SpecialConformal(d, hidden=hidden)]
+        if kind != "conformal":
+            bends = [Coupling(d, parts[i % 2], hidden=hidden, kind=kind) for i in range(depth)]
         frames = [
             LocalFrames(blank, torch.eye(m).repeat(K, 1, 1).to(x), torch.zeros(K, m).to(x)) for m in (d, dim)
         ]
@@ -213,6 +216,9 @@ class VQFlow(Saved, _Flow):
         than a chart needs, 2 (n + 1)."""
         g = self.transform.layer
         quantizer, n, d = self.autoencoder.quantizer, g.dim, g.codomain_dim
+        conformal = any(
+            isinstance(layer, SpecialConformal) for layer in g.layers
+        )  # those want one scale for all axes
         quantizer.active.fill_(True)
         features = torch.cat([self.autoencoder.encoder(part) for part in x.split(2048)])
         quantizer.retire(features, 2 * (n + 1))
@@ -228,7 +234,12 @@ class VQFlow(Saved, _Flow):
                     f"x: the rows of chart {k} span {int((scale > 0).sum())} dimensions; expected at least {n}. Use "
                     "fewer charts, or charts of a lower dimension."
                 )
-            matrix[k], loc[k] = axes * scale.clamp_min(_FLOOR * float(scale[n - 1])), middle
+            scale = (
+                scale[:n].square().mean().sqrt()
+                if conformal
+                else scale.clamp_min(_FLOOR * float(scale[n - 1]))
+            )
+            matrix[k], loc[k] = axes * scale, middle
         g.layers[-1].place(torch.cat([quantizer.codes, self.labels], -1), matrix, loc)
 
     @torch.no_grad()

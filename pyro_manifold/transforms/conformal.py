@@ -20,6 +20,26 @@ from .injective import InjectiveTransform, principal_axes
 __all__ = ["ConformalEmbedding"]
 
 
+def special_conformal(x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The special conformal map :math:`I_b(x)` and its denominator. Far from 0 the denominator is computed as a square,
+    which loses no digits near the pole.
+
+    :raises ValueError: at the pole.
+    """
+    q, bb = x.square().sum(-1), b.square().sum(-1)
+    far = q * bb > 0.25
+    r = torch.where(far, q, 1.0).sqrt().unsqueeze(-1)
+    w = x / r - r * b
+    below = torch.where(far, w.square().sum(-1), 1 - 2 * (x * b).sum(-1) + q * bb)
+    if is_concrete(below) and not bool((below > (8 * torch.finfo(x.dtype).eps) ** 2).all()):
+        raise ValueError(
+            "transform: a block of this conformal embedding has its pole at a value (or the value is "
+            "NaN): it goes to infinity and has no density there. Remove that row, or start the "
+            "embedding from other parameters."
+        )
+    return torch.where(far.unsqueeze(-1), r * w, x - q.unsqueeze(-1) * b) / below.unsqueeze(-1), below
+
+
 class ConformalEmbedding(InjectiveTransform):
     r"""A learned n-plane or n-sphere (less a point) with its volume in closed form.
 
@@ -80,28 +100,11 @@ class ConformalEmbedding(InjectiveTransform):
         W = torch.linalg.solve_triangular(S if back else S.mT, V, upper=back)
         return x - (x @ V.mT) @ W
 
-    @staticmethod
-    def _bend(x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """The special conformal map and its denominator. Far from 0 the denominator is computed as a square,
-        which loses no digits near the pole."""
-        q = x.square().sum(-1)
-        far = q * b.square().sum() > 0.25
-        r = torch.where(far, q, 1.0).sqrt().unsqueeze(-1)
-        w = x / r - r * b
-        below = torch.where(far, w.square().sum(-1), 1 - 2 * (x @ b) + q * b.square().sum())
-        if is_concrete(below) and not bool((below > (8 * torch.finfo(x.dtype).eps) ** 2).all()):
-            raise ValueError(
-                "transform: a block of this conformal embedding has its pole at a value (or the value is "
-                "NaN): it goes to infinity and has no density there. Remove that row, or start the "
-                "embedding from other parameters."
-            )
-        return torch.where(far.unsqueeze(-1), r * w, x - q.unsqueeze(-1) * b) / below.unsqueeze(-1), below
-
     def _run(self, u: Tensor) -> tuple[Tensor, Tensor]:
         x = nn.functional.pad(u, (0, self.codomain_dim - self.dim))
         log_factor = self.log_scale.sum().expand(u.shape[:-1])
         for i, b in enumerate(self.pull):
-            x, below = self._bend(self.log_scale[i].exp() * self._turn(i, x) + self.shift[i], b)
+            x, below = special_conformal(self.log_scale[i].exp() * self._turn(i, x) + self.shift[i], b)
             log_factor = log_factor - below.log()
         return x, self.dim * log_factor
 
@@ -111,7 +114,9 @@ class ConformalEmbedding(InjectiveTransform):
     def _inverse(self, x: Tensor) -> Tensor:
         for i in reversed(range(len(self.pull))):
             x = self._turn(
-                i, (self._bend(x, -self.pull[i])[0] - self.shift[i]) * (-self.log_scale[i]).exp(), back=True
+                i,
+                (special_conformal(x, -self.pull[i])[0] - self.shift[i]) * (-self.log_scale[i]).exp(),
+                back=True,
             )
         return x[..., : self.dim]
 
@@ -127,6 +132,6 @@ class ConformalEmbedding(InjectiveTransform):
             x = self.log_scale[i].exp() * self._turn(i, x) + self.shift[i]
             t = self.log_scale[i].exp() * self._turn(i, t)
             xt, bt = t @ x.unsqueeze(-1), (t @ b).unsqueeze(-1)
-            x, below = self._bend(x, b)
+            x, below = special_conformal(x, b)
             t = (t - 2 * xt * b - 2 * x.unsqueeze(-2) * (xt * b.square().sum() - bt)) / below[..., None, None]
         return x, t

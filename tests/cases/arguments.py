@@ -198,6 +198,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     ),
     (flows.Haar, dict(height=2, width=2)),
     (flows.InjectiveFlow, dict(embedding=LINE, layers=[flows.LULinear(2)])),
+    (flows.SpecialConformal, dict(dim=2, hidden=(4,))),
     (flows.LocalFrames, dict(codes=torch.zeros(1, 3), matrix=torch.eye(2)[None], loc=torch.zeros(1, 2))),
     (flows.LULinear, dict(dim=2, matrix=torch.eye(2), loc=torch.zeros(2))),
     (flows.LatentFlow, dict(dim=2, layers=[flows.LULinear(2)], context_dim=1)),

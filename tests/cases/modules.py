@@ -250,6 +250,12 @@ MODULES = [
         call=lambda m, x: (torch.stack([m.log_prob(x), m.log_prob(x + 20.0)], -1), m.autoencoder(x)),
     ),
     ModuleCase(
+        "conditional-special-conformal",
+        lambda: learned(flows.Conditional(flows.SpecialConformal(3, hidden=(5,)), context_dim=3)),
+        S2,
+        call=lambda m, c: m.condition(c)(c.flip(-1)),
+    ),
+    ModuleCase(
         "local-frames",
         lambda: flows.Conditional(
             flows.LocalFrames(_CLOUD, 2 * torch.eye(2).repeat(5, 1, 1), _CLOUD[:, :2]), context_dim=3

@@ -226,6 +226,7 @@ TRANSFORMS = [
         V3,
         skip={"gradients": "its matrix is fixed"},
     ),
+    TransformCase("special-conformal", lambda: learned(flows.SpecialConformal(3)), {}, V3),
     TransformCase("lu-linear", lambda: learned(flows.LULinear(3)), {}, V3),
     TransformCase("lu-cycle", lambda: learned(flows.LULinear(3, torch.tensor(_CYCLE))), {}, V3),
     TransformCase("among", lambda: learned(flows.Partial(3, 2, [flows.Coupling(2, [0])])), {}, V3),

@@ -131,6 +131,21 @@ def test_ends_of_a_helix() -> None:
     assert mass(flow) == pytest.approx(1, abs=5e-3)
 
 
+def test_conformal_charts_of_a_sphere() -> None:
+    """Pieces of spheres fit a sphere: all charts have equal scales along all axes, and come closer than planes do."""
+    truth = SphereMixture()
+    flow = fitted_to(truth, 10, (0, 25, 0), kind="conformal")
+    flat = fitted_to(truth, 10, (0, 0, 0), kind="conformal")
+    y = truth.sample(1000, seed=1).float()
+    off, off_flat = (float(f.ood_score(y).square().mean().sqrt()) for f in (flow, flat))
+    assert off < 0.25 * off_flat
+    for c in flow.condition().components:
+        u = c.base_dist.sample((5,))
+        J = torch.func.vmap(torch.func.jacfwd(c.transform._call))(u)
+        gram = J.mT @ J
+        torch.testing.assert_close(gram, gram[:, :1, :1] * torch.eye(2), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "truth, charts", [(SphereMixture(), 12), (TorusOfRevolution(), 24), (TrefoilKnot(), 24)],
