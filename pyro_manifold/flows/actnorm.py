@@ -21,9 +21,11 @@ class ActNorm(CoordinateLayer):
     .. math:: y_{cijk} = e^{s_{ck}} x_{cijk} + b_{ck}, \qquad \log|\det J| = HW \sum_{ck} s_{ck}
 
     Inside :class:`InChart` it is one of a field of points: it scales tangent vectors at the base point. A new layer
-    is the identity; :meth:`initialise` takes mean and standard deviation from data, so that its inverse has 0 and 1.
+    is the identity; :meth:`initialise` takes mean and standard deviation from data, so that its inverse has 0 and
+    ``spread``.
 
     :param tuple shape: of a field of coordinates, (C, H, W, d).
+    :param float spread: positive.
     :raises ValueError: for a shape that is not four positive integers.
 
     Reference: Kingma and Dhariwal, *Glow*, NeurIPS 2018, sec. 3.1.
@@ -35,8 +37,11 @@ class ActNorm(CoordinateLayer):
     """
 
     @checked
-    def __init__(self, shape: tuple[int, ...], *, cache_size: int = 0) -> None:
+    def __init__(self, shape: tuple[int, ...], *, spread: float = 1.0, cache_size: int = 0) -> None:
         super().__init__(shape, cache_size)
+        if not spread > 0:
+            raise ValueError(f"spread: got {spread}; expected a positive number.")
+        self.spread = float(spread)
         c, _, _, d = self.shape
         self.log_scale = nn.Parameter(torch.zeros(c, d))
         self.loc = nn.Parameter(torch.zeros(c, d))
@@ -51,7 +56,7 @@ class ActNorm(CoordinateLayer):
         scale = flat.std(1, correction=0)
         top = scale.amax()
         self.loc.copy_(flat.mean(1))
-        self.log_scale.copy_(torch.where(top > 0, scale.clamp_min(_LEAST * top), 1.0).log())
+        self.log_scale.copy_((torch.where(top > 0, scale.clamp_min(_LEAST * top), 1.0) / self.spread).log())
 
     def _spread(self, parameter: Tensor) -> Tensor:
         return parameter[:, None, None, :]

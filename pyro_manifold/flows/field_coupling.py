@@ -37,7 +37,8 @@ class FieldCoupling(CoordinateLayer):
     :param int depth: its residual layers.
     :param int kernel: height and width of its kernels, odd; 1 where pixels shall not read their neighbours.
     :param int bins: bins of a spline.
-    :param float bound: a spline acts on [-bound, bound].
+    :param float bound: a spline acts on [-bound, bound], in units.
+    :param float unit: the size of coordinates, by which they are divided before and multiplied after.
     :raises ValueError: for indices that are not those of some coordinates, or an unknown kind.
 
     A new layer is the identity. :class:`Conditional` makes its network depend on a context, a field of the same height
@@ -63,6 +64,7 @@ class FieldCoupling(CoordinateLayer):
         kernel: int = 3,
         bins: int = 8,
         bound: float = 5.0,
+        unit: float = 1.0,
         cache_size: int = 0,
     ) -> None:
         super().__init__(shape, cache_size)
@@ -74,7 +76,9 @@ class FieldCoupling(CoordinateLayer):
             raise ValueError(
                 f"transformed_indices: got {transformed} of {n} coordinates; expected distinct indices of some of them."
             )
-        self.kind, self.bound = kind, float(bound)
+        if not unit > 0:
+            raise ValueError(f"unit: got {unit}; expected a positive number.")
+        self.kind, self.bound, self.unit = kind, float(bound), float(unit)
         self.size = parameters_of(kind, bins, bound)
         self.options = dict(hidden=hidden, depth=depth, kernel=kernel)
         self.net: ConvNet | None = self._network(len(identity), len(transformed)) if identity else None
@@ -113,14 +117,14 @@ class FieldCoupling(CoordinateLayer):
         return self.net(a, context).unflatten(-3, (-1, self.size)).movedim(-3, -1)
 
     def _run(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
-        h = x.movedim(-1, -3).flatten(-4, -3)  # (C d, H, W)
+        h = x.movedim(-1, -3).flatten(-4, -3) / self.unit  # (C d, H, W)
         a = h.index_select(-3, self.identity_indices)
         raw = self._parameters_of(a)
         b = h.index_select(-3, self.transformed_indices).expand(raw.shape[:-1])
         b, log_slope = monotone(self.kind, b, raw, self.bound, inverse)
         joined = torch.cat([a.expand(b.shape[:-3] + a.shape[-3:]), b], -3).index_select(-3, self.order)
         field = joined.unflatten(-3, (self.shape[0], self.shape[3])).movedim(-3, -1)
-        return field, log_slope.sum((-1, -2, -3))
+        return self.unit * field, log_slope.sum((-1, -2, -3))
 
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._run(x)

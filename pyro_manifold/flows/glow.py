@@ -24,7 +24,7 @@ from .field_coupling import FieldCoupling
 from .fields import FieldFlow
 from .group_action import ChannelMixing, GroupAction
 from .in_chart import InChart
-from .multi_scale_field import scale_shapes
+from .multi_scale_field import latent_unit, scale_shapes
 
 __all__ = ["glow_scales", "glow_step"]
 
@@ -45,7 +45,8 @@ def glow_step(
     geo = geometry(manifold)
     event = check_point(manifold, "loc", loc)
     d = geo.dim(event)
-    whole = (*shape, d)
+    whole, unit = (*shape, d), latent_unit(manifold, d)
+    coupling = {"unit": unit, **coupling}
     n = shape[0] * d
     layers: list[Transform] = []
     if n > 1:
@@ -53,7 +54,7 @@ def glow_step(
         index = torch.arange(n).reshape(shape[0], d)
         half = index[number % 2 :: 2] if by_channel else index[:, number % 2 :: 2]
         layers.append(FieldCoupling(whole, half.flatten().tolist(), **coupling))
-    layers.append(ActNorm(whole))
+    layers.append(ActNorm(whole, spread=unit))
     if n <= _MIXED:
         layers.append(ChannelMixing(whole, coordinates=True))
     elif shape[0] > 1:

@@ -3,13 +3,14 @@ coordinates, and the flow goes on with the rest.
 
 .. math::
     h_0 = f_0^{-1}(x), \qquad (h_l, z_l) = \mathrm{split}\big(f_l^{-1}(\mathrm{squeeze}(h_{l-1}))\big), \qquad
-    z = \big(\phi_\mu^{-1}(z_1), \dots, \phi_\mu^{-1}(h_L)\big)
+    z = \tfrac1\tau\big(\phi_\mu^{-1}(z_1), \dots, \phi_\mu^{-1}(h_L)\big)
 
 with :math:`\phi_\mu` the chart of :class:`~pyro_manifold.transforms.ExpChart` at each pixel: z is a vector, of tangent
-coordinates. References: [1] Dinh et al., *Density estimation using Real NVP*, ICLR 2017, sec. 3.6. [2] Kingma and
-Dhariwal, *Glow*, NeurIPS 2018, sec. 3.
+coordinates in units of :math:`\tau`. References: [1] Dinh et al., *Density estimation using Real NVP*, ICLR 2017, sec.
+3.6. [2] Kingma and Dhariwal, *Glow*, NeurIPS 2018, sec. 3.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,14 @@ from ..transforms.exp_chart import ExpChart
 from ..transforms.layers import HoldsLayers
 from .fields import FieldFlow, field_constraint, squeezed, unsqueezed
 
-__all__ = ["MultiScaleField", "scale_shapes"]
+__all__ = ["MultiScaleField", "latent_unit", "scale_shapes"]
+
+
+def latent_unit(manifold: geoopt.Manifold, dim: int) -> float:
+    r""":math:`\tau = d^{-1/2}` on curved manifolds of dimension d, 1 on flat ones. Points whose coordinates are
+    standard normal in this unit lie at a distance of about 1 from the base point: far from the end of a chart of a
+    sphere, where a small rotation moves coordinates far, and from distances that single precision does not hold."""
+    return 1.0 if geometry(manifold).is_flat else dim**-0.5
 
 
 def scale_shapes(shape: Sequence[int], scales: int) -> list[tuple[int, int, int]]:
@@ -58,11 +66,14 @@ class MultiScaleField(HoldsLayers):
     r"""From a vector of latent coordinates to a field of points, through a flow at each scale.
 
     .. math:: h_0 = f_0^{-1}(x), \qquad (h_l, z_l) = \mathrm{split}\big(f_l^{-1}(\mathrm{squeeze}(h_{l-1}))\big),
-        \qquad z = \big(\phi_\mu^{-1}(z_1), \dots, \phi_\mu^{-1}(h_L)\big)
+        \qquad z = \tfrac1\tau\big(\phi_\mu^{-1}(z_1), \dots, \phi_\mu^{-1}(h_L)\big)
 
     Between a density of the vector z, w.r.t. Lebesgue measure, and one of the field, w.r.t. the product of the
     Riemannian volumes of its pixels, stands the log volume of this map: that of the layers and of the charts. What Glow
     calls the prior of a part that is split off, given the part that stays, is here the last coupling before the split.
+
+    The unit :math:`\tau` is :math:`d^{-1/2}` on curved manifolds, 1 on flat ones: points with normal z then lie about 1
+    from the base point, far from the end of the chart.
 
     :param geoopt.Manifold manifold: of a pixel, one that :class:`~pyro_manifold.transforms.ExpChart` covers.
     :param shape: (C, H, W), the channels, height and width of the field x.
@@ -106,6 +117,7 @@ class MultiScaleField(HoldsLayers):
             )
         self.manifold, self.event_shape = manifold, event
         self.pixel_dim = geometry(manifold).dim(event)
+        self.unit = latent_unit(manifold, self.pixel_dim)
         self.domain_shapes = scale_shapes(shape, len(layers))
         self.codomain = field_constraint(manifold)
         self.register_buffer("loc", loc.detach().clone())
@@ -169,7 +181,8 @@ class MultiScaleField(HoldsLayers):
             if out is not None:
                 z, log_volume = chart.inverse_and_log_volume(out)
                 total = total + log_volume
-                parts.append(z.flatten(-4))
+                parts.append(z.flatten(-4) / self.unit)
+        total = total + self.latent_dim * math.log(self.unit)
         batch = parts[-1].shape[:-1]
         return torch.cat([z.expand(batch + z.shape[-1:]) for z in parts], -1), total
 
@@ -177,10 +190,14 @@ class MultiScaleField(HoldsLayers):
         rank, chart = len(self.event_shape), self._chart()
         shapes = self.latent_shapes
         sizes = [torch.Size(s).numel() for s in shapes]
-        coordinates = [z.unflatten(-1, s) for z, s in zip(x.split(sizes, -1), shapes, strict=True)]
+        coordinates = [
+            self.unit * z.unflatten(-1, s) for z, s in zip(x.split(sizes, -1), shapes, strict=True)
+        ]
         points = [chart.forward_and_log_volume(z) for z in coordinates]
         y, total = points[-1]
-        total = total + sum(log_volume for _, log_volume in points[:-1])
+        total = (
+            total + sum(log_volume for _, log_volume in points[:-1]) + self.latent_dim * math.log(self.unit)
+        )
         for i in reversed(range(len(self.layers))):
             if 0 < i < len(self.layers) - 1:
                 out = points[i - 1][0]

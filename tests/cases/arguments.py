@@ -160,7 +160,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
             depth=1,
         ),
     ),
-    (flows.ActNorm, dict(shape=(1, 2, 2, 3))),
+    (flows.ActNorm, dict(shape=(1, 2, 2, 3), spread=1.0)),
     (flows.ChannelMixing, dict(shape=(2, 2, 2, 3), coordinates=True, matrix=torch.eye(6))),
     (
         flows.FieldCoupling,

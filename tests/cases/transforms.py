@@ -337,7 +337,7 @@ TRANSFORMS = [
     TransformCase(
         "field-coupling-spline",
         lambda: seeded(
-            lambda: learned(flows.FieldCoupling((1, 2, 2, 2), [0], kind="spline", bins=4, hidden=4))
+            lambda: learned(flows.FieldCoupling((1, 2, 2, 2), [0], kind="spline", bins=4, hidden=4, unit=0.5))
         ),
         {},
         field(2, 1, 2, 2, 2),
