@@ -6,8 +6,6 @@ from torch import Tensor, nn
 from ..geometry import Geometry, geometry
 from ..ops.arguments import checked
 from .heads import ManifoldHead
-from .sizes import check_last as check_last
-from .sizes import check_size as check_size
 
 __all__ = ["ExpMapHead", "LogMapLayer", "chart_geometry"]
 

@@ -113,7 +113,7 @@ def test_prior_and_posterior_may_be_flows() -> None:
     x = rows(20)
     old = [p.clone() for p in model.parameters()]
     svi = SVI(model.model, model.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
-    for _ in range(30):
+    for _ in range(10):
         svi.step(x)
     moved = [not torch.equal(a, b) for a, b in zip(model.parameters(), old, strict=True)]
     assert sum(moved) > 0.9 * len(moved)
@@ -121,8 +121,8 @@ def test_prior_and_posterior_may_be_flows() -> None:
     with torch.no_grad():
         prior = model.prior.log_prob(rule.points) + rule.weights.log()
         exact = torch.stack([(model.decode(rule.points).log_prob(row) + prior).logsumexp(0) for row in x[:3]])
-    # relative variance of the weights below 10 (measured): 6 sd of the log-mean are 6 sqrt(10 / 2e4) = 0.13
-    torch.testing.assert_close(model.iwae(x[:3], 20_000), exact, atol=0.13, rtol=0)
+    # relative variance of the weights below 10 (measured): 6 sd of the log-mean are 6 sqrt(10 / 8e3) = 0.21
+    torch.testing.assert_close(model.iwae(x[:3], 8000), exact, atol=0.21, rtol=0)
     z, _ = model.interpolate(x[:4], x[4:8], 3)  # between draws: this posterior has no centre
     assert z.shape == (3, 4, 3)
     copied = copy.deepcopy(model)
