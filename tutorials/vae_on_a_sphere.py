@@ -61,10 +61,10 @@ def photographs(light: Tensor) -> Tensor:
 
 
 def as_images(pixels: Tensor) -> Tensor:
-    """The two discs side by side, (n, SIDE, 2 * SIDE), bright on white paper."""
+    """The two discs side by side before a black sky, (n, SIDE, 2 * SIDE); 0 is white."""
     t = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
     inside = (t[:, None] ** 2 + t**2 < 1).expand(SIDE, SIDE)
-    out = torch.ones(len(pixels), 2, SIDE, SIDE)
+    out = torch.zeros(len(pixels), 2, SIDE, SIDE)
     out[:, :, inside] = pixels.reshape(len(pixels), 2, -1).clamp(0, 1)
     return 1 - out.transpose(1, 2).flatten(2)
 
@@ -121,15 +121,16 @@ print(f"(with the light known: {truth:.2f})")
 # %% [map]
 # Where are the test photographs in latent space? The colour of a point is the true direction of its light.
 colour = (0.5 + 0.5 * test_light).clamp(0, 1).numpy()
-fig = plt.figure(figsize=(11, 6.6), layout="constrained")
-image_grid(as_images(test[:24]), fig.add_subplot(2, 1, 1), columns=12, title="photographs, front and back")
-ax = world_axes(fig.add_subplot(2, 3, 4, projection="mollweide"), labels=False)
+fig = plt.figure(figsize=(11, 4.6), layout="constrained")
+grid = fig.add_gridspec(2, 3, height_ratios=[1, 2.2])
+image_grid(as_images(test[:24]), fig.add_subplot(grid[0, :]), columns=12, title="photographs, front and back")
+ax = world_axes(fig.add_subplot(grid[1, 0], projection="mollweide"), labels=False)
 sphere_points(test_light, ax, c=colour, s=12)
 ax.set_title("true direction of the light")
-ax = world_axes(fig.add_subplot(2, 3, 5, projection="mollweide"), labels=False)
+ax = world_axes(fig.add_subplot(grid[1, 1], projection="mollweide"), labels=False)
 sphere_points(kept["sphere"].embed(test), ax, c=colour, s=12)
 ax.set_title("latent sphere")
-ax = fig.add_subplot(2, 3, 6)
+ax = fig.add_subplot(grid[1, 2])
 ax.scatter(*kept["plane"].embed(test).T.numpy(), c=colour, s=12)
 ax.set(title="latent plane", aspect="equal")
 fig.savefig(args.out / "latent.png", dpi=110)

@@ -174,7 +174,7 @@ class LatentVAE(Saved, PyroModule):
         return self.decode(z).log_prob(x).mean(0) - self.divergence(posterior, self.prior, z)
 
     @torch.no_grad()
-    def iwae(self, x: Tensor, k: int = 5000, *, chunk: int = 1 << 21) -> Tensor:
+    def iwae(self, x: Tensor, k: int = 5000, *, chunk: int = 1 << 20) -> Tensor:
         r"""Importance-weighted bound on :math:`\log p(x)`, for each row of ``x``.
 
         .. math:: \log \frac1k \sum_{i=1}^k \frac{p(x \mid z_i)\, p(z_i)}{q(z_i \mid x)}, \qquad z_i \sim
