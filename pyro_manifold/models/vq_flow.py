@@ -288,6 +288,7 @@ class VQFlow(Saved, _Flow):
     def _acceptance(self) -> Tensor:
         """Of many draws, remembered until a parameter changes; its gradient, where needed, is of fewer."""
         depends = [t for t in module_tensors(self) if t is not self.weights]
+        depends += [self.neighbours, self.eps, self.overlap]
         seen = self._memo.get([], depends)
         if seen is None:
             with torch.no_grad():

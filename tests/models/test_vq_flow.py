@@ -104,7 +104,9 @@ def test_overlapping_regions_add_up(circles: VQFlow) -> None:
     the cells, responsibilities shared near borders."""
     torch.manual_seed(0)
     both = copy.deepcopy(circles)
+    assert float(both._acceptance().max()) < 0.98  # and is not remembered when the regions change
     both.overlap = True
+    assert float(both._acceptance().min()) > 0.98
     y = InterlockedCircles().sample(1000, seed=1).float()
     both.fit_weights(InterlockedCircles().sample(2000, seed=0).float())
     d = both.condition()
