@@ -288,18 +288,15 @@ class EmbeddingVAE(LatentVAE):
             u = math.sqrt(2) * torch.erfinv(2 * u - 1)
         table = x if batch else x.unsqueeze(0)
         axes, rows = table.dim() - len(self.data_shape), -1 - len(self.data_shape)
-        width, out = (
-            self.width * math.prod(table.shape[:rows]),
-            [],
-        )  # sets of weights stand in front of the rows
+        width = self.width * math.prod(table.shape[:rows])  # sets of weights stand in front of the rows
         many = max(1, min(points, chunk // width))
-        for part in table.split(max(1, chunk // (many * width)), rows):
-            total = part.new_full(part.shape[:axes], -math.inf)
-            for some in u.split(many):
-                weight = self.decode(some.reshape((-1,) + (1,) * axes + (self.dim,))).log_prob(part)
-                total = torch.logaddexp(total, weight.logsumexp(0))
-            out.append(total - math.log(points))
-        return torch.cat(out, -1).reshape(batch)
+        parts = table.split(max(1, chunk // (many * width)), rows)
+        totals = [part.new_full(part.shape[:axes], -math.inf) for part in parts]
+        for some in u.split(many):  # decoded once for all rows
+            likelihood = self.decode(some.reshape((-1,) + (1,) * axes + (self.dim,)))
+            for k, part in enumerate(parts):
+                totals[k] = torch.logaddexp(totals[k], likelihood.log_prob(part).logsumexp(0))
+        return (torch.cat(totals, -1) - math.log(points)).reshape(batch)
 
     @torch.no_grad()
     def sample(self, n: int, x: Tensor | None = None) -> Tensor:
