@@ -66,7 +66,7 @@ def test_differences_are_paired(experiment: ModuleType) -> None:
     def row(model: str, seed: int, nll: float) -> dict:
         return {
             "images": "grey", "model": model, "dim": 2, "seed": seed, "epochs": 80, "nll": nll, "nll_5000": nll,
-            "minus_elbo": nll, "train_seconds": 60.0,
+            "minus_elbo": nll, "train_seconds": 60.0, "rows": 10000,
         }  # fmt: skip
 
     rows = [row("N", s, 144.0 + s) for s in range(3)]
