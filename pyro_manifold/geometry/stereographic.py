@@ -31,7 +31,7 @@ from ..ops.checks import common_shape
 from ..ops.components import by_components, extremes, squared_norm
 from ..ops.memo import module_tensors
 from ..ops.numerics import cut_short, fewer_turns, safe_sqrt
-from ..ops.signed_trig import arcsinc_sqrt, arctanc_sqrt, cos_sinc_sqrt, log_sinc_length, log_sinc_sqrt
+from ..ops.signed_trig import arcsinc_sqrt, arctanc_sqrt, cos_sinc_sqrt, log_sinc_length
 from ..ops.tracing import is_concrete, maybe_any
 from .base import Geometry, turned
 from .registry import register_geometry
@@ -213,10 +213,6 @@ class StereographicGeometry(Geometry):
         r"""With s and f of :meth:`log_frame`, :math:`r^2 = 4f^2|\delta|^2/(ab)` and
         :math:`\sinh r/r = \sqrt{1-s}/f` (for K = -1)."""
         K = self.curvature(p)
-        if self._from_origin(p, q):
-            r, d = ball_radius(K, q), q.shape[-1]
-            log_det = (d - 1) * log_sinc_sqrt(K * r.square(), -1)
-            return -(r / scale).square() / 2 - log_det - d * (scale.log() + 0.5 * math.log(2 * math.pi))
         if q.numel() >= _SMALL or not self._hyperbolic(K):
             return None
         d, delta = q.shape[-1], q - p

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .numerics import safe_sqrt
+from .numerics import norm
 from .signed_trig import arctanc_sqrt, tanc_sqrt
 from .tracing import is_concrete
 
@@ -31,8 +31,7 @@ def _composed_exp(K: Tensor, v: Tensor) -> Tensor:
 
 
 def _composed_radius(K: Tensor, x: Tensor) -> Tensor:
-    q = x.square().sum(-1)
-    return 2 * arctanc_sqrt(K * q, -1) * safe_sqrt(q)
+    return 2 * arctanc_sqrt(K * x.square().sum(-1), -1) * norm(x)
 
 
 def _exp(K: Tensor, v: Tensor) -> tuple[Tensor, ...]:
@@ -53,16 +52,15 @@ def _exp_pull(g: Tensor, K: Tensor, v: Tensor, square: Tensor, tanh: Tensor, acr
 
 def _radius(K: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     root = (-K).sqrt()
-    length = torch.linalg.vector_norm(x, dim=-1)
+    length = norm(x)
     rho = root * length
     return rho.atanh().mul_(2 / root), length, rho
 
 
 def _radius_pull(g: Tensor, K: Tensor, x: Tensor, length: Tensor, rho: Tensor) -> Tensor:
-    slope = torch.addcmul(torch.ones_like(K), rho, rho, value=-1).mul_(
-        length.clamp_min(torch.finfo(x.dtype).tiny)
-    )
-    return (2 * g / slope).unsqueeze(-1) * x
+    slope = torch.addcmul(torch.ones_like(K), rho, rho, value=-1)
+    unit = x / length.clamp_min(torch.finfo(x.dtype).tiny).unsqueeze(-1)
+    return (2 * g / slope).unsqueeze(-1) * unit
 
 
 def _operator(

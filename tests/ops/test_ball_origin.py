@@ -97,3 +97,17 @@ def test_arsinh_against_mpmath_and_numerical_gradients() -> None:
     assert torch.autograd.gradgradcheck(scaled_arsinh, (a, g))
     mapped = torch.func.vmap(lambda a: scaled_arsinh(a, g))(a)
     torch.testing.assert_close(mapped, scaled_arsinh(a, g))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1e-15])
+def test_radius_of_tiny_points(size: float) -> None:
+    """Squares that underflow in float32: the radius is 2 |x|, its gradient 2 x / |x|."""
+    x = torch.tensor([3.0, -4.0]).mul(size).requires_grad_()
+    for K in (
+        torch.tensor(-1.0),
+        torch.tensor(-1.0, requires_grad=True),
+    ):  # the operator, and the composed function
+        r = ball_radius(K, x)
+        torch.testing.assert_close(r, torch.tensor(10 * size), rtol=1e-5, atol=0)
+        (slope,) = torch.autograd.grad(r, x)
+        torch.testing.assert_close(slope, torch.tensor([1.2, -1.6]), rtol=1e-5, atol=0)

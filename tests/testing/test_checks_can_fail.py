@@ -53,6 +53,8 @@ GEOMETRIES = {
     "global_chart": dict(has_chart=True, chart=lambda self, v: SphereGeometry.chart(self, 3 * v)),
     "volume": dict(log_volume=lambda self, shape: 2.5),
     "preimages": dict(preimages=lambda self, p, v, radius: torch.stack([v, v + 1])),
+    "group_action": dict(act=lambda self, g, x: SphereGeometry.act(self, g, x.flip(-1))),
+    "features": dict(to_features=lambda self, x: -SphereGeometry.to_features(self, x)),
 }
 
 

@@ -58,7 +58,10 @@ def test_they_are_reported() -> None:
         "pathwise_gradient",
         "support_of_draws",
     }
-    assert check_geometry(geoopt.Euclidean(ndim=1), dim=2) == {"volume": "the volume is infinite"}
+    assert check_geometry(geoopt.Euclidean(ndim=1), dim=2) == {
+        "volume": "the volume is infinite",
+        "group_action": "no group of matrices acts on it",
+    }
     assert check_module(nn.Tanh, torch.randn(3, 2)) == {"gradients": "the module has no trainable parameters"}
 
 

@@ -308,7 +308,10 @@ def main() -> None:
     rows = read(path)
     if args.what == "report":
         for images in ("grey", "binary"):
-            print(f"## {images}\n\n{report(rows, images)}\n\n{digits_table(rows, images)}\n")
+            if any(r["images"] == images for r in rows):
+                print(f"## {images}\n\n{report(rows, images)}\n")
+            if any(r["images"] == images and "by_digit" in r for r in rows):
+                print(digits_table(rows, images))
         return
 
     def load(images: str) -> Any:
