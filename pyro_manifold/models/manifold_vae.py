@@ -273,8 +273,3 @@ class ManifoldVAE(LatentVAE):
         z = geo.exp_frame(p.expand((steps,) + p.shape), t.reshape((steps,) + (1,) * v.dim()) * v)
         made = self.decode(z)
         return z, made.base_dist.probs if self.classes else made.mean
-
-    # --- state ----------------------------------------------------------------------------------------------
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Entries that are not in ``state``, which older versions did not write, are not compared."""
-        super().set_extra_state({**self.settings(), **state})

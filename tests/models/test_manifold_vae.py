@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pyro_manifold.distributions import ManifoldUniform, ProductDistribution, RiemannianNormal, WrappedNormal
 from pyro_manifold.flows import SphereFlow
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
-from pyro_manifold.models import ManifoldVAE, PoincareVAE
+from pyro_manifold.models import ManifoldVAE
 from pyro_manifold.nn import ConvDecoder, ConvEncoder
 from pyro_manifold.testing.quadrature import manifold_rule
 
@@ -246,16 +246,6 @@ def test_files_and_copies(tmp_path: Path) -> None:
         assert all(torch.equal(scores[0], s) for s in scores), name
     with pytest.raises(ValueError, match="plane.pt.*Euclidean.*construct it alike"):
         vae(geoopt.PoincareBall(), 2).load(tmp_path / "plane.pt")
-
-
-def test_weights_of_older_versions_are_read() -> None:
-    """They name the families and the likelihood, not the manifold."""
-    a = PoincareVAE(geoopt.PoincareBall(), 2, 3, hidden=4)
-    state = a.state_dict()
-    state["_extra_state"] = {"prior": "wrapped", "posterior": "wrapped", "likelihood": "bernoulli"}
-    b = PoincareVAE(geoopt.PoincareBall(), 2, 3, hidden=4)
-    b.load_state_dict(state)
-    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
 def test_the_posterior_predictive_of_pyro() -> None:
