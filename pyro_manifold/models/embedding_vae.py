@@ -303,11 +303,7 @@ class EmbeddingVAE(LatentVAE):
         if x is None or self.is_bound:
             return super().sample(n, x)
         check_size("n", n)
-        if x.dim() != 1 + len(self.data_shape) or not len(x):
-            raise ValueError(
-                f"x: got shape {tuple(x.shape)}; expected {self._rows('rows')} with at least one row."
-            )
-        hidden, action = self._encode(x[torch.randint(len(x), (n,), device=x.device)])
+        hidden, action = self._encode(self._random_rows(n, x))
         return self._likelihood(action(self.to_manifold(hidden.sample()))).sample()
 
     def settings(self) -> dict[str, Any]:

@@ -216,12 +216,16 @@ class LatentVAE(Saved, PyroModule):
         if x is None:
             z = self.prior.sample((n,))
         else:
-            if x.dim() != 1 + len(self.data_shape) or not len(x):
-                raise ValueError(
-                    f"x: got shape {tuple(x.shape)}; expected {self._rows('rows')} with at least one row."
-                )
-            z = self.encode(x[torch.randint(len(x), (n,), device=x.device)]).sample()
+            z = self.encode(self._random_rows(n, x)).sample()
         return self.decode(z).sample()
+
+    def _random_rows(self, n: int, x: Tensor) -> Tensor:
+        """``n`` rows of ``x``, drawn with replacement."""
+        if x.dim() != 1 + len(self.data_shape) or not len(x):
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}; expected {self._rows('rows')} with at least one row."
+            )
+        return x[torch.randint(len(x), (n,), device=x.device)]
 
     def _check_data(self, x: Tensor) -> torch.Size:
         """The batch shape of the rows ``x``.
