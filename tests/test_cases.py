@@ -78,6 +78,8 @@ COMPILED_BY_ANOTHER = {
     "projected-normal-S3",
     "bingham-S1",
     "kent-S3",
+    "watson-S1",
+    "watson-S3",
 }
 
 

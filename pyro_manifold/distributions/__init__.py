@@ -15,6 +15,7 @@ from .pushforward import ConditionalPushforward, Pushforward
 from .riemannian_normal import RiemannianNormal
 from .uniform import ManifoldUniform
 from .von_mises_fisher import VonMisesFisher
+from .watson import Watson
 from .wrapped_cauchy import WrappedCauchy
 from .wrapped_normal import WrappedNormal
 
@@ -32,6 +33,7 @@ __all__ = [
     "Atlas",
     "RiemannianNormal",
     "VonMisesFisher",
+    "Watson",
     "WrappedCauchy",
     "WrappedNormal",
     "fit_mixture",

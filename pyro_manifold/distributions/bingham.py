@@ -12,8 +12,8 @@ from ..ops.batched import apply_matrix
 from ..ops.bingham import matrix_divergence, matrix_normalizer
 from ..ops.checks import as_tensors, check_all
 from ..ops.tracing import is_concrete
+from ._quadratic_exponential import QuadraticExponential
 from ._repr import validates
-from .fisher_bingham import FisherBingham
 
 __all__ = ["Bingham", "check_symmetric"]
 
@@ -51,7 +51,7 @@ def is_moderate(a: Tensor) -> bool:
     )
 
 
-class Bingham(FisherBingham):
+class Bingham(QuadraticExponential):
     r"""The antipodally symmetric distribution with a quadratic log density: a normal vector conditioned to
     have length 1.
 
@@ -59,7 +59,7 @@ class Bingham(FisherBingham):
 
     on :math:`S^{d-1}`, d >= 2. A and A + cI give the same distribution. The mode is the eigenvector of the
     largest eigenvalue of A. A = 0 is the uniform distribution; A with only two distinct eigenvalues, one of
-    them simple, is Watson's distribution. To parametrise by axes (columns of V) and eigenvalues z, give
+    them simple, is :class:`Watson`'s distribution. To parametrise by axes (columns of V) and eigenvalues z, give
     ``(V * z.unsqueeze(-2)) @ V.mT``. C and its derivatives are exact to rounding for entries of any size
     (:mod:`pyro_manifold.ops.fisher_bingham`), also at repeated eigenvalues. Draws are exact, by rejection;
     there is no ``rsample``.

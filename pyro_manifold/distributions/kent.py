@@ -11,13 +11,13 @@ from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.fisher_bingham import relative_moments, relative_normalizer, uniform_divergence
+from ._quadratic_exponential import QuadraticExponential
 from ._repr import validates
-from .fisher_bingham import FisherBingham
 
 __all__ = ["Kent"]
 
 
-class Kent(FisherBingham):
+class Kent(QuadraticExponential):
     r"""The analogue on the sphere of a normal distribution with elliptical contours (FB5 on :math:`S^2`), in
     any dimension.
 

@@ -18,8 +18,8 @@ from ..ops.precision import full_precision
 from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
 from ..ops.spherical import log_sphere_area
 from ._exp_map_distribution import ExpMapDistribution
+from ._quadratic_exponential import QuadraticExponential
 from .angular_central_gaussian import AngularCentralGaussian
-from .fisher_bingham import FisherBingham
 from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
 from .product import ProductDistribution
@@ -109,11 +109,11 @@ def _kl_vmf_vmf(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
 
 @register_kl(VonMisesFisher, ManifoldUniform)
 @register_kl(PowerSpherical, ManifoldUniform)
-@register_kl(FisherBingham, ManifoldUniform)
+@register_kl(QuadraticExponential, ManifoldUniform)
 @register_kl(MatrixFisher, ManifoldUniform)
 @full_precision
 def _kl_directional_uniform(
-    p: VonMisesFisher | PowerSpherical | FisherBingham | MatrixFisher, q: ManifoldUniform
+    p: VonMisesFisher | PowerSpherical | QuadraticExponential | MatrixFisher, q: ManifoldUniform
 ) -> Tensor:
     r""":math:`\log\mathrm{vol}(M) - \mathrm H[p]`, in a form without cancellation."""
     _same_sphere(p, q)
@@ -155,17 +155,17 @@ def _unit_axis(p: VonMisesFisher) -> Tensor:
     return mu / mu.norm(dim=-1, keepdim=True)
 
 
-def _coordinates_of(q: FisherBingham, axes: Tensor, x: Tensor, offset: float) -> Tensor:
-    """The coordinates y (see :class:`FisherBingham`) that q gives to the point ``offset * x``, for a unit
-    vector x."""
+def _coordinates_of(q: QuadraticExponential, axes: Tensor, x: Tensor, offset: float) -> Tensor:
+    """The coordinates y (see :class:`QuadraticExponential`) that q gives to the point ``offset * x``, for a
+    unit vector x."""
     if offset and q._offset:
         return q._coordinates(axes, x)
     return apply_matrix(axes.mT, offset * x - q._offset * axes[..., 0])
 
 
-@register_kl(FisherBingham, FisherBingham)
+@register_kl(QuadraticExponential, QuadraticExponential)
 @full_precision
-def _kl_quadratic_quadratic(p: FisherBingham, q: FisherBingham) -> Tensor:
+def _kl_quadratic_quadratic(p: QuadraticExponential, q: QuadraticExponential) -> Tensor:
     r"""For Bingham and Kent distributions in any combination:
     :math:`S_q - S_p + \mathrm E_p[y_q^\top D_qy_q - y_p^\top D_py_p]`."""
     _same_sphere(p, q)
@@ -177,9 +177,9 @@ def _kl_quadratic_quadratic(p: FisherBingham, q: FisherBingham) -> Tensor:
     return _result(out, p, q, p._dtype)
 
 
-@register_kl(FisherBingham, VonMisesFisher)
+@register_kl(QuadraticExponential, VonMisesFisher)
 @full_precision
-def _kl_quadratic_vmf(p: FisherBingham, q: VonMisesFisher) -> Tensor:
+def _kl_quadratic_vmf(p: QuadraticExponential, q: VonMisesFisher) -> Tensor:
     r"""As above with q's exponent :math:`\kappa(1 - \mu\cdot x)`, whose mean under p is
     :math:`\kappa[\rho + (1-\rho)\mathrm E(1-x_1)]` with :math:`\rho = |\gamma_1-\mu|^2/2`."""
     _same_sphere(p, q)
@@ -193,9 +193,9 @@ def _kl_quadratic_vmf(p: FisherBingham, q: VonMisesFisher) -> Tensor:
     return _result(log_q - log + k * one_minus_cosine - own, p, q, p._dtype)
 
 
-@register_kl(VonMisesFisher, FisherBingham)
+@register_kl(VonMisesFisher, QuadraticExponential)
 @full_precision
-def _kl_vmf_quadratic(p: VonMisesFisher, q: FisherBingham) -> Tensor:
+def _kl_vmf_quadratic(p: VonMisesFisher, q: QuadraticExponential) -> Tensor:
     _same_sphere(p, q)
     axes, form = q._form()
     k, mu = p.concentration.double(), _unit_axis(p)

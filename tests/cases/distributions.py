@@ -292,6 +292,25 @@ DISTRIBUTIONS = [
         "bingham-S1", lambda matrix: mdist.Bingham(matrix), dict(matrix=[[1.0, 0.5], [0.5, -1.0]])
     ),
     DistributionCase(
+        "watson-S2",
+        lambda loc, concentration: mdist.Watson(loc, concentration),
+        dict(loc=X2, concentration=3.0),
+        extremes=tuple(
+            dict(loc=[0.0, 0.0, 1.0], concentration=sign * k) for k in (0.0, *_SIZES) for sign in (1, -1)
+        ),
+        stress=tuple(dict(concentration=k) for k in (0.0, 1e4, -1e4, 1e6, -1e6)),
+    ),
+    DistributionCase(
+        "watson-S3",
+        lambda loc, concentration: mdist.Watson(loc, concentration),
+        dict(loc=[0.0, *X2], concentration=-4.0),
+    ),
+    DistributionCase(
+        "watson-S1",
+        lambda loc, concentration: mdist.Watson(loc, concentration),
+        dict(loc=[0.6, 0.8], concentration=-2.0),
+    ),
+    DistributionCase(
         "kent-S2",
         lambda frame, concentration, ovalness: mdist.Kent(frame, concentration, ovalness),
         dict(frame=_FRAME, concentration=5.0, ovalness=2.0),

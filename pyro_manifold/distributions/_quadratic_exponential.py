@@ -1,4 +1,4 @@
-r"""Base class of the Bingham and Kent distributions, the exponential family on the sphere whose statistics are
+r"""Base class of the Bingham, Watson and Kent distributions, the exponential family on the sphere whose statistics are
 x and its quadratic products."""
 
 from abc import abstractmethod
@@ -17,10 +17,10 @@ from ..ops.numerics import norm
 from ..ops.spherical import log_sphere_area
 from ._repr import ReprMixin, expanded
 
-__all__ = ["FisherBingham"]
+__all__ = ["QuadraticExponential"]
 
 
-class FisherBingham(ReprMixin, TorchDistribution):
+class QuadraticExponential(ReprMixin, TorchDistribution):
     r"""Abstract base class of densities :math:`\log p(x) = -y^\top Dy - S` with
     :math:`y = \Gamma^\top(x - o\,\gamma_1)`.
 
