@@ -5,6 +5,7 @@ from .angular_central_gaussian import AngularCentralGaussian
 from .atlas import Atlas
 from .bingham import Bingham
 from .fit import fit_mixture
+from .isotropic_gaussian import IsotropicGaussian
 from .kent import Kent
 from .kernels import kernel_mixture
 from .matrix_fisher import MatrixFisher
@@ -23,6 +24,7 @@ __all__ = [
     "AngularCentralGaussian",
     "Bingham",
     "ConditionalPushforward",
+    "IsotropicGaussian",
     "Kent",
     "ManifoldUniform",
     "MatrixFisher",

@@ -20,6 +20,7 @@ from ..ops.spherical import log_sphere_area
 from ._exp_map_distribution import ExpMapDistribution
 from ._quadratic_exponential import QuadraticExponential
 from .angular_central_gaussian import AngularCentralGaussian
+from .isotropic_gaussian import IsotropicGaussian
 from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
 from .product import ProductDistribution
@@ -111,9 +112,11 @@ def _kl_vmf_vmf(p: VonMisesFisher, q: VonMisesFisher) -> Tensor:
 @register_kl(PowerSpherical, ManifoldUniform)
 @register_kl(QuadraticExponential, ManifoldUniform)
 @register_kl(MatrixFisher, ManifoldUniform)
+@register_kl(IsotropicGaussian, ManifoldUniform)
 @full_precision
 def _kl_directional_uniform(
-    p: VonMisesFisher | PowerSpherical | QuadraticExponential | MatrixFisher, q: ManifoldUniform
+    p: VonMisesFisher | PowerSpherical | QuadraticExponential | MatrixFisher | IsotropicGaussian,
+    q: ManifoldUniform,
 ) -> Tensor:
     r""":math:`\log\mathrm{vol}(M) - \mathrm H[p]`, in a form without cancellation."""
     _same_sphere(p, q)

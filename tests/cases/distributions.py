@@ -371,6 +371,14 @@ DISTRIBUTIONS = [
         skip={"infer_shapes": "its arguments are distributions, not tensors", **_BASE},
     ),
     DistributionCase(
+        "isotropic-gaussian",
+        lambda loc, scale: mdist.IsotropicGaussian(loc, scale),
+        dict(loc=R3, scale=0.8),
+        skip={**_RANK, **_BREAK},
+        extremes=tuple(dict(scale=k) for k in (0.1, 1.0, 1.5, 4.0, 1e37)),
+        stress=tuple(dict(scale=k) for k in (1e-6, 1e-3, 0.5, 1.5, 30.0, 1e30)),
+    ),
+    DistributionCase(
         "matrix-fisher",
         lambda matrix: mdist.MatrixFisher(matrix),
         dict(matrix=[[1.0, 0.3, 0.0], [-0.5, 0.7, 0.2], [0.1, 0.0, -0.4]]),
