@@ -5,13 +5,14 @@ STAMP := .venv/.stamp
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test slow lint docs bench mutants clean
+.PHONY: help env demo test slow lint docs tutorials bench mutants clean
 
 help:
 	@echo "make demo   train two VAEs on real digits and draw them into demo_output/"
 	@echo "make test   the default test suite, doctests included (make slow: the long grids)"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   HTML into docs/_build/html, warnings are errors"
+	@echo "make tutorials  run the tutorials in full and write their pages (make tutorials ARGS=directions: one)"
 	@echo "make mutants  what share of one-token mistakes the default suite notices (an hour)"
 	@echo "make bench  timings against named peers"
 	@echo "make clean  remove what the others made, .venv included"
@@ -39,6 +40,9 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+tutorials: $(STAMP)
+	$(BIN)/python docs/make_tutorials.py $(ARGS)
 
 bench: $(STAMP)
 	@for f in tests/benchmarks/bench_*.py; do echo "== $$f"; $(BIN)/python $$f || exit 1; done

@@ -1,6 +1,10 @@
 """Sphinx configuration; ``make docs`` turns every warning into an error."""
 
 import importlib.metadata
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "pyro_manifold"
 author = "the pyro_manifold authors"
@@ -15,10 +19,15 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx-mathjax-offline",
     "sphinx_copybutton",
+    "sphinx_design",
+    "sphinxcontrib.bibtex",
+    "public_names",
 ]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_ext", "experiments/rows"]
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
 html_theme = "furo"
 html_title = "pyro_manifold"
 html_static_path = ["static"]
