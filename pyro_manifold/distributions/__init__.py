@@ -4,6 +4,8 @@ from . import kl as kl  # registers the divergences
 from .angular_central_gaussian import AngularCentralGaussian
 from .atlas import Atlas
 from .bingham import Bingham
+from .estimation import families as families  # registers the coordinates of parameters
+from .estimation import standard_errors
 from .fit import fit_mixture
 from .isotropic_gaussian import IsotropicGaussian
 from .kent import Kent
@@ -40,4 +42,5 @@ __all__ = [
     "WrappedNormal",
     "fit_mixture",
     "kernel_mixture",
+    "standard_errors",
 ]

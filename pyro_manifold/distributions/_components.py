@@ -25,7 +25,8 @@ from torch import Tensor
 from ..constraints import check_point, on
 from ..geometry import Torus, geometry
 from ..ops.fisher_bingham import relative_moments, relative_normalizer
-from ..ops.special import bessel_ratio, log_bessel
+from ..ops.inverse_ratio import inverse_bessel_ratio
+from ..ops.special import log_bessel
 from ..ops.spherical import log_sphere_area
 from .kent import Kent
 from .von_mises_fisher import VonMisesFisher
@@ -48,20 +49,6 @@ def log_sum(log: Tensor) -> Tensor:
     is below the least number. Terms of less than exp(-50) of the largest count as that."""
     top = log.detach().amax(-1, keepdim=True)
     return (log - top).clamp_min(-50.0).exp().sum(-1).log() + top.squeeze(-1)
-
-
-def _solve_ratio(complement: Tensor, order: float, most: float) -> Tensor:
-    r""":math:`\kappa` with :math:`1 - A_v(\kappa)` = ``complement``, in [0, most]: Newton's method in
-    :math:`\log\kappa` from Banerjee's formula."""
-    c = complement.clamp(1e-15, 1.0)
-    n = 2 * order + 2
-    ratio = 1 - c
-    k = (ratio * (n - ratio.square()) / (c * (1 + ratio))).clamp(1e-12, most)
-    for _ in range(6):
-        a, off, slope = bessel_ratio(k, order)
-        step = (off - c) / (k * slope).clamp_min(torch.finfo(k.dtype).tiny)
-        k = (k * step.clamp(-2.0, 2.0).exp()).clamp(1e-12, most)
-    return torch.where(c < 1, k, 0.0)
 
 
 class Components(ABC):
@@ -161,7 +148,7 @@ class VonMisesFisherComponents(Components):
     def maximum(self, p: Parameters, s: Parameters) -> Parameters:
         mean = s["x"] / s["n"].clamp_min(_TINY).unsqueeze(-1)
         length = mean.norm(dim=-1, keepdim=True)
-        k = _solve_ratio(1 - length.squeeze(-1), mean.shape[-1] / 2 - 1, self.most)
+        k = inverse_bessel_ratio(1 - length.squeeze(-1), mean.shape[-1] / 2 - 1, self.most)
         loc = torch.where(length > 1e-9, mean / length.clamp_min(1e-300), p["loc"])
         return with_points(s, {"loc": loc, "concentration": k}, p)
 
@@ -194,7 +181,7 @@ class VonMisesComponents(Components):
 
     def maximum(self, p: Parameters, s: Parameters) -> Parameters:
         n = s["n"].clamp_min(_TINY).unsqueeze(-1)
-        k = _solve_ratio(1 - torch.hypot(s["cos"], s["sin"]) / n, 0.0, self.most)
+        k = inverse_bessel_ratio(1 - torch.hypot(s["cos"], s["sin"]) / n, 0.0, self.most)
         return with_points(s, {"loc": torch.atan2(s["sin"], s["cos"]), "concentration": k}, p)
 
     def build(self, p: Parameters, dtype: torch.dtype) -> dist.TorchDistribution:

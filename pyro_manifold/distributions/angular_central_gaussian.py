@@ -18,6 +18,8 @@ from ..ops.quadratic_form import expected_log_ratio, expected_projector, log_sin
 from ..ops.spherical import log_sphere_area
 from ._repr import ReprMixin, expanded, validates
 from .bingham import check_symmetric
+from .estimation.axes import tyler
+from .estimation.sample import gathered
 
 __all__ = ["AngularCentralGaussian"]
 
@@ -99,6 +101,31 @@ class AngularCentralGaussian(ReprMixin, TorchDistribution):
         self._tril = tril
         super().__init__(batch, tril.shape[-1:], validate_args=False)
         self._validate_args = validate
+
+    @classmethod
+    @checked
+    def fit(cls, x: Tensor, weights: Tensor | None = None) -> "AngularCentralGaussian":
+        r"""The distribution of greatest likelihood, by Tyler's iteration; the trace of its
+        ``covariance_matrix`` is d.
+
+        .. math:: \Sigma = d\sum_iw_i\,\frac{x_ix_i^\top}{x_i^\top\Sigma^{-1}x_i}
+
+        :param x: the rows of data, shape ``(n,) + batch + (d,)``: one distribution for each element of the batch.
+        :param weights: how often each row was seen, shape ``(n,)`` or ``(n,) + batch``; ones by default.
+        :raises ValueError: for rows off the sphere; for d rows or fewer, or a subspace of m dimensions that holds
+            the share m/d of them or more (the likelihood has no maximum); for weights that are negative, all
+            zero, or of another shape.
+
+        Computed in float64 without gradients; standard errors by :func:`standard_errors`. Reference: Tyler,
+        Biometrika 74 (1987), eq. 3.
+
+        >>> x = AngularCentralGaussian(torch.diag(torch.tensor([1.0, 2.0, 3.0]))).sample((2000,))
+        >>> cov = AngularCentralGaussian.fit(x).covariance_matrix
+        >>> bool((cov.diagonal() * 14 / 3 - torch.tensor([1.0, 4.0, 9.0])).norm() < 1.5)
+        True
+        """
+        s, _ = gathered(geoopt.Sphere(), x, weights)
+        return cls(s.shaped(tyler(s)))
 
     @property
     def support(self) -> on:  # type: ignore[override]

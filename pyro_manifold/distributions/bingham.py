@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import geoopt
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
@@ -14,6 +15,8 @@ from ..ops.checks import as_tensors, check_all
 from ..ops.tracing import is_concrete
 from ._quadratic_exponential import QuadraticExponential
 from ._repr import validates
+from .estimation.axes import bingham
+from .estimation.sample import gathered
 
 __all__ = ["Bingham", "check_symmetric"]
 
@@ -98,6 +101,27 @@ class Bingham(QuadraticExponential):
             check_symmetric("matrix", matrix)
         super().__init__({"matrix": matrix}, matrix.shape[:-2], matrix.shape[-1])
         self._validate_args = validate
+
+    @classmethod
+    @checked
+    def fit(cls, x: Tensor, weights: Tensor | None = None) -> "Bingham":
+        r"""The distribution of greatest likelihood, whose second moment :math:`\mathrm E[xx^\top]` is that of the
+        rows. The largest eigenvalue of its ``matrix`` is 0.
+
+        :param x: the rows of data, shape ``(n,) + batch + (d,)``: one distribution for each element of the batch.
+        :param weights: how often each row was seen, shape ``(n,)`` or ``(n,) + batch``; ones by default.
+        :raises ValueError: for rows off the sphere, or in a subspace of fewer than d dimensions (the likelihood
+            has no maximum); for weights that are negative, all zero, or of another shape.
+
+        Computed in float64 without gradients; standard errors by :func:`standard_errors`. Reference: Mardia &
+        Jupp (2000), sec. 10.3.3.
+
+        >>> x = Bingham(torch.diag(torch.tensor([0.0, -3.0, -9.0]))).sample((2000,))
+        >>> bool((Bingham.fit(x).matrix.diagonal() - torch.tensor([0.0, -3.0, -9.0])).norm() < 1.5)
+        True
+        """
+        s, _ = gathered(geoopt.Sphere(), x, weights)
+        return cls(s.shaped(bingham(s)))
 
     @property
     def matrix(self) -> Tensor:

@@ -13,6 +13,8 @@ from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.fisher_bingham import relative_moments, relative_normalizer, uniform_divergence
 from ._quadratic_exponential import QuadraticExponential
 from ._repr import validates
+from .estimation.directions import sphere_sample
+from .estimation.kent import kent, orthonormal
 
 __all__ = ["Kent"]
 
@@ -98,6 +100,35 @@ class Kent(QuadraticExponential):
         batch = broadcast_shapes(frame=frame.shape[:-2], concentration=k.shape, ovalness=betas.shape[:-1])
         super().__init__(dict(frame=frame, concentration=k, axis_ovalness=betas), batch, d)
         self._validate_args = validate
+
+    @classmethod
+    @checked
+    def fit(cls, x: Tensor, weights: Tensor | None = None) -> "Kent":
+        r"""The distribution of greatest likelihood under the condition of one mode, :math:`2\beta_j\le\kappa`, by
+        Newton's method from Kent's moment estimate. The axes are in the order of their ovalness.
+
+        :param x: the rows of data, shape ``(n,) + batch + (d,)``: one distribution for each element of the batch.
+        :param weights: how often each row was seen, shape ``(n,)`` or ``(n,) + batch``; ones by default.
+        :raises ValueError: for rows off the sphere, all equal, without spread along some axis, or on a circle
+            (d = 2); for weights that are negative, all zero, or of another shape.
+
+        Computed in float64 without gradients; standard errors by :func:`standard_errors`. The frame has
+        d(d-1)/2 coordinates, so that many second derivatives are taken in each step. Reference: Kent, J. R.
+        Stat. Soc. B 44 (1982), sec. 4.
+
+        >>> x = Kent(torch.eye(3), 50.0, 15.0).sample((2000,))
+        >>> fit = Kent.fit(x)
+        >>> bool((fit.concentration - 50).abs() < 5 and (fit.axis_ovalness[0] - 15).abs() < 3)
+        True
+        """
+        s = sphere_sample(x, weights)
+        if x.shape[-1] < 3:
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}, expected directions in 3 dimensions or more; on the circle fit "
+                "VonMisesFisher."
+            )
+        frame, concentration, ovalness = (s.shaped(p) for p in kent(s, cls))
+        return cls(orthonormal(frame), concentration, axis_ovalness=ovalness)
 
     @property
     def frame(self) -> Tensor:

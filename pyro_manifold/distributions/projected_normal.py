@@ -18,6 +18,7 @@ from ..ops.numerics import norm
 from ..ops.parabolic_cylinder import log_radial_integral
 from ..ops.quadrature import legendre
 from ._repr import ReprMixin, validates
+from .estimation.directions import projected_normal, sphere_sample
 
 __all__ = ["ProjectedNormal"]
 
@@ -72,6 +73,24 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
         # without validation, since torch's own check of a vector fails on an empty batch
         super().__init__(concentration, validate_args=False)
         self._validate_args = validate
+
+    @classmethod
+    @checked
+    def fit(cls, x: Tensor, weights: Tensor | None = None) -> "ProjectedNormal":
+        r"""The distribution of greatest likelihood, by Newton's method.
+
+        :param x: the rows of data, shape ``(n,) + batch + (n,)``: one distribution for each element of the batch.
+        :param weights: how often each row was seen, shape ``(n,)`` or ``(n,) + batch``; ones by default.
+        :raises ValueError: as :meth:`VonMisesFisher.fit`.
+
+        Computed in float64 without gradients; standard errors by :func:`standard_errors`.
+
+        >>> x = ProjectedNormal(torch.tensor([0.0, 0.0, 3.0])).sample((1000,))
+        >>> bool((ProjectedNormal.fit(x).concentration - torch.tensor([0.0, 0.0, 3.0])).norm() < 0.4)
+        True
+        """
+        s = sphere_sample(x, weights)
+        return cls(s.shaped(projected_normal(s, cls)))
 
     def expand(
         self, batch_shape: Sequence[int], _instance: "ProjectedNormal | None" = None

@@ -2,6 +2,7 @@
 it ships."""
 
 from .check_distribution import DISTRIBUTION_CHECKS, check_distribution, check_stress
+from .check_fit import check_fit
 from .check_geometry import GEOMETRY_CHECKS, check_geometry
 from .check_module import MODULE_CHECKS, check_module
 from .check_precision import check_precision
@@ -18,6 +19,7 @@ __all__ = [
     "TRANSFORM_CHECKS",
     "Rule",
     "check_distribution",
+    "check_fit",
     "check_geometry",
     "check_module",
     "check_precision",
