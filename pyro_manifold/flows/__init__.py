@@ -3,6 +3,7 @@
 from ..transforms.injective_flow import InjectiveFlow
 from .actnorm import ActNorm
 from .affine import Affine
+from .autoregressive import Autoregressive
 from .circular import CircularAutoregressive, CircularSpline
 from .conditional import Conditional
 from .continuous import ContinuousFlow
@@ -14,7 +15,7 @@ from .frame_flow import DirectionLift, FrameFlow
 from .glow import glow_scales
 from .group_action import ChannelMixing, GroupAction
 from .in_chart import InChart
-from .latent_flow import LatentDensity, LatentFlow, coupling_chain
+from .latent_flow import LatentDensity, LatentFlow, autoregressive_chain, coupling_chain
 from .learned_embedding import LearnedEmbedding
 from .linear import LULinear
 from .local_frames import LocalFrames
@@ -36,6 +37,7 @@ __all__ = [
     "Squeeze",
     "glow_scales",
     "Affine",
+    "Autoregressive",
     "Partial",
     "CircularAutoregressive",
     "CircularSpline",
@@ -60,6 +62,7 @@ __all__ = [
     "SphereFlow",
     "Spline",
     "TorusFlow",
+    "autoregressive_chain",
     "coupling_chain",
     "multiscale_layers",
 ]

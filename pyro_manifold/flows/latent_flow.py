@@ -19,11 +19,12 @@ from ..ops.arguments import checked
 from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.module import submodules
 from .affine import Affine
+from .autoregressive import Autoregressive
 from .conditional import Conditional
 from .coupling import Coupling
 from .spline import Spline
 
-__all__ = ["LatentDensity", "LatentFlow", "coupling_chain"]
+__all__ = ["LatentDensity", "LatentFlow", "autoregressive_chain", "coupling_chain"]
 
 
 @checked(dim=1, depth=0, context_dim=0)
@@ -37,6 +38,14 @@ def coupling_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) ->
     halves = [range(0, dim, 2), range(1, dim, 2)] if dim > 1 else [range(1)]
     turns = [halves[i % len(halves)] for i in range(depth)]
     layers = [Coupling(dim, transformed_indices, **kwargs) for transformed_indices in turns]
+    return [Conditional(layer, context_dim) for layer in layers] if context_dim else layers
+
+
+@checked(dim=1, depth=0, context_dim=0)
+def autoregressive_chain(dim: int, depth: int, context_dim: int = 0, **kwargs: Any) -> list[Any]:
+    """``depth`` layers that count the coordinates from the first and from the last one in turn, the identity at first;
+    ``kwargs`` are those of :class:`Autoregressive`. With affine layers, a masked autoregressive flow."""
+    layers = [Autoregressive(dim, reverse=bool(i % 2), **kwargs) for i in range(depth)]
     return [Conditional(layer, context_dim) for layer in layers] if context_dim else layers
 
 

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
+from ..ops.tracing import is_concrete
 from ..transforms.module import ModuleTransform
 
 __all__ = ["LocalFrames"]
+
+_LARGE = 16  # dimension from which rows are sorted by their charts
 
 
 class LocalFrames(ModuleTransform):
@@ -88,24 +91,36 @@ class LocalFrames(ModuleTransform):
             .reshape(context.shape[:-1])
         )
 
-    def _apply_matrix(self, matrix: Tensor, x: Tensor) -> Tensor:
-        return x @ matrix.mT if matrix.dim() == 2 else (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    def _apply_matrix(self, matrix: Tensor, k: Tensor, x: Tensor) -> Tensor:
+        """Those of the charts ``k`` times ``x``. A matrix for each row would take rows x d x d numbers: where rows can
+        be told apart, each chart is applied to its own."""
+        if k.dim() == 0:
+            return x @ matrix[k].mT
+        if self.dim < _LARGE or not is_concrete(k) or not is_concrete(x):
+            return (matrix[k] @ x.unsqueeze(-1)).squeeze(-1)
+        batch = torch.broadcast_shapes(k.shape, x.shape[:-1])
+        chart, order = k.expand(batch).reshape(-1).sort()
+        parts = x.expand(batch + x.shape[-1:]).reshape(-1, self.dim)[order].split(
+            chart.bincount(minlength=len(matrix)).tolist()
+        )
+        y = torch.cat([part @ w.mT for part, w in zip(parts, matrix, strict=True)])
+        return y[order.argsort()].reshape(batch + x.shape[-1:])
 
     def _log_volume(self, k: Tensor, y: Tensor) -> Tensor:
         return torch.linalg.slogdet(self.matrix)[1][k].expand(y.shape[:-1])
 
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         k = self._chart()
-        y = self.loc[k] + self._apply_matrix(self.matrix[k], x)
+        y = self.loc[k] + self._apply_matrix(self.matrix, k, x)
         return y, self._log_volume(k, y)
 
     def inverse_and_log_volume(self, y: Tensor) -> tuple[Tensor, Tensor]:
         k = self._chart()
-        x = self._apply_matrix(self.inverse_matrix[k], y - self.loc[k])
+        x = self._apply_matrix(self.inverse_matrix, k, y - self.loc[k])
         return x, self._log_volume(k, x)
 
     def jvp(self, x: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``x`` and the derivative along ``tangents``, shape ``batch + (k, d)``."""
         k = self._chart()
-        y = self.loc[k] + self._apply_matrix(self.matrix[k], x)
+        y = self.loc[k] + self._apply_matrix(self.matrix, k, x)
         return y, tangents @ self.matrix[k].mT

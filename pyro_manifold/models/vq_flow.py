@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..distributions import Atlas, Pushforward
-from ..flows import Conditional, Coupling, InjectiveFlow, LatentFlow, SpecialConformal, coupling_chain
+from ..flows import Conditional, Coupling, InjectiveFlow, LatentFlow, SpecialConformal
+from ..flows.latent_flow import autoregressive_chain, coupling_chain
 from ..flows.local_frames import LocalFrames
 from ..nn import NeighbourRegions, VectorQuantizer, VQAutoencoder
 from ..ops.arguments import checked
@@ -54,6 +55,7 @@ class VQFlow(Saved, _Flow):
     :param float eps: :math:`\epsilon`.
     :param bool overlap: regions that overlap in the distribution too.
     :param str off_manifold: see :class:`~pyro_manifold.distributions.Pushforward`.
+    :param int draws: of each chart, for the estimate of :math:`Z_k`.
     :raises ValueError: for parts that do not fit, a chart dimension that is not below that of the data, more codes
         than rows, fewer rows in all than a chart needs.
 
@@ -69,7 +71,7 @@ class VQFlow(Saved, _Flow):
     centres: Tensor
     labels: Tensor
 
-    @checked(neighbours=1, eps=0)
+    @checked(neighbours=1, eps=0, draws=1)
     def __init__(
         self,
         autoencoder: VQAutoencoder,
@@ -80,6 +82,7 @@ class VQFlow(Saved, _Flow):
         eps: float = 0.3,
         overlap: bool = False,
         off_manifold: str = "project",
+        draws: int = 16384,
     ) -> None:
         super().__init__()
         if off_manifold not in ("project", "reject", "error"):
@@ -101,7 +104,7 @@ class VQFlow(Saved, _Flow):
             )
         self.autoencoder, self.transform, self.latent = autoencoder, transform, latent
         self.neighbours, self.eps = neighbours, float(eps)
-        self.overlap, self.off_manifold = overlap, off_manifold
+        self.overlap, self.off_manifold, self.draws = overlap, off_manifold, draws
         codes = autoencoder.quantizer.codes
         K, n = len(codes), g.dim
         normals = limiting_directions(n).to(codes)
@@ -115,7 +118,7 @@ class VQFlow(Saved, _Flow):
         self._memo = Memo()
 
     @classmethod
-    @checked(dim=1, charts=1, code_dim=1, depth=1, latent_depth=0, label_dim=0, neighbours=1, eps=0)
+    @checked(dim=1, charts=1, code_dim=1, depth=1, latent_depth=0, label_dim=0, neighbours=1, eps=0, draws=1)
     def from_data(
         cls,
         x: Tensor,
@@ -129,11 +132,13 @@ class VQFlow(Saved, _Flow):
         kind: str = "affine",
         latent_depth: int = 4,
         latent_hidden: tuple[int, ...] = (64, 64),
+        latent_kind: str = "spline",
         label_dim: int = 16,
         neighbours: int = 1,
         eps: float = 0.3,
         overlap: bool = False,
         off_manifold: str = "project",
+        draws: int = 16384,
         seed: int = 0,
     ) -> "VQFlow":
         """Charts of dimension ``dim`` that start as the principal axes of the rows around the centres of k-means.
@@ -143,10 +148,15 @@ class VQFlow(Saved, _Flow):
             auto-encoder.
         :param int depth: couplings of the charts, of ``kind`` affine or spline. ``kind="conformal"`` has a conformal
             map in their place, as in the paper: each chart is a piece of a plane or of a sphere.
-        :param int latent_depth: spline couplings of the densities.
+        :param int latent_depth: layers of the densities, of ``latent_kind``: ``"spline"`` or ``"affine"`` couplings,
+            or ``"autoregressive"``, affine layers of a masked autoregressive flow.
         :param int label_dim: size of the random vectors that tell charts apart besides their codes.
         """
         _check_dim(x, dim)
+        if latent_kind not in ("spline", "affine", "autoregressive"):
+            raise ValueError(
+                f"latent_kind: got {latent_kind!r}; expected 'spline', 'affine' or 'autoregressive'."
+            )
         d = x.shape[1]
         autoencoder = VQAutoencoder.from_data(x, charts, code_dim, hidden=code_hidden, seed=seed)
         c, K = autoencoder.quantizer.dim + label_dim, charts
@@ -159,10 +169,14 @@ class VQFlow(Saved, _Flow):
             LocalFrames(blank, torch.eye(m).repeat(K, 1, 1).to(x), torch.zeros(K, m).to(x)) for m in (d, dim)
         ]
         flow = InjectiveFlow(Pad(dim, d), [*(b.to(x) for b in bends), frames[0]])
-        layers = [*coupling_chain(dim, latent_depth, c, hidden=latent_hidden), Conditional(frames[1], c)]
+        if latent_kind == "autoregressive":
+            chain = autoregressive_chain(dim, latent_depth, c, hidden=latent_hidden)
+        else:
+            chain = coupling_chain(dim, latent_depth, c, hidden=latent_hidden, kind=latent_kind)
+        layers = [*chain, Conditional(frames[1], c)]
         latent = LatentFlow(dim, layers, c).to(x)
         options: dict[str, Any] = dict(
-            neighbours=neighbours, eps=eps, overlap=overlap, off_manifold=off_manifold
+            neighbours=neighbours, eps=eps, overlap=overlap, off_manifold=off_manifold, draws=draws
         )
         new = cls(autoencoder, Conditional(flow, c).to(x), latent, **options)
         new.place_charts(x)
@@ -288,16 +302,16 @@ class VQFlow(Saved, _Flow):
     def _acceptance(self) -> Tensor:
         """Of many draws, remembered until a parameter changes; its gradient, where needed, is of fewer."""
         depends = [t for t in module_tensors(self) if t is not self.weights]
-        depends += [self.neighbours, self.eps, self.overlap]
+        depends += [self.neighbours, self.eps, self.overlap, self.draws]
         seen = self._memo.get([], depends)
         if seen is None:
             with torch.no_grad():
-                mean = self._atlas().acceptance().mean
+                mean = self._atlas(draws=self.draws).acceptance().mean
             self._memo.put([], depends, [mean])
         else:
             mean = seen[0]
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.latent.parameters()):
-            few = self._atlas(draws=_GRADIENT_DRAWS).acceptance().mean
+            few = self._atlas(draws=min(_GRADIENT_DRAWS, self.draws)).acceptance().mean
             mean = mean * (few / few.detach())
         return mean
 

@@ -9,6 +9,7 @@ hidden layer, as those of :class:`Conditioner`. Reference: Germain et al., *MADE
 distribution estimation*, ICML 2015.
 """
 
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -79,3 +80,32 @@ class MaskedMLP(nn.Module):
         mask = self.get_buffer(f"mask{len(self.layers)}")
         out = linear(h, self.last.weight * mask, self.last.bias) * self.last.in_features**-0.5
         return out.unflatten(-1, (self.sizes[0], self.sizes[2]))
+
+    @torch.no_grad()
+    def sequential(
+        self, variable: Callable[[int, Tensor], Tensor], batch: Sequence[int], context: Tensor | None = None
+    ) -> Tensor:
+        """The features, shape ``batch + (n, features)``, of variables that are found one after the other: the i-th
+        are ``variable(i, parameters)``, where the network computes ``parameters``, shape ``batch + (out_dim,)``, from
+        those before. Each unit is evaluated once, when all that it depends on is known, so that the n variables
+        take as much arithmetic as one evaluation of the network. Without gradients.
+        """
+        n, features, out_dim, hidden = self.sizes
+        rows = torch.Size(batch).numel()
+        inputs = int(self.get_buffer("mask0").shape[1])
+        values = [self.last.weight.new_zeros(m, rows) for m in (inputs, *hidden)]  # a unit in each row
+        if context is not None:
+            own = context.expand(*batch, context.shape[-1])
+            values[0][n * features :] = own.reshape(rows, context.shape[-1]).mT
+        weights = [self.get_buffer(f"mask{i}") * layer.weight for i, layer in enumerate(self.layers)]
+        biases = [layer.bias for layer in self.layers]
+        last = self.get_buffer(f"mask{len(self.layers)}") * self.last.weight * self.last.in_features**-0.5
+        bias = self.last.bias * self.last.in_features**-0.5
+        for i in range(n):
+            for k, (weight, shift) in enumerate(zip(weights, biases, strict=True)):
+                values[k + 1][i::n] = silu(weight[i::n] @ values[k] + shift[i::n].unsqueeze(-1))
+            part = slice(i * out_dim, (i + 1) * out_dim)
+            raw = last[part] @ values[-1] + bias[part].unsqueeze(-1)
+            found = variable(i, raw.mT.reshape(*batch, out_dim))
+            values[0][i * features : (i + 1) * features] = found.reshape(rows, features).mT
+        return values[0][: n * features].mT.reshape(*batch, n, features)

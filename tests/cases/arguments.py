@@ -120,6 +120,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (mt.hutchinson_log_volume, dict(transform=LINE, u=torch.zeros(2, 1), probes=2, rtol=1e-3, max_steps=3)),
     (flows.Affine, dict(matrix=torch.eye(2), loc=torch.zeros(2))),
     (flows.Spline, dict(dim=1, bins=4, bound=3.0)),
+    (flows.Autoregressive, dict(dim=2, hidden=(4,), bins=4, bound=3.0)),
     (flows.CircularSpline, dict(dim=2, transformed_indices=[0], bins=4, hidden=(4,), number=1)),
     (flows.CircularAutoregressive, dict(dim=2, bins=4, hidden=(4,), number=1)),
     (flows.TorusFlow, dict(dim=2, depth=1)),

@@ -218,6 +218,15 @@ TRANSFORMS = [
     TransformCase("chart-circle", circle, {}, V1),
     TransformCase("coupling-spline", lambda: learned(flows.Coupling(3, [0, 2])), {}, V3),
     TransformCase("coupling-affine", lambda: learned(flows.Coupling(3, [1], kind="affine")), {}, V3),
+    TransformCase(
+        "autoregressive", lambda: learned(flows.Autoregressive(3, reverse=True, hidden=(7, 6))), {}, V3
+    ),
+    TransformCase(
+        "autoregressive-spline",
+        lambda: learned(flows.Autoregressive(3, kind="spline", bins=4, hidden=(7,))),
+        {},
+        V3,
+    ),
     TransformCase("spline", lambda: learned(flows.Spline(3)), {}, V3),
     TransformCase(
         "affine",
