@@ -36,8 +36,8 @@ def classifier_two_sample(
     weight_decay: float = 1e-2,
     seed: int = 0,
 ) -> TwoSampleAccuracy:
-    r"""Two-sample classifier accuracy (C2ST): a multilayer perceptron is trained to tell the rows of ``x`` from those of
-    ``y``, and judged on rows that it has not seen, by cross-validation.
+    r"""Two-sample classifier accuracy (C2ST): a multilayer perceptron is trained to tell the rows of ``x`` from those
+    of ``y``, and judged on rows that it has not seen, by cross-validation.
 
     .. math:: a = \frac1N \sum_i 1\big[c_{-f(i)}(r_i) = l_i\big], \qquad
         \tfrac12 \le a_{\text{best}} = \tfrac12 + \tfrac14 \int |p - q|
@@ -64,7 +64,13 @@ def classifier_two_sample(
     >>> classifier_two_sample(x[:150], x[150:] + 4.0, epochs=5, folds=2).accuracy > 0.95
     True
     """
-    if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1] or not x.shape[1] or min(len(x), len(y)) < 5 * folds:
+    if (
+        x.dim() != 2
+        or y.dim() != 2
+        or x.shape[1] != y.shape[1]
+        or not x.shape[1]
+        or min(len(x), len(y)) < 5 * folds
+    ):
         raise ValueError(
             f"x, y: got shapes {tuple(x.shape)} and {tuple(y.shape)}; expected (n, d) and (m, d), n and m at least "
             f"{5 * folds}, five rows for each of {folds} folds."
@@ -72,7 +78,9 @@ def classifier_two_sample(
     for name, sample in (("x", x), ("y", y)):
         bad = int((~sample.isfinite().all(-1)).sum())
         if bad:
-            raise ValueError(f"{name}: {bad} of {len(sample)} rows are not finite; leave them out and say how many.")
+            raise ValueError(
+                f"{name}: {bad} of {len(sample)} rows are not finite; leave them out and say how many."
+            )
     random, n = torch.Generator().manual_seed(seed), min(len(x), len(y))
     parts = [s.detach()[torch.randperm(len(s), generator=random)[:n].to(s.device)] for s in (x, y)]
     rows = torch.cat(parts).to(x)

@@ -13,9 +13,9 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     .. math:: |m_x - m_y|^2 + \operatorname{tr}\Big(S_x + S_y - 2\,\big(S_x^{1/2} S_y S_x^{1/2}\big)^{1/2}\Big)
 
     Of features of images it is what is called the Fréchet inception distance if the features are those of the
-    Inception network; distances in the features of different networks cannot be compared. It has the squared units of the features.
-    Finite samples make it too large, by about :math:`\operatorname{tr} S / n` and more in many dimensions: compare
-    only samples of equal sizes, and read them against two samples of the truth.
+    Inception network; distances in the features of different networks cannot be compared. It has the squared units of
+    the features. Finite samples make it too large, the more so the more dimensions: compare only samples of equal
+    sizes, and read them against two samples of the truth.
 
     :param Tensor x: sample, (n, d), n at least 2; if n < d, the covariance has no full rank, which is allowed.
     :param Tensor y: sample, (m, d).
@@ -26,8 +26,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     Anal. 12 (1982), eq. 4; Heusel et al., *GANs trained by a two time-scale update rule*, NeurIPS 2017, eq. 6.
 
     >>> x = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
-    >>> frechet_distance(x, x + 3), frechet_distance(x, 2 * x - 1)  # 3² + 3²; (2 - 1)² times the trace of S, 8 / 3
-    (18.0, 2.6666...)
+    >>> round(frechet_distance(x, x + 3), 9), round(frechet_distance(x, 2 * x - 1), 9)  # 3² + 3², and tr S = 8 / 3
+    (18.0, 2.666666667)
     """
     if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1] or not x.shape[1] or min(len(x), len(y)) < 2:
         raise ValueError(
@@ -36,7 +36,9 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     for name, sample in (("x", x), ("y", y)):
         bad = int((~sample.isfinite().all(-1)).sum())
         if bad:
-            raise ValueError(f"{name}: {bad} of {len(sample)} rows are not finite; leave them out and say how many.")
+            raise ValueError(
+                f"{name}: {bad} of {len(sample)} rows are not finite; leave them out and say how many."
+            )
     x, y = x.detach().double(), y.detach().double()
     apart = (x.mean(0) - y.mean(0)).square().sum()
     sx, sy = x.T.cov(), y.T.cov()

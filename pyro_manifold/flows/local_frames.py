@@ -100,8 +100,10 @@ class LocalFrames(ModuleTransform):
             return (matrix[k] @ x.unsqueeze(-1)).squeeze(-1)
         batch = torch.broadcast_shapes(k.shape, x.shape[:-1])
         chart, order = k.expand(batch).reshape(-1).sort()
-        parts = x.expand(batch + x.shape[-1:]).reshape(-1, self.dim)[order].split(
-            chart.bincount(minlength=len(matrix)).tolist()
+        parts = (
+            x.expand(batch + x.shape[-1:])
+            .reshape(-1, self.dim)[order]
+            .split(chart.bincount(minlength=len(matrix)).tolist())
         )
         y = torch.cat([part @ w.mT for part, w in zip(parts, matrix, strict=True)])
         return y[order.argsort()].reshape(batch + x.shape[-1:])

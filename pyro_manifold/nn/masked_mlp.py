@@ -11,6 +11,7 @@ distribution estimation*, ICML 2015.
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +98,9 @@ class MaskedMLP(nn.Module):
         if context is not None:
             own = context.expand(*batch, context.shape[-1])
             values[0][n * features :] = own.reshape(rows, context.shape[-1]).mT
-        weights = [self.get_buffer(f"mask{i}") * layer.weight for i, layer in enumerate(self.layers)]
-        biases = [layer.bias for layer in self.layers]
+        layers: list[Any] = list(self.layers)
+        weights = [self.get_buffer(f"mask{i}") * layer.weight for i, layer in enumerate(layers)]
+        biases = [layer.bias for layer in layers]
         last = self.get_buffer(f"mask{len(self.layers)}") * self.last.weight * self.last.in_features**-0.5
         bias = self.last.bias * self.last.in_features**-0.5
         for i in range(n):

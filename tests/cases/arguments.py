@@ -236,6 +236,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         dict(encoder=NET, decoder=torch.nn.Linear(1, 2), quantizer=nn.VectorQuantizer(torch.zeros(3, 1))),
     ),
     (flows.coupling_chain, dict(dim=2, depth=1, context_dim=1)),
+    (flows.autoregressive_chain, dict(dim=2, depth=1, context_dim=1)),
     (infer.AutoManifoldDelta, dict(model=model)),
     (
         infer.AutoManifoldFlow,

@@ -1,13 +1,14 @@
-r"""Images in pieces: MNIST by RealNVP and by a masked autoregressive flow (MAF), each alone, as a density in the space of
-all pixels, and as the density of the charts of a VQ-flow, which have a lower dimension.
+r"""Images in pieces: MNIST by RealNVP and by a masked autoregressive flow (MAF), each alone, as a density in the
+space of all pixels, and as the density of the charts of a VQ-flow, which have a lower dimension.
 
 Images of 14 x 14 pixels (means of blocks of 2 x 2, rounded to bytes g), dequantised and taken to logits as in the MAF
 paper:
 
     u = (g + noise) / 256 in [0, 1]^196,        x = logit(1e-6 + (1 - 2e-6) u)
 
-All methods have about the same number of trained parameters and the same budget of CPU seconds, with the rate falling to zero
-and starting again at each mark: 1/16, 1/8, 1/4, 1/2 of the budget and the end. There 2000 samples are drawn and turned into bytes:
+All methods have about the same number of trained parameters and the same budget of CPU seconds; the rate falls to zero
+and starts again at each mark, 1/16, 1/8, 1/4, 1/2 of the budget and the end. There 2000 samples are drawn and turned
+into bytes:
 
     Fréchet distance    of the features of a small classifier of digits that is trained here on the training images (not
                         Inception: the values compare with no published ones) from those of all test images
@@ -15,11 +16,12 @@ and starting again at each mark: 1/16, 1/8, 1/4, 1/2 of the budget and the end. 
     NLL (RealNVP, MAF)  nats per test image w.r.t. Lebesgue measure of u. The density of a VQ-flow is w.r.t. the
                         volume of its charts and compares with no other
 
-A row for each mark is appended to OUT/vq_images.jsonl; a rerun goes on from there, and inside of a stage from its checkpoint.
+A row for each mark is appended to OUT/vq_images.jsonl; a rerun goes on from there, and between marks from a
+checkpoint.
 
-    python tutorials/experiments/vq_images.py --data FOLDER --out results             # about an hour of CPU time
-    python tutorials/experiments/vq_images.py --out results --smoke                   # a few seconds, on random images
-    python tutorials/experiments/vq_images.py --data FOLDER --out results --report    # table and pictures of what is there
+    python tutorials/experiments/vq_images.py --data FOLDER --out results            # about 25 CPU minutes
+    python tutorials/experiments/vq_images.py --out results --smoke                  # a few seconds, on random images
+    python tutorials/experiments/vq_images.py --data FOLDER --out results --report   # table and pictures
 """
 
 import argparse
@@ -45,7 +47,12 @@ MARKS = [0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0]  # shares of the budget
 CODES, CHARTS = 1 / 16, 1 / 8  # shares after which a VQ-flow has learned its codes and its charts
 SIDE, LEVELS, EDGE = 14, 256, 1e-6
 LAYERS = 6
-WIDTH = {"RealNVP": 168, "VQ-RealNVP": 218, "MAF": 198, "VQ-MAF": 287}  # units of each of the two hidden layers
+WIDTH = {
+    "RealNVP": 168,
+    "VQ-RealNVP": 218,
+    "MAF": 198,
+    "VQ-MAF": 287,
+}  # units of each of the two hidden layers
 
 
 # --- images -------------------------------------------------------------------------------------------------
@@ -142,9 +149,7 @@ def built(method: str, x: Tensor, seed: int, args: argparse.Namespace) -> Any:
         )  # fmt: skip
     chain = autoregressive_chain if autoregressive else coupling_chain
     kind = {} if autoregressive else {"kind": "affine"}
-    return AmbientFlow(
-        [*chain(d, LAYERS, hidden=hidden, **kind), Affine.from_pca(x)], LatentFlow(d, []), d
-    )
+    return AmbientFlow([*chain(d, LAYERS, hidden=hidden, **kind), Affine.from_pca(x)], LatentFlow(d, []), d)
 
 
 def count(model: nn.Module) -> int:
@@ -285,14 +290,26 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = ["method", "parameters", *(f"Fréchet at {m:g}" for m in MARKS), "C2ST features", "C2ST pixels", "NLL", "trials"]
+    head = [
+        "method",
+        "parameters",
+        *(f"Fréchet at {m:g}" for m in MARKS),
+        "C2ST features",
+        "C2ST pixels",
+        "NLL",
+        "trials",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for method in METHODS:
         at = {m: [r for r in rows if r["method"] == method and r["mark"] == m] for m in MARKS}
         last = at[MARKS[-1]]
         if not at[0.0]:
             continue
-        cells = [method, str(at[0.0][0]["parameters"]), *(spread([r["frechet"] for r in at[m]], 1) for m in MARKS)]
+        cells = [
+            method,
+            str(at[0.0][0]["parameters"]),
+            *(spread([r["frechet"] for r in at[m]], 1) for m in MARKS),
+        ]
         cells += [spread([r[key] for r in last], 3) for key in ("c2st features", "c2st pixels")]
         cells += [spread([r["nll"] for r in last if "nll" in r], 1), str(len(last))]
         lines.append("| " + " | ".join(cells) + " |")
@@ -316,12 +333,16 @@ def curves(rows: list[dict[str, Any]], path: Path) -> None:
         values = [[r["frechet"] for r in own if r["mark"] == m] for m in marks]
         if marks:
             color, style = f"C{i // 2}", "-" if method.startswith("VQ") else "--"
-            ax.plot(marks, [statistics.fmean(v) for v in values], style, color=color, marker="o", label=method)
+            ax.plot(
+                marks, [statistics.fmean(v) for v in values], style, color=color, marker="o", label=method
+            )
             ax.fill_between(marks, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.2)
     for r in rows:
         if r["method"] == "training images":
             ax.axhline(r["frechet"], color="gray", lw=1, label="training images")
-    ax.set(yscale="log", xlabel="share of the training time", ylabel="Fréchet distance in classifier features")
+    ax.set(
+        yscale="log", xlabel="share of the training time", ylabel="Fréchet distance in classifier features"
+    )
     ax.legend()
     figure.savefig(path, dpi=110)
 
