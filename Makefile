@@ -5,7 +5,7 @@ STAMP := .venv/.stamp
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test slow lint docs tutorials bench mutants clean
+.PHONY: help env demo test slow lint docs tutorials bench mutants release clean
 
 help:
 	@echo "make demo   train two VAEs on real digits and draw them into demo_output/"
@@ -15,6 +15,7 @@ help:
 	@echo "make tutorials  run the tutorials in full and write their pages (make tutorials ARGS=directions: one)"
 	@echo "make mutants  what share of one-token mistakes the default suite notices (an hour)"
 	@echo "make bench  timings against named peers"
+	@echo "make release  build the wheel, install it into an empty environment and use it there"
 	@echo "make clean  remove what the others made, .venv included"
 
 env: $(STAMP)
@@ -51,6 +52,9 @@ mutants: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[dev,mutants]"
 	$(BIN)/python tests/benchmarks/mutants.py $(ARGS)
 
+release: $(STAMP)
+	$(BIN)/python tests/release/check.py $(ARGS)
+
 clean:
-	rm -rf .venv build dist docs/_build demo_output mutants .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf .venv build dist docs/_build demo_output mutants release .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
