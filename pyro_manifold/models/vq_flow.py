@@ -209,8 +209,9 @@ class VQFlow(Saved, _Flow):
             )
         rule = (min(self.neighbours, len(codes.codes)), self.eps) if self.overlap else (1, 0.0)
         reach, centres = self.reach[active], self.centres[active]
-        limits = dict(normals=self.normals, reach=reach, centres=centres)
-        return NeighbourRegions(self.autoencoder.encoder, codes, *rule, **limits)
+        return NeighbourRegions(
+            self.autoencoder.encoder, codes, *rule, normals=self.normals, reach=reach, centres=centres
+        )
 
     @torch.no_grad()
     def cover(self, x: Tensor) -> Tensor:

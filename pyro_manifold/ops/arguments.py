@@ -11,7 +11,7 @@ import numbers
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import geoopt
 import numpy as np
@@ -125,6 +125,10 @@ def _hints(f: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
+@overload
+def checked(function: _F, /) -> _F: ...
+@overload
+def checked(**least: float) -> Callable[[_F], _F]: ...
 def checked(function: Any = None, /, **least: float) -> Any:
     """Decorator: a call whose arguments do not match the annotations raises a ``ValueError`` that names the
     argument, what was given, what is expected, and how to convert it.

@@ -72,8 +72,11 @@ def fit_charts(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", TrainingWarning)
                 history = fit_md(
-                    flow, rows, epochs=(manifold_epochs, density_epochs if last else 0), **kwargs
-                )  # type: ignore[arg-type]
+                    flow,  # type: ignore[arg-type]
+                    rows,
+                    epochs=(manifold_epochs, density_epochs if last else 0),
+                    **kwargs,
+                )
             histories.append(history)
             for message in history.warnings if last else ():
                 warnings.warn(

@@ -84,8 +84,7 @@ def fit_vq(
         own = dict(phase=phase.name, lr=float(settings["lr"][i]), commitment=commitment)  # type: ignore[arg-type]
         part = Loop(
             [phase], x, model=flow, settings=own, description=f"fit_vq {phase.name}", checkpoint=path, **loop
-        )
-        part = part.run()
+        ).run()
         history.losses.update(part.losses)
         history.start.update(part.start)
         history.seconds += part.seconds

@@ -6,13 +6,14 @@
 
 The committed tree is built into a source distribution and a wheel. For each interpreter and set of versions the
 wheel is installed into a new environment, outside of the tree; there ``smoke.py`` runs, the demo's command answers,
-a type checker reads ``typed.py`` against the installed package, and with ``--suite`` the whole test suite runs.
+a type checker reads ``typed.py`` and every exported name of the installed package, and with ``--suite`` the whole test suite runs.
 ``oldest`` are the lower bounds of setup.cfg, ``tested`` the versions of constraints.txt, ``newest`` whatever the
 registry offers. Everything is left in ``--out``, and a line for each environment is printed at the end.
 """
 
 import argparse
 import configparser
+import importlib
 import io
 import os
 import re
@@ -21,6 +22,8 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+
+import pyro_manifold
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -63,6 +66,38 @@ def pins(versions: str, tree: Path) -> list[str]:
     ).split()
 
 
+def exported() -> str:
+    """A program that asks a type checker for the type of every exported name."""
+    package = Path(pyro_manifold.__file__).parent
+    folders = sorted(p.parent for p in package.rglob("__init__.py") if p.parent != package)
+    names = [".".join(("pyro_manifold", *folder.relative_to(package).parts)) for folder in folders]
+    modules = [importlib.import_module(name) for name in [*names, "pyro_manifold.constraints"]]
+    lines = (f"reveal_type({m.__name__}.{name})" for m in modules for name in getattr(m, "__all__", ()))
+    return "\n".join([*(f"import {m.__name__}" for m in modules), *lines])
+
+
+def typed(env: Path, python: Path) -> bool:
+    """Whether a type checker finds the one mistake of typed.py, and that no exported name is ``Any``."""
+    shutil.copy(HERE / "typed.py", env)
+    (env / "exported.py").write_text(exported())
+    log, options = env / "types.txt", ("--ignore-missing-imports", "--python-executable", python)
+    run(
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        "",
+        *options,
+        "typed.py",
+        "exported.py",
+        cwd=env,
+        log=log,
+    )
+    seen = log.read_text()
+    untyped = [line for line in seen.splitlines() if line.endswith('type is "Any"')]
+    return EXPECTED in seen and "Found 1 error in 1 file" in seen and not untyped
+
+
 def check(python: str, versions: str, suite: bool, tree: Path, wheel: Path, out: Path) -> dict[str, bool]:
     """By name of the step: whether it ended well; later steps need the first."""
     env = out / f"{Path(python).name}-{versions}"
@@ -82,12 +117,7 @@ def check(python: str, versions: str, suite: bool, tree: Path, wheel: Path, out:
         return steps
     steps["smoke"] = run(binary / "python", HERE / "smoke.py", cwd=env, log=log)
     steps["command"] = run(binary / "pyro-manifold-demo", "--help", cwd=env, log=log)
-    types = env / "types.txt"
-    shutil.copy(HERE / "typed.py", env)
-    options = ("--no-incremental", "--ignore-missing-imports", "--python-executable", binary / "python")
-    run(sys.executable, "-m", "mypy", "--config-file", "", *options, "typed.py", cwd=env, log=types)
-    seen = types.read_text()
-    steps["types"] = EXPECTED in seen and "Found 1 error in 1 file" in seen
+    steps["types"] = typed(env, binary / "python")
     if suite:
         shutil.copytree(tree, env / "tree", ignore=shutil.ignore_patterns("pyro_manifold"))
         command = (binary / "python", "-m", "pytest", "-q", "-n", "2", "-W", "default", "tests")
