@@ -7,6 +7,7 @@ from .bingham import Bingham
 from .estimation import families as families  # registers the coordinates of parameters
 from .estimation import standard_errors
 from .fit import fit_mixture
+from .inverse_wishart import InverseWishart
 from .isotropic_gaussian import IsotropicGaussian
 from .kent import Kent
 from .kernels import kernel_mixture
@@ -26,6 +27,7 @@ __all__ = [
     "AngularCentralGaussian",
     "Bingham",
     "ConditionalPushforward",
+    "InverseWishart",
     "IsotropicGaussian",
     "Kent",
     "ManifoldUniform",

@@ -8,8 +8,8 @@ import geoopt
 from pyro.infer.autoguide.initialization import init_to_feasible
 from torch import Tensor
 
-from ..constraints import manifold_of
 from ..geometry import geometry
+from .positive_definite import sampled_on
 from .reparam._base import innermost, like_of
 
 __all__ = ["anywhere", "init_to_draw"]
@@ -34,7 +34,7 @@ def init_to_draw(site: dict | None = None, *, fallback: Callable[..., Any] = ini
     """
     if site is None:
         return functools.partial(init_to_draw, fallback=fallback)
-    manifold = manifold_of(site["fn"].support)
+    manifold = sampled_on(site["fn"].support)[0]
     if manifold is None:
         return fallback(site)
     try:

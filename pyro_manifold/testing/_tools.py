@@ -69,6 +69,11 @@ def frame(constraint: Any, x: Tensor) -> Tensor:
         radial = torch.nn.functional.pad(torch.ones_like(x[..., :1]), (0, x.shape[-1] - 1))
         return torch.cat([radial.unsqueeze(-2), sphere], -2)
     manifold = manifold_of(constraint)
+    if isinstance(constraint, type(constraints.positive_definite)):  # Lebesgue measure of the entries i <= j
+        i, j = torch.triu_indices(*x.shape[-2:])
+        basis = x.new_zeros(len(i), *x.shape[-2:])
+        basis[torch.arange(len(i)), i, j] = basis[torch.arange(len(i)), j, i] = 1.0
+        return basis.flatten(1).expand(len(x), -1, -1)
     if manifold is None:
         n = x[0].numel()
         return torch.eye(n, dtype=x.dtype, device=x.device).expand(len(x), n, n)

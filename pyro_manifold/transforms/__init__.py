@@ -12,6 +12,7 @@ from .module import ModuleTransform
 from .polar_exp_map import PolarExpMap
 from .rotation import LeftMultiplication, Rotation, Translation
 from .stereographic import StereographicChart
+from .symmetric_volume import SymmetricVolume
 
 __all__ = [
     "BallToHyperboloid",
@@ -33,6 +34,7 @@ __all__ = [
     "Rotation",
     "SphereToStereographic",
     "StereographicChart",
+    "SymmetricVolume",
     "Translation",
     "hutchinson_log_volume",
 ]

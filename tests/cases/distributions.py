@@ -231,6 +231,18 @@ DISTRIBUTIONS = [
         stress=(dict(scale=1e-3), dict(scale=1.0)),
     ),
     DistributionCase(
+        "inverse-wishart",
+        lambda df, scale_matrix: mdist.InverseWishart(df, scale_matrix),
+        dict(df=20.0, scale_matrix=[[3.0, 0.5], [0.5, 1.5]]),
+        extremes=tuple(dict(df=k) for k in (5.5, 1e3, 1e6)),
+        stress=(dict(df=3.0), dict(df=1e4), dict(scale_matrix=[[1e-6, 0.0], [0.0, 1e-8]])),
+    ),
+    DistributionCase(
+        "inverse-wishart-1",
+        lambda df, scale_tril: mdist.InverseWishart(df, scale_tril=scale_tril),
+        dict(df=20.0, scale_tril=[[1.5]]),
+    ),
+    DistributionCase(
         "vmf-S1",
         lambda loc, concentration: mdist.VonMisesFisher(loc, concentration),
         dict(loc=[0.6, 0.8], concentration=2.0),

@@ -239,6 +239,7 @@ TRANSFORMS = [
     TransformCase("lu-linear", lambda: learned(flows.LULinear(3)), {}, V3),
     TransformCase("lu-cycle", lambda: learned(flows.LULinear(3, torch.tensor(_CYCLE))), {}, V3),
     TransformCase("among", lambda: learned(flows.Partial(3, 2, [flows.Coupling(2, [0])])), {}, V3),
+    TransformCase("symmetric-volume", mt.SymmetricVolume, {}, P2),
     TransformCase(
         "in-chart-SPD2",
         lambda loc: in_chart(geoopt.SymmetricPositiveDefinite(), flows.Coupling(3, [0, 2]), loc),

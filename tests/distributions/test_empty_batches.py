@@ -21,6 +21,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "power-spherical": lambda b: mdist.PowerSpherical(torch.eye(4)[0].expand(*b, 4), torch.ones(b)),
     "projected-normal": lambda b: mdist.ProjectedNormal(torch.ones(*b, 4)),
     "bingham": lambda b: mdist.Bingham(torch.eye(3).expand(*b, 3, 3)),
+    "inverse-wishart": lambda b: mdist.InverseWishart(torch.full(b, 5.0), torch.eye(3).expand(*b, 3, 3)),
     "isotropic-gaussian": lambda b: mdist.IsotropicGaussian(torch.eye(3).expand(*b, 3, 3), torch.ones(b)),
     "watson": lambda b: mdist.Watson(torch.eye(3)[0].expand(*b, 3), torch.ones(b)),
     "kent": lambda b: mdist.Kent(torch.eye(3).expand(*b, 3, 3), torch.ones(b), torch.zeros(b)),

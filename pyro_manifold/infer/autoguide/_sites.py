@@ -13,8 +13,9 @@ from pyro.infer.autoguide.utils import helpful_support_errors
 from torch import Tensor
 from torch.distributions import biject_to
 
-from ...constraints import manifold_of, on
+from ...constraints import on
 from ...geometry import geometry
+from ..positive_definite import sampled_on
 from ..reparam.circular import is_unmarked_angle
 
 __all__ = ["FixedOptions", "all_rows", "sample_ordinary", "start_of"]
@@ -47,7 +48,7 @@ def start_of(name: str, site: dict) -> tuple[geoopt.Manifold | None, Tensor, Any
             f"spread over the turns. Unwrap it: poutine.reparam(model, config={{{name!r}: "
             f"CircularReparam()}}), from pyro_manifold.infer."
         )
-    manifold = manifold_of(fn.support)
+    manifold = sampled_on(fn.support)[0]
     if manifold is not None:
         return manifold, value, on(manifold), geometry(manifold).event_dim
     with helpful_support_errors(site):

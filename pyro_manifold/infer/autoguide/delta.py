@@ -1,15 +1,25 @@
 """Point estimates on manifolds."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from operator import attrgetter
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import torch
+from pyro.distributions.util import sum_rightmost
 from pyro.infer.autoguide.guides import AutoDelta
 from pyro.infer.autoguide.initialization import init_to_median
+from pyro.infer.autoguide.utils import deep_setattr
+from pyro.nn import PyroParam
 from torch import Tensor
 
+from ...constraints import on
 from ...ops.arguments import checked
+from ...transforms import SymmetricVolume
 from ..anywhere import init_to_draw
+from ..positive_definite import is_positive_definite, sampled_on
 from ._sites import FixedOptions
 from .indices import ModelIndices
 
@@ -22,7 +32,8 @@ class AutoManifoldDelta(FixedOptions, ModelIndices, AutoDelta):
     .. math:: \hat z = \arg\max_z\; p(x, z)
 
     The density is with respect to Riemannian volume, so on manifold sites the answer does not depend on a
-    chart. The points are parameters with ``constraint=on(manifold)``: with
+    chart; that of sites with Pyro's ``constraints.positive_definite`` (``Wishart``) is converted to it. The
+    points are parameters with ``constraint=on(manifold)``: with
     :class:`~pyro_manifold.infer.RiemannianAdam` or :class:`~pyro_manifold.infer.RiemannianSGD` they move
     along the manifold; any Pyro optimiser will do. Manifold sites start at a draw of their prior. Flat
     priors, ``ImproperUniform(on(manifold), (), event_shape)``, give maximum likelihood; without a sampler,
@@ -49,6 +60,32 @@ class AutoManifoldDelta(FixedOptions, ModelIndices, AutoDelta):
         super().__init__(
             model, init_loc_fn or init_to_draw(fallback=init_to_median), create_plates=create_plates
         )
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        super()._setup_prototype(*args, **kwargs)
+        for name, site in self.prototype_trace.iter_stochastic_nodes():
+            manifold = sampled_on(site["fn"].support)[0]
+            if manifold is not None and is_positive_definite(site["fn"].support):
+                value = attrgetter(name)(self).detach().clone()
+                deep_setattr(self, name, PyroParam(value, on(manifold), site["fn"].event_dim))
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """As Pyro's, where the points of positive definite sites have the log volume as log density."""
+        if self.prototype_trace is None:
+            self._setup_prototype(*args, **kwargs)
+        plates, result = self._create_plates(*args, **kwargs), {}
+        for name, site in self.prototype_trace.iter_stochastic_nodes():
+            value, event_dim = attrgetter(name)(self), site["fn"].event_dim
+            density: Tensor | float = 0.0
+            if is_positive_definite(site["fn"].support):
+                density = sum_rightmost(SymmetricVolume().log_volume(value), event_dim - 2)
+            with ExitStack() as stack:
+                for frame in site["cond_indep_stack"]:
+                    if frame.vectorized:
+                        stack.enter_context(plates[frame.name])
+                delta = dist.Delta(value, log_density=density, event_dim=event_dim)
+                result[name] = pyro.sample(name, delta)
+        return result
 
     @torch.no_grad()
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

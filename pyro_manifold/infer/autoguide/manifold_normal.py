@@ -19,6 +19,7 @@ from ...geometry import SphereGeometry, geometry
 from ...geometry.registry import ClassRegistry
 from ...ops.arguments import checked
 from ..anywhere import init_to_draw
+from ..positive_definite import with_measure_of
 from ._sites import FixedOptions, all_rows, sample_ordinary, start_of
 from .centre import centre, standard_draws
 from .indices import ModelIndices
@@ -157,7 +158,7 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
                     if frame.vectorized:
                         stack.enter_context(plates[frame.name])
                 if name in self._manifolds:
-                    distribution = self.distribution(name)
+                    distribution = with_measure_of(site["fn"].support, self.distribution(name))
                     result[name] = pyro.sample(
                         name, distribution.to_event(site["fn"].event_dim - distribution.event_dim)
                     )

@@ -21,8 +21,9 @@ from torch.distributions import biject_to
 
 from ...geometry import geometry
 from ...ops.arguments import checked
-from ...transforms import ExpMap
+from ...transforms import ExpMap, SymmetricVolume
 from ..anywhere import init_to_draw
+from ..positive_definite import is_positive_definite
 from ._sites import FixedOptions, sample_ordinary, start_of
 from .centre import centre, standard_draws
 from .indices import given_indices
@@ -152,6 +153,8 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
                     value = ExpMap(self._manifolds[name], loc, validate_args=False)(v)
                     if poutine.get_mask() is not False:
                         density = self._log_change(name, loc, v, posterior.scale_tril[..., where, :])
+                        if is_positive_definite(site["fn"].support):
+                            density = density + SymmetricVolume().log_volume(value)
                     for _ in range(self._event_dims[name] - 1):  # several points may be one event
                         density = density.sum(-1) if isinstance(density, Tensor) else density
                     delta = dist.Delta(value, log_density=density, event_dim=site["fn"].event_dim)

@@ -38,7 +38,9 @@ class GeodesicHMC(GeodesicKernel):
     .. math:: H(z, w) = -\log p(z, x) + \tfrac12|w|^2, \qquad \text{kick, exact geodesic flow, kick}
 
     Sites whose support is a manifold (``on(manifold)``, Pyro's ``constraints.sphere``) are sampled as points,
-    with respect to Riemannian volume and without charts; the others as Pyro does, through ``biject_to``. Each
+    with respect to Riemannian volume and without charts. So are those with Pyro's
+    ``constraints.positive_definite`` (``Wishart``), whose density is converted from Lebesgue measure to the
+    volume of ``SymmetricPositiveDefinite()``; the others as Pyro does, through ``biject_to``. Each
     manifold site has one scale and the ordinary ones share a diagonal or dense mass, learned in warm-up from
     its first draws on. The arc length of a path is uniform on ``trajectory_length`` times [1/2, 3/2]; by
     default warm-up learns the one with most effective draws per gradient, which on spheres is two to three

@@ -12,11 +12,12 @@ from pyro.infer import config_enumerate
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.infer.mcmc.util import _guess_max_plate_nesting, initialize_model
 from torch import Tensor
-from torch.distributions import Transform, biject_to, identity_transform
+from torch.distributions import Transform, biject_to
 
 from ...constraints import circular, manifold_of, on, point_constraint, polar
 from ...geometry import geometry
 from ..anywhere import anywhere
+from ..positive_definite import sampled_on
 from .errors import InvalidStartError
 from .potential import ChainBatch, ModelPotential
 from .systems import System
@@ -107,11 +108,11 @@ def prepare(
         if fn.has_enumerate_support:
             out.enumerated = True
             continue
-        manifold = manifold_of(fn.support)
+        manifold, measure = sampled_on(fn.support)
         out.supports[name] = point_constraint(fn.support)
         if manifold is not None:
             out.manifolds[name], out.supports[name] = manifold, on(manifold)
-        out.transforms[name] = _bijection(name, fn) if manifold is None else identity_transform
+        out.transforms[name] = _bijection(name, fn) if manifold is None else measure
         ranks[name] = len(fn.batch_shape)
     if out.enumerated:  # Pyro's own potential sums the enumerated sites out
         _, out.potential, _, _ = initialize_model(

@@ -14,10 +14,10 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from pyro.ops.stats import effective_sample_size
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import biject_to, identity_transform
+from torch.distributions import biject_to
 
-from ...constraints import manifold_of
 from ..mcmc import VectorizedMCMC
+from ..positive_definite import sampled_on
 from .held_data import hold_data
 from .test_quantities import Statistic, default_statistics
 
@@ -239,4 +239,5 @@ class Batched(_Task):
 
 
 def _to_free(support: Any) -> Any:
-    return identity_transform if manifold_of(support) is not None else biject_to(support).inv
+    manifold, measure = sampled_on(support)
+    return measure if manifold is not None else biject_to(support).inv
