@@ -11,6 +11,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [
     p for f in ("howto", "start") for p in sorted((DOCS / f).glob("*.md")) if "```python" in p.read_text()
 ]
+SLOW = {"add_a_distribution", "divergences", "learn_a_manifold"}  # they check, sample and train in earnest
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
@@ -24,7 +25,9 @@ def code(text: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in PAGES]
+)
 def test_code_runs(page: Path) -> None:
     text = page.read_text()
     bare = [block[1] for block in BLOCK.finditer(text) if ">>>" not in block[1]]
