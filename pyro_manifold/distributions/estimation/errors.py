@@ -76,19 +76,19 @@ def standard_errors(
     scale of :class:`RiemannianNormal`: differences of the exact first derivative). They are in the unit of the
     parameter:
 
-    ====================================== =================================================================
-    parameter                              standard errors
-    ====================================== =================================================================
-    ``loc``                                along the axes of the frame at loc, geodesic length (radians),
-                                           ``batch + (dim,)``
-    ``concentration``, ``scale``, ...      of each number, in the shape of the parameter
-    ``frame`` (Kent)                       angles in radians by which the frame may turn in the planes of two
-                                           of its axes, ``batch + (d(d-1)/2,)``, in the order of the entries
-                                           below the diagonal of a skew matrix, row by row; for d = 3 those of
-                                           turns about the three axes
-    ``matrix`` (Bingham)                   of each entry, the trace held
+    ======================================= =================================================================
+    parameter                               standard errors
+    ======================================= =================================================================
+    ``loc``                                 along the axes of the frame at loc, geodesic length (radians),
+                                            ``batch + (dim,)``
+    ``concentration``, ``scale``, ...       of each number, in the shape of the parameter
+    ``frame`` (Kent)                        angles in radians by which the frame may turn in the planes of two
+                                            of its axes, ``batch + (d(d-1)/2,)``, in the order of the entries
+                                            below the diagonal of a skew matrix, row by row; for d = 3 those of
+                                            turns about the three axes
+    ``matrix`` (Bingham)                    of each entry, the trace held
     ``scale_tril`` (AngularCentralGaussian) of each entry, the determinant held
-    ====================================== =================================================================
+    ======================================= =================================================================
 
     :param distribution: the fit, e.g. ``VonMisesFisher.fit(x)``, of any family that has ``fit``.
     :param x: the rows of data, shape ``(n,) + batch + event``.
