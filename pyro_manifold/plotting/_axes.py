@@ -1,6 +1,9 @@
 """Axes and styles for all plotting functions."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor
 
 COLORS = [  # for ten classes; they also differ in lightness
     "#4477aa",
@@ -40,3 +43,47 @@ def styled(kind: str, style: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     if {"c", "facecolor"} & set(given) and "color" not in given:
         out.pop("color", None)  # scatter accepts only one of them
     return out
+
+
+def colour_scale(density: Tensor, decades: float | None) -> tuple[Tensor, dict[str, Any]]:
+    """The density as it is drawn, and matplotlib's options: a logarithmic scale over ``decades`` powers of ten below
+    the largest value, or a linear one if that is None."""
+    if decades is None:
+        return density, {}
+    import matplotlib.colors
+
+    top = float(density.max())
+    low = top * 10.0**-decades
+    return density.clamp_min(low), {"norm": matplotlib.colors.LogNorm(low, top)}
+
+
+def highest_density_levels(log_prob: Tensor, area: Tensor, probs: Sequence[float]) -> list[float]:
+    """For each share in ``probs``, the log density that bounds the smallest region that holds it, from values in
+    cells of given areas.
+
+    :raises ValueError: for shares outside (0, 1).
+    """
+    if not probs or not all(0 < p < 1 for p in probs):
+        raise ValueError(f"probs: got {tuple(probs)}, expected shares between 0 and 1, e.g. (0.5, 0.9).")
+    log, order = log_prob.double().flatten().sort(descending=True)
+    held = ((log - log[0]).exp() * area.double().flatten()[order]).cumsum(0)
+    at = [int((held < p * held[-1]).sum()) for p in probs]
+    return [float(log[k]) for k in at]
+
+
+def outlined(
+    ax: Any,
+    x: Tensor,
+    y: Tensor,
+    log_prob: Tensor,
+    area: Tensor,
+    probs: Sequence[float],
+    style: dict[str, Any],
+) -> None:
+    """Contours of the smallest regions that hold the shares ``probs``, labelled with these where lines are long
+    enough."""
+    levels = highest_density_levels(log_prob, area, probs)
+    names = dict(zip(levels, (f"{p:.0%}" for p in probs), strict=True))
+    look = {"colors": [COLORS[1]], "linewidths": 1.2, "linestyles": "solid", "zorder": 4, **style}
+    lines = ax.contour(x.numpy(), y.numpy(), log_prob.numpy(), levels=sorted(names), **look)
+    ax.clabel(lines, fmt=names, fontsize=7)

@@ -1,16 +1,24 @@
-"""Map projections of the sphere: axes, points and densities."""
+"""Map projections of the sphere: axes, points, densities, credible regions and tangent fields."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..ops.lon_lat import from_lon_lat, lon_lat
-from ._axes import COLORS, axes_or_new, styled
+from ._axes import COLORS, axes_or_new, colour_scale, outlined, styled
 
-__all__ = ["sphere_density", "sphere_points", "world_axes"]
+__all__ = ["sphere_density", "sphere_field", "sphere_points", "sphere_regions", "world_axes"]
+
+
+def _middles(resolution: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Edges of the cells in longitude and latitude, and longitude and latitude of their middles, the north last."""
+    lat = torch.linspace(-math.pi / 2, math.pi / 2, resolution + 1)
+    lon = torch.linspace(-math.pi, math.pi, 2 * resolution + 1)
+    north, east = torch.meshgrid((lat[1:] + lat[:-1]) / 2, (lon[1:] + lon[:-1]) / 2, indexing="ij")
+    return lon, lat, east, north
 
 
 def world_axes(
@@ -84,21 +92,10 @@ def sphere_density(
     :raises ValueError: for axes of another projection.
     """
     ax = world_axes(ax, projection=projection, labels=False)
-    edge_lat = torch.linspace(-math.pi / 2, math.pi / 2, resolution + 1)
-    edge_lon = torch.linspace(-math.pi, math.pi, 2 * resolution + 1)
-    lat, lon = torch.meshgrid(
-        (edge_lat[1:] + edge_lat[:-1]) / 2, (edge_lon[1:] + edge_lon[:-1]) / 2, indexing="ij"
-    )
-    x = from_lon_lat(lon, lat)
+    edge_lon, edge_lat, lon, lat = _middles(resolution)
     with torch.no_grad():
-        density = log_prob(x).exp()
-    scale: dict[str, Any] = {}
-    if decades is not None:
-        import matplotlib.colors
-
-        top = float(density.max())
-        scale = {"norm": matplotlib.colors.LogNorm(top * 10.0**-decades, top)}
-        density = density.clamp_min(top * 10.0**-decades)
+        density = log_prob(from_lon_lat(lon, lat)).exp()
+    density, scale = colour_scale(density, decades)
     mesh = ax.pcolormesh(
         edge_lon.numpy(), edge_lat.numpy(), density.numpy(), cmap="magma", rasterized=True, **scale
     )
@@ -106,4 +103,67 @@ def sphere_density(
     if points is not None:
         sphere_points(points, ax, color="white", edgecolors="black", linewidths=0.3)
     ax.grid(True, color="white", alpha=0.25, linewidth=0.5)
+    return ax
+
+
+def sphere_regions(
+    log_prob: Callable[[Tensor], Tensor],
+    ax: Any = None,
+    *,
+    probs: Sequence[float] = (0.5, 0.9),
+    resolution: int = 200,
+    **style: Any,
+) -> Any:
+    r"""Outline the smallest regions of :math:`S^2` that hold the shares ``probs`` of the probability.
+
+    .. math:: R_p = \{x : \log p(x) \ge t_p\}, \qquad \int_{R_p} p\,dA = p \int_{S^2} p\,dA
+
+    :param log_prob: function from points of shape (..., 3) to log densities, normalised or not.
+    :param ax: axes made by :func:`world_axes`; new ones if omitted.
+    :param probs: shares in (0, 1).
+    :param resolution: number of cells from pole to pole; a region must span several.
+    :param style: keyword arguments for matplotlib's ``contour``.
+    :raises ValueError: for other shares.
+    """
+    ax = world_axes(ax, labels=False)
+    _, _, lon, lat = _middles(resolution)
+    with torch.no_grad():
+        log = log_prob(from_lon_lat(lon, lat))
+    outlined(ax, lon, lat, log, lat.cos(), probs, style)
+    return ax
+
+
+def sphere_field(
+    field: Callable[[Tensor], Tensor], ax: Any = None, *, spacing: float = 15.0, **style: Any
+) -> Any:
+    """Draw a field of tangent vectors of :math:`S^2` as arrows at places about equally far apart.
+
+    Arrows point where the field does on the map, and are as long as its vectors, all in one unit that matplotlib
+    chooses.
+
+    :param field: function from points of shape (n, 3) to tangent vectors of the same shape, for example a
+        ``TangentField`` at one time.
+    :param ax: axes made by :func:`world_axes`; new ones if omitted.
+    :param spacing: degrees between neighbouring arrows.
+    :param style: keyword arguments for matplotlib's ``quiver``.
+    :raises ValueError: for a spacing outside (0, 90].
+    """
+    if not 0 < spacing <= 90:
+        raise ValueError(f"spacing: got {spacing}; expected degrees in (0, 90], e.g. 15.")
+    ax = world_axes(ax, labels=False)
+    rows = math.ceil(180 / spacing)
+    lat = (torch.arange(rows) + 0.5) * math.pi / rows - math.pi / 2
+    counts = [max(1, round(2 * rows * math.cos(p))) for p in lat.tolist()]
+    lon = torch.cat([(torch.arange(n) + 0.5) * 2 * math.pi / n - math.pi for n in counts])
+    lat = lat.repeat_interleave(torch.tensor(counts))
+    with torch.no_grad():
+        v = field(from_lon_lat(lon, lat))
+    east = torch.stack([-lon.sin(), lon.cos(), torch.zeros_like(lon)], -1)
+    north = torch.stack([-lat.sin() * lon.cos(), -lat.sin() * lon.sin(), lat.cos()], -1)
+    to_east, to_north = (v * east).sum(-1), (v * north).sum(-1)
+    # matplotlib takes the direction of (d longitude, d latitude) on the map, and the length of the vector
+    step = torch.stack([to_east / lat.cos(), to_north])
+    step = step * torch.hypot(to_east, to_north) / torch.hypot(*step).clamp_min(1e-30)
+    look = {"color": "0.2", "width": 0.0018, "zorder": 2, **style}
+    ax.quiver(lon.numpy(), lat.numpy(), *step.numpy(), angles="xy", pivot="middle", **look)
     return ax
