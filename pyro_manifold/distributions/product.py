@@ -1,6 +1,6 @@
 """Independent distributions on the factors of a product manifold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import geoopt
@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from ..constraints import on
+from ..constraints import check_point, on
 from ..ops.arguments import checked
 from ..ops.checks import broadcast_shapes
 from ._repr import ReprMixin, expanded, validates
@@ -65,6 +65,45 @@ class ProductDistribution(ReprMixin, TorchDistribution):
         self.parts: tuple[Any, ...] = tuple(p if p.batch_shape == batch else p.expand(batch) for p in parts)
         super().__init__(batch, event_shape, validate_args=False)
         self._validate_args = validates(validate_args)
+
+    @classmethod
+    @checked
+    def fit(
+        cls,
+        manifold: geoopt.ProductManifold,
+        x: Tensor,
+        fits: Sequence[Callable[..., Any]],
+        weights: Tensor | None = None,
+    ) -> "ProductDistribution":
+        r"""Each factor fitted on its own, which is the maximum of the likelihood where each of the fits is.
+
+        :param manifold: the product.
+        :param x: the rows of data, shape ``(n,) + batch + (manifold.n_elements,)``: one distribution for each
+            element of the batch.
+        :param weights: how often each row was seen, shape ``(n,)`` or ``(n,) + batch``; ones by default.
+        :param fits: for each factor, in order, a function of its rows and the weights, e.g.
+            ``VonMisesFisher.fit`` or ``functools.partial(WrappedNormal.fit, geoopt.PoincareBall())``.
+        :raises ValueError: for another number of functions; rows off the manifold; and what the fits raise.
+
+        Standard errors by :func:`standard_errors`.
+
+        >>> from functools import partial
+        >>> from pyro_manifold.distributions import RiemannianNormal, VonMisesFisher
+        >>> manifold = geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.Euclidean(ndim=1), 2))
+        >>> x = torch.cat([torch.eye(3)[[0, 1, 0]], torch.eye(3)[:, :2]], -1)
+        >>> normal = partial(RiemannianNormal.fit, geoopt.Euclidean(ndim=1))
+        >>> ProductDistribution.fit(manifold, x, [VonMisesFisher.fit, normal]).parts[1].loc
+        tensor([0.3333, 0.3333])
+        """
+        geo = on(manifold).geometry
+        if len(fits) != len(geo.factors):
+            raise ValueError(
+                f"fits: got {len(fits)} functions; expected one for each of the {len(geo.factors)} factors of "
+                f"{manifold.name}."
+            )
+        check_point(manifold, "x", x)
+        parts = [fit(rows, weights) for fit, rows in zip(fits, geo.split(x), strict=True)]
+        return cls(manifold, parts)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]

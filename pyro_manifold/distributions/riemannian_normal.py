@@ -23,6 +23,8 @@ from ..ops.signed_trig import log_sinc_length
 from ..transforms import ExpMap
 from ._exp_map_distribution import ExpMapDistribution, with_gradient_of
 from ._repr import validates
+from .estimation.normals import riemannian_normal
+from .estimation.sample import gathered
 from .spd_tangent import SPDTangentNormal
 
 __all__ = ["RiemannianNormal"]
@@ -185,6 +187,33 @@ class RiemannianNormal(ExpMapDistribution):
         else:
             base = make_base(geo, scale.expand(batch), event_shape)
         super().__init__(base, [transform], validate_args=validate_args)
+
+    @classmethod
+    @checked
+    def fit(cls, manifold: geoopt.Manifold, x: Tensor, weights: Tensor | None = None) -> "RiemannianNormal":
+        r"""The distribution of greatest likelihood: its ``loc`` is the Fréchet mean, and its mean squared distance
+        from there is that of the rows. On a sphere the scale is infinite (the uniform distribution) for rows
+        that spread at least as much as uniform ones.
+
+        :param manifold: as in the constructor.
+        :param x: the rows of data, shape ``(n,) + batch + event``: one distribution for each element of the batch.
+        :param weights: how often each row was seen, shape ``(n,)`` or ``(n,) + batch``; ones by default.
+        :raises ValueError: for a manifold without this distribution; rows off it, fewer than 2, all equal, or
+            without a clear Fréchet mean; for weights that are negative, all zero, or of another shape.
+
+        Computed in float64 without gradients; standard errors by :func:`standard_errors`. Reference: Said et
+        al. (2017), prop. 7.
+
+        >>> import geoopt
+        >>> x = RiemannianNormal(geoopt.PoincareBall(), torch.tensor([0.3, 0.0]), 0.5).sample((2000,))
+        >>> bool((RiemannianNormal.fit(geoopt.PoincareBall(), x).scale - 0.5).abs() < 0.05)
+        True
+        """
+        if not cls.defined_on(geometry(manifold)):
+            cls(manifold, x[0], 1.0)  # raises, and says why
+        s, _ = gathered(manifold, x, weights)
+        loc, scale = riemannian_normal(s, cls, manifold)
+        return cls(manifold, geometry(manifold).project(s.shaped(loc)), s.shaped(scale))
 
     @staticmethod
     def defined_on(geo: Geometry) -> bool:

@@ -19,6 +19,9 @@ from ..ops.numerics import norm
 from ._quadratic_exponential import QuadraticExponential
 from ._repr import validates
 from .bingham import in_own_axes
+from .estimation.axes import watson
+from .estimation.directions import unit
+from .estimation.sample import gathered
 
 __all__ = ["Watson"]
 
@@ -86,6 +89,28 @@ class Watson(QuadraticExponential):
         batch = broadcast_shapes(loc=loc.shape[:-1], concentration=k.shape)
         super().__init__({"loc": loc, "concentration": k}, batch, loc.shape[-1])
         self._validate_args = validate
+
+    @classmethod
+    @checked
+    def fit(cls, x: Tensor, weights: Tensor | None = None) -> "Watson":
+        r"""The distribution of greatest likelihood: about the first principal axis (:math:`\kappa>0`) or the last
+        one (:math:`\kappa<0`) of the rows, whichever is the more likely.
+
+        :param x: the rows of data, shape ``(n,) + batch + (d,)``: one distribution for each element of the batch.
+        :param weights: how often each row was seen, shape ``(n,)`` or ``(n,) + batch``; ones by default.
+        :raises ValueError: for rows off the sphere, or in a subspace of fewer than d dimensions (the likelihood
+            has no maximum); for weights that are negative, all zero, or of another shape.
+
+        Computed in float64 without gradients; standard errors by :func:`standard_errors`. Reference: Mardia &
+        Jupp (2000), sec. 10.3.2.
+
+        >>> x = Watson(torch.tensor([0.0, 0.0, 1.0]), -4.0).sample((2000,))
+        >>> bool((Watson.fit(x).concentration + 4).abs() < 1)
+        True
+        """
+        s, _ = gathered(_SPHERE, x, weights)
+        loc, concentration = watson(s)
+        return cls(unit(s.shaped(loc)), s.shaped(concentration))
 
     @property
     def loc(self) -> Tensor:

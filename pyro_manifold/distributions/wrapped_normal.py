@@ -20,6 +20,8 @@ from ..transforms import ExpMap
 from ._exp_map_distribution import ExpMapDistribution, with_gradient_of
 from ._repr import validates
 from ._tangent_gaussian import tangent_normal, widened
+from .estimation.normals import COVARIANCES, wrapped_normal
+from .estimation.sample import gathered
 
 __all__ = ["WrappedNormal"]
 
@@ -119,6 +121,52 @@ class WrappedNormal(ExpMapDistribution):
             _check_width(geo, base, geo.wrapped_limit(loc.shape[cut:]))
         self._isotropic = base.event_shape[0] == 1 or (scale is not None and scale.shape[-1:] in ((), (1,)))
         self._build(base, transform, loc.shape[cut:], validate_args)
+
+    @classmethod
+    @checked
+    def fit(
+        cls,
+        manifold: geoopt.Manifold,
+        x: Tensor,
+        weights: Tensor | None = None,
+        *,
+        covariance: str = "full",
+        truncated: bool = False,
+    ) -> "WrappedNormal":
+        r"""The distribution of greatest likelihood on flat and hyperbolic space, positive definite matrices, tori
+        and circles, by Newton's method from the Fréchet mean and the covariance of tangent coordinates there.
+
+        On spheres from dimension 2 on, rotations and other compact curved manifolds the likelihood has no
+        maximum, since the density has poles: there ``loc`` is the Fréchet mean, and the covariance is that of
+        greatest likelihood, windings included, with this ``loc``. On tori it is the local maximum near the
+        Fréchet mean.
+
+        :param manifold: as in the constructor.
+        :param x: the rows of data, shape ``(n,) + batch + event``: one distribution for each element of the batch.
+        :param weights: how often each row was seen, shape ``(n,)`` or ``(n,) + batch``; ones by default.
+        :param covariance: "full" (a ``scale_tril``), "diagonal" or "isotropic" (a ``scale``).
+        :param truncated: as in the constructor; then ``covariance`` must be "isotropic", and ``loc`` is the
+            Fréchet mean.
+        :raises ValueError: for rows off the manifold, all equal, without a clear Fréchet mean, or without spread
+            in some direction; for weights that are negative, all zero, or of another shape.
+
+        Computed in float64 without gradients; standard errors by :func:`standard_errors`.
+
+        >>> import geoopt
+        >>> x = WrappedNormal(geoopt.PoincareBall(), torch.tensor([0.3, 0.0]), torch.tensor([0.5, 0.2])).sample((2000,))
+        >>> fit = WrappedNormal.fit(geoopt.PoincareBall(), x, covariance="diagonal")
+        >>> bool((fit.scale - torch.tensor([0.5, 0.2])).norm() < 0.05)
+        True
+        """
+        if covariance not in COVARIANCES:
+            raise ValueError(f"covariance: got {covariance!r}, expected one of {', '.join(COVARIANCES)}.")
+        if truncated and covariance != "isotropic":
+            raise ValueError(f"covariance: got {covariance!r} with truncated=True, expected 'isotropic'.")
+        s, _ = gathered(manifold, x, weights)
+        found = wrapped_normal(s, cls, manifold, covariance, truncated)
+        loc = geometry(manifold).project(s.shaped(found.pop("loc")))
+        spread = {name: s.shaped(value) for name, value in found.items()}
+        return cls(manifold, loc, **spread, truncated=truncated)
 
     @property
     def scale(self) -> Tensor:

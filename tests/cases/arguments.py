@@ -90,6 +90,11 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (md.VonMisesFisher.fit, dict(x=ROUND, weights=torch.ones(9))),
     (md.Kent.fit, dict(x=ROUND, weights=torch.ones(9))),
     (md.WrappedCauchy.fit, dict(x=ROUND[:, 0], weights=torch.ones(9))),
+    (md.RiemannianNormal.fit, dict(manifold=SPHERE, x=ROUND, weights=torch.ones(9))),
+    (
+        md.WrappedNormal.fit,
+        dict(manifold=SPHERE, x=ROUND, weights=torch.ones(9), covariance="isotropic", truncated=True),
+    ),
     (md.standard_errors, dict(distribution=md.VonMisesFisher.fit(ROUND), x=ROUND, weights=torch.ones(9))),
     (md.fit_mixture, dict(data=ROUND, components=2, family="kent", uniform=True, validation=ROUND, steps=1)),
     (md.kernel_mixture, dict(data=ROUND, concentration=torch.ones(2), uniform=0.1, validation=ROUND)),

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ...ops.batched import solve_lower
-from ...ops.fisher_bingham import relative_moments, square_products
+from ...ops.fisher_bingham import relative_moments, relative_normalizer, square_products
 from ...ops.orthogonal import quaternion
 from ...ops.quaternion import rotation
 from .sample import Sample
 
-__all__ = ["bingham", "matrix_fisher", "tyler"]
+__all__ = ["bingham", "matrix_fisher", "tyler", "watson"]
 
 _STEPS = 100
 _TYLER_STEPS = 5000
@@ -92,6 +92,23 @@ def _form(s: Sample, x: Tensor, what: str) -> Tensor:
     values = values.gather(-1, order)
     axes = axes.gather(-1, order.unsqueeze(-2).expand_as(axes))
     return -(axes * _rates(values).unsqueeze(-2)) @ axes.mT
+
+
+def watson(s: Sample) -> tuple[Tensor, Tensor]:
+    """``loc`` (B, d) and ``concentration`` (B,), of either sign."""
+    values, axes = _second_moment(s, s.points, "a concentration tends to minus infinity")
+    found = []
+    for end in (0, -1):
+        side = torch.cat([values[..., 1:], values[..., :1]], -1) if end == 0 else values
+        mean = side[..., :-1].mean(-1, keepdim=True).expand_as(side[..., :-1])  # of the other axes, all alike
+        own = values[..., end].unsqueeze(-1)
+        moments = torch.cat([own, mean], -1) if end == 0 else torch.cat([mean, own], -1)
+        rates = _rates(moments)
+        likelihood = -(rates * moments).sum(-1) - relative_normalizer(rates)
+        found.append((likelihood, rates[..., -1] if end == 0 else -rates[..., -1]))
+    bipolar = found[0][0] >= found[1][0]
+    loc = torch.where(bipolar.unsqueeze(-1), axes[..., 0], axes[..., -1])
+    return loc, torch.where(bipolar, found[0][1], found[1][1])
 
 
 def matrix_fisher(s: Sample) -> Tensor:

@@ -208,12 +208,17 @@ class Tril(Coordinates):
 
 
 class Chart(NamedTuple):
-    """The coordinates of each parameter of a distribution, by name of the constructor's argument; the arguments
-    that are not estimated; and a condition on all parameters together, per batch element."""
+    """The parameters of a distribution: the coordinates and the present value of each by name; what makes a
+    distribution of values by name; and a condition on all of them together, per batch element."""
 
     parameters: dict[str, Coordinates]
-    fixed: dict[str, Any] = {}
+    values: dict[str, Tensor]
+    make: Callable[[dict[str, Tensor]], Any]
     inside: Callable[[dict[str, Tensor]], Tensor] | None = None
+
+    def sizes(self) -> dict[str, int]:
+        """How many coordinates each parameter has."""
+        return {name: c.size(self.values[name]) for name, c in self.parameters.items()}
 
 
 # By class of distribution: a function from a distribution to its chart.

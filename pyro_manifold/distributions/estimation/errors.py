@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ops.arguments import checked
 from ...ops.checks import check_all
-from .likelihood import chart_of, derivatives, moved, sizes
+from .likelihood import chart_of, derivatives, moved
 from .sample import checked_weights
 
 __all__ = ["covariance_of_estimates", "standard_errors"]
@@ -28,7 +28,7 @@ def covariance_of_estimates(
 
     :raises ValueError: see :func:`standard_errors`.
     """
-    chart_of(distribution)
+    count = sum(chart_of(distribution).sizes().values())
     batch, event = distribution.batch_shape, distribution.event_shape
     if x.dim() < 1 or x.shape[1:] != batch + event or not len(x):
         raise ValueError(
@@ -39,7 +39,7 @@ def covariance_of_estimates(
     ok = distribution.support.check(x)
     check_all(ok, "x", x, f"points of the support {distribution.support}", "Project them first.")
     w = checked_weights(x, weights, batch)
-    zero = torch.zeros(batch + (sum(sizes(distribution).values()),), dtype=torch.float64, device=x.device)
+    zero = torch.zeros(batch + (count,), dtype=torch.float64, device=x.device)
     d = moved(distribution, zero)[0]
     total = w.sum(0)
     _, _, information = derivatives(d, x.double(), w / total)
@@ -51,7 +51,7 @@ def covariance_of_estimates(
     if bool(flat.any()):
         bad = size[flat][0] <= 0
         loose = axes[flat][0][:, 0].abs() if not bool(bad.any()) else bad.double()
-        names = [name for name, k in sizes(d).items() for _ in range(k)]
+        names = [name for name, k in chart_of(d).sizes().items() for _ in range(k)]
         raise ValueError(
             f"distribution: the data do not determine its {names[int(loose.argmax())]}: the likelihood is flat or "
             "not at a maximum there, expected the fit of these data. Axes of equal spread and the direction of a "
@@ -88,6 +88,8 @@ def standard_errors(
                                             turns about the three axes
     ``matrix`` (Bingham)                    of each entry, the trace held
     ``scale_tril`` (AngularCentralGaussian) of each entry, the determinant held
+    ``scale_tril`` (WrappedNormal)          of each entry on and below the diagonal
+    ``0.loc``, ``1.scale``, ...             of the parameters of the parts of a :class:`ProductDistribution`
     ======================================= =================================================================
 
     :param distribution: the fit, e.g. ``VonMisesFisher.fit(x)``, of any family that has ``fit``.
@@ -106,11 +108,10 @@ def standard_errors(
     >>> fit.concentration, standard_errors(fit, x)["concentration"]  # kappa / sqrt(n) on the sphere
     (tensor(19.6108), tensor(11.3223, dtype=torch.float64))
     """
-    chart = chart_of(distribution)
     d, covariance = covariance_of_estimates(distribution, x, weights)
-    out, start = {}, 0
-    for (name, c), k in zip(chart.parameters.items(), sizes(d).values(), strict=True):
+    chart, out, start = chart_of(d), {}, 0
+    for (name, c), k in zip(chart.parameters.items(), chart.sizes().values(), strict=True):
         block = covariance[..., start : start + k, start : start + k]
-        out[name] = c.errors(getattr(d, name), block)
+        out[name] = c.errors(chart.values[name], block)
         start += k
     return out

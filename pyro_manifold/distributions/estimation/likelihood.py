@@ -18,15 +18,15 @@ from torch import Tensor
 from .coordinates import CHARTS, Chart
 from .sample import Sample
 
-__all__ = ["ascend", "chart_of", "derivatives", "moved", "sizes"]
+__all__ = ["ascend", "chart_of", "derivatives", "moved"]
 
 _STEPS, _HALVINGS = 100, 40
 _FLAT = 1e-10  # eigenvalues of the scaled Hessian below this are flat directions
 _DECREMENT = 1e-18  # nats per row that the next step would gain
 
 
-def chart_of(d: Any) -> Chart:
-    """The chart of the parameters of ``d``.
+def chart_of(d: Any, only: Collection[str] | None = None) -> Chart:
+    """The chart of the parameters of ``d``, or of ``only`` some, the others held.
 
     :raises ValueError: for a family without one.
     """
@@ -36,21 +36,24 @@ def chart_of(d: Any) -> Chart:
             f"distribution: got {type(d).__name__}, expected one of {', '.join(CHARTS.names())}, whose "
             "parameters have tangent coordinates. Use the bootstrap for others."
         )
-    return make(d)
+    chart = make(d)
+    if only is None:
+        return chart
+    held = {name: v.double() for name, v in chart.values.items() if name not in only}
+    return chart._replace(
+        parameters={name: c for name, c in chart.parameters.items() if name in only},
+        make=lambda new: chart.make(held | new),
+        inside=None if chart.inside is None else lambda new: chart.inside(held | new),  # type: ignore[misc]
+    )
 
 
-def sizes(d: Any) -> dict[str, int]:
-    """How many coordinates each parameter of ``d`` has."""
-    return {name: c.size(getattr(d, name)) for name, c in chart_of(d).parameters.items()}
-
-
-def moved(d: Any, theta: Tensor) -> tuple[Any, Tensor]:
+def moved(d: Any, theta: Tensor, only: Collection[str] | None = None) -> tuple[Any, Tensor]:
     """The distribution with coordinates ``theta``, ``batch + (k,)``, at ``d``, in float64 and without
     validation; and which elements of the batch are valid."""
-    chart = chart_of(d)
-    parts = theta.split(list(sizes(d).values()), -1)
+    chart = chart_of(d, only)
+    parts = theta.split(list(chart.sizes().values()), -1)
     new = {
-        name: c.moved(getattr(d, name), part)
+        name: c.moved(chart.values[name], part)
         for (name, c), part in zip(chart.parameters.items(), parts, strict=True)
     }
     ok = torch.ones(theta.shape[:-1], dtype=torch.bool, device=theta.device)
@@ -58,7 +61,7 @@ def moved(d: Any, theta: Tensor) -> tuple[Any, Tensor]:
         ok = ok & c.inside(new[name].detach())
     if chart.inside is not None:
         ok = ok & chart.inside({name: v.detach() for name, v in new.items()})
-    return type(d)(**chart.fixed, **new, validate_args=False), ok
+    return chart.make(new), ok
 
 
 def mean_log_likelihood(d: Any, x: Tensor, shares: Tensor) -> Tensor:
@@ -67,20 +70,22 @@ def mean_log_likelihood(d: Any, x: Tensor, shares: Tensor) -> Tensor:
 
 
 @torch.enable_grad()
-def derivatives(d: Any, x: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def derivatives(
+    d: Any, x: Tensor, shares: Tensor, only: Collection[str] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Value, gradient and *negative* Hessian of the mean log likelihood in the coordinates at ``d``.
 
     By automatic differentiation; where a log density has only one derivative in a number (see
     :class:`~.coordinates.Number`), by central differences of its derivative.
     """
-    parameters = chart_of(d).parameters
-    counts = list(sizes(d).values())
+    chart = chart_of(d, only)
+    parameters, counts = chart.parameters, list(chart.sizes().values())
     twice = [c.twice for c, k in zip(parameters.values(), counts, strict=True) for _ in range(k)]
     k = len(twice)
     theta = torch.zeros(d.batch_shape + (k,), dtype=torch.float64, device=x.device, requires_grad=True)
 
     def slope(t: Tensor, graph: bool) -> tuple[Tensor, Tensor]:
-        value = mean_log_likelihood(moved(d, t)[0], x, shares)
+        value = mean_log_likelihood(moved(d, t, only)[0], x, shares)
         return value, torch.autograd.grad(value.sum(), t, create_graph=graph)[0]
 
     value, gradient = slope(theta, True)
@@ -91,7 +96,7 @@ def derivatives(d: Any, x: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tens
             hessian[..., i, :] = row
     for i, exact in enumerate(twice):
         if not exact:
-            own = torch.cat([getattr(d, name).detach().reshape(d.batch_shape + (-1,)).double()
+            own = torch.cat([chart.values[name].detach().reshape(d.batch_shape + (-1,)).double()
                              if not c.twice else theta.new_zeros(d.batch_shape + (n,))
                              for (name, c), n in zip(parameters.items(), counts, strict=True)], -1)  # fmt: skip
             step = 1e-5 * own[..., i]
@@ -123,34 +128,33 @@ def ascend(d: Any, sample: Sample, only: Collection[str] | None = None, steps: i
     :param only: names of the parameters that move; all by default.
     """
     x, shares = sample.points, sample.shares
-    names = [name for name, k in sizes(d).items() for _ in range(k)]
-    free = torch.tensor([only is None or name in only for name in names], device=x.device)
-    zero = torch.zeros(d.batch_shape + (len(names),), dtype=torch.float64, device=x.device)
-    d = moved(d, zero)[0]
+    count = sum(chart_of(d).sizes().values())
+    d = moved(d, torch.zeros(d.batch_shape + (count,), dtype=torch.float64, device=x.device))[0]
     for _ in range(steps):
-        value, gradient, hessian = derivatives(d, x, shares)
-        delta = zero.clone()
-        delta[..., free] = _direction(gradient[..., free], hessian[..., free, :][..., :, free])
+        value, gradient, hessian = derivatives(d, x, shares, only)
+        delta = _direction(gradient, hessian)
         gain = (gradient * delta).sum(-1)
         delta = torch.where(((gain > 0) & gain.isfinite()).unsqueeze(-1), delta, 0.0)
         last = bool((gain <= _DECREMENT).all())
-        d, climbed = _searched(d, x, shares, value, delta)
+        d, climbed = _searched(d, x, shares, value, delta, only)
         if last or not climbed:
             break
     return d
 
 
 @torch.no_grad()
-def _searched(d: Any, x: Tensor, shares: Tensor, value: Tensor, delta: Tensor) -> tuple[Any, bool]:
+def _searched(
+    d: Any, x: Tensor, shares: Tensor, value: Tensor, delta: Tensor, only: Collection[str] | None
+) -> tuple[Any, bool]:
     """``d`` moved by ``delta``, halved per element of the batch until the likelihood does not fall (by more
     than rounding); whether any moved."""
     length = torch.ones_like(value)
     slack = 1e-14 * (1 + value.abs())
     for _ in range(_HALVINGS):
-        new, ok = moved(d, length.unsqueeze(-1) * delta)
+        new, ok = moved(d, length.unsqueeze(-1) * delta, only)
         ok = ok & (mean_log_likelihood(new, x, shares) >= value - slack)
         if bool(ok.all()):
             break
         length = torch.where(ok, length, length / 2)
     length = torch.where(ok, length, 0.0)
-    return moved(d, length.unsqueeze(-1) * delta)[0], bool((length > 0).any() & (delta != 0).any())
+    return moved(d, length.unsqueeze(-1) * delta, only)[0], bool((length > 0).any() & (delta != 0).any())

@@ -10,14 +10,11 @@ import geoopt
 import torch
 from torch import Tensor
 
-from ...geometry import Geometry, geometry
+from ...geometry import geometry
+from ...geometry.frechet import mean_and_variance
 from ...ops.arguments import checked
-from ...ops.numerics import norm
-from ..mcmc.errors import ConvergenceError
 
 __all__ = ["FrechetMean", "frechet_mean"]
-
-_SUBSAMPLE, _STARTS = 64, 8
 
 
 class FrechetMean(NamedTuple):
@@ -90,72 +87,4 @@ def frechet_mean(
     if not bool(((w >= 0) & w.isfinite()).all() & (total > 0).all()):
         raise ValueError("weights: expected finite, non-negative weights that are not all zero.")
     tolerance = 1e4 * torch.finfo(x.dtype).eps if tolerance is None else tolerance
-    return _mean(geo, x, w / total, max_steps, tolerance)
-
-
-def _mean(geo: Geometry, x: Tensor, w: Tensor, max_steps: int, tolerance: float) -> FrechetMean:
-    shapes = zip(geo.factors, geo.split(x), strict=True)
-    parts = [_factor_mean(g, y, w, max_steps, tolerance) for g, y in shapes]
-    return FrechetMean(geo.pack([p.mean for p in parts]), torch.stack([p.variance for p in parts]).sum(0))
-
-
-def _factor_mean(geo: Geometry, x: Tensor, w: Tensor, max_steps: int, tolerance: float) -> FrechetMean:
-    m = geo.exact_mean(x, w)
-    return (
-        _descend(geo, x, w, max_steps, tolerance) if m is None else FrechetMean(m, _objective(geo, m, x, w))
-    )
-
-
-def _objective(geo: Geometry, m: Tensor, x: Tensor, w: Tensor) -> Tensor:
-    return (w * geo.dist(m.expand_as(x), x).square()).sum(0)
-
-
-def _start(geo: Geometry, x: Tensor, w: Tensor) -> Tensor:
-    """The projected ambient mean or one of a few points, whichever is best for a subsample."""
-    events = (1,) * geo.event_dim
-    best = geo.project((w.reshape(w.shape + events) * x).sum(0))
-    if not geo.has_global_log or len(x) == 1:  # logarithms cost too much there
-        return best
-    few = torch.linspace(0, len(x) - 1, min(len(x), _SUBSAMPLE)).long()
-    y, v = x[few], w[few]
-    value = _objective(geo, best, y, v)
-    for i in few[:: max(1, len(few) // _STARTS)].tolist():
-        other = _objective(geo, x[i], y, v)
-        best = torch.where((other < value).reshape(value.shape + events), x[i], best)
-        value = torch.minimum(value, other)
-    return best
-
-
-def _descend(geo: Geometry, x: Tensor, w: Tensor, max_steps: int, tolerance: float) -> FrechetMean:
-    m, events = _start(geo, x, w), (1,) * geo.event_dim
-
-    def look(m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        v = geo.log_frame(m.expand_as(x), x)
-        g = (w.unsqueeze(-1) * v).sum(0)
-        return (w * v.square().sum(-1)).sum(0), g, norm(g)
-
-    value, g, size = look(m)
-    step = torch.ones_like(value)
-    eps = torch.finfo(x.dtype).eps
-    floor = 10 * eps * norm(geo.log_frame(geo.project(x[0]), x[-1])).amax() if len(x) > 1 else 0.0
-    for _ in range(max_steps):
-        todo = size > tolerance * value.sqrt() + floor
-        if not bool(todo.any()):
-            return FrechetMean(m, value)
-        new = geo.project(geo.exp_frame(m, step.unsqueeze(-1) * g))
-        f, h, s = look(new)
-        # lower; or, where rounding hides the difference, with a shorter gradient
-        better = todo & ((f < value * (1 - 8 * eps)) | ((f <= value * (1 + 8 * eps)) & (s < size)))
-        m = torch.where(better.reshape(better.shape + events), new, m)
-        g = torch.where(better.unsqueeze(-1), h, g)
-        value, size = torch.where(better, f, value), torch.where(better, s, size)
-        step = torch.where(better, (1.3 * step).clamp(max=8.0), 0.5 * step)
-    todo = size > tolerance * value.sqrt() + floor
-    if bool(todo.any()):
-        raise ConvergenceError(
-            f"frechet_mean: {int(todo.sum())} of {todo.numel()} means on {geo.manifold.name} have not "
-            f"converged in {max_steps} steps (gradient {float(size.max()):.1e}); the sample may have no "
-            "unique mean (antipodal or uniform). Raise max_steps or tolerance, or align axes first "
-            "(align_axes)."
-        )
-    return FrechetMean(m, value)
+    return FrechetMean(*mean_and_variance(geo, x, w / total, max_steps, tolerance))
