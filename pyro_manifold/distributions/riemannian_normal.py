@@ -192,8 +192,7 @@ class RiemannianNormal(ExpMapDistribution):
     @checked
     def fit(cls, manifold: geoopt.Manifold, x: Tensor, weights: Tensor | None = None) -> "RiemannianNormal":
         r"""The distribution of greatest likelihood: its ``loc`` is the Fréchet mean, and its mean squared distance
-        from there is that of the rows. On a sphere the scale is infinite (the uniform distribution) for rows
-        that spread at least as much as uniform ones.
+        from there is that of the rows.
 
         :param manifold: as in the constructor.
         :param x: the rows of data, shape ``(n,) + batch + event``: one distribution for each element of the batch.

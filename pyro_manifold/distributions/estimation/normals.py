@@ -50,7 +50,7 @@ def _centre(geo: Geometry, s: Sample) -> tuple[Tensor, Tensor]:
 
 
 def riemannian_normal(s: Sample, family: Any, manifold: geoopt.Manifold) -> tuple[Tensor, Tensor]:
-    """``loc`` (B,) + event and ``scale`` (B,), infinite where the rows of a sphere spread more than uniform ones.
+    """``loc`` (B,) + event and ``scale`` (B,); infinite for rows of a sphere that spread as uniform ones do.
 
     :param family: the class ``RiemannianNormal``.
     """
