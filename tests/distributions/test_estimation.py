@@ -69,6 +69,7 @@ def has_maximum(d: Any) -> bool:
 # further members of a family cost the default run time and seldom find anything more
 DEFAULT = {
     "acg-S2",
+    "inverse-wishart",
     "bingham-S2",
     "kent-S2",
     "matrix-fisher",

@@ -88,7 +88,7 @@ def standard_errors(
                                             turns about the three axes
     ``matrix`` (Bingham)                    of each entry, the trace held
     ``scale_tril`` (AngularCentralGaussian) of each entry, the determinant held
-    ``scale_tril`` (WrappedNormal)          of each entry on and below the diagonal
+    ``scale_tril`` (others)                 of each entry on and below the diagonal
     ``0.loc``, ``1.scale``, ...             of the parameters of the parts of a :class:`ProductDistribution`
     ======================================= =================================================================
 

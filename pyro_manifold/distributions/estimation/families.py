@@ -9,6 +9,7 @@ from torch import Tensor
 from ...geometry import SpecialOrthogonal, geometry
 from ..angular_central_gaussian import AngularCentralGaussian
 from ..bingham import Bingham
+from ..inverse_wishart import InverseWishart
 from ..isotropic_gaussian import IsotropicGaussian
 from ..kent import Kent
 from ..matrix_fisher import MatrixFisher
@@ -66,6 +67,11 @@ def _bingham(d: Bingham) -> Chart:
 @CHARTS.register(MatrixFisher)
 def _matrix_fisher(d: MatrixFisher) -> Chart:
     return _chart(d, {"matrix": Number(2)})
+
+
+@CHARTS.register(InverseWishart)
+def _inverse_wishart(d: InverseWishart) -> Chart:
+    return _chart(d, {"df": Number(low=d.event_shape[-1] - 1), "scale_tril": Tril()})
 
 
 @CHARTS.register(IsotropicGaussian)
