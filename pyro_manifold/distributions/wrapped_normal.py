@@ -165,7 +165,7 @@ class WrappedNormal(ExpMapDistribution):
         s, _ = gathered(manifold, x, weights)
         found = wrapped_normal(s, cls, manifold, covariance, truncated)
         loc = geometry(manifold).project(s.shaped(found.pop("loc")))
-        spread = {name: s.shaped(value) for name, value in found.items()}
+        spread: dict[str, Any] = {name: s.shaped(value) for name, value in found.items()}
         return cls(manifold, loc, **spread, truncated=truncated)
 
     @property

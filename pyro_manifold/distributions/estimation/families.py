@@ -97,13 +97,13 @@ def _riemannian_normal(d: RiemannianNormal) -> Chart:
 
 @CHARTS.register(WrappedNormal)
 def _wrapped_normal(d: WrappedNormal) -> Chart:
-    fixed = {"manifold": d.manifold, "truncated": d.truncated}
+    fixed: dict[str, Any] = {"manifold": d.manifold, "truncated": d.truncated, "validate_args": False}
     parameters: dict[str, Coordinates] = {"loc": Point(d.geometry), "scale": Number(1, low=0.0)}
     values = {"loc": d.loc, "scale": d.scale[..., :1] if d._isotropic else d.scale}
     if not d._diagonal:
         parameters = {"loc": Point(d.geometry), "scale_tril": Tril()}
         values = {"loc": d.loc, "scale_tril": d.base_dist.scale_tril}
-    return Chart(parameters, values, lambda new: type(d)(**fixed, **new, validate_args=False))
+    return Chart(parameters, values, lambda new: type(d)(**{**fixed, **new}))
 
 
 @CHARTS.register(ProductDistribution)
