@@ -8,6 +8,7 @@ from torch import Tensor
 from ..ops.arguments import checked
 from ..ops.axial_profile import POWER
 from ..ops.axis import squared_chord
+from ..ops.circular_cdf import POWER as CIRCULAR_POWER
 from ..ops.gamma_ratio import log_gamma_ratio, power_divergence
 from ..ops.spherical import log_sphere_area
 from .estimation.directions import power_spherical, sphere_sample, unit
@@ -49,6 +50,7 @@ class PowerSpherical(RotationallySymmetric):
     """
 
     _profile = POWER
+    _circular = CIRCULAR_POWER
 
     @staticmethod
     def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:

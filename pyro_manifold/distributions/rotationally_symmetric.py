@@ -19,9 +19,11 @@ from ..ops.axial_marginal import sample_one_minus_cosine
 from ..ops.axial_profile import AxialProfile
 from ..ops.axis import tangent_normal_point
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
+from ..ops.circular_cdf import CircularFamily
 from ..ops.numerics import norm
 from ..ops.signed_trig import log_sinc_length
 from ..transforms import ExpMap
+from ._circle import check_probability, vector_cdf, vector_icdf
 from ._repr import ReprMixin, validates
 
 __all__ = ["RotationallySymmetric"]
@@ -75,6 +77,7 @@ class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
     has_rsample = True
     manifold = _SPHERE
     _profile: ClassVar[AxialProfile]
+    _circular: ClassVar[CircularFamily]  # the same on the circle
 
     @checked
     def __init__(
@@ -150,6 +153,30 @@ class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
         if self._validate_args:
             self._validate_sample(value)
         return self._log_density(value, self.transforms[0].loc, self.concentration, self.event_shape[0])
+
+    def cdf(self, value: Tensor) -> Tensor:
+        r"""On :math:`S^1`: the probability of the arc that runs counterclockwise from ``-loc`` to ``value``
+        (1/2 at ``loc``), exact to rounding and differentiable.
+
+        :raises NotImplementedError: on other spheres.
+        """
+        if self.event_shape[0] != 2:
+            return super().cdf(value)
+        if self._validate_args:
+            self._validate_sample(value)
+        return vector_cdf(self._circular, value, self.transforms[0].loc, self.concentration)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """On :math:`S^1`: the point where :meth:`cdf` is ``value``, shape ``value.shape + (2,)``; differentiable
+        once, also in the parameters.
+
+        :raises NotImplementedError: on other spheres.
+        """
+        if self.event_shape[0] != 2:
+            return super().icdf(value)
+        if self._validate_args:
+            check_probability(value)
+        return vector_icdf(self._circular, value, self.transforms[0].loc, self.concentration)
 
     @property
     def mean(self) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 from ..ops.arguments import checked
 from ..ops.axial_profile import EXPONENTIAL
 from ..ops.axis import squared_chord
+from ..ops.circular_cdf import VON_MISES
 from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
 from ..ops.spherical import log_sphere_area
 from .estimation.directions import sphere_sample, unit, von_mises_fisher
@@ -51,6 +52,7 @@ class VonMisesFisher(RotationallySymmetric):
     """
 
     _profile = EXPONENTIAL
+    _circular = VON_MISES
 
     @staticmethod
     def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:

@@ -13,6 +13,7 @@ from ..constraints import circular
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.circular import difference, short, wrap
+from ._circle import check_probability
 from ._repr import ReprMixin, validates
 from .estimation.circle import wrapped_cauchy
 from .estimation.sample import gathered
@@ -112,6 +113,21 @@ class WrappedCauchy(ReprMixin, TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         half = math.pi * (torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device) - 0.5)
         rho = self.concentration
+        return wrap(short(self.loc) + 2 * torch.atan2((1 - rho) * half.sin(), (1 + rho) * half.cos()))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        r"""The probability of the arc from :math:`\mu - \pi` to ``value``, counterclockwise: 1/2 at the mean
+        direction; whole turns change nothing."""
+        if self._validate_args:
+            self._validate_sample(value)
+        rho, half = self.concentration, wrap(difference(value, self.loc)) / 2
+        return 0.5 + torch.atan2((1 + rho) * half.sin(), (1 - rho) * half.cos()) / math.pi
+
+    def icdf(self, value: Tensor) -> Tensor:
+        r"""The angle in :math:`[-\pi,\pi)` where :meth:`cdf` is ``value``."""
+        if self._validate_args:
+            check_probability(value)
+        rho, half = self.concentration, math.pi * (value - 0.5)
         return wrap(short(self.loc) + 2 * torch.atan2((1 - rho) * half.sin(), (1 + rho) * half.cos()))
 
     @property

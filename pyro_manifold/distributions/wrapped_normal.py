@@ -14,9 +14,11 @@ from ..geometry.windings import largest_sd, marginal_sd
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, common_shape, held
 from ..ops.chi import chi_expectation
+from ..ops.circular_cdf import WRAPPED_NORMAL
 from ..ops.signed_trig import cos_sqrt, log_sinc_sqrt
 from ..ops.tracing import is_concrete
 from ..transforms import ExpMap
+from ._circle import angle_cdf, angle_icdf, check_probability, vector_cdf, vector_icdf
 from ._exp_map_distribution import ExpMapDistribution, with_gradient_of
 from ._repr import validates
 from ._tangent_gaussian import tangent_normal, widened
@@ -305,6 +307,43 @@ class WrappedNormal(ExpMapDistribution):
         return normal + (self._dim - 1) * chi_expectation(
             lambda r: log_sinc_sqrt(k * r * r), self._dim, scale
         )
+
+    @property
+    def _on_unit_circle(self) -> bool:
+        if self.event_shape not in ((1,), (2,)) or self._dim != 1 or self._injective or self.truncated:
+            return False
+        return abs(float(self.geometry.injectivity_radius(self.event_shape)) / math.pi - 1) < 1e-6
+
+    def cdf(self, value: Tensor) -> Tensor:
+        r"""On the circle, as angles (``Torus``, event shape ``(1,)``) or unit vectors: the probability of the arc that
+        runs counterclockwise from the point opposite to ``loc`` to ``value`` (1/2 at ``loc``), of shape
+        ``batch``; differentiable.
+
+        :raises NotImplementedError: elsewhere.
+        """
+        if not self._on_unit_circle:
+            return super().cdf(value)
+        if self._validate_args:
+            self._validate_sample(value)
+        loc, scale = self.transforms[0].loc, self.scale[..., 0]
+        if self.event_shape[0] == 1:
+            return angle_cdf(WRAPPED_NORMAL, value[..., 0], loc[..., 0], scale)
+        return vector_cdf(WRAPPED_NORMAL, value, loc, scale)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """On the circle: the point where :meth:`cdf` is ``value``, shape ``value.shape + event_shape``;
+        differentiable once, also in the parameters.
+
+        :raises NotImplementedError: elsewhere.
+        """
+        if not self._on_unit_circle:
+            return super().icdf(value)
+        if self._validate_args:
+            check_probability(value)
+        loc, scale = self.transforms[0].loc, self.scale[..., 0]
+        if self.event_shape[0] == 1:
+            return angle_icdf(WRAPPED_NORMAL, value, loc[..., 0], scale).unsqueeze(-1)
+        return vector_icdf(WRAPPED_NORMAL, value, loc, scale)
 
     @property
     def _dim(self) -> int:
