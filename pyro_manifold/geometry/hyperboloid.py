@@ -30,6 +30,7 @@ from ..ops.components import by_components, squared_norm
 from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
 from ..ops.numerics import safe_sqrt
 from ..ops.signed_trig import cos_sinc_sqrt, log_sinc_length
+from ..ops.tracing import is_traced
 from .base import Geometry
 from .registry import register_geometry
 
@@ -57,7 +58,7 @@ class HyperboloidGeometry(Geometry):
 
     def __init__(self, manifold: geoopt.Lorentz) -> None:
         super().__init__(manifold)
-        if manifold.k.numel() != 1 or not (torch.compiler.is_compiling() or bool(manifold.k > 0)):
+        if manifold.k.numel() != 1 or not (is_traced() or bool(manifold.k > 0)):
             raise ValueError(
                 f"manifold: Lorentz needs one positive k (the squared radius, curvature -1/k), got "
                 f"{manifold.k.tolist()}."

@@ -19,6 +19,7 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..ops.tracing import is_traced
 from .base import Geometry
 from .noise import NoiseMap
 from .registry import geometry, register_geometry
@@ -101,7 +102,7 @@ class ScaledGeometry(Geometry):
         super().__init__(manifold)
         self.base = geometry(manifold.base) if base is None else base
         s = manifold.scale
-        if s.numel() != 1 or not (torch.compiler.is_compiling() or bool((s > 0) & s.isfinite())):
+        if s.numel() != 1 or not (is_traced() or bool((s > 0) & s.isfinite())):
             raise ValueError(
                 f"manifold: Scaled needs one positive finite scale, got {s.tolist()}, e.g. Scaled(base, 2.0)."
             )

@@ -15,10 +15,10 @@ from typing import Any, TypeVar, overload
 
 import geoopt
 import numpy as np
-import torch
 from torch import Tensor
 
 from .checks import check_dtype
+from .tracing import is_traced
 
 __all__ = ["checked"]
 
@@ -235,7 +235,7 @@ def _decorated(f: _F, least: dict[str, float]) -> _F:
 
     @functools.wraps(f)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling():
+        if not is_traced():
             check(args, kwargs)
         return f(*args, **kwargs)
 

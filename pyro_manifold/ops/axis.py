@@ -19,6 +19,7 @@ from .autograd import BatchFunction, Function, last_order_gradient, minus, save_
 from .checks import common_shape
 from .chunks import slices
 from .components import squared_norm
+from .tracing import is_traced
 
 __all__ = ["tangent_normal_point", "squared_chord"]
 
@@ -80,7 +81,7 @@ def squared_chord(x: Tensor, y: Tensor) -> Tensor:
     >>> squared_chord(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
     tensor(2.)
     """
-    if x.numel() < _SMALL or torch.compiler.is_compiling() or x.dtype != y.dtype:
+    if x.numel() < _SMALL or is_traced() or x.dtype != y.dtype:
         return (x - y).square().sum(-1)
     return _SquaredChord.apply(x, y)
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .tracing import is_traced
+
 __all__ = [
     "as_tensors",
     "broadcast_shapes",
@@ -74,7 +76,7 @@ def as_tensors(**named: Any) -> list[Tensor]:
 
 def common_shape(*shapes: Sequence[int]) -> torch.Size:
     """``torch.broadcast_shapes``, faster where every shape is a trailing part of the longest."""
-    if shapes and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if shapes and not is_traced():
         sizes = [tuple(s) for s in shapes]
         longest = max(sizes, key=len)
         if all(longest[len(longest) - len(s) :] == s for s in sizes):

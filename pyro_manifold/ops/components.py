@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .autograd import Function, save_tensors
 from .checks import common_shape
-from .tracing import can_write_inplace, is_concrete, maybe_any
+from .tracing import can_write_inplace, is_concrete, is_traced, maybe_any
 
 Kept = Sequence[Tensor] | None  # scalars that the value saved for its gradient
 
@@ -39,7 +39,7 @@ _ENOUGH = 2048  # the smallest number of elements for which a copy pays
 
 def _narrow(x: Tensor) -> bool:
     """Whether it pays to copy these components ``(d, n)``."""
-    return len(x) <= _NARROW and x.numel() >= _ENOUGH and not torch.compiler.is_compiling()
+    return len(x) <= _NARROW and x.numel() >= _ENOUGH and not is_traced()
 
 
 def extremes(x: Tensor) -> tuple[float, float]:
@@ -123,7 +123,7 @@ def join(first: Tensor, rest: Tensor) -> Tensor:
 
 def _front(x: Tensor) -> Tensor:
     """``x`` of shape ``(n, d)`` with the component axis first, copied where that pays."""
-    if x.dim() == 1 or (x.stride(0) == 1 and not torch.compiler.is_compiling()):
+    if x.dim() == 1 or (x.stride(0) == 1 and not is_traced()):
         return x.t()
     return torch.stack(x.unbind(-1)) if _narrow(x.t()) else x.contiguous().t()
 

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .tracing import is_traced
+
 __all__ = ["Memo", "Snapshot", "module_tensors", "remember_by_contents"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -32,7 +34,7 @@ def module_tensors(module: nn.Module) -> list[Any]:
 def _can_be_watched(items: Sequence[Any]) -> bool:
     """Whether changes of these tensors can be detected: not while they are traced or mapped over, and not for
     inference tensors, which have no version counter."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_traced():
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     return not any(isinstance(x, Tensor) and (wrapped(x) or x.is_inference()) for x in items)
@@ -128,7 +130,7 @@ class Memo:
         """The cached result for these arguments, or ``None`` if anything it depends on has changed, or if it
         was computed without a graph and a gradient is needed now."""
         entry = self._entry
-        if entry is None or depends is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if entry is None or depends is None or is_traced():
             return None
         before, returned, with_graph, result = entry
         behind = [*arguments, *depends]

@@ -9,16 +9,35 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["can_write_inplace", "constant_result", "is_concrete", "maybe_any", "not_compiled", "operator"]
+__all__ = [
+    "can_write_inplace",
+    "constant_result",
+    "is_concrete",
+    "is_traced",
+    "maybe_any",
+    "not_compiled",
+    "operator",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LIBRARY = torch.library.Library("pyro_manifold", "DEF")
+_PROXY = torch._C._TorchDispatchModeKey.PROXY
+
+
+def is_traced() -> bool:
+    """Whether operations are recorded to run again on other values: by ``torch.compile``, ``torch.jit.trace`` or
+    ``make_fx``."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._get_dispatch_mode(_PROXY) is not None
+    )
 
 
 def is_concrete(x: Tensor) -> bool:
     """Whether Python code may branch on the values of ``x``: not while they are traced, compiled or mapped
     over."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_traced():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 

@@ -15,6 +15,7 @@ from torch.distributions import constraints, identity_transform
 from ...constraints import on
 from ...geometry import geometry
 from ...ops.arguments import checked
+from .compiled import CompiledStep
 from .constrained import ProjectedMotion
 from .errors import InvalidStartError, StepSizeError
 from .kernel import GeodesicKernel
@@ -115,17 +116,12 @@ class GeodesicHMC(GeodesicKernel):
         init_strategy: Callable[..., Any] = init_to_uniform,
         max_plate_nesting: int | None = None,
         vectorize: str = "auto",
-        jit_compile: bool = False,
+        compile: bool | str = False,
     ) -> None:
-        if jit_compile:
-            raise ValueError(
-                "jit_compile: not supported here; run many chains in one kernel instead: chains=64 (one "
-                "gradient for all)."
-            )
         super().__init__(model, potential_fn)
         self._trajectory_length(trajectory_length)
         self.manifolds = manifolds or {}
-        self.chains, self.vectorize = chains, vectorize
+        self.chains, self.vectorize, self.compile = chains, vectorize, compile
         self.isometries, self.proposals = isometries, proposals
         self.step_size, self.target_accept_prob = step_size, target_accept_prob
         self.adapt_step_size, self.adapt_mass_matrix, self.full_mass = (
@@ -190,6 +186,9 @@ class GeodesicHMC(GeodesicKernel):
         if mass is not None:
             set_inverse_mass(self._system, mass)
         self._state = self._at(given)
+        if self.compile and self._system.size:
+            rows = 1 if batch.how == "loop" else self.chains
+            self._system.compiled = CompiledStep(self._system, rows, self.compile is True)
         self._warm = WarmUp(
             self._system,
             warmup_steps,
@@ -236,8 +235,11 @@ class GeodesicHMC(GeodesicKernel):
         return state
 
     def clear_cache(self) -> None:
-        """Forget potential and gradient at the current values; for a density that has changed since."""
+        """Forget potential and gradient at the current values (and what was compiled of them); for a density that
+        has changed since."""
         self._state = None
+        if self._system is not None and self._system.compiled is not None:
+            self._system.compiled.forget()
 
     # --- sampling -------------------------------------------------------------------------------------------
     def _transition(self, state: State, step_size: float) -> TransitionResult:

@@ -17,6 +17,8 @@ def geodesic_leapfrog(system: System, state: State, step: Tensor, chains: Tensor
         infinite potential where anything is not finite.
     :param chains: those that the rows of the state are; all of them if omitted.
     """
+    if system.compiled is not None and (new := system.compiled.leapfrog(state, step)) is not None:
+        return new
     half = 0.5 * step
     z, w = system.drift(state.z, system.kick(state.w, state.grad, half), step, chains)
     u, grad = system.evaluate(z)

@@ -14,6 +14,7 @@ from .options import (
     Option,
     boolean,
     choice,
+    compilation,
     function,
     isometries_of,
     mass_of,
@@ -39,6 +40,7 @@ class GeodesicKernel(HMC):
     """
 
     chains: Any = Option(whole)
+    compile: Any = Option(compilation)
     vectorize: Any = Option(choice("auto", "plates", "vmap", "loop"))
     isometries: Any = Option(isometries_of)
     proposals: Any = Option(proposals_of)

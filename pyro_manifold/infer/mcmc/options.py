@@ -84,6 +84,15 @@ def choice(*values: str) -> Check:
     return check
 
 
+def compilation(name: str, x: Any) -> bool | str:
+    if not (isinstance(x, bool) or x == "trace"):
+        raise ValueError(
+            f'{name}: got {x!r}, expected True (torch.compile), "trace" (recorded operators, which needs no compiler '
+            "and no time for it) or False."
+        )
+    return x
+
+
 def function(name: str, x: Any) -> Callable[..., Any]:
     if not callable(x):
         raise ValueError(f"{name}: got {x!r}, expected a function.")

@@ -16,6 +16,7 @@ on embedded manifolds*, 2013, alg. 1.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pyro.ops.integrator import _EXCEPTION_HANDLERS
@@ -143,6 +144,7 @@ class System:
             None  # None, a vector of standard deviations, or a Cholesky factor of a covariance
         )
         self._factors: Tensor | None = None
+        self.compiled: Any = None  # a CompiledStep that takes steps for this system
 
     # --- scales ---------------------------------------------------------------------------------------------
     def rescale(self, scale: Mapping[str, float], flat_scale: Tensor | None = None) -> None:
@@ -184,7 +186,7 @@ class System:
         """Potential and its gradient in momentum coordinates; infinite for a chain whose matrices do not
         factorise."""
         try:
-            return self._evaluate(z)
+            return self._evaluate(z) if self.compiled is None else self.compiled.evaluate(z)
         except (RuntimeError, ValueError) as error:
             if not isinstance(error, torch.linalg.LinAlgError) and not any(
                 h(error) for h in _EXCEPTION_HANDLERS.values()
