@@ -118,7 +118,8 @@ class WrappedNormal(ExpMapDistribution):
         )
         self.manifold = manifold
         self.truncated = truncated
-        self._injective = geo.injectivity_radius(loc.shape[cut:]) == math.inf
+        radius = geo.injectivity_radius(loc.shape[cut:])
+        self._injective = not isinstance(radius, Tensor) and radius == math.inf  # a tensor is a finite radius
         if not truncated:
             _check_width(geo, base, geo.wrapped_limit(loc.shape[cut:]))
         self._isotropic = base.event_shape[0] == 1 or (scale is not None and scale.shape[-1:] in ((), (1,)))

@@ -190,7 +190,10 @@ class ScaledGeometry(Geometry):
         return self.base.log_wrapped(p, v / s, _over(base, s)) - v.shape[-1] * s.log()
 
     def wrapped_limit(self, event_shape: Sequence[int]) -> float:
-        return float(self.manifold.scale.detach()) * self.base.wrapped_limit(event_shape)
+        limit = self.base.wrapped_limit(event_shape)
+        if limit == math.inf or is_traced():  # a recorded scale has no value to compare with
+            return math.inf
+        return float(self.manifold.scale.detach()) * limit
 
     def constant_curvature(self, like: Tensor) -> Tensor | None:
         k = self.base.constant_curvature(like)
@@ -199,7 +202,8 @@ class ScaledGeometry(Geometry):
     # --- globals --------------------------------------------------------------------------------------------
     def injectivity_radius(self, event_shape: Sequence[int]) -> float | Tensor:
         radius, s = self.base.injectivity_radius(event_shape), self.manifold.scale.reshape(())
-        return math.inf if radius == math.inf else radius * (s if s.requires_grad else float(s))
+        kept = s.requires_grad or is_traced()
+        return math.inf if radius == math.inf else radius * (s if kept else float(s))
 
     def log_volume(self, event_shape: Sequence[int]) -> Tensor | float:
         return (

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..distributions.regions import Regions
 from ..ops.arguments import checked
+from ..ops.tracing import is_traced
 from .quantizer import VectorQuantizer
 
 __all__ = ["NeighbourRegions"]
@@ -63,8 +64,8 @@ class NeighbourRegions(Regions):
         centres: Tensor | None = None,
     ) -> None:
         super().__init__()
-        used, K = int(quantizer.active.sum()), len(quantizer.codes)
-        if neighbours > used:
+        K = len(quantizer.codes)
+        if neighbours > 1 and not is_traced() and neighbours > (used := int(quantizer.active.sum())):
             raise ValueError(f"neighbours: got {neighbours}; expected at most {used}, the codes in use.")
         limits = (normals, reach, centres)
         if any(t is None for t in limits):
@@ -94,7 +95,7 @@ class NeighbourRegions(Regions):
     def forward(self, x: Tensor) -> Tensor:
         d = self.distances(x)
         if self.neighbours == 1 and self.eps == 0:  # ties go to one of the codes
-            return nn.functional.one_hot(d.argmin(-1), d.shape[-1]).bool()
+            return d.argmin(-1, keepdim=True) == torch.arange(d.shape[-1], device=d.device)
         most = d.kthvalue(self.neighbours, dim=-1, keepdim=True).values if d.numel() else d[..., :1]
         return d <= (1 + self.eps) * most
 

@@ -136,6 +136,7 @@ class KernelCase:
         "target_accept_prob": 0.6,
         "trajectory_length": 7.0,
         "transforms": {},
+        "compile": "trace",
         "vectorize": "loop",
         "warmup_gradients": 7,
     }

@@ -117,7 +117,10 @@ def test_every_public_attribute_of_a_kernel_takes_effect_or_raises(case: KernelC
             kernel.sample(z)
             assert same(getattr(kernel, name), value), name
     live = {"step_size", "target_accept_prob", "inverse_mass_matrix"}
-    assert live | {"model", "chains", "vectorize", "isometries", "full_mass", "initial_params"} <= accepted
+    assert (
+        live | {"model", "chains", "compile", "vectorize", "isometries", "full_mass", "initial_params"}
+        <= accepted
+    )
     with pytest.raises(AttributeError, match="stepsize: .* has no such option.*step_size"):
         case.make(direction).stepsize = 0.1
 

@@ -5,8 +5,8 @@ the scales s as arguments,
 
 .. math:: (z, w, \nabla U, U),\; \epsilon,\; s \;\mapsto\; (z', w', \nabla U', U'),
 
-and run as a graph, or as what torch's compiler makes of it. Fewer rows (chains whose trees still grow) are padded. Where
-the flow of a site cannot be recorded (projected steps on implicit manifolds), potential and gradient alone are.
+and run as a graph, or as what torch's compiler makes of it. Fewer rows (chains whose trees still grow) are padded.
+Where the flow of a site cannot be recorded (projected steps on implicit manifolds), potential and gradient alone are.
 """
 
 import copy
@@ -139,7 +139,8 @@ class CompiledStep:
             self._recording(*inputs)
         except Exception as error:  # a compiler can fail in many ways; the graph is right without it
             self._recording.run = self._recording.graph
-            return f"torch.compile failed with {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+            text = " ".join(str(error).split())
+            return f"torch.compile failed with {type(error).__name__}: {text[:300]}"
         return ""
 
     def _alone(self) -> System:

@@ -73,9 +73,16 @@ class GeodesicHMC(GeodesicKernel):
     :param float target_accept_prob: for the adaptation of the step size.
     :param init_strategy: as in Pyro; its values are points for manifold sites.
     :param str vectorize: how chains share a gradient: ``"auto"``, ``"plates"``, ``"vmap"`` or ``"loop"``.
+    :param compile: ``True`` to record the leapfrog step of all chains, the model and its gradient included, as one
+        graph and compile it with ``torch.compile``: a minute the first time, seconds when torch's cache on disk has the
+        code, and then a fraction of the time per gradient, so it pays for runs of more than some thousand gradients.
+        ``"trace"`` only records, in about a second, and saves less. The model must do the same operations whatever the
+        values, and draw nothing (no subsampled plates); otherwise a warning says why and the run goes on without. It is
+        recorded anew by each ``setup`` or ``run`` and after :meth:`clear_cache`, so that data and parameters may change
+        in between; in between only, and not within a run.
     :raises InvalidStartError: for a start off the manifold or without finite potential.
     :raises StepSizeError: when every trajectory diverges.
-    :raises ValueError: for unsupported options (``jit_compile``) or supports, or names that are not sites.
+    :raises ValueError: for unsupported options or supports, or names that are not sites.
 
     ``initial_params`` (Pyro's argument of ``MCMC``) are unconstrained values for ordinary sites and points
     for manifold sites.

@@ -17,7 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["NotRecordableError", "Recording"]
 
-_COMPILED: OrderedDict[Any, Callable[..., Any]] = OrderedDict()  # what torch.compile made, by graph and shapes
+_COMPILED: OrderedDict[Any, Callable[..., Any]] = (
+    OrderedDict()
+)  # what torch.compile made, by graph and shapes
 _MOST = 16  # of these are kept
 
 
@@ -34,7 +36,10 @@ class Recording:
     """
 
     def __init__(self, f: Callable[..., Any], inputs: Sequence[Tensor]) -> None:
-        from torch.fx.experimental.proxy_tensor import make_fx  # half a second, only for those who compile
+        # imported only for those who compile, as it takes half a second
+        from torch._guards import TracingContext, tracing
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.experimental.proxy_tensor import make_fx
 
         changed = _Unchanged()
 
@@ -43,7 +48,9 @@ class Recording:
                 return f(*inputs)
 
         try:
-            with torch.no_grad():
+            # in a context with a mode for shapes of its own make_fx does not make one for each operator, which would
+            # take three times as long
+            with torch.no_grad(), tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
                 self.graph = make_fx(watched)(*inputs)
         except Exception as error:  # whatever a model does while it is recorded, the caller has another way
             raise NotRecordableError(_reason(error)) from error
@@ -79,7 +86,9 @@ class _Unchanged(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.before: dict[int, tuple[Tensor, Tensor]] = {}  # by id: the tensor, which so stays alive, and its values
+        self.before: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # by id: the tensor, which so stays alive, and its values
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func._schema.is_mutable:
@@ -93,7 +102,8 @@ class _Unchanged(TorchDispatchMode):
 def _lift(module: Any, before: dict[int, tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Tensors that are attributes of a graph become its last arguments; they are returned. Of those that the graph
     changes in place, as some constructors do, it changes a copy."""
-    graph, found, nodes = module.graph, [], {}
+    graph, nodes = module.graph, {}
+    found: list[Tensor] = []
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
         value = getattr(module, node.target)
@@ -111,7 +121,12 @@ def _lift(module: Any, before: dict[int, tuple[Tensor, Tensor]]) -> list[Tensor]
 
 def _reason(error: Exception) -> str:
     """What went wrong, and the line of the model or distribution at which it did."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f"{Path(torch.__file__).parent}" not in f.filename]
+    torch_itself = str(Path(torch.__file__).parent)
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not f.filename.startswith(torch_itself) and f.filename != __file__
+    ]
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     if "data-dependent" in text or "get value out of a tracing tensor" in text:

@@ -187,9 +187,9 @@ def test_kernels_pickle():
     [
         (lambda: GeodesicNUTS(), ValueError, "exactly one of model and potential_fn"),
         (
-            lambda: GeodesicNUTS(conjugate, jit_compile=True),
+            lambda: GeodesicNUTS(conjugate, compile="inductor"),
             ValueError,
-            "jit_compile: not supported.*chains=64",
+            "compile: got 'inductor', expected True",
         ),
         (lambda: GeodesicNUTS(conjugate, chains=0), ValueError, "chains: got 0"),
         (

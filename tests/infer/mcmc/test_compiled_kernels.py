@@ -1,0 +1,294 @@
+"""Kernels that run a recorded or compiled graph make the draws that they make without it, or say why they cannot."""
+
+import copy
+import pickle
+import random
+import shutil
+import warnings
+from functools import partial
+
+import geoopt
+import pyro
+import pyro.distributions as dist
+import pytest
+import sbc_models
+import torch
+from cases import DISTRIBUTIONS, DistributionCase, tensors
+from torch import Tensor
+
+import pyro_manifold.distributions as mdist
+from pyro_manifold.constraints import on
+from pyro_manifold.geometry import ImplicitManifold
+from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS
+from pyro_manifold.infer.mcmc import compiled
+from pyro_manifold.infer.mcmc.recording import NotRecordableError, Recording
+
+EYE = torch.eye(3, dtype=torch.float64)
+QUICK = {"sphere", "rotations", "torus"}  # of the registry's models, in the default run
+num = partial(torch.tensor, dtype=torch.float64)
+
+
+def draws(kernel, *args, steps=3, warmup=3):
+    """Of a few transitions, from a seed."""
+    pyro.set_rng_seed(0)
+    kernel.setup(warmup, *args)
+    z, out = kernel.initial_params, []
+    for _ in range(steps):
+        z = kernel.sample(z)
+        out.append(z)
+    return {k: torch.stack([x[k] for x in out]) for k in z}
+
+
+def nodes(kernel):
+    """Nodes of the graph that the kernel runs; 0 without one."""
+    recording = kernel._system.compiled._recording
+    return 0 if recording is None else len(recording.graph.graph.nodes)
+
+
+def compare(make, *args, tol=1e-9, whole=True, **kwargs):
+    kernel = make(compile="trace", **kwargs)
+    found, wanted = draws(kernel, *args), draws(make(**kwargs), *args)
+    assert nodes(kernel) and kernel._system.compiled._whole == whole
+    for k in wanted:
+        torch.testing.assert_close(found[k], wanted[k], rtol=tol, atol=tol)
+    return kernel
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sbc_models.MODELS]
+)
+def test_models_of_the_registry(name):
+    model = sbc_models.MODELS[name]
+    y = pyro.poutine.trace(model).get_trace().nodes["y"]["value"]
+    kind = GeodesicHMC if name in ("sphere", "rotations") else GeodesicNUTS
+    compare(partial(kind, pyro.condition(model, {"y": y}), chains=3), tol=1e-5 if name == "product" else 1e-9)
+
+
+def mixture(y):
+    """Two directions, which of them each datum has is enumerated; as many chains as there are are looped over."""
+    with pyro.plate("components", 2):
+        loc = pyro.sample("loc", mdist.ManifoldUniform(geoopt.Sphere(), 3, dtype=torch.float64))
+    with pyro.plate("data", len(y)):
+        which = pyro.sample("which", dist.Categorical(num([0.5, 0.5])), infer={"enumerate": "parallel"})
+        pyro.sample("y", mdist.VonMisesFisher(loc[which], num(5.0)), obs=y)
+
+
+def test_enumerated_sites_and_one_chain_at_a_time():
+    kernel = compare(partial(GeodesicNUTS, mixture, chains=2, vectorize="loop"), EYE)
+    assert kernel._system.compiled.rows == 1
+
+
+def regression(x, y):
+    """A direction, a dense pair of ordinary sites, plates in both orders."""
+    z = pyro.sample("z", mdist.VonMisesFisher(EYE[0], num(2.0)))
+    a = pyro.sample("a", dist.Normal(num(0.0), 1.0))
+    s = pyro.sample("s", dist.LogNormal(num(0.0), 1.0))
+    with pyro.plate("n", len(y)):
+        pyro.sample("y", dist.Normal(a[..., None] + (z.unsqueeze(-2) * x).sum(-1), s[..., None]), obs=y)
+
+
+X, Y = (
+    torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+    num([0.1, 1, -1, 0.5, 2]),
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"full_mass": True}, {"vectorize": "vmap"}, {"chains": 1}, {"isometries": {"z": "antipode"}}],
+    ids=lambda o: next(iter(o)),
+)
+def test_options(options):
+    compare(partial(GeodesicNUTS, regression, **{"chains": 3, **options}), X, Y)
+
+
+def directed(x):
+    """A direction with the density exp(z . sum of x)."""
+    z = pyro.sample("z", mdist.ManifoldUniform(geoopt.Sphere(), 3, dtype=torch.float64))
+    pyro.factor("f", (z.unsqueeze(-2) * x).sum((-1, -2)))
+
+
+def test_data_of_the_next_run_are_not_those_of_the_last():
+    """Nor are tensors that the model finds outside, changed in place or replaced."""
+    kernel, outside = GeodesicHMC(directed, chains=2, compile="trace"), {"x": X.clone()}
+    for x in (X, 2 * X, X[:2]):
+        torch.testing.assert_close(draws(kernel, x), draws(GeodesicHMC(directed, chains=2), x))
+        assert nodes(kernel)
+    kernel.cleanup()
+
+    def closed():
+        directed(outside["x"])
+
+    kernel = GeodesicHMC(closed, chains=2, compile="trace")
+    before = draws(kernel)
+    for change in (lambda: outside["x"].mul_(2), lambda: outside.update(x=-X)):
+        change()
+        after = draws(kernel)
+        torch.testing.assert_close(after, draws(GeodesicHMC(closed, chains=2)))
+        assert not torch.allclose(after["z"], before["z"])
+
+
+def test_within_a_run_a_new_density_is_announced():
+    """``clear_cache``, as Gibbs steps call it, records anew."""
+    outside = {}
+
+    def model():
+        directed(20 * outside["loc"])
+
+    kernels = [GeodesicNUTS(model, compile=how) for how in (False, "trace")]
+    ends = []
+    for kernel in kernels:
+        outside["loc"] = num([0.0, 0.0, 1.0])
+        draws(kernel)
+        outside["loc"] = num([1.0, 0.0, 0.0])
+        kernel.clear_cache()
+        z = kernel.sample({"z": num([0.8, 0.6, 0.0])})
+        ends.append(kernel.sample(z)["z"])
+    torch.testing.assert_close(*ends)
+    assert nodes(kernels[1])
+
+
+def test_copies_and_pickles_in_the_middle_of_a_run():
+    kernel = GeodesicNUTS(directed, chains=2, compile="trace")
+    z = {k: v[-1] for k, v in draws(kernel, X).items()}
+    found = []
+    for other in (copy.deepcopy(kernel), pickle.loads(pickle.dumps(kernel)), kernel):
+        pyro.set_rng_seed(1)
+        found.append(other.sample(z)["z"])
+        assert nodes(other) and torch.equal(found[-1], found[0])
+
+
+def test_projected_steps_compile_the_potential_alone():
+    axes = torch.tensor([1.0, 2.0, 3.0])
+    ellipsoid = ImplicitManifold(lambda x: (x.square() * axes).sum(-1) - 1, near=torch.eye(3)[0])
+
+    def model():
+        x = pyro.sample("x", dist.ImproperUniform(on(ellipsoid), (), (3,)))
+        pyro.factor("f", x[..., 0])
+
+    compare(partial(GeodesicHMC, model, chains=2), whole=False, tol=1e-3)  # float32
+
+
+def test_matrices_that_do_not_factorise():
+    """The chain whose matrix does not is alone."""
+
+    def potential(z):
+        return -torch.linalg.cholesky(EYE * z["x"][..., None, None]).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    kernel = GeodesicHMC(potential_fn=potential, chains=3, compile="trace", vectorize="plates")
+    kernel.initial_params = {"x": num([1.0, 2.0, 3.0])}
+    kernel.setup(0)
+    kernel.sample(kernel.initial_params)
+    u, grad = kernel._system.evaluate({"x": num([1.0, -1.0, 2.0])})
+    assert u.isfinite().tolist() == [True, False, True] and grad.isfinite().all() and nodes(kernel)
+
+
+# --- what cannot be had
+def branching():
+    z = pyro.sample("z", mdist.VonMisesFisher(EYE[0], num(2.0)))
+    pyro.factor("f", z[..., 0] if bool((z[..., 0] > 0).all()) else z[..., 1])
+
+
+def subsampled(y):
+    z = pyro.sample("z", mdist.VonMisesFisher(EYE[0], num(2.0)))
+    with pyro.plate("n", len(y), subsample_size=2) as i:
+        pyro.sample("y", dist.Normal((z.unsqueeze(-2) * EYE[i % 3]).sum(-1), 1.0), obs=y[i])
+
+
+def wavering():
+    z = pyro.sample("z", mdist.VonMisesFisher(EYE[0], num(2.0)))
+    pyro.factor("f", 1e-3 * random.random() * z[..., 0])  # noqa: S311
+
+
+@pytest.mark.parametrize(
+    "model, args, reason",
+    [
+        (branching, (), "Python code branches on the value of a tensor at .*test_compiled_kernels.py:"),
+        (subsampled, (torch.arange(8, dtype=torch.float64),), "the model draws random numbers"),
+        (wavering, (), "differs by"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_a_model_without_a_graph_is_evaluated_as_it_is(model, args, reason):
+    kernel = GeodesicNUTS(model, compile="trace")
+    with pytest.warns(
+        UserWarning, match=f"compile: the potential is evaluated as without compile: .*{reason}"
+    ):
+        found = draws(kernel, *args)
+    assert kernel._system.compiled._recording is None
+    if model is branching:
+        torch.testing.assert_close(found, draws(GeodesicNUTS(model)))
+
+
+def test_a_compiler_that_fails_leaves_the_graph(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no C++ compiler found")
+
+    monkeypatch.setattr(compiled, "BACKEND", broken)
+    kernel = GeodesicNUTS(directed, compile=True)
+    with pytest.warns(UserWarning, match="recorded, but not compiled: .*no C.. compiler found"):
+        found = draws(kernel, X)
+    assert nodes(kernel)
+    torch.testing.assert_close(found, draws(GeodesicNUTS(directed), X))
+
+
+# --- recordings
+def test_tensors_from_outside_are_arguments():
+    """So that one compiled function serves other data, and what is changed in place is changed each time anew."""
+    a = num([1.0, 2.0])
+    r = Recording(
+        lambda x: torch.nn.Parameter(num([0.0, 1.0]), requires_grad=False).exp_() * x + a, (num([0.0, 0.0]),)
+    )
+    for _ in range(2):
+        torch.testing.assert_close(r(num([1.0, 1.0])), num([2.0, 2.0 + torch.e]))
+    a.add_(1)
+    torch.testing.assert_close(r(num([1.0, 1.0])), num([3.0, 3.0 + torch.e]))
+    with pytest.raises(NotRecordableError, match="random numbers"):
+        Recording(lambda x: x + torch.randn(2), (a,))
+
+
+NOT_RECORDABLE: dict[str, str] = {}  # cases whose log_prob branches on values, and why
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", DISTRIBUTIONS, ids=lambda c: c.name)
+def test_densities_are_recordable(case: DistributionCase, dtype: torch.dtype) -> None:
+    """Value and gradient of every density as a graph, its parameters made within, are right for other values."""
+    params = tensors(case.params, dtype=dtype)
+
+    def potential(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            u = case.make(**params).log_prob(x)
+            g = torch.autograd.grad(u.sum(), x, materialize_grads=True)[0] if u.requires_grad else x
+        return u.detach(), g
+
+    with pyro.validation_enabled(False):
+        x, y = case.make(**params).sample((2, 3))
+        if case.name in NOT_RECORDABLE:
+            with pytest.raises(NotRecordableError):
+                Recording(potential, (x,))
+        else:
+            torch.testing.assert_close(Recording(potential, (x,))(y), potential(y), rtol=1e-9, atol=1e-9)
+    assert NOT_RECORDABLE.keys() <= {c.name for c in DISTRIBUTIONS}
+
+
+# --- the real compiler
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler"
+)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("name", sbc_models.MODELS)
+def test_inductor_on_models_of_the_registry(name):
+    model = sbc_models.MODELS[name]
+    y = pyro.poutine.trace(model).get_trace().nodes["y"]["value"]
+    model = pyro.condition(model, {"y": y})
+    kernel = GeodesicNUTS(model, chains=3, compile=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "compile:")
+        found = draws(kernel)
+    torch.testing.assert_close(found, draws(GeodesicNUTS(model, chains=3)), rtol=1e-5, atol=1e-5)
+    assert kernel._system.compiled._recording.run is not kernel._system.compiled._recording.graph
