@@ -16,7 +16,7 @@ from .diagnostics import (
     geodesic_statistics,
     manifold_summary,
 )
-from .mcmc import GeodesicHMC, GeodesicNUTS, VectorizedMCMC
+from .mcmc import GeodesicHMC, GeodesicNUTS, ParallelMCMC, VectorizedMCMC
 from .optim import RiemannianAdam, RiemannianSGD
 from .reparam import (
     AmbientReparam,
@@ -39,6 +39,7 @@ __all__ = [
     "GeodesicNUTS",
     "LogLikelihood",
     "ManifoldReparam",
+    "ParallelMCMC",
     "ProjectedNormalReparam",
     "RiemannianAdam",
     "RiemannianSGD",

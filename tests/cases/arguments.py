@@ -268,6 +268,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (infer.GeodesicHMC, dict(potential_fn=lambda z: z["z"].sum(), manifolds={"z": SPHERE})),
     (infer.GeodesicNUTS, dict(model=model, max_tree_depth=3)),
     (infer.VectorizedMCMC, dict(kernel=infer.GeodesicNUTS(model), num_samples=3)),
+    (infer.ParallelMCMC, dict(kernel=infer.GeodesicNUTS(model), num_samples=3)),
     (infer.align_axes, dict(x=DRAWS)),
     (
         infer.frechet_mean,

@@ -14,8 +14,8 @@ from sbc_models import MODELS, D, calibrate, hmc, num, nuts
 
 from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher
 from pyro_manifold.infer import GeodesicNUTS, ManifoldReparam, sbc
-from pyro_manifold.infer.sbc.calibration import _seed
 from pyro_manifold.infer.sbc.uniformity import bins_for, chi_square, ecdf_band, ecdf_test
+from pyro_manifold.infer.workers import seed_of
 
 
 def direction():
@@ -157,7 +157,7 @@ def value_of_y(seed):
     return float(poutine.trace(conjugate).get_trace().nodes["y"]["value"])
 
 
-SEEDS = [_seed(20261121, i) for i in range(4)]
+SEEDS = [seed_of(20261121, i) for i in range(4)]
 with torch.random.fork_rng():
     FATAL = value_of_y(SEEDS[2])
 

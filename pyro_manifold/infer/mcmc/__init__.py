@@ -5,6 +5,7 @@ from .driver import VectorizedMCMC
 from .errors import ConvergenceError, InvalidStartError, NonReversibleStepError, StepSizeError
 from .hmc import GeodesicHMC
 from .nuts import GeodesicNUTS
+from .parallel import ParallelMCMC
 
 __all__ = [
     "ConvergenceError",
@@ -12,6 +13,7 @@ __all__ = [
     "GeodesicNUTS",
     "InvalidStartError",
     "NonReversibleStepError",
+    "ParallelMCMC",
     "StepSizeError",
     "VectorizedMCMC",
 ]

@@ -7,7 +7,6 @@ for every statistic f, if and only if :math:`q` is the posterior as far as the s
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from ...ops.arguments import checked
+from ..workers import Labels, MakesExecutor, run_tasks, seed_of
 from .tasks import Batched, Separate, Values
 from .test_quantities import Statistic
 from .uniformity import bins_for, chi_square, ecdf_test
@@ -90,41 +90,16 @@ class SBCResult:
         return "\n".join(lines)
 
 
-def _seed(seed: int, index: int) -> int:
-    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+_LABELS = Labels(
+    caller="sbc",
+    one="simulation",
+    several="simulations",
+    sent="model, posterior or statistics",
+    remedy="To look at it: pyro.set_rng_seed(seed), then run the model and condition it on its own data.",
+)
 
 
-def _explained(
-    error: Exception, tasks: list[Any], futures: dict[Future, int], executor: Executor
-) -> Exception:
-    """What is known of the error of a simulation that ran elsewhere: its own report, or the seeds that may
-    have caused it."""
-    if str(error).startswith("sbc: "):
-        return RuntimeError(str(error))
-    if "pickle" in f"{type(error).__name__} {error}".lower():
-        return ValueError(
-            "executor: model, posterior or statistics cannot be sent to another process; expected functions "
-            f"defined at the top level of a module ({error})."
-        )
-    ended = {i: f.exception() for f, i in futures.items() if f.done() and not f.cancelled()}
-    dead = [i for i, e in ended.items() if e is error]
-    if isinstance(error, BrokenExecutor):  # of all tasks that have not succeeded; workers take them in order
-        unfinished = [i for i in range(len(tasks)) if i not in ended or ended[i] is not None]
-        dead = unfinished[: getattr(executor, "_max_workers", len(tasks))]
-    seeds = [seed for i in dead for seed in tasks[i].seeds]
-    which = (
-        f"the simulation with seed {seeds[0]}"
-        if len(seeds) == 1
-        else f"one of the simulations with seeds {seeds}"
-    )
-    return RuntimeError(
-        f"sbc: a worker died while it ran {which} ({type(error).__name__}: {error}); it was killed (memory?) "
-        "or crashed. To look at it: pyro.set_rng_seed(seed), then run the model and condition it on its own "
-        "data."
-    )
-
-
-@checked(num_simulations=1, num_draws=1, warmup_steps=0, simulations_per_batch=0)
+@checked(num_simulations=1, num_draws=1, warmup_steps=0, simulations_per_batch=0, retries=0)
 def sbc(
     model: Callable[..., Any],
     posterior: Callable[..., Any],
@@ -138,7 +113,8 @@ def sbc(
     statistics: dict[str, Statistic] | None = None,
     simulations_per_batch: int = 0,
     seed: int = 0,
-    executor: Executor | None = None,
+    executor: MakesExecutor | None = None,
+    retries: int = 0,
     disable_progbar: bool = False,
 ) -> SBCResult:
     r"""Simulation-based calibration of any inference on any model, on this machine or a cluster.
@@ -167,7 +143,10 @@ def sbc(
         executor.
     :param executor: any ``concurrent.futures.Executor``: process pool, MPI pool, Dask's
         ``client.get_executor()``. For processes model, posterior and statistics must pickle (functions at the
-        top level of a module; Dask takes closures too). Threads take turns, since Pyro's state is global.
+        top level of a module; Dask takes closures too). Threads take turns, since Pyro's state is global. Or a
+        function that makes such an executor, ``lambda: ProcessPoolExecutor(4)``.
+    :param int retries: how often a pool is made anew after one of its workers died, for a function that makes
+        executors. (Dask repeats the tasks of dead workers itself.)
     :param bool disable_progbar: no progress bar.
     :raises ValueError: for names that are no random sites, counts below 1, too few draws.
     :raises RuntimeError: when a simulation fails or its worker dies, with its seed; the others are cancelled.
@@ -201,7 +180,7 @@ def sbc(
     max_samples = 16 * num_draws if max_samples is None else max_samples
     if max_samples < num_draws:
         raise ValueError(f"max_samples: got {max_samples}, expected at least num_draws = {num_draws}.")
-    seeds = [_seed(seed, i) for i in range(num_simulations)]
+    seeds = [seed_of(seed, i) for i in range(num_simulations)]
     size = max(1, simulations_per_batch)
     kind = Batched if simulations_per_batch else Separate
     tasks = [
@@ -218,25 +197,10 @@ def sbc(
         )
         for i in range(0, num_simulations, size)
     ]
-    results: list[Any] = [None] * len(tasks)
     with tqdm(total=num_simulations, desc="SBC", disable=disable_progbar) as bar:
-        if executor is None:
-            for i, task in enumerate(tasks):
-                results[i] = task()
-                bar.update(len(task.seeds))
-        else:
-            futures: dict[Future, int] = {}
-            try:
-                for i, task in enumerate(tasks):
-                    futures[executor.submit(task)] = i
-                for future in as_completed(futures):
-                    results[futures[future]] = future.result()
-                    bar.update(len(tasks[futures[future]].seeds))
-            except Exception as error:
-                raise _explained(error, tasks, futures, executor) from error
-            finally:
-                for future in futures:
-                    future.cancel()
+        results = run_tasks(
+            tasks, executor, _LABELS, retries=retries, done=lambda task: bar.update(len(task.seeds))
+        )
     ranks = {k: torch.as_tensor(np.concatenate([r[k] for r, _ in results])) for k in results[0][0]}
     ess = {k: float(np.concatenate([e[k] for _, e in results]).mean()) for k in ranks}
     return SBCResult(ranks, num_draws, ess)

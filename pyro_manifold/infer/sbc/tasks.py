@@ -1,7 +1,6 @@
 """Batches of simulations for calibration, as callables that travel to another process: truths, posterior
 draws, ranks."""
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from torch.distributions import biject_to
 
 from ..mcmc import VectorizedMCMC
 from ..positive_definite import sampled_on
+from ..workers import own_state
 from .held_data import hold_data
 from .test_quantities import Statistic, default_statistics
 
@@ -25,9 +25,6 @@ __all__ = ["Batched", "Separate"]
 
 Values = dict[str, Tensor]
 Arrays = dict[str, Any]  # of numpy
-_LOCK = (
-    threading.RLock()
-)  # Pyro's handler stack and torch's generator are global: simulations of one process take turns
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,9 @@ class _Task:
         They travel as arrays: a tensor would be fetched from the worker's memory, and be lost with the
         worker.
         """
-        with _LOCK:
-            state = pyro.util.get_rng_state()
+        with own_state():
             try:
-                with pyro.get_param_store().scope():
-                    ranks, ess = self._run()
+                ranks, ess = self._run()
                 return {k: v.cpu().numpy() for k, v in ranks.items()}, {
                     k: v.cpu().numpy() for k, v in ess.items()
                 }
@@ -64,8 +59,6 @@ class _Task:
                     f"{error}). To look at it: pyro.set_rng_seed(seed), then run the model and condition it "
                     "on its own data."
                 ) from error
-            finally:
-                pyro.util.set_rng_state(state)
 
     def _prior(self) -> dict[str, Any]:
         """The random sites of one joint draw of parameters and data."""
