@@ -1,5 +1,5 @@
-"""Training of flows in two processes of a Lightning Fabric object: maximum likelihood as in one process with the whole
-batch; flow matching and the reverse divergence, whose draws differ by process, with equal weights in both."""
+"""Training in two processes of a Lightning Fabric object: maximum likelihood of flows as in one process with the whole
+batch; flow matching, the reverse divergence and VAEs, whose draws differ by process, with equal weights in both."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,9 @@ import geoopt, torch
 from lightning_fabric import Fabric
 import pyro_manifold.distributions as mdist
 from pyro_manifold.flows import ContinuousFlow, SphereFlow
+from pyro_manifold.models import ManifoldVAE
 from pyro_manifold.nn import TangentField
-from pyro_manifold.training import fit_flow_matching, fit_likelihood, fit_reverse_kl
+from pyro_manifold.training import Phase, fit, fit_flow_matching, fit_likelihood, fit_reverse_kl
 
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
@@ -33,6 +34,10 @@ def train(fabric, which):
     if which == "flow_matching":
         flow = ContinuousFlow(TangentField(SPHERE, 3, (8,)))
         history = fit_flow_matching(flow, rows(), epochs=20, **options)
+    elif which == "vae":
+        flow = ManifoldVAE(SPHERE, 2, 3, hidden=16, likelihood="normal")
+        phase = Phase("vae", lambda x: -flow.elbo(x).mean(), list(flow.parameters()), lr=1e-2, epochs=4)
+        history = fit([phase], rows(), model=flow, **options)
     else:
         flow = SphereFlow(2, 2, bins=4, hidden=(8,))
         if which == "likelihood":
@@ -50,7 +55,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("which", ["likelihood", "flow_matching", "reverse_kl"])
+@pytest.mark.parametrize("which", ["likelihood", "flow_matching", "reverse_kl", "vae"])
 def test_two_processes(which: str, tmp_path: Path) -> None:
     pytest.importorskip("lightning_fabric")
     script = tmp_path / "script.py"
