@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -43,7 +44,15 @@ def test_table_pictures_and_resumption_after_a_kill(tmp_path: Path) -> None:
     resumed = python("-m", "pyro_manifold.demo", *SMALL, "--out", broken)
     assert resumed.returncode == 0, resumed.stderr
     assert "Resuming from" in resumed.stdout and "standard error over 2 paired splits" in resumed.stdout
+    assert (
+        "samples.png: digits drawn from the two models" in resumed.stdout and demo.READ_ON in resumed.stdout
+    )
     assert json.loads((broken / "results.json").read_text()) == results  # to the last bit
+
+
+def test_pages_to_read_on_exist() -> None:
+    pages = re.findall(r"docs/[\w/]+\.md", demo.READ_ON)
+    assert len(pages) == 3 and all((Path(__file__).parents[1] / page).exists() for page in pages)
 
 
 def test_resumes_in_the_middle_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,6 +224,17 @@ class Run:
         return out
 
 
+SHOWS = {  # by file
+    "latent": "codes of the test digits, in the plane and in the Poincaré disk",
+    "samples": "digits drawn from the two models",
+    "interpolation": "digits along the geodesic between two codes",
+}
+READ_ON = """
+What was compared: two VAEs that differ in their latent space alone, the Euclidean plane (N) or the hyperbolic plane (P).
+Read on: docs/tutorials/quickstart.md, a first model; docs/tutorials/vae_on_a_sphere.md, a VAE of your own;
+docs/experiments/mnist.md, the same comparison on MNIST."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (2 for bad arguments, 130 when interrupted)."""
     args = parse_arguments(argv)
@@ -243,7 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         (_, x), (_, label) = run.data(0)
         for path in pictures.draw(run.models(), x, label, args.out, args.curvature, args.seed):
-            print(f"wrote {path}")
+            print(f"wrote {path}: {SHOWS[path.stem]}")
+        print(READ_ON)
         run.path.unlink()
         print(f"{time.monotonic() - start:.0f} s")
     except (ImportError, CheckpointError) as error:
