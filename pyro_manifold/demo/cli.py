@@ -230,7 +230,7 @@ SHOWS = {  # by file
     "interpolation": "digits along the geodesic between two codes",
 }
 READ_ON = """
-What was compared: two VAEs that differ in their latent space alone, the Euclidean plane (N) or the hyperbolic plane (P).
+What was compared: two VAEs that differ in their latent space alone, the Euclidean (N) or the hyperbolic plane (P).
 Read on: docs/tutorials/quickstart.md, a first model; docs/tutorials/vae_on_a_sphere.md, a VAE of your own;
 docs/experiments/mnist.md, the same comparison on MNIST."""
 
