@@ -27,6 +27,9 @@ NO_ARGUMENTS = {
     "WrappedNormalReparam",
 }
 RESULTS = {
+    "ConfidenceCone",
+    "CredibleBall",
+    "CredibleRegion",
     "FrechetMean",
     "LogLikelihood",
     "SBCResult",

@@ -3,11 +3,12 @@ r"""Expectations of functions of the length of a standard normal vector."""
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from .quadrature import legendre
 
-__all__ = ["chi_expectation"]
+__all__ = ["chi_expectation", "chi_quantile"]
 
 _NODES = 200
 
@@ -35,3 +36,19 @@ def chi_expectation(f: Callable[[Tensor], Tensor], dim: int, scale: Tensor, grow
     nodes = z.to(scale.dtype).reshape(shape)
     weights = (log_weight + log_constant).exp().to(scale.dtype).reshape(shape)
     return (weights * f(scale * nodes)).sum(0)
+
+
+def chi_quantile(prob: float, dim: int) -> float:
+    r"""The radius of the ball about 0 that holds the share ``prob`` of a standard normal distribution in ``dim``
+    dimensions, by bisection.
+
+    >>> round(chi_quantile(0.95, 1), 4), round(chi_quantile(0.95, 2), 4)  # the second is sqrt(-2 log 0.05)
+    (1.96, 2.4477)
+    """
+    half = torch.tensor(dim / 2, dtype=torch.float64)
+    low, high = 0.0, math.sqrt(dim) + 40.0
+    for _ in range(70):
+        middle = 0.5 * (low + high)
+        above = torch.special.gammaincc(half, torch.tensor(middle**2 / 2, dtype=torch.float64))
+        low, high = (low, middle) if float(above) < 1 - prob else (middle, high)
+    return 0.5 * (low + high)

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..ops.highest_density import highest_density_levels
+
 COLORS = [  # for ten classes; they also differ in lightness
     "#4477aa",
     "#ee6677",
@@ -55,20 +57,6 @@ def colour_scale(density: Tensor, decades: float | None) -> tuple[Tensor, dict[s
     top = float(density.max())
     low = top * 10.0**-decades
     return density.clamp_min(low), {"norm": matplotlib.colors.LogNorm(low, top)}
-
-
-def highest_density_levels(log_prob: Tensor, area: Tensor, probs: Sequence[float]) -> list[float]:
-    """For each share in ``probs``, the log density that bounds the smallest region that holds it, from values in
-    cells of given areas.
-
-    :raises ValueError: for shares outside (0, 1).
-    """
-    if not probs or not all(0 < p < 1 for p in probs):
-        raise ValueError(f"probs: got {tuple(probs)}, expected shares between 0 and 1, e.g. (0.5, 0.9).")
-    log, order = log_prob.double().flatten().sort(descending=True)
-    held = ((log - log[0]).exp() * area.double().flatten()[order]).cumsum(0)
-    at = [int((held < p * held[-1]).sum()) for p in probs]
-    return [float(log[k]) for k in at]
 
 
 def outlined(

@@ -276,7 +276,19 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     ),
     (infer.geodesic_ess, dict(manifold=SPHERE, x=DRAWS, center=E3[0])),
     (infer.geodesic_r_hat, dict(manifold=SPHERE, x=DRAWS, center=E3[0])),
-    (infer.manifold_summary, dict(source={"z": DRAWS}, manifolds={"z": SPHERE})),
+    (infer.manifold_summary, dict(source={"z": DRAWS}, manifolds={"z": SPHERE}, unit="degrees")),
+    (
+        infer.credible_ball,
+        dict(manifold=SPHERE, draws=ROUND, weights=torch.ones(9), center="medoid", unit="degrees"),
+    ),
+    (
+        infer.confidence_cone,
+        dict(x=ROUND, weights=torch.ones(9), method="large_sample", seed=1, unit="degrees"),
+    ),
+    (
+        infer.credible_region,
+        dict(source=md.VonMisesFisher(E3[0], 9.0), prob=0.5, draws=ROUND, unit="square degrees"),
+    ),
     (infer.to_inference_data, dict(source={"z": DRAWS}, manifolds={"z": SPHERE}, coords="ambient")),
     (nn.ExpMapHead, dict(manifold=BALL, in_features=2, dim=2)),
     (nn.ConvDecoder, dict(in_features=3, side=4, channels=1, width=2)),

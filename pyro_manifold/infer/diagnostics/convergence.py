@@ -20,6 +20,7 @@ from ...ops.arguments import checked
 from ..mcmc.errors import ConvergenceError
 from .frechet import frechet_mean
 from .samples import gather_samples
+from .units import angle_factor, lengths_are_angles
 
 __all__ = ["align_axes", "geodesic_ess", "geodesic_r_hat", "geodesic_statistics", "manifold_summary"]
 
@@ -137,7 +138,10 @@ def geodesic_r_hat(manifold: geoopt.Manifold, x: Tensor, center: Tensor | None =
 
 @checked
 def manifold_summary(
-    source: Any, manifolds: Mapping[str, geoopt.Manifold] | None = None, group_by_chain: bool = True
+    source: Any,
+    manifolds: Mapping[str, geoopt.Manifold] | None = None,
+    group_by_chain: bool = True,
+    unit: str = "radians",
 ) -> "OrderedDict[str, dict[str, Tensor]]":
     r"""For each manifold-valued site its Fréchet ``mean``, ``scale`` (below), ``n_eff`` and ``r_hat``.
 
@@ -150,12 +154,16 @@ def manifold_summary(
         ``(chains, draws) + shape``.
     :param manifolds: site name -> manifold; read off an MCMC run's model by default.
     :param group_by_chain: False for a dict whose tensors start with (draws,).
+    :param unit: of ``scale`` where lengths are angles (spheres, tori, rotations): "radians" or "degrees". With
+        "degrees" such sites also have the ``angles`` of the mean in degrees (on :math:`S^2` the polar angle from
+        the third axis and the azimuth). Sites of other manifolds keep their own unit of length.
 
     >>> import geoopt
     >>> x = geometry(geoopt.Sphere()).project(torch.tensor([3.0, 0.0, 0.0]) + torch.randn(4, 100, 3))
     >>> list(manifold_summary({"x": x}, {"x": geoopt.Sphere()})["x"])
     ['mean', 'scale', 'n_eff', 'r_hat']
     """
+    factor = angle_factor(unit)
     samples, found = gather_samples(source, manifolds, group_by_chain)
     out: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
     for name, m in found.items():
@@ -176,6 +184,10 @@ def manifold_summary(
         else:
             centred = {"mean": mean, "scale": (variance / geo.dim(x.shape[x.dim() - geo.event_dim :])).sqrt()}
             center = mean if geo.has_global_log else None
+            if factor != 1 and lengths_are_angles(geo, mean):
+                angles = geo.angles(mean)
+                assert angles is not None
+                centred |= {"scale": factor * centred["scale"], "angles": factor * angles[0]}
         out[name] = {**centred, "n_eff": geodesic_ess(m, x, center), "r_hat": geodesic_r_hat(m, x, center)}
     return out
 
