@@ -80,6 +80,7 @@ COMPILED_BY_ANOTHER = {
     "kent-S3",
     "watson-S1",
     "watson-S3",
+    "fisher-bingham-S1",
     "inverse-wishart-1",
 }
 

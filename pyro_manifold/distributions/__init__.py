@@ -6,6 +6,7 @@ from .atlas import Atlas
 from .bingham import Bingham
 from .estimation import families as families  # registers the coordinates of parameters
 from .estimation import standard_errors
+from .fisher_bingham import FisherBingham
 from .fit import fit_mixture
 from .inverse_wishart import InverseWishart
 from .isotropic_gaussian import IsotropicGaussian
@@ -27,6 +28,7 @@ __all__ = [
     "AngularCentralGaussian",
     "Bingham",
     "ConditionalPushforward",
+    "FisherBingham",
     "InverseWishart",
     "IsotropicGaussian",
     "Kent",

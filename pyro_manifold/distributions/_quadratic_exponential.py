@@ -61,6 +61,11 @@ class QuadraticExponential(ReprMixin, TorchDistribution):
         """``n`` draws for each element of ``batch``, the shape to which the subclass expands its parameters;
         shape ``(n,) + batch + (d,)``."""
 
+    def _tilt(self, mean: Tensor) -> Tensor | float:
+        r""":math:`r\cdot y` at y = ``mean``, where the exponent is :math:`-y^\top Dy + r\cdot y` with r = 0 in value,
+        but with derivatives in the parameters."""
+        return 0.0
+
     def _parameter(self, name: str) -> Tensor:
         x = self._given[name]
         return x.expand(self.batch_shape + x.shape[x.dim() - self._event_ranks[name] :])

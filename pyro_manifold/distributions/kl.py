@@ -177,6 +177,7 @@ def _kl_quadratic_quadratic(p: QuadraticExponential, q: QuadraticExponential) ->
     shift = _coordinates_of(q, axes_q, axes_p[..., 0], p._offset)
     other = _mean_exponent(form_q, axes_q.mT @ axes_p, mean, second, shift)
     out = q._normalizer(form_q) - log + other - (form_p * second).sum((-1, -2))
+    out = out + p._tilt(mean) - q._tilt(apply_matrix(axes_q.mT @ axes_p, mean) + shift)
     return _result(out, p, q, p._dtype)
 
 
@@ -184,14 +185,18 @@ def _kl_quadratic_quadratic(p: QuadraticExponential, q: QuadraticExponential) ->
 @full_precision
 def _kl_quadratic_vmf(p: QuadraticExponential, q: VonMisesFisher) -> Tensor:
     r"""As above with q's exponent :math:`\kappa(1 - \mu\cdot x)`, whose mean under p is
-    :math:`\kappa[\rho + (1-\rho)\mathrm E(1-x_1)]` with :math:`\rho = |\gamma_1-\mu|^2/2`."""
+    :math:`\kappa[\rho + (1-\rho)\mathrm E(1-x_1) - \sum_{j\ge2}(\gamma_j\cdot\mu)\mathrm E x_j]` with
+    :math:`\rho = |\gamma_1-\mu|^2/2`."""
     _same_sphere(p, q)
     axes, form = p._form()
     log, mean, second = p._moments(form)
     k = q.concentration.double()
     rho = (axes[..., 0] - _unit_axis(q)).square().sum(-1) / 2
-    one_minus_cosine = rho - (1 - rho) * mean[..., 0] if p._offset else torch.ones_like(rho)
-    own = (form * second).sum((-1, -2))
+    one_minus_cosine = torch.ones_like(rho)
+    if p._offset:
+        across = (apply_matrix(axes.mT, _unit_axis(q)) * mean)[..., 1:].sum(-1)
+        one_minus_cosine = rho - (1 - rho) * mean[..., 0] - across
+    own = (form * second).sum((-1, -2)) - p._tilt(mean)
     log_q = log_bessel(k, q._order, scaled=True) + log_sphere_area(q.event_shape[0] - 1)
     return _result(log_q - log + k * one_minus_cosine - own, p, q, p._dtype)
 
@@ -210,7 +215,8 @@ def _kl_vmf_quadratic(p: VonMisesFisher, q: QuadraticExponential) -> Tensor:
     shift = _coordinates_of(q, axes, mu, 1.0)
     other = _mean_exponent(form, axes.mT, -fall.unsqueeze(-1) * mu, second, shift)
     log = log_bessel(k, p._order, scaled=True) + log_sphere_area(p.event_shape[0] - 1)
-    out = q._normalizer(form) - log + other - k * fall
+    tilt = q._tilt(apply_matrix(axes.mT, -fall.unsqueeze(-1) * mu) + shift)
+    out = q._normalizer(form) - log + other - k * fall - tilt
     return _result(out, p, q, q._dtype)
 
 

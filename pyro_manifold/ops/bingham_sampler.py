@@ -30,7 +30,7 @@ from .fisher_bingham import log_normalizer
 from .rejection import rejection
 from .spherical import log_sphere_area
 
-__all__ = ["acceptance", "log_envelope_mass", "sample"]
+__all__ = ["acceptance", "angular_bound", "log_cosh", "log_envelope_mass", "sample"]
 
 
 class _Envelope(NamedTuple):
@@ -41,17 +41,16 @@ class _Envelope(NamedTuple):
     log_mass: Tensor  # (B,): log of the integral of the bound on the folded density
 
 
-def _log_cosh(t: Tensor) -> Tensor:
+def log_cosh(t: Tensor) -> Tensor:
+    """log cosh t, without overflow."""
     t = t.abs()
     return t + torch.log1p(torch.exp(-2 * t)) - math.log(2)
 
 
-def _envelope(coef: Tensor, kappa: Tensor) -> _Envelope:
-    """The best bound for each row of ``coef``, (B, d), and nonnegative ``kappa``, (B,), both float64."""
-    d, k = coef.shape[-1], kappa.unsqueeze(-1)
-    c = torch.logspace(0, -4, 25, base=10, dtype=coef.dtype, device=coef.device)
-    tau = k * torch.tanh(k * c) / (2 * c)
-    lam = torch.cat([coef[:, None, :1] - tau.unsqueeze(-1), coef[:, None, 1:].expand(-1, len(c), -1)], -1)
+def angular_bound(lam: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The weights and the b, ``(..., 1)``, of the angular central Gaussian bound on the Bingham density with
+    coefficients ``lam`` of any sign, ``(..., d)``; and the log of the mass of the bound."""
+    d = lam.shape[-1]
     least = lam.amin(-1, keepdim=True)
     lam = lam - least
     b = torch.ones_like(least)
@@ -63,8 +62,18 @@ def _envelope(coef: Tensor, kappa: Tensor) -> _Envelope:
         1.0, float(d)
     )  # against rounding: the root is in this interval, and any b in it gives a bound
     weights = 1 + 2 * lam / b
-    bound = _log_cosh(k * c) - tau * c * c + (-least - (d - b) / 2 + d / 2 * (d / b).log()).squeeze(-1)
-    log_mass = bound - 0.5 * weights.log().sum(-1) + log_sphere_area(d - 1)
+    bound = (-least - (d - b) / 2 + d / 2 * (d / b).log()).squeeze(-1)
+    return weights, b, bound - 0.5 * weights.log().sum(-1) + log_sphere_area(d - 1)
+
+
+def _envelope(coef: Tensor, kappa: Tensor) -> _Envelope:
+    """The best bound for each row of ``coef``, (B, d), and nonnegative ``kappa``, (B,), both float64."""
+    k = kappa.unsqueeze(-1)
+    c = torch.logspace(0, -4, 25, base=10, dtype=coef.dtype, device=coef.device)
+    tau = k * torch.tanh(k * c) / (2 * c)
+    lam = torch.cat([coef[:, None, :1] - tau.unsqueeze(-1), coef[:, None, 1:].expand(-1, len(c), -1)], -1)
+    weights, b, log_mass = angular_bound(lam)
+    log_mass = log_mass + log_cosh(k * c) - tau * c * c
     best = log_mass.argmin(-1, keepdim=True)
     row = torch.arange(len(coef), device=coef.device)
     i = best.squeeze(-1)
@@ -119,7 +128,7 @@ def sample(coef: Tensor, kappa: Tensor | None, n: int) -> Tensor:
         if kappa is not None:
             first, kr, cr = x[:, :1], k[row], c[row]
             log_accept = (
-                log_accept + _log_cosh(kr * first) - _log_cosh(kr * cr) - tau[row] * (first * first - cr * cr)
+                log_accept + log_cosh(kr * first) - log_cosh(kr * cr) - tau[row] * (first * first - cr * cr)
             )
             x = torch.where(torch.rand_like(first) > torch.sigmoid(2 * kr * first), -x, x)
         return x, log_accept.squeeze(-1)

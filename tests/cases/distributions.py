@@ -345,6 +345,35 @@ DISTRIBUTIONS = [
         dict(frame=_FRAME4, concentration=5.0, axis_ovalness=[2.0, 1.0, -3.0]),
     ),
     DistributionCase(
+        "fisher-bingham-S2",
+        lambda loc, concentration, matrix: mdist.FisherBingham(loc, concentration, matrix),
+        dict(loc=X2, concentration=3.0, matrix=_SYMMETRIC),
+        extremes=tuple(
+            dict(
+                loc=[0.0, 0.0, 1.0],
+                concentration=k,
+                matrix=[[r * k, 0.0, 0.0], [0.0, -k, 0.0], [0.0, 0.0, 0.1 * k]],
+            )
+            for k in (0.0, 1e-8, 1.0, 83767.77)
+            for r in (0.0, 0.4)
+        ),
+        stress=(
+            dict(concentration=0.0, matrix=[[0.0, 0.0, 0.0]] * 3),
+            dict(concentration=1e4),
+            dict(concentration=1e4, matrix=[[1e4, 0.0, 0.0], [0.0, -1e4, 0.0], [0.0, 0.0, 0.0]]),
+            dict(
+                concentration=10.0,
+                loc=[0.0, 0.0, 1.0],
+                matrix=[[50.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 0.0]],
+            ),
+        ),
+    ),
+    DistributionCase(
+        "fisher-bingham-S1",
+        lambda loc, concentration, matrix: mdist.FisherBingham(loc, concentration, matrix),
+        dict(loc=[0.6, 0.8], concentration=2.0, matrix=[[1.0, 0.5], [0.5, -1.0]]),
+    ),
+    DistributionCase(
         "acg-S2",
         lambda scale_tril: mdist.AngularCentralGaussian(scale_tril),
         dict(scale_tril=[[1.0, 0.0, 0.0], [0.5, 0.7, 0.0], [-0.3, 0.2, 0.5]]),

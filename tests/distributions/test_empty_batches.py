@@ -22,6 +22,9 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "projected-normal": lambda b: mdist.ProjectedNormal(torch.ones(*b, 4)),
     "bingham": lambda b: mdist.Bingham(torch.eye(3).expand(*b, 3, 3)),
     "inverse-wishart": lambda b: mdist.InverseWishart(torch.full(b, 5.0), torch.eye(3).expand(*b, 3, 3)),
+    "fisher-bingham": lambda b: mdist.FisherBingham(
+        torch.eye(3)[0].expand(*b, 3), torch.ones(b), torch.eye(3).expand(*b, 3, 3)
+    ),
     "isotropic-gaussian": lambda b: mdist.IsotropicGaussian(torch.eye(3).expand(*b, 3, 3), torch.ones(b)),
     "watson": lambda b: mdist.Watson(torch.eye(3)[0].expand(*b, 3), torch.ones(b)),
     "kent": lambda b: mdist.Kent(torch.eye(3).expand(*b, 3, 3), torch.ones(b), torch.zeros(b)),

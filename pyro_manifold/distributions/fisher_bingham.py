@@ -1,0 +1,205 @@
+"""The general Fisher-Bingham distribution of directions."""
+
+from typing import Any
+
+import geoopt
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from ..constraints import check_membership, on
+from ..geometry import geometry
+from ..ops import fisher_bingham_sampler
+from ..ops.arguments import checked
+from ..ops.batched import apply_matrix
+from ..ops.checks import as_tensors, broadcast_shapes, check_all
+from ..ops.fisher_bingham_general import general_divergence, general_moments, mode_of
+from ..ops.numerics import norm
+from ._quadratic_exponential import QuadraticExponential
+from ._repr import validates
+from .bingham import check_symmetric
+
+__all__ = ["FisherBingham"]
+
+_SPHERE = geoopt.Sphere()
+
+
+class FisherBingham(QuadraticExponential):
+    r"""The exponential family on the sphere whose statistics are x and its quadratic products: a normal vector with
+    any mean and covariance, conditioned to have length 1.
+
+    .. math:: p(x) = C^{-1}\, e^{\kappa\,\mu\cdot x + x^\top Ax}, \qquad
+        C = \int_{S^{d-1}} e^{\kappa\,\mu\cdot x + x^\top Ax}\,dS
+
+    on :math:`S^{d-1}`, d >= 2. A = 0 gives the von Mises-Fisher distribution of :math:`\mu, \kappa`;
+    :math:`\kappa = 0` the :class:`Bingham` distribution of A, :math:`A` with :math:`\mu` as an eigenvector and
+    small enough others the :class:`Kent` distribution. It may have one mode or two. Where linear and quadratic part
+    are along unrelated axes it describes skewed clouds of points. C and its derivatives are integrals along a contour,
+    exact to rounding (:mod:`pyro_manifold.ops.fisher_bingham_general`), relative to the mode, so that nothing is of
+    the order of the concentration. Draws are exact, by rejection; there is no ``rsample``.
+
+    :param Tensor loc: :math:`\mu`, unit vectors, shape ``batch + (d,)``.
+    :param Tensor concentration: :math:`\kappa\ge0`, a number or shape ``batch``; dimensionless.
+    :param Tensor matrix: A, symmetric (definite or not), shape ``batch + (d, d)``; A and A + cI are the same.
+    :raises ValueError: for a ``loc`` that is not a unit vector, a negative ``concentration``, a ``matrix`` that is
+        not symmetric or of another size.
+
+    Base measure: surface area. Batch shape: broadcast of the parameters'; event shape ``(d,)``.
+
+    References: Mardia & Jupp, Directional Statistics (2000), eq. 9.3.22; Kume & Wood, Biometrika 92 (2005), eq. 8;
+    Kume & Sei, Stat. Comput. 28 (2018); Kent, Ganeiber & Mardia, J. Comput. Graph. Stat. 27 (2018), sec. 4.
+
+    >>> d = FisherBingham(torch.tensor([0.0, 0.0, 1.0]), 2.0, torch.diag(torch.tensor([1.0, 0.0, 0.0])))
+    >>> d.mean
+    tensor([0.0000, 0.0000, 0.4834])
+    """
+
+    arg_constraints: dict[str, Any] = {
+        "loc": on(_SPHERE),
+        "concentration": constraints.nonnegative,
+        "matrix": constraints.independent(constraints.real, 2),  # and symmetric
+    }
+    _offset = 1.0
+    _event_ranks = {"loc": 1, "concentration": 0, "matrix": 2}
+
+    @checked
+    def __init__(
+        self,
+        loc: Tensor,
+        concentration: Tensor | float,
+        matrix: Tensor,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        validate = validates(validate_args)
+        loc, k, matrix = as_tensors(loc=loc, concentration=concentration, matrix=matrix)
+        d = loc.shape[-1] if loc.dim() else 0
+        if d < 2:
+            raise ValueError(
+                f"loc: got shape {tuple(loc.shape)}, expected batch + (d,) with d >= 2, points of the unit "
+                "sphere in R^d. Add the coordinate axis."
+            )
+        if matrix.dim() < 2 or matrix.shape[-2:] != (d, d):
+            raise ValueError(
+                f"matrix: got shape {tuple(matrix.shape)}, expected (..., {d}, {d}) for loc of shape "
+                f"{tuple(loc.shape)}. Give square matrices of the size of loc."
+            )
+        if validate:
+            remedy = "Normalise it: torch.nn.functional.normalize(loc, dim=-1)."
+            check_membership(geometry(_SPHERE), "loc", loc, "unit vectors", remedy)
+            check_all(
+                (k >= 0) & k.isfinite(), "concentration", k, "finite numbers, zero or positive",
+                "Use a positive constraint such as softplus; for the opposite direction negate loc.",
+            )  # fmt: skip
+            check_symmetric("matrix", matrix)
+        batch = broadcast_shapes(loc=loc.shape[:-1], concentration=k.shape, matrix=matrix.shape[:-2])
+        super().__init__(dict(loc=loc, concentration=k, matrix=matrix), batch, d)
+        self._validate_args = validate
+
+    @property
+    def loc(self) -> Tensor:
+        r""":math:`\mu`, expanded to ``batch_shape + (d,)``."""
+        return self._parameter("loc")
+
+    @property
+    def concentration(self) -> Tensor:
+        r""":math:`\kappa`, expanded to ``batch_shape``."""
+        return self._parameter("concentration")
+
+    @property
+    def matrix(self) -> Tensor:
+        """A, expanded to ``batch_shape + (d, d)``."""
+        return self._parameter("matrix")
+
+    @staticmethod
+    def infer_shapes(  # type: ignore[override]
+        loc: Any, concentration: Any = (), matrix: Any = ()
+    ) -> tuple[torch.Size, torch.Size]:
+        loc, matrix = torch.Size(loc), torch.Size(matrix)
+        return torch.broadcast_shapes(loc[:-1], torch.Size(concentration), matrix[:-2]), loc[-1:]
+
+    def _coefficients(self) -> tuple[Tensor, Tensor]:
+        r""":math:`\kappa\mu` and A."""
+        mu, a = self._given["loc"].double(), self._given["matrix"].double()
+        k = self._given["concentration"].double().unsqueeze(-1)
+        return k * mu / norm(mu, keepdim=True), 0.5 * (a + a.mT)
+
+    @staticmethod
+    @torch.no_grad()
+    def _principal(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The eigenvectors of A, that of the largest eigenvalue first, its differences to all eigenvalues, and the
+        linear coefficients along them."""
+        values, axes = torch.linalg.eigh(a)
+        values, axes = values.flip(-1), axes.flip(-1)
+        linear = apply_matrix(axes.mT, b)
+        return axes, (values[..., :1] - values).expand(linear.shape), linear
+
+    def _frame(self) -> tuple[Tensor, Tensor, Tensor]:
+        r"""The axes :math:`\Gamma` with the mode m first, D, and the residual linear coefficient r.
+
+        For any constants t, :math:`\lambda` and m with D = :math:`\Gamma^\top((\lambda+t)I - A)\Gamma`, the exponent is
+        :math:`-y^\top Dy + r\cdot y` up to a constant, with :math:`r = \Gamma^\top\kappa\mu - 2De_1`. At the mode r is
+        0, but it has derivatives: those of the mode, which itself is not differentiated (it jumps from one mode to
+        the other)."""
+        b, a = self._coefficients()
+        own, rates, linear = self._principal(b, a)
+        with torch.no_grad():
+            m, t = mode_of(rates, linear)
+            mode = apply_matrix(own, m)
+            axes = _with_first_column(mode)
+            eye = torch.eye(mode.shape[-1], dtype=a.dtype, device=a.device)
+            top = (own[..., 0].unsqueeze(-2) @ a @ own[..., :1]).squeeze(-1).squeeze(-1)
+        form = (top + t)[..., None, None] * eye - axes.mT @ a @ axes
+        r = apply_matrix(axes.mT, b) - 2 * form[..., 0]
+        return axes, form, r - r.detach()
+
+    def _form(self) -> tuple[Tensor, Tensor]:
+        return self._frame()[:2]
+
+    def _tilt(self, mean: Tensor) -> Tensor:
+        return (self._frame()[2] * mean).sum(-1)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        axes, form, r = self._frame()
+        y = self._coordinates(axes, x)
+        return (y * (r - apply_matrix(form, y))).sum(-1) - general_moments(form, r)[0]
+
+    def _normalizer(self, form: Tensor) -> Tensor:
+        return general_moments(form, self._frame()[2])[0]
+
+    def _moments(self, form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return general_moments(form, self._frame()[2])
+
+    def _uniform_divergence(self) -> Tensor:
+        _, form, r = self._frame()
+        return general_divergence(form, r)
+
+    def _draw(self, batch: torch.Size, n: int) -> Tensor:
+        own, rates, linear = self._principal(*self._coefficients())
+        d = rates.shape[-1]
+        if batch:
+            own, rates, linear = (
+                own.expand(batch + (d, d)),
+                rates.expand(batch + (d,)),
+                linear.expand(batch + (d,)),
+            )
+        else:
+            own, rates, linear = own.reshape(d, d), rates.reshape(d), linear.reshape(d)
+        return apply_matrix(own, fisher_bingham_sampler.sample(rates, linear, n)).to(self._dtype)
+
+    @property
+    def mode(self) -> Tensor:
+        """The point of largest density, or one of two."""
+        b, a = self._coefficients()
+        own, rates, linear = self._principal(b, a)
+        return self._out(apply_matrix(own, mode_of(rates, linear)[0]), 1)
+
+
+def _with_first_column(m: Tensor) -> Tensor:
+    """Orthonormal axes the first of which is m: a reflection, of the sign with which it is far from the identity."""
+    sign = torch.where(m[..., :1] < 0, -1.0, 1.0)
+    w = torch.cat([m[..., :1] + sign, m[..., 1:]], -1)
+    scale = 1 / (1 + m[..., :1].abs())
+    eye = torch.eye(m.shape[-1], dtype=m.dtype, device=m.device)
+    mirror = eye - (scale * w).unsqueeze(-1) * w.unsqueeze(-2)
+    return torch.cat([-sign.unsqueeze(-1) * mirror[..., :1], mirror[..., 1:]], -1)
