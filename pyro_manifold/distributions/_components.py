@@ -86,6 +86,10 @@ class Components(ABC):
         return torch.cdist(a, b).square()
 
     @abstractmethod
+    def free(self, coordinates: int) -> int:
+        """The number of free parameters of a component, for points of so many coordinates."""
+
+    @abstractmethod
     def at(self, centre: Tensor) -> Parameters:
         """Components about K centres, to start from."""
 
@@ -109,6 +113,10 @@ class Components(ABC):
     def build(self, p: Parameters, dtype: torch.dtype) -> dist.TorchDistribution:
         """The distribution whose batch are the components."""
 
+    @abstractmethod
+    def values(self, d: Any) -> Parameters:
+        """The parameters of the distribution that :meth:`build` made."""
+
     def uniform(self, x: Tensor) -> Parameters:
         """One component, uniform on the manifold."""
         p = self.at(x[:1])
@@ -129,6 +137,9 @@ class VonMisesFisherComponents(Components):
 
     manifold = geoopt.Sphere()
     concentrated = ("concentration",)
+
+    def free(self, coordinates: int) -> int:
+        return coordinates
 
     def at(self, centre: Tensor) -> Parameters:
         start = torch.full_like(centre[:, 0], min(100.0, self.most))
@@ -156,12 +167,18 @@ class VonMisesFisherComponents(Components):
         loc = torch.nn.functional.normalize(p["loc"].to(dtype), dim=-1)
         return VonMisesFisher(loc, p["concentration"].to(dtype))
 
+    def values(self, d: Any) -> Parameters:
+        return {"loc": d.loc, "concentration": d.concentration}
+
 
 class VonMisesComponents(Components):
     """Independent von Mises distributions of d angles: ``loc`` (K, d), ``concentration`` (K, d)."""
 
     manifold = Torus()
     concentrated = ("concentration",)
+
+    def free(self, coordinates: int) -> int:
+        return 2 * coordinates
 
     def at(self, centre: Tensor) -> Parameters:
         return {"loc": centre, "concentration": torch.full_like(centre, min(10.0, self.most))}
@@ -188,6 +205,9 @@ class VonMisesComponents(Components):
         k = p["concentration"].clamp_min(1e-12)  # which torch's distribution needs positive
         return dist.VonMises(p["loc"].to(dtype), k.to(dtype)).to_event(1)
 
+    def values(self, d: Any) -> Parameters:
+        return {"loc": d.base_dist.loc, "concentration": d.base_dist.concentration}
+
 
 class KentComponents(Components):
     """On the sphere S^2: ``frame`` (K, 3, 3), ``concentration`` and ``ovalness`` (K,). The frame is Kent's
@@ -207,6 +227,9 @@ class KentComponents(Components):
                 "S^2; elsewhere use family='von_mises_fisher'."
             )
         return super().prepare(name, x)
+
+    def free(self, coordinates: int) -> int:
+        return 5
 
     def at(self, centre: Tensor) -> Parameters:
         k = torch.full_like(centre[:, 0], min(100.0, self.most))
@@ -265,6 +288,9 @@ class KentComponents(Components):
         frame = torch.linalg.qr(p["frame"].to(dtype))
         frame = frame.Q * frame.R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
         return Kent(frame, p["concentration"].to(dtype), p["ovalness"].to(dtype))
+
+    def values(self, d: Any) -> Parameters:
+        return {"frame": d.frame, "concentration": d.concentration, "ovalness": d.axis_ovalness[..., 0]}
 
 
 def _rates(k: Tensor, b: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ class IndexedMixture(dist.MixtureSameFamily):
 
     ``log_prob`` works in float64, a part of the points at a time; ``sample`` draws the component first, then
     a point of it. Both are torch's own once the mixture is expanded to a batch.
+
+    :param uniform: is the last component the uniform one?
+    :param scores: by number of components, what the number was chosen by.
     """
 
     def __init__(
@@ -31,7 +34,12 @@ class IndexedMixture(dist.MixtureSameFamily):
         parameters: Parameters,
         dtype: torch.dtype,
         validate_args: bool | None = None,
+        *,
+        uniform: bool = False,
+        scores: dict[int, float] | None = None,
     ) -> None:
+        self._uniform = uniform
+        self.scores = {} if scores is None else scores
         self._components = components
         self._parameters = components.with_norm(parameters)
         self._log_weights = weights.log()
@@ -42,7 +50,7 @@ class IndexedMixture(dist.MixtureSameFamily):
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
         new = self._get_checked_instance(IndexedMixture, _instance)
-        for name in ("_components", "_parameters", "_log_weights"):
+        for name in ("_components", "_parameters", "_log_weights", "_uniform", "scores"):
             setattr(new, name, getattr(self, name))
         return super().expand(batch_shape, new)
 
@@ -53,6 +61,21 @@ class IndexedMixture(dist.MixtureSameFamily):
     @property
     def manifold(self) -> Any:
         return self._components.manifold
+
+    def start(self, uniform: bool = False) -> dict[str, Tensor]:
+        """The ``weights`` (K,) and the parameters of the components, K first, by name of the argument of their
+        distribution: values for ``init_to_value`` or ``pyro.param`` in a Pyro model of such a mixture.
+
+        :param uniform: with the uniform component, if there is one? Else its weight is shared by the others.
+        """
+        out = {
+            "weights": self.mixture_distribution.probs,
+            **self._components.values(self.component_distribution),
+        }
+        if self._uniform and not uniform:
+            out = {name: v[:-1] for name, v in out.items()}
+            out["weights"] = out["weights"] / out["weights"].sum()
+        return {name: v.detach().clone() for name, v in out.items()}
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self.batch_shape:

@@ -15,6 +15,7 @@ References: Mardia & Jupp, Directional Statistics (2000), sec. 3.5.7; Coles, Sta
 
 import itertools
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -38,6 +39,9 @@ class DiagonalWrappedComponents(Components):
 
     manifold = Torus()
     concentrated = ()
+
+    def free(self, coordinates: int) -> int:
+        return 2 * coordinates
 
     def at(self, centre: Tensor) -> Parameters:
         return {"loc": centre, "scale": torch.full_like(centre, max(0.3, self.most**-0.5))}
@@ -75,6 +79,9 @@ class DiagonalWrappedComponents(Components):
     def build(self, p: Parameters, dtype: torch.dtype) -> dist.TorchDistribution:
         return WrappedNormal(self.manifold, p["loc"].to(dtype), p["scale"].to(dtype))
 
+    def values(self, d: Any) -> Parameters:
+        return {"loc": d.loc, "scale": d.scale}
+
 
 class WrappedComponents(Components):
     """Correlated angles: ``loc`` (K, d) and ``scale_tril`` (K, d, d), d <= 3."""
@@ -89,6 +96,9 @@ class WrappedComponents(Components):
                 "Use covariance='diagonal'."
             )
         return super().prepare(name, x)
+
+    def free(self, coordinates: int) -> int:
+        return coordinates * (coordinates + 3) // 2
 
     def at(self, centre: Tensor) -> Parameters:
         eye = torch.eye(centre.shape[-1], dtype=centre.dtype, device=centre.device)
@@ -136,3 +146,6 @@ class WrappedComponents(Components):
 
     def build(self, p: Parameters, dtype: torch.dtype) -> dist.TorchDistribution:
         return WrappedNormal(self.manifold, p["loc"].to(dtype), scale_tril=p["scale_tril"].to(dtype))
+
+    def values(self, d: Any) -> Parameters:
+        return {"loc": d.loc, "scale_tril": d.base_dist.scale_tril}

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -150,12 +149,13 @@ def fit_mixture(
     covariance: str = "full",
     uniform: bool = True,
     validation: Tensor | None = None,
+    criterion: str = "bic",
     max_concentration: float = 1e4,
     restarts: int = 3,
     steps: int = 200,
     tolerance: float = 1e-5,
     seed: int = 0,
-) -> dist.MixtureSameFamily:
+) -> IndexedMixture:
     r"""A mixture of greatest likelihood, by EM from several k-means++ starts, in float64.
 
     ==================== ============ ==========================================================
@@ -173,20 +173,26 @@ def fit_mixture(
     most 2.
 
     :param data: points, shape (n, d + 1) on the sphere and (n, d), angles in radians, on the torus.
-    :param components: K, or several to choose from by the likelihood of ``validation``.
+    :param components: K, or several to choose from, by the likelihood of ``validation`` or by ``criterion``.
     :param uniform: one more component, uniform on the manifold (concentration 0; for wrapped normals a
         standard deviation of 10), so that no region has density 0.
     :param validation: points like ``data``. Given these, the best K, start and number of steps are those of
         the greatest likelihood of these points; else the best start is that of the training likelihood.
+    :param criterion: by which K is chosen of several without ``validation``: "bic", the least
+        :math:`-2\ell + k\log n` for the log likelihood :math:`\ell` of n points and k free parameters, or
+        "aic", the least :math:`-2\ell + 2k`, which prefers more components.
     :param restarts: starts for each K.
     :param steps: of EM, at most, for each start.
     :param tolerance: EM ends when a step adds less to the mean log likelihood, nats.
     :param seed: of the starts; torch's global generator is not touched.
     :return: a ``MixtureSameFamily`` in the dtype of ``data``; ``component_distribution`` and
         ``mixture_distribution`` hold what was found, the uniform component last. Its draws do not depend on
-        the number of components in time, and it is no function of parameters with a gradient.
+        the number of components in time, and it is no function of parameters with a gradient. ``scores`` has
+        for each K the criterion (or the mean log likelihood of ``validation``) of its best start.
+        ``start()`` gives weights and parameters by name, the uniform component left out: values to start a Pyro
+        model of a mixture from, ``init_to_value(values=fit_mixture(x, 3).start())``.
     :raises ValueError: for points off the manifold, fewer than 2 of them, more components than points, an
-        unknown family, several ``components`` without ``validation``.
+        unknown family or criterion.
 
     Base measure: Riemannian volume.
 
@@ -200,11 +206,8 @@ def fit_mixture(
     numbers = [components] if isinstance(components, int) else list(components)
     if not numbers or min(numbers) < 1:
         raise ValueError(f"components: got {components}; expected one or more positive integers, e.g. 10.")
-    if len(numbers) > 1 and validation is None:
-        raise ValueError(
-            f"components: got {components} to choose from without validation=; more components always fit the "
-            "training points better. Give validation points, or one number."
-        )
+    if criterion not in ("bic", "aic"):
+        raise ValueError(f"criterion: got {criterion!r}; expected 'bic' or 'aic'.")
     c = components_of(family, covariance, max_concentration)
     x = c.prepare("data", data)
     valid = None if validation is None else points_like(c, data, validation)
@@ -213,13 +216,20 @@ def fit_mixture(
             f"components: got {max(numbers)} for {len(x)} points; expected at most as many as points."
         )
     generator = torch.Generator().manual_seed(seed)
-    runs = (
-        _run(c, x, valid, _start(c, x, k, uniform, generator), uniform, steps, tolerance)
-        for k in numbers
-        for _ in range(restarts)
-    )
-    weights, parameters = max(runs, key=lambda run: run[0])[1]
-    return IndexedMixture(c, weights, parameters, data.dtype)
+    best: dict[int, tuple[float, _State]] = {}
+    for k in dict.fromkeys(numbers):
+        starts = (_start(c, x, k, uniform, generator) for _ in range(restarts))
+        runs = [_run(c, x, valid, start, uniform, steps, tolerance) for start in starts]
+        fit, state = max(runs, key=lambda run: run[0])
+        if valid is None:
+            free = k * c.free(x.shape[-1]) + k - 1 + uniform
+            penalty = math.log(len(x)) if criterion == "bic" else 2.0
+            fit = -2 * len(x) * fit + penalty * free
+        best[k] = fit, state
+    scores = {k: score for k, (score, _) in best.items()}
+    chosen = min(scores, key=scores.__getitem__) if valid is None else max(scores, key=scores.__getitem__)
+    weights, parameters = best[chosen][1]
+    return IndexedMixture(c, weights, parameters, data.dtype, uniform=uniform, scores=scores)
 
 
 def points_like(c: Components, data: Tensor, validation: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def kernel_mixture(
     w = torch.cat([k.new_full((len(x),), share) for _, share in used])
     if weights[-1] > 0:
         p, w = joined(p, c.uniform(x)), torch.cat([w, weights[-1:]])
-    return IndexedMixture(c, w, p, data.dtype)
+    return IndexedMixture(c, w, p, data.dtype, uniform=bool(weights[-1] > 0))
 
 
 def _log_mean(c: Components, p: Parameters, x: Tensor) -> Tensor:
