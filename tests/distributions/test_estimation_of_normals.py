@@ -77,6 +77,7 @@ def test_riemannian_by_quadrature(sign: int, manifold: geoopt.Manifold) -> None:
     assert float(standard_errors(fit, x)["scale"]) == pytest.approx((50 * curvature) ** -0.5, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-5, 1.0])
 def test_scales(scale: float) -> None:
     loc = torch.tensor([0.3, -0.2]).double()

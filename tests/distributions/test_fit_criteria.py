@@ -39,7 +39,7 @@ def clusters(n: int = 100) -> Tensor:
 
 def test_the_number_of_clusters_by_bic() -> None:
     x = clusters()
-    found = fit_mixture(x, range(1, 6), uniform=False, restarts=2, steps=50)
+    found = fit_mixture(x, range(1, 6), uniform=False, restarts=2, steps=20)
     assert list(found.scores) == [1, 2, 3, 4, 5] and min(found.scores, key=found.scores.get) == 3
     assert found.mixture_distribution.probs.shape == (3,)
     # the formula: 3 locations of 2 coordinates, 3 concentrations, 2 free weights
@@ -137,7 +137,7 @@ def test_start_of_a_guide() -> None:
     for name in ("loc", "weights", "concentration"):
         torch.testing.assert_close(median[name], start[name], rtol=1e-5, atol=1e-6)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
-    losses = [svi.step(x) for _ in range(30)]
+    losses = [svi.step(x) for _ in range(15)]
     assert losses[0] - min(losses) < 5  # nats: the prior's pull; a random start is hundreds away
 
 

@@ -175,12 +175,12 @@ def test_regions_of_several_parts() -> None:
 def test_regions_of_draws() -> None:
     """The kernel estimate widens the region a little; it holds the share of new draws."""
     d = VonMisesFisher(E[2, :3], 200.0)
-    x = d.sample((1000,))
+    x = d.sample((300,))
     region = credible_region(x.float(), 0.9)
     exact = -2 * math.pi * math.log(0.1) / 200
-    assert 0.9 < region.area / exact < 1.2
+    assert 0.9 < region.area / exact < 1.4
     share = float(region.contains(d.sample((4000,)).float()).double().mean())
-    assert 0.88 < share < 0.96
+    assert 0.85 < share < 0.97
     assert kernel_density(x).component_distribution.concentration[0] > 200
 
 
