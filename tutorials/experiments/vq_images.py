@@ -19,7 +19,7 @@ into bytes:
 A row for each mark is appended to OUT/vq_images.jsonl; a rerun goes on from there, and between marks from a
 checkpoint.
 
-    python tutorials/experiments/vq_images.py --data FOLDER --out results            # about 25 CPU minutes
+    python tutorials/experiments/vq_images.py --data FOLDER --out results            # about 15 CPU minutes
     python tutorials/experiments/vq_images.py --out results --smoke                  # a few seconds, on random images
     python tutorials/experiments/vq_images.py --data FOLDER --out results --report   # table and pictures
 """
@@ -373,14 +373,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("vq_images"))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="trials")
-    parser.add_argument("--seconds", type=float, default=80.0, help="CPU seconds of training of each trial")
-    parser.add_argument("--rows", type=int, default=20_000, help="training images")
+    parser.add_argument("--seconds", type=float, default=40.0, help="CPU seconds of training of each trial")
+    parser.add_argument("--rows", type=int, default=30_000, help="training images")
     parser.add_argument("--draws", type=int, default=2000, help="samples at each mark")
     parser.add_argument("--dim", type=int, default=24, help="dimension of the charts")
     parser.add_argument("--charts", type=int, default=16)
     parser.add_argument("--chart-kind", choices=["conformal", "affine", "spline"], default="conformal")
     parser.add_argument("--chart-depth", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--width", type=int, help="hidden units, instead of those chosen for each method")
     parser.add_argument("--classifier-epochs", type=int, default=4)
     parser.add_argument("--c2st-epochs", type=int, default=20)
