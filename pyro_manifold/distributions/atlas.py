@@ -72,8 +72,9 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
     each other, provided :math:`g_k^{-1}` is the exact inverse and not an encoder network. But where the regions
     overlap and learned images nearly coincide, each has its own part of the probability.
     ``overlap="add"`` takes the images to be one manifold there, as Sidheekh et al. do: the densities of all charts
-    whose region contains the value are added, at its projections. The total mass is then 1 up to how well the
-    images agree; :meth:`mass` estimates it.
+    whose region contains the value and whose coordinates reach it are added, at its projections (where none does, the
+    nearest end of a chart counts). The total mass is then 1 up to how well lengths or areas of the images agree;
+    :meth:`mass` estimates it.
 
     A value off the manifold is scored as the components' ``off_manifold`` says: with ``"project"`` as its
     projection by the charts whose regions contain it, with ``"reject"`` and ``"error"`` only within ``atol``
@@ -81,6 +82,12 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
     sample the chart from a ``Categorical`` and enumerate it. Rows that are not finite, or that a mask drops, are
     treated as by :class:`Pushforward`. The gradient of :math:`\log Z_k` with respect to the parameters of the base
     :math:`q_k` is exact in expectation; that with respect to the map and the regions is not computed.
+
+    **Draws have a gradient** (``has_rsample``) only for one chart without regions, where they are those of its
+    :class:`Pushforward`. The weights move probability from one image to another, and no path of points leads there
+    when images do not meet. Where draws outside of a region are rejected, derivatives of the draws that are kept leave
+    out the probability that crosses its border. Both are derivatives of the probabilities of a discrete choice, for
+    which there is the score function: Pyro's ``Trace_ELBO`` uses ``log_prob`` for such sites by itself.
 
     :param Tensor weights: :math:`w`, shape ``batch + (K,)``, on the simplex.
     :param components: K :class:`Pushforward` distributions with the same dimensions and ``off_manifold``.
@@ -109,7 +116,6 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
     """
 
     arg_constraints = {"weights": constraints.simplex}
-    has_rsample = False
 
     @checked(draws=1)
     def __init__(
@@ -168,6 +174,24 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
     def support(self) -> Any:
         return _Union([c.support for c in self.components], self.regions)
 
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Have draws a gradient? Those of one chart without regions have that of its base."""
+        return len(self.components) == 1 and self.regions is None and self.components[0].has_rsample
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws with a gradient.
+
+        :raises NotImplementedError: unless :attr:`has_rsample`.
+        """
+        if not self.has_rsample:
+            raise self._lacks(
+                "draws with a gradient for several charts or charts in regions, since a point cannot move from one "
+                "to another",
+                "use sample, and log_prob for score-function estimates as Pyro's Trace_ELBO does",
+            )
+        return self.components[0].rsample(torch.Size(sample_shape))
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Atlas":
         new = self._get_checked_instance(Atlas, _instance)
         batch = torch.Size(batch_shape)
@@ -197,7 +221,7 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
         inside = None if regions is None else self._inside(regions, value)
         gather = inside is not None and not self.batch_shape and is_concrete(value)
         clips = regions is not None and self.components[0].off_manifold == "project"
-        us, gaps = [], []
+        us, gaps, own = [], [], []
         for k, g in enumerate(transforms):
             rows, x = None, value
             if gather and inside is not None:
@@ -205,6 +229,10 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
                 x = value.reshape(-1, value.shape[-1])[rows]
             u = g._inverse(x)
             if clips and regions is not None:
+                if self.overlap == "add":
+                    with torch.no_grad():
+                        used = regions.domain(u, k).unsqueeze(-1)
+                    own.append(used if rows is None else _scattered(used, rows, shape))
                 u = regions.clip(u, k)
             with torch.no_grad():
                 gap = x - g._call(u)
@@ -215,6 +243,10 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
             if regions is not None and inside is not None:
                 if not clips:
                     inside = inside & torch.stack([regions.domain(u, k) for k, u in enumerate(us)], -1)
+                elif self.overlap == "add":  # a chart adds nothing to others that go on where it ends
+                    used, off = inside & torch.cat(own, -1), torch.where(inside, error, torch.inf)
+                    nearest = inside & (off == off.amin(-1, keepdim=True))
+                    inside = torch.where(used.any(-1, keepdim=True), used, nearest)
                 error = torch.where(inside, error, torch.inf)
         return _Seen(value, us, gaps, error, finite)
 

@@ -237,3 +237,52 @@ def test_coincident_charts_of_a_flow_add_up(dtype: torch.dtype) -> None:
     w = d.weights.log()
     exact = torch.stack([w[k] + p.log_prob(x) for k, p in enumerate(parts)]).logsumexp(0)
     torch.testing.assert_close(d.log_prob(x), exact)
+
+
+def test_gradient_of_draws() -> None:
+    """One chart without regions: the derivative of a mean coordinate, E cos(u) = exp(-s^2 / 2) cos(m), by draws; 5
+    standard errors of 20000. Otherwise an error, and Pyro's ELBO takes the score function: the derivative of
+    E_q[log p - log q], log p = cos, with respect to the weights, by enumeration of the charts."""
+    torch.manual_seed(0)
+    m = torch.tensor([0.4], dtype=F64, requires_grad=True)
+    d = Atlas(torch.ones(1, dtype=F64), [Pushforward(dist.Normal(m, 0.5).to_event(1), two_circles()[0])])
+    assert d.has_rsample and d.expand((3,)).rsample((2,)).shape == (2, 3, 2)
+    x = d.rsample((20_000,))
+    slope = torch.autograd.grad((x[..., 0] + 2).mean(), m)[0]
+    exact = -math.exp(-(0.5**2) / 2) * math.sin(0.4)
+    assert float(slope) == pytest.approx(exact, abs=5 * 0.5 / 20_000**0.5)
+    two = circles()
+    assert not two.has_rsample
+    with pytest.raises(NotImplementedError, match="draws with a gradient for several charts"):
+        two.rsample()
+    x0 = two_circles()[0](torch.tensor([0.1], dtype=F64))
+    assert torch.equal(d.log_prob(x0), d.components[0].log_prob(x0))
+
+
+def test_score_function_where_draws_have_no_gradient() -> None:
+    """SVI with an atlas as guide: the ELBO's slope in the logits of the weights is that of the exact expectation, with
+    f = the first coordinate as log p, whose mean over chart k is c_k + exp(-s^2 / 2) cos(m_k). 4 standard errors."""
+    torch.manual_seed(0)
+    logits = torch.zeros(2, dtype=F64, requires_grad=True)
+    ms, centres = (0.4, -1.0), (-2.0, 2.0)
+
+    def guide() -> None:
+        parts = [Pushforward(normal([a]), g) for a, g in zip(ms, two_circles(), strict=True)]
+        pyro.sample("x", Atlas(logits.softmax(-1), parts))
+
+    def model() -> None:
+        x = pyro.sample("x", Atlas(torch.tensor([0.5, 0.5], dtype=F64), circles().components))
+        pyro.factor("f", x[..., 0])
+
+    slopes = []
+    for _ in range(150):
+        loss = pyro.infer.Trace_ELBO().differentiable_loss(model, guide)
+        slopes.append(torch.autograd.grad(loss, logits)[0])
+    slope = torch.stack(slopes)
+    means = torch.tensor(
+        [c + math.exp(-(0.5**2) / 2) * math.cos(m) for c, m in zip(centres, ms, strict=True)]
+    )
+    exact = -0.25 * (
+        means - means.flip(0)
+    )  # of -sum w_k mean_k; the divergence of equal weights is stationary
+    assert bool(((slope.mean(0) - exact).abs() < 4 * slope.std(0) / 150**0.5).all())

@@ -169,6 +169,39 @@ def test_images_that_nearly_coincide() -> None:
         assert mass == pytest.approx(1, abs=5 * error + 0.02)
 
 
+def test_limits_inside_of_regions_that_overlap() -> None:
+    """Two charts of one line whose coordinates end at 0.2 and begin at -0.3, inside of regions that go on to 0.6 and from
+    -0.6: there a chart adds nothing to the other, which goes on. A value that no chart reaches is still projected."""
+    line = LinearEmbedding(torch.tensor([[1.0], [0.0]], dtype=F64))
+    parts = [
+        Pushforward(dist.Normal(torch.full((1,), a, dtype=F64), 1.0).to_event(1), line) for a in (-0.5, 0.5)
+    ]
+    codes = VectorQuantizer(torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=F64))
+    limits = dict(
+        normals=torch.tensor([[1.0], [-1.0]], dtype=F64),
+        reach=torch.tensor([[0.2, 2.0], [2.0, 0.3]], dtype=F64),
+        centres=torch.tensor([[-1.0], [1.0]], dtype=F64),
+    )
+    regions = NeighbourRegions(nn.Identity(), codes, 1, 3.0, **limits)
+    below = torch.special.ndtr(torch.tensor([[-1.5, 0.7], [-0.8, 1.5]], dtype=F64))
+    acceptance = below[:, 1] - below[:, 0]
+    weights = torch.tensor([0.3, 0.7], dtype=F64)
+    d = Atlas(weights, parts, regions=regions, overlap="add", acceptance=acceptance)
+    t = (torch.arange(40_000, dtype=F64) + 0.5) / 10_000 - 2
+    p = d.log_prob(torch.stack([t, 0 * t], -1)).exp()
+    assert float(p.sum()) / 10_000 == pytest.approx(1, abs=1e-4)
+    own = torch.stack([c.latent_log_prob(t.unsqueeze(-1)).exp() for c in parts]) * (
+        weights / acceptance
+    ).unsqueeze(-1)
+    own = own * torch.stack([t <= 0.2, t >= -0.3])
+    torch.testing.assert_close(p, own.sum(0))
+    torch.manual_seed(0)
+    mass, error = d.mass(20_000)
+    assert mass == pytest.approx(1, abs=5 * error + 1e-4)
+    far = d.log_prob(torch.tensor([[2.5, 1.0], [2.0, 0.0]], dtype=F64))
+    assert far[0] == far[1] and far.isfinite().all()
+
+
 def test_responsibilities_and_coordinates() -> None:
     d = circle(m=2, eps=0.0)
     x = ring(11)
