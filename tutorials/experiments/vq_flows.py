@@ -5,17 +5,18 @@ Sets: two interlocked circles, a trefoil knot, a helix with ends, a sphere, a to
 of 5000 noisy rows. Methods, each with the same budget of CPU seconds:
 
     VQ-flow      charts of one conditional flow around codes, an atlas (density on the manifold)
+    conformal    the same with conformal charts, as in the paper: pieces of planes and spheres (density on the manifold)
     M-flow       one chart (density on the manifold)
     RealNVP      affine couplings in space (density in space)
     spline flow  spline couplings in space (density in space)
 
-Negative log likelihoods of the first two are in nats with respect to length or area, and have the truth's entropy to
+Negative log likelihoods of the first three are in nats with respect to length or area, and have the truth's entropy to
 be compared with; those of the others are with respect to volume and cannot be compared with either. Samples can:
 squared MMD and energy distance from 3000 fresh draws of the truth, the share farther from the manifold than 0.05
 (0.2 on the swiss roll), the connected components of 3000 samples. Rows are appended to OUT/vq_flows.jsonl; a rerun
 goes on from there.
 
-    python tutorials/experiments/vq_flows.py --out results                  # about 10 CPU minutes
+    python tutorials/experiments/vq_flows.py --out results                  # about 13 CPU minutes
     python tutorials/experiments/vq_flows.py --out results --smoke          # a few seconds
     python tutorials/experiments/vq_flows.py --out results --report         # table and pictures of what is there
 """
@@ -53,8 +54,9 @@ TRUTHS: dict[str, Any] = {
     "roll": SwissRoll,
 }
 CHARTS = {"circles": 16, "knot": 24, "helix": 16, "sphere": 16, "torus": 32, "roll": 64}
-METHODS = ["VQ-flow", "M-flow", "RealNVP", "spline flow"]
-ON_MANIFOLD = {"VQ-flow", "M-flow"}
+METHODS = ["VQ-flow", "conformal", "M-flow", "RealNVP", "spline flow"]
+PIECES = {"VQ-flow": "affine", "conformal": "conformal"}  # and the kind of their charts
+ON_MANIFOLD = {*PIECES, "M-flow"}
 NOISE = 0.05  # of the swiss roll
 OFF = 0.05  # farther from the manifold than this, a sample is off it; four standard deviations on the swiss roll
 
@@ -82,8 +84,9 @@ def fitted(method: str, name: str, x: Tensor, args: argparse.Namespace) -> Any:
     """A model of the rows ``x`` after so many CPU seconds of training."""
     dim, budget, epochs = TRUTHS[name].dim, args.seconds, args.epochs
     loop: dict[str, Any] = dict(clock=time.process_time, seed=args.seed, disable_progbar=True, batch_size=200)
-    if method == "VQ-flow":
-        flow = VQFlow.from_data(x, dim, args.charts or CHARTS[name], seed=args.seed)
+    if method in PIECES:
+        charts = args.charts or CHARTS[name]
+        flow = VQFlow.from_data(x, dim, charts, kind=PIECES[method], seed=args.seed)
         share = (0.08 * budget, 0.52 * budget, 0.4 * budget)
         fit_vq(flow, x, epochs=epochs, seconds=share, lr=(1e-3, 1e-2, 5e-3), **loop)
         return flow
@@ -140,7 +143,7 @@ def measured(method: str, name: str, model: Any, args: argparse.Namespace) -> tu
         }
         row |= {"largest overshoot": float(over.max())}
         row["overshoot of rows"] = float((truth.overshoot(again) > 3 * NOISE).double().mean())
-    if method == "VQ-flow":
+    if method in PIECES:
         mass, error = model.condition().mass(n)
         row |= {"mass": mass, "mass error": error, "charts": len(model.codes)}
         row["perplexity"] = model.autoencoder.usage(test).perplexity
