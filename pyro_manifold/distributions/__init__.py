@@ -19,6 +19,7 @@ from .projected_normal import ProjectedNormal
 from .pushforward import ConditionalPushforward, Pushforward
 from .riemannian_normal import RiemannianNormal
 from .uniform import ManifoldUniform
+from .uniform_on import UniformOn
 from .von_mises_fisher import VonMisesFisher
 from .watson import Watson
 from .wrapped_cauchy import WrappedCauchy
@@ -40,6 +41,7 @@ __all__ = [
     "Pushforward",
     "Atlas",
     "RiemannianNormal",
+    "UniformOn",
     "VonMisesFisher",
     "Watson",
     "WrappedCauchy",

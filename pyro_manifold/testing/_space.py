@@ -18,7 +18,7 @@ from ..geometry import geometry
 from ..geometry.torus import Torus
 from ._tools import tolerance
 from .not_applicable import NotApplicable
-from .quadrature import MAX_DIM, Rule, image_rule, manifold_rule
+from .quadrature import MAX_DIM, Rule, box_rule, image_rule, manifold_rule
 
 
 class Space:
@@ -94,16 +94,18 @@ class Image(Space):
         self.parts = list(parts)
 
     def rule(self, d: Any, finer: int = 1) -> Rule:
-        rules = [
-            image_rule(
-                p.transform, manifold_rule(self.manifold, *self.ball(p.base_dist), *self.resolution(finer))
-            )
-            for p in self.parts
-        ]
+        rules = [image_rule(p.transform, self._coordinates(p.base_dist, finer)) for p in self.parts]
         x = torch.cat([r.points for r in rules])
         near = tolerance(x, 100) * (1 + x.norm(dim=-1))
         charts = sum((p.transform.reconstruction_error(x) <= near).to(x.dtype) for p in self.parts)
         return Rule(x, torch.cat([r.weights for r in rules]) / charts)
+
+    def _coordinates(self, base: Any, finer: int) -> Rule:
+        """Nodes for the coordinates: in the ball of their mass, or in the box that they are confined to."""
+        if hasattr(base, "box"):
+            low, high = base.box
+            return box_rule(low, high, finer * 32)
+        return manifold_rule(self.manifold, *self.ball(base), *self.resolution(finer))
 
 
 def space_of(d: Any) -> Space:

@@ -26,7 +26,7 @@ from ..ops.circular import wrap
 from ..transforms.injective import InjectiveTransform
 from ._tools import batch_jacobian, tolerance
 
-__all__ = ["Rule", "directions", "image_rule", "manifold_rule", "normalisation", "random_rule"]
+__all__ = ["Rule", "box_rule", "directions", "image_rule", "manifold_rule", "normalisation", "random_rule"]
 
 MAX_DIM = 3  # beyond it a product rule has too many nodes to be useful
 
@@ -152,6 +152,18 @@ def _random_factor_rule(geo: Geometry, center: Tensor, radius: Tensor | float, n
     w = w / w.norm(dim=-1, keepdim=True)
     t = torch.rand(n, dtype=torch.float64)
     return _polar_rule(geo, center, _reach(geo, center, radius, w), t, torch.full_like(t, area / n), w)
+
+
+def box_rule(low: Tensor, high: Tensor, n: int) -> Rule:
+    """A product Gauss-Legendre rule with n nodes for each axis of the box between two corners, shape ``(dim,)``.
+
+    >>> rule = box_rule(torch.zeros(2), torch.ones(2), 4)
+    >>> rule.integrate(rule.points[:, 0] ** 3)
+    tensor(0.2500)
+    """
+    t, w = (x.to(low) for x in _legendre(n, 0.0, 1.0))
+    index = torch.cartesian_prod(*[torch.arange(n)] * len(low)).reshape(-1, len(low))
+    return Rule(low + (high - low) * t[index], w[index].prod(-1) * (high - low).prod())
 
 
 def image_rule(transform: InjectiveTransform, rule: Rule) -> Rule:

@@ -38,7 +38,9 @@ def forward_mode_jvp(
 
     batch, axis = x.shape[: x.dim() - event_dim], -1 - event_dim
     tangents = tangents.expand(batch + tangents.shape[tangents.dim() + axis :])
-    return f(x), torch.func.vmap(along, in_dims=axis, out_dims=-1 - out_event_dim)(tangents)
+    y = f(x)
+    # torch promotes the tangents of numbers (tensors without axes) that f multiplies by Python's
+    return y, torch.func.vmap(along, in_dims=axis, out_dims=-1 - out_event_dim)(tangents).to(y.dtype)
 
 
 def half_log_det_gram(columns: Tensor) -> Tensor:

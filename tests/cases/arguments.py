@@ -58,6 +58,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (md.InverseWishart, dict(df=5.0, scale_tril=E3)),
     (md.FisherBingham, dict(loc=E3[0], concentration=5.0, matrix=E3)),
     (md.IsotropicGaussian, dict(loc=E3, scale=0.5)),
+    (md.UniformOn, dict(surface=LINE, low=-1.0, high=1.0)),
     (md.Watson, dict(loc=E3[0], concentration=-2.0)),
     (md.ConditionalPushforward, dict(base=flows.LatentFlow(1, [], 2), transform=LINE)),
     (md.Kent, dict(frame=E3, concentration=5.0, ovalness=1.0)),

@@ -389,6 +389,12 @@ DISTRIBUTIONS = [
         skip={"infer_shapes": "its arguments are a distribution and a map, not tensors", **_BASE},
     ),
     DistributionCase(
+        "uniform-on-curve",
+        lambda: mdist.UniformOn(two_circles()[0], -1.0, 2.5),
+        {},
+        skip={"one_graph": "the nodes of the volume are computed outside the graph"},
+    ),
+    DistributionCase(
         "atlas",
         lambda weights, loc: mdist.Atlas(
             weights, [mdist.Pushforward(dist.Normal(loc, 0.5).to_event(1), h) for h in two_circles()]

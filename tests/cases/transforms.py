@@ -46,6 +46,22 @@ def two_circles() -> list[mt.Chart]:
     return [mt.Chart(partial(_wind, centre=c), partial(_unwind, centre=c), 1, 2) for c in (-2.0, 2.0)]
 
 
+def ring() -> mt.Chart:
+    """The torus in space whose tube has radius 0.7 and runs at a distance of 2 from the axis."""
+    return mt.Chart(_ring, _unring, 2, 3)
+
+
+def _ring(u: Tensor) -> Tensor:
+    a, b = u.unbind(-1)
+    r = 2 + 0.7 * b.cos()
+    return torch.stack([r * a.cos(), r * a.sin(), 0.7 * b.sin()], -1)
+
+
+def _unring(x: Tensor) -> Tensor:
+    r = torch.linalg.vector_norm(x[..., :2], dim=-1)
+    return torch.stack([torch.atan2(x[..., 1], x[..., 0]), torch.atan2(x[..., 2], r - 2)], -1)
+
+
 @cache
 def injective_flow_of(dtype: torch.dtype, device: torch.device) -> flows.InjectiveFlow:
     return injective_flow().to(dtype=dtype, device=device)
