@@ -59,6 +59,8 @@ def _start(geo: Geometry, x: Tensor, w: Tensor) -> Tensor:
 
 def _descend(geo: Geometry, x: Tensor, w: Tensor, max_steps: int, tolerance: float) -> tuple[Tensor, Tensor]:
     m, events = _start(geo, x, w), (1,) * geo.event_dim
+    if not m.numel():
+        return m, w.sum(0)
 
     def look(m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         v = geo.log_frame(m.expand_as(x), x)

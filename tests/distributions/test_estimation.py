@@ -34,7 +34,7 @@ from pyro_manifold.ops.special import bessel_ratio
 from pyro_manifold.testing import check_fit
 
 # families that are given, not estimated; flows are trained
-NONE_NEEDED = {"ManifoldUniform", "Pushforward", "ConditionalPushforward", "Atlas"}
+NONE_NEEDED = {"ManifoldUniform", "UniformOn", "Pushforward", "ConditionalPushforward", "Atlas"}
 SPHERE = geoopt.Sphere()
 E = torch.eye(6, dtype=torch.float64)
 
@@ -94,8 +94,10 @@ CASES = [
 
 def test_every_family_has_an_estimator() -> None:
     classes = [x for x in (getattr(md, n) for n in md.__all__) if isinstance(x, type)]
-    lacking = {x.__name__ for x in classes if not hasattr(x, "fit")}
-    assert lacking == NONE_NEEDED
+    lacking = {x.__name__ for x in classes if not hasattr(x, "fit")} - NONE_NEEDED
+    assert not lacking, (
+        f"give {lacking} a fit(x, weights) and a chart in estimation/families.py, or name it above"
+    )
 
 
 @pytest.mark.parametrize("c", CASES)
@@ -112,6 +114,74 @@ def test_scipy(n: int, k: float) -> None:
     fit = VonMisesFisher.fit(x)
     np.testing.assert_allclose(fit.loc.numpy(), mu, atol=1e-12)
     np.testing.assert_allclose(float(fit.concentration), kappa, rtol=1e-5)
+
+
+def test_published_numbers() -> None:
+    """Glacial striae of Finland (Davis 1986, p. 316), as documented in R's tectonicr: mean resultant length 0.8003694;
+    standard error of the mean direction 0.09244732, with the concentration of a series. Mean resultant lengths of
+    0.5, 0.8 and 0.9 belong to the concentrations 1.15932, 2.87129 and 5.3047 on the circle, and 0.5 to 1.79676 on
+    the sphere: Mardia & Jupp (2000), appendices 2.2 and 3.2."""
+    groups = [
+        23,
+        27,
+        53,
+        58,
+        64,
+        83,
+        85,
+        88,
+        93,
+        99,
+        100,
+        105,
+        113,
+        113,
+        114,
+        117,
+        121,
+        123,
+        125,
+        126,
+        126,
+        126,
+    ]
+    groups += [
+        127,
+        127,
+        128,
+        128,
+        129,
+        132,
+        132,
+        132,
+        134,
+        135,
+        137,
+        144,
+        145,
+        145,
+        146,
+        153,
+        155,
+        155,
+        155,
+        157,
+    ]
+    groups += [163, 165, 171, 172, 179, 181, 186, 190, 212]
+    angle = torch.tensor(groups).double().deg2rad()
+    x = torch.stack([angle.cos(), angle.sin()], -1)
+    fit = VonMisesFisher.fit(x)
+    assert float(fit.mean.norm()) == pytest.approx(0.8003694, abs=1e-7)
+    assert float(standard_errors(fit, x)["loc"]) == pytest.approx(0.09244732, rel=3e-3)
+    for length, concentration, n in (
+        (0.5, 1.15932, 2),
+        (0.8, 2.87129, 2),
+        (0.9, 5.3047, 2),
+        (0.5, 1.79676, 3),
+    ):
+        pair = torch.zeros(2, n, dtype=torch.float64)
+        pair[:, 0], pair[:, 1] = length, torch.tensor([1.0, -1.0]) * math.sqrt(1 - length**2)
+        assert float(VonMisesFisher.fit(pair).concentration) == pytest.approx(concentration, abs=6e-5)
 
 
 def newton_free(f: Callable[[np.ndarray], float], start: Any) -> Any:
@@ -334,5 +404,12 @@ def test_angles_at_the_seam_count_as_one() -> None:
         WrappedCauchy.fit(torch.tensor([math.pi, -math.pi, math.pi, 0.3, 1.0]))
 
 
-def test_empty_batch() -> None:
-    assert VonMisesFisher.fit(torch.zeros(5, 0, 3)).batch_shape == (0,)
+@pytest.mark.parametrize(
+    "name", ["vmf-S2", "kent-S2", "acg-S2", "riemannian-S2", "wrapped-ball", "matrix-fisher"]
+)
+def test_empty_batch(name: str) -> None:
+    d = case(name)
+    x = d.sample((9,)).unsqueeze(1)[:, :0]
+    fit = fit_of(d)(x)
+    assert fit.batch_shape == (0,) and fit.event_shape == d.event_shape
+    assert all(error.shape[0] == 0 for error in standard_errors(fit, x).values())

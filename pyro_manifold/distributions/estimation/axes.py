@@ -128,7 +128,7 @@ def tyler(s: Sample) -> Tensor:
             f"x: got {len(x)} rows on the sphere in R^{d}, expected more than {d}: with fewer the likelihood has "
             "no maximum. Give more rows, or reduce the dimension first."
         )
-    for _ in range(_TYLER_STEPS):
+    for _ in range(_TYLER_STEPS if x.numel() else 0):
         z = solve_lower(tril, x)
         z = z / z.norm(dim=-1, keepdim=True)
         m = d * torch.einsum("nb,nbi,nbj->bij", s.shares, z, z)
@@ -141,7 +141,7 @@ def tyler(s: Sample) -> Tensor:
         if change < 1e-13 * d:
             return tril
     else:
-        if change < 1e-9:
+        if not x.numel() or change < 1e-9:
             return tril
     raise ValueError(
         f"x: Tyler's iteration did not converge: a subspace of m of the {d} dimensions seems to hold the share "

@@ -55,8 +55,8 @@ def covariance_of_estimates(
         raise ValueError(
             f"distribution: the data do not determine its {names[int(loose.argmax())]}: the likelihood is flat or "
             "not at a maximum there, expected the fit of these data. Axes of equal spread and the direction of a "
-            "uniform distribution have no standard error: use a family without that parameter (VonMisesFisher "
-            "for Kent, ManifoldUniform), or the bootstrap."
+            "uniform distribution have no standard error, nor has a WrappedNormal near its poles: use a family without "
+            "that parameter (VonMisesFisher for Kent, ManifoldUniform), RiemannianNormal, or the bootstrap."
         )
     inverse = (axes / values.unsqueeze(-2)) @ axes.mT
     return d, scale.unsqueeze(-1) * inverse * scale.unsqueeze(-2) / total[..., None, None]
@@ -86,7 +86,7 @@ def standard_errors(
                                             of its axes, ``batch + (d(d-1)/2,)``, in the order of the entries
                                             below the diagonal of a skew matrix, row by row; for d = 3 those of
                                             turns about the three axes
-    ``matrix`` (Bingham)                    of each entry, the trace held
+    ``matrix`` (Bingham, FisherBingham)     of each entry, the trace held
     ``scale_tril`` (AngularCentralGaussian) of each entry, the determinant held
     ``scale_tril`` (others)                 of each entry on and below the diagonal
     ``0.loc``, ``1.scale``, ...             of the parameters of the parts of a :class:`ProductDistribution`

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...geometry import SpecialOrthogonal, geometry
 from ..angular_central_gaussian import AngularCentralGaussian
 from ..bingham import Bingham
+from ..fisher_bingham import FisherBingham
 from ..inverse_wishart import InverseWishart
 from ..isotropic_gaussian import IsotropicGaussian
 from ..kent import Kent
@@ -62,6 +63,11 @@ def _angular_central_gaussian(d: AngularCentralGaussian) -> Chart:
 @CHARTS.register(Bingham)
 def _bingham(d: Bingham) -> Chart:
     return _chart(d, {"matrix": Symmetric()})
+
+
+@CHARTS.register(FisherBingham)
+def _fisher_bingham(d: FisherBingham) -> Chart:
+    return _chart(d, {"loc": Point(_SPHERE), "concentration": Number(low=0.0), "matrix": Symmetric()})
 
 
 @CHARTS.register(MatrixFisher)

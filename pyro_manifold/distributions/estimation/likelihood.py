@@ -84,6 +84,10 @@ def derivatives(
     k = len(twice)
     theta = torch.zeros(d.batch_shape + (k,), dtype=torch.float64, device=x.device, requires_grad=True)
 
+    if not theta.numel():  # an empty batch
+        none = theta.detach()
+        return none.sum(-1), none, none.unsqueeze(-1).expand(d.batch_shape + (k, k))
+
     def slope(t: Tensor, graph: bool) -> tuple[Tensor, Tensor]:
         value = mean_log_likelihood(moved(d, t, only)[0], x, shares)
         return value, torch.autograd.grad(value.sum(), t, create_graph=graph)[0]
@@ -130,7 +134,7 @@ def ascend(d: Any, sample: Sample, only: Collection[str] | None = None, steps: i
     x, shares = sample.points, sample.shares
     count = sum(chart_of(d).sizes().values())
     d = moved(d, torch.zeros(d.batch_shape + (count,), dtype=torch.float64, device=x.device))[0]
-    for _ in range(steps):
+    for _ in range(steps if x.numel() else 0):
         value, gradient, hessian = derivatives(d, x, shares, only)
         delta = _direction(gradient, hessian)
         gain = (gradient * delta).sum(-1)
