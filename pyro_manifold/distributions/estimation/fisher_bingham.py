@@ -41,7 +41,8 @@ class _Natural(FisherBingham):
 @CHARTS.register(_Natural)
 def _natural(d: _Natural) -> Chart:
     values = {"linear": d.linear, "matrix": d.matrix}
-    return Chart({"linear": Number(1), "matrix": Symmetric()}, values, lambda new: _Natural(new["linear"], new["matrix"]))
+    parameters = {"linear": Number(1), "matrix": Symmetric()}
+    return Chart(parameters, values, lambda new: _Natural(new["linear"], new["matrix"]))
 
 
 def _statistics_span(s: Sample) -> bool:
