@@ -8,6 +8,7 @@ imported at the first call; install it with ``pip install matplotlib`` or the ex
 
 from ..ops.lon_lat import from_lon_lat, lon_lat
 from .atlas import atlas_draws
+from .caps import sphere_caps
 from .glyphs import odf_glyphs, tensor_glyphs
 from .images import image_grid
 from .mcmc import disk_posterior, plot_rank, plot_sbc
@@ -30,6 +31,7 @@ __all__ = [
     "odf_glyphs",
     "plot_rank",
     "plot_sbc",
+    "sphere_caps",
     "sphere_density",
     "sphere_field",
     "sphere_points",
