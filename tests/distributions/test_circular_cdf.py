@@ -62,7 +62,7 @@ def test_inverse(name: str, parameter: float) -> None:
     """To 1e-12 in float64 and 64 roundings in float32, around the circle and at its ends."""
     make, _, angle, _ = MAKE[name]
     d = make(tensor(2.5), tensor(parameter))
-    q = torch.cat([torch.linspace(1e-9, 1 - 1e-9, 97, dtype=F64), tensor(0.5).reshape(1)])
+    q = torch.cat([torch.linspace(1e-9, 1 - 1e-9, 25, dtype=F64), tensor(0.5).reshape(1)])
     torch.testing.assert_close(d.cdf(d.icdf(q)), q, rtol=0, atol=1e-12 * (1 + 1e-3 * parameter))
     ends = angle(d.icdf(torch.tensor([0.0, 1.0], dtype=F64)))
     torch.testing.assert_close(
@@ -82,8 +82,8 @@ def test_is_the_distribution_of_draws(name: str, parameter: float) -> None:
     torch.manual_seed(0)
     make, point, _, _ = MAKE[name]
     d = make(tensor(-1.0), tensor(parameter))
-    u = d.cdf(d.sample((4000,))).sort().values
-    assert float((u - (torch.arange(4000) + 0.5) / 4000).abs().max()) < 2.7 / math.sqrt(4000)
+    u = d.cdf(d.sample((1500,))).sort().values
+    assert float((u - (torch.arange(1500) + 0.5) / 1500).abs().max()) < 2.7 / math.sqrt(1500)
     offset = torch.linspace(-3.0, 3.0, 9, dtype=F64) * min(1.0, 3 / math.sqrt(max(parameter, 1.0)))
     x = (offset - 1.0).requires_grad_()
     value = d.cdf(point(x))
@@ -135,7 +135,13 @@ def test_scipy() -> None:
 
 @pytest.mark.parametrize(
     "name, parameter",
-    [("cauchy", 0.4), ("vmf", 2.0), ("power", 1.3), ("normal-S1", 0.9), ("normal-torus", 2.0)],
+    [
+        ("cauchy", 0.4),
+        ("vmf", 2.0),
+        pytest.param("power", 1.3, marks=pytest.mark.slow),
+        pytest.param("normal-S1", 0.9, marks=pytest.mark.slow),
+        pytest.param("normal-torus", 2.0, marks=pytest.mark.slow),
+    ],
 )
 def test_gradients_and_vmap(name: str, parameter: float) -> None:
     make, point, angle, _ = MAKE[name]

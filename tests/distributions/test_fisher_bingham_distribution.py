@@ -98,8 +98,14 @@ def test_divergence() -> None:
 
 
 @pytest.mark.parametrize(
-    "kappa, a", [(3.0, 1.0), (1.0, 4.0), (0.0, 2.0)], ids=["one mode", "two modes", "Bingham"]
+    "kappa, a",
+    [
+        pytest.param(3.0, 1.0, id="one mode"),
+        pytest.param(1.0, 4.0, id="two modes"),
+        pytest.param(0.0, 2.0, id="Bingham"),
+    ],
 )
+@pytest.mark.slow
 def test_gradients(kappa: float, a: float) -> None:
     """Of density, entropy, moments and divergences in all parameters, by finite differences, also where the mode is
     not unique; the density's twice."""

@@ -106,7 +106,7 @@ def test_limits() -> None:
 @pytest.mark.parametrize("scale", [1e-8, 0.3, 0.9, 1.5, 1.8, 4.0])
 def test_draws_have_the_cdf(scale: float) -> None:
     """Kolmogorov-Smirnov: a distance above 2.7 / sqrt(n) has probability 1e-6."""
-    angle = sample_angle(tensor(scale)[0], torch.Size([20_000]))
+    angle = sample_angle(tensor(scale)[0], torch.Size([5000]))
     u = angle_cdf(angle, tensor(scale)[0]).sort().values
     steps = (torch.arange(len(u), dtype=F64) + 0.5) / len(u)
     assert float((u - steps).abs().max()) < 2.7 / math.sqrt(len(u))
@@ -140,7 +140,7 @@ def test_derivative_of_draws() -> None:
 
 def test_products_of_draws() -> None:
     """Brownian motion: scales add as squares."""
-    loc, n = rotation(), 20_000
+    loc, n = rotation(), 5000
     first, then = (
         mdist.IsotropicGaussian(loc, tensor(0.6)[0]),
         mdist.IsotropicGaussian(torch.eye(3).double(), 0.8),

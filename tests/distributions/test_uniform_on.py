@@ -50,7 +50,7 @@ def test_torus() -> None:
     torch.testing.assert_close(d.log_volume, tensor(4 * math.pi**2 * 1.4).log()[0], rtol=1e-12, atol=0)
     assert d.volume_error < 1e-12
     torch.manual_seed(0)
-    x = d.sample((5000,))
+    x = d.sample((2000,))
     within_5_se(x, torch.zeros(3, dtype=F64))
     # the angle around the tube has a density proportional to 2 + 0.7 cos b
     within_5_se(d.latent_coordinates(x)[:, 1].cos(), tensor(0.7 / 4)[0])
