@@ -140,9 +140,9 @@ class WrappedNormal(ExpMapDistribution):
         and circles, by Newton's method from the Fréchet mean and the covariance of tangent coordinates there.
 
         On spheres from dimension 2 on, rotations and other compact curved manifolds the likelihood has no
-        maximum, since the density has poles: there ``loc`` is the Fréchet mean, and the covariance is that of
-        greatest likelihood, windings included, with this ``loc``. On tori it is the local maximum near the
-        Fréchet mean.
+        maximum, since the density has poles: there ``loc`` is the Fréchet mean, and the covariance a local
+        maximum of the likelihood with this ``loc``, windings included, near that of the tangent coordinates. On
+        tori all of it is the local maximum near these.
 
         :param manifold: as in the constructor.
         :param x: the rows of data, shape ``(n,) + batch + event``: one distribution for each element of the batch.

@@ -25,6 +25,7 @@ def test_its_moments_are_those_of_the_rows() -> None:
     assert float(fit.matrix.trace()) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "d",
     [

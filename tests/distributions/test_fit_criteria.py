@@ -71,6 +71,7 @@ def test_parameters_are_counted(family: str, covariance: str, free: int) -> None
         assert count == pytest.approx(free * k + k - 1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_in_many_dimensions() -> None:
     """Three clusters of 60 directions in 100 dimensions; BIC finds three."""
     centres = torch.nn.functional.one_hot(torch.arange(3), 100).double()
@@ -151,6 +152,7 @@ def test_start_of_params() -> None:
     pyro.clear_param_store()
 
 
+@pytest.mark.slow
 def test_start_of_a_sampler() -> None:
     x = clusters(30)
     start = fit_mixture(x, 3, uniform=False).start()
