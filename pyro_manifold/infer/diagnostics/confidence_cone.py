@@ -23,6 +23,7 @@ from ...distributions.estimation.sample import checked_weights, gathered
 from ...geometry import geometry
 from ...ops.arguments import checked
 from ...ops.chi import chi_quantile
+from ...ops.chunks import slices
 from .credible_ball import check_prob
 from .units import angle_factor
 
@@ -130,10 +131,11 @@ def _by_bootstrap(
     out = []
     for b, count in enumerate(total.round().clamp_min(2).long().tolist()):
         means = []
-        for _ in range(resamples):
-            rows = torch.multinomial(shares[:, b].cpu(), count, replacement=True, generator=draws)
-            means.append(x[rows.to(x.device), b].mean(0))
-        off = geo.dist(geo.project(torch.stack(means)), direction[b].expand(resamples, -1))
+        for part in slices(resamples, count, 1 << 20):
+            some = (min(part.stop, resamples) - part.start) * count
+            rows = torch.multinomial(shares[:, b].cpu(), some, replacement=True, generator=draws)
+            means.append(x[:, b][rows.to(x.device)].unflatten(0, (-1, count)).mean(1))
+        off = geo.dist(geo.project(torch.cat(means)), direction[b].expand(resamples, -1))
         out.append(off.sort().values[math.ceil(prob * resamples) - 1])
     return torch.stack(out) if out else total
 
