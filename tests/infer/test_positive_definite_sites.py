@@ -189,6 +189,17 @@ def test_wishart() -> None:
 
 
 @pytest.mark.slow
+def test_wishart_of_five_in_float32() -> None:
+    """Starts are spread over the manifold: Pyro's, spread over Cholesky factors, have condition numbers that float32
+    cannot hold."""
+    torch.manual_seed(0)
+    scale = torch.eye(5) + 0.5
+    s = chains(lambda: pyro.sample("S", dist.Wishart(torch.tensor(9.0), scale)))["S"]
+    assert s.dtype == torch.float32
+    within_5_se(s, 9 * scale)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [True, False], ids=["Wishart", "InverseWishart"])
 def test_conjugate_posteriors(precision: bool) -> None:
     torch.manual_seed(0)

@@ -77,7 +77,14 @@ class ScaleEstimate:
             assert s.momentum is not None
             x = z[s.name]
             s.momentum.centre(x)
-            v = float(rows(s.geometry.chord(x, x[order]).square()).sum(-1).mean()) / (2 * s.dim)
+            square = rows(s.geometry.chord(x, x[order]).square()).sum(-1)
+            square = square[
+                square.isfinite()
+            ]  # of matrices that float32 cannot tell from singular ones it is not
+            if not len(square):
+                scale[s.name] = system.scale[s.name]
+                continue
+            v = float(square.mean()) / (2 * s.dim)
             v = self._early(v, self._force(s, state.grad)) if early else v
             scale[s.name] = (shrink * v + floor) ** 0.5
         system.rescale(scale, self._flat_scale(state, shrink, floor, early) if system.flat else None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import geoopt
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
@@ -16,8 +17,9 @@ from torch.distributions import Transform, biject_to
 
 from ...constraints import circular, manifold_of, on, point_constraint, polar
 from ...geometry import geometry
+from ...transforms import SymmetricVolume
 from ..anywhere import anywhere
-from ..positive_definite import sampled_on
+from ..positive_definite import is_positive_definite, sampled_on
 from .errors import InvalidStartError
 from .potential import ChainBatch, ModelPotential
 from .systems import System
@@ -40,6 +42,11 @@ class _Init:
         fn = site["fn"]
         if fn.has_enumerate_support or getattr(fn.support, "is_discrete", False):
             return fn.sample()  # to be enumerated, or refused later with a better message than a strategy's
+        if is_positive_definite(
+            fn.support
+        ):  # spread out in the chart of the manifold, not in Cholesky factors
+            fn = dist.TransformedDistribution(fn, [SymmetricVolume()])
+            site = {**site, "fn": fn}
         try:
             return self.strategy(site)
         except NotImplementedError:
