@@ -83,7 +83,9 @@ def main() -> None:
         ("hyperbolic plane", hyperbolic, mdist.WrappedNormal(BALL, torch.zeros(2), 0.5).sample(n), 2),
         ("SO(3)", rotations, mdist.WrappedNormal(ROTATIONS, torch.eye(3), 0.5).sample(n), 9),
     ]
-    print(f"load {os.getloadavg()[0]:.1f}, {args.sites} sites, {args.rows} rows each, CPU ms of a step of SVI")
+    print(
+        f"load {os.getloadavg()[0]:.1f}, {args.sites} sites, {args.rows} rows each, CPU ms of a step of SVI"
+    )
     print("| model | AutoNormal, Euclidean twin | AutoManifoldNormal | ratio |")
     print("|---|---|---|---|")
     for name, model, x, coordinates in pairs:
