@@ -162,7 +162,7 @@ class GeodesicHMC(GeodesicKernel):
                 if self.chains > 1:
                     warn_of_loop(self.chains, "the model has enumerated sites")
             self._transforms, self._options["manifolds"] = setup.transforms, setup.manifolds
-            given = given or (find_start(setup, self.chains, args, kwargs) if setup.transforms else {})
+            given = given or (find_start(setup, self.chains, how, args, kwargs) if setup.transforms else {})
             potential = setup.potential
         else:
             potential, self._transforms = self._options["potential_fn"], {}

@@ -1,5 +1,6 @@
 """From a Pyro model to a potential, the transforms of its sites, and a point to start from."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ from .systems import System
 __all__ = ["ModelSetup", "check_sites", "check_start", "find_start", "prepare"]
 
 Positions = dict[str, Tensor]
+_MANY = 16  # chains whose starts are drawn at once
 
 
 class _Init:
@@ -72,6 +74,8 @@ class ModelSetup:
     transforms: dict[str, Transform] = field(default_factory=dict)
     manifolds: dict[str, geoopt.Manifold] = field(default_factory=dict)
     supports: dict[str, Any] = field(default_factory=dict)  # of one point
+    shapes: dict[str, torch.Size] = field(default_factory=dict)  # of the values of one chain
+    plated: Callable[[int], Callable[..., Any]] | None = None  # the model of many chains, as an outer plate
 
 
 def _bijection(name: str, fn: Any) -> Transform:
@@ -106,7 +110,13 @@ def prepare(
         enumerated = poutine.enum(config_enumerate(model), first_available_dim=-1 - nesting)
         started = InitMessenger(_Init(strategy))(enumerated)
         trace = poutine.trace(started).get_trace(*args, **kwargs)
-    out = ModelSetup(None, started, False)  # type: ignore[arg-type]
+
+    def plated(
+        n: int,
+    ) -> Callable[..., Any]:  # the strategy is outside: it sees what the plate has made of a site
+        return InitMessenger(_Init(strategy))(pyro.plate("_starts", n, dim=-1 - nesting)(enumerated))
+
+    out = ModelSetup(None, started, False, plated=plated)  # type: ignore[arg-type]
     ranks = {}
     for name, node in trace.iter_stochastic_nodes():
         fn = node["fn"]
@@ -120,7 +130,7 @@ def prepare(
         if manifold is not None:
             out.manifolds[name], out.supports[name] = manifold, on(manifold)
         out.transforms[name] = _bijection(name, fn) if manifold is None else measure
-        ranks[name] = len(fn.batch_shape)
+        ranks[name], out.shapes[name] = len(fn.batch_shape), node["value"].shape
     if out.enumerated:  # Pyro's own potential sums the enumerated sites out
         _, out.potential, _, _ = initialize_model(
             model, args, kwargs, transforms=out.transforms, max_plate_nesting=nesting, initial_params={}
@@ -130,26 +140,69 @@ def prepare(
     return out
 
 
-def find_start(setup: ModelSetup, chains: int, args: tuple, kwargs: dict) -> Positions:
-    """Draws of the initialisation strategy at which potential and gradient are finite, one per chain."""
-    found: list[Positions] = []
-    geometries = {k: geometry(m) for k, m in setup.manifolds.items()}
-    for _ in range(100 * chains):
-        with poutine.block(), pyro.validation_enabled(False):
-            trace = poutine.trace(setup.model).get_trace(*args, **kwargs)
-            z = {k: t(trace.nodes[k]["value"].detach()).unsqueeze(0) for k, t in setup.transforms.items()}
-            system = System(
-                ChainBatch(setup.potential, z), geometries, {k: v.shape[1:] for k, v in z.items()}
-            )
-            u, grad = system.evaluate(z)
-        if bool(u.isfinite().all()) and bool(grad.isfinite().all()):
-            found.append({k: v[0] for k, v in z.items()})
-        if len(found) == chains:
-            return found[0] if chains == 1 else {k: torch.stack([f[k] for f in found]) for k in found[0]}
+def find_start(setup: ModelSetup, chains: int, how: str, args: tuple, kwargs: dict) -> Positions:
+    """Draws of the initialisation strategy at which potential and gradient are finite, one per chain.
+
+    All are evaluated together by the way ``how`` of :class:`ChainBatch`, and one by one only where that finds none."""
+    rows: list[Positions] = []
+    for _ in range(100):
+        z = _draws(setup, chains - len(rows), args, kwargs)
+        n = len(next(iter(z.values())))
+        good = _finite(setup, z, how)
+        if n > 1 and not bool(good.any()):
+            good = torch.cat([_finite(setup, {k: v[i : i + 1] for k, v in z.items()}, how) for i in range(n)])
+        rows += [{k: v[i] for k, v in z.items()} for i in good.nonzero().flatten().tolist()]
+        if len(rows) == chains:
+            return rows[0] if chains == 1 else {k: torch.stack([f[k] for f in rows]) for k in rows[0]}
     raise InvalidStartError(
         "no start with a finite log density and gradient was found in 100 tries per chain; check the model, "
         "or give init_strategy=pyro.infer.autoguide.init_to_value(values=...)."
     )
+
+
+def _draws(setup: ModelSetup, n: int, args: tuple, kwargs: dict) -> Positions:
+    """``n`` draws of the initialisation strategy; of many at once, where the model takes the chains as an outer
+    plate."""
+    with poutine.block(), pyro.validation_enabled(False):
+        together = _drawn_together(setup, n, args, kwargs) if n > _MANY and not setup.enumerated else None
+        if together is not None:
+            return together
+        found = []
+        for _ in range(n):
+            trace = poutine.trace(setup.model).get_trace(*args, **kwargs)
+            found.append({k: t(trace.nodes[k]["value"].detach()) for k, t in setup.transforms.items()})
+    return {k: torch.stack([f[k] for f in found]) for k in found[0]}
+
+
+def _drawn_together(setup: ModelSetup, n: int, args: tuple, kwargs: dict) -> Positions | None:
+    assert setup.plated is not None
+    try:
+        trace = poutine.trace(setup.plated(n)).get_trace(*args, **kwargs)
+    except Exception:  # whatever a model does with chains that it was not written for, one by one is right
+        return None
+    z = {}
+    for name, t in setup.transforms.items():
+        value, shape = trace.nodes[name]["value"].detach(), setup.shapes[name]
+        if value.shape[:1] != (n,) or value.numel() != n * shape.numel():
+            return None
+        z[name] = t(value.reshape(n, *shape))
+    return z
+
+
+def _finite(setup: ModelSetup, z: Positions, how: str) -> Tensor:
+    """Whether potential and gradient are finite, by row."""
+    geometries = {k: geometry(m) for k, m in setup.manifolds.items()}
+    n = len(next(iter(z.values())))
+    try:
+        with pyro.validation_enabled(False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whether a loop was needed is said where the chains start
+            batch = ChainBatch(setup.potential, z, how)
+            u, grad = System(batch, geometries, {k: v.shape[1:] for k, v in z.items()}).evaluate(z)
+    except Exception:  # one row may be what a whole batch is refused for
+        if n == 1:
+            raise
+        return torch.zeros(n, dtype=torch.bool)
+    return u.isfinite() & grad.isfinite().all(-1)
 
 
 def check_start(z: Positions, chains: int, manifolds: dict[str, geoopt.Manifold]) -> None:
