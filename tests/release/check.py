@@ -13,7 +13,6 @@ registry offers. Everything is left in ``--out``, and a line for each environmen
 
 import argparse
 import configparser
-import importlib
 import io
 import os
 import re
@@ -22,8 +21,6 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-
-import pyro_manifold
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -66,20 +63,29 @@ def pins(versions: str, tree: Path) -> list[str]:
     ).split()
 
 
-def exported() -> str:
-    """A program that asks a type checker for the type of every exported name."""
-    package = Path(pyro_manifold.__file__).parent
-    folders = sorted(p.parent for p in package.rglob("__init__.py") if p.parent != package)
-    names = [".".join(("pyro_manifold", *folder.relative_to(package).parts)) for folder in folders]
-    modules = [importlib.import_module(name) for name in [*names, "pyro_manifold.constraints"]]
-    lines = (f"reveal_type({m.__name__}.{name})" for m in modules for name in getattr(m, "__all__", ()))
-    return "\n".join([*(f"import {m.__name__}" for m in modules), *lines])
+# a program for the interpreter of the environment: it writes one that asks a type checker for the type of every exported name
+EXPORTED = """
+import importlib, pathlib, pyro_manifold
+package = pathlib.Path(pyro_manifold.__file__).parent
+folders = sorted(p.parent for p in package.rglob("__init__.py") if p.parent != package)
+names = [".".join(("pyro_manifold", *folder.relative_to(package).parts)) for folder in folders]
+public = [
+    (module, name)
+    for module in [*names, "pyro_manifold.constraints"]
+    for name in getattr(importlib.import_module(module), "__all__", ())
+]
+for i, (module, name) in enumerate(public):
+    print(f"from {module} import {name} as x{i}\\nreveal_type(x{i})")
+"""
 
 
 def typed(env: Path, python: Path) -> bool:
     """Whether a type checker finds the one mistake of typed.py, and that no exported name is ``Any``."""
     shutil.copy(HERE / "typed.py", env)
-    (env / "exported.py").write_text(exported())
+    names = subprocess.run(
+        [python, "-c", EXPORTED], cwd=env, capture_output=True, text=True, check=True
+    ).stdout
+    (env / "exported.py").write_text(names)
     log, options = env / "types.txt", ("--ignore-missing-imports", "--python-executable", python)
     run(
         sys.executable,
