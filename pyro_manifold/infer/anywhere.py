@@ -9,7 +9,7 @@ from pyro.infer.autoguide.initialization import init_to_feasible
 from torch import Tensor
 
 from ..geometry import geometry
-from .positive_definite import is_positive_definite, sampled_on
+from .positive_definite import draws_of_wishart, is_positive_definite, sampled_on
 from .reparam._base import innermost, like_of
 
 __all__ = ["anywhere", "init_to_draw"]
@@ -38,7 +38,8 @@ def init_to_draw(site: dict | None = None, *, fallback: Callable[..., Any] = ini
     if manifold is None:
         return fallback(site)
     try:
-        value = site["fn"].sample().detach()
+        with draws_of_wishart():
+            value = site["fn"].sample().detach()
     except NotImplementedError:
         value = anywhere(site["fn"], manifold)
     if is_positive_definite(site["fn"].support) and not bool(geometry(manifold).contains(value).all()):

@@ -5,6 +5,9 @@ Pyro's and torch's distributions of positive definite matrices (``Wishart``) hav
 guides move their matrices along geodesics of the affine-invariant metric, and take the volume
 :math:`2^{n(n-1)/4}|X|^{-(n+1)/2}` of :class:`~pyro_manifold.transforms.SymmetricVolume` into account."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import geoopt
@@ -14,7 +17,7 @@ from torch.distributions import Transform, constraints, identity_transform
 from ..constraints import manifold_of, point_constraint
 from ..transforms import SymmetricVolume
 
-__all__ = ["is_positive_definite", "sampled_on", "with_measure_of"]
+__all__ = ["draws_of_wishart", "is_positive_definite", "sampled_on", "with_measure_of"]
 
 _SPD = geoopt.SymmetricPositiveDefinite()
 
@@ -22,6 +25,15 @@ _SPD = geoopt.SymmetricPositiveDefinite()
 def is_positive_definite(support: Any) -> bool:
     """Whether each point of a support is a positive definite matrix in Pyro's sense."""
     return isinstance(point_constraint(support), type(constraints.positive_definite))
+
+
+@contextmanager
+def draws_of_wishart() -> Iterator[None]:
+    """Drawing a start without torch's warning of singular draws: it warns where there are none (torch 2.13 has the
+    condition the wrong way round)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Singular sample detected", UserWarning)
+        yield
 
 
 def sampled_on(support: Any) -> tuple[geoopt.Manifold | None, Transform]:

@@ -189,6 +189,23 @@ def test_wishart() -> None:
 
 
 @pytest.mark.slow
+def test_flat_prior() -> None:
+    """With Lebesgue measure as the prior of a precision matrix and m observations the posterior is a Wishart
+    distribution of m + n + 1 degrees of freedom."""
+    torch.manual_seed(0)
+    y = torch.randn(12, 2, dtype=F64)
+
+    def model() -> None:
+        s = pyro.sample("S", dist.ImproperUniform(constraints.positive_definite, (), (2, 2)))
+        with pyro.plate("data", 12):
+            pyro.sample(
+                "y", dist.MultivariateNormal(torch.zeros(2, dtype=F64), precision_matrix=s.to(F64)), obs=y
+            )
+
+    within_5_se(chains(model)["S"].to(F64), 15 * torch.linalg.inv(y.T @ y))
+
+
+@pytest.mark.slow
 def test_wishart_of_five_in_float32() -> None:
     """Starts are spread over the manifold: Pyro's, spread over Cholesky factors, have condition numbers that float32
     cannot hold."""

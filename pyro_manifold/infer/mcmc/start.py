@@ -16,11 +16,11 @@ from pyro.infer.mcmc.util import _guess_max_plate_nesting, initialize_model
 from torch import Tensor
 from torch.distributions import Transform, biject_to
 
-from ...constraints import circular, manifold_of, on, point_constraint, polar
+from ...constraints import circular, on, point_constraint, polar
 from ...geometry import geometry
 from ...transforms import SymmetricVolume
 from ..anywhere import anywhere
-from ..positive_definite import is_positive_definite, sampled_on
+from ..positive_definite import draws_of_wishart, is_positive_definite, sampled_on
 from .errors import InvalidStartError
 from .potential import ChainBatch, ModelPotential
 from .systems import System
@@ -44,15 +44,13 @@ class _Init:
         fn = site["fn"]
         if fn.has_enumerate_support or getattr(fn.support, "is_discrete", False):
             return fn.sample()  # to be enumerated, or refused later with a better message than a strategy's
-        if is_positive_definite(
-            fn.support
-        ):  # spread out in the chart of the manifold, not in Cholesky factors
-            fn = dist.TransformedDistribution(fn, [SymmetricVolume()])
-            site = {**site, "fn": fn}
+        if is_positive_definite(fn.support):  # spread over the manifold, not over Cholesky factors
+            site = {**site, "fn": dist.TransformedDistribution(fn, [SymmetricVolume()])}
         try:
-            return self.strategy(site)
+            with draws_of_wishart():
+                return self.strategy(site)
         except NotImplementedError:
-            manifold = manifold_of(fn.support)
+            manifold = sampled_on(fn.support)[0]
             if (
                 manifold is None
             ):  # Pyro's ImproperUniform: as init_to_uniform, which would ask for a draw to know the shape
