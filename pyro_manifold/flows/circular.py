@@ -11,6 +11,7 @@ estimation*, NeurIPS 2017.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from ..nn.masked_mlp import MaskedMLP
 from ..ops.arguments import checked
 from ..ops.bounded_splines import circular_size, circular_spline
 from ..ops.circular import harmonics, wrap
+from ..ops.tracing import can_write_inplace
 from .spline_layer import SplineLayer
 
 __all__ = ["CircularAutoregressive", "CircularSpline"]
@@ -95,8 +97,8 @@ class CircularAutoregressive(SplineLayer):
     r"""Circular splines of all angles, each given those before it: :math:`\theta_i = s^{-1}(\theta'_i;\,
     \phi_i(\theta'_1, \dots, \theta'_{i-1}))`.
 
-    The inverse, and so the density, is one evaluation of the network; the map itself, and so a draw, is one for
-    each angle.
+    The inverse, and so the density, is one evaluation of the network. The map itself, and so a draw, finds one angle
+    after the other: without gradients this is as much arithmetic as one evaluation, with gradients one for each angle.
 
     :param int dim: number of angles.
     :param bool reverse: count the angles from the last one.
@@ -135,9 +137,24 @@ class CircularAutoregressive(SplineLayer):
 
     def forward_and_log_volume(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self._ordered(wrap(self.with_batch_of_context(x, 1)))
+        if can_write_inplace(x):
+            return self._draw(x)
         y = x
         for i in range(self.dim):  # the first i angles of y are known
             raw = self.raw(0, harmonics(y, self.number))
             done, log_slope = circular_spline(x, raw)
             y = torch.cat([done[..., : i + 1], x[..., i + 1 :]], -1)
         return self._ordered(y), log_slope.sum(-1)
+
+    def _draw(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for ordered angles, without a gradient."""
+        net: Any = self.networks[0]
+        found: list[Tensor] = []
+
+        def variable(i: int, raw: Tensor) -> Tensor:
+            found.append(circular_spline(x[..., i], raw)[0])
+            return harmonics(found[i], self.number)
+
+        features = net.sequential(variable, x.shape[:-1], self.context)
+        _, log_slope = circular_spline(x, self.raw(0, features))
+        return self._ordered(torch.stack(found, -1)), log_slope.sum(-1)

@@ -19,7 +19,7 @@ class TorusFlow(LayerFlow):
     :param int depth: number of layers.
     :param str kind: ``"coupling"``, :class:`CircularSpline` layers that change one half of the angles after the
         other, fast in both directions; or ``"autoregressive"``, :class:`CircularAutoregressive` layers that count
-        the angles from the first and from the last one in turn, whose draws take d evaluations of each network.
+        the angles from the first and from the last one in turn, whose draws find one angle after the other.
     :param options: those of the layers.
     :raises ValueError: for an unknown kind or sizes that are not positive.
 

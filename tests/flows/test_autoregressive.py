@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from pyro_manifold.flows import Autoregressive, Conditional, LatentFlow, autoregressive_chain
+from pyro_manifold.flows import (
+    Autoregressive,
+    CircularAutoregressive,
+    Conditional,
+    LatentFlow,
+    autoregressive_chain,
+)
 from pyro_manifold.nn import MaskedMLP
 
 F64 = torch.float64
@@ -45,6 +51,22 @@ def test_draws_one_by_one(dim: int, hidden: tuple[int, ...]) -> None:
     torch.testing.assert_close(again, volume, rtol=1e-8, atol=1e-8)
     with torch.no_grad():
         assert layer.forward_and_log_volume(x[:0])[0].shape == (4, 0, dim)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_draws_of_angles_one_by_one(reverse: bool) -> None:
+    """Angles, with and without gradients, with a context of another batch shape."""
+    options = dict(reverse=reverse, bins=4, hidden=(7, 5), number=2)
+    conditional: Conditional = moved(Conditional(CircularAutoregressive(4, **options), 2))  # type: ignore[assignment, arg-type]
+    layer = conditional.condition(torch.randn(3, 1, 2, dtype=F64))
+    x = 6 * torch.rand(5, 4, dtype=F64) - 3
+    slow, volume = layer.forward_and_log_volume(x)
+    with torch.no_grad():
+        fast, same = layer.forward_and_log_volume(x)
+    torch.testing.assert_close(fast, slow.detach(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(same, volume.detach(), rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        assert layer.forward_and_log_volume(x[:0])[0].shape == (3, 0, 4)
 
 
 def test_many_dimensions() -> None:
