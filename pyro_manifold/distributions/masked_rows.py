@@ -17,7 +17,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ..ops.components import extremes
-from ..ops.tracing import is_concrete
+from ..ops.tracing import first_row, is_concrete, on_host
 
 __all__ = ["MaskedRows", "fills_dropped_rows"]
 
@@ -51,9 +51,10 @@ def _with_masked_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[An
             size = value.abs()
             size = size.flatten(size.dim() - self.event_dim).amax(-1) if self.event_dim else size
             usual = (size > 0) & (size < math.inf)
-            if bool(usual.all()):
+            if on_host(value) and bool(usual.all()):
                 return log_prob(self, value)
-            good = usual | (size.isfinite() & self.support.check(value))
+            zero = value.new_zeros(value.shape[value.dim() - self.event_dim :])
+            good = usual | ((size == 0) & self.support.check(zero))
             return torch.where(good, log_prob(self, _filled(self, value, good)), -math.inf)
         try:
             return log_prob(self, value)
@@ -95,9 +96,9 @@ def fills_dropped_rows(log_prob: Callable[[Any, Tensor], Tensor]) -> Callable[[A
 
 
 def _ordinary(value: Tensor) -> bool:
-    """Whether all coordinates are finite and nonzero, by one cheap reduction. On a GPU the answer is always no,
-    so that the caller's test of every row is the only one that waits for the device."""
-    if value.device.type != "cpu" or not value.numel():
+    """Whether all coordinates are finite and nonzero, by one cheap reduction. On a GPU the answer is always no:
+    rows are replaced there without a test whether any must be, which would wait for the device."""
+    if not on_host(value) or not value.numel():
         return False
     low, high = extremes(value.detach().abs())
     return low > 0 and high < math.inf
@@ -106,7 +107,9 @@ def _ordinary(value: Tensor) -> bool:
 @torch.no_grad()
 def _filled(fn: Any, value: Tensor, good: Tensor) -> Tensor:
     """``value`` with all other rows replaced by the first good row, or by draws if no row is good."""
-    if bool(good.any()):
+    if not on_host(value) and value.numel():
+        point = first_row(value.reshape((-1,) + value.shape[good.dim() :]), good.reshape(-1))
+    elif bool(good.any()):
         point = value.flatten(0, good.dim() - 1)[good.flatten().nonzero()[0, 0]] if good.dim() else value
     else:
         point = fn.sample()

@@ -17,7 +17,7 @@ from torch.distributions import Distribution, constraints
 from ..constraints import image
 from ..ops.arguments import checked
 from ..ops.checks import check_all
-from ..ops.tracing import is_concrete
+from ..ops.tracing import first_row, is_concrete, on_host
 from ..transforms.cache import CopiesWithoutCaches
 from ..transforms.injective import InjectiveTransform
 from ..transforms.injective_flow import InjectiveFlow
@@ -165,7 +165,7 @@ def without_gaps(
     if not is_concrete(value):
         return value, None
     finite = value.isfinite().all(-1)
-    if bool(finite.all()):
+    if (on_host(value) or validate) and bool(finite.all()):
         return value, None
     if validate:
         check_all(
@@ -176,8 +176,12 @@ def without_gaps(
             "Remove such rows, or mask them: d.mask(x.isfinite().all(-1)).",
         )
     with torch.no_grad():
-        good = value.reshape(-1, value.shape[-1])[finite.reshape(-1)]
-        point = good[0] if len(good) else transform(value.new_zeros(transform.dim))
+        rows = value.reshape(-1, value.shape[-1])
+        if on_host(value) or not len(rows):
+            good = rows[finite.reshape(-1)]
+            point = good[0] if len(good) else transform(value.new_zeros(transform.dim))
+        else:
+            point = first_row(rows, finite.reshape(-1)).nan_to_num(0.0, 0.0, 0.0)
     return torch.where(finite.unsqueeze(-1), value, point), finite
 
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from .chunks import slices
-from .tracing import constant_result, is_concrete
+from .tracing import constant_result, maybe_any
 
 __all__ = ["Bessel", "bessel", "bessel_columns", "largest_argument"]
 
@@ -205,7 +205,7 @@ def largest_argument(order: float) -> float:
 def bessel(k: Tensor, order: float, single: bool, value: str, slope: bool) -> Bessel:
     """:func:`_bessel_below` for float64 arguments of any size."""
     last = largest_argument(order)
-    if is_concrete(k) and not bool((k > last).any()):
+    if not maybe_any(k > last):
         return _bessel_below(k, order, single, value, slope)
     near = k.clamp_max(last)
     b = _bessel_below(near, order, single, value, slope)

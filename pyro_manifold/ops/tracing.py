@@ -12,10 +12,12 @@ from torch.autograd import forward_ad
 __all__ = [
     "can_write_inplace",
     "constant_result",
+    "first_row",
     "is_concrete",
     "is_traced",
     "maybe_any",
     "not_compiled",
+    "on_host",
     "operator",
 ]
 
@@ -40,6 +42,21 @@ def is_concrete(x: Tensor) -> bool:
     if is_traced():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def on_host(x: Tensor) -> bool:
+    """Whether reading values of ``x`` waits for no device."""
+    return x.device.type == "cpu"
+
+
+def first_row(x: Tensor, mask: Tensor) -> Tensor:
+    """The first row of ``x`` (first axis) where ``mask`` holds, found without waiting for the device; row 0 if there
+    is none.
+
+    >>> first_row(torch.arange(6).reshape(3, 2), torch.tensor([False, True, True]))
+    tensor([2, 3])
+    """
+    return x.index_select(0, mask.byte().argmax(0, keepdim=True)).squeeze(0)
 
 
 def can_write_inplace(x: Tensor) -> bool:

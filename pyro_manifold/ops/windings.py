@@ -37,7 +37,7 @@ from torch import Tensor
 
 from .circular import log_wrapped_normal
 from .signed_trig import log_sinc_sqrt
-from .tracing import constant_result, is_concrete, maybe_any
+from .tracing import constant_result, is_concrete, maybe_any, on_host
 
 __all__ = ["log_windings", "normal_reach"]
 
@@ -138,14 +138,15 @@ def _turns(s: Tensor, power: int, reach: float, t: Tensor) -> Tensor:
     """The k other than 0 whose terms matter, on a new first axis. If the modes are many turns away from 0,
     every element has the same number of k, around its own modes."""
     column = (-1,) + (1,) * t.dim()
-    if is_concrete(s) and s.numel():
+    known = is_concrete(s) and on_host(s)  # a number of terms that depends on s would wait for a GPU
+    if known and s.numel():
         last = math.floor((float(s.amax()) * (math.sqrt(power) + reach)) / _TURN + 1.5)
         if last <= _FEW:
             few = [k for k in range(-last, last + 1) if k]
             return torch.tensor(few, dtype=t.dtype, device=t.device).reshape(column)
     mode = s * math.sqrt(power)
     first = torch.ceil((mode - reach * s) / _TURN - 1.5).clamp_min(1)
-    if not is_concrete(s):
+    if not known:
         count = math.ceil(2 * reach * _CROSSOVER / _TURN) + 4
     elif s.numel() == 0:
         count = 1
