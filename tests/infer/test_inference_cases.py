@@ -285,9 +285,9 @@ def posterior_of_sites(z):
     return 12.5 * z["within"].square().sum(-1) - means.sum((-1, -2))
 
 
-def test_warm_up_costs_little_more_than_sampling():
-    """With scales from .03 to .3, 150 transitions of warm-up have no more than 1.2 times the gradients of as
-    many draws.
+def test_warm_up_costs_half_as_much_as_sampling():
+    """With scales from .03 to .3, 150 transitions of warm-up have no more than half the gradients of as many
+    draws: a third of a run.
 
     (Before its first scales a step takes 8 times as many: 2.9 times in all, where they come after two thirds
     of it.) The variance of the numbers is .04, to 4 standard errors of the mean over 50 draws of 4 chains, if
@@ -307,19 +307,19 @@ def test_warm_up_costs_little_more_than_sampling():
     mcmc.run()
     d = mcmc.diagnostics()
     warm = sum(d["warmup gradients"].values())
-    assert warm / 150 < 1.2 * (sum(d["gradients"].values()) - warm) / 50
+    assert warm / 150 < 0.5 * (sum(d["gradients"].values()) - warm) / 50
     assert float(mcmc.get_samples()["within"].var()) == pytest.approx(0.04, rel=4 * (2 / 1600) ** 0.5)
 
 
 @pytest.mark.parametrize("steps", [*range(40), 100, 150, 300, 1000])
 def test_windows_of_warm_up(steps):
-    """They fill it, double until the last two, and leave a third (at most 50) to the step size."""
+    """They fill it, in windows of 5, 5, 10, 40, 120 ... until the last two, and leave a third (at most 50) to the step
+    size."""
     sizes = windows(steps)
     assert sum(sizes) == steps and all(x > 0 for x in sizes)
     if steps >= 8:
-        assert sizes[-1] >= min(50, steps // 3) and all(
-            b == 2 * a for a, b in zip(sizes[:-2], sizes[1:-2], strict=False)
-        )
+        assert sizes[-1] >= min(50, steps // 3)
+        assert sizes[:-2] == [5, 5, 10, 40, 120][: len(sizes[:-2])]
         assert sizes[0] == 5 or len(sizes) == 2
 
 

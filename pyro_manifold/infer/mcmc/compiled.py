@@ -135,8 +135,10 @@ class CompiledStep:
         if not self.compiler:
             return ""
         try:
-            self._recording.compile(BACKEND)
-            self._recording(*inputs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's own, about code of torch
+                self._recording.compile(BACKEND)
+                self._recording(*inputs)
         except Exception as error:  # a compiler can fail in many ways; the graph is right without it
             self._recording.run = self._recording.graph
             text = " ".join(str(error).split())

@@ -13,7 +13,8 @@ whatever the chains have seen of it. So the early estimate is
 .. math:: s^2 = v / \sqrt{\max(1, r)},
 
 and before the first draw, v = 1. (1 is a lower bound of r at stationarity on flat space, by Cramer and Rao;
-less means that the density is flat.) The last estimate, from stationary draws, is :math:`s^2 = v`.
+less means that the density is flat.) The last estimate, from the last three quarters of the
+draws of its window, is :math:`s^2 = v`.
 
 References: Seyboldt, nutpie, 2024 (the early estimate, for diagonal masses); Carpenter et al., Stan, 2017
 (shrinkage).
@@ -64,6 +65,7 @@ class ScaleEstimate:
         states, self._states = self._states, []
         if not states:
             return False
+        states = states if early else states[len(states) // 4 :]
         system, state = self.system, State(self.system, torch.cat(states))
         n, z = len(state.table), state.z
         if n < 5:

@@ -39,24 +39,33 @@ def _refused(state: State) -> Tensor:
     return state.w.isnan().any(-1) & state.grad.isfinite().all(-1)
 
 
-def _turning(rho: Tensor, first: Tensor, last: Tensor) -> Tensor:
+def _turning(rho: Tensor, first: Tensor, last: Tensor, early: Tensor | float = 0.0) -> Tensor:
     """Would going on at either end bring the ends together? (rho: sum of the directions between them, ends
-    included)"""
+    included)
+
+    With ``early``: is the direction at either end, along the path, less than this multiple of the path's own vector?
+    """
     mid = rho - 0.5 * (first + last)
-    return torch.minimum((first * mid).sum(-1), (last * mid).sum(-1)) <= 0
+    ahead = torch.minimum((first * mid).sum(-1), (last * mid).sum(-1))
+    return ahead <= (early * mid.square().sum(-1) if isinstance(early, Tensor) else 0.0)
 
 
-def _joined_turning(sum1: Tensor, a: Tensor, b: Tensor, sum2: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """Is a path made of two parts, with ends a, b and c, d, turning, as a whole or across its joint?"""
+def _joined_turning(
+    sum1: Tensor, a: Tensor, b: Tensor, sum2: Tensor, c: Tensor, d: Tensor, half: int, early: float
+) -> Tensor:
+    """Is a path made of two parts of ``half`` points each, with ends a, b and c, d, turning, as a whole or across its
+    joint?"""
     rho = torch.stack([sum1 + sum2, sum1 + c, sum2 + b])
-    return _turning(rho, torch.stack([a, a, b]), torch.stack([d, c, d])).any(0)
+    steps = early and early / rho.new_tensor([[2 * half - 1], [half], [half]])
+    return _turning(rho, torch.stack([a, a, b]), torch.stack([d, c, d]), steps).any(0)
 
 
 class _Blocks:
     """The open aligned blocks of a sub-tree: direction and running sum at their starts, direction at the end
     of first halves."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, early: float) -> None:
+        self.early = early
         self.start: list[Tensor] = [torch.empty(0)] * (depth + 1)
         self.before: list[Tensor] = [torch.empty(0)] * (depth + 1)
         self.end: list[Tensor] = [torch.empty(0)] * (depth + 1)
@@ -79,6 +88,8 @@ class _Blocks:
                     total - mid,
                     self.start[level - 1],
                     e,
+                    1 << (level - 1),
+                    self.early,
                 )
                 turned = turn if turned is None else turned | turn
             if ((i + 1) >> level) % 2:
@@ -91,8 +102,14 @@ class _Blocks:
             part[:] = [x[rows] if x.numel() else x for x in part]
 
 
-def nuts(system: System, state: State, step_size: float, max_depth: int = 10) -> TransitionResult:
-    """One multinomial NUTS transition for every chain; the momenta are drawn anew."""
+def nuts(
+    system: System, state: State, step_size: float, max_depth: int = 10, early: float = 0.0
+) -> TransitionResult:
+    """One multinomial NUTS transition for every chain; the momenta are drawn anew.
+
+    :param float early: c >= 0; paths end where the direction at either end has less than c times the path's mean
+        direction along it. 0 is the U-turn criterion; any c leaves the density invariant.
+    """
     state = state.with_momentum(system.draw(state.z))
     h = h0 = state.energy()  # h: of the chains still growing
     n, device = len(h0), h0.device
@@ -114,7 +131,7 @@ def nuts(system: System, state: State, step_size: float, max_depth: int = 10) ->
             2.0 * forward.to(h0) - 1.0,
         )
         step = (step_size * sign).unsqueeze(-1)
-        blocks, sub_weight, chosen = _Blocks(depth), torch.full_like(h, -torch.inf), edge
+        blocks, sub_weight, chosen = _Blocks(depth, early), torch.full_like(h, -torch.inf), edge
         total, first, e = torch.zeros_like(rho), rho, rho
         ids, energy = rows, h
         for i in range(2**depth):
@@ -156,7 +173,7 @@ def nuts(system: System, state: State, step_size: float, max_depth: int = 10) ->
         weight = torch.logaddexp(weight, sub_weight)
         ahead = forward.unsqueeze(-1)
         far, near = torch.where(ahead, e_left, e_right), torch.where(ahead, e_right, e_left)
-        turn = _joined_turning(rho, far, near, total, first, e)
+        turn = _joined_turning(rho, far, near, total, first, e, 2**depth, early)
         right, left = edge.where(forward, right), left.where(forward, edge)
         e_right, e_left, rho = torch.where(ahead, e, e_right), torch.where(ahead, e_left, e), rho + total
         if bool(turn.any()):

@@ -1,9 +1,10 @@
-r"""Warm-up: step size and scales are learned in windows that double, from the first draws on.
+r"""Warm-up: step size and scales are learned in windows, three of them in the first 20 draws.
 
-Windows of 5, 10, 20, ... transitions each end with new scales from their own draws, so that draws made before
-the chains arrived do not count; the step size is found anew after each window. The last window of scales
-takes the transitions that doubling leaves over, and a last third of warm-up (at most 50 transitions) adapts
-the step size alone.
+Windows of 5, 5, 10, 40, 120, ... transitions each end with new scales from their own draws, so that draws made
+before the chains arrived do not count; the step size is found anew after each window. The last window of scales
+takes the transitions that are left over, and a last third of warm-up (at most 50 transitions) adapts the step
+size alone. In these last two windows the chains have arrived and need not come far with each draw: NUTS makes
+paths of about a third of the length there.
 
 Stan's schedule, which Pyro has, waits 100 of 150 transitions for its first scales. Where scales differ by a
 factor of ten that costs ten times the gradients until then: in a hierarchy of 8 site means and concentrations
@@ -28,10 +29,11 @@ def windows(steps: int, first: int = 5, last: int = 50) -> list[int]:
     rest = steps - min(last, max(1, steps // 3))
     sizes, size = [], first
     while rest >= first:
-        if 3 * size > rest:
+        if 4 * size > rest:
             size = rest
         sizes.append(size)
-        rest, size = rest - size, 2 * size
+        rest -= size
+        size = size if len(sizes) == 1 else sum(sizes) if len(sizes) == 2 else 2 * sum(sizes)
     return [*sizes, steps - sum(sizes)] if steps else []
 
 
@@ -58,7 +60,7 @@ class WarmUp:
         self._adapts = adapt_step_size and steps > 0
         self._step: StepSizeAdapter | None = None
         self._sizes = windows(steps)  # those that are not over
-        self._seen = 0  # transitions in the first of these
+        self._seen = self._total = 0  # transitions in the first of these, and in all
 
     def start(self, state: State, guess: bool) -> None:
         """Before the first transition; with ``guess`` the scales come from the gradients there."""
@@ -84,6 +86,11 @@ class WarmUp:
             self._step = StepSizeAdapter(size, self.target)
 
     @property
+    def arrived(self) -> bool:
+        """Have the chains had 20 transitions with learned scales, and are only the last two windows to come?"""
+        return self._scales is not None and len(self._sizes) <= 2 and self._total >= 20
+
+    @property
     def learns_scales(self) -> bool:
         """Are new scales still to come?"""
         return self._scales is not None and len(self._sizes) > 1
@@ -100,7 +107,7 @@ class WarmUp:
             self.step_size = self._step.size
         if self.learns_scales:
             self._scales.add(state)  # type: ignore[union-attr]
-        self._seen += 1
+        self._seen, self._total = self._seen + 1, self._total + 1
         if self._seen < self._sizes[0]:
             return None
         stretch, enough = 1.0, self._seen >= 20 or len(self._sizes) == 1
