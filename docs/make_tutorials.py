@@ -2,6 +2,7 @@
 
     python docs/make_tutorials.py                 # all of tutorials/*.py
     python docs/make_tutorials.py directions      # one
+    python docs/make_tutorials.py torsions -- --folder FOLDER     # with options of the script
 
 A script whose cells ``# %% [markdown]`` hold the prose becomes ``docs/tutorials/NAME.md``: prose, code, and what each
 cell printed; its pictures go beside the page. Cells with ``tags=["options"]`` run and are not shown, cells with
@@ -16,6 +17,7 @@ import re
 import runpy
 import shutil
 import sys
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,8 +71,10 @@ def without_output(text: str) -> str:
 
 def run(script: Path, parts: list[Cell], *args: str) -> list[str]:
     """What each cell prints."""
-    names = {"__name__": "__main__", "__file__": str(script)}
+    main = types.ModuleType("__main__")  # where pickle looks for the classes of a script
+    main.__file__ = str(script)
     before, sys.argv = sys.argv, [str(script), *args]
+    own, sys.modules["__main__"] = sys.modules["__main__"], main
     try:
         printed = []
         for cell in parts:
@@ -78,28 +82,31 @@ def run(script: Path, parts: list[Cell], *args: str) -> list[str]:
             if cell.kind != "markdown":
                 code = compile("\n" * (cell.line - 1) + cell.source, str(script), "exec")
                 with contextlib.redirect_stdout(out):
-                    exec(code, names)  # noqa: S102  a tutorial of this repository
+                    exec(code, main.__dict__)  # noqa: S102  a tutorial of this repository
             printed.append(out.getvalue())
         return printed
     finally:
-        sys.argv = before
+        sys.argv, sys.modules["__main__"] = before, own
 
 
-def make(script: Path) -> None:
+def make(script: Path, *options: str) -> None:
     parts, out = cells(script.read_text()), DOCS / "_build" / "tutorials" / script.stem
     if all(cell.kind != "markdown" for cell in parts):
-        sys.argv = [str(script), "--out", str(out)]
+        sys.argv = [str(script), "--out", str(out), *options]
         runpy.run_path(str(script), run_name="__main__")
         return
-    printed = run(script, parts, "--out", str(out))
+    printed = run(script, parts, "--out", str(out), *options)
     (DOCS / "tutorials" / f"{script.stem}.md").write_text(page(parts, printed))
     for picture in out.glob("*.png"):
         shutil.copy(picture, DOCS / "tutorials" / picture.name)
 
 
 if __name__ == "__main__":
+    names, options = sys.argv[1:], []
+    if "--" in names:
+        names, options = names[: names.index("--")], names[names.index("--") + 1 :]
     parser = argparse.ArgumentParser(description="Run tutorials and write their pages.")
     parser.add_argument("names", nargs="*", help="of scripts in tutorials/; all by default")
-    for name in parser.parse_args().names or sorted(p.stem for p in SCRIPTS.glob("*.py")):
+    for name in parser.parse_args(names).names or sorted(p.stem for p in SCRIPTS.glob("*.py")):
         print(f"== {name}", flush=True)
-        make(SCRIPTS / f"{name}.py")
+        make(SCRIPTS / f"{name}.py", *options)

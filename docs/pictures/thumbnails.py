@@ -12,6 +12,15 @@ SIZE = (480, 320)
 # tutorial: picture, and the piece of it, as fractions left, top, right, bottom
 PIECES = {
     "quickstart": ("quickstart.png", (0.2, 0.0, 0.8, 0.8)),
+    "directions": ("directions.png", (0.33, 0.0, 0.66, 1.0)),
+    "rotations": ("rotations.png", (0.1, 0.1, 0.9, 1.0)),
+    "torsions": ("torsions.png", (0.0, 0.0, 1.0, 1.0)),
+    "covariances": ("covariances.png", (0.0, 0.15, 0.5, 0.9)),
+    "loadings": ("loadings.png", (0.0, 0.0, 0.59, 1.0)),
+    "own_manifold": ("own_manifold.png", (0.0, 0.0, 1.0, 1.0)),
+    "learn_a_manifold": ("learn_a_manifold_charts.png", (0.0, 0.0, 1.0, 1.0)),
+    "lhc_parameters": ("lhc_parameters.png", (0.0, 0.0, 1.0, 1.0)),
+    "cluster_directions": ("../howto/cluster_directions.png", (0.5, 0.0, 0.905, 1.0)),
     "density_on_the_globe": ("earthquakes.png", (0.08, 0.03, 0.88, 0.5)),
     "tree_in_the_disk": ("tree.png", (0.0, 0.0, 0.48, 1.0)),
     "vae_on_a_sphere": ("vae_on_a_sphere.png", (0.0, 0.0, 0.68, 1.0)),
