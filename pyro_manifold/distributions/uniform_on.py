@@ -204,7 +204,9 @@ class UniformOn(Pushforward):
         if validates(validate_args):
             for name, x in (("low", low), ("high", high)):
                 check_all(x.isfinite(), name, x, "finite numbers", "They are corners of a box.")
-            check_all(low < high, "low", low, "numbers below high", "Give the lower corner of the box first.")
+            check_all(
+                low < high, "low", low, "finite numbers below high", "Give the lower corner of the box first."
+            )
         validate = validates(validate_args)
         base = _VolumeOfBox(transform, low, high, nodes or _NODES[n], validate=validate)
         super().__init__(base, transform, off_manifold=off_manifold, atol=atol, validate_args=validate_args)
