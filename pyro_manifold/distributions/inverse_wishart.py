@@ -180,7 +180,8 @@ class InverseWishart(ReprMixin, TorchDistribution):
         ok = info == 0  # without validation a value may be anything
         factor = torch.where(ok[..., None, None], factor, torch.eye(factor.shape[-1]).to(factor))
         root = torch.linalg.solve_triangular(factor, tril, upper=False)
-        log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        # not of root: compiled for 1 x 1 matrices, its backward pass reads memory that is used again (torch 2.13)
+        log_det = 2 * (_log_diagonal(tril) - _log_diagonal(factor))
         out = nu / 2 * log_det - root.square().sum((-1, -2)) / 2 - self._log_normalizer()
         out = torch.where(ok, out, -math.inf)
         return out.to(value.dtype).expand(common_shape(value.shape[:-2], self.batch_shape))
@@ -244,6 +245,10 @@ class InverseWishart(ReprMixin, TorchDistribution):
         return out.to(self._df.dtype).expand(self.batch_shape)
 
 
+def _log_diagonal(factor: Tensor) -> Tensor:
+    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
 @register_kl(InverseWishart, InverseWishart)
 @full_precision
 def _kl_inverse_wishart(p: InverseWishart, q: InverseWishart) -> Tensor:
@@ -252,7 +257,7 @@ def _kl_inverse_wishart(p: InverseWishart, q: InverseWishart) -> Tensor:
     if p.event_shape != q.event_shape:
         raise NotImplementedError("the two distributions are of matrices of different sizes.")
     root = torch.linalg.solve_triangular(p._tril, q._tril, upper=False)
-    log_det = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_det = 2 * _log_diagonal(root)
     nu, n = p._df.double(), p.event_shape[0]
     out = (nu - q._df.double()) / 2 * p._mean_log_det() - q._df.double() / 2 * log_det
     out = out + nu / 2 * (root.square().sum((-1, -2)) - n) + q._log_normalizer() - p._log_normalizer()
