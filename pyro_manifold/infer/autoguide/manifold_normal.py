@@ -80,7 +80,7 @@ class AutoManifoldNormal(FixedOptions, ModelIndices, AutoNormal):
         their prior.
     :param float init_scale: initial spread: of ordinary sites the scale of every unconstrained coordinate; of
         manifold sites of dimension d the root mean square distance from the centre, that is
-        :math:`\sigma = \text{init\_scale}/\sqrt d`.
+        :math:`\sigma = \mathtt{init\_scale}/\sqrt d`.
     :param create_plates: as in Pyro, for data subsampling.
     :raises ValueError: for an unknown family, or one that does not exist on a site's manifold; for a latent
         ``VonMises``.
