@@ -11,7 +11,13 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [
     p for f in ("howto", "start") for p in sorted((DOCS / f).glob("*.md")) if "```python" in p.read_text()
 ]
-SLOW = {"add_a_distribution", "divergences", "learn_a_manifold"}  # they check, sample and train in earnest
+SLOW = {  # they check, sample and train in earnest
+    "add_a_distribution",
+    "choose_an_inference",
+    "divergences",
+    "implicit",
+    "learn_a_manifold",
+}
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
