@@ -106,7 +106,11 @@ def _lift(module: Any, before: dict[int, tuple[Tensor, Tensor]]) -> list[Tensor]
     found: list[Tensor] = []
     last = [node for node in graph.nodes if node.op == "placeholder"][-1]
     for node in [n for n in graph.nodes if n.op == "get_attr"]:
-        value = getattr(module, node.target)
+        value = getattr(module, node.target, None)
+        if not isinstance(value, Tensor):
+            raise NotRecordableError(
+                f"the model has an operator of functions ({node.target}), such as torch.cond"
+            )
         if id(value) not in nodes:
             with graph.inserting_after(last):
                 last = nodes[id(value)] = graph.placeholder(f"constant_{len(found)}")

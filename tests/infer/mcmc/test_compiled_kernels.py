@@ -243,6 +243,8 @@ def test_tensors_from_outside_are_arguments():
         torch.testing.assert_close(r(num([1.0, 1.0])), num([2.0, 2.0 + torch.e]))
     a.add_(1)
     torch.testing.assert_close(r(num([1.0, 1.0])), num([3.0, 3.0 + torch.e]))
+    with pytest.raises(NotRecordableError):
+        Recording(lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)), (a,))
     with pytest.raises(NotRecordableError, match="random numbers"):
         Recording(lambda x: x + torch.randn(2), (a,))
 
