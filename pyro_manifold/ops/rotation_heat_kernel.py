@@ -33,7 +33,7 @@ from .autograd import Function, last_order_gradient
 from .quadrature import legendre
 from .rejection import redraw
 from .signed_trig import cos_sqrt, log_sinc_length
-from .tracing import maybe_any
+from .tracing import maybe_any, not_compiled
 
 __all__ = ["angle_cdf", "angle_entropy", "log_heat_kernel", "sample_angle", "uniform_divergence"]
 
@@ -73,6 +73,7 @@ def _other_windings(angle: Tensor, tau: Tensor) -> Tensor:
     return total
 
 
+@not_compiled  # the compiler takes minutes for the sums
 def log_heat_kernel(v: Tensor, scale: Tensor) -> Tensor:
     r""":math:`\log p_\sigma(|v|)` with respect to Riemannian volume (8 pi^2 in all), in float64; it may be
     differentiated any number of times.
