@@ -75,14 +75,14 @@ class AutoManifoldDelta(FixedOptions, ModelIndices, AutoDelta):
             self._setup_prototype(*args, **kwargs)
         plates, result = self._create_plates(*args, **kwargs), {}
         for name, site in self.prototype_trace.iter_stochastic_nodes():
-            value, event_dim = attrgetter(name)(self), site["fn"].event_dim
-            density: Tensor | float = 0.0
-            if is_positive_definite(site["fn"].support):
-                density = sum_rightmost(SymmetricVolume().log_volume(value), event_dim - 2)
+            event_dim, density = site["fn"].event_dim, 0.0
             with ExitStack() as stack:
                 for frame in site["cond_indep_stack"]:
                     if frame.vectorized:
                         stack.enter_context(plates[frame.name])
+                value = attrgetter(name)(self)  # of the rows that the plates have chosen
+                if is_positive_definite(site["fn"].support):
+                    density = sum_rightmost(SymmetricVolume().log_volume(value), event_dim - 2)
                 delta = dist.Delta(value, log_density=density, event_dim=event_dim)
                 result[name] = pyro.sample(name, delta)
         return result
