@@ -55,7 +55,14 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("which", ["likelihood", "flow_matching", "reverse_kl", "vae"])
+@pytest.mark.parametrize(
+    "which",
+    [
+        "likelihood",
+        "reverse_kl",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("flow_matching", "vae")),
+    ],
+)
 def test_two_processes(which: str, tmp_path: Path) -> None:
     pytest.importorskip("lightning_fabric")
     script = tmp_path / "script.py"

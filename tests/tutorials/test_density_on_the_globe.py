@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import geoopt
+import pytest
 import torch
 from scripts import EXPERIMENTS, run
 
@@ -12,6 +13,7 @@ from pyro_manifold.ops.lon_lat import lon_lat
 FILES = ("quakes_all.csv", "flood.csv", "fire.csv")
 
 
+@pytest.mark.slow
 def test_runs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     for file in FILES:

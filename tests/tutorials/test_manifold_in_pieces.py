@@ -10,6 +10,7 @@ pytestmark = pytest.mark.filterwarnings(
 )  # few passes are meant
 
 
+@pytest.mark.slow
 def test_runs(tmp_path: Path) -> None:
     text = run(EXPERIMENTS.parent / "manifold_in_pieces.py", "--quick", "--out", tmp_path)
     mass, error = (float(part) for part in text.split("total mass:")[1].split("\n")[0].split("±"))
