@@ -71,8 +71,14 @@ def _descend(geo: Geometry, x: Tensor, w: Tensor, max_steps: int, tolerance: flo
     step = torch.ones_like(value)
     eps = torch.finfo(x.dtype).eps
     floor = 10 * eps * norm(geo.log_frame(geo.project(x[0]), x[-1])).amax() if len(x) > 1 else 0.0
+
+    def left() -> Tensor:
+        # done too is what no step, however short, improves, if its gradient is zero to half of the digits
+        done = (step < eps) & (size <= eps**0.5 * value.sqrt())
+        return (size > tolerance * value.sqrt() + floor) & ~done
+
     for _ in range(max_steps):
-        todo = size > tolerance * value.sqrt() + floor
+        todo = left()
         if not bool(todo.any()):
             return m, value
         new = geo.project(geo.exp_frame(m, step.unsqueeze(-1) * g))
@@ -83,7 +89,7 @@ def _descend(geo: Geometry, x: Tensor, w: Tensor, max_steps: int, tolerance: flo
         g = torch.where(better.unsqueeze(-1), h, g)
         value, size = torch.where(better, f, value), torch.where(better, s, size)
         step = torch.where(better, (1.3 * step).clamp(max=8.0), 0.5 * step)
-    todo = size > tolerance * value.sqrt() + floor
+    todo = left()
     if bool(todo.any()):
         raise ConvergenceError(
             f"frechet_mean: {int(todo.sum())} of {todo.numel()} means on {geo.manifold.name} have not "

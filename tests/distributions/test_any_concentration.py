@@ -67,7 +67,7 @@ def test_bessel_functions(v: float) -> None:
     k = torch.tensor(sizes, dtype=F64)
     relative(log_bessel(k, v, scaled=True), [scaled_log_bessel(x, v) for x in sizes], 1e-13)
     ratio, rest, slope = bessel_ratio(k, v)
-    relative(rest, [complement(x, v) for x in sizes], 1e-13)
+    relative(rest, [complement(x, v) for x in sizes], 3e-13)  # 1.6e-13 with torch 2.7
     relative(slope[4:-2] * k[4:-2].square(), [mp.mpf(v) + 0.5] * 5, 1e-11)
     assert bool((ratio <= 1).all()) and bool((slope >= 0).all())
 

@@ -49,6 +49,15 @@ def test_mean_is_where_the_logarithms_cancel(case):
     assert torch.allclose(single, mean[1], atol=1e-8)
 
 
+@pytest.mark.parametrize("case", WITH_LOG, ids=lambda case: case.name)
+def test_mean_stops_where_rounding_does(case):
+    """However small the tolerance, the descent ends where no step improves."""
+    manifold, shape = case.manifold(), case.event_shape()
+    x = cloud(manifold, shape, (15, 24))
+    mean = frechet_mean(manifold, x, tolerance=1e-300).mean
+    assert geometry(manifold).log_frame(mean.expand_as(x), x).mean(0).abs().max() < 1e-7
+
+
 def test_mean_on_the_circle_is_global():
     """Against a grid search, for angles all around."""
     x = (2 * torch.rand(15, 50, 1, dtype=F64) - 1) * math.pi
