@@ -30,10 +30,6 @@ SPHERE, BALL = geoopt.Sphere(), geoopt.PoincareBall()
 Curve = tuple[str, list[int], list[float]]
 
 
-def _milliseconds(calls: list[Callable[[], object]], repeats: int) -> list[float]:
-    return least(calls, repeats)
-
-
 def _pole(d: int) -> torch.Tensor:
     return torch.eye(d)[0]
 
@@ -53,7 +49,7 @@ def points(sizes: list[int], repeats: int) -> list[Curve]:
     out = []
     for name, d in _families(2).items():
         calls = [partial(d.log_prob, d.sample((n,))) for n in sizes]
-        out.append((name, sizes, _milliseconds(calls, repeats)))
+        out.append((name, sizes, least(calls, repeats)))
     return out
 
 
@@ -63,7 +59,7 @@ def dimensions(sizes: list[int], repeats: int) -> list[Curve]:
     for n in sizes:
         for name, d in _families(n).items():
             curves.setdefault(name, []).append(partial(d.log_prob, d.sample((100,))))
-    return [(name, sizes, _milliseconds(calls, repeats)) for name, calls in curves.items()]
+    return [(name, sizes, least(calls, repeats)) for name, calls in curves.items()]
 
 
 def chains(sizes: list[int], repeats: int) -> list[Curve]:
@@ -89,7 +85,7 @@ def chains(sizes: list[int], repeats: int) -> list[Curve]:
         return VectorizedMCMC(kernel, num_samples=10, warmup_steps=0, disable_progbar=True).run
 
     return [
-        (name, sizes, _milliseconds([run(model, n) for n in sizes], repeats))
+        (name, sizes, least([run(model, n) for n in sizes], repeats))
         for name, model in (("vMF, sphere", sphere), ("scale and point of the ball", mixed))
     ]
 
@@ -115,7 +111,7 @@ def rows(sizes: list[int], repeats: int) -> list[Curve]:
 
     data = [mdist.VonMisesFisher(_pole(3), 10.0).sample((n,)) for n in sizes]
     return [
-        (name, sizes, _milliseconds([step(x, part) for x in data], repeats))
+        (name, sizes, least([step(x, part) for x in data], repeats))
         for name, part in (("all rows", None), ("100 rows of them", 100))
     ]
 

@@ -18,12 +18,13 @@ from ...ops.arguments import checked
 from .compiled import CompiledStep
 from .constrained import ProjectedMotion
 from .errors import InvalidStartError, StepSizeError
+from .given import check_sites, check_start
 from .kernel import GeodesicKernel
 from .options import Isometry
 from .potential import ChainBatch, warn_of_loop
 from .proposals import IndependenceProposal
 from .scales import set_inverse_mass
-from .start import check_sites, check_start, find_start, prepare
+from .start import find_start, prepare
 from .systems import State, System
 from .transitions import TransitionResult, hmc, isometry_jump
 from .warmup import WarmUp

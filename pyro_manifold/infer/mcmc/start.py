@@ -25,7 +25,7 @@ from .errors import InvalidStartError
 from .potential import ChainBatch, ModelPotential
 from .systems import System
 
-__all__ = ["ModelSetup", "check_sites", "check_start", "find_start", "prepare"]
+__all__ = ["ModelSetup", "find_start", "prepare"]
 
 Positions = dict[str, Tensor]
 _MANY = 16  # chains whose starts are drawn at once
@@ -109,9 +109,8 @@ def prepare(
         started = InitMessenger(_Init(strategy))(enumerated)
         trace = poutine.trace(started).get_trace(*args, **kwargs)
 
-    def plated(
-        n: int,
-    ) -> Callable[..., Any]:  # the strategy is outside: it sees what the plate has made of a site
+    def plated(n: int) -> Callable[..., Any]:
+        # the strategy is outside: it sees what the plate has made of a site
         return InitMessenger(_Init(strategy))(pyro.plate("_starts", n, dim=-1 - nesting)(enumerated))
 
     out = ModelSetup(None, started, False, plated=plated)  # type: ignore[arg-type]
@@ -201,58 +200,3 @@ def _finite(setup: ModelSetup, z: Positions, how: str) -> Tensor:
             raise
         return torch.zeros(n, dtype=torch.bool)
     return u.isfinite() & grad.isfinite().all(-1)
-
-
-def check_start(z: Positions, chains: int, manifolds: dict[str, geoopt.Manifold]) -> None:
-    """:raises ValueError: for a wrong number of rows, or points off their manifold."""
-    for k, v in z.items():
-        if v.dim() == 0 or v.shape[0] != chains:
-            rows = v.shape[0] if v.dim() else "no"
-            raise InvalidStartError(
-                f"initial_params: {k!r} has {rows} rows, expected one per chain ({chains})."
-            )
-        if k in manifolds and not bool(on(manifolds[k]).check(v).all()):
-            raise InvalidStartError(
-                f"initial_params: {k!r} is not on {manifolds[k].name}; project it first with "
-                "pyro_manifold.geometry.geometry(manifold).project(value)."
-            )
-
-
-def check_sites(
-    z: Positions,
-    manifolds: dict[str, geoopt.Manifold],
-    isometries: dict[str, Any],
-    proposals: dict[str, Any],
-) -> None:
-    """:raises ValueError: for names that are not sites, a map that is not an isometry or not its own
-    inverse."""
-    for name in [*manifolds, *isometries, *proposals]:
-        if name not in z:
-            raise ValueError(
-                f"manifolds, isometries, proposals: {name!r} is not a continuous latent site; those are {sorted(z)}."
-            )
-    for k, f in isometries.items():
-        if k not in manifolds:
-            raise ValueError(f"isometries: {k!r} is not a manifold site; those are {sorted(manifolds)}.")
-        _check_isometry(k, f, z[k], manifolds[k])
-
-
-def _check_isometry(name: str, f: Callable[[Tensor], Tensor], x: Tensor, manifold: geoopt.Manifold) -> None:
-    geo, tol = geometry(manifold), torch.finfo(x.dtype).eps ** 0.4
-    y = f(x)
-    if y.shape != x.shape or not bool(on(manifold).check(y).all()):
-        raise ValueError(
-            f"isometries: the map of {name!r} leaves {manifold.name}. The antipode is an isometry of "
-            f"spheres; name another map."
-        )
-    if not bool(((f(y) - x).abs() <= tol * (1 + x.abs())).all()):
-        raise ValueError(
-            f"isometries: the map of {name!r} is not its own inverse, as a symmetric proposal must be."
-        )
-    c = torch.randn(x.shape[: x.dim() - geo.event_dim] + (geo.dim(x.shape[x.dim() - geo.event_dim :]),)).to(x)
-    near = geo.exp(x, geo.to_tangent(x, 0.1 * c / c.norm(dim=-1, keepdim=True)))
-    moved = geo.chord(y, f(near))
-    if not bool(((moved - 0.1).abs() < 0.01).all()):
-        raise ValueError(
-            f"isometries: the map of {name!r} changes distances; it must be an isometry of {manifold.name}."
-        )
