@@ -6,7 +6,8 @@ Cosmic Ray lists the places of the package where an operator, a number, a compar
 be replaced. A place is drawn at random, then one of its replacements; annotations, docstrings and what a type
 checker alone reads are left out. Each mutant is written into a copy of the tree, and the tests that reach its
 line (found by one run under coverage, those that reach few lines first) run there until one fails. A mutant
-that survives all of them is printed with its difference.
+that survives all of them is printed with its difference. Verdicts are kept in results.jsonl: the same command
+goes on where it was ended.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import io
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tarfile
@@ -32,8 +34,9 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("ops", "geometry", "transforms", "distributions", "nn", "flows", "infer", "models", "training")
+NAMES = ("path", "line", "operator", "occurrence")  # what names a mutant
 LEFT_OUT = ("NoOp", "Variable", "RemoveDecorator")
-HANG = 1200.0  # seconds after which an endless loop counts as noticed
+HANG = 1200  # CPU seconds after which a loop counts as endless, and so as noticed: more than the whole suite
 
 
 def copy(folder: Path) -> Path:
@@ -44,17 +47,15 @@ def copy(folder: Path) -> Path:
     return folder
 
 
-def pytest(folder: Path, *options: str, timeout: float | None = None) -> int:
-    """The exit code of pytest in that copy of the tree; an endless loop has that of a failure."""
+def pytest(folder: Path, *options: str, limit: int | None = None) -> int:
+    """The exit code of pytest in that copy of the tree; one that is ended after ``limit`` CPU seconds has a negative one."""
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     with (folder / "pytest.log").open("w") as log:
         command = [sys.executable, "-m", "pytest", "-q", *options]
-        try:
-            return subprocess.run(
-                command, cwd=folder, env=env, stdout=log, stderr=log, timeout=timeout
-            ).returncode
-        except subprocess.TimeoutExpired:
-            return 1
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+        if limit:
+            resource.prlimit(process.pid, resource.RLIMIT_CPU, (limit, limit))
+        return process.wait()
 
 
 def reached(folder: Path, workers: int) -> dict[str, dict[int, list[str]]]:
@@ -144,7 +145,7 @@ def judge(mutant: dict[str, Any], folder: Path, tests: dict[str, dict[int, list[
     try:
         path.write_text(mutated)
         mutant["noticed"] = (
-            bool(chosen) and pytest(folder, "-x", "-p", "no:cacheprovider", "@chosen.txt", timeout=HANG) != 0
+            bool(chosen) and pytest(folder, "-x", "-p", "no:cacheprovider", "@chosen.txt", limit=HANG) != 0
         )
     finally:
         path.write_text(code)
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
-        "--out", type=Path, default=Path("mutants"), help="folder for copies of the tree and results.json"
+        "--out", type=Path, default=Path("mutants"), help="folder for copies of the tree and results.jsonl"
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -170,7 +171,14 @@ def main() -> None:
     drawn = random.Random(args.seed)
     mutants = [drawn.choice(place) for place in drawn.sample(places(first), args.sample)]
 
-    def work(mutant: dict[str, Any]) -> dict[str, Any]:
+    kept = args.out / "results.jsonl"
+    known = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    results = {tuple(r[k] for k in NAMES): r for r in known}
+
+    def work(mutant: dict[str, Any]) -> None:
+        key = tuple(mutant[k] for k in NAMES)
+        if key in results:
+            return
         folder = folders.get()
         try:
             result = judge(mutant, folder, tests)
@@ -181,12 +189,14 @@ def main() -> None:
             f"{state} {result['path']}:{result['line']} ({result['tests']} tests)\n{result['difference']}",
             flush=True,
         )
-        return result
+        results[key] = result
+        with kept.open("a") as log:
+            log.write(json.dumps(result) + "\n")
 
     with ThreadPoolExecutor(args.workers) as pool:
-        results = list(pool.map(work, mutants))
-    (args.out / "results.json").write_text(json.dumps(results, indent=1))
-    print(f"{sum(r['noticed'] for r in results)} of {len(results)} noticed")
+        list(pool.map(work, mutants))
+    noticed = sum(results[tuple(m[k] for k in NAMES)]["noticed"] for m in mutants)
+    print(f"{noticed} of {len(mutants)} noticed")
 
 
 if __name__ == "__main__":
