@@ -24,11 +24,8 @@ from ..flows.conditional import Conditional
 from ..flows.continuous import ContinuousFlow
 from ..geometry import Geometry, geometry
 from ..ops.arguments import checked
-from .flow_parts import check_rows, default_optimizer, same_draws_in_validation, trainable
-from .loop import Loop
-from .phase import Phase
+from .flow_parts import check_rows, same_draws_in_validation, train, trainable
 from .run import History
-from .verdict import warned
 
 __all__ = ["fit_flow_matching"]
 
@@ -88,8 +85,7 @@ def fit_flow_matching(
     if not isinstance(own, ContinuousFlow):
         raise ValueError(f"flow: got {own!r}, expected a ContinuousFlow, whose field is learned.")
     geo = geometry(own.manifold)
-    parameters = trainable(own)
-    check_rows(data, context, parameters[0], own.codomain)
+    check_rows(data, context, trainable(own)[0], own.codomain)
     if (context is None) != (own.context_dim == 0):
         seen = "none" if context is None else f"shape {tuple(context.shape)}"
         raise ValueError(
@@ -108,24 +104,12 @@ def fit_flow_matching(
         )
     start = _base(base, geo, own, data)
     loss = matching_loss(own.field, geo, start, pairing)
-    phase = Phase(
-        "flow_matching",
-        loss,
-        parameters,
-        optimizer=optimizer or default_optimizer(own, lr),
-        schedule=schedule,
-        lr=lr,
-        warmup=warmup,
-        clip=clip,
-        epochs=epochs,
-        seconds=seconds,
+    phase = dict(
+        lr=lr, warmup=warmup, clip=clip, epochs=epochs, seconds=seconds, optimizer=optimizer, schedule=schedule,
         average=average,
-    )
-    settings = dict(lr=lr, warmup=warmup, pairing=pairing, average=average)
-    whole = Loop(
-        [phase], (data, context), model=own, settings=settings, description="fit_flow_matching", **loop
-    )
-    return warned(whole.run(), stacklevel=3)
+    )  # fmt: skip
+    settings = dict(pairing=pairing, average=average)
+    return train("flow_matching", loss, (data, context), own, phase, settings, **loop)
 
 
 def _base(base: Distribution | None, geo: Geometry, flow: ContinuousFlow, data: Tensor) -> Distribution:

@@ -14,15 +14,42 @@ from ..constraints import check_point, on, point_constraint
 from ..ops.checks import check_all
 from ..transforms.chain import as_map
 from ..transforms.module import submodules
+from .loop import Loop
+from .phase import Phase
+from .run import History
+from .verdict import warned
 
 __all__ = [
     "bijection_of",
     "check_rows",
-    "default_optimizer",
     "module_of",
     "same_draws_in_validation",
+    "train",
     "trainable",
 ]
+
+
+def train(
+    name: str,
+    loss: Callable[..., Tensor],
+    data: Any,
+    model: nn.Module,
+    phase: dict[str, Any],
+    settings: dict[str, Any] | None = None,
+    **loop: Any,
+) -> History:
+    """Run the one phase of ``fit_<name>``, called ``name``, on the parameters of ``model``. Warnings point at the
+    caller of that function, which must be :func:`~pyro_manifold.ops.arguments.checked`.
+
+    :param dict phase: other arguments of :class:`Phase`.
+    :param dict settings: what a checkpoint must agree on beside rate and warm-up.
+    :param loop: arguments of :class:`~pyro_manifold.training.loop.Loop`.
+    """
+    optimizer = phase["optimizer"] or default_optimizer(model, phase["lr"])
+    only = Phase(name, loss, trainable(model), **{**phase, "optimizer": optimizer})
+    settings = {"lr": phase["lr"], "warmup": phase["warmup"], **(settings or {})}
+    whole = Loop([only], data, model=model, settings=settings, description=f"fit_{name}", **loop)
+    return warned(whole.run(), stacklevel=4)
 
 
 @contextlib.contextmanager

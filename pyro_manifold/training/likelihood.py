@@ -15,11 +15,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..ops.arguments import checked
-from .flow_parts import bijection_of, check_rows, default_optimizer, module_of, trainable
-from .loop import Loop
-from .phase import Phase
+from .flow_parts import bijection_of, check_rows, module_of, train, trainable
 from .run import History
-from .verdict import warned
 
 __all__ = ["fit_likelihood"]
 
@@ -82,25 +79,17 @@ def fit_likelihood(
     """
     density = _log_prob(flow, base, log_prob, context)
     model = module_of(flow, base)
-    parameters = trainable(model)
-    check_rows(data, context, parameters[0], _codomain(flow))
-    phase = Phase(
-        "likelihood",
-        lambda x, c=None: -density(x, c).mean(),
-        parameters,
-        optimizer=optimizer or default_optimizer(model, lr),
-        schedule=schedule,
+    check_rows(data, context, trainable(model)[0], _codomain(flow))
+    phase = dict(
         lr=lr,
         warmup=warmup,
         clip=clip,
         epochs=epochs,
         seconds=seconds,
+        optimizer=optimizer,
+        schedule=schedule,
     )
-    settings = dict(lr=lr, warmup=warmup)
-    whole = Loop(
-        [phase], (data, context), model=model, settings=settings, description="fit_likelihood", **loop
-    )
-    return warned(whole.run(), stacklevel=3)
+    return train("likelihood", lambda x, c=None: -density(x, c).mean(), (data, context), model, phase, **loop)
 
 
 def _log_prob(

@@ -16,11 +16,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..ops.arguments import checked
-from .flow_parts import bijection_of, default_optimizer, module_of, same_draws_in_validation, trainable
-from .loop import Loop
-from .phase import Phase
+from .flow_parts import bijection_of, module_of, same_draws_in_validation, train, trainable
 from .run import History
-from .verdict import warned
 
 __all__ = ["fit_reverse_kl"]
 
@@ -75,8 +72,7 @@ def fit_reverse_kl(
     """
     bijection = bijection_of(flow, base)
     model = module_of(flow)
-    parameters = trainable(model)
-    like = parameters[0]
+    like = trainable(model)[0]
 
     def loss(index: Tensor) -> Tensor:
         with same_draws_in_validation(like.device, seed + int(index[0])):
@@ -87,30 +83,17 @@ def fit_reverse_kl(
     rows = batch_size * math.ceil(steps / passes)
     count = math.floor(rows / (1 - (validation or 0.0)))
     index = torch.arange(count, dtype=torch.float64, device=like.device)
-    phase = Phase(
-        "reverse_kl",
-        loss,
-        parameters,
-        optimizer=optimizer or default_optimizer(model, lr),
-        schedule=schedule,
+    phase = dict(
         lr=lr,
         warmup=warmup,
         clip=clip,
         epochs=passes,
         seconds=seconds,
+        optimizer=optimizer,
+        schedule=schedule,
     )
-    whole = Loop(
-        [phase],
-        index,
-        model=model,
-        batch_size=batch_size,
-        validation=validation,
-        seed=seed,
-        settings=dict(lr=lr, warmup=warmup),
-        description="fit_reverse_kl",
-        **loop,
-    )
-    return warned(whole.run(), stacklevel=3)
+    loop = dict(batch_size=batch_size, validation=validation, seed=seed, **loop)
+    return train("reverse_kl", loss, index, model, phase, **loop)
 
 
 def _divergence(
