@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ops.lon_lat import from_lon_lat
+from .download import download
 from .split import split_in_three
 
 __all__ = ["earth", "earth_split"]
@@ -17,31 +18,6 @@ _FILES = {  # name: file and SHA-256
     "flood": ("flood.csv", "ffb1e3182c3053afcdeceec4727c262a29da10255d20747c08144da5b0963486"),
     "fire": ("fire.csv", "c5c6c9490b1d8c58ba9eb78d9e2f82d1c1e62694ca5cff917c54600d3d83f459"),
 }
-
-
-def _download(name: str) -> Path:
-    file, digest = _FILES[name]
-    try:
-        import pooch
-    except ImportError as error:
-        raise ImportError(
-            "earth() downloads with pooch: pip install pooch (extra pyro-manifold[tutorials]), or give "
-            "folder="
-        ) from error
-    try:
-        path = pooch.retrieve(
-            _SOURCE + file, f"sha256:{digest}", file, pooch.os_cache("pyro-manifold"), progressbar=False
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"name: the file behind {name!r}, {_SOURCE + file}, is not the one this loader knows (SHA-256 "
-            f"mismatch: {error}). Get the file elsewhere and give its folder as folder=."
-        ) from error
-    except OSError as error:  # requests' errors are among these
-        raise ConnectionError(
-            f"{_SOURCE + file} cannot be fetched ({error}); give folder= with {file} in it."
-        ) from error
-    return Path(path)
 
 
 def _read(path: Path) -> Tensor:
@@ -137,7 +113,8 @@ def _catalogue(name: str, folder: str | Path | None) -> Tensor:
     if name not in _FILES:
         raise ValueError(f"name: got {name!r}; expected one of {', '.join(map(repr, _FILES))}.")
     if folder is None:
-        path = _download(name)
+        file, digest = _FILES[name]
+        path = download("earth", _SOURCE + file, f"sha256:{digest}", file)
     else:
         path = Path(folder).expanduser() / _FILES[name][0]
         if not path.is_file():

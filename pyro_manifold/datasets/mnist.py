@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..ops.arguments import checked
+from .download import download
 
 __all__ = ["mnist"]
 
@@ -79,30 +80,11 @@ def _from_folder(folder: Path) -> tuple[dict[str, np.ndarray], str]:
     return arrays, str(folder)
 
 
-def _download() -> dict[str, np.ndarray]:
-    try:
-        import pooch
-    except ImportError as error:
-        raise ImportError(
-            "mnist() downloads with pooch: pip install pooch (extra pyro-manifold[tutorials]), or give folder="
-        ) from error
-    arrays = {}
-    for name, (file, md5, _, _) in _PARTS.items():
-        try:
-            cache = pooch.os_cache("pyro-manifold")
-            arrays[name] = _idx(
-                Path(pooch.retrieve(_SOURCE + file, f"md5:{md5}", file, cache, progressbar=False))
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"{_SOURCE + file} is not the file that this loader knows (MD5 mismatch: {error}). Get the "
-                "files elsewhere and give their folder as folder=."
-            ) from error
-        except OSError as error:  # requests' errors are among these
-            raise ConnectionError(
-                f"{_SOURCE + file} cannot be fetched ({error}); give folder= with mnist.npz or the idx files."
-            ) from error
-    return arrays
+def _downloaded() -> dict[str, np.ndarray]:
+    return {
+        name: _idx(download("mnist", _SOURCE + file, f"md5:{md5}", "mnist.npz or the idx files"))
+        for name, (file, md5, _, _) in _PARTS.items()
+    }
 
 
 def _check(arrays: dict[str, np.ndarray], where: str) -> None:
@@ -154,7 +136,7 @@ def mnist(
     >>> x.shape, digit[:3]  # doctest: +SKIP
     (torch.Size([60000, 784]), tensor([5, 0, 4]))
     """
-    arrays, where = (_download(), _SOURCE) if folder is None else _from_folder(Path(folder).expanduser())
+    arrays, where = (_downloaded(), _SOURCE) if folder is None else _from_folder(Path(folder).expanduser())
     _check(arrays, where)
     generator = torch.Generator().manual_seed(seed)
     out = []

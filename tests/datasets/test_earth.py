@@ -105,7 +105,7 @@ def test_download_is_checked_and_cached(
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(pooch, "os_cache", lambda name: cache)
     monkeypatch.setattr(module, "_SOURCE", server)
-    with pytest.raises(ValueError, match=r"'volcano', http://127.*SHA-256 mismatch.*folder="):
+    with pytest.raises(ValueError, match=r"earth: http://127.*volerup.*SHA-256 mismatch.*folder="):
         earth("volcano")
     assert not (cache / "volerup.csv").exists()
     monkeypatch.setitem(
