@@ -120,6 +120,8 @@ def pushforward(make: Make, params: Params) -> None:
         raise NotApplicable("not the image of a base under injective maps")
     z = d.base_dist.sample((16,))
     x, expected = z, d.base_dist.log_prob(z)
+    wide = d.base_dist.log_prob(z.reshape((2, 2, 4) + z.shape[1:]))
+    close(wide, expected.reshape((2, 2, 4) + expected.shape[1:]), "log_prob of the base on three axes", 10)
     for t in transforms:
         expected = expected - log_volume_change(t, t.domain, t.codomain, x)
         x = t(x)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import Geometry, geometry
+from ._batch_axes import batch_axes
 from ._tools import batch_jacobian, close, finite, random_points, random_tangent, tolerance
 from .not_applicable import NotApplicable, run_checks
 from .quadrature import MAX_DIM, manifold_rule
@@ -290,6 +291,7 @@ GEOMETRY_CHECKS: dict[str, Callable[[Geometry, int, Tensor], None]] = {
     f.__name__.strip("_"): f
     for f in (
         _shapes_and_membership,
+        batch_axes,
         _exp_and_log,
         _frames,
         _tangent_spaces,
