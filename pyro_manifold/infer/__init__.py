@@ -7,6 +7,7 @@ from .autoguide import (
     AutoManifoldMultivariateNormal,
     AutoManifoldNormal,
 )
+from .compiled_elbo import CompiledELBO
 from .diagnostics import (
     ConfidenceCone,
     CredibleBall,
@@ -41,6 +42,7 @@ __all__ = [
     "AutoManifoldMultivariateNormal",
     "AutoManifoldNormal",
     "CircularReparam",
+    "CompiledELBO",
     "ConfidenceCone",
     "CredibleBall",
     "CredibleRegion",

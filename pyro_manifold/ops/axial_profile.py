@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .gamma_ratio import digamma_difference
 from .special import ratio_complement
+from .tracing import is_concrete
 
 __all__ = ["EXPONENTIAL", "POWER", "AxialProfile"]
 
@@ -65,18 +66,22 @@ class _Exponential:
         # closed form (2u exp(k(s - 2)) - s) / k with u = expm1(-ks)/expm1(-2k)
         t = k * s
         out = torch.expm1(-t).mul_(2).div_(torch.expm1(-2 * k)).mul_((t - 2 * k).exp_()).sub_(s).div_(k)
-        # near k = 0 its terms cancel; there use the series of
-        # s exp(-2k) (phi(ks) - phi(2k)) / (k phi(-2k)), phi(x) = (e^x - 1)/x
-        small = (k < 0.25).nonzero(as_tuple=True)
-        s, k = s[small], k[small]
+        small = k < 0.25  # where its terms cancel
+        if not is_concrete(k):
+            return torch.where(small, self._invert_gradient_near_uniform(s, k), out)
+        lanes = small.nonzero(as_tuple=True)
+        out[lanes] = self._invert_gradient_near_uniform(s[lanes], k[lanes])
+        return out
+
+    def _invert_gradient_near_uniform(self, s: Tensor, k: Tensor) -> Tensor:
+        """By the series of s exp(-2k) (phi(ks) - phi(2k)) / (k phi(-2k)), phi(x) = (e^x - 1)/x."""
         x = torch.stack([2 * k, s * k])
         phi = torch.zeros_like(x)  # (phi(x) - 1) / x
         for m in range(14, 0, -1):
             phi.mul_(x).add_(1 / math.factorial(m + 1))
         total = 2 * phi[0] - s * phi[1]  # (phi(2k) - phi(ks)) / k
         h = torch.where(k > 0, torch.expm1(-2 * k) / torch.where(k > 0, -2 * k, 1.0), 1.0)
-        out[small] = -s * torch.exp(-2 * k) * total / h
-        return out
+        return -s * torch.exp(-2 * k) * total / h
 
 
 class _Power:

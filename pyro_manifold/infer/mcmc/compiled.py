@@ -17,13 +17,12 @@ import pyro
 import torch
 from torch import Tensor
 
+from ..recording import NotRecordableError, Recording
 from .integrators import geodesic_leapfrog
-from .recording import NotRecordableError, Recording
 from .systems import Positions, State, System
 
 __all__ = ["CompiledStep"]
 
-BACKEND: Any = "inductor"  # of torch.compile
 TRIALS = (0.0, 0.1, 0.5, 1.0)  # steps that are compared with the system's own
 
 
@@ -132,18 +131,7 @@ class CompiledStep:
         except NotRecordableError:
             inputs = inputs[:1]
             self._recording, self._whole = Recording(self._potential, inputs), False
-        if not self.compiler:
-            return ""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the compiler's own, about code of torch
-                self._recording.compile(BACKEND)
-                self._recording(*inputs)
-        except Exception as error:  # a compiler can fail in many ways; the graph is right without it
-            self._recording.run = self._recording.graph
-            text = " ".join(str(error).split())
-            return f"torch.compile failed with {type(error).__name__}: {text[:300]}"
-        return ""
+        return self._recording.compile(inputs) if self.compiler else ""
 
     def _alone(self) -> System:
         """The system without its compiled step."""

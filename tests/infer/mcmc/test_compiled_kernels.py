@@ -19,9 +19,8 @@ from torch import Tensor
 import pyro_manifold.distributions as mdist
 from pyro_manifold.constraints import on
 from pyro_manifold.geometry import ImplicitManifold
-from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS
-from pyro_manifold.infer.mcmc import compiled
-from pyro_manifold.infer.mcmc.recording import NotRecordableError, Recording
+from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS, recording
+from pyro_manifold.infer.recording import NotRecordableError, Recording
 
 EYE = torch.eye(3, dtype=torch.float64)
 QUICK = {"sphere", "rotations", "torus"}  # of the registry's models, in the default run
@@ -224,7 +223,7 @@ def test_a_compiler_that_fails_leaves_the_graph(monkeypatch):
     def broken(*_):
         raise RuntimeError("no C++ compiler found")
 
-    monkeypatch.setattr(compiled, "BACKEND", broken)
+    monkeypatch.setattr(recording, "BACKEND", broken)
     kernel = GeodesicNUTS(directed, compile=True)
     with pytest.warns(UserWarning, match="recorded, but not compiled: .*no C.. compiler found"):
         found = draws(kernel, X)
@@ -243,10 +242,16 @@ def test_tensors_from_outside_are_arguments():
         torch.testing.assert_close(r(num([1.0, 1.0])), num([2.0, 2.0 + torch.e]))
     a.add_(1)
     torch.testing.assert_close(r(num([1.0, 1.0])), num([3.0, 3.0 + torch.e]))
-    with pytest.raises(NotRecordableError):
+    with (
+        pytest.raises(NotRecordableError),
+        pyro.validation_enabled(False),
+    ):  # the import of the compiler turns it off
         Recording(lambda x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)), (a,))
     with pytest.raises(NotRecordableError, match="random numbers"):
         Recording(lambda x: x + torch.randn(2), (a,))
+    with pytest.raises(NotRecordableError, match="sizes depend on the values of a tensor"):
+        Recording(lambda x: x[x > 0], (a,))
+    assert Recording(lambda x: x[torch.tensor([1, 1, 0])], (a,))(num([5.0, 6.0])).tolist() == [6, 6, 5]
 
 
 NOT_RECORDABLE: dict[str, str] = {}  # cases whose log_prob branches on values, and why

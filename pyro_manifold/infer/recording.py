@@ -1,0 +1,211 @@
+"""Functions of tensors recorded as graphs of torch operators, and compiled.
+
+``make_fx`` runs a function once, autograd inside included, and records every operator: Python, Pyro's effect handlers
+and autograd's bookkeeping are left out of what runs later. Tensors that the function finds outside its arguments (data,
+parameters) become arguments of the graph, so that recordings with other data share one compiled function.
+"""
+
+import traceback
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["Changes", "NotRecordableError", "Recording", "reason_of"]
+
+BACKEND: Any = "inductor"  # of torch.compile
+_COMPILED: OrderedDict[Any, Callable[..., Any]] = (
+    OrderedDict()
+)  # what torch.compile made, by graph and shapes
+_MOST = 16  # of these are kept
+
+
+class NotRecordableError(RuntimeError):
+    """The function cannot be run as a graph; the message says why."""
+
+
+class Recording:
+    """``f(*inputs)`` as a graph, which is right for other inputs of the same shapes.
+
+    Python branches on values are refused: a graph would freeze what they decide.
+
+    :param bool draws: may ``f`` draw random numbers? They are drawn anew at each call, from torch's generator.
+    :param state: tensors outside ``f`` that each call is to change in place, such as running means. Of others that
+        are changed a copy is, as those are made within ``f``.
+    :raises NotRecordableError: naming what stands in the way, and where.
+    """
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        inputs: Sequence[Tensor],
+        *,
+        draws: bool = False,
+        state: Iterable[Tensor] = (),
+    ) -> None:
+        # imported only for those who compile, as it takes half a second
+        from torch._guards import TracingContext, tracing
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        changed = Changes()
+
+        def watched(*inputs: Tensor) -> Any:
+            with changed:
+                return f(*inputs)
+
+        try:
+            # in a context with a mode for shapes of its own make_fx does not make one for each operator, which would
+            # take three times as long
+            with torch.no_grad(), tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+                self.graph = make_fx(watched)(*inputs)
+        except Exception as error:  # whatever a model does while it is recorded, the caller has another way
+            raise NotRecordableError(reason_of(error)) from error
+        finally:
+            changed.undo(state)
+        self.graph.graph.eliminate_dead_code()
+        self._check(draws)
+        kept = {id(x) for x in state}
+        copied = {k: v for k, v in changed.before.items() if k not in kept}
+        self.constants = _lift(self.graph, copied)
+        self.graph.recompile()
+        self.run: Callable[..., Any] = self.graph
+        self._signature = [_form(x) for x in (*inputs, *self.constants)]
+
+    def _check(self, draws: bool) -> None:
+        """Refuse operators whose results a graph would freeze."""
+        varying: set[Any] = set()  # what depends on more than numbers in the code
+        for node in self.graph.graph.nodes:
+            tags = getattr(node.target, "tags", ())
+            drawn = torch.Tag.nondeterministic_seeded in tags
+            if drawn and not draws:
+                raise NotRecordableError(
+                    f"the model draws random numbers ({node.target}), as subsampled plates and dropout do"
+                )
+            if node.target is torch.ops.aten.lift_fresh_copy.default:
+                continue
+            if drawn or node.op in ("placeholder", "get_attr") or varying.intersection(node.all_input_nodes):
+                varying.add(node)
+                if torch.Tag.dynamic_output_shape in tags and not _has_fixed_shape(node):
+                    raise NotRecordableError(
+                        f"sizes depend on the values of a tensor ({node.target}), as with masks as indices"
+                    )
+
+    def compile(self, inputs: Sequence[Tensor]) -> str:
+        """Run compiled code from now on; the same graph and shapes are compiled once in a process. Random numbers are
+        those that the operators draw without it.
+
+        :return: why it could not be compiled; empty if it was. The graph is right without.
+        """
+        key = (BACKEND, self.graph.code, tuple(self._signature))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's own, about code of torch
+                if key not in _COMPILED:
+                    options: Any = {"fallback_random": True} if BACKEND == "inductor" else None
+                    _COMPILED[key] = torch.compile(
+                        self.graph, backend=BACKEND, options=options, dynamic=False, fullgraph=True
+                    )
+                    while len(_COMPILED) > _MOST:
+                        _COMPILED.popitem(last=False)
+                self.run = _COMPILED[key]
+                self(*inputs)
+        except Exception as error:  # a compiler can fail in many ways
+            self.run = self.graph
+            text = " ".join(str(error).split())
+            return f"torch.compile failed with {type(error).__name__}: {text[:300]}"
+        return ""
+
+    def is_current(self) -> bool:
+        """Do the tensors from outside have the shapes and types that were recorded?"""
+        outside = self._signature[len(self._signature) - len(self.constants) :]
+        return all(_form(x) == form for x, form in zip(self.constants, outside, strict=True))
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> Any:
+        return self.run(*inputs, *(x.detach() for x in self.constants))
+
+
+def _has_fixed_shape(node: Any) -> bool:
+    """Whether the operator is an indexing by numbers."""
+    if node.target is not torch.ops.aten.index.Tensor:
+        return False
+    return all(i is None or i.meta["val"].dtype not in (torch.bool, torch.uint8) for i in node.args[1])
+
+
+def _form(x: Tensor) -> tuple[Any, ...]:
+    return tuple(x.shape), x.stride(), x.dtype, x.device
+
+
+_RUNNING = (
+    "running_mean",
+    "running_var",
+)  # that the operators of batch normalisation change, without saying so
+
+
+class Changes(TorchDispatchMode):
+    """Keeps the values that tensors had before they were first changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # by id: the tensor, which so stays alive, and its values
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for parameter, x in zip(func._schema.arguments, args, strict=False):
+            info = parameter.alias_info
+            changed = (info is not None and info.is_write) or parameter.name in _RUNNING
+            if changed and isinstance(x, Tensor) and id(x) not in self.before:
+                self.before[id(x)] = (x, x.detach().clone())
+        return func(*args, **(kwargs or {}))
+
+    @torch.no_grad()
+    def undo(self, tensors: Iterable[Tensor]) -> None:
+        for x in tensors:
+            if id(x) in self.before:
+                x.copy_(self.before[id(x)][1])
+
+
+def _lift(module: Any, before: dict[int, tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Tensors that are attributes of a graph become its last arguments; they are returned. Of those that the graph
+    changes in place, as some constructors do, it changes a copy."""
+    graph, nodes = module.graph, {}
+    found: list[Tensor] = []
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    for node in [n for n in graph.nodes if n.op == "get_attr"]:
+        value = getattr(module, node.target, None)
+        if not isinstance(value, Tensor):
+            raise NotRecordableError(
+                f"the model has an operator of functions ({node.target}), such as torch.cond"
+            )
+        if id(value) not in nodes:
+            with graph.inserting_after(last):
+                last = nodes[id(value)] = graph.placeholder(f"constant_{len(found)}")
+            found.append(before[id(value)][1] if id(value) in before else value)
+            if id(value) in before:
+                with graph.inserting_before(node):
+                    nodes[id(value)] = graph.call_function(torch.ops.aten.clone.default, (last,))
+        node.replace_all_uses_with(nodes[id(value)])
+        graph.erase_node(node)
+    return found
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong, and the line of the model or distribution at which it did."""
+    torch_itself = str(Path(torch.__file__).parent)
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not f.filename.startswith(torch_itself) and f.filename != __file__
+    ]
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    if "data-dependent" in text or "get value out of a tracing tensor" in text:
+        text = "Python code branches on the value of a tensor"
+    return text + where
