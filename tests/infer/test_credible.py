@@ -18,6 +18,7 @@ from pyro_manifold.distributions import (
     RiemannianNormal,
     VonMisesFisher,
     WrappedNormal,
+    kernel_mixture,
 )
 from pyro_manifold.geometry import SpecialOrthogonal, geometry
 from pyro_manifold.infer import (
@@ -188,6 +189,15 @@ def test_regions_of_draws() -> None:
     share = float(region.contains(d.sample((4000,)).float()).double().mean())
     assert 0.85 < share < 0.97
     assert kernel_density(x).component_distribution.concentration[0] > 200
+
+
+def test_width_of_the_kernels() -> None:
+    """It is about as good for new draws as the best of all widths."""
+    d = VonMisesFisher(E[2, :3], 50.0)
+    x, new = d.sample((2000,)), d.sample((2000,))
+    best = max(float(kernel_mixture(x, 50 * 2.0**k, uniform=1e-6).log_prob(new).mean()) for k in range(10))
+    limit = float(d.log_prob(new).mean())
+    assert limit - float(kernel_density(x).log_prob(new).mean()) < 1.2 * (limit - best) + 1e-3
 
 
 def test_summary_in_degrees() -> None:

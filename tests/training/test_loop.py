@@ -192,6 +192,7 @@ def test_what_is_said_of_losses() -> None:
         (text,) = verdict("D", 1.0, losses)
         assert said in text and text.startswith("phase D: ")
     assert verdict("D", 1.0, [0.5, *[0.54] * 5]) == []  # a tenth of what was gained
+    assert verdict("D", 1.0, [0.5, *[0.9] * 4, 0.52]) == []  # it has come back
     assert verdict("D", 1.0, [1.05], margin=0.1) == []
     assert History(losses={"D": [2.0, 1.0, 3.0, 4.0]}).passes_since_best("D") == 2
     net = line()

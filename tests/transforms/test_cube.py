@@ -144,3 +144,11 @@ def test_empty_batch_and_batch_of_matrices() -> None:
 def test_bad_input(call, match) -> None:
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_reflections_are_no_rotations() -> None:
+    """However their determinant is rounded."""
+    for _ in range(20):
+        r = rotations(1)[0]
+        with pytest.raises(ValueError, match="determinant 1"):
+            LeftMultiplication(torch.cat([-r[:, :1], r[:, 1:]], -1))
