@@ -1,5 +1,6 @@
 """Every check of ``pyro_manifold.testing`` on every case of the registry."""
 
+from collections.abc import Collection
 from typing import Any
 
 import pyro
@@ -68,6 +69,8 @@ COMPILED_BY_ANOTHER = {
     "uniform-scaled-S2",
     "uniform-SO4",
     "wrapped-S1",
+    "wrapped-S1xH2",
+    "wrapped-SO4-truncated",
     "wrapped-scaled-S2",
     "wrapped-S2-tril",
     "wrapped-ball-tril",
@@ -85,21 +88,23 @@ COMPILED_BY_ANOTHER = {
 }
 
 
-def _marks(case: Any, check: str) -> list[Any]:
+def _marks(case: Any, check: str, slow: Collection[str]) -> list[Any]:
     if check in case.skip:
         return [pytest.mark.skip(reason=case.skip[check])]
-    return [pytest.mark.slow] if check == "one_graph" and case.name in COMPILED_BY_ANOTHER else []
+    again = check == "one_graph" and case.name in COMPILED_BY_ANOTHER
+    return [pytest.mark.slow] if again or check in slow else []
 
 
-def product(cases: list[Any], checks: Any) -> list[Any]:
-    """One test for each case and check; what a case cannot hold is marked with its reason, not left out."""
+def product(cases: list[Any], checks: Any, slow: Collection[str] = ()) -> list[Any]:
+    """One test for each case and check, those named slow ones; what a case cannot hold is marked with its reason, not
+    left out."""
     assert {case.name for case in DISTRIBUTIONS} >= COMPILED_BY_ANOTHER
     return [
         pytest.param(
             case,
             check,
             id=f"{case.name}-{check}",
-            marks=_marks(case, check),
+            marks=_marks(case, check, slow),
         )
         for case in cases
         for check in checks
@@ -132,7 +137,8 @@ def test_transform(case: TransformCase, check: str, dtype: torch.dtype, device: 
     apply(TRANSFORM_CHECKS[check], *case.build(dtype=dtype, device=device))
 
 
-@pytest.mark.parametrize("case, check", product(TRANSFORMS, TRANSFORM_CHECKS))
+# what is remembered is found by which tensors these are, and whether they have changed: not by their dtype
+@pytest.mark.parametrize("case, check", product(TRANSFORMS, TRANSFORM_CHECKS, slow=["changed_values"]))
 def test_transform_float32(case: TransformCase, check: str, device: torch.device) -> None:
     apply(TRANSFORM_CHECKS[check], *case.build(dtype=torch.float32, device=device))
 

@@ -322,11 +322,11 @@ TRANSFORMS = [
     ),
     TransformCase("continuous-sphere", lambda: continuous(geoopt.Sphere(), 3, 0.05), {}, S2[:2]),
     TransformCase(
-        "continuous-torus", lambda: continuous(Torus(), 2, 0.02, solver="rk4", steps=4), {}, V2[:2]
+        "continuous-torus", lambda: continuous(Torus(), 2, 0.02, solver="rk4", steps=2), {}, V2[:2]
     ),
     TransformCase(
         "continuous-lorentz",
-        lambda: continuous(geoopt.Lorentz(), 3, 0.02, solver="rk4", steps=4),
+        lambda: continuous(geoopt.Lorentz(), 3, 0.02, solver="rk4", steps=2),
         {},
         H[1:],
     ),
