@@ -67,7 +67,7 @@ def test_kernels():
     axis = ROWS.sum(0) / ROWS.sum(0).norm()
     for kernel, name in (
         (GeodesicNUTS(handled, max_tree_depth=3), "mu"),
-        (NUTS(ManifoldReparam()(handled)), "mu_ambient"),
+        (NUTS(ManifoldReparam()(handled), max_tree_depth=3), "mu_ambient"),
     ):
         pyro.set_rng_seed(0)
         mcmc = MCMC(kernel, 60, 40, disable_progbar=True)

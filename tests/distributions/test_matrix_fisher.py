@@ -3,9 +3,10 @@ each)."""
 
 import math
 
-import mpmath
+import numpy as np
 import pytest
 import torch
+from scipy import special
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -21,15 +22,19 @@ def within_5_se(draws: Tensor, expected: Tensor) -> None:
 
 
 def one_dimensional(s: tuple[float, float, float]) -> float:
-    """log c(diag s), by Lee's integral over one variable (2018, thm 2.1), for Riemannian volume."""
-    a, b, c = (mpmath.mpf(v) for v in s)
-    f = lambda u: (
-        mpmath.besseli(0, (a - b) * (1 - u) / 2)
-        * mpmath.besseli(0, (a + b) * (1 + u) / 2)
-        * mpmath.exp(c * u)
-        / 2
-    )  # noqa: E731
-    return float(mpmath.log(8 * mpmath.pi**2 * mpmath.quad(f, [-1, -0.9, 0, 0.9, 0.99, 1])))
+    """log c(diag s), by Lee's integral over one variable (2018, thm 2.1), for Riemannian volume: Gauss's rule of 64
+    nodes in each of five pieces."""
+    a, b, c = s
+    cuts = np.array([-1, -0.9, 0, 0.9, 0.99, 1])
+    x, w = np.polynomial.legendre.leggauss(64)
+    half = np.diff(cuts)[:, None] / 2
+    u = cuts[:-1, None] + half * (1 + x)
+    factors = [
+        abs(a - b) * (1 - u) / 2,
+        abs(a + b) * (1 + u) / 2,
+    ]  # of Bessel functions, scaled by exponentials
+    weights = half * w * special.ive(0, factors[0]) * special.ive(0, factors[1]) / 2
+    return math.log(8 * math.pi**2) + float(special.logsumexp(sum(factors) + c * u, b=weights))
 
 
 @pytest.mark.parametrize(

@@ -105,12 +105,12 @@ def test_latent_site_under_plain_nuts() -> None:
     x = g(u)
     weight = (normal([0.0], 0.7).log_prob(u) + dist.Normal(x, 0.8).to_event(1).log_prob(obs)).softmax(0)
     mean = weight @ x
-    mcmc = MCMC(NUTS(model, max_tree_depth=3), num_samples=150, warmup_steps=60, disable_progbar=True)
+    mcmc = MCMC(NUTS(model, max_tree_depth=3), num_samples=80, warmup_steps=40, disable_progbar=True)
     mcmc.run()
     draws = mcmc.get_samples()["x"]
-    torch.testing.assert_close(draws.norm(dim=-1), torch.full((150,), 2.0, dtype=torch.float64))
+    torch.testing.assert_close(draws.norm(dim=-1), torch.full((80,), 2.0, dtype=torch.float64))
     ess = pyro.ops.stats.effective_sample_size(draws.unsqueeze(0))
-    assert bool(((draws.mean(0) - mean).abs() < 4 * draws.std(0) / ess.clamp_max(150).sqrt()).all())
+    assert bool(((draws.mean(0) - mean).abs() < 4 * draws.std(0) / ess.clamp_max(80).sqrt()).all())
 
 
 def test_pyro_guide_plate_predictive() -> None:

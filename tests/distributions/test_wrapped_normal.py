@@ -283,8 +283,17 @@ def _problem(manifold, loc):
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
-@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO, JitTrace_ELBO])
-@pytest.mark.parametrize("name", ["sphere", "ball"])
+@pytest.mark.parametrize(
+    "name, elbo",
+    [
+        ("sphere", TraceMeanField_ELBO),
+        ("ball", Trace_ELBO),
+        ("ball", JitTrace_ELBO),
+        pytest.param("sphere", Trace_ELBO, marks=pytest.mark.slow),
+        pytest.param("sphere", JitTrace_ELBO, marks=pytest.mark.slow),
+        pytest.param("ball", TraceMeanField_ELBO, marks=pytest.mark.slow),
+    ],
+)
 def test_svi(name, elbo):
     manifold = {"sphere": geoopt.Sphere(), "ball": geoopt.PoincareBall()}[name]
     model, guide = _problem(manifold, MU[name])

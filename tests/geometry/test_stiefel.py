@@ -155,12 +155,12 @@ def test_volume_of_balls(metric):
     m, geo = METRICS[metric], geometry(METRICS[metric])
     loc = geo.uniform_sample((), (3, 2), dtype=F64)
     part = float(manifold_rule(m, loc, 1.5, 16, 16).weights.sum()) / math.exp(geo.log_volume((3, 2)))
-    x = geo.uniform_sample((10_000,), (3, 2), dtype=F64)
+    x = geo.uniform_sample((4000,), (3, 2), dtype=F64)
     x = x[
         (x - loc).square().sum((-1, -2)) < 2 * 1.5**2
     ]  # a geodesic is no shorter than its chord (over sqrt 2 if canonical)
-    count = float((geo.dist(loc.expand_as(x), x) < 1.5).sum()) / 10_000
-    assert 0.05 < part < 0.5 and abs(count - part) < 5 * (part * (1 - part) / 10_000) ** 0.5
+    count = float((geo.dist(loc.expand_as(x), x) < 1.5).sum()) / 4000
+    assert 0.05 < part < 0.5 and abs(count - part) < 5 * (part * (1 - part) / 4000) ** 0.5
 
 
 @both

@@ -3,8 +3,10 @@
 import math
 
 import mpmath
+import numpy as np
 import pytest
 import torch
+from scipy import special
 from torch import Tensor
 
 from pyro_manifold.ops.bingham import matrix_divergence, matrix_normalizer
@@ -39,16 +41,19 @@ def watson(d: int, z: float) -> float:
 
 
 def on_two_sphere(lam: tuple[float, float, float], k: float) -> float:
-    """Quadrature of a height with a Bessel function for the circle around it: exp(-lam.x^2 + k x_1)."""
-    a, b = (mpmath.mpf(lam[1]) + lam[2]) / 2, (mpmath.mpf(lam[2]) - lam[1]) / 2
-    f = lambda t: mpmath.exp(-lam[0] * t * t + k * t - a * (1 - t * t)) * mpmath.besseli(0, b * (1 - t * t))  # noqa: E731
-    width = 1 / mpmath.sqrt(1 + k + 2 * abs(lam[0] - a) + 2 * abs(b))
-    cuts = sorted(
-        {-1, 0, 1}
-        | {s * (1 - min(m * width * width, mpmath.mpf(1))) for m in (1, 8, 64, 512) for s in (-1, 1)}
-        | {s * min(m * width, mpmath.mpf(1)) for m in (1, 4, 16) for s in (-1, 1)}
+    """Quadrature of a height with a Bessel function for the circle around it: exp(-lam.x^2 + k x_1). Gauss's rule of
+    64 nodes between points as close as the integrand is narrow, to 1e-13 of the exponent."""
+    a, b = (lam[1] + lam[2]) / 2, abs(lam[2] - lam[1]) / 2
+    width = 1 / math.sqrt(1 + k + 2 * abs(lam[0] - a) + 2 * b)
+    near_poles = {s * (1 - min(m * width**2, 1.0)) for m in (1, 8, 64, 512) for s in (-1, 1)}
+    cuts = np.array(
+        sorted({-1.0, 0.0, 1.0} | near_poles | {s * min(m * width, 1.0) for m in (1, 4, 16) for s in (-1, 1)})
     )
-    return float(mpmath.log(2 * mpmath.pi * mpmath.quad(f, cuts)))
+    x, w = np.polynomial.legendre.leggauss(64)
+    half = np.diff(cuts)[:, None] / 2
+    t = cuts[:-1, None] + half * (1 + x)
+    exponent = -lam[0] * t * t + k * t + (b - a) * (1 - t * t)
+    return float(special.logsumexp(exponent, b=2 * math.pi * half * w * special.ive(0, b * (1 - t * t))))
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +97,7 @@ def far_scales(n: int, d: int) -> tuple[Tensor, Tensor]:
     return lam, kappa.clamp(0, 1e4)
 
 
-def quadrature_on_circle(lam: Tensor, kappa: Tensor, n: int = 200_000) -> Tensor:
+def quadrature_on_circle(lam: Tensor, kappa: Tensor, n: int = 20_000) -> Tensor:
     phi = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
     x = torch.stack([phi.cos(), phi.sin()], -1)
     exponent = kappa.unsqueeze(-1) * x[:, 0] - lam @ x.square().mT

@@ -45,7 +45,7 @@ def test_normaliser_against_mpmath(n):
         assert abs(z - expected) <= 1e-12 * max(1.0, abs(expected)), f"sigma = {scale}"
 
 
-@pytest.mark.parametrize("scale", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("scale", [0.3, pytest.param(1.0, marks=pytest.mark.slow), 2.5])
 def test_normaliser_of_the_largest(scale):
     got = float(log_normalizer(torch.tensor(scale, dtype=F64), normalizer_table(32), 32))
     assert got == pytest.approx(float(reference(32, scale)), rel=1e-12)
@@ -114,9 +114,9 @@ def test_mean_square_of_draws(n, scale):
 def test_draws_against_importance_sampling(n, scale):
     """Moments of the eigenvalue gaps and of one entry against weighted flat draws; z < 5 in both errors
     combined."""
-    x = sample_tangent(torch.tensor(scale, dtype=F64), n, (30_000,))
+    x = sample_tangent(torch.tensor(scale, dtype=F64), n, (10_000,))
     wide = scale * (1 + 0.5 * scale)
-    y = wide * torch.randn(200_000, n * (n + 1) // 2, dtype=F64)
+    y = wide * torch.randn(80_000, n * (n + 1) // 2, dtype=F64)
 
     def statistics(v):
         e = sym_eigenvalues(vec_to_sym(v, n))
