@@ -108,7 +108,7 @@ def fit_md(
     >>> u = torch.randn(200, 1)
     >>> x = torch.cat([u, 0.3 * u.square()], 1)
     >>> flow = ManifoldFlow.from_data(x, 1, hidden=(8,))
-    >>> history = fit_md(flow, x, epochs=(20, 0), batch_size=20, disable_progbar=True)
+    >>> history = fit_md(flow, x, epochs=(5, 0), batch_size=20, disable_progbar=True)
     >>> history.losses["M"][-1] < history.start["M"]
     True
     """

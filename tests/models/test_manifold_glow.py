@@ -59,18 +59,18 @@ def test_a_normal_of_tangent_vectors_is_known_before_training() -> None:
 
 
 def test_training_finds_a_conditional_density() -> None:
-    """x is a wrapped normal about a function of the source: the density comes within .06 nats of the true one
-    (required: .2), from the .68 of a regression, and predictions within .03 of its centre (required: .1)."""
+    """x is a wrapped normal about a function of the source: the density comes within .02 nats of the true one
+    (required: .2), from the .67 of a regression, and predictions within .05 of its centre (required: .1)."""
     torch.manual_seed(0)
     o = torch.tensor([1.0, 0.0, 0.0])
-    y = tensors(600, 1, 1, 1).float()
+    y = tensors(300, 1, 1, 1).float()
     v = geometry(SPD).log_frame(torch.eye(2).expand_as(y), y)[..., :2]
     true = WrappedNormal(
         SPHERE, geometry(SPHERE).exp_frame(o.expand(*v.shape[:-1], 3), 1.5 * v), 0.1
     ).to_event(3)
     x = true.sample()
-    model = ManifoldToManifoldFlow.from_data(SPD, y, SPHERE, x, features=4, width=16, depth=2, hidden=16)
-    options: Any = dict(epochs=15, batch_size=30, lr=2e-2, disable_progbar=True, validation=0.1)
+    model = ManifoldToManifoldFlow.from_data(SPD, y, SPHERE, x, features=4, width=16, depth=1, hidden=16)
+    options: Any = dict(epochs=14, batch_size=30, lr=3e-2, disable_progbar=True, validation=0.1)
     before = float((true.log_prob(x) - model.log_prob(x, y)).detach().mean())
     fit_likelihood(model, x, y, **options)
     after = float((true.log_prob(x) - model.log_prob(x, y)).detach().mean())

@@ -38,9 +38,9 @@ def fitted() -> tuple[ManifoldMixture, float]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         x, _ = two_curves(2000)
-        mixture = ManifoldMixture.from_data(x, 1, 2, hidden=(32, 32))
+        mixture = ManifoldMixture.from_data(x, 1, 2, depth=3, hidden=(32, 32), latent_depth=2)
         before = mixture.ood_score(x).mean().item()
-        fit_charts(mixture, x, epochs=(12, 20), lr=(1e-2, 2e-2), batch_size=100, disable_progbar=True)
+        fit_charts(mixture, x, epochs=(8, 8), lr=(1e-2, 2e-2), batch_size=100, disable_progbar=True)
     return mixture, before
 
 
@@ -94,10 +94,10 @@ def test_checkpoints_by_chart(tmp_path: Path) -> None:
 def test_elbow_of_a_known_surface() -> None:
     """A surface in R^5: two dimensions, whichever the scan's others are."""
     torch.manual_seed(0)
-    z = torch.randn(1000, 2)
+    z = torch.randn(600, 2)
     bent = torch.stack([z[:, 0], z[:, 1], z[:, 0] * z[:, 1] / 2, z[:, 0].sin(), 0.3 * z[:, 1].square()], -1)
     x = bent @ torch.linalg.qr(torch.randn(5, 5))[0]
-    scan = scan_dimension(x, [1, 2, 3], epochs=12, lr=3e-3, batch_size=100, disable_progbar=True)
+    scan = scan_dimension(x, [1, 2, 3], epochs=8, lr=5e-3, batch_size=100, disable_progbar=True)
     assert scan.dims == [0, 1, 2, 3] and scan.elbow == 2
     assert scan.errors[0] == pytest.approx(bent.var(0).sum().sqrt().item(), rel=0.15)
     assert scan.errors[2] < 0.3 * scan.errors[1]

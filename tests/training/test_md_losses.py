@@ -201,7 +201,7 @@ def test_whitening_finds_a_narrow_axis() -> None:
         fit_md(
             flow,
             x,
-            epochs=(10, 0),
+            epochs=(6, 0),
             lr=2e-2,
             warmup=0.03,
             batch_size=100,
@@ -209,7 +209,7 @@ def test_whitening_finds_a_narrow_axis() -> None:
             disable_progbar=True,
         )
         left.append(float(flow.ood_score(x).mean().detach()))
-    assert left[0] > 0.07 and left[1] < 0.02  # 0.08 and 0.007 (a second seed: 0.005)
+    assert left[0] > 0.07 and left[1] < 0.02  # 0.08 and 0.011
 
 
 def test_the_rate_rises_and_falls() -> None:
