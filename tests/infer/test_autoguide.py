@@ -42,9 +42,9 @@ def test_posterior_of_a_mean_direction(family):
     torch.manual_seed(0)
     guide = AutoManifoldNormal(model, family=family)
     svi = SVI(
-        model, guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO(num_particles=8, vectorize_particles=True)
+        model, guide, pyro.optim.Adam({"lr": 0.06}), Trace_ELBO(num_particles=8, vectorize_particles=True)
     )
-    for _ in range(300):
+    for _ in range(150):
         svi.step()
     total = DATA.sum(0)
     assert float(guide.median()["mu"] @ total / total.norm()) > 0.99
@@ -71,8 +71,8 @@ def test_subsampled_plate_keeps_one_centre_per_row():
             pyro.sample("x", VonMisesFisher(z, torch.tensor(20.0, dtype=F64)), obs=data[i])
 
     guide = AutoManifoldNormal(model)
-    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
-    for _ in range(400):
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    for _ in range(150):
         svi.step(DATA)
     assert guide.locs.z.shape == (4, 3)
     assert ((guide.locs.z * DATA).sum(-1) > 0.97).all()

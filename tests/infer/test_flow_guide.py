@@ -53,7 +53,7 @@ def test_both_modes_of_an_axis() -> None:
     )
     assert loss > -float(evidence.log()) - 0.02  # a bound
     assert loss < -float(evidence.log()) + 0.2  # one mode alone: + 0.69
-    draws = Predictive(axial, guide=guide, num_samples=500)()["z"]
+    draws = Predictive(axial, guide=guide, num_samples=500, parallel=True)()["z"]
     up = float((draws @ AXIS > 0).float().mean())
     assert 0.3 < up < 0.7
     assert float((draws @ AXIS).abs().mean()) > 0.75
@@ -70,7 +70,7 @@ def test_rotations() -> None:
 
     guide = AutoManifoldFlow(model, {"r": flows.RotationFlow(2, **SMALL)})
     trained(model, guide, steps=60)
-    draws = Predictive(model, guide=guide, num_samples=400)()["r"]
+    draws = Predictive(model, guide=guide, num_samples=400, parallel=True)()["r"]
     ups = float((draws[:, 0, 0] > 0).float().mean())
     assert 0.25 < ups < 0.75
     assert float(draws[:, 2, 2].mean()) > 0.7

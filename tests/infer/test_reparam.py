@@ -106,7 +106,7 @@ def test_plain_nuts_and_predictive():
     draws."""
     pyro.set_rng_seed(0)
     model = ManifoldReparam()(directions)
-    mcmc = MCMC(NUTS(model, max_tree_depth=4), 120, 80, disable_progbar=True)
+    mcmc = MCMC(NUTS(model, max_tree_depth=3), 120, 40, disable_progbar=True)
     mcmc.run(DATA)
     mu = Predictive(model, mcmc.get_samples())(DATA)["mu"].squeeze(1)  # Pyro keeps the plate's axis
     assert mu.shape == (120, 3) and torch.allclose(mu.norm(dim=-1), torch.ones(120, dtype=F64))
@@ -149,7 +149,7 @@ def test_plain_autoguides(guide):
     )
     for _ in range(100):
         svi.step(DATA)
-    mu = Predictive(model, guide=guide, num_samples=300)(DATA)["mu"].squeeze(1)
+    mu = Predictive(model, guide=guide, num_samples=150)(DATA)["mu"].squeeze(1)
     assert torch.nn.functional.cosine_similarity(mu.mean(0), POSTERIOR.mean, dim=0) > 0.99
     assert float(mu.mean(0).norm()) == pytest.approx(float(POSTERIOR.mean.norm()), abs=0.06)
 
