@@ -17,16 +17,21 @@ import torch
 EXPERIMENTS = Path(__file__).parents[1] / "tutorials" / "experiments"
 
 
-def load(script: Path) -> ModuleType:
-    """As when it is run, it finds the files beside it."""
+def _find_files_beside(script: Path) -> None:
     if str(script.parent) not in sys.path:
         sys.path.append(str(script.parent))
+
+
+def load(script: Path) -> ModuleType:
+    """As when it is run, it finds the files beside it."""
+    _find_files_beside(script)
     return importlib.import_module(script.stem)
 
 
 def run(script: Path, *args: object) -> str:
     """What the script prints with these arguments. It runs in this process, which has imported its libraries
     already."""
+    _find_files_beside(script)
     before, dtype, out = sys.argv, torch.get_default_dtype(), io.StringIO()
     sys.argv = [str(script), *map(str, args)]
     try:

@@ -72,17 +72,15 @@ def test_modes_and_their_masses(nuts: ModuleType) -> None:
 def test_script_in_smoke_mode(tmp_path: Path) -> None:
     """With two theta, then three on the surface that the first run has learned."""
     two, three = tmp_path / "2", tmp_path / "3"
-    rows = results(
-        two, "--densities", "head, joint score", "head, joint ratio", "head, both", "spline, SCANDAL"
-    )
-    assert [len(rows[k]) for k in ("posteriors", "NUTS", "SBC", "score")] == [5, 4, 4, 3]
+    rows = results(two, "--densities", "head, joint ratio", "head, both", "spline, SCANDAL")
+    assert [len(rows[k]) for k in ("posteriors", "NUTS", "SBC", "score")] == [4, 4, 3, 2]
     exact = rows["posteriors"][0]
     assert exact["name"] == "exact" and exact["kl"] == 0 and exact["c2st"] == 0.5 and exact["less_exact"] == 0
     assert (two / "lhc.png").read_bytes().startswith(b"\x89PNG")
     assert "f_Wt" in (two / "summary_unimodal.txt").read_text()
     surface = two / "surface.pt"
     rows = results(
-        three, "--theta", "3", "--surface", str(surface), "--densities", "head, both", "--seeds", "2"
+        three, "--theta", "3", "--surface", str(surface), "--densities", "head, joint score", "--seeds", "2"
     )
     assert [len(rows[k]) for k in ("posteriors", "NUTS", "SBC", "score")] == [3, 1, 2, 2]
     assert all(len(r["r2"]) == 3 for r in rows["score"]) and not (three / "surface.pt").exists()

@@ -253,7 +253,8 @@ def rotation(
         )
     if not known:
         report("log kappa", z["log_kappa"], float(w @ u))
-    k = torch.full((20_000,), kappa) if known else u.exp()[torch.multinomial(w, 20_000, replacement=True)]
+    many = min(20_000, 50 * draws * chains)
+    k = torch.full((many,), kappa) if known else u.exp()[torch.multinomial(w, many, replacement=True)]
     exact = mdist.MatrixFisher(k[:, None, None] * (y.mT @ x)).sample()
     angles = [torch.rad2deg(geometry(ROTATIONS).dist(best.expand_as(a), a)) for a in (z["q"], exact)]
     report("angle from the solution, degrees", angles[0], float(angles[1].mean()))
@@ -376,7 +377,7 @@ def parts(args: argparse.Namespace) -> dict[str, Any]:
     run = args.draws, args.warmup, args.chains
     data, ranks = (
         (args.folder, args.places, args.kappa),
-        (args.simulations, 7 if args.smoke else 31, args.warmup),
+        (args.simulations, 3 if args.smoke else 31, args.warmup),
     )
     return {
         "mean direction": partial(mean_direction, args.folder, *run),
@@ -405,7 +406,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="few draws and simulations")
     args = parser.parse_args()
     if args.smoke:
-        args.draws, args.warmup, args.chains, args.simulations = 10, 30, 4, 8
+        args.draws, args.warmup, args.chains, args.simulations = 10, 8, 4, 8
     return args
 
 

@@ -99,7 +99,7 @@ def manifold(args: Any, data: dict[str, Tensor]) -> ManifoldFlow:
     flow.load_state_dict(saved["flow"])
     flow.requires_grad_(False).double()
     lhc = LHC(args.theta, seed=args.seed + 1000)
-    fresh = lhc.observables(lhc.simulate(lhc.prior(10_000)).y)
+    fresh = lhc.observables(lhc.simulate(lhc.prior(min(10_000, args.events))).y)
     report(
         args,
         "manifold",
@@ -232,7 +232,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.events, args.width, args.head_width, args.sets, args.draws, args.prior_draws = (
-            3000,
+            1000,
             16,
             16,
             1,

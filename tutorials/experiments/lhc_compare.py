@@ -89,9 +89,10 @@ def score_heads(args: Any, lhc: LHC, flows: dict[str, ManifoldFlow]) -> None:
         score_sets(args, name, truths, exact, learned, part="heads")
 
 
-def score_head(args: Any, name: str, flow: ManifoldFlow, lhc: LHC, num: int = 5000) -> None:
+def score_head(args: Any, name: str, flow: ManifoldFlow, lhc: LHC) -> None:
     """R^2 of the score of single events, and how far the integral of the density is from one at the true
     points."""
+    num = 500 if args.smoke else 5000
     t = lhc.prior(num)
     y = lhc.simulate(t).y
     theta = t.clone().requires_grad_()

@@ -122,8 +122,8 @@ class Lorenz:
     def __init__(self, smoke: bool = False) -> None:
         size: dict[str, Any] = dict(trajectories=100, warm_up=5.0) if smoke else {}
         self.many = 300 if smoke else 10_000
-        self.x, self.context = lorenz(1000 if smoke else 100_000, seed=711, **size).float(), None
-        self.held = lorenz(2000 if smoke else 200_000, seed=712, **size).float()
+        self.x, self.context = lorenz(500 if smoke else 100_000, seed=711, **size).float(), None
+        self.held = lorenz(1000 if smoke else 200_000, seed=712, **size).float()
         self.test = lorenz(self.many, seed=713, **size).float()
 
     def build(self, name: str) -> tuple[Any, dict[str, Any]]:
@@ -249,9 +249,9 @@ class Images(_Images):
     size, dim, levels = 32, 4, 2
 
     def __init__(self, smoke: bool = False) -> None:
-        self.many = 100 if smoke else 2000
+        self.many = 40 if smoke else 2000
         train, held = (
-            image_manifold(4, 32, n, seed=s) for n, s in ((300 if smoke else 10_000, 0), (self.many, 1))
+            image_manifold(4, 32, n, seed=s) for n, s in ((150 if smoke else 10_000, 0), (self.many, 1))
         )
         self.x, self.test, self.factors = train.images.flatten(1), held.images.flatten(1), held.factors
         self.chart = Chart(lambda u: held.render(u).flatten(-3), lambda x: x[..., :4], 4, 1024)

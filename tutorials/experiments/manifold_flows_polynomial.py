@@ -37,7 +37,7 @@ class Polynomial:
 
     def __init__(self, smoke: bool = False) -> None:
         self.rows, self.many, self.sets, self.steps = (
-            (2000, 200, 2, 200) if smoke else (100_000, 10_000, 20, 5100)
+            (500, 200, 2, 200) if smoke else (100_000, 10_000, 20, 5100)
         )
         theta = SURFACE.prior(self.rows, seed=1)
         self.x = SURFACE.sample(self.rows, theta, seed=2).float()
