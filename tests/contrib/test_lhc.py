@@ -116,7 +116,7 @@ def test_density_is_that_of_the_generator() -> None:
     """b(y) times the 14 x 14 Jacobian determinant of the map that draws y is the integrand: no factor is
     free."""
     torch.manual_seed(0)
-    n = 200
+    n = 70
     hard = torch.stack(
         [
             torch.rand(n) * 3 + 3.2,

@@ -155,8 +155,8 @@ def test_maximum_likelihood_recovers_the_parameters():
         with pyro.plate("n", len(data)):
             pyro.sample("x", RiemannianNormal(AIM, loc, scale), obs=data)
 
-    svi = SVI(model, lambda: None, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
-    for _ in range(150):
+    svi = SVI(model, lambda: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    for _ in range(70):
         svi.step()
     loc, scale = pyro.param("loc").detach(), pyro.param("scale").detach()
     assert float(geometry(AIM).dist(loc, LOC2)) < 0.05

@@ -40,7 +40,7 @@ def test_values_and_volumes(manifold, dim, project) -> None:
 
 def test_training_improves_freezes_and_resumes(tmp_path) -> None:
     """The loss falls, an interrupted run gives the weights of one in one piece, and uniform becomes more uniform."""
-    options = dict(points=1500, batch_size=100, disable_progbar=True)
+    options = dict(points=1000, batch_size=100, disable_progbar=True)
     phi, twin = make(geoopt.Sphere(), 1), make(geoopt.Sphere(), 1)
     before = embedding_report(phi, draws=500)
     history = fit_embedding(phi, epochs=20, **options)

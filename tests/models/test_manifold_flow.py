@@ -310,21 +310,21 @@ def test_whitened_is_the_same_manifold() -> None:
 
 
 # --- units, starts, one coordinate --------------------------------------------------------------------------
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_units_do_not_matter(scale: float) -> None:
+def test_units_do_not_matter() -> None:
     """The same fit to rows in other units, up to rounding: errors scale, log densities shift by 2 log of the
     factor."""
     _, x = surface(300)
     x = x.double()
     errors, densities = [], []
-    for unit in (1.0, scale):
+    for unit in (1.0, 1e-6, 1e6):
         torch.manual_seed(0)
         flow = ManifoldFlow.from_data(unit * x, 2, hidden=(8,), latent_hidden=(8,))
         quick(flow, unit * x, epochs=3, batch_size=50, lr=1e-3)  # higher rates enlarge rounding errors
         errors.append(flow.ood_score(unit * x).detach() / unit)
         densities.append(flow.log_prob(unit * x).detach() + 2 * math.log(unit))
-    torch.testing.assert_close(errors[0], errors[1], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(densities[0], densities[1], rtol=1e-4, atol=1e-3)
+    for k in (1, 2):
+        torch.testing.assert_close(errors[0], errors[k], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(densities[0], densities[k], rtol=1e-4, atol=1e-3)
 
 
 def test_never_worse_than_it_was_and_says_so() -> None:

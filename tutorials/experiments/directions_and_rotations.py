@@ -268,14 +268,15 @@ def rotation(
     }
 
 
-def calibrate(name: str, simulations: int, draws: int, warmup: int) -> SBCResult:
+def calibrate(name: str, simulations: int, draws: int, warmup: int, most: int | None = None) -> SBCResult:
+    """Ranks among ``draws`` that are nearly independent, for which a chain makes ``most`` of them at most."""
     if name == "direction":
         model, data = partial(direction_model, 11, NARROW), "x"
     else:
         model, data = partial(rotation_model, mdist.ManifoldUniform(SPHERE, 3).sample((12,)), NARROW), "y"
     result = sbc(
         model, GeodesicNUTS, [data], num_simulations=simulations, num_draws=draws, warmup_steps=warmup,
-        simulations_per_batch=min(128, simulations), disable_progbar=True,
+        simulations_per_batch=min(128, simulations), max_samples=most, disable_progbar=True,
     )  # fmt: skip
     print(f"\n## Calibration: {name}\n{result}")
     return result
@@ -377,7 +378,7 @@ def parts(args: argparse.Namespace) -> dict[str, Any]:
     run = args.draws, args.warmup, args.chains
     data, ranks = (
         (args.folder, args.places, args.kappa),
-        (args.simulations, 3 if args.smoke else 31, args.warmup),
+        (args.simulations, *((3, args.warmup, 6) if args.smoke else (31, args.warmup))),
     )
     return {
         "mean direction": partial(mean_direction, args.folder, *run),
