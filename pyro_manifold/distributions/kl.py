@@ -17,6 +17,7 @@ from ..ops.batched import apply_matrix
 from ..ops.precision import full_precision
 from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
 from ..ops.spherical import log_sphere_area
+from ..ops.tracing import is_concrete
 from ._exp_map_distribution import ExpMapDistribution
 from ._quadratic_exponential import QuadraticExponential
 from .angular_central_gaussian import AngularCentralGaussian
@@ -41,7 +42,10 @@ def share_manifold(p: TorchDistribution, q: TorchDistribution, like: Tensor) -> 
 
 
 def share_centre(p: WrappedNormal | RiemannianNormal, q: WrappedNormal | RiemannianNormal) -> bool:
-    """Whether the two distributions are on the same manifold and have equal centres."""
+    """Whether the two distributions are on the same manifold and have equal centres; false where the values are
+    traced, so that the answer could change, unless they have one tensor in common."""
+    if p.loc is q.loc or not is_concrete(p.loc):
+        return p.loc is q.loc and share_manifold(p, q, p.loc)
     return share_manifold(p, q, p.loc) and torch.equal(*torch.broadcast_tensors(p.loc, q.loc))
 
 

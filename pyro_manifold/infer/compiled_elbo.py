@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from ..ops.arguments import checked
-from .elbo_recording import RecordedLoss
+from .elbo_recording import RecordedLoss, leaves_of
 from .recording import NotRecordableError, _form
 
 __all__ = ["CompiledELBO"]
@@ -125,8 +125,13 @@ class CompiledELBO(ELBO):
         key, tensors, recorded = self._find(model, guide, args, kwargs)
         if recorded is None:
             loss = self.elbo.differentiable_loss(model, guide, *args, **kwargs)
+            if key is None:
+                return loss
+            # differentiated now, as a recording moves the parameters and puts them back
+            leaves = leaves_of(loss)
+            found = torch.autograd.grad(loss, leaves) if leaves else ()
             self._record(key, model, guide, tensors, args, kwargs)
-            return loss
+            return _Loss.apply(loss.detach(), len(found), *found, *leaves)  # type: ignore[no-untyped-call]
         out, grads = self._run(recorded, tensors)
         warn_if_nan(out, "loss")
         return _Loss.apply(out, len(grads), *grads, *recorded.leaves)  # type: ignore[no-untyped-call]

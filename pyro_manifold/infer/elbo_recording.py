@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .recording import Changes, NotRecordableError, Recording, reason_of
 
-__all__ = ["RecordedLoss"]
+__all__ = ["RecordedLoss", "leaves_of"]
 
 MOVES = (0.0, 0.02)  # of the parameters, at which the graph is compared with the ELBO
 
@@ -119,7 +119,12 @@ class RecordedLoss:
                 surrogate = surrogate + surrogate_part / self._elbo.num_particles
         values = {k: node["value"] for k, node in seen.trace.nodes.items() if node["type"] == "param"}
         self._values = [v.detach() for v in values.values()]
-        return loss.detach(), surrogate, _leaves(surrogate), {k: v.unconstrained() for k, v in values.items()}
+        return (
+            loss.detach(),
+            surrogate,
+            leaves_of(surrogate),
+            {k: v.unconstrained() for k, v in values.items()},
+        )
 
     def _losses(self, *inputs: Tensor) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
         loss, surrogate, leaves, parameters = self._traced(*inputs)
@@ -213,7 +218,7 @@ class _ForGraphs(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _leaves(x: Any) -> list[Tensor]:
+def leaves_of(x: Any) -> list[Tensor]:
     """The leaves to which ``x.backward()`` would add a gradient."""
     start = getattr(x, "grad_fn", None)
     seen, todo, found = {start}, [start], []

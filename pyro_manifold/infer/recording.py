@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..ops.tracing import operator
+
 __all__ = ["Changes", "NotRecordableError", "Recording", "reason_of"]
 
 BACKEND: Any = "inductor"  # of torch.compile
+_SAME_DRAWS: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory": False}  # in the same order
 _COMPILED: OrderedDict[Any, Callable[..., Any]] = (
     OrderedDict()
 )  # what torch.compile made, by graph and shapes
@@ -102,12 +105,13 @@ class Recording:
 
         :return: why it could not be compiled; empty if it was. The graph is right without.
         """
+        _opaque_draws(self.graph)
         key = (BACKEND, self.graph.code, tuple(self._signature))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own, about code of torch
                 if key not in _COMPILED:
-                    options: Any = {"fallback_random": True} if BACKEND == "inductor" else None
+                    options = dict(_SAME_DRAWS) if BACKEND == "inductor" else None
                     _COMPILED[key] = torch.compile(
                         self.graph, backend=BACKEND, options=options, dynamic=False, fullgraph=True
                     )
@@ -172,6 +176,35 @@ class Changes(TorchDispatchMode):
                 x.copy_(self.before[id(x)][1])
 
 
+@operator("bernoulli(Tensor p) -> Tensor", torch.empty_like, tags=(torch.Tag.nondeterministic_seeded,))
+def _bernoulli(p: Tensor) -> Tensor:
+    return torch.bernoulli(p)
+
+
+@operator(
+    "bernoulli_like(Tensor x, float p) -> Tensor",
+    lambda x, p: torch.empty_like(x),
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
+def _bernoulli_like(x: Tensor, p: float) -> Tensor:
+    return torch.empty_like(x).bernoulli_(p)
+
+
+def _opaque_draws(module: Any) -> None:
+    """Hide the operators from the compiler in whose place it would draw other numbers from the same seed."""
+    graph, aten = module.graph, torch.ops.aten
+    for node in graph.nodes:
+        if node.target is aten.bernoulli.default:
+            node.target, node.kwargs = _bernoulli.default, {}
+        elif node.target is aten.bernoulli_.float:
+            with graph.inserting_before(node):
+                drawn = graph.call_function(
+                    _bernoulli_like.default, (node.args[0], *(node.args[1:] or (0.5,)))
+                )
+            node.target, node.args, node.kwargs = aten.copy_.default, (node.args[0], drawn), {}
+    module.recompile()
+
+
 def _lift(module: Any, before: dict[int, tuple[Tensor, Tensor]]) -> list[Tensor]:
     """Tensors that are attributes of a graph become its last arguments; they are returned. Of those that the graph
     changes in place, as some constructors do, it changes a copy."""
@@ -196,13 +229,16 @@ def _lift(module: Any, before: dict[int, tuple[Tensor, Tensor]]) -> list[Tensor]
     return found
 
 
+_OWN = (Path(__file__).name, "elbo_recording.py")
+
+
 def reason_of(error: Exception) -> str:
     """What went wrong, and the line of the model or distribution at which it did."""
     torch_itself = str(Path(torch.__file__).parent)
     frames = [
         f
         for f in traceback.extract_tb(error.__traceback__)
-        if not f.filename.startswith(torch_itself) and f.filename != __file__
+        if not f.filename.startswith(torch_itself) and Path(f.filename).name not in _OWN
     ]
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -2,7 +2,7 @@
 that compilers and tracers must not look into."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -89,7 +89,9 @@ def not_compiled(f: _F) -> _F:
     return cast(_F, call)
 
 
-def operator(schema: str, empty: Callable[..., list[Tensor]]) -> Callable[[Callable[..., Any]], Any]:
+def operator(
+    schema: str, empty: Callable[..., Any], tags: Sequence[torch.Tag] = ()
+) -> Callable[[Callable[..., Any]], Any]:
     """Decorator that registers a function as a torch operator, which compilers and tracers see as a single
     node.
 
@@ -97,11 +99,12 @@ def operator(schema: str, empty: Callable[..., list[Tensor]]) -> Callable[[Calla
 
     :param schema: name, arguments and results in torch's notation.
     :param empty: a function of the same arguments that returns results of the right shape and dtype.
+    :param tags: what else compilers are to know of it.
     """
     name = schema.partition("(")[0]
 
     def register(f: Callable[..., Any]) -> Any:
-        _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
         _LIBRARY.impl(name, f, "CompositeExplicitAutograd")
         _LIBRARY.impl(name, empty, "Meta")
         return getattr(torch.ops.pyro_manifold, name)

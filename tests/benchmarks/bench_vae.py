@@ -6,7 +6,8 @@ The step of the demo (batch 128, 64 pixels, 200 units, float64) and of the MNIST
 float32, amsgrad), validation off: loss, gradients, Adam. In turn in one process, least CPU time over repeats, so that a
 busy minute falls on all. *Ratio*: to the Euclidean model of the same row, which has as many weights; the goal is 1.5. Two
 ways to the loss: Pyro's ``Trace_ELBO`` of ``model`` and ``guide``, and ``vae.elbo``, which needs no trace. With
-``--parts`` the CPU time of the pieces of one step is printed instead; with ``--profile`` what the profiler counts.
+``--compiled trace`` (recorded as one graph) or ``--compiled inductor`` (and compiled) both ways are ``CompiledELBO`` and
+``Trace_ELBO``; with ``--parts`` the CPU time of the pieces of one step is printed instead; with ``--profile`` what the profiler counts.
 """
 
 import argparse
@@ -17,9 +18,11 @@ import geoopt
 import pyro
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.infer.elbo import ELBO
 from timing import least
 from torch import Tensor
 
+from pyro_manifold.infer import CompiledELBO
 from pyro_manifold.models import ManifoldVAE, PoincareVAE
 
 STEPS = 10
@@ -52,15 +55,14 @@ def build(name: str, size: str, dim: int) -> tuple[ManifoldVAE, Tensor]:
     return vae, (torch.rand(128, pixels) < 0.3).to(dtype)
 
 
-def stepper(name: str, size: str, dim: int, traced: bool) -> Callable[[], None]:
+def stepper(name: str, size: str, dim: int, elbo: ELBO | None) -> Callable[[], None]:
     vae, x = build(name, size, dim)
     parameters = [p for p in vae.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-3, amsgrad=SIZES[size][3])
-    elbo = Trace_ELBO()
 
     def run() -> None:
         for _ in range(STEPS):
-            if traced:
+            if elbo is not None:
                 loss = elbo.differentiable_loss(vae.model, vae.guide, x)
             else:
                 loss = -vae.elbo(x).sum()
@@ -71,10 +73,14 @@ def stepper(name: str, size: str, dim: int, traced: bool) -> Callable[[], None]:
     return run
 
 
-def table(size: str, dim: int, repeats: int) -> None:
+def table(size: str, dim: int, repeats: int, compiled: str) -> None:
     print(f"\n{size}, {dim} latent dimensions, CPU ms of a step\n")
-    print("| model | Trace_ELBO | ratio | vae.elbo | ratio |\n|---|---|---|---|---|")
-    runs = [stepper(name, size, dim, traced) for traced in (True, False) for name in MODELS]
+    other = f"CompiledELBO ({compiled})" if compiled else "vae.elbo"
+    print(f"| model | Trace_ELBO | ratio | {other} | ratio |\n|---|---|---|---|---|")
+    runs = [stepper(name, size, dim, Trace_ELBO()) for name in MODELS]
+    for name in MODELS:
+        elbo = CompiledELBO(compile=compiled == "inductor" or "trace") if compiled else None
+        runs.append(stepper(name, size, dim, elbo))
     times = [t / STEPS for t in least(runs, repeats)]
     n = len(MODELS)
     for i, name in enumerate(MODELS):
@@ -107,7 +113,7 @@ def profile(size: str, dim: int) -> None:
     from torch.profiler import profile as profiler
 
     for name in MODELS:
-        run = stepper(name, size, dim, False)
+        run = stepper(name, size, dim, None)
         run()
         with profiler(activities=[ProfilerActivity.CPU]) as prof:
             run()
@@ -122,17 +128,25 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 10])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--compiled", default="", choices=["trace", "inductor"])
+    parser.add_argument("--models", nargs="+", default=[])
     parser.add_argument("--parts", action="store_true")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     pyro.enable_validation(False)
+    for name in list(MODELS)[1:]:
+        if args.models and name not in args.models:
+            MODELS.pop(name)
     for size in args.sizes:
         for dim in args.dims:
             if args.profile:
                 profile(size, dim)
             else:
-                (parts if args.parts else table)(size, dim, args.repeats)
+                if args.parts:
+                    parts(size, dim, args.repeats)
+                else:
+                    table(size, dim, args.repeats, args.compiled)
 
 
 if __name__ == "__main__":

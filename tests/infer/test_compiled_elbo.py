@@ -234,10 +234,10 @@ def test_as_a_module():
         for elbo in (CompiledELBO(compile="trace"), Trace_ELBO()):
             pyro.set_rng_seed(0)
             guide = AutoManifoldNormal(directions)
+            guide(X)
             module = elbo(directions, guide)
-            module(X)
             optimiser = torch.optim.Adam(module.parameters(), lr=0.1)
-            for _ in range(3):
+            for _ in range(3):  # the first of which records
                 optimiser.zero_grad()
                 (2 * module(X)).backward()
                 optimiser.step()
@@ -374,7 +374,14 @@ def test_arguments():
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 @pytest.mark.parametrize(
-    "make, inner", [(guided, Trace_ELBO), (choices, Trace_ELBO), (vae, TraceMeanField_ELBO)]
+    "make, inner",
+    [
+        (guided, Trace_ELBO),
+        (choices, Trace_ELBO),
+        (vae, TraceMeanField_ELBO),
+        (lambda: (Network(), lambda x: None), Trace_ELBO),
+    ],
+    ids=["guide", "score and subsample", "vae", "dropout and buffers"],
 )
 def test_inductor(make, inner):
     """The same path, with the same random numbers."""
