@@ -73,7 +73,7 @@ def test_exact_posterior_of_a_plane(tutorial: ModuleType) -> None:
 def test_autoguide_of_a_plane(tutorial: ModuleType) -> None:
     """A normal posterior is what AutoMultivariateNormal can be."""
     problem, y, _, _ = plane(tutorial)
-    args = argparse.Namespace(auto_steps=250, draws=2000)
+    args = argparse.Namespace(auto_steps=150, draws=1000)
     u, log_q = tutorial.by_autoguide(problem, y, args)
     assert problem.kl(y, u, log_q, problem.exact(y)[0]) < 0.1
 

@@ -198,8 +198,8 @@ def test_guide_finds_the_mean_subspace() -> None:
             pyro.sample("x", WrappedNormal(manifold, p, torch.tensor(0.1, dtype=F64)), obs=data)
 
     guide = AutoManifoldNormal(fit)
-    svi = SVI(fit, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
-    for _ in range(120):
+    svi = SVI(fit, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    for _ in range(60):
         svi.step()
     mean = frechet_mean(manifold, data).mean
     assert float(geometry(manifold).dist(guide.median()["p"], mean)) < 0.05

@@ -77,7 +77,8 @@ def test_nuts_crosses_the_seam():
     """Circular mean within 0.15 of pi and resultant near I1(2)/I0(2) = 0.6978: over 4 standard errors at 800
     draws."""
     pyro.set_rng_seed(0)
-    mcmc = MCMC(NUTS(unwrapped(lambda: pyro.sample("x", SEAM), "x")), 800, 200, disable_progbar=True)
+    kernel = NUTS(unwrapped(lambda: pyro.sample("x", SEAM), "x"), max_tree_depth=3)
+    mcmc = MCMC(kernel, 800, 100, disable_progbar=True)
     mcmc.run()
     x = wrap(mcmc.get_samples()["x_unwrapped"])
     c, s = x.cos().mean(), x.sin().mean()
