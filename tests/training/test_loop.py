@@ -1,7 +1,6 @@
 """The training loop: optimisers, schedules, starts and reviews of phases, and runs that go on after an
 interruption."""
 
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from scripts import python
 from torch import Tensor, nn
 
 from pyro_manifold.training import CheckpointError, History, Phase, TrainingWarning, fit, verdict
@@ -221,60 +219,3 @@ def test_bad_input(options: dict[str, Any], match: str) -> None:
         quick([phase(net)], data, model=net, **options)
     with torch.no_grad(), pytest.raises(ValueError, match="fit: gradients are switched off"):
         quick([phase(net)], (X, Y), model=net)
-
-
-FABRIC = """
-import json, sys, warnings
-import torch
-from lightning_fabric import Fabric
-from pyro_manifold.models import ManifoldFlow
-from pyro_manifold.training import fit_md
-from pyro_manifold.training import run as run_module
-
-torch.set_num_threads(1)
-warnings.simplefilter("ignore")
-
-def rows():
-    z = torch.randn(203, 2, generator=torch.Generator().manual_seed(0))
-    return torch.cat([z, z[:, :1].sin() + 0.2 * z[:, 1:].square()], -1)
-
-def train(fabric, path=None):
-    x = rows()
-    torch.manual_seed(1)
-    flow = ManifoldFlow.from_data(x, 2, depth=2, hidden=(8,), latent_depth=2, latent_hidden=(8,))
-    writes, save = [], run_module.RunFile.save
-    run_module.RunFile.save = lambda self, run: (writes.append(1), save(self, run))
-    history = fit_md(
-        flow, x, epochs=3, lr=1e-3, batch_size=50, unroll=False, checkpoint=path, fabric=fabric,
-        disable_progbar=True,
-    )
-    run_module.RunFile.save = save
-    count = [len(writes)] if fabric is None else fabric.all_gather(torch.tensor(len(writes))).reshape(-1).tolist()
-    return history.losses, float(sum(p.double().abs().sum() for p in flow.parameters())), count
-
-if __name__ == "__main__":
-    two = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")  # before this process makes threads
-    out = {"two": two.launch(train, sys.argv[1]), "whole": train(None)}
-    half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    half.launch()
-    out["bf16"] = train(half)
-    print(json.dumps(out), flush=True)
-"""
-
-
-def test_two_processes_train_as_one_does_and_half_precision_runs(tmp_path: Path) -> None:
-    """Losses of each pass and the weights at the end, to float tolerance, batches of odd size among them; one
-    process writes the checkpoint, from which one process goes on."""
-    pytest.importorskip("lightning_fabric")
-    script = tmp_path / "script.py"
-    script.write_text(FABRIC)
-    run = python(script, tmp_path / "run.pt")
-    assert run.returncode == 0, run.stderr[-3000:]
-    alone = json.loads(run.stdout.strip().splitlines()[-1])
-    losses, weights, writes = alone["two"]
-    assert sorted(losses) == ["D", "M"] and all(len(v) == 3 for v in losses.values())
-    for name, values in losses.items():
-        assert values == pytest.approx(alone["whole"][0][name], rel=1e-4)
-        assert alone["bf16"][0][name] == pytest.approx(alone["whole"][0][name], rel=0.2)
-    assert weights == pytest.approx(alone["whole"][1], rel=1e-5)
-    assert writes[0] == 8 and writes[1] == 0 and (tmp_path / "run.pt").exists()
