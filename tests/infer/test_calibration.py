@@ -97,15 +97,17 @@ def test_lockstep_and_separate_runs_are_both_right():
     assert all(0 <= int(x.min()) and int(x.max()) <= 3 for x in r.ranks.values())
 
 
-@pytest.mark.parametrize("pool, workers", [(ThreadPoolExecutor, 2), (ProcessPoolExecutor, 1)])
-def test_results_do_not_depend_on_the_executor(pool, workers):
+def same_as_alone(executor):
     alone = run(conjugate, normal_draws, n=8)
-    kwargs = {"mp_context": torch.multiprocessing.get_context("spawn")} if pool is ProcessPoolExecutor else {}
     before = torch.get_rng_state()
-    with pool(workers, **kwargs) as executor:
-        pooled = run(conjugate, normal_draws, n=8, executor=executor)
+    pooled = run(conjugate, normal_draws, n=8, executor=executor)
     assert all(torch.equal(alone.ranks[k], pooled.ranks[k]) for k in alone.ranks)
     assert torch.equal(before, torch.get_rng_state())  # the caller's generator is left alone
+
+
+def test_results_do_not_depend_on_threads():
+    with ThreadPoolExecutor(2) as executor:
+        same_as_alone(executor)
 
 
 @pytest.mark.filterwarnings("ignore")  # what Dask's own start-up may say
@@ -162,8 +164,9 @@ with torch.random.fork_rng():
     FATAL = value_of_y(SEEDS[2])
 
 
-def test_a_dead_worker_is_reported_with_its_seed():
+def test_results_do_not_depend_on_processes_and_a_dead_one_is_reported_with_its_seed():
     with ProcessPoolExecutor(1, mp_context=torch.multiprocessing.get_context("spawn")) as executor:
+        same_as_alone(executor)
         with pytest.raises(
             RuntimeError, match=f"worker died while it ran the simulation with seed {SEEDS[2]} .*Broken"
         ):
