@@ -55,7 +55,7 @@ class Sizes:
     hidden: int = 32
 
 
-SMOKE = Sizes(fields=6, test=2, draws=4, seconds=0.2, size=2, frequency=2, depth=1, hidden=4)
+SMOKE = Sizes(fields=6, test=2, draws=4, seconds=0.05, size=2, frequency=2, depth=1, hidden=4)
 
 
 @dataclass
