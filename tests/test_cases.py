@@ -137,8 +137,11 @@ def test_transform(case: TransformCase, check: str, dtype: torch.dtype, device: 
     apply(TRANSFORM_CHECKS[check], *case.build(dtype=dtype, device=device))
 
 
-# what is remembered is found by which tensors these are, and whether they have changed: not by their dtype
-@pytest.mark.parametrize("case, check", product(TRANSFORMS, TRANSFORM_CHECKS, slow=["changed_values"]))
+# what is remembered is found by which tensors these are, and whether they have changed, and what is pickled is all
+# attributes: neither depends on the dtype
+@pytest.mark.parametrize(
+    "case, check", product(TRANSFORMS, TRANSFORM_CHECKS, slow=["changed_values", "pickling"])
+)
 def test_transform_float32(case: TransformCase, check: str, device: torch.device) -> None:
     apply(TRANSFORM_CHECKS[check], *case.build(dtype=torch.float32, device=device))
 
