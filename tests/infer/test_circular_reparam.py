@@ -105,10 +105,10 @@ def test_autonormal_converges_where_the_raw_site_runs_away(elbo):
     svi = SVI(
         unwrapped(model, "x"),
         guide,
-        pyro.optim.Adam({"lr": 0.02}),
+        pyro.optim.Adam({"lr": 0.04}),
         elbo(num_particles=8, vectorize_particles=True),
     )
-    losses = [svi.step() for _ in range(400)]
+    losses = [svi.step() for _ in range(200)]
     q = guide.quantiles([0.5])["x_unwrapped"]
     assert abs(float(wrap(torch.as_tensor(q).squeeze() - loc))) < 0.05
     scale = float(guide.scales.x_unwrapped.detach())

@@ -50,7 +50,7 @@ def test_weights_of_modes_that_are_far_apart(kernel):
             **({"max_tree_depth": 3} if kernel is GeodesicNUTS else {}),
         )
         torch.manual_seed(0)
-        mcmc = VectorizedMCMC(k, 40, warmup_steps=40, initial_params={"x": start}, disable_progbar=True)
+        mcmc = VectorizedMCMC(k, 40, warmup_steps=15, initial_params={"x": start}, disable_progbar=True)
         mcmc.run()
         north = (mcmc.get_samples(group_by_chain=True)["x"][..., 2] > 0).double()
         shares.append(float(north.mean()))
