@@ -70,14 +70,20 @@ def test_modes_and_their_masses(nuts: ModuleType) -> None:
 
 
 def test_script_in_smoke_mode(tmp_path: Path) -> None:
+    rows = results(tmp_path, "--densities", "head, both")
+    assert [len(rows[k]) for k in ("posteriors", "NUTS", "SBC", "score")] == [2, 4, 2, 1]
+    exact = rows["posteriors"][0]
+    assert exact["name"] == "exact" and exact["kl"] == 0 and exact["c2st"] == 0.5 and exact["less_exact"] == 0
+    assert (tmp_path / "lhc.png").read_bytes().startswith(b"\x89PNG")
+    assert "f_Wt" in (tmp_path / "summary_unimodal.txt").read_text()
+
+
+@pytest.mark.slow
+def test_every_density_and_three_theta(tmp_path: Path) -> None:
     """With two theta, then three on the surface that the first run has learned."""
     two, three = tmp_path / "2", tmp_path / "3"
     rows = results(two, "--densities", "head, joint ratio", "head, both", "spline, SCANDAL")
     assert [len(rows[k]) for k in ("posteriors", "NUTS", "SBC", "score")] == [4, 4, 3, 2]
-    exact = rows["posteriors"][0]
-    assert exact["name"] == "exact" and exact["kl"] == 0 and exact["c2st"] == 0.5 and exact["less_exact"] == 0
-    assert (two / "lhc.png").read_bytes().startswith(b"\x89PNG")
-    assert "f_Wt" in (two / "summary_unimodal.txt").read_text()
     surface = two / "surface.pt"
     rows = results(
         three, "--theta", "3", "--surface", str(surface), "--densities", "head, joint score", "--seeds", "2"

@@ -177,19 +177,35 @@ def test_passes_fit_the_budget(tutorial: ModuleType, monkeypatch: pytest.MonkeyP
     ) // 2
 
 
-def test_script_in_smoke_mode_and_again(
-    tutorial: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+NAMES = ["polynomial", "circle", "lorenz", "digits", "images"]
+
+
+def smoke(monkeypatch: pytest.MonkeyPatch, folder: Path, *options: str) -> None:
     """As a command, but in this process, which has imported torch, matplotlib and scikit-learn already."""
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--smoke", "--algorithms", "M", "--out", str(tmp_path)])
+    args = [str(SCRIPT), "--smoke", "--algorithms", "M", "--out", str(folder), *options]
+    monkeypatch.setattr(sys, "argv", args)
     validated = torch.distributions.Distribution._validate_args
     with pyro.validation_enabled(True):  # puts back what the script switches off
         runpy.run_path(str(SCRIPT), run_name="__main__")
     torch.distributions.Distribution.set_default_validate_args(validated)
-    names = ["polynomial", "circle", "lorenz", "digits", "images"]
-    made = {name: (tmp_path / f"{name}-M-0-0.json") for name in names}
-    for name in names:
+
+
+@pytest.mark.slow
+def test_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    smoke(monkeypatch, tmp_path)
+    for name in NAMES:
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_script_in_smoke_mode_and_again(
+    tutorial: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one of the data sets with its picture."""
+    smoke(monkeypatch, tmp_path, "--no-pictures", "--data", *(name for name in NAMES if name != "digits"))
+    smoke(monkeypatch, tmp_path, "--data", "digits")
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+    made = {name: (tmp_path / f"{name}-M-0-0.json") for name in NAMES}
+    for name in NAMES:
         assert json.loads(made[name].read_text())["data"] == name
     stamps = {name: path.stat().st_mtime_ns for name, path in made.items()}
     args = argparse.Namespace(out=tmp_path, budget=0.0, progress=False)
