@@ -32,7 +32,7 @@ def _tuple(x: Any) -> tuple[Tensor, ...]:
 def _methods(geo: Geometry, p: Tensor, v: Tensor) -> list[tuple[str, Callable[..., Any], tuple[Tensor, ...]]]:
     """Names, methods and arguments, the point first."""
     q, u = geo.exp_frame(p, v), geo.to_tangent(p, v)
-    many = [
+    many: list[tuple[str, Callable[..., Any], tuple[Tensor, ...]]] = [
         ("exp_frame", geo.exp_frame, (p, v)),
         ("exp", geo.exp, (p, u)),
         ("to_tangent", geo.to_tangent, (p, v)),
