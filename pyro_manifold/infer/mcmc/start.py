@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
-from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
 from pyro.infer.mcmc.util import _guess_max_plate_nesting, initialize_model
 from torch import Tensor
 from torch.distributions import Transform, biject_to
@@ -32,8 +32,9 @@ _MANY = 16  # chains whose starts are drawn at once
 
 
 class _Init:
-    """A strategy that also serves manifold sites whose distribution has no sampler (Pyro's ``VonMises3D``):
-    uniform there."""
+    """A strategy that also serves manifold sites whose distribution has no sampler (Pyro's ``VonMises3D``), uniform
+    there, and products: ``init_to_uniform`` would project points of a box in the ambient space, most of them onto the
+    rim of a hyperbolic factor, at the largest radius that its coordinates have."""
 
     def __init__(self, strategy: Callable[..., Any]) -> None:
         self.strategy = strategy
@@ -46,11 +47,15 @@ class _Init:
             return fn.sample()  # to be enumerated, or refused later with a better message than a strategy's
         if is_positive_definite(fn.support):  # spread over the manifold, not over Cholesky factors
             site = {**site, "fn": dist.TransformedDistribution(fn, [SymmetricVolume()])}
+        manifold = sampled_on(fn.support)[0]
+        if manifold is not None and getattr(self.strategy, "func", self.strategy) is init_to_uniform:
+            geo = geometry(manifold)
+            if len(geo.factors) > 1 and not geo.has_chart and not geo.has_finite_volume:
+                return anywhere(fn, manifold)
         try:
             with draws_of_wishart():
                 return self.strategy(site)
         except NotImplementedError:
-            manifold = sampled_on(fn.support)[0]
             if (
                 manifold is None
             ):  # Pyro's ImproperUniform: as init_to_uniform, which would ask for a draw to know the shape

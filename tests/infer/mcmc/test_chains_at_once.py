@@ -10,7 +10,7 @@ from cases import DISTRIBUTIONS, tensors
 from pyro.infer.autoguide.initialization import init_to_sample, init_to_uniform
 from torch import Tensor
 
-from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher
+from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher, WrappedNormal
 from pyro_manifold.geometry import geometry
 from pyro_manifold.infer import GeodesicNUTS
 from pyro_manifold.infer.mcmc.potential import ChainBatch
@@ -111,3 +111,14 @@ def test_a_batch_that_is_wrong_for_one_chain_in_many_is_not_used():
 
     few, many = ({"x": torch.randn(n, 2)} for n in (20, 40))
     assert ChainBatch(potential, few).how == "plates" and ChainBatch(potential, many).how == "vmap"
+
+
+@pytest.mark.parametrize("chains", [3, 40])
+def test_starts_in_products_are_not_at_the_rim_of_a_hyperbolic_factor(chains):
+    """``init_to_uniform`` would put four of five at radius 35, where coordinates of the ball have one digit."""
+    manifold = geoopt.ProductManifold((geoopt.Sphere(), 3), (geoopt.PoincareBall(), 2))
+    loc = torch.tensor([1.0, 0, 0, 0, 0], dtype=torch.float64)
+    kernel = GeodesicNUTS(lambda: pyro.sample("p", WrappedNormal(manifold, loc, 0.5)), chains=chains)
+    kernel.setup(0)
+    starts = kernel.initial_params["p"]
+    assert (starts[:, 3:].norm(dim=-1) < 0.999).all() and len(starts.unique(dim=0)) == chains
