@@ -11,7 +11,7 @@ help:
 	@echo "make demo   train two VAEs on real digits and draw them into demo_output/"
 	@echo "make test   the default test suite, doctests included (make slow: the long grids)"
 	@echo "make lint   ruff and mypy"
-	@echo "make docs   HTML into docs/_build/html, warnings are errors"
+	@echo "make docs   run every tutorial in its quick mode, then HTML into docs/_build/html; warnings are errors"
 	@echo "make tutorials  run the tutorials in full and write their pages (make tutorials ARGS=directions: one)"
 	@echo "make mutants  what share of one-token mistakes the default suite notices (an hour)"
 	@echo "make bench  timings against named peers"
@@ -39,6 +39,7 @@ lint: $(STAMP)
 	$(BIN)/python -m mypy
 
 docs: $(STAMP)
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/tutorials
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 

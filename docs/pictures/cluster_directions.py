@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     x = documents(args.documents)
-    found = fit_mixture(x, range(1, args.most + 1), uniform=False, restarts=10)
+    found = fit_mixture(x, range(1, args.most + 1), uniform=False)
     log = found.component_distribution.log_prob(x.unsqueeze(1)) + found.mixture_distribution.logits
     label = log.argmax(-1)
     order = label.argsort()

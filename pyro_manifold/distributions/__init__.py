@@ -12,6 +12,7 @@ from .inverse_wishart import InverseWishart
 from .isotropic_gaussian import IsotropicGaussian
 from .kent import Kent
 from .kernels import kernel_mixture
+from .manifold_distribution import ManifoldDistribution
 from .matrix_fisher import MatrixFisher
 from .power_spherical import PowerSpherical
 from .product import ProductDistribution
@@ -33,6 +34,7 @@ __all__ = [
     "InverseWishart",
     "IsotropicGaussian",
     "Kent",
+    "ManifoldDistribution",
     "ManifoldUniform",
     "MatrixFisher",
     "PowerSpherical",

@@ -41,7 +41,11 @@ class Watson(QuadraticExponential):
     :math:`\kappa\mu\mu^\top`, without the cost of its eigenvectors. For large :math:`|\kappa|` the distance to
     the axis, or to the great sphere, has variance :math:`1/2|\kappa|` in each direction. Densities, moments
     and divergences are exact to rounding for a concentration of any size
-    (:mod:`pyro_manifold.ops.fisher_bingham`). Draws are exact, by rejection; there is no ``rsample``.
+    (:mod:`pyro_manifold.ops.fisher_bingham`). Draws are exact, by rejection, at any concentration and in any
+    dimension. There is no ``rsample``: an accepted proposal jumps as :math:`\kappa` moves, and the height
+    :math:`\mu\cdot x`, which could be had smoothly, has an incomplete Kummer function as its cdf, whose derivative in
+    :math:`\kappa` is known here only by quadrature. Gradients of expectations go through the score
+    (``Trace_ELBO`` does that by itself); a guide of axes with ``rsample`` is :class:`AngularCentralGaussian`.
 
     :param Tensor loc: the axis :math:`\mu`, unit vectors, shape ``batch + (d,)``; :math:`-\mu` gives the same
         distribution.

@@ -16,6 +16,7 @@ from .sphere import SphereGeometry
 from .stereographic import StereographicGeometry
 from .stiefel import StiefelGeometry
 from .submanifold import Submanifold, SubmanifoldGeometry
+from .symmetric import SymmetricGeometry
 from .torus import Torus, TorusGeometry
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "StiefelGeometry",
     "Submanifold",
     "SubmanifoldGeometry",
+    "SymmetricGeometry",
     "Torus",
     "TorusGeometry",
     "geometry",

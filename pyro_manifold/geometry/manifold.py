@@ -17,8 +17,8 @@ class GeometricManifold(geoopt.Manifold):
     So it works with ``geoopt.ManifoldParameter`` and the Riemannian optimisers. A subclass registers a
     geometry with :func:`~pyro_manifold.geometry.register_geometry`.
 
-    :param event_shape: shape of a point.
-    :param str name: for messages.
+    :param event_shape: shape of a point; by default the class attribute of this name.
+    :param str name: for messages; by default the name of the class.
 
     >>> from pyro_manifold.geometry import SpecialOrthogonal
     >>> manifold = SpecialOrthogonal(2)  # one of them
@@ -28,11 +28,17 @@ class GeometricManifold(geoopt.Manifold):
 
     reversible = True
 
-    def __init__(self, event_shape: tuple[int, ...], name: str) -> None:
+    def __init__(self, event_shape: tuple[int, ...] | None = None, name: str | None = None) -> None:
         super().__init__()
-        self.event_shape = torch.Size(event_shape)
-        self.ndim = len(event_shape)
-        self.name = name
+        shape = getattr(type(self), "event_shape", None) if event_shape is None else event_shape
+        if shape is None:
+            raise ValueError(
+                f"event_shape: got None; expected the shape of a point of {type(self).__name__}. Give it, or set the "
+                "class attribute event_shape = (n,)."
+            )
+        self.event_shape = torch.Size(shape)
+        self.ndim = len(self.event_shape)
+        self.name = name or type(self).__name__
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> tuple[bool, str | None]:
         own = tuple(self.event_shape)

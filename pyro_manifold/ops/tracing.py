@@ -15,6 +15,7 @@ __all__ = [
     "first_row",
     "is_concrete",
     "is_traced",
+    "is_transformed",
     "maybe_any",
     "not_compiled",
     "on_host",
@@ -42,6 +43,12 @@ def is_concrete(x: Tensor) -> bool:
     if is_traced():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def is_transformed() -> bool:
+    """Whether the code runs to be traced, or inside a transform of ``torch.func`` or forward mode, whichever tensors take
+    part."""
+    return is_traced() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def on_host(x: Tensor) -> bool:

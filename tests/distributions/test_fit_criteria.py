@@ -162,3 +162,19 @@ def test_start_of_a_sampler() -> None:
     draws = mcmc.get_samples()["loc"]
     cosine = (draws * start["loc"]).sum(-1)
     assert float(cosine.min()) > 0.9  # each component stays where the fit has put it
+
+
+def test_small_groups_in_many_dimensions() -> None:
+    """Six topics, the smallest with one document in twenty, in 300 dimensions. Of twelve such sets the default starts
+    separate the topics of all (seeds 0 to 11), three starts those of seven; here are four that three starts miss."""
+    share = torch.tensor([0.3, 0.25, 0.2, 0.1, 0.1, 0.05])
+    for seed in (0, 7, 8, 10):
+        torch.manual_seed(seed)
+        topic = dist.Dirichlet(torch.full((6, 300), 0.1)).sample()
+        about = torch.multinomial(share, 300, replacement=True)
+        frequency = dist.Multinomial(60, topic[about]).sample() / 60
+        x = torch.nn.functional.normalize(frequency.double().sqrt(), dim=-1)
+        found = fit_mixture(x, 6, uniform=False)
+        log = found.component_distribution.log_prob(x.unsqueeze(1)) + found.mixture_distribution.logits
+        pairs = set(zip(about.tolist(), log.argmax(-1).tolist(), strict=True))
+        assert len(pairs) == 6, f"topics and clusters of seed {seed} are not the same: {sorted(pairs)}"
