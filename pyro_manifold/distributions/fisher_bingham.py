@@ -38,10 +38,10 @@ class FisherBingham(QuadraticExponential):
     small enough others the :class:`Kent` distribution. It may have one mode or two. Where linear and quadratic part
     are along unrelated axes it describes skewed clouds of points. C and its derivatives are integrals along a contour,
     exact to rounding (:mod:`pyro_manifold.ops.fisher_bingham_general`), relative to the mode, so that nothing is of
-    the order of the concentration. Draws are exact, by rejection. There is no ``rsample``: an accepted proposal jumps as
-    the parameters move, and no smooth map from fixed noise is known, since the coordinates are not independent along any
-    axes. Gradients of expectations go through the score (``Trace_ELBO`` does that by itself); as guides with ``rsample``
-    there are :class:`WrappedNormal` and :class:`ProjectedNormal`.
+    the order of the concentration. Draws are exact, by rejection. There is no ``rsample``: an accepted proposal
+    jumps as the parameters move, and no smooth map from fixed noise is known, since the coordinates are not
+    independent along any axes. Gradients of expectations go through the score (``Trace_ELBO`` does that by itself);
+    guides with ``rsample`` are :class:`WrappedNormal` and :class:`ProjectedNormal`.
 
     :param Tensor loc: :math:`\mu`, unit vectors, shape ``batch + (d,)``.
     :param Tensor concentration: :math:`\kappa\ge0`, a number or shape ``batch``; dimensionless.

@@ -20,24 +20,24 @@ class ManifoldDistribution(ReprMixin, TorchDistribution):
 
     .. math:: \log p(x) = \texttt{log\_density}(x), \qquad x \in M
 
-    A subclass has ``arg_constraints``, one for each parameter in the order of its ``__init__``, and ``support``, which is
-    ``on(manifold)``; it passes its parameters on, and defines two methods:
+    A subclass has ``arg_constraints``, one for each parameter in the order of its ``__init__``, and ``support``,
+    which is ``on(manifold)``; it passes its parameters on, and defines two methods:
 
     - ``log_density(value)``, the log density at points of the manifold;
-    - ``draw(shape)``, draws of shape ``shape + event_shape``, where ``shape`` ends in ``batch_shape``; differentiable in the
-      parameters where ``has_rsample = True``.
+    - ``draw(shape)``, draws of shape ``shape + event_shape``, where ``shape`` ends in ``batch_shape``; differentiable
+      in the parameters where ``has_rsample = True``.
 
-    Parameters are attributes, all expanded to the batch shape. Shapes, :meth:`expand`, ``infer_shapes``, validation of
-    parameters, values and draws, and values under a mask are taken care of.
+    Parameters are attributes, all expanded to the batch shape. This class looks after shapes, ``expand``,
+    ``infer_shapes``, the validation of parameters, values and draws, and values under a mask.
 
-    :param parameters: numbers or tensors by name, whose batch shapes broadcast; the rank of each without its batch is that of
-        its constraint.
-    :raises ValueError: for a parameter that is not finite or breaks its constraint, and for draws that leave the support, as
-        at a parameter whose draws the dtype cannot hold.
+    :param parameters: numbers or tensors by name, whose batch shapes broadcast; the rank of each without its batch is
+        that of its constraint.
+    :raises ValueError: for a parameter that is not finite or breaks its constraint, and for draws that leave the
+        support, as where the dtype cannot hold them.
 
-    Base measure: that in which ``log_density`` is given; the package's convention is Riemannian volume. Event shape: that of
-    the parameter ``loc``, where there is one; else the class attribute ``point_shape``, or the ``event_shape`` of the
-    manifold.
+    Base measure: that in which ``log_density`` is given; the package's convention is Riemannian volume. Event shape:
+    that of the parameter ``loc``, where there is one; else the class attribute ``point_shape``, or the
+    ``event_shape`` of the manifold.
 
     >>> from pyro_manifold.constraints import on
     >>> class Cap(ManifoldDistribution):
@@ -89,7 +89,8 @@ class ManifoldDistribution(ReprMixin, TorchDistribution):
         point = cls.point_shape or getattr(manifold_of(cls.support), "event_shape", None)
         if point is None:
             raise ValueError(
-                f"{cls.__name__}: the shape of a point is not known; give the class point_shape = (n,), or a parameter loc."
+                f"{cls.__name__}: the shape of a point is not known; give the class point_shape = (n,), or a "
+                "parameter loc."
             )
         return batch, torch.Size(point)
 

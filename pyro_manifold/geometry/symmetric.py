@@ -16,10 +16,12 @@ __all__ = ["SymmetricGeometry"]
 
 
 def _derivative(f: Callable[[Tensor], Tensor], x: Tensor, u: Tensor, *others: Tensor) -> Tensor:
-    """The derivative of f at x along u, where f depends on ``others`` too, as the derivative of its transpose: reverse mode
-    alone, so that it works inside any other derivative (custom operators have no forward mode inside forward mode)."""
+    """The derivative of f at x along u, where f depends on ``others`` too, as the derivative of its transpose.
+
+    Reverse mode alone works inside any other derivative; custom operators have no forward mode inside forward mode.
+    """
     if is_transformed():  # elsewhere plain autograd takes less than half the time
-        y, transpose = torch.func.vjp(f, x)
+        y, transpose = torch.func.vjp(f, x)[:2]
         return torch.func.vjp(lambda w: transpose(w)[0], torch.zeros_like(y))[1](u)[0]
     needed = torch.is_grad_enabled() and any(t.requires_grad for t in (x, u, *others))
     with torch.enable_grad():
@@ -32,7 +34,7 @@ def _derivative(f: Callable[[Tensor], Tensor], x: Tensor, u: Tensor, *others: Te
 
 
 class SymmetricGeometry(Geometry):
-    r"""A symmetric space whose points are vectors of n coordinates, given by its exponential and logarithmic maps alone.
+    r"""A symmetric space whose points are vectors of n coordinates, given by its exponential map and its logarithm.
 
     .. math::
         d(p, q) = |\log_p q|_p, \qquad \dot\gamma(t) = \tfrac{d}{dt} \exp_p(tu), \qquad
@@ -41,8 +43,8 @@ class SymmetricGeometry(Geometry):
     with the midpoint m of p and q [1]. The frame at p is the coordinate frame of the base point, transported to p. A
     subclass gives five methods: :meth:`base_point`, where the metric must be that of the coordinates (:math:`g = I`),
     :meth:`contains`, :meth:`project`, :meth:`exp` and :meth:`log`, smooth at p = q; and it says what holds of
-    ``has_chart``, :meth:`constant_curvature` and :meth:`injectivity_radius`. The others are derivatives of exp and log; a
-    closed form in the subclass is faster.
+    ``has_chart``, :meth:`constant_curvature` and :meth:`injectivity_radius`. The others are derivatives of exp and
+    log; a closed form in the subclass is faster.
 
     [1] Pennec, *Parallel transport with pole ladder*, 2018, sec. 3.
 

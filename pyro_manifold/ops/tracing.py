@@ -46,8 +46,8 @@ def is_concrete(x: Tensor) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether the code runs to be traced, or inside a transform of ``torch.func`` or forward mode, whichever tensors take
-    part."""
+    """Whether the code runs to be traced, or inside a transform of ``torch.func`` or forward mode, whichever tensors
+    take part."""
     return is_traced() or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 

@@ -76,7 +76,7 @@ def points(n: int) -> Tensor:
 def test_is_the_poincare_disk() -> None:
     plane, disk = geometry(HalfPlane()), geometry(geoopt.PoincareBall())
     p, q, v = points(50), points(50), torch.randn(50, 2).double()
-    close = dict(rtol=1e-9, atol=1e-10)
+    close: Any = dict(rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(plane.dist(p, q), disk.dist(cayley(p), cayley(q)), **close)
     torch.testing.assert_close(turned(plane.log_frame(p, q)), disk.log_frame(cayley(p), cayley(q)), **close)
     torch.testing.assert_close(cayley(plane.exp_frame(p, v)), disk.exp_frame(cayley(p), turned(v)), **close)
