@@ -237,6 +237,18 @@ class Geometry(GeometryContract):
         """
         return None
 
+    def in_double(self, x: Tensor) -> Tensor:
+        """The points in float64; those that float32 holds to rounding, on the manifold again where that is cheap."""
+        return x.double()
+
+    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+        r"""Log density at q, w.r.t. volume, of :math:`\mathcal N(0, \Sigma)` at p wrapped by exp, as one
+        operator for few points (:mod:`pyro_manifold.ops.few`); ``None`` where there is none.
+
+        :param spread: standard deviations, ``batch + (dim,)``, or Cholesky factors if ``full``.
+        """
+        return None
+
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         r"""Log density at :math:`\exp_p(v)`, w.r.t. volume, of the centred normal ``base`` of frame
         coordinates wrapped by exp.

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
+from ..ops.few_hyperbolic import hyperboloid_normal
 from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
 from ..ops.numerics import safe_sqrt
 from ..ops.signed_trig import cos_sinc_sqrt, log_sinc_length
@@ -141,6 +142,9 @@ class HyperboloidGeometry(Geometry):
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
         out = (v.shape[-1] - 1) * log_sinc_length(v, -1 / self._k(v), -1)
         return out.expand(common_shape(p.shape[:-1], v.shape[:-1]))
+
+    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor:
+        return hyperboloid_normal(p, q, self._k(p), spread, full)
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)

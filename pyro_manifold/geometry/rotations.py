@@ -12,6 +12,7 @@ vector: axis times angle in radians, :math:`|v| = r`.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor
 
 from ..ops.arguments import checked
 from ..ops.checks import common_shape
+from ..ops.few import few
+from ..ops.few_rotations import rotation_normal
+from ..ops.few_windings import is_short
 from ..ops.gram_schmidt import rotation_of_columns
 from ..ops.numerics import fewer_turns, norm
 from ..ops.orthogonal import haar, hat, polar, rotation_exp3, rotation_log3, size_of, vee
@@ -29,7 +33,7 @@ from .base import Geometry, moments_of_unit_columns
 from .manifold import GeometricManifold
 from .noise import NoiseMap, ProjectionNoise
 from .registry import register_geometry
-from .windings import check_unwrapped, log_wound_normal, windings
+from .windings import centred_normal, check_unwrapped, log_wound_normal, windings
 
 __all__ = ["SpecialOrthogonal", "SpecialOrthogonalGeometry"]
 
@@ -43,6 +47,16 @@ def _expm(v: Tensor) -> Tensor:
 
 def _logm(r: Tensor) -> Tensor:
     return rotation_log3(r) if r.shape[-1] == 3 else vee(rotation_log(r))
+
+
+def _composed_normal3(full: bool, p: Tensor, q: Tensor, spread: Tensor) -> Tensor:
+    v = _logm(p.double().mT @ q.double())
+    return log_wound_normal(v, centred_normal(spread.double(), full), 2, half=2).to(p.dtype)
+
+
+_NORMAL3 = [
+    few(rotation_normal, partial(_composed_normal3, full), (2, 2, 1 + full)) for full in (False, True)
+]
 
 
 class SpecialOrthogonal(GeometricManifold):
@@ -242,6 +256,9 @@ class SpecialOrthogonalGeometry(Geometry):
             return log_wound_normal(v, base, 2 * (n - 2), half=2)
         check_unwrapped(self, base, self.wrapped_limit((n, n)))
         return base.log_prob(v) - self.log_det_exp(p, v)
+
+    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+        return _NORMAL3[full](p, q, spread) if self.manifold.n == 3 and is_short(spread, 2) else None
 
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
         return math.pi

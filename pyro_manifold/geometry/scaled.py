@@ -69,6 +69,7 @@ class ScaledGeometry(Geometry):
     has_ball_chart = _of_base("has_ball_chart")
     acting_group = _of_base("acting_group")
     act = _of_base("act")
+    in_double = _of_base("in_double")
     in_linear_space = _of_base("in_linear_space")  # sqrt(K) r is the same number
     is_flat = _of_base("is_flat")
     constant_inner = _of_base("constant_inner")
@@ -183,6 +184,11 @@ class ScaledGeometry(Geometry):
     def preimages(self, p: Tensor, v: Tensor, radius: float) -> Tensor:
         s = self.scale(v)
         return s * self.base.preimages(p, v / s, radius / float(s.detach()))
+
+    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+        s = self.scale(p)
+        out = self.base.log_normal_of_few(p, q, spread / s, full)
+        return None if out is None else out - spread.shape[-1] * s.log()
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         """The base's density of v/s, with respect to the larger volume."""

@@ -16,6 +16,7 @@ geoopt's gradients are NaN at repeated eigenvalues (``dist(I, I)``, ``expmap(I, 
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import geoopt
@@ -23,6 +24,8 @@ import torch
 from torch import Tensor
 
 from ..ops.batched import unexpand
+from ..ops.few import few, log_normal
+from ..ops.few_spd import log_euclidean_normal, spd_normal
 from ..ops.gaps import log_sinhc_gaps
 from ..ops.linalg import sym, sym_derivative, sym_eigenvalues, sym_function, sym_to_vec, vec_to_sym
 from ..ops.numerics import norm, scalar
@@ -59,6 +62,23 @@ def _log_quotient(inverse: Tensor, p: Tensor, q: Tensor) -> Tensor:
     level = torch.where(near, torch.log1p(torch.where(near, t, 0.0)), torch.where(near, 1.0, t).log())
     eye = torch.eye(n, dtype=p.dtype, device=p.device)
     return sym_function((b - t * eye) / torch.where(near, 1 + t, t), LOG1P) + level * eye
+
+
+def _composed_normal(flat: bool, full: bool, p: Tensor, q: Tensor, spread: Tensor) -> Tensor:
+    p, q = torch.broadcast_tensors(p, q)
+    if flat:
+        return log_normal(sym_to_vec(sym_function(q, LOG) - sym_function(p, LOG)), spread, full)
+    v = sym_to_vec(_log_quotient(sym_function(p, INV_SQRT), p, q))
+    return log_normal(v, spread, full) - log_sinhc_gaps(vec_to_sym(v, p.shape[-1]))
+
+
+_NORMAL = {
+    (flat, full): few(
+        log_euclidean_normal if flat else spd_normal, partial(_composed_normal, flat, full), (2, 2, 1 + full)
+    )
+    for flat in (False, True)
+    for full in (False, True)
+}
 
 
 @register_geometry(geoopt.SymmetricPositiveDefinite)
@@ -214,6 +234,9 @@ class SPDGeometry(Geometry):
         if self.is_flat or n == 1:
             return v.new_zeros(batch)
         return log_sinhc_gaps(vec_to_sym(v, n)).expand(batch)
+
+    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor:
+        return _NORMAL[self.is_flat, full](p, q, spread)
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device)[..., None, None]

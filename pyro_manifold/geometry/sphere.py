@@ -13,6 +13,7 @@ NaN gradient at u = 0; its transport is a projection. Hence the formulas here.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import geoopt
@@ -23,6 +24,9 @@ from ..ops.axis import squared_chord
 from ..ops.batched import apply_matrix
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
+from ..ops.few import few
+from ..ops.few_sphere import sphere_normal
+from ..ops.few_windings import is_short
 from ..ops.numerics import fewer_turns, norm, safe_sqrt, scalar
 from ..ops.signed_trig import cos_sinc_sqrt, log_sinc_length
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
@@ -30,9 +34,20 @@ from ..ops.windings import log_windings
 from .base import Geometry, moments_of_unit_columns, turned
 from .noise import NoiseMap, ProjectionNoise
 from .registry import register_geometry
-from .windings import log_wound_normal, windings
+from .windings import centred_normal, log_wound_normal, windings
 
 __all__ = ["SphereGeometry"]
+
+
+def _composed_normal(full: bool, p: Tensor, q: Tensor, spread: Tensor) -> Tensor:
+    dtype = p.dtype
+    p, q, spread = p.double(), q.double(), spread.double()
+    p, q = torch.broadcast_tensors(*(x * x.square().sum(-1, keepdim=True).rsqrt() for x in (p, q)))
+    v = by_components(from_tangent, p, sphere_log(None, p, q))
+    return log_wound_normal(v, centred_normal(spread, full), v.shape[-1] - 1).to(dtype)
+
+
+_NORMAL = [few(sphere_normal, partial(_composed_normal, full), (1, 1, 1 + full)) for full in (False, True)]
 
 
 @register_geometry(geoopt.Sphere)
@@ -144,14 +159,19 @@ class SphereGeometry(Geometry):
         is used."""
         return windings(v, radius, math.pi)
 
+    def in_double(self, x: Tensor) -> Tensor:
+        x = x.double()
+        return x * x.square().sum(-1, keepdim=True).rsqrt()
+
     def log_isotropic(self, p: Tensor, q: Tensor, scale: Tensor) -> Tensor | None:
         d = p.shape[-1] - 1
         if d == 1:
             return None  # log_wrapped is smooth at the centre, the distance is not
-        p = p * p.square().sum(-1, keepdim=True).rsqrt()
-        q = q * q.square().sum(-1, keepdim=True).rsqrt()
         r = 2 * torch.atan2(safe_sqrt(squared_chord(p, q)), safe_sqrt(squared_chord(p, -q)))
         return log_windings(r, scale, d - 1) - d * (scale.log() + 0.5 * math.log(2 * math.pi))
+
+    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+        return _NORMAL[full](p, q, spread) if is_short(spread, p.shape[-1] - 2) else None
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         return log_wound_normal(v, base, v.shape[-1] - 1)

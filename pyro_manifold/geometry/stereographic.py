@@ -29,6 +29,7 @@ from ..ops.ball import ball_exp, ball_log, inside, rim_margin, shortening
 from ..ops.ball_origin import ball_exp_origin, ball_radius
 from ..ops.checks import common_shape
 from ..ops.components import by_components, extremes, squared_norm
+from ..ops.few_hyperbolic import ball_normal
 from ..ops.memo import module_tensors
 from ..ops.numerics import cut_short, fewer_turns, safe_sqrt
 from ..ops.signed_trig import arcsinc_sqrt, arctanc_sqrt, cos_sinc_sqrt, log_sinc_length
@@ -222,6 +223,10 @@ class StereographicGeometry(Geometry):
         square = (delta / scale.unsqueeze(-1)).square().sum(-1) * f.square() / ab
         log_det = (d - 1) * (torch.log1p(-s) / 2 - f.log())
         return -2 * square - log_det - d * (scale.log() + 0.5 * math.log(2 * math.pi))
+
+    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+        K = self.curvature(p)
+        return ball_normal(p, q, K, spread, full) if self._hyperbolic(K) else None
 
     def _from_origin(self, p: Tensor, q: Tensor) -> bool:
         """Is p the one origin of a ball, known and fixed, so that the distance of q is a function of |q|?"""

@@ -14,11 +14,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import geoopt
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..ops.checks import common_shape, held
 from ..ops.circular import log_wrapped_normal, wrap
+from ..ops.few import few
+from ..ops.few_rotations import torus_normal
+from ..ops.few_windings import is_short
 from ..ops.lattice import log_dual_sum, log_torus_normal
 from ..ops.numerics import norm
 from ..ops.tracing import is_concrete
@@ -118,6 +122,17 @@ def _traced(v: Tensor, tril: Tensor, direct: Tensor) -> Tensor:
     return torch.where(dual, total.log() - d * math.log(2 * math.pi), direct)
 
 
+def _largest(x: Tensor) -> float:
+    return float(np.abs(x.detach().numpy()).max())
+
+
+def _composed_normal(p: Tensor, q: Tensor, spread: Tensor) -> Tensor:
+    return log_wrapped_normal(wrap(q) - wrap(p), spread).sum(-1)
+
+
+_NORMAL = few(torus_normal, _composed_normal, (1, 1, 1))
+
+
 @register_geometry(Torus)
 class TorusGeometry(FlatGeometry):
     r"""Geometry of the flat torus :math:`T^d`, points of shape ``(d,)``, origin 0, injectivity radius π.
@@ -179,6 +194,10 @@ class TorusGeometry(FlatGeometry):
         return v + 2 * math.pi * _lattice([k] * v.shape[-1], v).reshape(
             (-1,) + (1,) * (v.dim() - 1) + v.shape[-1:]
         )
+
+    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+        short = not full and is_short(spread, 0) and max(map(_largest, (p, q))) <= 2 * math.pi
+        return _NORMAL(p, q, spread) if short else None
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         """Axis by axis for independent coordinates, else by the shorter of the lattice sum and its dual.

@@ -18,7 +18,15 @@ from ..ops.numerics import norm
 from ..ops.tracing import is_concrete, maybe_any
 from ..ops.windings import log_windings, normal_reach
 
-__all__ = ["check_unwrapped", "largest_sd", "log_wound_normal", "marginal_sd", "normal_radius", "windings"]
+__all__ = [
+    "centred_normal",
+    "check_unwrapped",
+    "largest_sd",
+    "log_wound_normal",
+    "marginal_sd",
+    "normal_radius",
+    "windings",
+]
 
 _MAX_TURNS = 1000
 TRACED_SD = 2.5  # a compiled or traced program has a fixed number of windings: those of this width
@@ -55,6 +63,16 @@ def windings(v: Tensor, radius: float, half_turn: Tensor | float) -> Tensor:
     turns = [2 * k for k in range(-n, n + 1) if k != 0]
     shift = torch.as_tensor(turns, dtype=v.dtype, device=v.device).reshape((-1,) + (1,) * v.dim()) * half_turn
     return torch.cat([v.unsqueeze(0), v + shift * axis])
+
+
+def centred_normal(spread: Tensor, full: bool) -> Any:
+    """The normal with mean 0 and these standard deviations, ``batch + (d,)``, or Cholesky factors, ``batch +
+    (d, d)``, if ``full``."""
+    if full:
+        zero = spread.new_zeros(()).expand(spread.shape[:-1])
+        return torch.distributions.MultivariateNormal(zero, scale_tril=spread, validate_args=False)
+    normal = torch.distributions.Normal(spread.new_zeros(()), spread, validate_args=False)
+    return torch.distributions.Independent(normal, 1, validate_args=False)
 
 
 def marginal_sd(base: Any) -> Tensor:

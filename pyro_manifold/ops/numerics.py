@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .components import extremes
-from .tracing import is_concrete, maybe_any
+from .tracing import can_write_inplace, is_concrete, maybe_any
 
 __all__ = ["LONGEST", "cut_short", "fewer_turns", "horner", "long_vectors", "norm", "safe_sqrt", "scalar"]
 
 # squares of numbers up to this size can be added without overflow; for other dtypes, up to 100
+_NUMPY = (torch.float64, torch.float32)
 LONGEST = {torch.float64: 1e150, torch.float32: 1e15, torch.bfloat16: 1e15}
 
 
@@ -85,10 +88,21 @@ def safe_sqrt(s: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, s).sqrt())
 
 
-def horner(coefficients: Sequence[float], s: Tensor) -> Tensor:
-    """The polynomial with these coefficients, lowest power first."""
+_FEW = 256  # numbers up to which NumPy, whose calls cost less, evaluates a polynomial
+
+
+def horner(coefficients: Sequence[float], s: Any) -> Any:
+    """The polynomial with these coefficients, lowest power first, of a tensor or a NumPy array."""
     if len(coefficients) == 1:
         return torch.full_like(s, coefficients[0])
+    if isinstance(s, Tensor) and can_write_inplace(s):
+        if s.numel() <= _FEW and s.device.type == "cpu" and s.dtype in _NUMPY and type(s) is Tensor:
+            with np.errstate(all="ignore"):
+                return torch.from_numpy(horner(coefficients, s.numpy().reshape(-1))).reshape(s.shape)
+        out = (coefficients[-1] * s).add_(coefficients[-2])
+        for c in reversed(coefficients[:-2]):
+            out = out.mul_(s).add_(c)
+        return out
     out = coefficients[-1] * s + coefficients[-2]
     for c in reversed(coefficients[:-2]):
         out = out * s + c

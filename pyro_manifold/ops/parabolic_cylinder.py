@@ -16,6 +16,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from .tracing import constant_result, is_concrete
 __all__ = ["log_radial_integral"]
 
 _K0, _TERMS = 17, 14
+_TOLERANCE = 1e-17
 
 
 def _multiply(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
@@ -37,8 +39,14 @@ def _multiply(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
     return out
 
 
+def _add(total: list[Fraction], part: list[Fraction], factor: Fraction) -> list[Fraction]:
+    longest = max(len(total), len(part))
+    pad = [Fraction(0)] * longest
+    return [a + factor * b for a, b in zip((total + pad)[:longest], (part + pad)[:longest], strict=True)]
+
+
 @lru_cache
-def _series() -> tuple[list[list[float]], list[list[float]]]:
+def _series() -> tuple[list[list[Fraction]], list[list[Fraction]]]:
     r"""The coefficients of :math:`Y_j` and of :math:`W_j = \int_0^p Y_j (1-q^2)^{j-2} dq` (j >= 2), lowest
     power of p first.
 
@@ -61,17 +69,40 @@ def _series() -> tuple[list[list[float]], list[list[float]]]:
         if j >= 2:
             ws.append([Fraction(0)] + [x / (m + 1) for m, x in enumerate(_multiply(new, weight))])
             weight = _multiply(weight, falling)
-    return [[float(x) for x in y] for y in ys], [[float(x) for x in w] for w in ws]
+    return ys, ws
+
+
+def _economised(polynomial: list[Fraction]) -> list[float]:
+    """The polynomial of least degree, lowest power first, that agrees on [-1, 1] to rounding; from its
+    Chebyshev series."""
+    series = np.polynomial.chebyshev.poly2cheb([float(x) for x in polynomial])
+    return np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebtrim(series, _TOLERANCE)).tolist()
+
+
+@lru_cache(maxsize=256)
+def _at_order(k: int) -> tuple[list[float], list[float]]:
+    r"""At :math:`4\mu = 4k+2`, where :math:`S^{-2} = (1-p^2)/4\mu`, the polynomials in p
+    :math:`\tfrac12\sum_{j\ge2} W_j (4\mu)^{1-j}` and :math:`\sum_{j\ge1} Y_j S^{2-2j}`."""
+    ys, ws = _series()
+    step = Fraction(1, 4 * k + 2)
+    falling = [step, Fraction(0), -step]
+    integral, slope, power = [Fraction(0)], [Fraction(0)], [Fraction(1)]
+    for j, w in enumerate(ws, 2):
+        integral = _add(integral, w, step ** (j - 1) / 2)
+    for y in ys[1:]:
+        slope = _add(slope, _multiply(y, power), Fraction(1))
+        power = _multiply(power, falling)
+    return _economised(integral), _economised(slope)
 
 
 @constant_result  # a compiler cannot trace arithmetic with fractions
-def _coefficients() -> tuple[list[list[float]], list[list[float]]]:
-    return _series()
+def _coefficients(k: int) -> tuple[list[float], list[float]]:
+    return _at_order(k)
 
 
 def _asymptotic(a: Tensor, k: int) -> tuple[Tensor, Tensor]:
     r""":math:`\log M_k - \max(a,0)^2/2` and :math:`M_{k+1}/M_k - \max(a,0)`, for large k."""
-    ys, ws = _coefficients()
+    integral, slope = _coefficients(k)
     mu = k + 0.5
     s = (a * a + 4 * mu).sqrt()
     p = a / s
@@ -82,12 +113,7 @@ def _asymptotic(a: Tensor, k: int) -> tuple[Tensor, Tensor]:
         + mu * torch.asinh(a / (2 * math.sqrt(mu)))
         + torch.log(4 * mu / (s * s)) / 4
     )
-    for j, w in enumerate(ws, 2):
-        log_m = log_m + horner(w, p) * ((4 * mu) ** (1 - j) / 2)
-    correction = torch.zeros_like(a)
-    for y in reversed(ys[1:]):
-        correction = (correction + horner(y, p)) / (s * s)
-    return log_m, 2 * mu / (s + a.abs()) + s * correction / 2
+    return log_m + horner(integral, p), 2 * mu / (s + a.abs()) + horner(slope, p) / (2 * s)
 
 
 def _downwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -111,8 +137,8 @@ def _upwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _evaluate(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """F and its derivative. Beyond 1e10 n, where powers of a would overflow, :math:`M_{n-1}` is a power of a to
-    rounding."""
+    """F and its derivative. Beyond 1e10 n, where powers of a would overflow, :math:`M_{n-1}` is a power of a
+    to rounding."""
     last = 1e10 * n
     if is_concrete(a) and a.device.type == "cpu" and a.numel():
         low, high = extremes(a)

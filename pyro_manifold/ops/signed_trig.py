@@ -26,6 +26,8 @@ from .numerics import LONGEST, horner, long_vectors, norm
 from .tracing import can_write_inplace, is_concrete
 
 __all__ = [
+    "SERIES_BELOW",
+    "SLOPE_SERIES",
     "arcsinc_slope",
     "arcsinc_sqrt",
     "arctanc_sqrt",
@@ -42,7 +44,7 @@ __all__ = [
 ]
 
 # below this |s| derivatives use the Taylor series; the slowest (arctanc, 13 terms) is then accurate to 1e-16
-_SERIES = 0.05
+SERIES_BELOW = 0.05
 
 # Taylor coefficients of the derivatives in s.
 # log(sin x / x) = -sum_k 2^{2k-1} |B_2k| x^{2k} / (k (2k)!);  tan x / x = sum_k 2^{2k}(2^{2k}-1)|B_2k|
@@ -94,10 +96,10 @@ _TWO_S_SLOPE: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {  # 2 s f'(s
 def _series(c: list[float], eps: float) -> list[float]:
     """The coefficients whose terms matter at the end of the series' range, for a dtype with precision
     ``eps``."""
-    return c[: max(2, sum(abs(x) * _SERIES**k > eps / 8 * abs(c[0]) for k, x in enumerate(c)))]
+    return c[: max(2, sum(abs(x) * SERIES_BELOW**k > eps / 8 * abs(c[0]) for k, x in enumerate(c)))]
 
 
-_NEAR = {  # a dictionary, since torch.compile warns about cached functions
+SLOPE_SERIES = {  # a dictionary, since torch.compile warns about cached functions
     (kind, dtype): _series(c, torch.finfo(dtype).eps)
     for kind, c in _SLOPE.items()
     for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -105,13 +107,13 @@ _NEAR = {  # a dictionary, since torch.compile warns about cached functions
 
 
 def _near(kind: str, s: Tensor) -> Tensor:
-    return horner(_NEAR[kind, s.dtype], s)
+    return horner(SLOPE_SERIES[kind, s.dtype], s)
 
 
 def _near_or(kind: str, s: Tensor, far: Tensor) -> Tensor:
     """The series where s is near 0, ``far`` elsewhere; not differentiable."""
     flat = s.reshape(-1)
-    return replace_lanes(flat.abs() - _SERIES, far.reshape(-1), lambda s: _near(kind, s), flat).reshape(
+    return replace_lanes(flat.abs() - SERIES_BELOW, far.reshape(-1), lambda s: _near(kind, s), flat).reshape(
         s.shape
     )
 
@@ -122,7 +124,7 @@ def _slope(kind: str, s: Tensor, f: Tensor, sign: int) -> Tensor:
         return -0.5 * _even("sinc", s, sign)
     if not torch.is_grad_enabled():  # without a graph, discarded values may be infinite
         return _near_or(kind, s, _TWO_S_SLOPE[kind](s, f, sign) / (2 * s))
-    near = s.abs() < _SERIES
+    near = s.abs() < SERIES_BELOW
     series = _near(kind, torch.where(near, s, 0.0))
     s = torch.where(near, -0.5 if sign < 0 else 0.5, s)
     return torch.where(near, series, _TWO_S_SLOPE[kind](s, _even(kind, s, sign), sign) / (2 * s))
@@ -262,7 +264,7 @@ def arsinhc_slope(q: Tensor, c: Tensor, f: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return -2 * c * _slope("arcsinc", -q, f, -1)
     far = torch.addcmul(torch.ones_like(c[..., :1]), c, f, value=-1).div_(q)
-    return replace_lanes(q - _SERIES, far, lambda q, c: -2 * c * _near("arcsinc", -q), q, c)
+    return replace_lanes(q - SERIES_BELOW, far, lambda q, c: -2 * c * _near("arcsinc", -q), q, c)
 
 
 def log_sinc_sqrt(s: Tensor, sign: int = 0) -> Tensor:

@@ -1,0 +1,133 @@
+r"""The log density of a normal distribution that exp wraps onto the positive definite matrices, for a few
+matrices (see
+:mod:`pyro_manifold.ops.few`).
+
+.. math::
+    \log p(Q) = \log\mathcal N(v; 0, \Sigma) -
+    \sum_{i<j}\log\frac{\sinh((\ell_i-\ell_j)/2)}{(\ell_i-\ell_j)/2}, \qquad W = \log(AQA) =
+    U\,\mathrm{diag}(\ell)\,U^\top,\quad A = P^{-1/2}
+
+with v the coordinates of W (affine-invariant metric); for the log-Euclidean one :math:`W = \log Q - \log P`,
+without the sum. Derivatives of functions of matrices by Daleckii and Krein's formula, see
+:mod:`pyro_manifold.ops.linalg`; two eigendecompositions in all."""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from .few import Array, Normal, Pull, near_zero
+
+__all__ = ["log_euclidean_normal", "spd_normal"]
+
+
+@lru_cache
+def _upper(n: int) -> tuple[Array, Array]:
+    i, j = np.triu_indices(n, 1)
+    return i, j
+
+
+def _sym(a: Array) -> Array:
+    return (a + a.swapaxes(-1, -2)) / 2
+
+
+def _to_vec(a: Array) -> Array:
+    i, j = _upper(a.shape[-1])
+    return np.concatenate([np.diagonal(a, axis1=-2, axis2=-1), a[:, i, j] * math.sqrt(2)], -1)
+
+
+def _to_sym(v: Array, n: int) -> Array:
+    i, j = _upper(n)
+    out = np.zeros((len(v), n, n), v.dtype)
+    k = np.arange(n)
+    out[:, k, k] = v[:, :n]
+    out[:, i, j] = out[:, j, i] = v[:, n:] * math.sqrt(0.5)
+    return out
+
+
+def _eigh(a: Array) -> tuple[Array, Array]:
+    """Eigenvalues, NaN for a matrix that is not finite, and eigenvectors."""
+    ok = np.isfinite(a).all((-1, -2))
+    if ok.all():
+        return np.linalg.eigh(a)  # type: ignore[return-value]
+    x, u = np.linalg.eigh(np.where(ok[:, None, None], a, np.eye(a.shape[-1], dtype=a.dtype)))
+    return np.where(ok[:, None], x, np.nan), u
+
+
+def _matrix(x: Array, u: Array) -> Array:
+    return (u * x[:, None, :]) @ u.swapaxes(-1, -2)
+
+
+def _turned(g: Array, u: Array) -> Array:
+    return u.swapaxes(-1, -2) @ g @ u
+
+
+def _turned_back(g: Array, u: Array) -> Array:
+    return u @ g @ u.swapaxes(-1, -2)
+
+
+def _log_quotients(low: Array) -> Array:
+    """The divided differences of the logarithm between all pairs of positive numbers, whose logarithms to any
+    common offset are those of ``low`` = exp of them."""
+    a, b = low[:, :, None], low[:, None, :]
+    least = np.minimum(a, b)
+    gap = np.abs(a - b) / least
+    return np.where(gap == 0, 1, np.log1p(gap) / np.where(gap == 0, 1, gap)) / least
+
+
+def spd_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Pull]:
+    """The density at q of the normal at p and the function to its gradients, for the affine-invariant
+    metric."""
+    n, d = p.shape[-1], p.shape[-1] * (p.shape[-1] + 1) // 2
+    p, q = _sym(p), _sym(q)
+    x, u = _eigh(p)
+    root = np.sqrt(x)
+    A = _matrix(1 / root, u)
+    minus = q - p  # where it is small, log Q would lose its digits to log P
+    near = (A * A).sum((-1, -2)) * np.sqrt((minus * minus).sum((-1, -2))) < 0.5
+    part = np.where(near[:, None, None], minus, q)
+    B = _sym(A @ part @ A)
+    t = np.trace(B, axis1=-2, axis2=-1) / n
+    unit = np.where(near, 1 + t, t)
+    level = np.where(near, np.log1p(np.where(near, t, 0)), np.log(np.where(near, 1, t)))
+    y, U = _eigh((B - t[:, None, None] * np.eye(n, dtype=B.dtype)) / unit[:, None, None])
+    ell = np.log1p(y)
+    v = _to_vec(_matrix(ell + level[:, None], U))
+    normal = Normal(v, spread)
+    i, j = _upper(n)
+    r = np.maximum(np.abs(ell[:, j] - ell[:, i]) / 2, np.finfo(ell.dtype).tiny)
+    log_sinhc = r + np.log(-np.expm1(-2 * r) / (2 * r))
+    out = -0.5 * normal.square - normal.log_det - log_sinhc.sum(-1) - 0.5 * d * math.log(2 * math.pi)
+
+    def pull(g: Array) -> tuple[Array | None, ...]:
+        g_v, g_spread = normal.pull(-0.5 * g, -g)
+        M = _turned(_to_sym(g_v, n), U) * _log_quotients(1 + y)
+        half = (ell[:, :, None] - ell[:, None, :]) / 2
+        safe = np.where(half == 0, 1, half)
+        slope = near_zero("log_sinc", -half * half, (1 / safe - 1 / np.tanh(safe)) / (2 * safe))
+        k = np.arange(n)
+        M[:, k, k] += g[:, None] * (half * slope).sum(-1) / (1 + y)
+        H = _turned_back(M, U) / unit[:, None, None]
+        AHA = _sym(A @ H @ A)
+        g_A = part @ A @ H
+        g_A = _turned(g_A + g_A.swapaxes(-1, -2), u)
+        g_A = g_A / (root[:, :, None] * root[:, None, :] * (root[:, :, None] + root[:, None, :]))
+        return -_sym(_turned_back(g_A, u)) - np.where(near[:, None, None], AHA, 0), AHA, g_spread
+
+    return out, pull
+
+
+def log_euclidean_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Pull]:
+    """The same for the log-Euclidean metric."""
+    n, d = p.shape[-1], p.shape[-1] * (p.shape[-1] + 1) // 2
+    (x, u), (y, w) = _eigh(_sym(p)), _eigh(_sym(q))
+    normal = Normal(_to_vec(_matrix(np.log(y), w) - _matrix(np.log(x), u)), spread)
+    out = -0.5 * normal.square - normal.log_det - 0.5 * d * math.log(2 * math.pi)
+
+    def pull(g: Array) -> tuple[Array | None, ...]:
+        g_v, g_spread = normal.pull(-0.5 * g, -g)
+        G = _to_sym(g_v, n)
+        g_q, g_p = (_sym(_turned_back(_turned(G, u) * _log_quotients(x), u)) for x, u in ((y, w), (x, u)))
+        return -g_p, g_q, g_spread
+
+    return out, pull
