@@ -30,6 +30,8 @@ import torch
 from torch import Tensor
 
 from .chunks import slices
+from .few import is_few
+from .few_bessel import few_bessel
 from .tracing import constant_result, maybe_any
 
 __all__ = ["Bessel", "bessel", "bessel_columns", "largest_argument"]
@@ -38,6 +40,7 @@ __all__ = ["Bessel", "bessel", "bessel_columns", "largest_argument"]
 _RULES = {False: (16, 14, 5e-16), True: (10, 8, 1e-8)}
 _TERMS = 14
 _DEGREE = 32
+_FEW = 512  # arguments up to which NumPy is faster (measured)
 _CHUNK = 1 << 14  # elements per chunk, so that all temporaries stay in the cache
 
 
@@ -124,6 +127,10 @@ def _bessel_below(k: Tensor, order: float, single: bool, value: str = "", slope:
     :param slope: whether to return A' too.
     """
     steps = max(1, math.ceil(_RULES[single][0] - order))  # at least one: it divides by k without 0/0 at k = 0
+    if k.numel() <= _FEW and is_few(k):
+        with np.errstate(all="ignore"):
+            found = few_bessel(k.numpy(), order, steps, _coefficients(order + steps, single), value, slope)
+        return Bessel(*(None if x is None else torch.from_numpy(x) for x in found))
     top = order + steps
     k2 = k * k
     s = (k2 + top**2).sqrt_()

@@ -8,11 +8,14 @@ import math
 import torch
 from torch import Tensor
 
+from .numerics import horner
 from .quadrature import legendre
+from .tracing import maybe_any
 
 __all__ = ["digamma_difference", "log_gamma_ratio", "power_divergence"]
 
 _STIRLING = [1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400]
+_SLOPES = [(2 * m + 1) * c for m, c in enumerate(_STIRLING)]
 
 
 def log_gamma_ratio(x: Tensor, b: float) -> Tensor:
@@ -24,11 +27,13 @@ def log_gamma_ratio(x: Tensor, b: float) -> Tensor:
     tensor(13.8155)
     """
     large = x >= 10
+    if not maybe_any(large):
+        return torch.lgamma(x + b) - torch.lgamma(x)
     y = torch.where(large, x, 10.0)
     z = y + b
     out = (y - 0.5) * torch.log1p(b / y) + b * z.log() - b
-    for m, c in enumerate(_STIRLING):
-        out = out + c * (z ** -(2 * m + 1) - y ** -(2 * m + 1))
+    u, w = 1 / z, 1 / y
+    out = out + (u * horner(_STIRLING, u * u) - w * horner(_STIRLING, w * w))
     small = torch.where(large, 1.0, x)
     return torch.where(large, out, torch.lgamma(small + b) - torch.lgamma(small))
 
@@ -40,11 +45,12 @@ def digamma_difference(x: Tensor, b: float) -> Tensor:
     tensor(1.0000e-06)
     """
     large = x >= 10
+    if not maybe_any(large):
+        return torch.digamma(x + b) - torch.digamma(x)
     y = torch.where(large, x, 10.0)
     z = y + b
-    out = torch.log1p(b / y) + b / (2 * y * z)
-    for m, c in enumerate(_STIRLING):
-        out = out - (2 * m + 1) * c * (z ** -(2 * m + 2) - y ** -(2 * m + 2))
+    u, w = (1 / z).square(), (1 / y).square()
+    out = torch.log1p(b / y) + b / (2 * y * z) - (u * horner(_SLOPES, u) - w * horner(_SLOPES, w))
     small = torch.where(large, 1.0, x)
     return torch.where(large, out, torch.digamma(small + b) - torch.digamma(small))
 
