@@ -47,7 +47,7 @@ def _to_sym(v: Array, n: int) -> Array:
 
 def _eigh(a: Array) -> tuple[Array, Array]:
     """Eigenvalues, NaN for a matrix that is not finite, and eigenvectors."""
-    ok: Array = np.isfinite(a).all((-1, -2))
+    ok = np.asarray(np.isfinite(a).all((-1, -2)))
     if ok.all():
         return np.linalg.eigh(a)  # type: ignore[return-value]
     x, u = np.linalg.eigh(np.where(ok[:, None, None], a, np.eye(a.shape[-1], dtype=a.dtype)))
