@@ -14,6 +14,7 @@ from ..nn import ManifoldDecoder, ManifoldEncoder
 from ..nn.encoder import feature_network
 from ..nn.sizes import check_size
 from ..ops.arguments import checked
+from ..ops.tracing import is_concrete
 from .latent_families import FamilyOn, factor_manifolds, family_on
 from .latent_vae import LatentVAE
 
@@ -221,7 +222,7 @@ class ManifoldVAE(LatentVAE):
         if self.classes is None:
             return x
         hot = (x.unsqueeze(-1) == torch.arange(self.classes, device=x.device)).to(x.dtype)
-        if not bool(hot.any(-1).all()):
+        if is_concrete(hot) and not bool(hot.any(-1).all()):
             raise ValueError(
                 f"x: got numbers that are no class, between {float(x.min())} and {float(x.max())}; expected whole "
                 f"numbers from 0 to {self.classes - 1}."

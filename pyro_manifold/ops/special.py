@@ -15,6 +15,7 @@ from torch import Tensor
 from .autograd import BatchFunction, OnceDifferentiable, last_order_gradient, minus, save_tensors
 from .bessel import bessel, bessel_columns, largest_argument
 from .quadrature import legendre
+from .tracing import is_concrete
 
 __all__ = ["bessel_divergence", "bessel_ratio", "log_bessel", "ratio_complement"]
 
@@ -131,6 +132,18 @@ def ratio_complement(k: Tensor, order: float) -> Tensor:
 _NEAR = 0.25
 
 
+def _close_divergence(p: Tensor, q: Tensor, d: Tensor, order: float) -> tuple[Tensor, Tensor]:
+    """The divergence, and its derivative in q, of flat p and q = p + d that are close."""
+    # for larger arguments the divergence depends on the ratio of p and q alone
+    unit = (torch.maximum(p, q) / largest_argument(order)).clamp_min(1)
+    start, step = p / unit, d / unit
+    u, w = legendre(8, p.device)
+    slopes = bessel((start + u * step).reshape(-1), order, False, "", True).slope
+    assert slopes is not None
+    slopes = slopes.reshape(len(u), -1) * step
+    return (w * (1 - u) * slopes).sum(0) * step, (w * slopes).sum(0) / unit
+
+
 class _Divergence(OnceDifferentiable):
     """G(q) - G(p) - (q - p) A(p), and its derivatives in p and q."""
 
@@ -155,16 +168,13 @@ class _Divergence(OnceDifferentiable):
         beyond = (p / largest_argument(order)).clamp_min(1)
         slope_p = -(d / beyond) * own / beyond
         # where p and q are close, all of these differences lose digits: integrate A' from p to q instead
-        i = (d.abs() < _NEAR * torch.maximum(p, q)).nonzero(as_tuple=True)
-        # for larger arguments the divergence depends on the ratio of p and q alone
-        unit = (torch.maximum(p[i], q[i]) / largest_argument(order)).clamp_min(1)
-        start, step = p[i] / unit, d[i] / unit
-        u, w = legendre(8, p.device)
-        slopes = bessel((start + u * step).reshape(-1), order, False, "", True).slope
-        assert slopes is not None
-        slopes = slopes.reshape(len(u), -1) * step
-        value[i] = (w * (1 - u) * slopes).sum(0) * step
-        slope_q[i] = (w * slopes).sum(0) / unit
+        near = d.abs() < _NEAR * torch.maximum(p, q)
+        if is_concrete(p):
+            i = near.nonzero(as_tuple=True)
+            value[i], slope_q[i] = _close_divergence(p[i], q[i], d[i], order)
+        else:
+            close = _close_divergence(p, q, d, order)
+            value, slope_q = (torch.where(near, c, x) for c, x in zip(close, (value, slope_q), strict=True))
         return tuple(x.reshape(shape).to(dtype) for x in (value, slope_p, slope_q))
 
 

@@ -18,7 +18,7 @@ from pyro.nn import PyroModule
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold.infer import AutoManifoldNormal, CompiledELBO, RiemannianAdam, recording
-from pyro_manifold.models import PoincareVAE
+from pyro_manifold.models import ManifoldVAE, PoincareVAE
 
 num = partial(torch.tensor, dtype=torch.float64)
 X = mdist.VonMisesFisher(num([0.0, 0.6, 0.8]), num(5.0)).sample((6,))
@@ -116,6 +116,12 @@ def vae(**options):
     return made.model, made.guide
 
 
+def vae_of_classes():
+    torch.manual_seed(0)
+    made = ManifoldVAE(geoopt.Sphere(), 2, 3, hidden=4, likelihood="categorical", classes=2).double()
+    return (lambda x: made.model((x > 0).double())), (lambda x: made.guide((x > 0).double()))
+
+
 @pytest.mark.parametrize(
     "make, inner, optimiser",
     [
@@ -127,8 +133,19 @@ def vae(**options):
         (clusters, partial(TraceEnum_ELBO, max_plate_nesting=1), adam),
         (vae, Trace_ELBO, adam),
         (partial(vae, prior="riemannian"), TraceMeanField_ELBO, adam),
+        (vae_of_classes, TraceMeanField_ELBO, adam),
     ],
-    ids=["guide", "particles", "riemannian", "by hand", "score", "enumeration", "vae", "mean field"],
+    ids=[
+        "guide",
+        "particles",
+        "riemannian",
+        "by hand",
+        "score",
+        "enumeration",
+        "vae",
+        "mean field",
+        "classes",
+    ],
 )
 def test_training_takes_the_same_path(make, inner, optimiser):
     """So draws and subsamples are new at each step, and those that the seed gives."""
