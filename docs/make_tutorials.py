@@ -86,6 +86,7 @@ def printed_before(parts: list[Cell], text: str) -> list[str]:
 
 def run(script: Path, parts: list[Cell], *args: str) -> list[str]:
     """What each cell prints."""
+    import matplotlib.pyplot as plt
     import torch
 
     main = types.ModuleType("__main__")  # where pickle looks for the classes of a script
@@ -105,6 +106,7 @@ def run(script: Path, parts: list[Cell], *args: str) -> list[str]:
         return printed
     finally:
         torch.set_default_dtype(dtype)
+        plt.close("all")
         sys.argv, sys.modules["__main__"] = before, own
 
 

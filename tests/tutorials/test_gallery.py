@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 from scripts import EXPERIMENTS, run
 
@@ -88,6 +89,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_runs(name: str, tmp_path: Path) -> None:
     text = run(SCRIPTS[name], "--quick", "--out", tmp_path)
+    plt.close("all")
     assert text.count("\n") > 5
     CHECKS.get(name, lambda text: None)(text)
     shown = set(re.findall(r"^# !\[.+\]\((\S+)\)$", SCRIPTS[name].read_text(), re.M))
