@@ -46,13 +46,11 @@ def is_short(spread: Tensor, power: int) -> bool:
     compute it here?"""
     if power > _POWERS:
         return False
-    x = spread.detach().numpy()
-    square = x * x
-    if (
-        x.ndim > 1 and x.shape[-1] == x.shape[-2]
-    ):  # along no direction is a factor longer than its entries together
-        square = square.sum((-1, -2))
-    return float(square.max()) <= WIDEST**2
+    x = np.abs(spread.detach().numpy())
+    if not x.max() <= WIDEST:
+        return False
+    # along no direction is a factor longer than its entries together
+    return x.ndim < 2 or x.shape[-1] != x.shape[-2] or float((x * x).sum((-1, -2)).max()) <= WIDEST**2
 
 
 def windings(
