@@ -84,10 +84,19 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
     :math:`q_k` is exact in expectation; that with respect to the map and the regions is not computed.
 
     **Draws have a gradient** (``has_rsample``) only for one chart without regions, where they are those of its
-    :class:`Pushforward`. The weights move probability from one image to another, and no path of points leads there
-    when images do not meet. Where draws outside of a region are rejected, derivatives of the draws that are kept leave
-    out the probability that crosses its border. Both are derivatives of the probabilities of a discrete choice, for
-    which there is the score function: Pyro's ``Trace_ELBO`` uses ``log_prob`` for such sites by itself.
+    :class:`Pushforward`. In general there is none to be had. With :math:`p_k` the density on piece k,
+
+    .. math:: \nabla_\theta\,\mathbb E\,h(x) = \sum_k (\nabla_\theta w_k)\,\mathbb E_{p_k} h
+        + \sum_k w_k\,\nabla_\theta\,\mathbb E_{p_k} h,
+
+    and a draw :math:`x_\theta(\varepsilon)` that moves continuously with :math:`\theta` stays on its piece, where
+    pieces do not meet: the probability of a piece is then the same for all :math:`\theta`, and the derivative of the
+    draw, whatever it is, has no part of the first sum. In the second, where draws outside of a region are rejected,
+    derivatives of those that are kept leave out the probability that crosses its border. Both are derivatives of
+    the probabilities of a discrete choice. What to do: let Pyro's ``Trace_ELBO`` use the score function,
+    :math:`\mathbb E[h\,\nabla_\theta\log p]`, which it does by itself for such sites; or sample the chart from a
+    ``Categorical`` of the weights, then a point of its :class:`Pushforward`, and sum over the charts
+    (``TraceEnum_ELBO`` with ``infer={"enumerate": "parallel"}``, or ``infer_discrete`` afterwards).
 
     :param Tensor weights: :math:`w`, shape ``batch + (K,)``, on the simplex.
     :param components: K :class:`Pushforward` distributions with the same dimensions and ``off_manifold``.
@@ -188,7 +197,8 @@ class Atlas(ChartsInRegions, MaskedRows, Explained, dist.TorchDistribution):
             raise self._lacks(
                 "draws with a gradient for several charts or charts in regions, since a point cannot move from one "
                 "to another",
-                "use sample, and log_prob for score-function estimates as Pyro's Trace_ELBO does",
+                "use sample, and log_prob for score-function estimates as Pyro's Trace_ELBO does, or sample the chart "
+                "from a Categorical and enumerate it",
             )
         return self.components[0].rsample(torch.Size(sample_shape))
 

@@ -19,6 +19,7 @@ from .latent_flow import LatentDensity, LatentFlow, autoregressive_chain, coupli
 from .learned_embedding import LearnedEmbedding
 from .linear import LULinear
 from .local_frames import LocalFrames
+from .local_quadrics import LocalQuadrics
 from .multi_scale_field import MultiScaleField
 from .multiscale import Haar, Partial, multiscale_layers
 from .rotation_flow import HopfSpline, RotationFlow
@@ -54,6 +55,7 @@ __all__ = [
     "InjectiveFlow",
     "LULinear",
     "LocalFrames",
+    "LocalQuadrics",
     "LatentDensity",
     "LatentFlow",
     "LearnedEmbedding",

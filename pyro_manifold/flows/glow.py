@@ -44,7 +44,19 @@ def glow_step(
     """
     geo = geometry(manifold)
     event = check_point(manifold, "loc", loc)
-    d = geo.dim(event)
+    step: list[Transform] = [
+        InChart(manifold, FieldFlow(chart_step(manifold, shape, loc, number, **coupling)), loc)
+    ]
+    if geo.acting_group is not None:
+        step.append(GroupAction(manifold, shape[0], event))
+    return step
+
+
+def chart_step(
+    manifold: geoopt.Manifold, shape: Sequence[int], loc: Tensor, number: int, **coupling: Any
+) -> list[Transform]:
+    """What a step does in the chart: a coupling, actnorm and a mixing of channels."""
+    d = geometry(manifold).dim(check_point(manifold, "loc", loc))
     whole, unit = (*shape, d), latent_unit(manifold, d)
     coupling = {"unit": unit, **coupling}
     n = shape[0] * d
@@ -59,10 +71,18 @@ def glow_step(
         layers.append(ChannelMixing(whole, coordinates=True))
     elif shape[0] > 1:
         layers.append(ChannelMixing(whole))
-    step: list[Transform] = [InChart(manifold, FieldFlow(layers), loc)]
-    if geo.acting_group is not None:
-        step.append(GroupAction(manifold, shape[0], event))
-    return step
+    return layers
+
+
+def _in_one_chart(
+    manifold: geoopt.Manifold, shape: Sequence[int], loc: Tensor, depth: int, **coupling: Any
+) -> list[Transform]:
+    """Steps whose charts cancel, since no action is between them."""
+    steps = [layer for i in range(depth) for layer in chart_step(manifold, shape, loc, i, **coupling)]
+    layers: list[Transform] = [InChart(manifold, FieldFlow(steps), loc)]
+    if geometry(manifold).acting_group is not None:
+        layers.append(GroupAction(manifold, shape[0], loc.shape))
+    return layers
 
 
 @checked(scales=1, depth=1)
@@ -73,6 +93,7 @@ def glow_scales(
     *,
     scales: int = 1,
     depth: int = 4,
+    one_chart: bool = False,
     **coupling: Any,
 ) -> list[FieldFlow]:
     r"""The layers of a :class:`MultiScaleField`: at each scale ``depth`` steps of actnorm, invertible 1 x 1 layers and
@@ -83,6 +104,9 @@ def glow_scales(
     :param Tensor loc: base point of the charts.
     :param int scales: 1 for no halving of the field.
     :param int depth: steps at each scale.
+    :param bool one_chart: one action of the group at each scale, behind the last step, in place of one behind each.
+        The charts between the steps then cancel, :math:`\phi_\mu^{-1} \circ \phi_\mu`: one exponential map and one
+        logarithm at each scale, in place of ``depth`` of both, which take much of the time on spheres.
     :param coupling: options of :class:`FieldCoupling`: ``kind``, ``hidden``, ``depth`` of its network as
         ``layers``, ``kernel``, ``bins``, ``bound``.
     :raises ValueError: for sides that cannot be halved as often.
@@ -93,9 +117,11 @@ def glow_scales(
     """
     if "layers" in coupling:
         coupling["depth"] = coupling.pop("layers")
-    return [
-        FieldFlow(
-            [layer for i in range(depth) for layer in glow_step(manifold, size, loc, i, **coupling)]
-        ).to(loc)
-        for size in scale_shapes(shape, scales)
-    ]
+    flows = []
+    for size in scale_shapes(shape, scales):
+        if one_chart:
+            layers = _in_one_chart(manifold, size, loc, depth, **coupling)
+        else:
+            layers = [layer for i in range(depth) for layer in glow_step(manifold, size, loc, i, **coupling)]
+        flows.append(FieldFlow(layers).to(loc))
+    return flows

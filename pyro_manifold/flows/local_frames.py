@@ -3,22 +3,17 @@ r"""An affine bijection for each code of a codebook: where the chart of that cod
 .. math:: y = m_k + W_kx, \qquad k = \arg\min_k |c - v_k|, \qquad \log|\det J| = \log|\det W_k|
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
-from ..ops.tracing import is_concrete
-from ..transforms.module import ModuleTransform
+from .of_codes import OfCodes
 
 __all__ = ["LocalFrames"]
 
-_LARGE = 16  # dimension from which rows are sorted by their charts
 
-
-class LocalFrames(ModuleTransform):
+class LocalFrames(OfCodes):
     r"""Fixed affine maps, one for each code, as buffers; the context is a code, and picks its map.
 
     Behind conditional layers, in an atlas, the layers learn in the coordinates of each chart's principal axes.
@@ -36,8 +31,6 @@ class LocalFrames(ModuleTransform):
             [3., 3.]])
     """
 
-    accepts_context = True
-    codes: Tensor
     matrix: Tensor
     inverse_matrix: Tensor
     loc: Tensor
@@ -73,40 +66,6 @@ class LocalFrames(ModuleTransform):
             (self.loc, loc),
         ):
             own.copy_(new)
-
-    def with_context_dim(self, context_dim: int) -> Any:
-        """Itself: its context is a code."""
-        if context_dim != self.context_dim:
-            raise ValueError(
-                f"context_dim: got {context_dim}; expected {self.context_dim}, the size of a code."
-            )
-        return self
-
-    def _chart(self) -> Tensor:
-        context = self.needed_context()
-        assert context is not None
-        return (
-            torch.cdist(context.detach().reshape(-1, self.context_dim), self.codes)
-            .argmin(-1)
-            .reshape(context.shape[:-1])
-        )
-
-    def _apply_matrix(self, matrix: Tensor, k: Tensor, x: Tensor) -> Tensor:
-        """Those of the charts ``k`` times ``x``. A matrix for each row would take rows x d x d numbers: where rows can
-        be told apart, each chart is applied to its own."""
-        if k.dim() == 0:
-            return x @ matrix[k].mT
-        if self.dim < _LARGE or not is_concrete(k) or not is_concrete(x):
-            return (matrix[k] @ x.unsqueeze(-1)).squeeze(-1)
-        batch = torch.broadcast_shapes(k.shape, x.shape[:-1])
-        chart, order = k.expand(batch).reshape(-1).sort()
-        parts = (
-            x.expand(batch + x.shape[-1:])
-            .reshape(-1, self.dim)[order]
-            .split(chart.bincount(minlength=len(matrix)).tolist())
-        )
-        y = torch.cat([part @ w.mT for part, w in zip(parts, matrix, strict=True)])
-        return y[order.argsort()].reshape(batch + x.shape[-1:])
 
     def _log_volume(self, k: Tensor, y: Tensor) -> Tensor:
         return torch.linalg.slogdet(self.matrix)[1][k].expand(y.shape[:-1])

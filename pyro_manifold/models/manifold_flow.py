@@ -65,6 +65,11 @@ def graph_layers(
 class _Flow(PyroModule):
     """What both share: a model of rows given contexts, and what training asks of it."""
 
+    @property
+    def context_dim(self) -> int:
+        """Size of the context, 0 if the model has none."""
+        return 0
+
     def condition(self, context: Tensor | None = None) -> Any:
         raise NotImplementedError
 
@@ -212,6 +217,10 @@ class ManifoldFlow(_Flow):
         e = LinearEmbedding((g.embedding(loc + (axes * scale).mT) - middle).mT, middle)
         return ManifoldFlow(InjectiveFlow(e, g.layers), self.latent, off_manifold=self.off_manifold)
 
+    @property
+    def context_dim(self) -> int:
+        return self.latent.context_dim
+
     def condition(self, context: Tensor | None = None) -> Pushforward:
         r""":math:`p(\cdot \mid \theta)`, a distribution on the manifold."""
         return Pushforward(self.latent.condition(context), self.transform, off_manifold=self.off_manifold)
@@ -314,6 +323,10 @@ class AmbientFlow(_Flow):
         bends = coupling_chain(d, depth, context_dim if outer else 0, hidden=hidden)
         layers = [*bends, LULinear(d), Affine.from_pca(x)]
         return cls(layers, _latent(dim, context_dim, latent_depth, hidden), d, eps=eps).to(x)
+
+    @property
+    def context_dim(self) -> int:
+        return max([self.latent.context_dim, *(getattr(layer, "context_dim", 0) for layer in self.layers)])
 
     def condition(self, context: Tensor | None = None) -> Any:
         r""":math:`p(\cdot \mid \theta)`, a distribution in :math:`\mathbb R^d`."""

@@ -112,6 +112,7 @@ class ManifoldGLOW(_Glow):
     :param Tensor loc: base point of the charts, shape ``event``.
     :param int scales: how many; each but the first has half the height and width of the one before.
     :param int depth: steps at each scale.
+    :param bool one_chart: see :func:`~pyro_manifold.flows.glow_scales`: faster, with fewer group actions.
     :param coupling: options of :class:`~pyro_manifold.flows.FieldCoupling`; ``layers`` for its ``depth``.
     :raises ValueError: for sides that cannot be halved as often, a ``loc`` off the manifold; by ``log_prob``, for
         fields of another shape, or with pixels off the manifold, such as indefinite or asymmetric matrices.
@@ -133,10 +134,12 @@ class ManifoldGLOW(_Glow):
         *,
         scales: int = 1,
         depth: int = 4,
+        one_chart: bool = False,
         **coupling: Any,
     ) -> None:
         super().__init__()
-        self.flow = self._flow(manifold, shape, loc, scales=scales, depth=depth, **coupling)
+        options = dict(scales=scales, depth=depth, one_chart=one_chart)
+        self.flow = self._flow(manifold, shape, loc, **options, **coupling)
 
     @classmethod
     def from_data(cls, manifold: geoopt.Manifold, x: Tensor, **options: Any) -> "ManifoldGLOW":
@@ -192,7 +195,7 @@ class ManifoldToManifoldFlow(_Glow):
     :param int features: channels of the features of y, besides its coordinates.
     :param int width: channels inside the networks that read y.
     :param bool coupled: do the couplings depend on y?
-    :param options: ``scales``, ``depth`` and the options of couplings, see :class:`ManifoldGLOW`.
+    :param options: ``scales``, ``depth``, ``one_chart`` and the options of couplings, see :class:`ManifoldGLOW`.
     :raises ValueError: for fields of different height or width, sides that cannot be halved as often, points off their
         manifolds, or fields of another shape.
 

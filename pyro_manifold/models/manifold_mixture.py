@@ -78,6 +78,10 @@ class ManifoldMixture(_Flow):
             )
         return cls([ManifoldFlow.from_data(x[which == k], dim, **kwargs) for k in range(charts)], centres)
 
+    @property
+    def context_dim(self) -> int:
+        return max(int(f.context_dim) for f in self.flows)  # type: ignore[arg-type]
+
     def condition(self, context: Tensor | None = None) -> Atlas:
         r""":math:`p(\cdot \mid \theta)`, a distribution on the union."""
         parts = [f.condition(context) for f in self.flows]  # type: ignore[operator]

@@ -7,6 +7,7 @@ r"""An atlas of charts around the codes of a vector-quantised auto-encoder, with
 Reference: Sidheekh, Dock, Jain, Balan and Singh, *VQ-flows: vector quantized local normalizing flows*, UAI 2022.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from ..distributions import Atlas, Pushforward
 from ..flows import Conditional, Coupling, InjectiveFlow, LatentFlow, SpecialConformal
 from ..flows.latent_flow import autoregressive_chain, coupling_chain
 from ..flows.local_frames import LocalFrames
+from ..flows.local_quadrics import LocalQuadrics, monomials, quadric_of
 from ..nn import NeighbourRegions, VectorQuantizer, VQAutoencoder
 from ..ops.arguments import checked
 from ..ops.memo import Memo, module_tensors
 from ..transforms import Pad
 from ..transforms.injective import principal_axes
+from .chart_ends import chart_ends, limiting_directions
 from .manifold_flow import _check_dim, _Flow
 from .saved import Saved
 
@@ -28,6 +31,7 @@ __all__ = ["VQFlow"]
 
 _FLOOR = 0.05  # scale of the axes across a chart, as a share of those along it, where the data have less
 _GRADIENT_DRAWS = 1024
+_QUADRICS = 8  # dimension of charts up to which they start as quadrics: the coefficients grow like its square
 
 
 class VQFlow(Saved, _Flow):
@@ -44,7 +48,8 @@ class VQFlow(Saved, _Flow):
     that they are right beyond the border of the cells :math:`d_k(x) = d_{(1)}(x)`. The distribution itself has
     the cells as its regions, which share no point, and its mass is 1 by construction; with ``overlap`` it has the
     overlapping ones, and adds the densities of charts there (see :class:`~pyro_manifold.distributions.Atlas`).
-    Coordinates beyond those of any row are cut off, so that the manifold ends where the data do.
+    Coordinates are cut off where rows end inside of a chart's cell (beyond the last one there would be room for eight
+    more) and not where another chart goes on, so that the manifold ends where the data do.
 
     :param VQAutoencoder autoencoder: the codes :math:`v_k`.
     :param Conditional transform: g, an injective flow that depends on a code and ends with
@@ -165,6 +170,9 @@ class VQFlow(Saved, _Flow):
         bends: list[Any] = [SpecialConformal(d, hidden=hidden)]
         if kind != "conformal":
             bends = [Coupling(d, parts[i % 2], hidden=hidden, kind=kind) for i in range(depth)]
+            if dim <= _QUADRICS:
+                many = monomials(x.new_zeros(dim)).shape[-1]
+                bends.append(LocalQuadrics(blank, x.new_zeros(K, d - dim, many), dim))
         frames = [
             LocalFrames(blank, torch.eye(m).repeat(K, 1, 1).to(x), torch.zeros(K, m).to(x)) for m in (d, dim)
         ]
@@ -238,6 +246,8 @@ class VQFlow(Saved, _Flow):
         features = torch.cat([self.autoencoder.encoder(part) for part in x.split(2048)])
         quantizer.retire(features, 2 * (n + 1))
         cover, used = self.cover(x), quantizer.active.nonzero().squeeze(-1).tolist()
+        quadrics = next((layer for layer in g.layers if isinstance(layer, LocalQuadrics)), None)
+        heights = None if quadrics is None else torch.zeros_like(quadrics.coefficients)
         matrix, loc = (
             torch.eye(d).to(x).repeat(len(quantizer.codes), 1, 1),
             x.mean(0).repeat(len(quantizer.codes), 1),
@@ -255,7 +265,13 @@ class VQFlow(Saved, _Flow):
                 else scale.clamp_min(_FLOOR * float(scale[n - 1]))
             )
             matrix[k], loc[k] = axes * scale, middle
-        g.layers[-1].place(torch.cat([quantizer.codes, self.labels], -1), matrix, loc)
+            if heights is not None:
+                own = (x[cover[:, i]] - middle) @ axes / scale
+                heights[k] = quadric_of(own[:, :n], own[:, n:])
+        contexts = torch.cat([quantizer.codes, self.labels], -1)
+        g.layers[-1].place(contexts, matrix, loc)
+        if quadrics is not None and heights is not None:
+            quadrics.place(contexts, heights)
 
     @torch.no_grad()
     def place_densities(self, x: Tensor) -> None:
@@ -270,10 +286,15 @@ class VQFlow(Saved, _Flow):
             middle, axes, scale = principal_axes(u)
             matrix[k], loc[k] = axes * scale.clamp_min(1e-3 * float(scale[0])), middle
             self.centres[k] = middle
-            self.reach[k] = (u @ self.normals.mT).amax(0)
+            self.reach[k] = chart_ends(u, self.normals, self._in_cell(k, contexts[i]))
         self.weights.copy_(rows / rows.sum())
         boxes: Any = self.latent.layers[-1]
         boxes.layer.place(torch.cat([self.autoencoder.quantizer.codes, self.labels], -1), matrix, loc)
+
+    def _in_cell(self, k: int, context: Tensor) -> Callable[[Tensor], Tensor]:
+        """Whether the points with given coordinates in chart k are nearest to its code."""
+        g = self.transform.condition(context)
+        return lambda u: self.autoencoder.assign(g._call(u)) == k
 
     @torch.no_grad()
     def fit_weights(self, x: Tensor, steps: int = 20) -> None:
@@ -333,16 +354,3 @@ class VQFlow(Saved, _Flow):
     def ood_score(self, x: Tensor) -> Tensor:
         """How far ``x`` is from that projection."""
         return torch.linalg.vector_norm(x - self.denoise(x), dim=-1)
-
-
-def limiting_directions(n: int) -> Tensor:
-    """Unit vectors, the normals of the polytopes that limit coordinates: two in one dimension, 32 in the plane, and
-    beyond both ways along the axes and along 8 n fixed random directions."""
-    if n == 1:
-        return torch.tensor([[1.0], [-1.0]])
-    if n == 2:
-        t = 2 * torch.pi * torch.arange(32) / 32
-        return torch.stack([t.cos(), t.sin()], -1)
-    draws = torch.randn(4 * n, n, generator=torch.Generator().manual_seed(0))
-    half = torch.cat([torch.eye(n), nn.functional.normalize(draws, dim=-1)])
-    return torch.cat([half, -half])

@@ -30,9 +30,9 @@ class NeighbourRegions(Regions):
     :param int neighbours: m.
     :param float eps: :math:`\epsilon`.
     :param Tensor normals: :math:`\nu_j`, shape ``(J, n)``; none for no limits.
-    :param Tensor reach: :math:`r_{kj}`, shape ``(K, J)``.
+    :param Tensor reach: :math:`r_{kj}`, shape ``(K, J)``; infinite where there is no limit.
     :param Tensor centres: a point inside of each polytope, shape ``(K, n)``, towards which :meth:`clip` moves
-        coordinates beyond it.
+        coordinates beyond one of its corners.
     :raises ValueError: for m above the number of codes in use, a negative :math:`\epsilon`, shapes that do not fit,
         centres that are outside.
 
@@ -109,12 +109,20 @@ class NeighbourRegions(Regions):
         return (u @ self.normals.mT <= self.reach[k]).all(-1)
 
     def clip(self, u: Tensor, k: int) -> Tensor:
-        """``u`` if it is in :math:`D_k`; else the point where the way from it to the centre enters
+        """``u`` if it is in :math:`D_k`; else its nearest point of the half-space that it violates most, if that is in
+        :math:`D_k` (and so the nearest there); else the point where the way from ``u`` to the centre enters
         :math:`D_k`."""
         if self.normals is None or self.reach is None or self.centres is None:
             return u
-        c = self.centres[k]
-        along = (u - c) @ self.normals.mT
-        room = self.reach[k] - c @ self.normals.mT
-        share = torch.where(along > room, room / along.clamp_min(torch.finfo(u.dtype).tiny), 1.0).amin(-1)
-        return c + share.unsqueeze(-1) * (u - c)
+        c, normals, reach = self.centres[k], self.normals, self.reach[k]
+        along = (u - c) @ normals.mT
+        room = reach - c @ normals.mT
+        beyond = along > room  # and no derivative of the other quotients, of which some are infinite
+        share = torch.where(
+            beyond, torch.where(beyond, room, 1.0) / torch.where(beyond, along, 1.0), 1.0
+        ).amin(-1)
+        over, j = (along - room).max(-1, keepdim=True)
+        near = u - over.clamp_min(0.0) * normals[j.squeeze(-1)]
+        slack = 8 * torch.finfo(u.dtype).eps * (1 + u.abs().amax(-1, keepdim=True))
+        fits = (near @ normals.mT <= reach + slack).all(-1, keepdim=True)
+        return torch.where(fits, near, c + share.unsqueeze(-1) * (u - c))

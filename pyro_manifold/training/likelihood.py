@@ -7,6 +7,7 @@ r"""Maximum likelihood of flows.
 It is the divergence of the model from the data, up to their entropy.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +47,8 @@ def fit_likelihood(
         * a bijection, or a :class:`~pyro_manifold.flows.Conditional` one, with ``base``;
         * a distribution with transforms, such as Pyro's ``TransformedDistribution`` or
           ``ConditionalTransformedDistribution``;
-        * a module with ``log_prob(x)``, ``log_prob(x, context)`` or ``condition(context).log_prob(x)``;
+        * a module with ``log_prob(x)``, ``log_prob(x, context)`` or ``condition(context).log_prob(x)``; a context
+          is needed where its ``context_dim`` is not 0 or, if it has none, where ``condition`` asks for one;
         * any module, with ``log_prob``.
     :param Tensor data: rows, shape ``(rows,) + event``.
     :param Tensor context: a row for each, shape ``(rows, size)``, if the flow is conditional.
@@ -109,22 +111,23 @@ def _log_prob(
         raise ValueError(
             f"base: got {type(base).__name__}, expected a distribution, or one with condition(context)."
         )
-    lacking = next((part for part in (flow, base) if _reads_context(part)), None)
+    reads = any(_reads_context(part) for part in (flow, base))
+    lacking = next((part for part in (flow, base) if _needs_context(part)), None)
     if context is None and lacking is not None:
         raise ValueError(
             f"context: {type(lacking).__name__} depends on a context and none was given; give a row for each of "
             "data."
         )
-    if context is not None and lacking is None and not (base is None and hasattr(flow, "log_prob")):
+    if context is not None and not reads and not (base is None and hasattr(flow, "log_prob")):
         raise ValueError(
             f"context: got shape {tuple(context.shape)}, but {type(flow).__name__} reads no context; leave it out, "
             "or make the flow depend on it: Conditional(flow, context_dim)."
         )
     if base is None:
         if hasattr(flow, "condition"):
-            return lambda x, c: flow.condition(c).log_prob(x)
+            return lambda x, c: _given(flow, c).log_prob(x)
         return lambda x, c: flow.log_prob(x) if c is None else flow.log_prob(x, c)
-    if lacking is None:
+    if not reads:
         bijection_of(flow, base)
 
     def density(x: Tensor, c: Tensor | None) -> Tensor:
@@ -139,8 +142,26 @@ def _reads_context(part: Any) -> bool:
     return hasattr(part, "condition") and getattr(part, "context_dim", 1) > 0
 
 
+def _needs_context(part: Any) -> bool:
+    """Is there no density of ``part`` without a context? Its ``context_dim`` says so; where it has none, a
+    ``condition`` that can be called without an argument says that there is one."""
+    size = getattr(part, "context_dim", None)
+    return _reads_context(part) and (size is not None or not _has_default(part.condition))
+
+
+def _has_default(condition: Callable[..., Any]) -> bool:
+    """Can it be called without an argument?"""
+    try:
+        inspect.signature(condition).bind()
+    except TypeError:
+        return False
+    return True
+
+
 def _given(part: Any, context: Tensor | None) -> Any:
-    return part.condition(context) if hasattr(part, "condition") else part
+    if not hasattr(part, "condition"):
+        return part
+    return part.condition() if context is None and _has_default(part.condition) else part.condition(context)
 
 
 def _codomain(flow: Any) -> Any:

@@ -65,10 +65,10 @@ def fit_vq(
     :warns TrainingWarning: as :func:`~pyro_manifold.training.fit`.
 
     >>> t = 6.28 * torch.rand(300, 1)
-    >>> x = torch.cat([t.cos(), t.sin()], 1)
-    >>> flow = VQFlow.from_data(x, dim=1, charts=4, depth=1, hidden=(32,), latent_hidden=(8,))
+    >>> x = torch.cat([t, (2 * t).sin()], 1)
+    >>> flow = VQFlow.from_data(x, dim=1, charts=3, depth=2, hidden=(32,), latent_hidden=(8,))
     >>> before = flow.ood_score(x).mean()
-    >>> history = fit_vq(flow, x, epochs=(1, 60, 5), lr=2e-2, batch_size=50, disable_progbar=True)
+    >>> history = fit_vq(flow, x, epochs=(1, 30, 5), lr=1e-2, batch_size=50, disable_progbar=True)
     >>> bool(flow.ood_score(x).mean() < before), sorted(history.losses)
     (True, ['AE', 'D', 'M'])
     """

@@ -216,6 +216,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (flows.InjectiveFlow, dict(embedding=LINE, layers=[flows.LULinear(2)])),
     (flows.SpecialConformal, dict(dim=2, hidden=(4,))),
     (flows.LocalFrames, dict(codes=torch.zeros(1, 3), matrix=torch.eye(2)[None], loc=torch.zeros(1, 2))),
+    (flows.LocalQuadrics, dict(codes=torch.zeros(1, 3), coefficients=torch.zeros(1, 1, 3), dim=1)),
     (flows.LULinear, dict(dim=2, matrix=torch.eye(2), loc=torch.zeros(2))),
     (flows.LatentFlow, dict(dim=2, layers=[flows.LULinear(2)], context_dim=1)),
     (

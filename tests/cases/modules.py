@@ -264,6 +264,17 @@ MODULES = [
         call=lambda m, c: m.condition(c)(c[..., :2]),
     ),
     ModuleCase(
+        "local-quadrics",
+        lambda: flows.Conditional(
+            flows.LocalQuadrics(
+                _CLOUD, _CLOUD[:, :, None] * torch.tensor([1.0, -0.5, 0.2, 0.3, -0.1, 0.4]), 2
+            ),
+            context_dim=3,
+        ),
+        S2,
+        call=lambda m, c: m.condition(c)(c.repeat(1, 2)[:, :5]),
+    ),
+    ModuleCase(
         "ambient-flow",
         lambda: learned(models.AmbientFlow.from_data(_CLOUD, 2, hidden=(5,), eps=0.3), 0.1),
         S2,

@@ -206,6 +206,29 @@ def test_a_batch_of_contexts() -> None:
     torch.testing.assert_close(conditional.condition(c).inv(x), z.expand(3, 8))
 
 
+def test_charts_of_steps_cancel() -> None:
+    """Steps in one chart are the steps with a chart each, where the actions between these are the identity; one action
+    is left, behind the last."""
+    torch.manual_seed(0)
+    loc = torch.tensor([0.0, 1.0, 0.0])
+    (many,), (one,) = (
+        flows.glow_scales(SPHERE, (2, 2, 2), loc, depth=3, one_chart=both) for both in (False, True)
+    )
+    charts, action = one.layers
+    own = [layer for layer in many.layers if isinstance(layer, flows.InChart)]
+    assert len(own) == 3 and isinstance(action, flows.GroupAction)
+    learned(one, 0.2)
+    for layer, step in zip(own, (charts.layers[0].layers[i : i + 3] for i in (0, 3, 6)), strict=True):
+        for mine, other in zip(layer.layers[0].layers, step, strict=True):
+            mine.load_state_dict(other.state_dict())
+    many.layers[-1].load_state_dict(action.state_dict())
+    x = geometry(SPHERE).project(torch.randn(4, 2, 2, 2, 3, dtype=F64))
+    for a, b in zip(
+        many.double().inverse_and_log_volume(x), one.double().inverse_and_log_volume(x), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
 # --- errors
 @pytest.mark.parametrize(
     "make, match",

@@ -148,6 +148,42 @@ def test_every_field_counts() -> None:
     assert bool(norm.log_scale.isfinite().all())
 
 
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    """Training that is interrupted in its third pass and called again ends at the weights of one that was not."""
+    torch.manual_seed(0)
+    y = tensors(20, 1, 2, 2).float()
+
+    def train(path: Path | None, kill: bool) -> Any:
+        torch.manual_seed(0)
+        model = ManifoldGLOW.from_data(SPD, y, depth=1, hidden=4)
+        log_prob, calls = model.log_prob, 0
+
+        def stop(x: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if kill and calls == 8:
+                raise KeyboardInterrupt
+            return log_prob(x)
+
+        fit_likelihood(
+            model,
+            y,
+            log_prob=stop,
+            epochs=4,
+            batch_size=10,
+            validation=0,
+            lr=1e-3,
+            checkpoint=path,
+            disable_progbar=True,
+        )
+        return model.state_dict()
+
+    whole = train(None, False)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", True)
+    torch.testing.assert_close(train(tmp_path / "run", False), whole, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     "spoil, match",
     [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import pyro_manifold.distributions as md
 from pyro_manifold import flows
-from pyro_manifold.models import ManifoldFlow
+from pyro_manifold.models import AmbientFlow, ManifoldFlow
 from pyro_manifold.training import CheckpointError, fit_likelihood, fit_md, fit_reverse_kl
 
 fit = partial(fit_likelihood, disable_progbar=True, batch_size=50)
@@ -59,6 +59,43 @@ def test_everything_with_a_density_is_trained() -> None:
         assert moments_of(flow)[0] > 1
     for other in ends[1:]:
         assert other == pytest.approx(ends[0], rel=1e-4)
+
+
+class Optional(nn.Module):
+    """A normal whose context may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(1))
+
+    def condition(self, context: Tensor | None = None) -> Any:
+        return dist.Normal(self.loc + (0.0 if context is None else context), 2.0).to_event(1)
+
+
+def test_models_without_a_context_ask_for_none() -> None:
+    """Models that have ``condition``, and whose context is left out or does not exist: the loss falls, and a context
+    that a model cannot read is refused by it; one that can be read is."""
+    torch.manual_seed(0)
+    plane = torch.randn(60, 2)
+    tiny: dict[str, Any] = dict(hidden=(4,), latent_depth=1)
+    for flow in (
+        AmbientFlow.from_data(plane, 2, depth=1, **tiny),
+        ManifoldFlow.from_data(plane, 1, depth=1, hidden=(4,), latent_depth=1, latent_hidden=(4,)),
+    ):
+        assert flow.context_dim == 0
+        history = fit(flow, plane, epochs=3, validation=0, lr=1e-3)
+        assert min(history.losses["likelihood"]) < history.start["likelihood"]
+        with pytest.raises(ValueError, match=r"context: got shape \(50, 2\); expected none"):
+            fit(flow, plane, plane, epochs=1, validation=0)
+    free, bound = Optional(), Optional()
+    fit(free, X, epochs=20, lr=0.3)
+    fit(bound, X, X, epochs=20, lr=0.3)
+    assert float(free.loc.detach()) == pytest.approx(3, abs=0.3)
+    assert float(bound.loc.detach()) == pytest.approx(0, abs=0.3)
+    asks = AmbientFlow.from_data(plane, 1, 2, depth=1, **tiny)
+    assert asks.context_dim == 2
+    with pytest.raises(ValueError, match="context: AmbientFlow depends on a context and none was given"):
+        fit(asks, plane, epochs=1)
 
 
 def test_a_context_moves_the_density() -> None:

@@ -8,7 +8,8 @@ of the probabilities of m axes. Scores, per voxel, on fields that were not train
 * the geodesic distance of a single answer (the mean of draws, or a regression's own) to the truth, and the mean
   distance of draws;
 * the angle between the true peaks of an ODF and the nearest peak of the answer;
-* calibration: how often the truth is among the half, and the nine tenths, of draws that are nearest to their mean;
+* calibration: how often the truth is among the half, and the nine tenths, of it and the draws that are nearest to the
+  mean of the others;
 * simulated crossings only: how often a draw is nearer to the truth than to its mirror image, which the tensor does not
   tell from it, and how often it is within twice the distance that noise makes to either.
 
@@ -30,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from manifold_glow_models import MODELS, SPHERE, SPHERES, Pairs, mean_of
-from torch import Tensor
+from manifold_glow_models import MODELS, SPHERE, SPHERES, Pairs
+from torch import Tensor, nn
 
 from pyro_manifold.datasets import crossing_bundles, diffusion_scan, odf_peaks, sphere_to_odf
 from pyro_manifold.distributions import WrappedNormal
@@ -46,7 +47,7 @@ RESOLUTION = (
 class Sizes:
     fields: int = 500
     test: int = 40
-    draws: int = 32
+    draws: int = 39  # the truth is the nearest to the mean, and so on, with probability 1/40
     seconds: float = 60.0
     lr: float = 2e-3
     size: int = 8
@@ -138,6 +139,16 @@ def peak_angle(odf: Tensor, true: Tensor, axes: Tensor) -> Tensor:
     return torch.rad2deg(cos.acos()).mul(real_ones).sum() / real_ones.sum()
 
 
+def nearer_share(draws: Tensor, x: Tensor) -> Tensor:
+    """The share of draws that are nearer than ``x`` to the centre of the others, each of the draws and x being
+    compared with the mean of all but itself: if x is a draw of the same distribution, all of its ranks are equally
+    likely. (The mean of the draws is nearer to any of them than to x, so that a comparison with it is not fair.)"""
+    every = torch.cat([draws, x.unsqueeze(0)]).double()
+    others = nn.functional.normalize(every.sum(0) - every, dim=-1)
+    distance = (every - others).square().sum(-1)  # of chords
+    return (distance[:-1] < distance[-1]).float().mean(0)
+
+
 @torch.no_grad()
 def scores(model: Any, data: Data, sizes: Sizes, seed: int) -> dict[str, float]:
     torch.manual_seed(1000 + seed)
@@ -149,8 +160,7 @@ def scores(model: Any, data: Data, sizes: Sizes, seed: int) -> dict[str, float]:
     )
     draws = torch.cat([model.sample(b, sizes.draws) for b in y.split(8)], 1)
     answer = torch.cat([model.predict(b, d) for b, d in zip(y.split(8), draws.split(8, 1), strict=True)])
-    middle = mean_of(draws)
-    rank = (SPHERES.dist(middle.expand_as(draws), draws) < SPHERES.dist(middle, x)).float().mean(0)
+    rank = nearer_share(draws, x)
     far = SPHERES.dist(draws, truth.expand_as(draws))
     few = draws[:4]
     out = dict(

@@ -299,6 +299,7 @@ MODELS: dict[str, Any] = {
     "perceptron": Perceptron,
     "nearest neighbours": Neighbours,
     "Euclidean GLOW": lambda **o: LogFlow(**o),
-    "ManifoldGLOW, one flow": lambda **o: Flow(**o, coupled=False),
-    "ManifoldGLOW": lambda **o: Flow(**o),
+    "ManifoldGLOW, four charts": lambda **o: Flow(**o),
+    "ManifoldGLOW, one flow": lambda **o: Flow(**o, one_chart=True, coupled=False),
+    "ManifoldGLOW": lambda **o: Flow(**o, one_chart=True),
 }
