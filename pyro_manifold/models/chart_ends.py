@@ -4,10 +4,11 @@ r"""Where the coordinates of a chart end: half-spaces beyond which rows are miss
     D = \{u :\ \nu_j\cdot u \le r_j\}, \qquad r_j = \max_i \nu_j\cdot u_i + \text{the room of one row}, \quad
     \text{where}\quad \lambda\,|\{u \in C :\ \nu_j\cdot u > \max_i \nu_j\cdot u_i\}| \ge 8
 
-:math:`u_i` are the rows of the chart, :math:`\lambda` their number per unit of volume, C the coordinates whose points
-are in the chart's own cell. A chart needs no end where others go on: its cell ends it there. So a half-space counts
-only if, were rows to go on beyond it as before, at least eight would be expected in the cell; by chance there is none
-of them with probability :math:`e^{-8}`, 1 in 3000. The last row is on average one row's room short of the end.
+:math:`u_i` are the rows of the chart and those around that it fits, :math:`\lambda` their number per unit of volume,
+C the coordinates whose points are in the chart's own cell. A chart needs no end where others go on: its cell ends it
+there. So a half-space counts only if, were rows to go on beyond it as before, at least eight would be expected in the
+cell; by chance there is none of them with probability :math:`e^{-8}`, 1 in 3000. The last row is on average one row's
+room short of the end.
 """
 
 from collections.abc import Callable
@@ -36,27 +37,32 @@ def limiting_directions(n: int) -> Tensor:
 
 
 @torch.no_grad()
-def chart_ends(u: Tensor, normals: Tensor, in_cell: Callable[[Tensor], Tensor]) -> Tensor:
+def chart_ends(
+    u: Tensor, normals: Tensor, in_cell: Callable[[Tensor], Tensor], around: Tensor | None = None
+) -> Tensor:
     """The :math:`r_j` of a chart, shape ``(J,)``, infinite where it does not end; in more than three dimensions,
     where no number of points fills a volume, the extremes of the rows in all directions.
 
     :param Tensor u: coordinates of its rows, shape ``(rows, n)``.
     :param Tensor normals: :math:`\\nu_j`, shape ``(J, n)``.
     :param in_cell: whether the points with given coordinates are in the chart's own cell.
+    :param around: coordinates of rows of other charts that lie on this one too: where it goes on.
     """
-    last = (u @ normals.mT).amax(0)
+    every = u if around is None else torch.cat([u, around])
     n = u.shape[1]
     if n > _DIMENSIONS:
-        return last
+        return (u @ normals.mT).amax(0)
+    last = (every @ normals.mT).amax(0)
     low, high = u.amin(0), u.amax(0)
     points = torch.quasirandom.SobolEngine(n, scramble=True, seed=0).draw(_POINTS).to(u)
     points = low + (2 * points - 0.5) * (high - low)
-    rows = len(u) / max(1, int((points @ normals.mT <= last).all(-1).sum()))  # for which a point stands
+    inside = (points @ normals.mT <= (u @ normals.mT).amax(0)).all(-1)
+    rows = len(u) / max(1, int(inside.sum()))  # for which a point stands
     along = points[in_cell(points)] @ normals.mT
     beyond, reach = along > last, torch.full_like(last, torch.inf)
     left = torch.ones_like(along[:, 0], dtype=torch.bool)
     apart = (float((2 * (high - low)).prod()) / (_POINTS * rows)) ** (1 / n)  # distance of rows
-    borders = (u @ normals.mT > last - apart).sum(0)  # rows next to the end
+    borders = (every @ normals.mT > last - apart).sum(0)  # rows next to the end
     while True:  # the half-space with most rows along its border first: a corner of theirs has few
         missing = rows * (beyond & left.unsqueeze(-1)).sum(0)
         j = int(torch.where(missing >= _MISSING, borders, -1).argmax())

@@ -31,6 +31,7 @@ __all__ = ["VQFlow"]
 
 _FLOOR = 0.05  # scale of the axes across a chart, as a share of those along it, where the data have less
 _GRADIENT_DRAWS = 1024
+_AROUND = 2.0  # how much farther from its code than those it is trained on rows tell where a chart goes on
 _QUADRICS = 8  # dimension of charts up to which they start as quadrics: the coefficients grow like its square
 
 
@@ -279,6 +280,10 @@ class VQFlow(Saved, _Flow):
         active, n = self.autoencoder.quantizer.active, self.transform.layer.dim
         cover, cells, contexts = self.cover(x), self.autoencoder.assign(x), self.contexts
         rows = cells.bincount(minlength=len(active)).to(x)
+        rule = self.regions(training=True)
+        wide = NeighbourRegions(rule.encoder, rule.quantizer, rule.neighbours, _AROUND * (1 + self.eps) - 1)(
+            x
+        )
         matrix, loc = torch.eye(n).to(x).repeat(len(active), 1, 1), x.new_zeros(len(active), n)
         for i, k in enumerate(active.nonzero().squeeze(-1).tolist()):
             own = x[cover[:, i]]
@@ -286,10 +291,19 @@ class VQFlow(Saved, _Flow):
             middle, axes, scale = principal_axes(u)
             matrix[k], loc[k] = axes * scale.clamp_min(1e-3 * float(scale[0])), middle
             self.centres[k] = middle
-            self.reach[k] = chart_ends(u, self.normals, self._in_cell(k, contexts[i]))
+            around = self._rows_around(x, own, wide[:, i] & ~cover[:, i], contexts[i])
+            self.reach[k] = chart_ends(u, self.normals, self._in_cell(k, contexts[i]), around)
         self.weights.copy_(rows / rows.sum())
         boxes: Any = self.latent.layers[-1]
         boxes.layer.place(torch.cat([self.autoencoder.quantizer.codes, self.labels], -1), matrix, loc)
+
+    def _rows_around(self, x: Tensor, own: Tensor, others: Tensor, context: Tensor) -> Tensor:
+        """Coordinates of ``others`` that are as near to the chart as nearly all of its own rows are: rows around it
+        that it would fit, though it is not trained on them. They tell where it goes on."""
+        g, x = self.transform.condition(context), x[others]
+        u = g._inverse(x)
+        off, usual = (torch.linalg.vector_norm(r - g._call(g._inverse(r)), dim=-1) for r in (x, own))
+        return u[off <= usual.quantile(0.99)]
 
     def _in_cell(self, k: int, context: Tensor) -> Callable[[Tensor], Tensor]:
         """Whether the points with given coordinates in chart k are nearest to its code."""

@@ -300,6 +300,6 @@ MODELS: dict[str, Any] = {
     "nearest neighbours": Neighbours,
     "Euclidean GLOW": lambda **o: LogFlow(**o),
     "ManifoldGLOW, four charts": lambda **o: Flow(**o),
-    "ManifoldGLOW, one flow": lambda **o: Flow(**o, one_chart=True, coupled=False),
+    "ManifoldGLOW, one flow": lambda **o: Flow(**o, coupled=False),
     "ManifoldGLOW": lambda **o: Flow(**o, one_chart=True),
 }
