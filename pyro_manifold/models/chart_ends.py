@@ -38,7 +38,10 @@ def limiting_directions(n: int) -> Tensor:
 
 @torch.no_grad()
 def chart_ends(
-    u: Tensor, normals: Tensor, in_cell: Callable[[Tensor], Tensor], around: Tensor | None = None
+    u: Tensor,
+    normals: Tensor,
+    in_cell: Callable[[Tensor], Tensor],
+    around: Callable[[], Tensor] | None = None,
 ) -> Tensor:
     """The :math:`r_j` of a chart, shape ``(J,)``, infinite where it does not end; in more than three dimensions,
     where no number of points fills a volume, the extremes of the rows in all directions.
@@ -46,12 +49,12 @@ def chart_ends(
     :param Tensor u: coordinates of its rows, shape ``(rows, n)``.
     :param Tensor normals: :math:`\\nu_j`, shape ``(J, n)``.
     :param in_cell: whether the points with given coordinates are in the chart's own cell.
-    :param around: coordinates of rows of other charts that lie on this one too: where it goes on.
+    :param around: gives coordinates of rows of other charts that lie on this one too: where it goes on.
     """
-    every = u if around is None else torch.cat([u, around])
     n = u.shape[1]
     if n > _DIMENSIONS:
         return (u @ normals.mT).amax(0)
+    every = u if around is None else torch.cat([u, around()])
     last = (every @ normals.mT).amax(0)
     low, high = u.amin(0), u.amax(0)
     points = torch.quasirandom.SobolEngine(n, scramble=True, seed=0).draw(_POINTS).to(u)

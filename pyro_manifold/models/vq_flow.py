@@ -8,6 +8,7 @@ Reference: Sidheekh, Dock, Jain, Balan and Singh, *VQ-flows: vector quantized lo
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -280,10 +281,6 @@ class VQFlow(Saved, _Flow):
         active, n = self.autoencoder.quantizer.active, self.transform.layer.dim
         cover, cells, contexts = self.cover(x), self.autoencoder.assign(x), self.contexts
         rows = cells.bincount(minlength=len(active)).to(x)
-        rule = self.regions(training=True)
-        wide = NeighbourRegions(rule.encoder, rule.quantizer, rule.neighbours, _AROUND * (1 + self.eps) - 1)(
-            x
-        )
         matrix, loc = torch.eye(n).to(x).repeat(len(active), 1, 1), x.new_zeros(len(active), n)
         for i, k in enumerate(active.nonzero().squeeze(-1).tolist()):
             own = x[cover[:, i]]
@@ -291,19 +288,24 @@ class VQFlow(Saved, _Flow):
             middle, axes, scale = principal_axes(u)
             matrix[k], loc[k] = axes * scale.clamp_min(1e-3 * float(scale[0])), middle
             self.centres[k] = middle
-            around = self._rows_around(x, own, wide[:, i] & ~cover[:, i], contexts[i])
+            around = partial(self._rows_around, x, cover[:, i], i)
             self.reach[k] = chart_ends(u, self.normals, self._in_cell(k, contexts[i]), around)
         self.weights.copy_(rows / rows.sum())
         boxes: Any = self.latent.layers[-1]
         boxes.layer.place(torch.cat([self.autoencoder.quantizer.codes, self.labels], -1), matrix, loc)
 
-    def _rows_around(self, x: Tensor, own: Tensor, others: Tensor, context: Tensor) -> Tensor:
-        """Coordinates of ``others`` that are as near to the chart as nearly all of its own rows are: rows around it
-        that it would fit, though it is not trained on them. They tell where it goes on."""
-        g, x = self.transform.condition(context), x[others]
-        u = g._inverse(x)
-        off, usual = (torch.linalg.vector_norm(r - g._call(g._inverse(r)), dim=-1) for r in (x, own))
-        return u[off <= usual.quantile(0.99)]
+    def _rows_around(self, x: Tensor, trained: Tensor, i: int) -> Tensor:
+        """Coordinates in chart i of rows around those that it is ``trained`` on which are as near to it as nearly all
+        of these are: they tell where it goes on."""
+        d = self.regions(training=True).distances(x)
+        others = ~trained & (d[:, i] <= _AROUND * (1 + self.eps) * d.amin(-1))
+        g = self.transform.condition(self.contexts[i])
+        u, usual = (g._inverse(rows) for rows in (x[others], x[trained]))
+        off, most = (
+            torch.linalg.vector_norm(rows - g._call(v), dim=-1)
+            for rows, v in ((x[others], u), (x[trained], usual))
+        )
+        return u[off <= most.quantile(0.99)]
 
     def _in_cell(self, k: int, context: Tensor) -> Callable[[Tensor], Tensor]:
         """Whether the points with given coordinates in chart k are nearest to its code."""

@@ -19,7 +19,7 @@ def test_runs_and_resumes(tmp_path: Path) -> None:
     options = ("--smoke", "--out", tmp_path, "--sets", "circles", "--methods", "VQ-flow", "RealNVP")
     text = run(SCRIPT, *options)
     rows = [json.loads(line) for line in (tmp_path / "vq_flows.jsonl").read_text().splitlines()]
-    assert [r["method"] for r in rows] == ["VQ-flow", "RealNVP"] and text.count("| circles |") == 2
+    assert [r["method"] for r in rows] == ["VQ-flow", "RealNVP"] and text.count("| circles |") == 3
     assert rows[0]["mass"] == pytest.approx(1, abs=5 * rows[0]["mass error"] + 0.02)
     assert (tmp_path / "vq_flows.png").exists()
     before = (tmp_path / "vq_flows.jsonl").read_text()

@@ -330,6 +330,7 @@ def main() -> None:
         for seed in args.seeds:
             args.seed = seed
             run(args)
+    args.seed = args.seeds[0]
     rows = rows_of(args.out / "vq_flows.jsonl")
     print(table(rows), masses(rows), ends(rows), sep="\n\n")
     present = [name for name in TRUTHS if any(r["set"] == name for r in rows)]
