@@ -81,7 +81,7 @@ def test_script_in_smoke_mode(tmp_path: Path) -> None:
     printed = run(SCRIPT, *args)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 7 and printed.count("| simulated, S^20 |") == 14
-    again = run(SCRIPT, *args, "--pictures")
+    again = run(SCRIPT, *args, "--pictures", "--calibration")
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 7 and again.count("| ridge |") == 1
     assert (tmp_path / "manifold_glow_simulated.png").exists()
 

@@ -93,11 +93,14 @@ class Data:
     mirrored: Tensor | None = None
 
 
+def bundles(sizes: Sizes, seed: int, i: int) -> Any:
+    """Fields for training, for validation, for the test."""
+    n = (sizes.fields, max(2, sizes.fields // 10), sizes.test)[i]
+    return crossing_bundles(n, size=sizes.size, frequency=sizes.frequency, seed=3 * seed + i)
+
+
 def simulated(sizes: Sizes, seed: int) -> Data:
-    sets = [
-        crossing_bundles(n, size=sizes.size, frequency=sizes.frequency, seed=3 * seed + i)
-        for i, n in enumerate((sizes.fields, max(2, sizes.fields // 10), sizes.test))
-    ]
+    sets = [bundles(sizes, seed, i) for i in range(3)]
     train, valid, test = (Pairs(s.tensors, s.odfs) for s in sets)
     known = WrappedNormal(SPHERE, SPHERES.project(sets[2].clean.double()), 0.01)
     entropy = -float(known.log_prob(SPHERES.project(test.x.double())).mean())
@@ -184,6 +187,28 @@ def scores(model: Any, data: Data, sizes: Sizes, seed: int) -> dict[str, float]:
             out["nearer_truth"] = float((far < other)[:, apart].float().mean())
             out["near_either"] = float((torch.minimum(far, other)[:, apart] < 2 * noise).float().mean())
     return out
+
+
+@torch.no_grad()
+def calibration(made: Any, sets: dict[str, Any], draws: int, fields: int = 16) -> str:
+    """For fields for training and test fields, by the distance of a voxel's ODF from its mirror image: how often the
+    truth is in the inner draws, and how much farther it is from their centre than they are."""
+    lines = [
+        "| fields | mirror image at | voxels | in 50 % | in 90 % | squared distance, truth over draws |",
+        "|---|---|---|---|---|---|",
+    ]
+    for tag, known in sets.items():
+        x = known.odfs[:fields]
+        drawn = made.sample(known.tensors[:fields], draws)
+        share, centre = nearer_share(drawn, x), nn.functional.normalize(drawn.double().mean(0), dim=-1)
+        ratio = (x - centre).square().sum(-1) / (drawn - centre).square().sum(-1).mean(0)
+        apart = SPHERES.dist(known.clean[:fields], known.mirrored[:fields])
+        for low, high in ((0.0, 0.03), (0.03, 0.12), (0.12, math.inf)):
+            own = (apart >= low) & (apart < high)
+            cells = [tag, f"{low:g} to {high:g}", str(int(own.sum()))]
+            cells += [f"{float((share[own] <= level).double().mean()):.0%}" for level in (0.5, 0.9)]
+            lines.append("| " + " | ".join([*cells, f"{float(ratio[own].double().mean()):.2f}"]) + " |")
+    return "\n".join(lines)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------
@@ -277,6 +302,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--pictures", action="store_true")
+    parser.add_argument(
+        "--calibration", action="store_true", help="of ManifoldGLOW on simulated fields, the first seed"
+    )
     parser.add_argument("--smoke", "--quick", action="store_true")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -304,6 +332,16 @@ def main() -> None:
                     f.write(json.dumps(row) + "\n")
                 print(table([row]).splitlines()[-1], flush=True)
     print(table(rows))
+    if args.calibration:
+        seed = args.seeds[0]
+        made = trained(simulated(sizes, seed), "simulated", "ManifoldGLOW", seed, sizes, args.out)
+        print(
+            calibration(
+                made,
+                {tag: bundles(sizes, seed, i) for tag, i in (("for training", 0), ("test", 2))},
+                sizes.draws,
+            )
+        )
     for name in dict.fromkeys(r["data"] for r in rows):
         entropy = next(r["noise_entropy"] for r in rows if r["data"] == name)
         print(f"{name}: entropy of the noise {entropy:.1f} nats per voxel")
