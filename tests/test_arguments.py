@@ -18,7 +18,14 @@ from pyro_manifold.ops.arguments import checked
 from pyro_manifold.training import fit_md
 from pyro_manifold.transforms import Chart
 
-ABSTRACT = {"CubeTransform", "InjectiveTransform", "LatentDensity", "MapTransform", "ModuleTransform"}
+ABSTRACT = {
+    "CubeTransform",
+    "InjectiveTransform",
+    "LatentDensity",
+    "ManifoldDistribution",
+    "MapTransform",
+    "ModuleTransform",
+}
 NO_ARGUMENTS = {
     "AmbientReparam",
     "CubeToRotations",

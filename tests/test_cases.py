@@ -122,7 +122,8 @@ def test_geometry(case: GeometryCase, check: str, dtype: torch.dtype, device: to
     )
 
 
-@pytest.mark.parametrize("case, check", product(GEOMETRIES, GEOMETRY_CHECKS))
+# which axes belong to one element does not depend on the dtype
+@pytest.mark.parametrize("case, check", product(GEOMETRIES, GEOMETRY_CHECKS, slow=["batch_axes"]))
 def test_geometry_float32(case: GeometryCase, check: str, device: torch.device) -> None:
     apply(
         GEOMETRY_CHECKS[check],

@@ -272,6 +272,7 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (infer.GeodesicNUTS, dict(model=model, max_tree_depth=3)),
     (infer.VectorizedMCMC, dict(kernel=infer.GeodesicNUTS(model), num_samples=3)),
     (infer.ParallelMCMC, dict(kernel=infer.GeodesicNUTS(model), num_samples=3)),
+    (infer.CompiledELBO, dict(elbo=pyro.infer.Trace_ELBO(), max_recordings=4)),
     (infer.align_axes, dict(x=DRAWS)),
     (
         infer.frechet_mean,

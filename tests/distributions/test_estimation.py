@@ -34,7 +34,14 @@ from pyro_manifold.ops.special import bessel_ratio
 from pyro_manifold.testing import check_fit
 
 # families that are given, not estimated; flows are trained
-NONE_NEEDED = {"ManifoldUniform", "UniformOn", "Pushforward", "ConditionalPushforward", "Atlas"}
+NONE_NEEDED = {
+    "Atlas",
+    "ConditionalPushforward",
+    "ManifoldDistribution",
+    "ManifoldUniform",
+    "Pushforward",
+    "UniformOn",
+}
 SPHERE = geoopt.Sphere()
 E = torch.eye(6, dtype=torch.float64)
 

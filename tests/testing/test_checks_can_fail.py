@@ -40,6 +40,7 @@ GEOMETRIES = {
     "shapes_and_membership": dict(
         contains=lambda self, x, atol=None: torch.ones(x.shape[:-1], dtype=torch.bool)
     ),
+    "batch_axes": dict(inner=lambda self, p, u, w: (u * w).sum(-1) * (1 + (p.dim() > 2) * p[..., 0])),
     "exp_and_log": dict(dist=lambda self, p, q: (p - q).norm(dim=-1)),
     "frames": dict(
         to_tangent=lambda self, p, v: SphereGeometry.to_tangent(self, p, v) * 2,
