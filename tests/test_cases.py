@@ -85,6 +85,7 @@ COMPILED_BY_ANOTHER = {
     "watson-S3",
     "fisher-bingham-S1",
     "inverse-wishart-1",
+    "pushforward-flow",
 }
 
 
@@ -141,7 +142,7 @@ def test_transform(case: TransformCase, check: str, dtype: torch.dtype, device: 
 # what is remembered is found by which tensors these are, and whether they have changed, and what is pickled is all
 # attributes: neither depends on the dtype
 @pytest.mark.parametrize(
-    "case, check", product(TRANSFORMS, TRANSFORM_CHECKS, slow=["changed_values", "pickling"])
+    "case, check", product(TRANSFORMS, TRANSFORM_CHECKS, slow=["changed_values", "jvp", "pickling"])
 )
 def test_transform_float32(case: TransformCase, check: str, device: torch.device) -> None:
     apply(TRANSFORM_CHECKS[check], *case.build(dtype=torch.float32, device=device))

@@ -286,9 +286,9 @@ def _problem(manifold, loc):
 @pytest.mark.parametrize(
     "name, elbo",
     [
-        ("sphere", TraceMeanField_ELBO),
         ("ball", Trace_ELBO),
         ("ball", JitTrace_ELBO),
+        pytest.param("sphere", TraceMeanField_ELBO, marks=pytest.mark.slow),
         pytest.param("sphere", Trace_ELBO, marks=pytest.mark.slow),
         pytest.param("sphere", JitTrace_ELBO, marks=pytest.mark.slow),
         pytest.param("ball", TraceMeanField_ELBO, marks=pytest.mark.slow),

@@ -60,7 +60,7 @@ def test_predictive_density_integrates_to_one(tutorial: ModuleType, family: str)
     assert float(rule.integrate(tutorial.log_predictive(q, rule.points).exp())) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("family", ["vmf", "kent"])
+@pytest.mark.parametrize("family", ["vmf", pytest.param("kent", marks=pytest.mark.slow)])
 def test_svi_finds_two_regions(tutorial: ModuleType, family: str) -> None:
     x = torch.stack(
         [two_regions(150), two_regions(150)]

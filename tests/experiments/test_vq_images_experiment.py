@@ -4,12 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from scripts import EXPERIMENTS, load, run
 
 SCRIPT = EXPERIMENTS / "vq_images.py"
 
 
+@pytest.mark.slow
 def test_runs_and_resumes(tmp_path: Path) -> None:
     """Killed after the fourth mark, it goes on from the weights of that mark to the rows of a run in one piece."""
     options = ("--smoke", "--out", tmp_path, "--methods", "VQ-MAF")

@@ -146,7 +146,7 @@ def expected() -> Tensor:
     return ((2 * (A * x).sum((-1, -2))).softmax(0)[:, None, None] * x).sum(0)
 
 
-@pytest.mark.parametrize("reparam", [False, True])
+@pytest.mark.parametrize("reparam", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_nuts(reparam: bool) -> None:
     pyro.set_rng_seed(0)
     target = pyro.poutine.reparam(model, {"p": AmbientReparam()}) if reparam else model

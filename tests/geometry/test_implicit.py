@@ -184,7 +184,7 @@ def ellipsoid_(x):
     return x[..., 0] ** 2 + x[..., 1] ** 2 / 4 + x[..., 2] ** 2 / 9 - 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 def test_constraints_whose_gradient_vanishes_on_the_manifold(dtype):
     """Powers of an equation, and an equation that becomes dependent on the manifold alone, are refused; the
     equation itself is accepted from the same starts, in any units."""

@@ -156,7 +156,11 @@ def test_constraint():
 
 
 @pytest.mark.parametrize(
-    "manifold", [Torus(), geoopt.ProductManifold((Torus(), 1), (geoopt.Euclidean(1), 1))]
+    "manifold",
+    [
+        pytest.param(Torus(), marks=pytest.mark.slow),
+        geoopt.ProductManifold((Torus(), 1), (geoopt.Euclidean(1), 1)),
+    ],
 )
 def test_compiled_densities_are_right_or_nan_at_every_width(manifold: geoopt.Manifold) -> None:
     """Full covariances: a compiled program has a fixed number of terms; mapping over covariances does not

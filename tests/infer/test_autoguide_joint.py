@@ -157,7 +157,9 @@ SHAPES = {"s": (), "r": (3, 3), "pair": (2, 3), "w": (3,), "z": (4, 3)}
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO, JitTrace_ELBO])
+@pytest.mark.parametrize(
+    "elbo", [Trace_ELBO, TraceMeanField_ELBO, pytest.param(JitTrace_ELBO, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", [AutoManifoldNormal, AutoManifoldMultivariateNormal, AutoManifoldDelta])
 def test_every_guide_takes_every_site(kind, elbo, tmp_path):
     if elbo is TraceMeanField_ELBO and kind is AutoManifoldMultivariateNormal:

@@ -127,13 +127,18 @@ def vae_of_classes():
     [
         (guided, Trace_ELBO, adam),
         (guided, partial(Trace_ELBO, num_particles=2, vectorize_particles=True, max_plate_nesting=1), adam),
-        (guided, partial(Trace_ELBO, num_particles=2), partial(RiemannianAdam, {"lr": 0.05})),
+        pytest.param(
+            guided,
+            partial(Trace_ELBO, num_particles=2),
+            partial(RiemannianAdam, {"lr": 0.05}),
+            marks=pytest.mark.slow,
+        ),
         (by_hand, Trace_ELBO, partial(pyro.optim.ClippedAdam, {"lr": 0.05})),
         (choices, Trace_ELBO, adam),
         (clusters, partial(TraceEnum_ELBO, max_plate_nesting=1), adam),
         (vae, Trace_ELBO, adam),
         (partial(vae, prior="riemannian"), TraceMeanField_ELBO, adam),
-        (vae_of_classes, TraceMeanField_ELBO, adam),
+        pytest.param(vae_of_classes, TraceMeanField_ELBO, adam, marks=pytest.mark.slow),
     ],
     ids=[
         "guide",

@@ -59,6 +59,7 @@ def test_both_modes_of_an_axis() -> None:
     assert float((draws @ AXIS).abs().mean()) > 0.75
 
 
+@pytest.mark.slow
 def test_rotations() -> None:
     """A posterior with two modes half a turn apart: what is seen is R e_3 and the axis of R e_1."""
     target = torch.eye(3)

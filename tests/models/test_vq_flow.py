@@ -99,6 +99,7 @@ def test_learns_two_circles(circles: VQFlow) -> None:
     assert int(circles.autoencoder.usage(y.float()).counts.min()) > 0
 
 
+@pytest.mark.slow
 def test_overlapping_regions_add_up(circles: VQFlow) -> None:
     """The same charts with regions that overlap: mass 1 to within how well images agree, densities nearly those of
     the cells, responsibilities shared near borders."""
@@ -117,6 +118,7 @@ def test_overlapping_regions_add_up(circles: VQFlow) -> None:
     assert float((d.log_prob(y) - circles.log_prob(y)).mean()) == pytest.approx(0, abs=0.03)
 
 
+@pytest.mark.slow
 def test_ends_of_a_helix() -> None:
     """No draw is beyond the ends by more than the distance of rows, and the mass is 1."""
     torch.manual_seed(0)
@@ -133,6 +135,7 @@ def test_ends_of_a_helix() -> None:
     assert mass(flow) == pytest.approx(1, abs=5e-3)
 
 
+@pytest.mark.slow
 def test_conformal_charts_of_a_sphere() -> None:
     """Pieces of spheres fit a sphere: all charts have equal scales along all axes, and come closer than planes do."""
     truth = SphereMixture()
@@ -148,7 +151,7 @@ def test_conformal_charts_of_a_sphere() -> None:
         torch.testing.assert_close(gram, gram[:, :1, :1] * torch.eye(2), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["affine", "autoregressive"])
+@pytest.mark.parametrize("kind", ["affine", pytest.param("autoregressive", marks=pytest.mark.slow)])
 def test_other_densities(kind: str) -> None:
     """A bent density on a plane in space, which affine layers fit and its normal approximation does not; the exact
     density is known."""

@@ -45,7 +45,9 @@ def test_normaliser_against_mpmath(n):
         assert abs(z - expected) <= 1e-12 * max(1.0, abs(expected)), f"sigma = {scale}"
 
 
-@pytest.mark.parametrize("scale", [0.3, pytest.param(1.0, marks=pytest.mark.slow), 2.5])
+@pytest.mark.parametrize(
+    "scale", [pytest.param(0.3, marks=pytest.mark.slow), pytest.param(1.0, marks=pytest.mark.slow), 2.5]
+)
 def test_normaliser_of_the_largest(scale):
     got = float(log_normalizer(torch.tensor(scale, dtype=F64), normalizer_table(32), 32))
     assert got == pytest.approx(float(reference(32, scale)), rel=1e-12)
