@@ -62,7 +62,7 @@ def test_skips_name_checks(cases: list[Any], checks: Any) -> None:
     assert len(set(names)) == len(names), "two cases have one name"
 
 
-# Compiling is a third of the registry's cost: the default run does it once for each class and kind of
+# Compiling is a third of the registry's cost: the default run does it once for each kind of normaliser and of
 # manifold.
 COMPILED_BY_ANOTHER = {
     "uniform-S1",
@@ -85,14 +85,16 @@ COMPILED_BY_ANOTHER = {
     "watson-S3",
     "fisher-bingham-S1",
     "inverse-wishart-1",
+    "matrix-fisher",
     "pushforward-flow",
+    "uniform-on-curve",
 }
 
 
 def _marks(case: Any, check: str, slow: Collection[str]) -> list[Any]:
     if check in case.skip:
         return [pytest.mark.skip(reason=case.skip[check])]
-    again = check == "one_graph" and case.name in COMPILED_BY_ANOTHER
+    again = check in ("one_graph", "compilation") and case.name in COMPILED_BY_ANOTHER
     return [pytest.mark.slow] if again or check in slow else []
 
 

@@ -14,7 +14,7 @@ _AXES = (2, 1, 3)
 def batch_axes(geo: Geometry, dim: int, like: Tensor) -> None:
     """With three batch axes every method gives what it gives for the elements in a row; so does one point for
     many vectors."""
-    p, v = random_points(geo, dim, 6, like), 0.3 * random_tangent(geo, dim, 6, like)
+    p, v = random_points(geo, dim, 6, like), 0.1 * random_tangent(geo, dim, 6, like)
     for name, method, args in _methods(geo, p, v):
         wide = _tuple(method(*(a.reshape(_AXES + a.shape[1:]) for a in args)))
         for many, one in zip(wide, _tuple(method(*args)), strict=True):

@@ -199,6 +199,7 @@ def test_the_image_has_dimension_14_and_its_volume_is_the_gram_determinant(event
     assert torch.allclose(reverse, jacobian[:20], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_standardisation_fits_the_prior_predictive(two: LHC) -> None:
     x = two.observables(two.simulate(two.prior(10_000)).y)
     assert float(x.mean(0).abs().max()) < 0.07 and float((x.std(0) - 1).abs().max()) < 0.12

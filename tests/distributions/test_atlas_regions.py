@@ -323,6 +323,7 @@ def test_bad_input(make: Any, match: str) -> None:
         make()
 
 
+@pytest.mark.slow
 def test_a_region_that_is_hardly_ever_hit() -> None:
     """Bounded: an error, not a hang."""
     d = circle()

@@ -70,6 +70,7 @@ def test_exact_posterior_of_a_plane(tutorial: ModuleType) -> None:
     )  # 5 standard errors
 
 
+@pytest.mark.slow
 def test_autoguide_of_a_plane(tutorial: ModuleType) -> None:
     """A normal posterior is what AutoMultivariateNormal can be."""
     problem, y, _, _ = plane(tutorial)

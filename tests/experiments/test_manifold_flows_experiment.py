@@ -197,6 +197,7 @@ def test_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_script_in_smoke_mode_and_again(
     tutorial: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

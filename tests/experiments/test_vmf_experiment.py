@@ -39,6 +39,7 @@ def test_a_model_that_is_not_trained_is_scored_by_its_divergence(experiment: Mod
     assert row.mass == pytest.approx(1, abs=1e-4) and row.evaluations > 5
 
 
+@pytest.mark.slow
 def test_script_in_quick_mode(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     printed = run(SCRIPT, "--quick", "--kappas", "10", "--out", out)

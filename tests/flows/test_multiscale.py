@@ -65,6 +65,7 @@ def test_volume_of_several_scales_is_exact() -> None:
     torch.testing.assert_close(g.inv(g(u)), u)
 
 
+@pytest.mark.slow
 def test_learns_images_of_two_factors() -> None:
     torch.manual_seed(0)
     x = image_manifold(2, size=16, num=600, seed=0).images.flatten(1)

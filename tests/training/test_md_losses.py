@@ -183,6 +183,7 @@ def test_huge_errors_of_the_score_count_linearly() -> None:
         assert torch.allclose(got, 3 * want.mean() + rest, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_whitening_finds_a_narrow_axis() -> None:
     """A parabola times a short segment: its widest two axes are those of the parabola, which is a curve."""
     torch.manual_seed(0)

@@ -244,7 +244,7 @@ def check(kernel, case, draws, r_hat, longest):
         assert abs(float(values.mean()) - exact) < 4 * se, (float(values.mean()), exact, se)
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [n for n in QUICK if n != "Wishart 6"])  # which is among the slow ones too
 def test_moments(name):
     kernel = GeodesicNUTS if name in ("vMF S9 100", "matrix Fisher 2") else GeodesicHMC
     check(kernel, QUICK[name](), 80, 1.1, 80)
