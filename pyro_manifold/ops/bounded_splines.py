@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from .circular import wrap
+from .numerics import within
 
 __all__ = [
     "IntervalPoint",
@@ -92,7 +93,7 @@ def _bin(lower: Tensor, raw: Tensor, slopes: Tensor, axis: int) -> _Bin:
 
 def _share(known: Tensor, begin: Tensor, b: _Bin, near: Tensor, s: Tensor, inverse: bool) -> Tensor:
     """theta, measured from the end of the bin that is at distance ``begin`` and has the slope ``near``."""
-    share = ((known - begin) / b.size[int(inverse)]).clamp(0.0, 1.0)
+    share = within((known - begin) / b.size[int(inverse)], 0.0, 1.0)
     if not inverse:
         return share
     linear = near - share * (b.slopes.sum(0) - 2 * s)
@@ -101,7 +102,7 @@ def _share(known: Tensor, begin: Tensor, b: _Bin, near: Tensor, s: Tensor, inver
     rises = linear >= 0  # of the two forms of the root, the one that subtracts nothing
     upper = torch.where(rises, 2 * constant, root - linear)
     lower = torch.where(rises, linear + root, 2 * (s - linear))
-    return (upper / lower).clamp(0.0, 1.0)
+    return within(upper / lower, 0.0, 1.0)
 
 
 class _Quotient(NamedTuple):
@@ -195,7 +196,7 @@ def circular_move(angle: Tensor, raw: Tensor, *, inverse: bool = False) -> tuple
     raw = raw.movedim(-1, 0)
     shift = raw[-1]
     start = wrap(angle - shift) if inverse else angle
-    lower = (1 + start / math.pi).clamp_min(0.0)
+    lower = within(1 + start / math.pi, 0.0)
     slopes = raw[2 * bins : -1]
     b = _bin(lower, raw[: 2 * bins], torch.cat([slopes, slopes[:1]]), int(inverse))
     s = b.size[1] / b.size[0]

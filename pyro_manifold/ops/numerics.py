@@ -11,7 +11,17 @@ from torch import Tensor
 from .components import extremes
 from .tracing import can_write_inplace, is_concrete, maybe_any
 
-__all__ = ["LONGEST", "cut_short", "fewer_turns", "horner", "long_vectors", "norm", "safe_sqrt", "scalar"]
+__all__ = [
+    "LONGEST",
+    "cut_short",
+    "fewer_turns",
+    "horner",
+    "long_vectors",
+    "norm",
+    "safe_sqrt",
+    "scalar",
+    "within",
+]
 
 # squares of numbers up to this size can be added without overflow; for other dtypes, up to 100
 _NUMPY = (torch.float64, torch.float32)
@@ -86,6 +96,13 @@ def safe_sqrt(s: Tensor) -> Tensor:
     """Square root whose derivatives of every order are 0, not infinite, at 0."""
     zero = s <= 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, s).sqrt())
+
+
+def within(x: Tensor, low: float, high: float = math.inf) -> Tensor:
+    """``x.clamp(low, high)`` with the derivative 1 *at* the bounds, for values that may be there but for rounding.
+    That of torch's is 1 up to torch 2.13 and 0 in later versions."""
+    x = torch.where(x < low, low, x)
+    return x if high == math.inf else torch.where(x > high, high, x)
 
 
 _FEW = 256  # numbers up to which NumPy, whose calls cost less, evaluates a polynomial

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import geoopt
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,13 +90,16 @@ def plot_rank(manifold: geoopt.Manifold, x: Tensor, **kwargs: Any) -> Any:
     :param manifold: geoopt manifold.
     :param x: points, shape ``(chains, draws) + event``.
     :param kwargs: keyword arguments for ``arviz.plot_rank``.
-    :return: the result of ``arviz.plot_rank`` (an array of axes in 0.x).
+    :return: an array of axes.
     """
     f = geodesic_statistics(manifold, grouped(x, geometry(manifold).event_dim))
     names = ["distance to the mean", *(f"v{i}" for i in range(1, f.shape[-1]))]
-    return _arviz().plot_rank(
+    drawn = _arviz().plot_rank(
         to_inference_data({n: s for n, s in zip(names, f.unbind(-1), strict=True)}), **kwargs
     )
+    if not hasattr(drawn, "viz"):
+        return drawn
+    return np.array([drawn.viz["plot"][name].item() for name in names])  # of arviz-plots
 
 
 def plot_sbc(result: SBCResult, axes: Any = None, *, prob: float = 0.95) -> Any:

@@ -22,7 +22,7 @@ from ..geometry import SpecialOrthogonal, Torus
 from ..ops.arguments import checked
 from ..ops.checks import check_all
 from ..ops.circular import plane_angle, wrap
-from ..ops.numerics import norm, safe_sqrt
+from ..ops.numerics import norm, safe_sqrt, within
 from ..ops.orthogonal import quaternion
 from ..ops.quaternion import rotation
 from ..ops.tracing import is_concrete
@@ -157,7 +157,7 @@ def _from_sphere(y: Tensor) -> Tensor:
         z, square = y[..., 2:], y[..., :2].square().sum(-1, keepdim=True)
         # near the lower pole 1 + z has lost its digits, the distance from the axis has not
         first = torch.where(z < 0, 0.5 * square / (1 - torch.where(z < 0, z, 0.0)), 0.5 * (1 + z))
-        return torch.cat([first.clamp(0, 1), angle], -1)
+        return torch.cat([within(first, 0.0, 1.0), angle], -1)
     rest = y[..., 2:]
     s = norm(rest, keepdim=True)
     zero = s == 0
@@ -166,7 +166,9 @@ def _from_sphere(y: Tensor) -> Tensor:
     square = y[..., :2].square().sum(-1, keepdim=True)
     short = square < 0.5  # there s is near 1 and has lost the digits of r
     from_r = torch.exp(0.5 * (d - 1) * torch.log1p(-torch.where(short, square, 0.0)))
-    return torch.cat([torch.where(short, from_r, s.pow(d - 1)).clamp(0, 1), angle, _from_sphere(rest)], -1)
+    return torch.cat(
+        [within(torch.where(short, from_r, s.pow(d - 1)), 0.0, 1.0), angle, _from_sphere(rest)], -1
+    )
 
 
 class CubeToTorus(CubeTransform):
@@ -189,7 +191,7 @@ class CubeToTorus(CubeTransform):
         return _TURN * (x - 0.5)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return (wrap(y) / _TURN + 0.5).clamp(0, 1)
+        return within(wrap(y) / _TURN + 0.5, 0.0, 1.0)
 
 
 class CubeToRotations(CubeTransform):
@@ -233,4 +235,4 @@ class CubeToRotations(CubeTransform):
         turns = torch.stack([a + b, a - b], -1) / _TURN
         turns = turns - turns.floor()
         turns = torch.where(turns >= 1, 0.0, turns)
-        return torch.cat([(w.square() + z.square()).clamp(0, 1).unsqueeze(-1), turns], -1)
+        return torch.cat([within(w.square() + z.square(), 0.0, 1.0).unsqueeze(-1), turns], -1)

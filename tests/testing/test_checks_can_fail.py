@@ -50,7 +50,7 @@ GEOMETRIES = {
     "embedding": dict(embed_tangent=lambda self, p, v: 2 * SphereGeometry.embed_tangent(self, p, v)),
     "geodesics": dict(geodesic=lambda self, p, u, t: (SphereGeometry.exp(self, p, t * u), u)),
     "volume_change": dict(log_det_exp=shortened),
-    "coincidence": dict(dist=lambda self, p, q: (p * q).sum(-1).clamp(-1, 1).arccos()),
+    "coincidence": dict(dist=lambda self, p, q: (p * q).sum(-1).arccos()),
     "global_chart": dict(has_chart=True, chart=lambda self, v: SphereGeometry.chart(self, 3 * v)),
     "volume": dict(log_volume=lambda self, shape: 2.5),
     "preimages": dict(preimages=lambda self, p, v, radius: torch.stack([v, v + 1])),

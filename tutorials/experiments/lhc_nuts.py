@@ -172,7 +172,9 @@ def sample_sets(
                 set=i,
                 **nuts(args, flow, x, 1, args.seed + 1, plain=True)[1],
             )
-        posterior = to_inference_data(mcmc)["posterior"].rename({"theta_dim_0": "component"})
+        posterior = to_inference_data(mcmc)["posterior"]
+        posterior = getattr(posterior, "to_dataset", lambda same=posterior: same)()  # ArviZ 1.x has trees
+        posterior = posterior.rename({"theta_dim_0": "component"})
         posterior = posterior.assign_coords(component=["f_W", "f_Wt"])
         import arviz
 
