@@ -238,9 +238,10 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, so that torch is imported once")
-def test_import_changes_no_global_state() -> None:
-    """Each layer in a process of its own: it imports first, and torch's and Pyro's settings stay as they
-    were. geoopt's line search finds SciPy, whose import the package defers."""
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_import_changes_no_global_state(every: bool) -> None:
+    """Inference and models, or each layer, in a process of its own: it imports first, and torch's and Pyro's
+    settings stay as they were. geoopt's line search finds SciPy, whose import the package defers."""
     layers = [x for x in LAYERS if (ROOT / x).is_dir() or (ROOT / f"{x}.py").exists()]
-    done = python("-W", "ignore", "-c", _EACH_FIRST, *layers)
+    done = python("-W", "ignore", "-c", _EACH_FIRST, *(layers if every else ("infer", "models")))
     assert done.returncode == 0, done.stderr[-2000:]

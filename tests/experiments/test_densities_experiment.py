@@ -86,6 +86,7 @@ def test_stack_is_the_best_mixture(models: ModuleType) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pyro_manifold.training.TrainingWarning")
+@pytest.mark.slow
 def test_script_on_small_data(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     torch.manual_seed(0)

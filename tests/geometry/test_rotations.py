@@ -149,6 +149,7 @@ def test_log_beside_the_rotations_is_that_of_the_nearest(n):
         )
 
 
+@pytest.mark.slow
 def test_second_derivatives_along_geodesics_of_frames_and_wide_rotations():
     """Truncated and narrow normals on SO(2) to SO(5) and on frames, where the registry has one case:
     fourth-order differences."""

@@ -137,7 +137,7 @@ def vae_of_classes():
         (choices, Trace_ELBO, adam),
         (clusters, partial(TraceEnum_ELBO, max_plate_nesting=1), adam),
         (vae, Trace_ELBO, adam),
-        (partial(vae, prior="riemannian"), TraceMeanField_ELBO, adam),
+        pytest.param(partial(vae, prior="riemannian"), TraceMeanField_ELBO, adam, marks=pytest.mark.slow),
         pytest.param(vae_of_classes, TraceMeanField_ELBO, adam, marks=pytest.mark.slow),
     ],
     ids=[

@@ -112,7 +112,10 @@ def test_mean_square_of_draws(n, scale):
     assert abs(float((square.mean() - scale**3 * slope) / (square.std() / math.sqrt(len(square))))) < 5
 
 
-@pytest.mark.parametrize("n, scale", [(2, 1.0), (2, 3.0), (3, 1.0), (3, 2.5), (5, 1.4), (5, 2.0)])
+@pytest.mark.parametrize(
+    "n, scale",
+    [(2, 1.0), (2, 3.0), (3, 1.0), (3, 2.5), pytest.param(5, 1.4, marks=pytest.mark.slow), (5, 2.0)],
+)
 def test_draws_against_importance_sampling(n, scale):
     """Moments of the eigenvalue gaps and of one entry against weighted flat draws; z < 5 in both errors
     combined."""
