@@ -71,7 +71,8 @@ class ProductGeometry(Geometry):
             factors.extend(factor.factors)
             self.shapes.extend(factor.factor_shapes(own))
         self._factors = tuple(factors)
-        ends = list(itertools.accumulate(s.numel() for s in self.shapes))
+        sizes = [s.numel() for s in self.shapes]
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         self.slices = [slice(b - s.numel(), b) for b, s in zip(ends, self.shapes, strict=True)]
         self.dims = [g.dim(s) for g, s in zip(factors, self.shapes, strict=True)]
 

@@ -150,7 +150,7 @@ class CompiledELBO(ELBO):
         if any(x.requires_grad for x in tensors):
             return self._decline("an argument requires a gradient; make it a parameter, or detach it")
         kinds = tuple(_form(x) if isinstance(x, Tensor) else _Constant(x) for x in leaves)
-        key = (model, guide, tree, kinds, torch.is_autocast_enabled("cpu"))
+        key = (model, guide, str(tree), kinds, torch.is_autocast_enabled("cpu"))
         recorded = self._recorded.get(key)
         if recorded is not None and not recorded.is_current():
             recorded = self._recorded.pop(key) and None

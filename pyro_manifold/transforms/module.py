@@ -63,7 +63,10 @@ class ModuleTransform(MapTransform, TransformModule):
         return [*module_tensors(self), self.context]
 
     def _like(self) -> Tensor | None:
-        return next((t for t in module_tensors(self) if t is not None and t.is_floating_point()), None)
+        for t in module_tensors(self):
+            if t is not None and t.is_floating_point():
+                return t
+        return None
 
     def in_own_dtype(self, x: Tensor) -> Tensor:
         """``x``, made by autocast in half precision, in the dtype of the parameters."""

@@ -89,6 +89,10 @@ def counts(make: Callable[..., Any], params: dict[str, torch.Tensor]) -> tuple[i
     return scored, both
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 13),
+    reason="the counts are of torch 2.13 and later: earlier ones take other operators",
+)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_made_and_scored_at_4_points(case: DistributionCase) -> None:
     found = counts(case.make, tensors(case.params, dtype=torch.float32))
