@@ -88,6 +88,7 @@ def test_nuts_runs_two_chains_from_centres_of_their_own(tutorial: ModuleType) ->
     assert torch.allclose(q["loc"].norm(dim=-1), torch.ones(8, 2), atol=1e-5) and report["divergences"] >= 0
 
 
+@pytest.mark.slow
 def test_script_in_smoke_mode(tmp_path: Path) -> None:
     x = two_regions(30)
     degrees = torch.stack([x[:, 2].asin(), torch.atan2(x[:, 1], x[:, 0])], -1).rad2deg()

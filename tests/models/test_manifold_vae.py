@@ -33,7 +33,9 @@ def rows(n: int = 40) -> Tensor:
     return torch.stack([t.cos(), t.sin(), 0.3 * (2 * t).cos()], -1)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "flow"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "frames")) for n in [*NAMES, "flow"]]
+)
 def test_training_raises_the_bound_on_every_manifold(name: str) -> None:
     pyro.set_rng_seed(0)
     model = flow_vae() if name == "flow" else vae(*NAMES[name][0], **NAMES[name][1])

@@ -108,7 +108,7 @@ PROPOSALS = {
 }
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_exact_draws_stay_exact_ones(whole):
     """2500 chains start at draws of the model itself and make six moves of each site: 20 means differ from those
     of 25000 other draws by less than 4 standard errors (P(false alarm) < 1.3e-3 for a right kernel; the chains are
