@@ -39,3 +39,13 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the :param: fields say more: symbol, shape, unit
 autodoc_default_options = {"show-inheritance": True}
 autodoc_inherit_docstrings = False
+
+
+def figures_on_one_line(app: object, name: str, source: list[str]) -> None:
+    """In rows of tables, a figure and its error are not broken apart."""
+    lines = source[0].split("\n")
+    source[0] = "\n".join(x.replace(" ± ", "\u00a0±\u00a0") if x.startswith("|") else x for x in lines)
+
+
+def setup(app: object) -> None:
+    app.connect("source-read", figures_on_one_line)  # type: ignore[attr-defined]
