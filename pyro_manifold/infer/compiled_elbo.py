@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..ops.arguments import checked
 from .elbo_recording import RecordedLoss, leaves_of
-from .recording import NotRecordableError, _form
+from .recording import NotRecordableError, form_of
 
 __all__ = ["CompiledELBO"]
 
@@ -149,7 +149,7 @@ class CompiledELBO(ELBO):
             return self._decline("there are handlers around the call, which a graph would not see")
         if any(x.requires_grad for x in tensors):
             return self._decline("an argument requires a gradient; make it a parameter, or detach it")
-        kinds = tuple(_form(x) if isinstance(x, Tensor) else _Constant(x) for x in leaves)
+        kinds = tuple(form_of(x) if isinstance(x, Tensor) else _Constant(x) for x in leaves)
         key = (model, guide, str(tree), kinds, torch.is_autocast_enabled("cpu"))
         recorded = self._recorded.get(key)
         if recorded is not None and not recorded.is_current():

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..ops.tracing import operator
 
-__all__ = ["Changes", "NotRecordableError", "Recording", "reason_of"]
+__all__ = ["Changes", "NotRecordableError", "Recording", "form_of", "reason_of"]
 
 BACKEND: Any = "inductor"  # of torch.compile
 _SAME_DRAWS: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory": False}  # in the same order
@@ -78,7 +78,7 @@ class Recording:
         self.constants = _lift(self.graph, copied)
         self.graph.recompile()
         self.run: Callable[..., Any] = self.graph
-        self._signature = [_form(x) for x in (*inputs, *self.constants)]
+        self._signature = [form_of(x) for x in (*inputs, *self.constants)]
 
     def _check(self, draws: bool) -> None:
         """Refuse operators whose results a graph would freeze."""
@@ -128,7 +128,7 @@ class Recording:
     def is_current(self) -> bool:
         """Do the tensors from outside have the shapes and types that were recorded?"""
         outside = self._signature[len(self._signature) - len(self.constants) :]
-        return all(_form(x) == form for x, form in zip(self.constants, outside, strict=True))
+        return all(form_of(x) == form for x, form in zip(self.constants, outside, strict=True))
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Any:
@@ -142,7 +142,7 @@ def _has_fixed_shape(node: Any) -> bool:
     return all(i is None or i.meta["val"].dtype not in (torch.bool, torch.uint8) for i in node.args[1])
 
 
-def _form(x: Tensor) -> tuple[Any, ...]:
+def form_of(x: Tensor) -> tuple[Any, ...]:
     return tuple(x.shape), x.stride(), x.dtype, x.device
 
 

@@ -47,17 +47,16 @@ def as_tensors(**named: Any) -> list[Tensor]:
     }
     for name, x in tensors.items():
         check_dtype(name, x)
-    first = list(tensors.items())[:1]  # which torch.compile follows in all its versions, unlike next
-    if first and len(tensors) > 1:
-        for name, x in tensors.items():
-            for what in ("dtype", "device"):
-                a, b = getattr(first[0][1], what), getattr(x, what)
-                if a != b:
-                    raise ValueError(
-                        f"{name}: got {what} {b} but {first[0][0]} has {what} {a}; expected one {what}. "
-                        f"Move one of them with .to({what}=...)."
-                    )
-    like = first[0][1] if first else torch.empty(())
+    names = list(tensors)
+    for name in names[1:]:
+        for what in ("dtype", "device"):
+            a, b = getattr(tensors[names[0]], what), getattr(tensors[name], what)
+            if a != b:
+                raise ValueError(
+                    f"{name}: got {what} {b} but {names[0]} has {what} {a}; expected one {what}. "
+                    f"Move one of them with .to({what}=...)."
+                )
+    like = tensors[names[0]] if names else torch.empty(())
     out: list[Any] = []
     for name, x in named.items():
         if x is None:

@@ -24,7 +24,6 @@ __all__ = [
 ]
 
 # squares of numbers up to this size can be added without overflow; for other dtypes, up to 100
-_NUMPY = (torch.float64, torch.float32)
 LONGEST = {torch.float64: 1e150, torch.float32: 1e15, torch.bfloat16: 1e15}
 
 
@@ -106,6 +105,7 @@ def within(x: Tensor, low: float, high: float = math.inf) -> Tensor:
 
 
 _FEW = 256  # numbers up to which NumPy, whose calls cost less, evaluates a polynomial
+_NUMPY = (torch.float64, torch.float32)  # in these dtypes
 
 
 def horner(coefficients: Sequence[float], s: Any) -> Any:

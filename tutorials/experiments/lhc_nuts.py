@@ -173,7 +173,8 @@ def sample_sets(
                 **nuts(args, flow, x, 1, args.seed + 1, plain=True)[1],
             )
         posterior = to_inference_data(mcmc)["posterior"]
-        posterior = getattr(posterior, "to_dataset", lambda same=posterior: same)()  # ArviZ 1.x has trees
+        if hasattr(posterior, "to_dataset"):  # ArviZ 1.x has trees
+            posterior = posterior.to_dataset()
         posterior = posterior.rename({"theta_dim_0": "component"})
         posterior = posterior.assign_coords(component=["f_W", "f_Wt"])
         import arviz
