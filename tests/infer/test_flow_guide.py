@@ -100,6 +100,63 @@ def test_hyperbolic_site_and_state() -> None:
     torch.testing.assert_close(a.flows.z(z), b.flows.z(z))
 
 
+AXES = torch.nn.functional.normalize(torch.tensor([[1, 0, 0.2], [0, 1, -0.3], [-0.6, -0.6, 0.5]]), dim=-1)
+
+
+def rings(rows=None):
+    """The angle to an axis of each row is seen: posteriors are bands about small circles."""
+    with pyro.plate("n", 3, subsample=rows) as i:
+        z = pyro.sample("z", ManifoldUniform(geoopt.Sphere(), 3))
+        pyro.sample("y", dist.Normal((z * AXES[i]).sum(-1), 0.1), obs=torch.full((len(i),), 0.5))
+
+
+def rows_guide(context_dim=4):
+    flow = flows.Conditional(flows.SphereFlow(2, 2, **SMALL), context_dim)
+    return AutoManifoldFlow(rings, {"z": flow})
+
+
+def test_each_row_of_a_plate_has_its_own_flow() -> None:
+    """The log evidence of a row is -log 2 (of a band of normal width, seen by the height). A von Mises-Fisher
+    distribution loses 2.2 nats a row; the flow, .7 after 150 steps, and is a bound."""
+    guide = rows_guide()
+    loss = trained(rings, guide, steps=150) / 3
+    assert 0.693 - 0.02 < loss < 0.693 + 1.1
+    draws = Predictive(rings, guide=guide, num_samples=300, parallel=True)()["z"]
+    assert (
+        float(((draws * AXES).sum(-1) - 0.5).abs().mean()) < 0.2
+    )  # bands of their own rows: wrong axes give .5
+    median = guide.median()["z"]
+    assert median.shape == (3, 3) and float(((median * AXES).sum(-1) - 0.5).abs().max()) < 0.25
+
+
+def test_rows_of_a_subsample_keep_their_contexts() -> None:
+    pyro.set_rng_seed(1)
+    guide, rows = rows_guide(), torch.tensor([2, 0])
+    guide(rows)
+    with torch.no_grad():
+        for p in guide.flows.parameters():  # a new flow is the identity, whatever its context
+            p += 0.2 * torch.randn_like(p)
+    whole = guide.distribution("z")
+    trace = pyro.poutine.trace(guide).get_trace(rows)
+    trace.compute_log_prob()
+    z = trace.nodes["z"]["value"]
+    assert z.shape == (2, 3)
+    torch.testing.assert_close(
+        trace.nodes["z"]["unscaled_log_prob"],
+        torch.stack([whole.log_prob(z[k].expand(3, 3))[r] for k, r in enumerate(rows)]),
+    )
+    pyro.set_rng_seed(2)
+    other = rows_guide()
+    other(rows)
+    assert not torch.allclose(
+        other.distribution("z").log_prob(z[0].expand(3, 3)), whole.log_prob(z[0].expand(3, 3))
+    )
+    other.load_state_dict(guide.state_dict())
+    torch.testing.assert_close(
+        other.distribution("z").log_prob(z[0].expand(3, 3)), whole.log_prob(z[0].expand(3, 3))
+    )
+
+
 def test_errors() -> None:
     def model():
         pyro.sample("u", dist.Normal(0.0, 1.0))
@@ -110,6 +167,7 @@ def test_errors() -> None:
     flow = flows.SphereFlow(2, 1, **SMALL)
     for sites, message in (
         ({"z": flow}, "batch shape"),
+        ({"z": flows.Conditional(flows.SphereFlow(3, 1, **SMALL), 2)}, "size 4"),
         ({"u": flow}, "expected latent manifold sites"),
         ({"w": flows.SphereFlow(3, 1, **SMALL)}, "size 4"),
         ({"w": flows.RotationFlow(1, **SMALL)}, "does not map events"),
