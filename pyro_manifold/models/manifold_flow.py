@@ -1,42 +1,27 @@
-r"""Densities on a learned manifold, and the ambient ones they are compared with.
+r"""Densities on a learned manifold.
 
 .. math::
-    \text{M-flow:}\quad x = g(u),\; u \sim h(\cdot \mid \theta), \qquad
-    \log p(x \mid \theta) = \log p_h(u \mid \theta) - \tfrac12\log\det J_g^TJ_g \\
-    \text{PIE:}\quad x = f(u, v),\; u \sim h(\cdot \mid \theta),\; v \sim N(0, \epsilon^2), \qquad
-    \log p(x \mid \theta) = \log p_h(u \mid \theta) + \log p(v) - \log|\det J_f|
+    x = g(u),\quad u \sim h(\cdot \mid \theta), \qquad
+    \log p(x \mid \theta) = \log p_h(u \mid \theta) - \tfrac12\log\det J_g^TJ_g
 
 Reference: Brehmer and Cranmer, *Flows for simultaneous manifold learning and density estimation*, NeurIPS
 2020, sec. 2-3.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import Transform
 
 from ..distributions import Pushforward
-from ..flows import Affine, Coupling, InjectiveFlow, LatentDensity, LatentFlow, LULinear, coupling_chain
+from ..flows import Affine, Coupling, InjectiveFlow, LatentDensity, LULinear
 from ..nn import MLP
 from ..ops.arguments import checked
 from ..transforms import Chart, InjectiveTransform, LinearEmbedding, Pad
 from ..transforms.injective import principal_axes
-from ..transforms.module import submodules
+from .flow_model import FlowModel, check_dim, latent_flow
 
-__all__ = ["AmbientFlow", "ManifoldFlow"]
-
-
-def _check_dim(x: Tensor, dim: int) -> None:
-    if x.dim() != 2 or not 1 <= dim < x.shape[1]:
-        raise ValueError(
-            f"dim: got {dim} for x of shape {tuple(x.shape)}; expected 1 <= dim < d and x of shape (rows, "
-            "d). A flow in all of R^d is AmbientFlow.from_data(x, d)."
-        )
+__all__ = ["ManifoldFlow"]
 
 
 def graph_layers(
@@ -62,48 +47,7 @@ def graph_layers(
     return [*(layer.to(x) for layer in layers), Affine.from_pca(x, floor=0.01)]
 
 
-class _Flow(PyroModule):
-    """What both share: a model of rows given contexts, and what training asks of it."""
-
-    @property
-    def context_dim(self) -> int:
-        """Size of the context, 0 if the model has none."""
-        return 0
-
-    def condition(self, context: Tensor | None = None) -> Any:
-        raise NotImplementedError
-
-    def coordinates(self, x: Tensor) -> Tensor:
-        """What the density that is trained with a fixed manifold is a density of."""
-        return x
-
-    def relative_log_prob(self, u: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log density of :meth:`coordinates`, up to a term that depends neither on the context nor on
-        :meth:`density_parameters`."""
-        return self.condition(context).log_prob(u)
-
-    def standardise(self, u: Tensor) -> None:
-        """Fit fixed layers of the density to coordinates of rows, before it is trained."""
-
-    def manifold_parameters(self) -> list[nn.Parameter]:
-        """Those that reconstruction trains."""
-        return []
-
-    def density_parameters(self) -> list[nn.Parameter]:
-        """Those that the likelihood trains."""
-        return list(self.parameters())
-
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        r""":math:`\log p(x \mid \theta)`."""
-        return self.condition(context).log_prob(x)
-
-    def model(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Rows of ``x`` observed, for Pyro's SVI and MCMC; ``context`` of one row or as many as ``x``."""
-        with pyro.plate("rows", len(x)):
-            pyro.sample("x", self.condition(context), obs=x)
-
-
-class ManifoldFlow(_Flow):
+class ManifoldFlow(FlowModel):
     r"""A learned manifold, the image of an injective map g, and a density h of its coordinates: M-flow,
     M_e-flow, FOM and PAE.
 
@@ -168,13 +112,13 @@ class ManifoldFlow(_Flow):
         :param int latent_depth: spline couplings of h.
         :param bool encoder: a network in place of g's inverse (M_e-flow).
         """
-        _check_dim(x, dim)
+        check_dim(x, dim)
         g: InjectiveTransform = InjectiveFlow(
             Pad(dim, x.shape[-1]), graph_layers(x, dim, depth, hidden, kind, mix)
         ).to(x)
         if encoder:
             g = Chart(g, _Encoder(x, dim, hidden), dim, x.shape[-1])
-        return cls(g, _latent(dim, context_dim, latent_depth, latent_hidden).to(x))
+        return cls(g, latent_flow(dim, context_dim, latent_depth, latent_hidden).to(x))
 
     @classmethod
     def autoencoder(
@@ -190,13 +134,13 @@ class ManifoldFlow(_Flow):
         """A probabilistic auto-encoder (PAE). Its decoder need not be injective: published densities are
         those of u alone,
         :meth:`latent_log_prob`."""
-        _check_dim(x, dim)
+        check_dim(x, dim)
         net = MLP(dim, x.shape[-1], hidden)
         nn.init.normal_(net.last.weight, std=0.05)
         decoder = nn.Sequential(net, Affine.from_pca(x, floor=0.01)).to(x)
         return cls(
             Chart(decoder, _Encoder(x, dim, hidden), dim, x.shape[-1]),
-            _latent(dim, context_dim, latent_depth, latent_hidden).to(x),
+            latent_flow(dim, context_dim, latent_depth, latent_hidden).to(x),
         )
 
     @torch.no_grad()
@@ -259,106 +203,6 @@ class ManifoldFlow(_Flow):
         return self.transform.reconstruction_error(x)
 
 
-class AmbientFlow(_Flow):
-    r"""A density in all of :math:`\mathbb R^d`: an affine or spline flow (AF), or pseudo-invertible encoder
-    (PIE).
-
-    ============ ==================================================================================
-    AF           ``dim`` = d
-    PIE          ``dim`` < d: the other d - n coordinates are normal with the small scale ``eps``
-    ============ ==================================================================================
-
-    Base measure: Lebesgue measure, so its values are not comparable with those of a :class:`ManifoldFlow`.
-    Data that lie exactly on a manifold have no finite optimum.
-
-    :param layers: bijections of vectors of size d, from latent to data; conditional ones make the outer map
-        depend on the context too (the original PIE).
-    :param LatentFlow latent: h, of n coordinates.
-    :param int codomain_dim: d.
-    :param float eps: :math:`\epsilon`.
-    :raises ValueError: for n > d, or a scale that is not positive.
-
-    >>> x = torch.randn(50, 3)
-    >>> pie = AmbientFlow.from_data(x, dim=2, hidden=(8,))
-    >>> pie.log_prob(x).shape
-    torch.Size([50])
-    """
-
-    @checked(codomain_dim=1)
-    def __init__(
-        self,
-        layers: Sequence[Transform | nn.Module],
-        latent: LatentFlow,
-        codomain_dim: int,
-        *,
-        eps: float = 0.01,
-    ) -> None:
-        super().__init__()
-        if not latent.dim <= codomain_dim or not eps > 0:
-            raise ValueError(
-                f"latent, eps: got dimension {latent.dim} in {codomain_dim} and {eps}; expected n <= d and "
-                f"eps > 0."
-            )
-        self.latent, self.codomain_dim, self.eps = latent, codomain_dim, float(eps)
-        self.layers = list(layers)
-        self._submodules = submodules(layers)
-
-    @classmethod
-    @checked(dim=1, context_dim=0, depth=0, latent_depth=0)
-    def from_data(
-        cls,
-        x: Tensor,
-        dim: int,
-        context_dim: int = 0,
-        *,
-        depth: int = 6,
-        hidden: tuple[int, ...] = (64, 64),
-        eps: float = 0.01,
-        outer: bool = False,
-        latent_depth: int = 5,
-    ) -> "AmbientFlow":
-        """Spline couplings and the principal axes of the rows ``x``; ``outer`` makes the couplings depend on
-        the context."""
-        d = x.shape[-1]
-        bends = coupling_chain(d, depth, context_dim if outer else 0, hidden=hidden)
-        layers = [*bends, LULinear(d), Affine.from_pca(x)]
-        return cls(layers, _latent(dim, context_dim, latent_depth, hidden), d, eps=eps).to(x)
-
-    @property
-    def context_dim(self) -> int:
-        return max([self.latent.context_dim, *(getattr(layer, "context_dim", 0) for layer in self.layers)])
-
-    def condition(self, context: Tensor | None = None) -> Any:
-        r""":math:`p(\cdot \mid \theta)`, a distribution in :math:`\mathbb R^d`."""
-        u = self.latent.condition(context)
-        base = _Beside(u, self.latent.zero.new_full((self.codomain_dim - self.latent.dim,), self.eps))
-        return dist.ConditionalTransformedDistribution(base, self.layers).condition(context)
-
-
-class _Beside(dist.TorchDistribution):
-    """u of some distribution followed by independent normal v with scales ``eps``."""
-
-    arg_constraints: dict[str, Any] = {}
-    support = dist.constraints.real_vector
-    has_rsample = True
-
-    def __init__(self, u: Any, eps: Tensor) -> None:
-        self.u, self.v = u, dist.Normal(torch.zeros_like(eps), eps).to_event(1) if len(eps) else None
-        super().__init__(u.batch_shape, torch.Size([u.event_shape[0] + len(eps)]), validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "_Beside":
-        eps = self.v.base_dist.scale if self.v is not None else torch.empty(0)
-        return _Beside(self.u.expand(batch_shape), eps)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        u = self.u.rsample(torch.Size(sample_shape))
-        return u if self.v is None else torch.cat([u, self.v.rsample(u.shape[:-1]).to(u)], -1)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        n = self.u.event_shape[0]
-        return self.u.log_prob(value[..., :n]) + (0.0 if self.v is None else self.v.log_prob(value[..., n:]))
-
-
 class _Encoder(nn.Module):
     """A network from x to u, beside the principal coordinates: at first just those."""
 
@@ -372,7 +216,3 @@ class _Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z = self.whiten._inverse(x)
         return z[..., : self.dim] + self.net(z)
-
-
-def _latent(dim: int, context_dim: int, depth: int, hidden: tuple[int, ...]) -> LatentFlow:
-    return LatentFlow(dim, coupling_chain(dim, depth, context_dim, hidden=hidden), context_dim)

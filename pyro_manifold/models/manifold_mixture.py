@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from ..distributions import Atlas
 from ..ops.arguments import checked
 from ..ops.clusters import k_means
-from .manifold_flow import ManifoldFlow, _Flow
+from .flow_model import FlowModel
+from .manifold_flow import ManifoldFlow
 
 __all__ = ["ManifoldMixture"]
 
 
-class ManifoldMixture(_Flow):
+class ManifoldMixture(FlowModel):
     r"""Several manifold flows of one dimension: for data on disconnected pieces, or on a manifold that no one
     chart covers.
 

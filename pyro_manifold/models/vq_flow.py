@@ -25,7 +25,7 @@ from ..ops.memo import Memo, module_tensors
 from ..transforms import Pad
 from ..transforms.injective import principal_axes
 from .chart_ends import chart_ends, limiting_directions
-from .manifold_flow import _check_dim, _Flow
+from .flow_model import FlowModel, check_dim
 from .saved import Saved
 
 __all__ = ["VQFlow"]
@@ -36,7 +36,7 @@ _AROUND = 2.0  # how much farther from its code than those it is trained on rows
 _QUADRICS = 8  # dimension of charts up to which they start as quadrics: the coefficients grow like its square
 
 
-class VQFlow(Saved, _Flow):
+class VQFlow(Saved, FlowModel):
     r"""A manifold in pieces: K charts, each an injective flow conditioned on its code, each on the region of its
     code, with densities of their coordinates that are conditioned likewise.
 
@@ -159,7 +159,7 @@ class VQFlow(Saved, _Flow):
             or ``"autoregressive"``, affine layers of a masked autoregressive flow.
         :param int label_dim: size of the random vectors that tell charts apart besides their codes.
         """
-        _check_dim(x, dim)
+        check_dim(x, dim)
         if latent_kind not in ("spline", "affine", "autoregressive"):
             raise ValueError(
                 f"latent_kind: got {latent_kind!r}; expected 'spline', 'affine' or 'autoregressive'."

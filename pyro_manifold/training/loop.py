@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from ..ops.arguments import checked
 from ..ops.checkpoint import digest, structure
-from .average import WeightAverage
 from .engine import Engine, FabricEngine
-from .phase import Phase, warmup_cosine
+from .held_out import held_out, with_validation
+from .phase import Phase
 from .run import History, Run, RunFile
+from .running import RunningPhase
 from .verdict import verdict, warned
 
 __all__ = ["Loop", "fit"]
@@ -91,15 +92,7 @@ class Loop:
         disable_progbar: bool = False,
     ) -> None:
         data = [data] if isinstance(data, Tensor) else list(data)
-        held_out = None
-        share: float | None
-        if isinstance(validation, (Tensor, Sequence)):
-            data, held_out = _with_validation(data, validation)
-            share = held_out / max(len(t) for t in data if t is not None)
-        else:
-            share = validation
-        if share is not None and not 0 <= share < 1:
-            raise ValueError(f"validation: got {validation}; expected a share in [0, 1), rows, or None.")
+        data, share, last = with_validation(data, validation)
         if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             raise ValueError(
                 f"{description}: gradients are switched off; call it outside of torch.no_grad() and "
@@ -114,24 +107,14 @@ class Loop:
         if len(sizes) != 1 or sizes == {0}:
             raise ValueError(f"data: got tensors of {sorted(sizes)} rows; expected one number of at least 1.")
         self.device = next(t.device for t in self.data if t is not None)
-        self.train_index, self.val_index = self._split(sizes.pop(), held_out)
+        parts = held_out(sizes.pop(), share, last, seed)
+        self.train_index, self.val_index = (part.to(self.device) for part in parts)
         self.batches = math.ceil(len(self.train_index) / batch_size)  # of a pass
         usual = max(PASSES, math.ceil(STEPS / self.batches))
         stages = [[p] if isinstance(p, Phase) else list(p) for p in phases]
-        self.stages = [[_Running(phase, self) for phase in stage] for stage in stages]
+        self.stages = [[RunningPhase(phase, self) for phase in stage] for stage in stages]
         self.passes = [usual if stage[0].epochs is None else stage[0].epochs for stage in stages]
         self.settings = dict(settings or {})
-
-    def _split(self, rows: int, last: int | None) -> tuple[Tensor, Tensor]:
-        if last is not None:
-            every = torch.arange(rows, device=self.device)
-            return every[:-last], every[-last:]
-        if not self.validation:
-            every = torch.arange(rows, device=self.device)
-            return every, every
-        order = torch.randperm(rows, generator=torch.Generator().manual_seed(self.seed)).to(self.device)
-        held_out = int(self.validation * rows)
-        return order[held_out:], order[:held_out] if held_out else order
 
     def rows(self, index: Tensor) -> Tensor:
         """These rows of the first tensor of the data."""
@@ -248,7 +231,7 @@ class Loop:
         run.history.seconds += self.clock() - began
 
     @contextlib.contextmanager
-    def _averaged(self, stage: Sequence["_Running"]) -> Iterator[None]:
+    def _averaged(self, stage: Sequence[RunningPhase]) -> Iterator[None]:
         """The weights that are judged and kept: those of phases that average, averaged."""
         with contextlib.ExitStack() as stack:
             for running in stage:
@@ -281,82 +264,3 @@ class Loop:
                 run.history.warnings += verdict(phase.name, start, losses)
             else:
                 run.history.warnings += phase.review(self, start, losses)
-
-
-def _with_validation(
-    data: list[Tensor | None], rows: Tensor | Sequence[Tensor | None]
-) -> tuple[list[Tensor | None], int]:
-    """Data with rows for validation at the end, and how many these are."""
-    parts = [rows, *(t for t in data[1:] if t is None)] if isinstance(rows, Tensor) else list(rows)
-    fit = len(parts) == len(data) and all(
-        (a is None and b is None) or (a is not None and b is not None and a.shape[1:] == b.shape[1:])
-        for a, b in zip(data, parts, strict=True)
-    )
-    sizes = {len(t) for t in parts if t is not None}
-    if not fit or len(sizes) != 1 or sizes == {0}:
-        seen = [None if t is None else tuple(t.shape) for t in parts]
-        like = [None if t is None else tuple(t.shape) for t in data]
-        raise ValueError(
-            f"validation: got tensors of shapes {seen} for data of shapes {like}; expected as many, with rows like "
-            "theirs, and as many rows in each."
-        )
-    joined = [None if a is None else torch.cat([a, b]) for a, b in zip(data, parts, strict=True)]  # type: ignore[list-item]
-    return joined, sizes.pop()
-
-
-class _Running:
-    """A phase with its optimiser and the data of its loss."""
-
-    def __init__(self, phase: Phase, loop: Loop) -> None:
-        self.phase, self.loop = phase, loop
-        optimizer = phase.make_optimizer()
-        self.scheduler = None if phase.schedule is None else phase.schedule(optimizer)
-        decay = phase.average
-        self.average = None if decay is None else WeightAverage(list(phase.parameters), decay)
-        self.stateful = [part for part in (optimizer, self.scheduler, self.average) if part is not None]
-        self.rates = [group["lr"] for group in optimizer.param_groups]
-        self.loss, self.optimizer = loop.engine.setup(phase, optimizer)
-        self.data: Sequence[Tensor | None] = loop.data
-
-    @torch.no_grad()
-    def prepare(self) -> None:
-        if self.phase.prepare is not None:
-            self.data = self.phase.prepare(*self.loop.data)
-
-    def step(self, index: Tensor, number: int, progress: float) -> float:
-        """One batch, the ``number``-th of its pass, when the share ``progress`` of the phase is over."""
-        phase, engine = self.phase, self.loop.engine
-        if self.scheduler is None:
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * warmup_cosine(progress, phase.warmup)
-        self.optimizer.zero_grad()
-        own, weight = engine.share(index)
-        options = {} if phase.anneal is None else phase.anneal(progress)
-        try:
-            loss = self.loss(*self.loop.batch(self.data, own), **options) * weight
-        except ValueError as error:  # a distribution that was asked about NaN
-            raise ValueError(f"data: phase {phase.name} stops in batch {number}: {error}") from error
-        value = float(engine.total(loss.detach())) / engine.processes
-        if not math.isfinite(value):
-            raise ValueError(
-                f"data: the loss of phase {phase.name} is {value} in batch {number}; look there for NaN, "
-                "infinite or extreme rows, or lower lr."
-            )
-        engine.backward(loss)
-        nn.utils.clip_grad_norm_(phase.parameters, phase.clip)
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        if self.average is not None:
-            self.average.update()
-        return value
-
-    @torch.no_grad()
-    def evaluate(self) -> float:
-        """The mean loss of the rows for validation."""
-        total, rows = 0.0, len(self.loop.val_index)
-        for index in self.loop.val_index.split(4 * self.loop.batch_size):
-            own, weight = self.loop.engine.share(index)
-            loss = self.loss(*self.loop.batch(self.data, own)) * weight
-            total += len(index) / rows * float(self.loop.engine.total(loss)) / self.loop.engine.processes
-        return total

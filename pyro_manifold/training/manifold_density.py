@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..models.manifold_flow import AmbientFlow, ManifoldFlow
+from ..models.ambient_flow import AmbientFlow
+from ..models.manifold_flow import ManifoldFlow
 from ..ops.arguments import checked
 from .loop import Loop
 from .md_checks import check_rows, check_settings, pair, ratio_rows

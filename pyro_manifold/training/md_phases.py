@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.manifold_flow import AmbientFlow, ManifoldFlow
+from ..models.ambient_flow import AmbientFlow
+from ..models.manifold_flow import ManifoldFlow
 from .loop import Loop
 from .md_floor import review_manifold
 from .md_losses import density_loss, reconstruction_loss, spread, whitener
