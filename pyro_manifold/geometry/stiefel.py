@@ -23,14 +23,13 @@ Stoye (2024), injectivity radii. geoopt's ``expmap`` for the canonical metric is
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import geoopt
 import torch
 from torch import Tensor
 
-from ..ops.autograd import BatchFunction, save_tensors
 from ..ops.gram_schmidt import orthonormal_columns
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, polar, vee
@@ -38,11 +37,10 @@ from ..ops.spherical import log_sphere_area
 from .base import Geometry, moments_of_unit_columns, turned
 from .noise import NoiseMap, ProjectionNoise
 from .registry import register_geometry
+from .stiefel_log import ShootingLog
 from .windings import check_unwrapped, log_wound_normal, windings
 
 __all__ = ["StiefelGeometry"]
-
-_ATTEMPTS, _STAGES, _NEWTON = 4, 4, 12
 
 
 def _signs(x: Tensor) -> Tensor:
@@ -68,47 +66,6 @@ def _expm_and_derivative(w: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
     n, wide = w.shape[-1], w.expand_as(dw)
     out = torch.linalg.matrix_exp(_blocks(wide, dw, torch.zeros_like(dw), wide))
     return torch.linalg.matrix_exp(w), out[..., :n, n:]
-
-
-class _Log(BatchFunction):
-    """Frame coordinates of log_p(q), found by shooting; the derivative is that of the implicit equation
-    exp_p(v) = q."""
-
-    ranks = (2, 2)
-
-    @staticmethod
-    def forward(p: Tensor, q: Tensor, geo: "StiefelGeometry") -> Tensor:
-        return geo._shoot(p, q)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, "StiefelGeometry"], output: Tensor) -> None:
-        ctx.geo = inputs[2]
-        save_tensors(ctx, *inputs[:2], output)
-
-    @staticmethod
-    def _miss(ctx: Any) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
-        """The Jacobian of the left side, and the equation as a function of p and q at the v that solves
-        it."""
-        p, q, v = ctx.saved_tensors
-        geo = ctx.geo
-        return geo._jacobian(p, v), lambda p_, q_: geo.from_tangent(q, q_ - geo.exp_frame(p_, v))
-
-    @staticmethod
-    def jvp(ctx: Any, p_tangent: Tensor | None, q_tangent: Tensor | None, _: Any) -> Tensor:  # type: ignore[override]
-        jacobian, miss = _Log._miss(ctx)
-        p, q, _ = ctx.saved_tensors
-        moved = (
-            torch.zeros_like(p) if p_tangent is None else p_tangent,
-            torch.zeros_like(q) if q_tangent is None else q_tangent,
-        )
-        return torch.linalg.solve(jacobian, torch.func.jvp(miss, (p, q), moved)[1].unsqueeze(-1)).squeeze(-1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        jacobian, miss = _Log._miss(ctx)
-        force = torch.linalg.solve(jacobian.mT, grad.unsqueeze(-1)).squeeze(-1)
-        p, q, _ = ctx.saved_tensors
-        return (*torch.func.vjp(miss, p, q)[1](force), None)
 
 
 @register_geometry(geoopt.Stiefel)
@@ -225,7 +182,7 @@ class StiefelGeometry(Geometry):
     def exp(self, p: Tensor, u: Tensor) -> Tensor:
         return self.geodesic(p, u, 1.0)[0]
 
-    def _jacobian(self, p: Tensor, v: Tensor) -> Tensor:
+    def jacobian(self, p: Tensor, v: Tensor) -> Tensor:
         """d exp_p at v in the frames at p and at exp_p(v), ``batch + (dim, dim)``."""
         d = v.shape[-1]
         batch = torch.broadcast_shapes(p.shape[:-2], v.shape[:-1])
@@ -265,48 +222,11 @@ class StiefelGeometry(Geometry):
         return q @ turn, dq @ turn + q @ dturn
 
     def log_det_exp(self, p: Tensor, v: Tensor) -> Tensor:
-        return torch.linalg.slogdet(self._jacobian(p, v)).logabsdet
-
-    @torch.no_grad()
-    def _shoot(self, p: Tensor, q: Tensor) -> Tensor:
-        """Newton along the projected chord from p to q; pairs that fail try again along chords bent to one
-        side."""
-        batch, eps = p.shape[:-2], torch.finfo(p.dtype).eps
-        p, q = p.reshape((-1,) + p.shape[-2:]), q.reshape((-1,) + q.shape[-2:])
-        out, todo = torch.zeros_like(self.from_tangent(p, q)), torch.arange(len(p), device=p.device)
-        ripple = torch.arange(p[0].numel(), dtype=p.dtype, device=p.device).reshape(p.shape[-2:])
-        for attempt in range(_ATTEMPTS):
-            a, b, stages = p[todo], q[todo], _STAGES * min(attempt + 1, 2)
-            bend = self.project_tangent(a, 0.5 * attempt * torch.cos((1 + 2 * attempt) * ripple))
-            v = torch.zeros_like(out[todo])
-            for stage in range(1, stages):
-                t = stage / stages
-                v = self._newton(a, v, polar(a + t * (b - a) + math.sin(math.pi * t) * bend), 3, 0.01)
-            v = self._newton(a, v, b, _NEWTON, 10 * p.shape[-2] * eps)
-            out[todo] = v
-            miss = (self.exp_frame(a, v) - b).abs().amax((-1, -2))
-            todo = todo[~(miss <= 1e3 * p.shape[-2] * eps)]
-            if not todo.numel():
-                return out.reshape(batch + out.shape[1:])
-        raise ValueError(
-            f"q: no geodesic found from p for {todo.numel()} of {len(p)} pairs; the logarithm is computed "
-            f"within about the injectivity radius ({self.injectivity_radius(p.shape[-2:]):.3f}). For "
-            "distributions without it use ManifoldUniform."
-        )
-
-    def _newton(self, p: Tensor, v: Tensor, target: Tensor, steps: int, tolerance: float) -> Tensor:
-        for _ in range(steps):
-            x = self.exp_frame(p, v)
-            if bool(((target - x).abs() <= tolerance).all()):
-                break
-            miss = self.from_tangent(x, self.project_tangent(x, target - x))
-            step = torch.linalg.solve_ex(self._jacobian(p, v), miss.unsqueeze(-1)).result.squeeze(-1)
-            v = v + step / norm(step, keepdim=True).clamp_min(1.0)
-        return v
+        return torch.linalg.slogdet(self.jacobian(p, v)).logabsdet
 
     def log_frame(self, p: Tensor, q: Tensor) -> Tensor:
         p, q = torch.broadcast_tensors(p, q)
-        return _Log.apply(p, q, self)
+        return ShootingLog.apply(p, q, self)
 
     def log(self, p: Tensor, q: Tensor) -> Tensor:
         return self.to_tangent(p, self.log_frame(p, q))
