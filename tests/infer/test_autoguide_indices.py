@@ -48,6 +48,21 @@ def test_indices_are_the_models(guide_class):
 
 
 @GUIDES
+def test_indices_after_a_call_with_all_rows(guide_class):
+    """A guide that was made without indices takes them when they come; one row of data would be compared with all
+    latents otherwise, and all rows in another order with those of others."""
+    guide = guide_class(model)
+    guide(DATA, None)
+    for batch in ([2], [3, 2, 1, 0, 5, 4], [4, 0]):
+        indices = torch.tensor(batch)
+        trace = poutine.trace(guide).get_trace(DATA[batch], indices)
+        replayed = poutine.trace(poutine.replay(model, trace)).get_trace(DATA[batch], indices)
+        assert replayed.nodes["n"]["value"].tolist() == batch
+        assert trace.nodes["z"]["value"].shape == (len(batch), 3)
+    assert guide(DATA, None)["z"].shape == (N, 3)
+
+
+@GUIDES
 def test_each_row_keeps_its_own_centre(guide_class):
     """Trained on random batches, the centre of each row is that row, within the noise of 100 steps; other
     rows are 1.4 away."""
@@ -112,6 +127,11 @@ def test_a_joint_covariance_needs_all_rows():
     for indices in (torch.tensor([4, 0, 3]), torch.arange(N).flip(0)):
         with pytest.raises(ValueError, match="z: is in the subsampled plate 'n'.*AutoManifoldNormal"):
             AutoManifoldMultivariateNormal(model)(DATA[indices], indices)
+        guide = AutoManifoldMultivariateNormal(model)
+        guide(DATA, None)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="z: is in the subsampled plate 'n'.*AutoManifoldNormal"):
+                guide(DATA[indices], indices)
 
 
 @GUIDES

@@ -15,6 +15,7 @@ from pyro.infer.autoguide.guides import AutoGuide
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 __all__ = ["ModelIndices", "given_indices"]
 
@@ -58,15 +59,25 @@ def given_indices(
     return record.given
 
 
+def _kind(args: tuple, kwargs: dict) -> tuple:
+    """Of a call: which arguments are there and of which types, and the values of switches; not their numbers."""
+    leaves, tree = tree_flatten((args, kwargs))
+    return str(tree), *(x if isinstance(x, (bool, str)) else type(x) for x in leaves)
+
+
 class ModelIndices(AutoGuide):
     """A guide whose plates have the model's own indices.
+
+    Which plates are subsampled is found at the first call and at the first one of another kind: a guide that was made
+    with all rows may be trained on some.
 
     :raises ValueError: where the model draws its indices anew in each run, and where ``create_plates`` has
         others.
     """
 
     _model: Any
-    _subsampled: tuple[str, ...] | None = None  # plates whose indices may differ between calls
+    _subsampled: tuple[str, ...] = ()  # plates whose indices may differ between calls
+    _kinds: frozenset[tuple] = frozenset()  # of the calls that were looked at
     _explicit: tuple[str, ...] = ()  # those whose indices the model has given so far
 
     def __getstate__(self) -> dict[str, Any]:
@@ -85,8 +96,11 @@ class ModelIndices(AutoGuide):
                     "it. Expected indices that depend on the model's arguments alone: pass them as an "
                     "argument, or give subsample_size and let Pyro draw them."
                 )
-        frames = self._prototype_frames.items()
-        self._subsampled = tuple(k for k, f in frames if k in given or (f.full_size or f.size) != f.size)
+        known = {*self._subsampled, *given}
+        self._subsampled = tuple(
+            k for k, f in self._prototype_frames.items() if k in known or (f.full_size or f.size) != f.size
+        )
+        self._kinds |= {_kind(args, kwargs)}
 
     def _given(self, args: tuple, kwargs: dict) -> dict[str, Tensor]:
         """The model's indices of this call."""
@@ -97,9 +111,9 @@ class ModelIndices(AutoGuide):
                     "which gave their subsample. Make the guide from the model, and load its state_dict."
                 )
             return {}
-        if self._subsampled is None:
+        if _kind(args, kwargs) not in self._kinds:
             self._find_subsampled(args, kwargs)
-        given = given_indices(self.model, self._subsampled or (), args, kwargs)
+        given = given_indices(self.model, self._subsampled, args, kwargs)
         self._explicit = tuple(sorted({*self._explicit, *given}))
         return given
 

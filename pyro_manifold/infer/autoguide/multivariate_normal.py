@@ -26,12 +26,12 @@ from ..anywhere import init_to_draw
 from ..positive_definite import is_positive_definite
 from ._sites import FixedOptions, sample_ordinary, start_of
 from .centre import centre, standard_draws
-from .indices import given_indices
+from .indices import ModelIndices
 
 __all__ = ["AutoManifoldMultivariateNormal"]
 
 
-class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
+class AutoManifoldMultivariateNormal(FixedOptions, ModelIndices, AutoGuide):
     r"""One normal distribution with full covariance, of the tangent vectors of manifold sites and the
     unconstrained others together.
 
@@ -93,14 +93,8 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
         self._shapes: dict[str, torch.Size] = {}  # of each site's coordinates
         self._event_dims: dict[str, int] = {}
         self.locs = PyroModule()
-        given = given_indices(self.model, self._prototype_frames, args, kwargs)
+        self._given(args, kwargs)
         for name, site in self.prototype_trace.iter_stochastic_nodes():
-            for frame in site["cond_indep_stack"]:
-                if frame.name in given or (frame.full_size or frame.size) != frame.size:
-                    raise ValueError(
-                        f"{name}: is in the subsampled plate {frame.name!r}; a joint covariance needs all of "
-                        "its rows at once. Use AutoManifoldNormal, or do not subsample."
-                    )
             manifold, value, constraint, event_dim = start_of(name, site)
             self._shapes[name], self._event_dims[name] = value.shape, event_dim
             if manifold is not None:
@@ -122,6 +116,17 @@ class AutoManifoldMultivariateNormal(FixedOptions, AutoGuide):
                 scale[where] /= max(1, self._shapes[name][-1]) ** 0.5
         self.scale = PyroParam(scale, constraints.softplus_positive, 1)
         self.scale_tril = PyroParam(eye_like(scale, size), constraints.unit_lower_cholesky, 2)
+
+    def _given(self, args: tuple, kwargs: dict) -> dict[str, Tensor]:
+        given = super()._given(args, kwargs)
+        for name, site in self.prototype_trace.iter_stochastic_nodes():
+            for frame in site["cond_indep_stack"] if self._subsampled else ():
+                if frame.name in self._subsampled:
+                    raise ValueError(
+                        f"{name}: is in the subsampled plate {frame.name!r}; a joint covariance needs all of "
+                        "its rows at once. Use AutoManifoldNormal, or do not subsample."
+                    )
+        return given
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> dist.TorchDistribution:
         """The normal distribution of all coordinates, site after site in the order of the model."""
