@@ -1,19 +1,58 @@
-"""Checks of what a user gives a kernel: points to start from, names of sites, isometries."""
+"""Checks of what a user gives a kernel: observed data, points to start from, names of sites, isometries."""
 
 from collections.abc import Callable
 from typing import Any
 
 import geoopt
 import torch
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ...constraints import on
 from ...geometry import geometry
 from .errors import InvalidStartError
 
-__all__ = ["check_sites", "check_start"]
+__all__ = ["check_observed", "check_sites", "check_start", "check_subsampled"]
 
 Positions = dict[str, Tensor]
+
+
+def check_subsampled(node: dict[str, Any]) -> None:
+    """:raises ValueError: for a plate whose rows are a part of the data."""
+    fn = node["fn"]
+    if fn.subsample_size is not None and fn.subsample_size < fn.size:
+        raise ValueError(
+            f"plate {node['name']!r}: has {fn.subsample_size} of {fn.size} rows, and MCMC needs all of them at each "
+            "step. Leave the subsample out, or fit a guide by SVI (AutoManifoldNormal)."
+        )
+
+
+def check_observed(nodes: dict[str, Any]) -> None:
+    """Of a trace that ran with validation switched on.
+
+    :raises ValueError: for observed values outside of the support of their distribution.
+    """
+    for name, node in nodes.items():
+        if node["type"] != "sample" or not node["is_observed"] or site_is_subsample(node):
+            continue
+        fn, value = node["fn"], node["value"]
+        if not fn._validate_args or not torch.is_tensor(value):
+            continue
+        try:
+            good = fn.support.check(value)
+        except (NotImplementedError, RuntimeError):  # a support that depends on what is not known here
+            continue
+        for mask in (node["mask"], getattr(fn, "_mask", None)):
+            good = good if mask is None else good | ~torch.as_tensor(mask, device=good.device)
+        if bool(good.all()):
+            continue
+        first = tuple((~good).nonzero()[0].tolist())
+        shown = value[first] if value.dim() == len(first) + fn.event_dim else value
+        raise ValueError(
+            f"site {name!r} ({type(fn).__name__}): {int((~good).sum())} of {good.numel()} observed values are not in "
+            f"its support {fn.support}; the first, at {list(first)}, is {shown.flatten()[:12].tolist()}. "
+            "Correct or leave out these rows; validate_args=False of the distribution says that they are meant."
+        )
 
 
 def check_start(z: Positions, chains: int, manifolds: dict[str, geoopt.Manifold]) -> None:

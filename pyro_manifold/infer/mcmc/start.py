@@ -13,6 +13,7 @@ from pyro import poutine
 from pyro.infer import config_enumerate
 from pyro.infer.autoguide.initialization import InitMessenger, init_to_uniform
 from pyro.infer.mcmc.util import _guess_max_plate_nesting, initialize_model
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Transform, biject_to
 
@@ -22,6 +23,7 @@ from ...transforms import SymmetricVolume
 from ..anywhere import anywhere
 from ..positive_definite import draws_of_wishart, is_positive_definite, sampled_on
 from .errors import InvalidStartError
+from .given import check_observed, check_subsampled
 from .potential import ChainBatch, ModelPotential
 from .systems import System
 
@@ -113,6 +115,7 @@ def prepare(
         enumerated = poutine.enum(config_enumerate(model), first_available_dim=-1 - nesting)
         started = InitMessenger(_Init(strategy))(enumerated)
         trace = poutine.trace(started).get_trace(*args, **kwargs)
+        check_observed(_validated(started, args, kwargs))
 
     def plated(n: int) -> Callable[..., Any]:
         # the strategy is outside: it sees what the plate has made of a site
@@ -122,7 +125,8 @@ def prepare(
     ranks = {}
     for name, node in trace.iter_stochastic_nodes():
         fn = node["fn"]
-        if type(fn).__name__ == "_Subsample":
+        if site_is_subsample(node):
+            check_subsampled(node)
             continue
         if fn.has_enumerate_support:
             out.enumerated = True
@@ -140,6 +144,17 @@ def prepare(
     else:
         out.potential = ModelPotential(model, args, kwargs, out.transforms, nesting, ranks)
     return out
+
+
+def _validated(model: Callable[..., Any], args: tuple, kwargs: dict) -> dict[str, Any]:
+    """Sites of the model with validation switched on, which Pyro's MCMC switches off: empty if this run cannot be had,
+    as where the arguments of a distribution are on the rim of what is allowed at this draw."""
+    with pyro.validation_enabled(True), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return dict(poutine.trace(model).get_trace(*args, **kwargs).nodes)
+        except Exception:  # what is wrong with a model is said where it is used
+            return {}
 
 
 def find_start(setup: ModelSetup, chains: int, how: str, args: tuple, kwargs: dict) -> Positions:

@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import geoopt
@@ -16,7 +17,7 @@ from pyro import poutine
 from pyro.infer import MCMC
 from pyro.infer.autoguide.initialization import init_to_median, init_to_sample, init_to_value
 
-from pyro_manifold.distributions import ManifoldUniform
+from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher
 from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS, VectorizedMCMC
 
 F64 = torch.float64
@@ -143,13 +144,40 @@ def test_effect_handlers():
     assert abs(2 * float(half._system.potential(z)) - float(full._system.potential(z))) < 1e-9
 
 
-def test_plates_with_subsampling():
+@pytest.mark.parametrize("rows", [None, torch.tensor([2, 0])])
+def test_subsampled_plates_are_refused(rows):
+    """As by Pyro's kernels: a density of other rows at each step has no posterior."""
+
     def subsampled():
         z = pyro.sample("z", ManifoldUniform(SPHERE, 3, dtype=F64))
-        with pyro.plate("n", 3, subsample_size=2) as i:
+        with pyro.plate("n", 3, subsample_size=2, subsample=rows) as i:
             pyro.sample("y", dist.Normal(z, 0.5).to_event(1), obs=DATA[i])
 
-    assert quick(GeodesicNUTS(subsampled)).get_samples()["z"].shape == (8, 3)
+    for kernel in (GeodesicNUTS(subsampled), GeodesicHMC(subsampled)):
+        with pytest.raises(ValueError, match="plate 'n': has 2 of 3 rows, .*AutoManifoldNormal"):
+            quick(kernel)
+
+
+@pytest.mark.parametrize(
+    "bad, told", [(float("nan"), r"'y' .*: 1 of 3 .* at \[1\], is \[nan, 1"), (3.0, "1 of 3 .* support")]
+)
+def test_observed_values_outside_the_support(bad, told):
+    """Found although Pyro's MCMC switches validation off; rows that are masked and distributions that are not to be
+    validated are left alone, and the random numbers of the run are the same."""
+    y = torch.eye(3, dtype=F64)
+    broken = y.clone()
+    broken[1, 0] = bad
+
+    def model(y, keep=True, **options):
+        z = pyro.sample("z", ManifoldUniform(SPHERE, 3, dtype=F64))
+        with pyro.plate("n", 3), poutine.mask(mask=torch.as_tensor(keep)):
+            pyro.sample("y", VonMisesFisher(z, torch.tensor(2.0, dtype=F64), **options), obs=y)
+
+    with pytest.raises(ValueError, match=told):
+        quick(GeodesicNUTS(partial(model, broken)))
+    if bad == 3.0:
+        assert quick(GeodesicNUTS(partial(model, broken, validate_args=False))).get_samples()
+        assert quick(GeodesicNUTS(partial(model, broken, [True, False, True]))).get_samples()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
