@@ -10,11 +10,25 @@ from ..ops.axial_profile import POWER
 from ..ops.axis import squared_chord
 from ..ops.circular_cdf import POWER as CIRCULAR_POWER
 from ..ops.gamma_ratio import log_gamma_ratio, power_divergence
+from ..ops.numpy_axial import power_spherical as power_spherical_density
+from ..ops.numpy_operator import by_numpy, numpy_operator
 from ..ops.spherical import log_sphere_area
 from .estimation.directions import power_spherical, sphere_sample, unit
 from .rotationally_symmetric import RotationallySymmetric
 
 __all__ = ["PowerSpherical"]
+
+
+def _composed(x: Tensor, mu: Tensor, k: Tensor, c: Tensor) -> Tensor:
+    near, far = squared_chord(x, mu), squared_chord(x, -mu)
+    close, opposite = near < far, far == 0
+    # log((1 + t)/2) from the shorter of the two chords, which is the more accurate one
+    below = torch.log1p(-torch.where(close, near, 0.0) / 4)
+    log = torch.where(close, below, torch.where(close | opposite, 4.0, far).div(4).log())
+    return torch.where(opposite & (k > 0), -math.inf, k * log - c)  # the antipode itself has no gradient
+
+
+_OPERATOR = numpy_operator(power_spherical_density, _composed, (1, 1, 0, 0), again=True)
 
 
 class PowerSpherical(RotationallySymmetric):
@@ -54,15 +68,9 @@ class PowerSpherical(RotationallySymmetric):
 
     @staticmethod
     def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:
-        near, far = squared_chord(x, mu), squared_chord(x, -mu)
-        close, opposite = near < far, far == 0
-        # log((1 + t)/2) from the shorter of the two chords, which is the more accurate one
-        below = torch.log1p(-torch.where(close, near, 0.0) / 4)
-        log = torch.where(close, below, torch.where(close | opposite, 4.0, far).div(4).log())
         b = (n - 1) / 2
-        normaliser = log_gamma_ratio(k.double() + b, b).to(k.dtype)
-        out = k * log + normaliser - (2 * b * math.log(2) + b * math.log(math.pi))
-        return torch.where(opposite & (k > 0), -math.inf, out)  # the antipode itself has no gradient
+        c = (2 * b * math.log(2) + b * math.log(math.pi)) - log_gamma_ratio(k.double() + b, b).to(k.dtype)
+        return _OPERATOR(x, mu, k, c) if by_numpy(x, mu, k, c) else _composed(x, mu, k, c)
 
     @classmethod
     @checked

@@ -15,6 +15,8 @@ from ..geometry import geometry
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors, check_all
 from ..ops.numerics import norm
+from ..ops.numpy_axial import projected_normal as projected_normal_density
+from ..ops.numpy_operator import by_numpy, numpy_operator
 from ..ops.parabolic_cylinder import log_radial_integral
 from ..ops.quadrature import legendre
 from ._repr import ReprMixin, validates
@@ -23,6 +25,25 @@ from .estimation.directions import projected_normal, sphere_sample
 __all__ = ["ProjectedNormal"]
 
 _SPHERE = geoopt.Sphere()
+
+
+def _composed(x: Tensor, mu: Tensor) -> Tensor:
+    dtype, n = x.dtype, x.shape[-1]
+    mu, x = mu.double(), x.double()
+    # float32 unit vectors have lengths off by 1e-7, which would matter at a concentration of 1e4
+    x = x / norm(x, keepdim=True)
+    k = norm(mu, keepdim=True)
+    # for long mu, use the chord between directions: mu - a x would lose digits by cancellation
+    long = k > 1
+    chord = mu / torch.where(long, k, 1.0) - x
+    half = chord.square().sum(-1, keepdim=True) / 2
+    a = torch.where(long, k * (1 - half), (mu * x).sum(-1, keepdim=True))
+    rest = torch.where(a > 0, torch.where(long, k * (chord + half * x), mu - a * x), mu)
+    out = log_radial_integral(a.squeeze(-1), n) - rest.square().sum(-1) / 2 - n / 2 * math.log(2 * math.pi)
+    return out.to(dtype)
+
+
+_OPERATOR = numpy_operator(projected_normal_density, _composed, (1, 1))
 
 
 class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
@@ -108,20 +129,8 @@ class ProjectedNormal(ReprMixin, dist.ProjectedNormal):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        n = self.event_shape[0]
-        mu, x = self.concentration.double(), value.double()
-        # float32 unit vectors have lengths off by 1e-7, which would matter at a concentration of 1e4
-        x = x / norm(x, keepdim=True)
-        k = norm(mu, keepdim=True)
-        # for long mu, use the chord between directions: mu - a x would lose digits by cancellation
-        long = k > 1
-        chord = mu / torch.where(long, k, 1.0) - x
-        half = chord.square().sum(-1, keepdim=True) / 2
-        a = torch.where(long, k * (1 - half), (mu * x).sum(-1, keepdim=True))
-        rest = torch.where(a > 0, torch.where(long, k * (chord + half * x), mu - a * x), mu)
-        a = a.squeeze(-1)
-        out = log_radial_integral(a, n) - rest.square().sum(-1) / 2 - n / 2 * math.log(2 * math.pi)
-        return out.to(value.dtype)
+        mu = self.concentration
+        return _OPERATOR(value, mu) if by_numpy(value, mu) else _composed(value, mu)
 
     @property
     def loc(self) -> Tensor:

@@ -7,12 +7,21 @@ from ..ops.arguments import checked
 from ..ops.axial_profile import EXPONENTIAL
 from ..ops.axis import squared_chord
 from ..ops.circular_cdf import VON_MISES
+from ..ops.numpy_axial import von_mises_fisher as von_mises_fisher_density
+from ..ops.numpy_operator import by_numpy, numpy_operator
 from ..ops.special import bessel_divergence, bessel_ratio, log_bessel
 from ..ops.spherical import log_sphere_area
 from .estimation.directions import sphere_sample, unit, von_mises_fisher
 from .rotationally_symmetric import RotationallySymmetric
 
 __all__ = ["VonMisesFisher"]
+
+
+def _composed(x: Tensor, mu: Tensor, k: Tensor, c: Tensor) -> Tensor:
+    return -(k / 2) * squared_chord(x, mu) - c
+
+
+_OPERATOR = numpy_operator(von_mises_fisher_density, _composed, (1, 1, 0, 0), again=True)
 
 
 class VonMisesFisher(RotationallySymmetric):
@@ -56,9 +65,8 @@ class VonMisesFisher(RotationallySymmetric):
 
     @staticmethod
     def _log_density(x: Tensor, mu: Tensor, k: Tensor, n: int) -> Tensor:
-        return -(k / 2) * squared_chord(x, mu) - (
-            log_bessel(k, n / 2 - 1, scaled=True) + log_sphere_area(n - 1)
-        )
+        c = log_bessel(k, n / 2 - 1, scaled=True) + log_sphere_area(n - 1)
+        return _OPERATOR(x, mu, k, c) if by_numpy(x, mu, k, c) else _composed(x, mu, k, c)
 
     @classmethod
     @checked

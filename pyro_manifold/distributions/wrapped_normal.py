@@ -15,7 +15,7 @@ from ..ops.arguments import checked
 from ..ops.checks import as_tensors, common_shape, held
 from ..ops.chi import chi_expectation
 from ..ops.circular_cdf import WRAPPED_NORMAL
-from ..ops.few import is_few
+from ..ops.numpy_operator import by_numpy
 from ..ops.signed_trig import cos_sqrt, log_sinc_sqrt
 from ..ops.tracing import is_concrete
 from ..transforms import ExpMap
@@ -222,7 +222,7 @@ class WrappedNormal(ExpMapDistribution):
         geo = self.geometry
         loc = self.transforms[0].loc
         base = self.base_dist
-        out = None if self.truncated else self._log_density_of_few(loc, value)
+        out = None if self.truncated else self._log_density_by_numpy(loc, value)
         if out is not None:
             return out
         dtype = torch.promote_types(value.dtype, loc.dtype)
@@ -238,12 +238,12 @@ class WrappedNormal(ExpMapDistribution):
         shape = common_shape(loc.shape, value.shape)
         return self._log_pushed(loc, geo.log_frame(loc.expand(shape), value.expand(shape)), base).to(dtype)
 
-    def _log_density_of_few(self, loc: Tensor, value: Tensor) -> Tensor | None:
+    def _log_density_by_numpy(self, loc: Tensor, value: Tensor) -> Tensor | None:
         full = not self._diagonal
         spread = self.base_dist._unbroadcasted_scale_tril if full else self.base_dist.base_dist.scale
-        if not is_few(value, loc, spread):
+        if not by_numpy(value, loc, spread):
             return None
-        out = self.geometry.log_normal_of_few(loc, value, spread, full)
+        out = self.geometry.log_normal_by_numpy(loc, value, spread, full)
         return out if out is None or not full else out.expand(common_shape(self.batch_shape, out.shape))
 
     def _log_pushed(self, loc: Tensor, v: Tensor, base: Any) -> Tensor:

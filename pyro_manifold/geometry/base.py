@@ -241,9 +241,9 @@ class Geometry(GeometryContract):
         """The points in float64; those that float32 holds to rounding, on the manifold again where that is cheap."""
         return x.double()
 
-    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+    def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
         r"""Log density at q, w.r.t. volume, of :math:`\mathcal N(0, \Sigma)` at p wrapped by exp, as one
-        operator for few points (:mod:`pyro_manifold.ops.few`); ``None`` where there is none.
+        operator for tensors on the CPU (:mod:`pyro_manifold.ops.numpy_operator`); ``None`` where there is none.
 
         :param spread: standard deviations, ``batch + (dim,)``, or Cholesky factors if ``full``.
         """

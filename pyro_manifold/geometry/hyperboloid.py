@@ -27,9 +27,9 @@ from torch import Tensor
 
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
-from ..ops.few_hyperbolic import hyperboloid_normal
 from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
 from ..ops.numerics import safe_sqrt
+from ..ops.numpy_hyperbolic import hyperboloid_normal
 from ..ops.signed_trig import cos_sinc_sqrt, log_sinc_length
 from ..ops.tracing import is_traced
 from .base import Geometry
@@ -143,7 +143,7 @@ class HyperboloidGeometry(Geometry):
         out = (v.shape[-1] - 1) * log_sinc_length(v, -1 / self._k(v), -1)
         return out.expand(common_shape(p.shape[:-1], v.shape[:-1]))
 
-    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor:
+    def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor:
         return hyperboloid_normal(p, q, self._k(p), spread, full)
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -225,14 +225,14 @@ class ProductGeometry(Geometry):
     def in_double(self, x: Tensor) -> Tensor:
         return self.pack(self._each(lambda g, a: g.in_double(a), self.split(x)))
 
-    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+    def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
         if full:
             return None
         out: Tensor | None = None
         for g, a, b, s in zip(
             self.factors, self.split(p), self.split(q), self.split_coordinates(spread), strict=True
         ):
-            part = g.log_normal_of_few(a, b, s, False)
+            part = g.log_normal_by_numpy(a, b, s, False)
             if part is None:
                 return None
             out = part if out is None else out + part

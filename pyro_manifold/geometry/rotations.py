@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ..ops.arguments import checked
 from ..ops.checks import common_shape
-from ..ops.few import few
-from ..ops.few_rotations import rotation_normal
-from ..ops.few_windings import is_short
 from ..ops.gram_schmidt import rotation_of_columns
 from ..ops.numerics import fewer_turns, norm
+from ..ops.numpy_operator import numpy_operator
+from ..ops.numpy_rotations import rotation_normal
+from ..ops.numpy_windings import is_short
 from ..ops.orthogonal import haar, hat, polar, rotation_exp3, rotation_log3, size_of, vee
 from ..ops.rotation_exp_log import log_det_dexp, rotation_exp, rotation_log
 from ..ops.signed_trig import log_sinc_length
@@ -55,7 +55,8 @@ def _composed_normal3(full: bool, p: Tensor, q: Tensor, spread: Tensor) -> Tenso
 
 
 _NORMAL3 = [
-    few(rotation_normal, partial(_composed_normal3, full), (2, 2, 1 + full)) for full in (False, True)
+    numpy_operator(rotation_normal, partial(_composed_normal3, full), (2, 2, 1 + full))
+    for full in (False, True)
 ]
 
 
@@ -257,7 +258,7 @@ class SpecialOrthogonalGeometry(Geometry):
         check_unwrapped(self, base, self.wrapped_limit((n, n)))
         return base.log_prob(v) - self.log_det_exp(p, v)
 
-    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+    def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
         return _NORMAL3[full](p, q, spread) if self.manifold.n == 3 and is_short(spread, 2) else None
 
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:

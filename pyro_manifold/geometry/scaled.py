@@ -185,9 +185,9 @@ class ScaledGeometry(Geometry):
         s = self.scale(v)
         return s * self.base.preimages(p, v / s, radius / float(s.detach()))
 
-    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+    def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
         s = self.scale(p)
-        out = self.base.log_normal_of_few(p, q, spread / s, full)
+        out = self.base.log_normal_by_numpy(p, q, spread / s, full)
         return None if out is None else out - spread.shape[-1] * s.log()
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:

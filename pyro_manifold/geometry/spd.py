@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from ..ops.batched import unexpand
-from ..ops.few import few, log_normal
-from ..ops.few_spd import log_euclidean_normal, spd_normal
 from ..ops.gaps import log_sinhc_gaps
 from ..ops.linalg import sym, sym_derivative, sym_eigenvalues, sym_function, sym_to_vec, vec_to_sym
 from ..ops.numerics import norm, scalar
+from ..ops.numpy_operator import BLOCK, log_normal, numpy_operator
+from ..ops.numpy_spd import log_euclidean_normal, spd_normal
 from ..ops.spectral import EXP, INV_SQRT, LOG, LOG1P, SQRT, Spectral
 from .base import Geometry
 from .registry import register_geometry
@@ -73,7 +73,7 @@ def _composed_normal(flat: bool, full: bool, p: Tensor, q: Tensor, spread: Tenso
 
 
 _NORMAL = {
-    (flat, full): few(
+    (flat, full): numpy_operator(
         log_euclidean_normal if flat else spd_normal, partial(_composed_normal, flat, full), (2, 2, 1 + full)
     )
     for flat in (False, True)
@@ -235,7 +235,9 @@ class SPDGeometry(Geometry):
             return v.new_zeros(batch)
         return log_sinhc_gaps(vec_to_sym(v, n)).expand(batch)
 
-    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor:
+    def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+        if p.shape[-1] == 2 and max(p.numel(), q.numel()) > BLOCK:
+            return None  # torch's operators take the eigenvalues of (2, 2) matrices from their closed form
         return _NORMAL[self.is_flat, full](p, q, spread)
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:

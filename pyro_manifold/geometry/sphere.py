@@ -24,10 +24,10 @@ from ..ops.axis import squared_chord
 from ..ops.batched import apply_matrix
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
-from ..ops.few import MOST, few
-from ..ops.few_sphere import sphere_normal
-from ..ops.few_windings import is_short
 from ..ops.numerics import fewer_turns, norm, safe_sqrt, scalar
+from ..ops.numpy_operator import numpy_operator
+from ..ops.numpy_sphere import sphere_normal
+from ..ops.numpy_windings import is_short
 from ..ops.signed_trig import cos_sinc_sqrt, log_sinc_length
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
 from ..ops.windings import log_windings
@@ -51,7 +51,9 @@ def _composed_normal(full: bool, p: Tensor, q: Tensor, spread: Tensor) -> Tensor
     return log_wound_normal(v, centred_normal(spread, full), v.shape[-1] - 1).to(dtype)
 
 
-_NORMAL = [few(sphere_normal, partial(_composed_normal, full), (1, 1, 1 + full)) for full in (False, True)]
+_NORMAL = [
+    numpy_operator(sphere_normal, partial(_composed_normal, full), (1, 1, 1 + full)) for full in (False, True)
+]
 
 
 @register_geometry(geoopt.Sphere)
@@ -164,20 +166,16 @@ class SphereGeometry(Geometry):
         return windings(v, radius, math.pi)
 
     def in_double(self, x: Tensor) -> Tensor:
-        return (
-            _unit(x.double()) if x.numel() <= MOST else x.double()
-        )  # of many points it costs a tenth of a density
+        return _unit(x.double())
 
     def log_isotropic(self, p: Tensor, q: Tensor, scale: Tensor) -> Tensor | None:
         d = p.shape[-1] - 1
         if d == 1:
             return None  # log_wrapped is smooth at the centre, the distance is not
-        if q.numel() > MOST:
-            p, q = _unit(p), _unit(q)
         r = 2 * torch.atan2(safe_sqrt(squared_chord(p, q)), safe_sqrt(squared_chord(p, -q)))
         return log_windings(r, scale, d - 1) - d * (scale.log() + 0.5 * math.log(2 * math.pi))
 
-    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+    def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
         return _NORMAL[full](p, q, spread) if is_short(spread, p.shape[-1] - 2) else None
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:

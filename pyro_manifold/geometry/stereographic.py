@@ -29,9 +29,9 @@ from ..ops.ball import ball_exp, ball_log, inside, rim_margin, shortening
 from ..ops.ball_origin import ball_exp_origin, ball_radius
 from ..ops.checks import common_shape
 from ..ops.components import by_components, extremes, squared_norm
-from ..ops.few_hyperbolic import ball_normal
 from ..ops.memo import module_tensors
 from ..ops.numerics import cut_short, fewer_turns, safe_sqrt
+from ..ops.numpy_hyperbolic import ball_normal
 from ..ops.signed_trig import arcsinc_sqrt, arctanc_sqrt, cos_sinc_sqrt, log_sinc_length
 from ..ops.tracing import is_concrete, maybe_any
 from .base import Geometry, turned
@@ -224,7 +224,7 @@ class StereographicGeometry(Geometry):
         log_det = (d - 1) * (torch.log1p(-s) / 2 - f.log())
         return -2 * square - log_det - d * (scale.log() + 0.5 * math.log(2 * math.pi))
 
-    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+    def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
         K = self.curvature(p)
         return ball_normal(p, q, K, spread, full) if self._hyperbolic(K) else None
 

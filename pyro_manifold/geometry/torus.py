@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ..ops.checks import common_shape, held
 from ..ops.circular import log_wrapped_normal, wrap
-from ..ops.few import few
-from ..ops.few_rotations import torus_normal
-from ..ops.few_windings import is_short
 from ..ops.lattice import log_dual_sum, log_torus_normal
 from ..ops.numerics import norm
+from ..ops.numpy_operator import numpy_operator
+from ..ops.numpy_rotations import torus_normal
+from ..ops.numpy_windings import is_short
 from ..ops.tracing import is_concrete
 from ..ops.windings import normal_reach
 from .euclidean import FlatGeometry
@@ -130,7 +130,7 @@ def _composed_normal(p: Tensor, q: Tensor, spread: Tensor) -> Tensor:
     return log_wrapped_normal(wrap(q) - wrap(p), spread).sum(-1)
 
 
-_NORMAL = few(torus_normal, _composed_normal, (1, 1, 1))
+_NORMAL = numpy_operator(torus_normal, _composed_normal, (1, 1, 1))
 
 
 @register_geometry(Torus)
@@ -195,7 +195,7 @@ class TorusGeometry(FlatGeometry):
             (-1,) + (1,) * (v.dim() - 1) + v.shape[-1:]
         )
 
-    def log_normal_of_few(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
+    def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
         short = not full and is_short(spread, 0) and max(map(_largest, (p, q))) <= 2 * math.pi
         return _NORMAL(p, q, spread) if short else None
 

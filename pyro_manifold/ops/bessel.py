@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from .chunks import slices
-from .few import is_few
-from .few_bessel import few_bessel
+from .numpy_bessel import numpy_bessel
+from .numpy_operator import Array, by_numpy
 from .tracing import constant_result, maybe_any
 
 __all__ = ["Bessel", "bessel", "bessel_columns", "largest_argument"]
@@ -119,6 +119,16 @@ class Bessel(NamedTuple):
     slope: Tensor | None
 
 
+def _steps(order: float, single: bool) -> int:
+    return max(1, math.ceil(_RULES[single][0] - order))  # at least one: it divides by k without 0/0 at k = 0
+
+
+def _by_numpy(k: Array, order: float, single: bool, value: str, slope: bool) -> tuple[Array | None, ...]:
+    steps = _steps(order, single)
+    with np.errstate(all="ignore"):
+        return numpy_bessel(k, order, steps, _coefficients(order + steps, single), value, slope)
+
+
 def _bessel_below(k: Tensor, order: float, single: bool, value: str = "", slope: bool = False) -> Bessel:
     """The algorithm above for one chunk of float64 arguments up to :func:`largest_argument`.
 
@@ -126,10 +136,9 @@ def _bessel_below(k: Tensor, order: float, single: bool, value: str = "", slope:
     :param value: "G" (returned with A), "G - k" (with 1 - A), or "" for A and 1 - A alone.
     :param slope: whether to return A' too.
     """
-    steps = max(1, math.ceil(_RULES[single][0] - order))  # at least one: it divides by k without 0/0 at k = 0
-    if k.numel() <= _FEW and is_few(k):
-        with np.errstate(all="ignore"):
-            found = few_bessel(k.numpy(), order, steps, _coefficients(order + steps, single), value, slope)
+    steps = _steps(order, single)
+    if k.numel() <= _FEW and by_numpy(k):
+        found = _by_numpy(k.numpy(), order, single, value, slope)
         return Bessel(*(None if x is None else torch.from_numpy(x) for x in found))
     top = order + steps
     k2 = k * k
@@ -194,10 +203,15 @@ def bessel_columns(
     k: Tensor, order: float, fields: Sequence[str], value: str = "", slope: bool = False
 ) -> tuple[Tensor, ...]:
     """The named fields of :class:`Bessel` for arguments of any shape, dtype and size, computed in chunks."""
-    flat = k.detach().reshape(-1)
+    flat, single = k.detach().reshape(-1), k.dtype != torch.float64
+    if 0 < len(flat) <= _FEW and by_numpy(flat) and float(flat.max()) <= largest_argument(order):
+        x = flat.numpy()
+        found = Bessel(*_by_numpy(x.astype(np.float64), order, single, value, slope))  # type: ignore[arg-type]
+        arrays = (getattr(found, name) for name in fields)
+        return tuple(torch.from_numpy(a.astype(x.dtype, copy=False)).view(k.shape) for a in arrays)
     out = tuple(torch.empty_like(flat) for _ in fields)
     for part in slices(len(flat), 1, _CHUNK):
-        found = bessel(flat[part].double(), order, k.dtype != torch.float64, value, slope)
+        found = bessel(flat[part].double(), order, single, value, slope)
         for column, name in zip(out, fields, strict=True):
             column[part] = getattr(found, name)
     return tuple(column.view(k.shape) for column in out)

@@ -111,16 +111,19 @@ _NUMPY = (torch.float64, torch.float32)  # in these dtypes
 def horner(coefficients: Sequence[float], s: Any) -> Any:
     """The polynomial with these coefficients, lowest power first, of a tensor or a NumPy array."""
     if len(coefficients) == 1:
-        return torch.full_like(s, coefficients[0])
+        return (np if isinstance(s, np.ndarray) else torch).full_like(s, coefficients[0])
     if isinstance(s, Tensor) and can_write_inplace(s):
         if s.numel() <= _FEW and s.device.type == "cpu" and s.dtype in _NUMPY and type(s) is Tensor:
             with np.errstate(all="ignore"):
                 return torch.from_numpy(horner(coefficients, s.numpy().reshape(-1))).reshape(s.shape)
-        out = (coefficients[-1] * s).add_(coefficients[-2])
+    elif not isinstance(s, np.ndarray):
+        out = coefficients[-1] * s + coefficients[-2]
         for c in reversed(coefficients[:-2]):
-            out = out.mul_(s).add_(c)
+            out = out * s + c
         return out
-    out = coefficients[-1] * s + coefficients[-2]
+    out = coefficients[-1] * s
+    out += coefficients[-2]
     for c in reversed(coefficients[:-2]):
-        out = out * s + c
+        out *= s
+        out += c
     return out

@@ -25,7 +25,7 @@ from .components import extremes
 from .numerics import horner
 from .tracing import constant_result, is_concrete
 
-__all__ = ["log_radial_integral"]
+__all__ = ["log_radial_integral", "log_radial_integral_and_slope"]
 
 _K0, _TERMS = 17, 14
 _TOLERANCE = 1e-17
@@ -136,9 +136,9 @@ def _upwards(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return m.log(), (n - 1) * last / m
 
 
-def _evaluate(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """F and its derivative. Beyond 1e10 n, where powers of a would overflow, :math:`M_{n-1}` is a power of a
-    to rounding."""
+def log_radial_integral_and_slope(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """F and its derivative, not differentiable. Beyond 1e10 n, where powers of a would overflow,
+    :math:`M_{n-1}` is a power of a to rounding."""
     last = 1e10 * n
     if is_concrete(a) and a.device.type == "cpu" and a.numel():
         low, high = extremes(a)
@@ -150,7 +150,7 @@ def _evaluate(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _within(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """:func:`_evaluate` for arguments up to 1e10 n."""
+    """:func:`log_radial_integral_and_slope` for arguments up to 1e10 n."""
     if n - 1 >= _K0:
         return _asymptotic(a, n - 1)
     up = a > 0
@@ -165,7 +165,7 @@ class _Slope(BatchFunction):
 
     @staticmethod
     def forward(a: Tensor, n: int) -> Tensor:
-        return _evaluate(a, n)[1]
+        return log_radial_integral_and_slope(a, n)[1]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
@@ -189,7 +189,7 @@ class _LogRadialIntegral(BatchFunction):
 
     @staticmethod
     def forward(a: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        return _evaluate(a, n)
+        return log_radial_integral_and_slope(a, n)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:

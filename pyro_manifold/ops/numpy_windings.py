@@ -1,5 +1,5 @@
-r"""The sum over windings of :mod:`pyro_manifold.ops.windings` and its derivatives, for a few elements (see
-:mod:`pyro_manifold.ops.few`).
+r"""The sum over windings of :mod:`pyro_manifold.ops.windings` and its derivatives, by NumPy (see
+:mod:`pyro_manifold.ops.numpy_operator`).
 
 .. math::
     w(t, s) = \log\sum_k \Big|\frac{t_k}{h\sin(t_k/h)}\Big|^m e^{-t_k^2/2s^2} = \log\Big(1 + \sum_{k\ne0}
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .few import Array, near_zero
+from .numpy_operator import Array, near_zero
 from .windings import normal_reach
 
 __all__ = ["WIDEST", "is_short", "windings"]

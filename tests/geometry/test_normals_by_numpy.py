@@ -1,4 +1,4 @@
-"""The log density of a wrapped normal at few points, computed by NumPy, against the same composed of torch's
+"""The log density of a wrapped normal, computed by NumPy, against the same composed of torch's
 operators."""
 
 import math
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pyro_manifold.distributions import WrappedNormal, wrapped_normal
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
-from pyro_manifold.ops import few
+from pyro_manifold.ops import numpy_operator
+from pyro_manifold.ops.numpy_hyperbolic import ball_normal
 
 F64 = torch.float64
 
@@ -58,10 +59,12 @@ def density(manifold: geoopt.Manifold, loc: Tensor, spread: Tensor, x: Tensor, f
 
 
 @pytest.mark.filterwarnings("ignore:SPDMetric.LEM")
+@pytest.mark.parametrize("block", [numpy_operator.BLOCK, 32])
 @pytest.mark.parametrize("name", MANIFOLDS)
-def test_values_and_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At moderate and at short distances, one of them 0, from one centre and from a batch of centres. Second derivatives, which
+def test_values_and_gradients(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one block, and in blocks of few points. At moderate and at short distances, one of them 0, from one centre and from a batch of centres. Second derivatives, which
     are composed, are those of the composed function."""
+    monkeypatch.setattr(numpy_operator, "BLOCK", block)
     manifold, dim = MANIFOLDS[name]
     geo = geometry(manifold)
     origin = geo.base_point(geo.point_shape(dim), dtype=F64)
@@ -77,7 +80,7 @@ def test_values_and_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
             with monkeypatch.context() as patch:
                 calls: list[int] = []
                 patch.setattr(
-                    wrapped_normal, "is_few", lambda *xs, on=shortcut, calls=calls: calls.append(1) or on
+                    wrapped_normal, "by_numpy", lambda *xs, on=shortcut, calls=calls: calls.append(1) or on
                 )
                 out = density(manifold, leaves[0], leaves[2], leaves[1], full)
                 assert calls
@@ -134,14 +137,42 @@ def test_poles_of_the_sphere() -> None:
         assert float((out[1] - out[2]).detach()) == pytest.approx(math.log(1e3), abs=1e-8)
 
 
-def test_what_is_few() -> None:
+def test_wide_elements_are_composed_where_they_are_many() -> None:
+    """Of many points the derivatives in all entries of a wide factor would not fit into memory."""
+    factor = 0.1 * torch.eye(9, dtype=F64)
+    x = (0.1 * torch.randn(1000, 9, dtype=F64)).requires_grad_()
+    names = [
+        ball_normal(
+            torch.zeros(9, dtype=F64), part, torch.tensor(-1.0, dtype=F64), factor, True
+        ).grad_fn.name()
+        for part in (x, x[:50])
+    ]
+    assert names[1] == "NumpyOperatorBackward" != names[0]
+
+
+def test_second_derivatives_where_one_argument_is_a_function_of_another() -> None:
+    def f(loc: Tensor) -> Tensor:
+        x, scale = torch.tensor([0.1, 0.5], dtype=F64), 0.5 + loc.square().sum(-1, keepdim=True)
+        return density(geoopt.PoincareBall(), loc, scale, x, False)
+
+    loc = torch.tensor([0.3, -0.2], dtype=F64, requires_grad=True)
+    (g,) = torch.autograd.grad(f(loc), loc, create_graph=True)
+    (found,) = torch.autograd.grad(g.square().sum(), loc)
+    expected = torch.func.grad(lambda loc: torch.func.grad(f)(loc).square().sum())(loc.detach())
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_what_numpy_takes() -> None:
     x = torch.randn(4, 3)
-    assert few.is_few(x, x[0])
-    assert not few.is_few(torch.randn(few.MOST, 3))
-    assert not few.is_few(x, x.double()) and not few.is_few(x.half()) and not few.is_few(x[:0])
-    assert not few.is_few(x.to("meta"))
+    assert numpy_operator.by_numpy(x, x[0])
+    assert (
+        not numpy_operator.by_numpy(x, x.double())
+        and not numpy_operator.by_numpy(x.half())
+        and not numpy_operator.by_numpy(x[:0])
+    )
+    assert not numpy_operator.by_numpy(x.to("meta"))
     seen = []
-    torch.func.vmap(lambda row: seen.append(few.is_few(row)) or row)(x)
+    torch.func.vmap(lambda row: seen.append(numpy_operator.by_numpy(row)) or row)(x)
     assert seen == [False]
 
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .few import Array
 from .numerics import horner
+from .numpy_operator import Array
 
-__all__ = ["few_bessel"]
+__all__ = ["numpy_bessel"]
 
 
-def few_bessel(
+def numpy_bessel(
     k: Array,
     order: float,
     steps: int,

@@ -1,6 +1,5 @@
-r"""The log density of a normal distribution that exp wraps onto the positive definite matrices, for a few
-matrices (see
-:mod:`pyro_manifold.ops.few`).
+r"""The log density of a normal distribution that exp wraps onto the positive definite matrices, by NumPy (see
+:mod:`pyro_manifold.ops.numpy_operator`).
 
 .. math::
     \log p(Q) = \log\mathcal N(v; 0, \Sigma) -
@@ -16,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .few import Array, Normal, Pull, near_zero
+from .numpy_operator import Array, Normal, Slopes, near_zero
 
 __all__ = ["log_euclidean_normal", "spd_normal"]
 
@@ -31,12 +30,22 @@ def _sym(a: Array) -> Array:
     return (a + a.swapaxes(-1, -2)) / 2
 
 
+def _batch_first(a: Array) -> Array:
+    return a.transpose(2, 0, 1)
+
+
+def _batch_last(a: Array) -> Array:
+    return a.transpose(1, 2, 0)
+
+
 def _to_vec(a: Array) -> Array:
+    """Coordinates, ``(d, batch)``, of symmetric matrices, ``(batch, n, n)``."""
     i, j = _upper(a.shape[-1])
-    return np.concatenate([np.diagonal(a, axis1=-2, axis2=-1), a[:, i, j] * math.sqrt(2)], -1)
+    return np.concatenate([np.diagonal(a, axis1=-2, axis2=-1), a[:, i, j] * math.sqrt(2)], -1).T
 
 
 def _to_sym(v: Array, n: int) -> Array:
+    v = v.T
     i, j = _upper(n)
     out = np.zeros((len(v), n, n), v.dtype)
     k = np.arange(n)
@@ -75,11 +84,11 @@ def _log_quotients(low: Array) -> Array:
     return np.where(gap == 0, 1, np.log1p(gap) / np.where(gap == 0, 1, gap)) / least
 
 
-def spd_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Pull]:
-    """The density at q of the normal at p and the function to its gradients, for the affine-invariant
+def spd_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Slopes]:
+    """The density at q of the normal at p and the function to its derivatives, for the affine-invariant
     metric."""
-    n, d = p.shape[-1], p.shape[-1] * (p.shape[-1] + 1) // 2
-    p, q = _sym(p), _sym(q)
+    n, d = len(p), len(p) * (len(p) + 1) // 2
+    p, q = _sym(_batch_first(p)), _sym(_batch_first(q))
     x, u = _eigh(p)
     root = np.sqrt(x)
     A = _matrix(1 / root, u)
@@ -99,35 +108,36 @@ def spd_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Pull]:
     log_sinhc = r + np.log(-np.expm1(-2 * r) / (2 * r))
     out = -0.5 * normal.square - normal.log_det - log_sinhc.sum(-1) - 0.5 * d * math.log(2 * math.pi)
 
-    def pull(g: Array) -> tuple[Array | None, ...]:
-        g_v, g_spread = normal.pull(-0.5 * g, -g)
-        M = _turned(_to_sym(g_v, n), U) * _log_quotients(1 + y)
+    def slopes() -> tuple[Array | None, ...]:
+        in_v, in_spread = normal.slopes(-0.5, -1.0)
+        M = _turned(_to_sym(in_v, n), U) * _log_quotients(1 + y)
         half = (ell[:, :, None] - ell[:, None, :]) / 2
         safe = np.where(half == 0, 1, half)
         slope = near_zero("log_sinc", -half * half, (1 / safe - 1 / np.tanh(safe)) / (2 * safe))
         k = np.arange(n)
-        M[:, k, k] += g[:, None] * (half * slope).sum(-1) / (1 + y)
+        M[:, k, k] += (half * slope).sum(-1) / (1 + y)
         H = _turned_back(M, U) / unit[:, None, None]
         AHA = _sym(A @ H @ A)
-        g_A = part @ A @ H
-        g_A = _turned(g_A + g_A.swapaxes(-1, -2), u)
-        g_A = g_A / (root[:, :, None] * root[:, None, :] * (root[:, :, None] + root[:, None, :]))
-        return -_sym(_turned_back(g_A, u)) - np.where(near[:, None, None], AHA, 0), AHA, g_spread
+        in_A = part @ A @ H
+        in_A = _turned(in_A + in_A.swapaxes(-1, -2), u)
+        in_A = in_A / (root[:, :, None] * root[:, None, :] * (root[:, :, None] + root[:, None, :]))
+        in_p = -_sym(_turned_back(in_A, u)) - np.where(near[:, None, None], AHA, 0)
+        return _batch_last(in_p), _batch_last(AHA), in_spread
 
-    return out, pull
+    return out, slopes
 
 
-def log_euclidean_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Pull]:
+def log_euclidean_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Slopes]:
     """The same for the log-Euclidean metric."""
-    n, d = p.shape[-1], p.shape[-1] * (p.shape[-1] + 1) // 2
-    (x, u), (y, w) = _eigh(_sym(p)), _eigh(_sym(q))
+    n, d = len(p), len(p) * (len(p) + 1) // 2
+    (x, u), (y, w) = (_eigh(_sym(_batch_first(x))) for x in (p, q))
     normal = Normal(_to_vec(_matrix(np.log(y), w) - _matrix(np.log(x), u)), spread)
     out = -0.5 * normal.square - normal.log_det - 0.5 * d * math.log(2 * math.pi)
 
-    def pull(g: Array) -> tuple[Array | None, ...]:
-        g_v, g_spread = normal.pull(-0.5 * g, -g)
-        G = _to_sym(g_v, n)
-        g_q, g_p = (_sym(_turned_back(_turned(G, u) * _log_quotients(x), u)) for x, u in ((y, w), (x, u)))
-        return -g_p, g_q, g_spread
+    def slopes() -> tuple[Array | None, ...]:
+        in_v, in_spread = normal.slopes(-0.5, -1.0)
+        G = _to_sym(in_v, n)
+        in_q, in_p = (_sym(_turned_back(_turned(G, u) * _log_quotients(x), u)) for x, u in ((y, w), (x, u)))
+        return -_batch_last(in_p), _batch_last(in_q), in_spread
 
-    return out, pull
+    return out, slopes
