@@ -70,11 +70,15 @@ def _descend(geo: Geometry, x: Tensor, w: Tensor, max_steps: int, tolerance: flo
     value, g, size = look(m)
     step = torch.ones_like(value)
     eps = torch.finfo(x.dtype).eps
-    floor = 10 * eps * norm(geo.log_frame(geo.project(x[0]), x[-1])).amax() if len(x) > 1 else 0.0
+    signs = 1 - 2 * (torch.arange(x.shape[-1], device=x.device) % 2)
+    rounded = geo.project(
+        x[0] + 16 * eps * signs * x[0].roll(1, -1)
+    )  # a point beside x_0, some roundings away
+    floor = norm(geo.log_frame(rounded, x[0])).amax() + 10 * eps * norm(geo.log_frame(rounded, x[-1])).amax()
 
     def left() -> Tensor:
         # done too is what no step, however short, improves, if its gradient is zero to half of the digits
-        done = (step < eps) & (size <= eps**0.5 * value.sqrt())
+        done = (step < eps) & (size <= 8 * eps**0.5 * value.sqrt())
         return (size > tolerance * value.sqrt() + floor) & ~done
 
     for _ in range(max_steps):

@@ -58,6 +58,23 @@ def test_mean_stops_where_rounding_does(case):
     assert geometry(manifold).log_frame(mean.expand_as(x), x).mean(0).abs().max() < 1e-7
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("case", WITH_LOG, ids=lambda case: case.name)
+def test_mean_of_points_that_rounding_hardly_tells_apart(case, dtype):
+    """One point, the same point thrice, and points 1e-5 apart: their mean is there, to the rounding of float32 a unit
+    from the origin."""
+    manifold, shape = case.manifold(), case.event_shape()
+    geo = geometry(manifold)
+    p = geo.project(cloud(manifold, shape, (6,), 0.4).to(dtype))
+    for x in (
+        p[None],
+        p[None].expand(3, *p.shape),
+        geo.project(p + 1e-5 * torch.randn(4, *p.shape, dtype=dtype)),
+    ):
+        mean, variance = frechet_mean(manifold, x)
+        assert geo.dist(mean, p).max() < 1e-4 and variance.max() < 1e-8
+
+
 def test_mean_on_the_circle_is_global():
     """Against a grid search, for angles all around."""
     x = (2 * torch.rand(15, 50, 1, dtype=F64) - 1) * math.pi
