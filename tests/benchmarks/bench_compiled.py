@@ -12,48 +12,19 @@ import argparse
 import os
 import time
 
-import bench_mcmc as bench
 import pyro
-import pyro.distributions as dist
 import torch
 from bench_mcmc import GeodesicHMC, GeodesicNUTS
-from bench_mcmc_models import hierarchy, hierarchy_data, of_hierarchy, of_sites, sites, sites_data
-
-import pyro_manifold.distributions as mdist
-from pyro_manifold.geometry import SpecialOrthogonal
-
-
-def attitude(v, y):
-    """Which rotation took known directions to these noisy ones? The noise is unknown too."""
-    r = pyro.sample("r", mdist.ManifoldUniform(SpecialOrthogonal(3), (3, 3)))
-    sigma = pyro.sample("sigma", dist.LogNormal(torch.tensor(-1.0), 1.0))
-    with pyro.plate("n", len(y)):
-        mean = ((r.unsqueeze(-3) if r.dim() == 2 else r) @ v.unsqueeze(-1)).squeeze(-1)
-        pyro.sample("y", dist.Normal(mean, sigma.unsqueeze(-1)).to_event(1), obs=y)
-
-
-def attitude_data():
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        v = torch.nn.functional.normalize(torch.randn(20, 3), dim=-1)
-        return v, v + 0.2 * torch.randn(20, 3)
-
-
-def of_attitude(s):
-    return torch.cat([s["r"].flatten(-2), s["sigma"].log().unsqueeze(-1)], -1)
-
-
-def used() -> float:
-    """CPU seconds of this process and of those it has waited for."""
-    t = os.times()
-    return t.user + t.system + t.children_user + t.children_system
+from bench_mcmc_models import hierarchy, hierarchy_data, of_hierarchy
+from mcmc_models import attitude, sites
+from mcmc_runs import effective, flat, lockstep, used
 
 
 def run(how, kind, model, data, statistics, chains, warmup, draws):
     pyro.set_rng_seed(0)
     start = used()
-    r = bench.lockstep(kind(model, chains=chains, compile=how), statistics, warmup, draws, *data)
-    return used() - start, (r.gradients + r.warm_gradients) / chains, bench.effective(r.values)
+    r = lockstep(kind(model, chains=chains, compile=how), statistics, warmup, draws, *data)
+    return used() - start, (r.gradients + r.warm_gradients) / chains, effective(r.values)
 
 
 def main() -> None:
@@ -62,9 +33,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="the least time of as many runs counts")
     args = parser.parse_args()
     models = {
-        "8 sites on S^2, 120 observations": (sites, (sites_data(),), of_sites),
+        "8 sites on S^2, 120 observations": (sites.here, sites.data(), lambda s: flat(sites.statistics(s))),
         "3 groups, 18 directions": (hierarchy, (hierarchy_data(),), of_hierarchy),
-        "attitude, 20 directions": (attitude, attitude_data(), of_attitude),
+        "attitude, 20 directions": (attitude.here, attitude.data(), lambda s: flat(attitude.statistics(s))),
     }
     chains, warmup, draws, repeats = (4, 30, 30, 1) if args.quick else (4, 150, 150, args.repeats)
     print(

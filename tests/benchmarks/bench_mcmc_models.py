@@ -17,7 +17,10 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from bench_mcmc import GeodesicHMC, GeodesicNUTS, Result
+from bench_mcmc import GeodesicHMC, GeodesicNUTS
+from mcmc_models import sites
+from mcmc_peers import mici_chain
+from mcmc_runs import Result, effective, flat, lockstep
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold.constraints import on
@@ -40,7 +43,7 @@ def geodesic(
         x = statistics(s)
         return torch.cat([x, x.square()], -1)
 
-    return bench.lockstep(cls(model, chains=chains), values, warmup, draws, *data)
+    return lockstep(cls(model, chains=chains), values, warmup, draws, *data)
 
 
 # --- the mixed hierarchy ------------------------------------------------------------------------------------
@@ -64,35 +67,10 @@ def hierarchy(y):
 
 
 def of_hierarchy(s: Draws) -> torch.Tensor:
-    sites = (s["sigma"].log(), s["kappa"].log(), s["mu"], s["theta"])
-    return torch.cat([v.reshape(v.shape[:2] + (-1,)) for v in sites], -1)
+    return flat((s["sigma"].log(), s["kappa"].log(), s["mu"], s["theta"]))
 
 
 # --- 8 sites ------------------------------------------------------------------------------------------------
-def sites_data() -> torch.Tensor:
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        centre = mdist.VonMisesFisher(torch.tensor([0.0, 0.6, 0.8]), torch.tensor(10.0)).sample((8,))
-        return mdist.VonMisesFisher(centre, torch.tensor(50.0)).sample((15,))
-
-
-def sites(y):
-    """8 site means and concentrations about a grand mean on S^2, 15 observations of each: scales from 0.03 to
-    0.3."""
-    grand = pyro.sample("grand", mdist.ManifoldUniform(geoopt.Sphere(), 3))
-    between = pyro.sample("between", dist.LogNormal(torch.tensor(2.0), 1.0))
-    with pyro.plate("site", 8, dim=-1):
-        mean = pyro.sample("mean", mdist.VonMisesFisher(grand, between, validate_args=False))
-        within = pyro.sample("within", dist.LogNormal(torch.tensor(3.0), 1.0))
-        with pyro.plate("observation", 15, dim=-2):
-            pyro.sample("y", mdist.VonMisesFisher(mean, within, validate_args=False), obs=y)
-
-
-def of_sites(s: Draws) -> torch.Tensor:
-    parts = (s["between"].log(), s["within"].log(), s["grand"], s["mean"])
-    return torch.cat([v.reshape(v.shape[:2] + (-1,)) for v in parts], -1)
-
-
 def warm_up(seeds: int) -> None:
     print("\nWarm-up of the 8 sites, 4 chains in lockstep, 150 + 150 draws\n")
     print(
@@ -103,8 +81,9 @@ def warm_up(seeds: int) -> None:
     for cls in (GeodesicNUTS, GeodesicHMC):
         for seed in range(seeds):
             pyro.set_rng_seed(seed)
-            r = geodesic(sites, (sites_data(),), of_sites, cls, 4, 150, 150, seed)
-            ess = bench.effective(r.values) / r.gradients
+            data = sites.data()
+            r = geodesic(sites.here, data, lambda s: flat(sites.statistics(s)), cls, 4, 150, 150, seed)
+            ess = effective(r.values) / r.gradients
             print(f"| {cls.__name__} | {seed} | {r.warm_gradients} | {r.gradients} | {ess:.3f} |", flush=True)
 
 
@@ -149,7 +128,7 @@ def mici_torus(warmup: int, draws: int, seed: int) -> Result:
         return np.zeros(3)
 
     start = of_angles(2 * torch.pi * torch.rand(2))[:3]
-    x, counts = bench.mici_chain(
+    x, counts = mici_chain(
         lambda x: 0.0,
         lambda x: np.array([(np.hypot(x[0], x[1]) - RING) ** 2 + x[2] ** 2 - TUBE**2]),
         gradient,

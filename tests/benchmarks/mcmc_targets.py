@@ -32,7 +32,7 @@ class Target:
     ambient: Callable[[torch.Tensor], torch.Tensor] | None = None  # Gaussian of the point's shape -> x
     numpy_gradient: Callable[[np.ndarray], np.ndarray] | None = None  # for Mici, with numpy_potential
     numpy_potential: Callable[[np.ndarray], float] | None = None
-    jax_potential: Callable[[Any], Any] | None = None
+    jax_density: Callable[[], Any] | None = None  # what mcmc_jax.py says; called only if JAX is there
     isometry: str | None = None
     coordinates: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
 
@@ -76,11 +76,23 @@ def qr_point(y):
     )
 
 
-def sphere_target(name, d, potential, gradient, statistic=None, **kw):
+def jax_form(kind, *args):
+    """A function of ``mcmc_jax.py``, which needs JAX, to be called later."""
+
+    def make():
+        import mcmc_jax
+
+        return getattr(mcmc_jax, kind)(*args)
+
+    return make
+
+
+def sphere_target(name, d, potential, gradient, statistic=None, *, in_jax, **kw):
     m = geoopt.Sphere()
     return Target(
         name, m, (d + 1,), potential, uniform_start(m, (d + 1,)), statistic, (d, stereographic),
-        lambda y: y / y.norm(), gradient, lambda x: float(potential(torch.from_numpy(x))), **kw,
+        lambda y: y / y.norm(), gradient, lambda x: float(potential(torch.from_numpy(x))),
+        jax_density=jax_form("sphere", d + 1, in_jax), **kw,
     )  # fmt: skip
 
 
@@ -93,21 +105,22 @@ def vmf(d, kappa):
         lambda x: -kappa * (x * mu).sum(-1),
         lambda x: -kappa * m,
         lambda x: (x @ mu).unsqueeze(-1),
-        jax_potential=lambda x: -kappa * (x * m).sum(-1),
+        in_jax=lambda x: -kappa * (x * m).sum(-1),
     )
 
 
-def bingham(d, move):
+def bingham(d, move, axes=False):
     a = torch.zeros(d + 1)
     a[0], a[1] = 20.0, 5.0
     b = a.numpy()
     return sphere_target(
-        f"Bingham S{d}" + (", antipode" if move else ""),
+        f"Bingham S{d}" + (", antipode" if move else "") + (", axes" if axes else ""),
         d,
         lambda x: -(a * x * x).sum(-1),
         lambda x: -2 * b * x,
-        jax_potential=lambda x: -(b * x * x).sum(-1),
+        in_jax=lambda x: -(b * x * x).sum(-1),
         isometry="antipode" if move else None,
+        coordinates=(lambda x: x[..., :1] * x) if axes else (lambda x: x),
     )
 
 
@@ -124,7 +137,7 @@ def fisher(kappa):
         lambda x: x.diagonal(dim1=-1, dim2=-2).sum(-1, keepdim=True),
         (3, exp_chart(m)),
         qr_point,
-        jax_potential=lambda x: -(g * x).sum((-1, -2)),
+        jax_density=jax_form("rotation", lambda x: -(g * x).sum()),
     )
 
 
@@ -141,7 +154,7 @@ def langevin(n, p, kappa):
         None,
         None,
         qr_point,
-        jax_potential=lambda x: -(g * x).sum((-1, -2)),
+        jax_density=jax_form("frame", n, p, lambda x: -(g * x).sum()),
     )
 
 
@@ -160,6 +173,7 @@ def hyperbolic(d, radius, scale):
         None,
         (d, exp_chart(m)),
         coordinates=frame,
+        jax_density=jax_form("wrapped_normal", d, radius, scale),
     )
 
 
@@ -178,12 +192,13 @@ def wishart(nu, condition):
         f"Wishart SPD(3), nu {nu}, condition {condition:g}", m, (3, 3), potential, start,
         lambda x: torch.linalg.slogdet(x).logabsdet.unsqueeze(-1), (6, log_cholesky),
         coordinates=lambda x: x[(..., *torch.tril_indices(3, 3))],
+        jax_density=jax_form("wishart", nu, precision.numpy()),
     )  # fmt: skip
 
 
 TARGETS = [
     *(vmf(d, k) for d in (2, 9) for k in (1.0, 10.0, 100.0)),
-    *(bingham(d, move) for d in (2, 9) for move in (False, True)),
+    *(bingham(d, move) for d in (2, 9) for move in (False, True)), bingham(9, False, axes=True),
     *(fisher(k) for k in (0.0, 2.0, 20.0)),
     langevin(5, 2, 0.0), langevin(5, 2, 10.0), langevin(10, 3, 50.0),
     hyperbolic(2, 0.0, 1.0), hyperbolic(2, 3.0, 1.0), hyperbolic(5, 3.0, 0.5), hyperbolic(5, 5.0, 1.0),
