@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..ops.checks import common_shape
 from ..ops.numerics import norm, scalar
+from ..ops.numpy_logarithm import Logarithm
 from ..ops.orthogonal import hat
 from ..ops.signed_trig import cos_sqrt, sinc_sqrt
 from ..ops.tracing import is_concrete
@@ -246,6 +247,13 @@ class Geometry(GeometryContract):
         operator for tensors on the CPU (:mod:`pyro_manifold.ops.numpy_operator`); ``None`` where there is none.
 
         :param spread: standard deviations, ``batch + (dim,)``, or Cholesky factors if ``full``.
+        """
+        return None
+
+    def numpy_logarithm(self, event_shape: Sequence[int], p: Tensor, q: Tensor) -> Logarithm | None:
+        """How NumPy computes logarithms, for densities on products; ``None`` where there is no way.
+
+        :param p: points, or points of a product of which this is a factor; q likewise.
         """
         return None
 

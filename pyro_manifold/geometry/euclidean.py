@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..ops.checks import common_shape
 from ..ops.numerics import norm, scalar
+from ..ops.numpy_logarithm import Logarithm, flat_logarithm
 from .base import Geometry
 from .registry import register_geometry
 
@@ -106,6 +107,9 @@ class EuclideanGeometry(FlatGeometry):
 
     def ambient_coordinates(self, x: Tensor) -> Tensor:
         return x
+
+    def numpy_logarithm(self, event_shape: Sequence[int], p: Tensor, q: Tensor) -> Logarithm:
+        return Logarithm(flat_logarithm)
 
     def lift(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, torch.ones_like(x[..., :1])

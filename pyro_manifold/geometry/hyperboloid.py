@@ -29,7 +29,8 @@ from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
 from ..ops.hyperboloid import hyperboloid_exp, hyperboloid_log
 from ..ops.numerics import safe_sqrt
-from ..ops.numpy_hyperbolic import hyperboloid_normal
+from ..ops.numpy_hyperbolic import hyperboloid_logarithm, hyperboloid_normal
+from ..ops.numpy_logarithm import Logarithm
 from ..ops.signed_trig import cos_sinc_sqrt, log_sinc_length
 from ..ops.tracing import is_traced
 from .base import Geometry
@@ -144,7 +145,10 @@ class HyperboloidGeometry(Geometry):
         return out.expand(common_shape(p.shape[:-1], v.shape[:-1]))
 
     def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor:
-        return hyperboloid_normal(p, q, self._k(p), spread, full)
+        return hyperboloid_normal(p, q, spread, self._k(p), full)
+
+    def numpy_logarithm(self, event_shape: Sequence[int], p: Tensor, q: Tensor) -> Logarithm:
+        return Logarithm(hyperboloid_logarithm, (self._k(p),))
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device).unsqueeze(-1)

@@ -5,6 +5,7 @@ r"""Products :math:`M_1\times\dots\times M_m`, packed into one vector as :class:
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import geoopt
@@ -12,9 +13,14 @@ import torch
 from torch import Tensor
 
 from ..ops.numerics import norm
+from ..ops.numpy_joint import is_short_joint
+from ..ops.numpy_normal import product_density
+from ..ops.numpy_operator import numpy_operator
+from ..ops.numpy_windings import is_short
 from .base import Geometry
 from .euclidean import FlatGeometry
 from .registry import geometry, register_geometry
+from .windings import centred_normal
 
 __all__ = ["ProductGeometry"]
 
@@ -35,6 +41,14 @@ def _shape(index: int, factor: Geometry, shape: torch.Size) -> torch.Size:
 def _all(name: str) -> Any:
     """A property that holds for a product if it holds for every factor."""
     return property(lambda self: all(getattr(g, name) for g in self.factors))
+
+
+@lru_cache
+def _operator(
+    functions: tuple[Any, ...], shapes: tuple[torch.Size, ...], numbers: tuple[int, ...], full: bool
+) -> Callable[..., Tensor]:
+    ranks = (1, 1, 1 + full, *(0 for _ in range(sum(numbers))))
+    return numpy_operator(product_density(functions, shapes, numbers, full), None, ranks)
 
 
 @register_geometry(geoopt.ProductManifold)
@@ -226,17 +240,28 @@ class ProductGeometry(Geometry):
         return self.pack(self._each(lambda g, a: g.in_double(a), self.split(x)))
 
     def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
-        if full:
+        found = [g.numpy_logarithm(s, p, q) for g, s in zip(self.factors, self.shapes, strict=True)]
+        logs = [log for log in found if log is not None]
+        parameters = [x for log in logs for x in log.parameters]
+        if len(logs) < len(found) or any(x.requires_grad for x in parameters):
             return None
-        out: Tensor | None = None
-        for g, a, b, s in zip(
-            self.factors, self.split(p), self.split(q), self.split_coordinates(spread), strict=True
-        ):
-            part = g.log_normal_by_numpy(a, b, s, False)
-            if part is None:
-                return None
-            out = part if out is None else out + part
-        return out
+        axes, power = sum(log.axes for log in logs), sum(log.power for log in logs)
+        if axes and not (is_short(spread, power) and (not full or is_short_joint(spread, axes, power))):
+            return None
+        functions, numbers = tuple(log.value for log in logs), tuple(len(log.parameters) for log in logs)
+        op = _operator(functions, tuple(self.shapes), numbers, full)
+        return op(p, q, spread, *parameters, composed=partial(self._composed_normal, full, axes > 0))
+
+    def _composed_normal(
+        self, full: bool, closes: bool, p: Tensor, q: Tensor, spread: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        dtype = p.dtype
+        if closes:
+            p, q, spread = self.in_double(p), self.in_double(q), spread.double()
+        p, q = torch.broadcast_tensors(p, q)
+        v, normal = self.log_frame(p, q), centred_normal(spread, full)
+        out = self.log_wrapped(p, v, normal) if closes else normal.log_prob(v) - self.log_det_exp(p, v)
+        return out.to(dtype)
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         """Independent coordinates make independent factors: a sum of logs instead of a sum over every

@@ -22,8 +22,10 @@ from ..ops.arguments import checked
 from ..ops.checks import common_shape
 from ..ops.gram_schmidt import rotation_of_columns
 from ..ops.numerics import fewer_turns, norm
+from ..ops.numpy_logarithm import Logarithm
+from ..ops.numpy_normal import density
 from ..ops.numpy_operator import numpy_operator
-from ..ops.numpy_rotations import rotation_normal
+from ..ops.numpy_rotations import rotation_logarithm
 from ..ops.numpy_windings import is_short
 from ..ops.orthogonal import haar, hat, polar, rotation_exp3, rotation_log3, size_of, vee
 from ..ops.rotation_exp_log import log_det_dexp, rotation_exp, rotation_log
@@ -55,7 +57,7 @@ def _composed_normal3(full: bool, p: Tensor, q: Tensor, spread: Tensor) -> Tenso
 
 
 _NORMAL3 = [
-    numpy_operator(rotation_normal, partial(_composed_normal3, full), (2, 2, 1 + full))
+    numpy_operator(density(rotation_logarithm), partial(_composed_normal3, full), (2, 2, 1 + full))
     for full in (False, True)
 ]
 
@@ -260,6 +262,9 @@ class SpecialOrthogonalGeometry(Geometry):
 
     def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
         return _NORMAL3[full](p, q, spread) if self.manifold.n == 3 and is_short(spread, 2) else None
+
+    def numpy_logarithm(self, event_shape: Sequence[int], p: Tensor, q: Tensor) -> Logarithm | None:
+        return Logarithm(rotation_logarithm, axes=1, power=2) if self.manifold.n == 3 else None
 
     def injectivity_radius(self, event_shape: Sequence[int]) -> float:
         return math.pi

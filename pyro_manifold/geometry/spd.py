@@ -27,8 +27,10 @@ from ..ops.batched import unexpand
 from ..ops.gaps import log_sinhc_gaps
 from ..ops.linalg import sym, sym_derivative, sym_eigenvalues, sym_function, sym_to_vec, vec_to_sym
 from ..ops.numerics import norm, scalar
+from ..ops.numpy_logarithm import Logarithm
+from ..ops.numpy_normal import density
 from ..ops.numpy_operator import BLOCK, log_normal, numpy_operator
-from ..ops.numpy_spd import log_euclidean_normal, spd_normal
+from ..ops.numpy_spd import log_euclidean_logarithm, spd_logarithm
 from ..ops.spectral import EXP, INV_SQRT, LOG, LOG1P, SQRT, Spectral
 from .base import Geometry
 from .registry import register_geometry
@@ -74,7 +76,9 @@ def _composed_normal(flat: bool, full: bool, p: Tensor, q: Tensor, spread: Tenso
 
 _NORMAL = {
     (flat, full): numpy_operator(
-        log_euclidean_normal if flat else spd_normal, partial(_composed_normal, flat, full), (2, 2, 1 + full)
+        density(log_euclidean_logarithm if flat else spd_logarithm),
+        partial(_composed_normal, flat, full),
+        (2, 2, 1 + full),
     )
     for flat in (False, True)
     for full in (False, True)
@@ -239,6 +243,9 @@ class SPDGeometry(Geometry):
         if p.shape[-1] == 2 and max(p.numel(), q.numel()) > BLOCK:
             return None  # torch's operators take the eigenvalues of (2, 2) matrices from their closed form
         return _NORMAL[self.is_flat, full](p, q, spread)
+
+    def numpy_logarithm(self, event_shape: Sequence[int], p: Tensor, q: Tensor) -> Logarithm:
+        return Logarithm(log_euclidean_logarithm if self.is_flat else spd_logarithm)
 
     def geodesic(self, p: Tensor, u: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         t = torch.as_tensor(t, dtype=p.dtype, device=p.device)[..., None, None]

@@ -25,8 +25,10 @@ from ..ops.batched import apply_matrix
 from ..ops.checks import common_shape
 from ..ops.components import by_components, squared_norm
 from ..ops.numerics import fewer_turns, norm, safe_sqrt, scalar
+from ..ops.numpy_logarithm import Logarithm
+from ..ops.numpy_normal import density
 from ..ops.numpy_operator import numpy_operator
-from ..ops.numpy_sphere import sphere_normal
+from ..ops.numpy_sphere import sphere_logarithm
 from ..ops.numpy_windings import is_short
 from ..ops.signed_trig import cos_sinc_sqrt, log_sinc_length
 from ..ops.spherical import from_tangent, sphere_exp, sphere_log, to_tangent
@@ -52,7 +54,8 @@ def _composed_normal(full: bool, p: Tensor, q: Tensor, spread: Tensor) -> Tensor
 
 
 _NORMAL = [
-    numpy_operator(sphere_normal, partial(_composed_normal, full), (1, 1, 1 + full)) for full in (False, True)
+    numpy_operator(density(sphere_logarithm), partial(_composed_normal, full), (1, 1, 1 + full))
+    for full in (False, True)
 ]
 
 
@@ -177,6 +180,9 @@ class SphereGeometry(Geometry):
 
     def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
         return _NORMAL[full](p, q, spread) if is_short(spread, p.shape[-1] - 2) else None
+
+    def numpy_logarithm(self, event_shape: Sequence[int], p: Tensor, q: Tensor) -> Logarithm:
+        return Logarithm(sphere_logarithm, axes=1, power=event_shape[-1] - 2)
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         return log_wound_normal(v, base, v.shape[-1] - 1)

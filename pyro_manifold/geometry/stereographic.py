@@ -31,7 +31,8 @@ from ..ops.checks import common_shape
 from ..ops.components import by_components, extremes, squared_norm
 from ..ops.memo import module_tensors
 from ..ops.numerics import cut_short, fewer_turns, safe_sqrt
-from ..ops.numpy_hyperbolic import ball_normal
+from ..ops.numpy_hyperbolic import ball_logarithm, ball_normal
+from ..ops.numpy_logarithm import Logarithm
 from ..ops.signed_trig import arcsinc_sqrt, arctanc_sqrt, cos_sinc_sqrt, log_sinc_length
 from ..ops.tracing import is_concrete, maybe_any
 from .base import Geometry, turned
@@ -226,7 +227,11 @@ class StereographicGeometry(Geometry):
 
     def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
         K = self.curvature(p)
-        return ball_normal(p, q, K, spread, full) if self._hyperbolic(K) else None
+        return ball_normal(p, q, spread, K, full) if self._hyperbolic(K) else None
+
+    def numpy_logarithm(self, event_shape: Sequence[int], p: Tensor, q: Tensor) -> Logarithm | None:
+        K = self.curvature(p)
+        return Logarithm(ball_logarithm, (K,)) if self._hyperbolic(K) else None
 
     def _from_origin(self, p: Tensor, q: Tensor) -> bool:
         """Is p the one origin of a ball, known and fixed, so that the distance of q is a function of |q|?"""

@@ -11,6 +11,7 @@ point.
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import geoopt
@@ -22,8 +23,11 @@ from ..ops.checks import common_shape, held
 from ..ops.circular import log_wrapped_normal, wrap
 from ..ops.lattice import log_dual_sum, log_torus_normal
 from ..ops.numerics import norm
+from ..ops.numpy_joint import is_short_joint
+from ..ops.numpy_logarithm import Logarithm
+from ..ops.numpy_normal import density
 from ..ops.numpy_operator import numpy_operator
-from ..ops.numpy_rotations import torus_normal
+from ..ops.numpy_rotations import torus_logarithm
 from ..ops.numpy_windings import is_short
 from ..ops.tracing import is_concrete
 from ..ops.windings import normal_reach
@@ -36,6 +40,7 @@ __all__ = ["Torus", "TorusGeometry"]
 
 _WIDE = 1.25  # a normal wider than this along all directions has a short dual sum
 _MAX_TERMS = 200_000
+_FEW = 2048  # numbers up to which NumPy sums over the joint lattice faster than torch (measured)
 
 
 class Torus(geoopt.Manifold):
@@ -126,11 +131,17 @@ def _largest(x: Tensor) -> float:
     return float(np.abs(x.detach().numpy()).max())
 
 
-def _composed_normal(p: Tensor, q: Tensor, spread: Tensor) -> Tensor:
-    return log_wrapped_normal(wrap(q) - wrap(p), spread).sum(-1)
+def _composed_normal(full: bool, p: Tensor, q: Tensor, spread: Tensor) -> Tensor:
+    v = wrap(wrap(q) - wrap(p))
+    if not full:
+        return log_wrapped_normal(v, spread).sum(-1)
+    return log_torus_normal(v.expand(common_shape(v.shape[:-1], spread.shape[:-2]) + v.shape[-1:]), spread)
 
 
-_NORMAL = numpy_operator(torus_normal, _composed_normal, (1, 1, 1))
+_NORMAL = [
+    numpy_operator(density(torus_logarithm), partial(_composed_normal, full), (1, 1, 1 + full))
+    for full in (False, True)
+]
 
 
 @register_geometry(Torus)
@@ -196,8 +207,17 @@ class TorusGeometry(FlatGeometry):
         )
 
     def log_normal_by_numpy(self, p: Tensor, q: Tensor, spread: Tensor, full: bool) -> Tensor | None:
-        short = not full and is_short(spread, 0) and max(map(_largest, (p, q))) <= 2 * math.pi
-        return _NORMAL(p, q, spread) if short else None
+        if not is_short(spread, 0) or max(map(_largest, (p, q))) > 2 * math.pi:
+            return None
+        if not full:
+            return _NORMAL[False](p, q, spread)
+        if max(x.numel() for x in (p, q, spread)) > _FEW or not is_short_joint(spread, spread.shape[-1], 0):
+            return None
+        return _NORMAL[True](p, q, spread)
+
+    def numpy_logarithm(self, event_shape: Sequence[int], p: Tensor, q: Tensor) -> Logarithm | None:
+        near = max(map(_largest, (p, q))) <= 2 * math.pi
+        return Logarithm(torus_logarithm, axes=event_shape[-1]) if near else None
 
     def log_wrapped(self, p: Tensor, v: Tensor, base: Any) -> Tensor:
         """Axis by axis for independent coordinates, else by the shorter of the lattice sum and its dual.

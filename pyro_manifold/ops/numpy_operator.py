@@ -35,6 +35,7 @@ __all__ = [
     "numpy_operator",
     "log_normal",
     "near_zero",
+    "solve",
 ]
 
 BLOCK = 1 << 15  # numbers of the largest argument that are computed at once
@@ -112,7 +113,7 @@ class _Gradient:
 
 def numpy_operator(
     value: Callable[..., tuple[Array, Slopes]],
-    composed: Callable[..., Tensor],
+    composed: Callable[..., Tensor] | None,
     ranks: tuple[int, ...],
     again: bool = False,
 ) -> Callable[..., Tensor]:
@@ -121,7 +122,8 @@ def numpy_operator(
     :param value: takes arrays with one batch axis, the last (of size 1 where the argument is a single element);
         returns the values, shape ``(n,)``, and a function that returns their derivatives in each argument, each
         with a batch axis of size 1 or n, or ``None`` for zeros.
-    :param composed: the same function of tensors with any batch shapes, made of torch's operators.
+    :param composed: the same function of tensors with any batch shapes, made of torch's operators; if ``None``, it is
+        given by name in each call.
     :param ranks: how many trailing axes of each argument belong to one element.
     :param again: whether the backward pass over more than one block computes the values again, which for a short
         formula is faster than to write and read all derivatives.
@@ -157,20 +159,22 @@ def numpy_operator(
 
     class NumpyOperator(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, batch: torch.Size, size: int, *xs: Tensor) -> Tensor:
-            ctx.batch, ctx.size = batch, size
-            out, ctx.blocks = evaluate(xs, batch, size, ctx.needs_input_grad[2:])
+        def forward(
+            ctx: Any, composed: Callable[..., Tensor], batch: torch.Size, size: int, *xs: Tensor
+        ) -> Tensor:
+            ctx.composed, ctx.batch, ctx.size = composed, batch, size
+            out, ctx.blocks = evaluate(xs, batch, size, ctx.needs_input_grad[3:])
             ctx.save_for_backward(*xs)
             return out
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-            xs, needed, batch = ctx.saved_tensors, ctx.needs_input_grad[2:], ctx.batch
+            xs, needed, batch = ctx.saved_tensors, ctx.needs_input_grad[3:], ctx.batch
             if torch.is_grad_enabled():
                 ys = [x.view_as(x) for x in xs]  # an argument may be a function of another
                 asked = [y for y, need in zip(ys, needed, strict=True) if need]
-                found = iter(torch.autograd.grad(composed(*ys), asked, grad, create_graph=True))
-                return None, None, *(next(found) if need else None for need in needed)
+                found = iter(torch.autograd.grad(ctx.composed(*ys), asked, grad, create_graph=True))
+                return None, None, None, *(next(found) if need else None for need in needed)
             g, n = grad.numpy().reshape(-1), math.prod(batch)
             gradients = [
                 _Gradient(x, rank, batch) if need else None
@@ -187,9 +191,13 @@ def numpy_operator(
                     for gradient, slope in zip(gradients, slopes(), strict=True):
                         if gradient is not None and slope is not None:
                             gradient.add(part, slope, g[part])
-            return None, None, *(None if x is None else x.result() for x in gradients)
+            return None, None, None, *(None if x is None else x.result() for x in gradients)
 
-    def op(*xs: Tensor) -> Tensor:
+    always = composed
+
+    def op(*xs: Tensor, composed: Callable[..., Tensor] | None = None) -> Tensor:
+        composed = composed or always
+        assert composed is not None
         events = [x.shape[x.dim() - rank :] for x, rank in zip(xs, ranks, strict=True)]
         batch = common_shape(*(x.shape[: x.dim() - rank] for x, rank in zip(xs, ranks, strict=True)))
         width = max(map(math.prod, events))
@@ -197,7 +205,7 @@ def numpy_operator(
             return composed(*xs)
         size = max(1, BLOCK // width)
         if torch.is_grad_enabled() and any(x.requires_grad for x in xs):
-            return super(torch.autograd.Function, NumpyOperator).apply(batch, size, *xs)  # type: ignore[misc]
+            return super(torch.autograd.Function, NumpyOperator).apply(composed, batch, size, *xs)  # type: ignore[misc]
         return evaluate(xs, batch, size)[0]
 
     return op
@@ -237,7 +245,7 @@ class Normal:
             self.y = v / spread
             self.log_det = np.log(spread).sum(0) * (len(v) // len(spread))
         else:
-            self.y = _solve(spread, v, upper=False)
+            self.y = solve(spread, v, upper=False)
             self.log_det = np.log(spread.diagonal()).sum(-1)
         self.square = dot(self.y, self.y)
 
@@ -249,7 +257,7 @@ class Normal:
             in_v = in_y / self.spread
             out = (of_log_det - in_y * self.y) / self.spread
             return in_v, out if len(self.spread) == len(out) else out.sum(0, keepdims=True)
-        in_v = _solve(self.spread.swapaxes(0, 1), in_y, upper=True)
+        in_v = solve(self.spread.swapaxes(0, 1), in_y, upper=True)
         out = in_v[:, None] * self.y
         out *= -np.tri(len(out))[:, :, None]
         i = np.arange(len(out))
@@ -257,10 +265,10 @@ class Normal:
         return in_v, out
 
 
-def _solve(factor: Array, v: Array, upper: bool) -> Array:
-    """The solutions y of ``factor y = v`` for triangular matrices, ``(d, d, 1)`` or ``(d, d, n)``."""
+def solve(factor: Array, v: Array, upper: bool) -> Array:
+    """The solutions y of ``factor y = v`` for triangular matrices, whose batch axes, the last ones, broadcast."""
     d = len(v)
-    y = np.empty((d, max(v.shape[-1], factor.shape[-1])), np.result_type(factor, v))
+    y = np.empty((d, *np.broadcast_shapes(v.shape[1:], factor.shape[2:])), np.result_type(factor, v))
     for i in reversed(range(d)) if upper else range(d):
         known = slice(i + 1, d) if upper else slice(0, i)
         rest = v[i] if known.start == known.stop else v[i] - (factor[i, known] * y[known]).sum(0)

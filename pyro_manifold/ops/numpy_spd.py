@@ -1,13 +1,11 @@
-r"""The log density of a normal distribution that exp wraps onto the positive definite matrices, by NumPy (see
-:mod:`pyro_manifold.ops.numpy_operator`).
+r"""Logarithms on the positive definite matrices, by NumPy (see :mod:`pyro_manifold.ops.numpy_operator`).
 
 .. math::
-    \log p(Q) = \log\mathcal N(v; 0, \Sigma) -
-    \sum_{i<j}\log\frac{\sinh((\ell_i-\ell_j)/2)}{(\ell_i-\ell_j)/2}, \qquad W = \log(AQA) =
-    U\,\mathrm{diag}(\ell)\,U^\top,\quad A = P^{-1/2}
+    W = \log(AQA) = U\,\mathrm{diag}(\ell)\,U^\top,\quad A = P^{-1/2}, \qquad
+    \log J = \sum_{i<j}\log\frac{\sinh((\ell_i-\ell_j)/2)}{(\ell_i-\ell_j)/2}
 
 with v the coordinates of W (affine-invariant metric); for the log-Euclidean one :math:`W = \log Q - \log P`,
-without the sum. Derivatives of functions of matrices by Daleckii and Krein's formula, see
+without a volume change J. Derivatives of functions of matrices by Daleckii and Krein's formula, see
 :mod:`pyro_manifold.ops.linalg`; two eigendecompositions in all."""
 
 import math
@@ -15,9 +13,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from .numpy_operator import Array, Normal, Slopes, near_zero
+from .numpy_logarithm import Tangent
+from .numpy_operator import Array, near_zero
 
-__all__ = ["log_euclidean_normal", "spd_normal"]
+__all__ = ["log_euclidean_logarithm", "spd_logarithm"]
 
 
 @lru_cache
@@ -84,10 +83,9 @@ def _log_quotients(low: Array) -> Array:
     return np.where(gap == 0, 1, np.log1p(gap) / np.where(gap == 0, 1, gap)) / least
 
 
-def spd_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Slopes]:
-    """The density at q of the normal at p and the function to its derivatives, for the affine-invariant
-    metric."""
-    n, d = len(p), len(p) * (len(p) + 1) // 2
+def spd_logarithm(p: Array, q: Array) -> Tangent:
+    """The logarithm of q at p for the affine-invariant metric."""
+    n = len(p)
     p, q = _sym(_batch_first(p)), _sym(_batch_first(q))
     x, u = _eigh(p)
     root = np.sqrt(x)
@@ -102,42 +100,37 @@ def spd_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Slopes]:
     y, U = _eigh((B - t[:, None, None] * np.eye(n, dtype=B.dtype)) / unit[:, None, None])
     ell = np.log1p(y)
     v = _to_vec(_matrix(ell + level[:, None], U))
-    normal = Normal(v, spread)
     i, j = _upper(n)
     r = np.maximum(np.abs(ell[:, j] - ell[:, i]) / 2, np.finfo(ell.dtype).tiny)
     log_sinhc = r + np.log(-np.expm1(-2 * r) / (2 * r))
-    out = -0.5 * normal.square - normal.log_det - log_sinhc.sum(-1) - 0.5 * d * math.log(2 * math.pi)
 
-    def slopes() -> tuple[Array | None, ...]:
-        in_v, in_spread = normal.slopes(-0.5, -1.0)
+    def slopes(in_v: Array, in_log_volume: Array | float) -> tuple[Array, ...]:
         M = _turned(_to_sym(in_v, n), U) * _log_quotients(1 + y)
         half = (ell[:, :, None] - ell[:, None, :]) / 2
         safe = np.where(half == 0, 1, half)
         slope = near_zero("log_sinc", -half * half, (1 / safe - 1 / np.tanh(safe)) / (2 * safe))
         k = np.arange(n)
-        M[:, k, k] += (half * slope).sum(-1) / (1 + y)
+        M[:, k, k] -= in_log_volume * (half * slope).sum(-1) / (1 + y)
         H = _turned_back(M, U) / unit[:, None, None]
         AHA = _sym(A @ H @ A)
         in_A = part @ A @ H
         in_A = _turned(in_A + in_A.swapaxes(-1, -2), u)
         in_A = in_A / (root[:, :, None] * root[:, None, :] * (root[:, :, None] + root[:, None, :]))
         in_p = -_sym(_turned_back(in_A, u)) - np.where(near[:, None, None], AHA, 0)
-        return _batch_last(in_p), _batch_last(AHA), in_spread
+        return _batch_last(in_p), _batch_last(AHA)
 
-    return out, slopes
+    return Tangent(v, log_sinhc.sum(-1), slopes)
 
 
-def log_euclidean_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Slopes]:
+def log_euclidean_logarithm(p: Array, q: Array) -> Tangent:
     """The same for the log-Euclidean metric."""
-    n, d = len(p), len(p) * (len(p) + 1) // 2
+    n = len(p)
     (x, u), (y, w) = (_eigh(_sym(_batch_first(x))) for x in (p, q))
-    normal = Normal(_to_vec(_matrix(np.log(y), w) - _matrix(np.log(x), u)), spread)
-    out = -0.5 * normal.square - normal.log_det - 0.5 * d * math.log(2 * math.pi)
+    v = _to_vec(_matrix(np.log(y), w) - _matrix(np.log(x), u))
 
-    def slopes() -> tuple[Array | None, ...]:
-        in_v, in_spread = normal.slopes(-0.5, -1.0)
+    def slopes(in_v: Array, _: Array | float) -> tuple[Array, ...]:
         G = _to_sym(in_v, n)
         in_q, in_p = (_sym(_turned_back(_turned(G, u) * _log_quotients(x), u)) for x, u in ((y, w), (x, u)))
-        return -_batch_last(in_p), _batch_last(in_q), in_spread
+        return -_batch_last(in_p), _batch_last(in_q)
 
-    return out, slopes
+    return Tangent(v, 0.0, slopes)

@@ -1,21 +1,13 @@
-r"""The log density of a normal distribution that exp wraps onto the unit sphere, by NumPy (see
-:mod:`pyro_manifold.ops.numpy_operator`).
-
-.. math:: \log p(x) = -\log\det L - \tfrac d2\log2\pi + w(\theta, s), \qquad s = |L^{-1}e|^{-1}
-
-with :math:`\theta` the angle between centre and point, e the coordinates of the unit vector from one towards
-the other in the frame transported from :math:`e_1`, and w the sum over windings of
-:mod:`pyro_manifold.ops.windings`. In float64, since float32 cannot resolve the distance to a pole. Gradients
-are along the sphere."""
-
-import math
+r"""The logarithm on the unit sphere, by NumPy (see :mod:`pyro_manifold.ops.numpy_operator`): the angle between two
+points, and the coordinates of the unit vector from one towards the other in the frame transported from
+:math:`e_1`. In float64, since float32 cannot resolve the distance to a pole; gradients are along the sphere."""
 
 import numpy as np
 
-from .numpy_operator import Array, Normal, Slopes, dot
-from .numpy_windings import windings
+from .numpy_logarithm import Polar
+from .numpy_operator import Array, dot
 
-__all__ = ["sphere_normal"]
+__all__ = ["sphere_logarithm"]
 
 
 def _unit(x: Array) -> tuple[Array, Array]:
@@ -70,10 +62,8 @@ class _Frame:
         return in_u, np.concatenate([in_first[None], in_rest])
 
 
-def sphere_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Slopes]:
-    """The density at q of the normal at p, and the function to its derivatives; ``spread`` as in
-    :class:`Normal`, not wider than
-    :data:`WIDEST`."""
+def sphere_logarithm(p: Array, q: Array) -> Polar:
+    """The logarithm of q at p."""
     (p, p_length), (q, q_length) = _unit(p), _unit(q)
     d = len(p) - 1
     sin, cos, u = _towards(p, q)
@@ -82,20 +72,14 @@ def sphere_normal(p: Array, q: Array, spread: Array) -> tuple[Array, Slopes]:
     polar = sin == 0
     if polar.any():
         e = np.where(polar, np.arange(d)[:, None] == 0, e)
-    normal = Normal(e, spread.astype(np.float64))
-    s = 1 / np.sqrt(normal.square)
-    w, derivatives = windings(np.arctan2(sin, cos), sin, cos, s, d - 1)
-    out = w - normal.log_det - 0.5 * d * math.log(2 * math.pi)
 
-    def slopes() -> tuple[Array | None, ...]:
-        slope, wider = derivatives()
-        in_e, in_spread = normal.slopes(-0.5 * wider * s / normal.square, -1.0)
+    def slopes(in_t: Array, in_e: Array) -> tuple[Array, ...]:
         in_u, in_p = frame.slopes(in_e)
         across = (in_u - dot(in_u, u) * u) / np.where(polar, np.inf, sin)
         across -= dot(across, p) * p
-        in_q = slope * (cos * u - sin * p) + across
-        in_p = np.where(polar, 0, in_p) - slope * u - cos * across
+        in_q = in_t * (cos * u - sin * p) + across
+        in_p = np.where(polar, 0, in_p) - in_t * u - cos * across
         in_p, in_q = in_p - dot(in_p, p) * p, in_q - dot(in_q, q) * q
-        return in_p / p_length, in_q / q_length, in_spread
+        return in_p / p_length, in_q / q_length
 
-    return out, slopes
+    return Polar(np.arctan2(sin, cos), e, sin, cos, d - 1, 1, slopes)

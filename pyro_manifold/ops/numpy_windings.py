@@ -25,13 +25,13 @@ from torch import Tensor
 from .numpy_operator import Array, near_zero
 from .windings import normal_reach
 
-__all__ = ["WIDEST", "is_short", "windings"]
+__all__ = ["EPS", "WIDEST", "is_short", "windings"]
 
 _TURN = 2 * math.pi
 WIDEST = 3.0  # a wider normal has more terms than pay here
 _POWERS = 16  # up to which power no term overflows
-_EPS = float(np.finfo(np.float64).eps)
-_NARROWEST = math.sqrt(_EPS) / 50  # see ops.windings
+EPS = float(np.finfo(np.float64).eps)
+_NARROWEST = math.sqrt(EPS) / 50  # see ops.windings
 _REACH = normal_reach(torch.float64)
 
 
@@ -68,7 +68,7 @@ def windings(
     e = -over * (0.5 * over + ratio)
     w = -0.5 * ratio * ratio
     if power:
-        low, sine = np.maximum(t, _EPS), half * np.maximum(sin, _EPS / half)
+        low, sine = np.maximum(t, EPS), half * np.maximum(sin, EPS / half)
         turned = turn + t
         e += power * np.log(np.abs(turned) / low)
         w -= power * np.log(sine / low)

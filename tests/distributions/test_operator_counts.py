@@ -17,7 +17,6 @@ WRAPPED = (2.0, 1.1)  # of wrapped normals at few points: the bound in units, wi
 COUNTED = {  # of all others: operators without and with the gradient, as counted with torch 2.13; a tenth more is allowed
     "wrapped-S2-truncated": (148, 417),
     "wrapped-SO4-truncated": (474, 925),
-    "wrapped-torus-tril": (245, 298),
     "wrapped-cauchy": (28, 61),
     "riemannian-scaled-ball": (90, 192),
     "riemannian-S1": (50, 118),
@@ -26,7 +25,7 @@ COUNTED = {  # of all others: operators without and with the gradient, as counte
     "riemannian-ball": (75, 176),
     "riemannian-lorentz-3": (182, 311),
     "riemannian-SPD2": (342, 772),
-    "product-S1xS2": (77, 120),
+    "product-S1xS2": (70, 113),
     "inverse-wishart": (54, 155),
     "inverse-wishart-1": (49, 135),
     "vmf-S1": (27, 39),

@@ -13,6 +13,7 @@ from pyro_manifold.distributions import WrappedNormal, wrapped_normal
 from pyro_manifold.geometry import SpecialOrthogonal, Torus, geometry
 from pyro_manifold.ops import numpy_operator
 from pyro_manifold.ops.numpy_hyperbolic import ball_normal
+from pyro_manifold.ops.numpy_joint import is_short_joint
 
 F64 = torch.float64
 
@@ -37,6 +38,15 @@ MANIFOLDS = {
     "SO(3)": (SpecialOrthogonal(3), 3),
     "torus": (Torus(), 2),
     "product": (geoopt.ProductManifold((geoopt.Sphere(), (3,)), (geoopt.PoincareBall(), (2,))), 4),
+    "product of two that close": (geoopt.ProductManifold((geoopt.Sphere(), (3,)), (Torus(), (1,))), 3),
+    "product of matrices": (
+        geoopt.ProductManifold((SpecialOrthogonal(3), (3, 3)), (geoopt.SymmetricPositiveDefinite(), (2, 2))),
+        6,
+    ),
+    "product of open ones": (
+        geoopt.ProductManifold((geoopt.Lorentz(1.7), (3,)), (geoopt.Euclidean(1), (2,))),
+        4,
+    ),
 }
 BATCH = 5
 
@@ -72,7 +82,9 @@ def test_values_and_gradients(name: str, block: int, monkeypatch: pytest.MonkeyP
     for i, (form, spread) in enumerate(spreads(dim).items()):
         full = form.startswith("factor")
         loc = centres[0] if i % 2 else centres
-        size = torch.tensor([0.0, 1e-5, 1e-2, 1.0, 1.0], dtype=F64).unsqueeze(-1)
+        # composed, the poles of a product are where rounding puts them
+        least = 1e-5 if full and name.startswith("product") else 0.0
+        size = torch.tensor([least, 1e-5, 1e-2, 1.0, 1.0], dtype=F64).unsqueeze(-1)
         x = geo.exp_frame(loc.expand(BATCH, *origin.shape), size * torch.randn(BATCH, dim, dtype=F64))
         leaves = [t.clone().requires_grad_() for t in (loc, x, spread)]
         found = []
@@ -85,7 +97,9 @@ def test_values_and_gradients(name: str, block: int, monkeypatch: pytest.MonkeyP
                 out = density(manifold, leaves[0], leaves[2], leaves[1], full)
                 assert calls
                 total = out @ torch.arange(1.0, BATCH + 1, dtype=F64)
-                gs = torch.autograd.grad(total, leaves, retain_graph=True)
+                gs = list(torch.autograd.grad(total, leaves, retain_graph=True))
+                for j in (0, 1):  # along the manifold: beyond it the two are continued differently
+                    gs[j] = geo.project_tangent(leaves[j].detach(), gs[j])
                 seconds = []
                 if form == "vector":
                     (g,) = torch.autograd.grad(out[2:].sum(), leaves[1], create_graph=True)
@@ -143,7 +157,7 @@ def test_wide_elements_are_composed_where_they_are_many() -> None:
     x = (0.1 * torch.randn(1000, 9, dtype=F64)).requires_grad_()
     names = [
         ball_normal(
-            torch.zeros(9, dtype=F64), part, torch.tensor(-1.0, dtype=F64), factor, True
+            torch.zeros(9, dtype=F64), part, factor, torch.tensor(-1.0, dtype=F64), True
         ).grad_fn.name()
         for part in (x, x[:50])
     ]
@@ -160,6 +174,21 @@ def test_second_derivatives_where_one_argument_is_a_function_of_another() -> Non
     (found,) = torch.autograd.grad(g.square().sum(), loc)
     expected = torch.func.grad(lambda loc: torch.func.grad(f)(loc).square().sum())(loc.detach())
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sd", [(0.05, 0.04), (0.7, 0.6), (1.9, 0.4), (2.5, 2.4)])
+def test_joint_sums_on_tori_hold_all_that_counts(sd: tuple[float, float]) -> None:
+    """Against a sum over a wide square, for strongly correlated angles too."""
+    turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=F64)
+    factor = torch.linalg.cholesky(turn @ torch.diag(torch.tensor(sd, dtype=F64).square()) @ turn.mT)
+    assert is_short_joint(factor, 2, 0)
+    x = math.pi * (2 * torch.rand(50, 2, dtype=F64) - 1)
+    x[:2] = torch.tensor([[math.pi, -math.pi], [0.0, 0.0]], dtype=F64)
+    normal = torch.distributions.MultivariateNormal(torch.zeros(2, dtype=F64), scale_tril=factor)
+    k = 2 * math.pi * torch.cartesian_prod(*[torch.arange(-12.0, 13.0, dtype=F64)] * 2)
+    expected = torch.logsumexp(normal.log_prob(x.unsqueeze(-2) + k), -1)
+    found = density(Torus(), torch.zeros(2, dtype=F64), factor, x, True)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_what_numpy_takes() -> None:
