@@ -11,6 +11,7 @@ from torch import Tensor
 from ..ops.autograd import Function, last_order_gradient
 from ..ops.incomplete_gamma import log_gammainc, log_gammainc_slope
 from ..ops.numerics import norm
+from ..ops.tracing import operator
 
 __all__ = ["TruncatedTangentNormal"]
 
@@ -50,6 +51,33 @@ class _ImplicitRadius(Function):
             last_order_gradient(db.sum_to_size(bound.shape), *depends),
             None,
         )
+
+
+@operator(
+    "truncated_radius_draw(Tensor scale, Tensor bound, int d) -> Tensor",
+    lambda scale, bound, d: torch.empty_like(scale),
+    draws=True,
+)
+def _draw(scale: Tensor, bound: Tensor, d: int) -> Tensor:
+    """Radii, one for each of a vector of scales."""
+    narrow = bound > (math.sqrt(d) - 0.7) * scale
+    power = torch.where(narrow, 1.0, d - (bound / scale) ** 2)
+    out, todo = torch.empty_like(scale), torch.arange(scale.numel(), device=scale.device)
+    for _ in range(_MAX_ROUNDS):
+        s, chi_lane = scale[todo], narrow[todo]
+        chi = s * torch.randn(s.shape + (d,), dtype=s.dtype, device=s.device).norm(dim=-1)
+        rho = torch.rand_like(s) ** (1 / power[todo])
+        accept = torch.rand_like(s).log() < (bound / s) ** 2 * (rho.log() - 0.5 * (rho**2 - 1))
+        r = torch.where(chi_lane, chi, bound * rho)
+        keep = torch.where(chi_lane, chi < bound, accept)
+        out[todo[keep]] = r[keep]
+        todo = todo[~keep]
+        if not todo.numel():
+            return out
+    raise RuntimeError(
+        f"truncated normal: {todo.numel()} draws were not accepted in {_MAX_ROUNDS} rounds; please report "
+        "this with scale and radius."
+    )
 
 
 class TruncatedTangentNormal(TorchDistribution):
@@ -106,27 +134,6 @@ class TruncatedTangentNormal(TorchDistribution):
         scale = self._scale.expand(shape[:-1])
         w = torch.randn(shape, dtype=scale.dtype, device=scale.device)
         with torch.no_grad():
-            r = self._radius_sample(scale.reshape(-1), d).reshape(scale.shape)
+            r = _draw(scale.reshape(-1), self.radius, d).reshape(scale.shape)
         r = _ImplicitRadius.apply(r, scale, self.radius, d / 2)
         return r.unsqueeze(-1) * w / norm(w, keepdim=True)
-
-    def _radius_sample(self, scale: Tensor, d: int) -> Tensor:
-        bound = self.radius.detach()
-        narrow = bound > (math.sqrt(d) - 0.7) * scale
-        power = torch.where(narrow, 1.0, d - (bound / scale) ** 2)
-        out, todo = torch.empty_like(scale), torch.arange(scale.numel(), device=scale.device)
-        for _ in range(_MAX_ROUNDS):
-            s, chi_lane = scale[todo], narrow[todo]
-            chi = s * torch.randn(s.shape + (d,), dtype=s.dtype, device=s.device).norm(dim=-1)
-            rho = torch.rand_like(s) ** (1 / power[todo])
-            accept = torch.rand_like(s).log() < (bound / s) ** 2 * (rho.log() - 0.5 * (rho**2 - 1))
-            r = torch.where(chi_lane, chi, bound * rho)
-            keep = torch.where(chi_lane, chi < bound, accept)
-            out[todo[keep]] = r[keep]
-            todo = todo[~keep]
-            if not todo.numel():
-                return out
-        raise RuntimeError(
-            f"truncated normal: {todo.numel()} draws were not accepted in {_MAX_ROUNDS} rounds; please report "
-            "this with scale and radius."
-        )

@@ -42,8 +42,8 @@ class CompiledELBO(ELBO):
     and objects other than tensors that the model finds outside its arguments; pass what changes as a tensor.
     Distributions are not validated while the graph runs.
 
-    Where there is no such graph (a branch on the value of a tensor, as in rejection samplers; handlers around the
-    call), ``elbo`` itself is used, and a warning says why.
+    Where there is no such graph (a branch on the value of a tensor; handlers around the call), ``elbo`` itself is used,
+    and a warning says why.
 
     :param ELBO elbo: ``Trace_ELBO`` (default), ``TraceMeanField_ELBO`` or ``TraceEnum_ELBO``, with its options, such as
         ``num_particles``.

@@ -71,8 +71,8 @@ class Recording:
             raise NotRecordableError(reason_of(error)) from error
         finally:
             changed.undo(state)
+        self._check(draws)  # of dead code too: of a loop that ended after one round here its condition is
         self.graph.graph.eliminate_dead_code()
-        self._check(draws)
         kept = {id(x) for x in state}
         copied = {k: v for k, v in changed.before.items() if k not in kept}
         self.constants = _lift(self.graph, copied)
@@ -176,16 +176,12 @@ class Changes(TorchDispatchMode):
                 x.copy_(self.before[id(x)][1])
 
 
-@operator("bernoulli(Tensor p) -> Tensor", torch.empty_like, tags=(torch.Tag.nondeterministic_seeded,))
+@operator("bernoulli(Tensor p) -> Tensor", torch.empty_like, draws=True)
 def _bernoulli(p: Tensor) -> Tensor:
     return torch.bernoulli(p)
 
 
-@operator(
-    "bernoulli_like(Tensor x, float p) -> Tensor",
-    lambda x, p: torch.empty_like(x),
-    tags=(torch.Tag.nondeterministic_seeded,),
-)
+@operator("bernoulli_like(Tensor x, float p) -> Tensor", lambda x, p: torch.empty_like(x), draws=True)
 def _bernoulli_like(x: Tensor, p: float) -> Tensor:
     return torch.empty_like(x).bernoulli_(p)
 

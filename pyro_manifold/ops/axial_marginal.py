@@ -31,11 +31,12 @@ import torch
 from torch import Tensor
 
 from .autograd import Function, last_order_gradient
-from .axial_profile import AxialProfile
+from .axial_profile import PROFILES, AxialProfile
 from .batched import unexpand
 from .chunks import slices
 from .quadrature import legendre
 from .rejection import redraw
+from .tracing import operator
 
 __all__ = ["one_minus_cosine_gradient", "sample_one_minus_cosine"]
 
@@ -68,9 +69,14 @@ def _propose(k: Tensor, n: int, profile: AxialProfile) -> tuple[Tensor, Tensor]:
     return s, torch.rand_like(k).log_() <= log_ratio
 
 
-def _draw(k: Tensor, n: int, profile: AxialProfile) -> Tensor:
+@operator(
+    "axial_draw(Tensor k, int n, str profile) -> Tensor",
+    lambda k, n, profile: torch.empty_like(k),
+    draws=True,
+)
+def _draw(k: Tensor, n: int, name: str) -> Tensor:
     """Draws of s for a flat tensor of concentrations."""
-    s = torch.empty_like(k)
+    s, profile = torch.empty_like(k), PROFILES[name]
     todo = []
     for part in slices(len(k), 4):
         if n == 3:
@@ -89,11 +95,11 @@ def _draw(k: Tensor, n: int, profile: AxialProfile) -> Tensor:
 
 
 class _OneMinusCosine(Function):
-    """s as an operator that draws in ``forward``, so that a traced program makes new draws at each call."""
+    """s, differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, k: Tensor, n: int, profile: AxialProfile, shape: torch.Size) -> Tensor:
-        s = _draw(k.detach().expand(shape).reshape(-1), n, profile).reshape(shape)
+        s = _draw(k.detach().expand(shape).reshape(-1), n, profile.name).reshape(shape)
         ctx.n, ctx.profile = n, profile
         ctx.save_for_backward(s, k)
         return s

@@ -16,11 +16,16 @@ from .gamma_ratio import digamma_difference
 from .special import ratio_complement
 from .tracing import is_concrete
 
-__all__ = ["EXPONENTIAL", "POWER", "AxialProfile"]
+__all__ = ["EXPONENTIAL", "POWER", "PROFILES", "AxialProfile"]
 
 
 class AxialProfile(Protocol):
-    """A family of functions g; ``k`` is the concentration, ``c = 2 - s``, n the ambient dimension."""
+    """A family of functions g; ``k`` is the concentration, ``c = 2 - s``, n the ambient dimension.
+
+    :ivar str name: in ``PROFILES``.
+    """
+
+    name: str
 
     def fixed_point(self, k: Tensor, n: int) -> Tensor:
         """s0, where the ratio of the densities of target and proposal is largest."""
@@ -42,6 +47,8 @@ class AxialProfile(Protocol):
 
 
 class _Exponential:
+    name = "exponential"
+
     def fixed_point(self, k: Tensor, n: int) -> Tensor:
         w = k * (2 / (n - 1))
         # sqrt(1 + w^2); for larger w this is w, whose square may overflow
@@ -85,6 +92,8 @@ class _Exponential:
 
 
 class _Power:
+    name = "power"
+
     def fixed_point(self, k: Tensor, n: int) -> Tensor:
         return (n - 1) / (k + (n - 1))
 
@@ -108,3 +117,4 @@ class _Power:
 
 
 EXPONENTIAL, POWER = _Exponential(), _Power()
+PROFILES: dict[str, AxialProfile] = {p.name: p for p in (EXPONENTIAL, POWER)}

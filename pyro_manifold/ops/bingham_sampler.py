@@ -29,6 +29,7 @@ from torch import Tensor
 from .fisher_bingham import log_normalizer
 from .rejection import rejection
 from .spherical import log_sphere_area
+from .tracing import operator
 
 __all__ = ["acceptance", "angular_bound", "log_cosh", "log_envelope_mass", "sample"]
 
@@ -111,6 +112,15 @@ def sample(coef: Tensor, kappa: Tensor | None, n: int) -> Tensor:
     >>> sample(torch.zeros(3), None, 2).shape
     torch.Size([2, 3])
     """
+    return _draw(coef, kappa, n)
+
+
+@operator(
+    "bingham_draw(Tensor coef, Tensor? kappa, int n) -> Tensor",
+    lambda coef, kappa, n: coef.new_empty((n, *coef.shape)),
+    draws=True,
+)
+def _draw(coef: Tensor, kappa: Tensor | None, n: int) -> Tensor:
     d = coef.shape[-1]
     rows = coef.double().reshape(-1, d)
     k = rows.new_zeros(len(rows)) if kappa is None else kappa.double().expand(coef.shape[:-1]).reshape(-1)

@@ -20,6 +20,7 @@ from torch import Tensor
 from .bingham_sampler import angular_bound, log_cosh
 from .fisher_bingham_general import mode_of
 from .rejection import redraw
+from .tracing import operator
 
 __all__ = ["sample"]
 
@@ -38,6 +39,15 @@ def sample(rates: Tensor, linear: Tensor, n: int) -> Tensor:
     >>> sample(torch.zeros(3), torch.ones(3), 2).shape
     torch.Size([2, 3])
     """
+    return _draw(rates, linear, n)
+
+
+@operator(
+    "fisher_bingham_draw(Tensor rates, Tensor linear, int n) -> Tensor",
+    lambda rates, linear, n: rates.new_empty((n, *rates.shape), dtype=torch.float64),
+    draws=True,
+)
+def _draw(rates: Tensor, linear: Tensor, n: int) -> Tensor:
     d = rates.shape[-1]
     shape = rates.shape
     coef, g = (x.double().reshape(-1, d) for x in (rates, linear))

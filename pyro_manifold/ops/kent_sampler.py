@@ -27,6 +27,7 @@ from torch import Tensor
 from . import bingham_sampler
 from .fisher_bingham import relative_normalizer
 from .rejection import rejection
+from .tracing import operator
 
 __all__ = ["acceptance", "sample"]
 
@@ -82,6 +83,15 @@ def sample(kappa: Tensor, beta: Tensor, n: int) -> Tensor:
     :param Tensor beta: ovalness along the other axes, shape ``batch + (d - 1,)``, at most ``kappa / 2``.
     :raises RuntimeError: if a draw is not accepted within a bounded number of rounds.
     """
+    return _draw(kappa, beta, n)
+
+
+@operator(
+    "kent_draw(Tensor kappa, Tensor beta, int n) -> Tensor",
+    lambda kappa, beta, n: beta.new_empty((n, *beta.shape[:-1], beta.shape[-1] + 1)),
+    draws=True,
+)
+def _draw(kappa: Tensor, beta: Tensor, n: int) -> Tensor:
     d, batch = beta.shape[-1] + 1, beta.shape[:-1]
     b = beta.double().reshape(-1, d - 1)
     k = kappa.double().expand(batch).reshape(-1)

@@ -21,7 +21,7 @@ from .chunks import slices
 from .quadrature import legendre
 from .radial_density import RadialDensity, first_moments, radial_density, rule
 from .rejection import exhausted, redraw
-from .tracing import not_compiled
+from .tracing import not_compiled, operator
 
 __all__ = ["radius_gradients", "sample_radius"]
 
@@ -74,17 +74,25 @@ def _rejection(density: RadialDensity, n: int, dtype: torch.dtype) -> Tensor:
     return redraw(y, torch.arange(n, device=y.device), propose, _MAX_ROUNDS, _HINT)
 
 
+@operator(
+    "radial_draw(Tensor scale, Tensor curvature, int dim, int[] shape) -> Tensor",
+    lambda scale, curvature, dim, shape: scale.new_empty(shape, dtype=torch.float64),
+    draws=True,
+)
+def _draw(scale: Tensor, curvature: Tensor, dim: int, shape: Sequence[int]) -> Tensor:
+    """Radii of ``shape``, in float64."""
+    density = radial_density(scale, curvature, dim)
+    if scale.numel() > 1:
+        density = density.map(lambda t: t.expand(shape).reshape(-1))
+    return (_rejection(density, math.prod(shape), scale.dtype) * density.unit.reshape(-1)).reshape(shape)
+
+
 class _Sample(Function):
-    """The radius as an operator that draws in ``forward``, so that a traced program makes new draws at each
-    call."""
+    """The radius, differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, scale: Tensor, curvature: Tensor, dim: int, shape: tuple[int, ...]) -> Tensor:
-        small = unexpand(scale)
-        density = radial_density(small, curvature, dim)
-        if small.numel() > 1:
-            density = density.map(lambda t: t.expand(shape).reshape(-1))
-        r = (_rejection(density, math.prod(shape), scale.dtype) * density.unit.reshape(-1)).reshape(shape)
+        r = _draw(unexpand(scale), curvature, dim, shape)
         ctx.dim = dim
         ctx.save_for_backward(r, scale, curvature)
         return r.to(scale.dtype)
@@ -122,7 +130,6 @@ def sample_radius(scale: Tensor, curvature: Tensor, dim: int, shape: Sequence[in
     )
 
 
-@torch.no_grad()
 def radius_gradients(
     r: Tensor, scale: Tensor, curvature: Tensor, dim: int, with_curvature: bool = True
 ) -> tuple[Tensor, Tensor | None]:
@@ -133,17 +140,26 @@ def radius_gradients(
 
     The integral is taken on the side of r where the integrand does not change sign, over the window outside
     which it is negligible."""
-    small = unexpand(scale)
-    sigma = small.detach().double().reshape(-1)
-    density = radial_density(sigma, curvature, dim)
-    k = curvature.detach().double()
-    means = first_moments(sigma, k, dim, scale.dtype != torch.float64, with_curvature)[1:]
+    out = _slopes(r.detach(), scale.detach(), curvature.detach(), dim, with_curvature)
+    return out[0], out[1] if with_curvature else None
+
+
+@operator(
+    "radial_slopes(Tensor r, Tensor scale, Tensor curvature, int dim, bool curved) -> Tensor",
+    lambda r, scale, curvature, dim, curved: r.new_empty((2, *r.shape), dtype=torch.float64),
+)
+def _slopes(r: Tensor, scale: Tensor, k: Tensor, dim: int, curved: bool) -> Tensor:
+    """Those in sigma, and those in K if ``curved``, else zeros."""
+    k, small = k.double(), unexpand(scale)
+    sigma = small.double().reshape(-1)
+    density = radial_density(sigma, k, dim)
+    means = first_moments(sigma, k, dim, scale.dtype != torch.float64, curved)[1:]
     _, _, tail_nodes, drop = rule(scale.dtype)
 
     def per_draw(t: Tensor) -> Tensor:
         return t.reshape(small.shape).expand(r.shape).reshape(-1)
 
-    density, sigma = density.map(per_draw), scale.detach().double().expand(r.shape).reshape(-1)
+    density, sigma = density.map(per_draw), scale.double().expand(r.shape).reshape(-1)
     mean_y2, mean_k = map(per_draw, means)
     y = r.double().reshape(-1) / density.unit
     out = torch.zeros(2, y.numel(), dtype=torch.float64, device=r.device)
@@ -156,11 +172,11 @@ def radius_gradients(
         e = x * side
         f = lanes.weight(yc, e).mul_(w).mul_(side)
         node = e.add_(yc)
-        if with_curvature:
+        if curved:
             out[1, part] = f.mul(lanes.curvature_score(node) - mean_k[part]).sum(0)
         out[0, part] = f.mul_(node.square_().sub_(m2)).sum(0)
     # the integral over [r, end] is minus the one over [0, r], where ``side`` is negative: no sign is left to
     # choose
-    dr_ds, dr_dk = (out * density.unit).unbind()
-    dr_ds = dr_ds * (density.unit / sigma).square() / sigma
-    return dr_ds.reshape(r.shape), dr_dk.reshape(r.shape) if with_curvature else None
+    out *= density.unit
+    out[0] *= (density.unit / sigma).square() / sigma
+    return out.reshape((2, *r.shape))

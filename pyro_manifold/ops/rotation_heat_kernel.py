@@ -33,7 +33,7 @@ from .autograd import Function, last_order_gradient
 from .quadrature import legendre
 from .rejection import redraw
 from .signed_trig import cos_sqrt, log_sinc_length
-from .tracing import maybe_any, not_compiled
+from .tracing import maybe_any, not_compiled, operator
 
 __all__ = ["angle_cdf", "angle_entropy", "log_heat_kernel", "sample_angle", "uniform_divergence"]
 
@@ -178,6 +178,7 @@ def uniform_divergence(scale: Tensor) -> Tensor:
     return torch.where(broad, near, _LOG_VOLUME - angle_entropy(torch.where(broad, 0.5, scale)))
 
 
+@operator("heat_kernel_angle_draw(Tensor scale) -> Tensor", torch.empty_like, draws=True)
 def _draw(scale: Tensor) -> Tensor:
     """Draws of the angle for a flat float64 tensor of scales."""
     tau = scale.clamp(_NARROWEST, _WIDEST).square()
@@ -204,8 +205,7 @@ def _draw(scale: Tensor) -> Tensor:
 
 
 class _Angle(Function):
-    """The angle as an operator that draws in ``forward``, so that a traced program makes new draws at each
-    call."""
+    """The angle, differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, scale: Tensor, shape: torch.Size) -> Tensor:

@@ -29,6 +29,7 @@ from .rejection import redraw
 from .signed_trig import log_sinhc
 from .spd_eigenvalue_hmc import gap_coordinates, sample
 from .spd_normalizer import log_normalizer, log_orbit_constant, normalizer_table
+from .tracing import operator
 
 __all__ = ["acceptance", "sample_tangent"]
 
@@ -183,10 +184,19 @@ def sample_tangent(scale: Tensor, n: int, shape: Sequence[int]) -> Tensor:
     torch.Size([4, 6])
     """
     shape = torch.Size(shape)
-    small = unexpand(scale)
     if n == 1:
         return scale[..., None] * torch.randn(shape + (1,), dtype=scale.dtype, device=scale.device)
-    e = _envelopes(small.double(), n)
+    return _draw(unexpand(scale), n, shape)
+
+
+@operator(
+    "spd_tangent_draw(Tensor scale, int n, int[] shape) -> Tensor",
+    lambda scale, n, shape: scale.new_empty((*shape, n * (n + 1) // 2)),
+    draws=True,
+)
+def _draw(scale: Tensor, n: int, shape: Sequence[int]) -> Tensor:
+    shape = torch.Size(shape)
+    e = _envelopes(scale.double(), n)
     batch = e.sigma.shape
     # for each draw, the index of its sigma
     index = torch.arange(e.sigma.numel(), device=e.sigma.device).reshape(batch).expand(shape).reshape(-1)

@@ -2,7 +2,7 @@
 that compilers and tracers must not look into."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
@@ -97,7 +97,7 @@ def not_compiled(f: _F) -> _F:
 
 
 def operator(
-    schema: str, empty: Callable[..., Any], tags: Sequence[torch.Tag] = ()
+    schema: str, empty: Callable[..., Any], draws: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
     """Decorator that registers a function as a torch operator, which compilers and tracers see as a single
     node.
@@ -106,12 +106,14 @@ def operator(
 
     :param schema: name, arguments and results in torch's notation.
     :param empty: a function of the same arguments that returns results of the right shape and dtype.
-    :param tags: what else compilers are to know of it.
+    :param draws: does it draw random numbers? Such an operator may repeat rejected draws as long as it takes: a
+        recording of what is inside would keep the number of rounds that it saw.
     """
     name = schema.partition("(")[0]
+    tags = (torch.Tag.pt2_compliant_tag, *([torch.Tag.nondeterministic_seeded] if draws else []))
 
     def register(f: Callable[..., Any]) -> Any:
-        _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
+        _LIBRARY.define(schema, tags=tags)
         _LIBRARY.impl(name, f, "CompositeExplicitAutograd")
         _LIBRARY.impl(name, empty, "Meta")
         return getattr(torch.ops.pyro_manifold, name)

@@ -65,6 +65,12 @@ def guided(model=directions, guide=AutoManifoldNormal):
     return model, guide(model)
 
 
+def rejecting(x):
+    """The guide has a von Mises-Fisher distribution in five dimensions, whose draws are made by rejection."""
+    z = pyro.sample("z", mdist.ManifoldUniform(geoopt.Sphere(), 5, dtype=torch.float64))
+    pyro.factor("f", 3 * z[..., 0])
+
+
 def by_hand():
     """A guide with constrained parameters, of names that the model has too."""
 
@@ -137,6 +143,8 @@ def vae_of_classes():
         (choices, Trace_ELBO, adam),
         (clusters, partial(TraceEnum_ELBO, max_plate_nesting=1), adam),
         (vae, Trace_ELBO, adam),
+        (partial(vae, prior="riemannian", posterior="riemannian"), Trace_ELBO, adam),
+        (partial(guided, rejecting), Trace_ELBO, adam),
         pytest.param(partial(vae, prior="riemannian"), TraceMeanField_ELBO, adam, marks=pytest.mark.slow),
         pytest.param(vae_of_classes, TraceMeanField_ELBO, adam, marks=pytest.mark.slow),
     ],
@@ -148,6 +156,8 @@ def vae_of_classes():
         "score",
         "enumeration",
         "vae",
+        "riemannian vae",
+        "rejection",
         "mean field",
         "classes",
     ],
@@ -338,9 +348,10 @@ def wavering(x):
     pyro.factor("f", random.random() * z[..., 0])  # noqa: S311
 
 
-def rejecting(x):
-    """The guide has a von Mises-Fisher distribution in five dimensions, whose draws are made by rejection."""
-    pyro.sample("z", mdist.ManifoldUniform(geoopt.Sphere(), 5, dtype=torch.float64))
+def selecting(x):
+    """Counts the rows of one half."""
+    z = pyro.sample("z", mdist.ManifoldUniform(geoopt.Sphere(), 3, dtype=torch.float64))
+    pyro.factor("f", -(x[x[:, 0] > 0] - z).square().sum())
 
 
 @pytest.mark.parametrize(
@@ -348,7 +359,7 @@ def rejecting(x):
     [
         (branching, "Python code branches on the value of a tensor at .*test_compiled_elbo.py:"),
         (wavering, "differs by"),
-        (rejecting, "sizes depend on the values of a tensor"),
+        (selecting, "sizes depend on the values of a tensor"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
