@@ -256,3 +256,17 @@ def test_batches_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_error_names_the_shape() -> None:
     with pytest.raises(ValueError, match=r"rates: got shape \(1,\), expected \(..., d\)"):
         log_normalizer(torch.zeros(1))
+
+
+@pytest.mark.parametrize("d", [2, 3, 8])
+def test_few_rows_are_those_of_many(d: int) -> None:
+    """NumPy computes few rows, torch many: the same algorithm."""
+    scale = torch.tensor([0.0, 1e-8, 1e-3, 1.0, 30.0, 1e6, 1e300], dtype=torch.float64)
+    rates = scale.unsqueeze(-1) * torch.rand(len(scale), d, dtype=torch.float64)
+    rates[::3, 0] = 0
+    many = rates.repeat(40, 1)
+    for few, all_ in zip(relative_moments(rates), relative_moments(many), strict=True):
+        torch.testing.assert_close(few, all_[: len(rates)], rtol=1e-9, atol=1e-13)
+    torch.testing.assert_close(
+        relative_normalizer(rates), relative_normalizer(many)[: len(rates)], rtol=0, atol=1e-12
+    )
