@@ -66,7 +66,8 @@ class TrajectoryLengthAdapter:
     .. math:: \max_L\; \min_f \frac{1 - \bar\rho_f(L)}{1 + \bar\rho_f(L)} \Big/ \mathrm E[\text{steps}(L)].
 
     Statistics: coordinates (tangent ones on manifolds without bound) and their squared deviations; the
-    minimum is softened to the mean over the worst tenth. All chains and steps serve one estimate. Related:
+    minimum is softened to the mean over the worst tenth. All chains and steps serve one estimate; trajectories of the
+    learned length show what shorter ones do, and one in five is longer. Related:
     Hoffman, Radul & Sountsov, ChEES-HMC, 2021.
 
     :param length: arc length in units of the learned scales; ``None`` to learn it.
@@ -86,7 +87,7 @@ class TrajectoryLengthAdapter:
         self._centre: Tensor | None = (
             None  # of the squared deviations: fixed in a window, the mean of the one before
         )
-        self._chosen = False
+        self._chosen, self._counted = False, 0  # trajectories of warm-up
         self._clear()
 
     def _clear(self) -> None:
@@ -95,12 +96,16 @@ class TrajectoryLengthAdapter:
         self._moments: list[Any] = [0.0, 0.0, 0]  # of f_0: sum, sum of squares, number
 
     def count(self, step: float, warm: bool) -> int:
-        """Steps of the next trajectory: jittered about the learned length, or long ones to learn from."""
+        """Steps of the next trajectory: jittered about the learned length. In warm-up one in five is as long as is to
+        be learned from, and the first twenty, while the scales are unknown, are a few steps."""
         u = float(torch.rand(()))
-        if warm and self.adapt:  # at first, while the scales are unknown, a few steps must do
-            length = (self.longest if self._chosen else min(self.longest, 10 * step)) * (0.5 + 0.5 * u)
-        else:
-            length = self.length * (1 + self.jitter * (2 * u - 1))
+        length = self.length * (1 + self.jitter * (2 * u - 1))
+        if warm and self.adapt:
+            early = self._counted < 20
+            if early or self._counted % 5 == 0:
+                most = 5 if early else math.inf if self._chosen else 10
+                length = min(self.longest, most * step) * (0.5 + 0.5 * u)
+            self._counted += 1
         return max(1, min(1024, round(length / step)))
 
     def recorder(self, system: System, step: float) -> Callable[[int, State, Tensor], None]:
@@ -147,13 +152,14 @@ class TrajectoryLengthAdapter:
         """Set the length for steps of this size from what was recorded; ``stretch``: new time units per old
         ones.
 
-        Without ``enough`` records the length is kept, in the new units.
+        Without ``enough`` records a length that was learned is kept, in the new units.
         """
         if not self.adapt:
             return
         n = self._moments[2]
         if self._moved is None or n < 10 or not enough:
-            self.length, self.longest = self.length * stretch, self.longest * stretch
+            if self._chosen:
+                self.length, self.longest = self.length * stretch, self.longest * stretch
             self._clear()
             return
         self._chosen = True

@@ -48,7 +48,8 @@ def test_a_given_length_is_kept():
 
 
 def test_learned_arc_in_a_run():
-    """S^2 at concentration 100: one or two steps a draw are enough, about a radian in units of the scale."""
+    """S^2 at concentration 100: one or two steps a draw are enough, about a radian in units of the scale; and warm-up
+    takes at most two gradients a transition (six seeds: 160 to 187 for 100)."""
     torch.manual_seed(0)
     mu = torch.tensor([0.0, 0.6, 0.8], dtype=F64)
     sphere = geoopt.Sphere()
@@ -57,5 +58,7 @@ def test_learned_arc_in_a_run():
     mcmc = VectorizedMCMC(k, num_samples=30, warmup_steps=100, initial_params=start, disable_progbar=True)
     mcmc.run()
     d = mcmc.diagnostics()
-    per_draw = (sum(d["gradients"].values()) - sum(d["warmup gradients"].values())) / (16 * 30)
+    all_, warm = (sum(d[k].values()) / 16 for k in ("gradients", "warmup gradients"))
+    per_draw = (all_ - warm) / 30
+    assert warm <= 2 * 100
     assert per_draw < 2.5 and 0.3 < k.trajectory_length < 3
