@@ -20,6 +20,11 @@ from ._repr import ReprMixin, expanded
 __all__ = ["QuadraticExponential"]
 
 
+def direction(x: Tensor) -> Tensor:
+    """x as unit vectors: those in float32 have lengths off by 1e-7, which would matter at a concentration of 1e4."""
+    return x / norm(x, keepdim=True)
+
+
 class QuadraticExponential(ReprMixin, TorchDistribution):
     r"""Abstract base class of densities :math:`\log p(x) = -y^\top Dy - S` with
     :math:`y = \Gamma^\top(x - o\,\gamma_1)`.
@@ -110,16 +115,13 @@ class QuadraticExponential(ReprMixin, TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        x = value.double()
-        # float32 unit vectors have lengths off by 1e-7, which would matter at a concentration of 1e4
-        x = x / norm(x, keepdim=True)
-        out = self._log_density(x)
+        out = self._log_density(value.double())
         return out.to(value.dtype).expand(common_shape(value.shape[:-1], self.batch_shape))
 
     def _log_density(self, x: Tensor) -> Tensor:
-        """The log density of unit vectors, in float64."""
+        """The log density at the directions of x, in float64."""
         axes, form = self._form()
-        y = self._coordinates(axes, x)
+        y = self._coordinates(axes, direction(x))
         return -(y * apply_matrix(form, y)).sum(-1) - self._normalizer(form)
 
     def _summary(self) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,10 @@ from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.bingham import matrix_divergence, matrix_normalizer
 from ..ops.checks import as_tensors, check_all
+from ..ops.numpy_axial import quadratic
+from ..ops.numpy_operator import by_numpy, numpy_operator
 from ..ops.tracing import is_concrete
-from ._quadratic_exponential import QuadraticExponential
+from ._quadratic_exponential import QuadraticExponential, direction
 from ._repr import validates
 from .estimation.axes import bingham
 from .estimation.sample import gathered
@@ -52,6 +54,14 @@ def is_moderate(a: Tensor) -> bool:
         and a.numel() > 0
         and bool(a.detach().abs().amax() < _MODERATE)
     )
+
+
+def _composed(x: Tensor, a: Tensor, c: Tensor) -> Tensor:
+    x = direction(x)
+    return (x * apply_matrix(a, x)).sum(-1) - c
+
+
+_OPERATOR = numpy_operator(quadratic, _composed, (1, 2, 0))
 
 
 class Bingham(QuadraticExponential):
@@ -142,7 +152,8 @@ class Bingham(QuadraticExponential):
     def _log_density(self, x: Tensor) -> Tensor:
         a = self._symmetric()
         if is_moderate(a):
-            return (x * apply_matrix(a, x)).sum(-1) - matrix_normalizer(a)[0]
+            c = matrix_normalizer(a)[0]
+            return _OPERATOR(x, a, c) if by_numpy(x, a, c) else _composed(x, a, c)
         return super()._log_density(x)
 
     def _normalizer(self, form: Tensor) -> Tensor:

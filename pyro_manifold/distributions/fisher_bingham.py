@@ -15,7 +15,7 @@ from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.fisher_bingham_general import general_divergence, general_moments, mode_of
 from ..ops.numerics import norm
-from ._quadratic_exponential import QuadraticExponential
+from ._quadratic_exponential import QuadraticExponential, direction
 from ._repr import validates
 from .bingham import check_symmetric
 from .estimation.directions import sphere_sample, unit, von_mises_fisher
@@ -190,7 +190,7 @@ class FisherBingham(QuadraticExponential):
 
     def _log_density(self, x: Tensor) -> Tensor:
         axes, form, r = self._frame()
-        y = self._coordinates(axes, x)
+        y = self._coordinates(axes, direction(x))
         return (y * (r - apply_matrix(form, y))).sum(-1) - general_moments(form, r)[0]
 
     def _normalizer(self, form: Tensor) -> Tensor:

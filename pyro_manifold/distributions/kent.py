@@ -11,12 +11,17 @@ from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.fisher_bingham import relative_moments, relative_normalizer, uniform_divergence
-from ._quadratic_exponential import QuadraticExponential
+from ..ops.numpy_axial import kent as kent_density
+from ..ops.numpy_operator import by_numpy, numpy_operator
+from ._quadratic_exponential import QuadraticExponential, direction
 from ._repr import validates
 from .estimation.directions import sphere_sample
 from .estimation.kent import kent, orthonormal
 
 __all__ = ["Kent"]
+
+
+_OPERATOR = numpy_operator(kent_density, None, (1, 2, 1, 0))
 
 
 class Kent(QuadraticExponential):
@@ -170,9 +175,14 @@ class Kent(QuadraticExponential):
 
     def _log_density(self, x: Tensor) -> Tensor:
         """As in the base class, for a diagonal D: no matrix is formed."""
-        rates = self._rates()
-        y = self._coordinates(self._axes(), x)
-        return -(rates * y.square()).sum(-1) - relative_normalizer(rates)
+        axes, rates = self._axes(), self._rates()
+        c = relative_normalizer(rates)
+        if by_numpy(x, axes, rates, c):
+            return _OPERATOR(x, axes, rates, c, composed=self._composed)
+        return self._composed(x, axes, rates, c)
+
+    def _composed(self, x: Tensor, axes: Tensor, rates: Tensor, c: Tensor) -> Tensor:
+        return -(rates * self._coordinates(axes, direction(x)).square()).sum(-1) - c
 
     def _normalizer(self, form: Tensor) -> Tensor:
         return relative_normalizer(form.diagonal(dim1=-2, dim2=-1))

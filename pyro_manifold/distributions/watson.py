@@ -16,7 +16,9 @@ from ..ops.bingham import matrix_normalizer
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
 from ..ops.fisher_bingham import relative_moments, relative_normalizer, uniform_divergence
 from ..ops.numerics import norm
-from ._quadratic_exponential import QuadraticExponential
+from ..ops.numpy_axial import watson as watson_density
+from ..ops.numpy_operator import by_numpy, numpy_operator
+from ._quadratic_exponential import QuadraticExponential, direction
 from ._repr import validates
 from .bingham import in_own_axes
 from .estimation.axes import watson
@@ -26,6 +28,15 @@ from .estimation.sample import gathered
 __all__ = ["Watson"]
 
 _SPHERE = geoopt.Sphere()
+
+
+def _composed(x: Tensor, mu: Tensor, k: Tensor, c: Tensor) -> Tensor:
+    x, mu = direction(x), direction(mu)
+    across = squared_chord(x, mu) * squared_chord(x, -mu) / 4
+    return torch.where(k < 0, k * (mu * x).sum(-1).square(), -k * across) - c
+
+
+_OPERATOR = numpy_operator(watson_density, _composed, (1, 1, 0, 0))
 
 
 class Watson(QuadraticExponential):
@@ -156,10 +167,9 @@ class Watson(QuadraticExponential):
     def _log_density(self, x: Tensor) -> Tensor:
         r""":math:`-\kappa(1 - t^2) - S` or :math:`-|\kappa|t^2 - S` with :math:`t = \mu\cdot x`, and
         :math:`1 - t^2 = |x-\mu|^2|x+\mu|^2/4`."""
-        mu = self._axis()
-        up, down = self._parts()
-        across = squared_chord(x, mu) * squared_chord(x, -mu) / 4
-        return -up * across - down * (mu * x).sum(-1).square() - relative_normalizer(self._rates())
+        mu, k = (self._given[name].double() for name in ("loc", "concentration"))
+        c = relative_normalizer(self._rates())
+        return _OPERATOR(x, mu, k, c) if by_numpy(x, mu, k, c) else _composed(x, mu, k, c)
 
     def _normalizer(self, form: Tensor) -> Tensor:
         return relative_normalizer(self._rates())

@@ -16,7 +16,7 @@ import numpy as np
 from .numpy_operator import Array, Slopes, dot
 from .numpy_radial import radial_integral
 
-__all__ = ["power_spherical", "projected_normal", "von_mises_fisher"]
+__all__ = ["kent", "power_spherical", "projected_normal", "quadratic", "von_mises_fisher", "watson"]
 
 _LONG = 1e100
 
@@ -84,3 +84,55 @@ def projected_normal(x: Array, mu: Array) -> tuple[Array, Slopes]:
         return in_x, slope * x - np.where(ahead, rest, mu)
 
     return out, slopes
+
+
+def watson(x: Array, mu: Array, k: Array, c: Array) -> tuple[Array, Slopes]:
+    r""":math:`-\kappa(1-t^2) - c`, or :math:`\kappa t^2 - c` for negative :math:`\kappa`, with
+    :math:`t = \mu\cdot x` of the directions of both; :math:`1 - t^2 = |\mu - tx|^2`."""
+    (x, length), (mu, mu_length) = direction(x), direction(mu)
+    t = dot(mu, x)
+    side = mu - t * x
+    square = np.where(k < 0, t * t, -dot(side, side))
+
+    def slopes() -> tuple[Array | None, ...]:
+        in_t = 2 * k * t
+        return (in_t / length) * side, (in_t / mu_length) * (x - t * mu), square, np.full_like(c, -1)
+
+    return k * square - c, slopes
+
+
+def quadratic(x: Array, matrix: Array, c: Array) -> tuple[Array, Slopes]:
+    """:math:`x^\\top Ax - c` of the direction x, for symmetric matrices."""
+    x, length = direction(x)
+    y = matrix[:, :, 0] @ x if matrix.shape[-1] == 1 else (matrix * x).sum(1)
+    form = dot(x, y)
+
+    def slopes() -> tuple[Array | None, ...]:
+        return (2 / length) * (y - form * x), x[:, None] * x, np.full_like(c, -1)
+
+    return form - c, slopes
+
+
+def kent(x: Array, axes: Array, rates: Array, c: Array) -> tuple[Array, Slopes]:
+    r""":math:`-\sum_jc_jy_j^2 - c` in the axes, with half the square of the chord to the first as :math:`y_1`."""
+    x, length = direction(x)
+    chord = x - axes[:, 0]
+    y = axes[:, :, 0].T @ chord if axes.shape[-1] == 1 else (axes * chord[:, None]).sum(0)
+    y[0] = 0.5 * dot(chord, chord)
+    square = y * y
+
+    def slopes() -> tuple[Array | None, ...]:
+        in_y = -2 * rates * y
+        beside = axes[:, 1:]
+        turned = beside[:, :, 0] @ in_y[1:] if axes.shape[-1] == 1 else (beside * in_y[1:]).sum(1)
+        in_chord = turned + in_y[0] * chord
+        in_axes = np.concatenate([-in_chord[:, None], chord[:, None] * in_y[1:]], 1)
+        return (in_chord - dot(in_chord, x) * x) / length, in_axes, -square, np.full_like(c, -1)
+
+    return -(rates * square).sum(0) - c, slopes
+
+
+def direction(x: Array) -> tuple[Array, Array]:
+    """Unit vectors, and the lengths."""
+    length = np.sqrt(dot(x, x))
+    return x / length, length

@@ -9,18 +9,26 @@ import torch
 from torch import Tensor
 
 from pyro_manifold.distributions import (
+    Bingham,
+    Kent,
     PowerSpherical,
     ProjectedNormal,
     VonMisesFisher,
+    Watson,
+    bingham,
+    kent,
     power_spherical,
     projected_normal,
     von_mises_fisher,
+    watson,
 )
 from pyro_manifold.ops import numpy_operator
 
 FAMILIES: dict[str, tuple[Any, Callable[[Tensor, Tensor], Any]]] = {
     "von Mises-Fisher": (von_mises_fisher, lambda mu, k: VonMisesFisher(mu, k, validate_args=False)),
     "power spherical": (power_spherical, lambda mu, k: PowerSpherical(mu, k, validate_args=False)),
+    "watson": (watson, lambda mu, k: Watson(mu, k, validate_args=False)),
+    "girdle": (watson, lambda mu, k: Watson(mu, -k, validate_args=False)),
     "projected normal": (
         projected_normal,
         lambda mu, k: ProjectedNormal(k.unsqueeze(-1) * mu, validate_args=False),
@@ -103,3 +111,28 @@ def test_the_antipode_of_a_power_spherical_has_no_gradient(k: float) -> None:
     assert out.isneginf().tolist() == [k > 0, False, k > 0]
     g_x, g_k = torch.autograd.grad(out.sum(), (x, concentration))
     assert g_x[0].abs().max() == 0 and bool(g_k.isfinite())
+
+
+@pytest.mark.parametrize("block", [numpy_operator.BLOCK, 32])
+@pytest.mark.parametrize("batch", [(), (7,)])
+def test_quadratic_families(batch: tuple[int, ...], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numpy_operator, "BLOCK", block)
+    frame = torch.linalg.qr(torch.randn(*batch, 4, 4, dtype=torch.float64))[0]
+    form = torch.randn(*batch, 4, 4, dtype=torch.float64)
+    k = 5 + torch.rand(batch, dtype=torch.float64)
+    for module, cls, parameters in ((bingham, Bingham, [form + form.mT]), (kent, Kent, [frame, k, k / 3])):
+        found = []
+        points = unit(7, 4)
+        for on in (True, False):
+            leaves = [x.clone().requires_grad_() for x in (points, *parameters)]
+            with monkeypatch.context() as patch:
+                calls: list[int] = []
+                patch.setattr(module, "by_numpy", lambda *xs, on=on, calls=calls: calls.append(1) or on)
+                out = cls(*leaves[1:], validate_args=False).log_prob(leaves[0])
+                assert calls
+            total = out @ torch.linspace(0.5, 2, 7, dtype=torch.float64)
+            (g,) = torch.autograd.grad(total, leaves[1], create_graph=True)
+            second = torch.autograd.grad(g.square().sum(), leaves[0], retain_graph=True)
+            found.append([out, *torch.autograd.grad(total, leaves), *second])
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * (1 + float(b.detach().abs().max())))
