@@ -13,6 +13,8 @@ from ..ops.arguments import checked
 from ..ops.batched import apply_matrix, unexpand
 from ..ops.bingham import matrix_normalizer
 from ..ops.checks import as_tensors, check_all, common_shape
+from ..ops.numpy_axial import matrix_fisher as matrix_fisher_density
+from ..ops.numpy_operator import by_numpy, numpy_operator
 from ..ops.orthogonal import quaternion
 from ..ops.quaternion import quadratic_form, rotation
 from ._repr import ReprMixin, expanded, validates
@@ -24,6 +26,18 @@ __all__ = ["MatrixFisher"]
 
 # log of vol SO(3) / vol S^3 = 4: SO(3) is half the sphere, with lengths twice as long
 _LOG_4 = 1.3862943611198906
+
+
+def _nearer(r: Tensor) -> Tensor:
+    """A Newton step to the nearest rotation: float32 is off by 1e-7."""
+    return 1.5 * r - 0.5 * r @ (r.mT @ r)
+
+
+def _composed(r: Tensor, f: Tensor, c: Tensor) -> Tensor:
+    return (f * _nearer(r)).sum((-1, -2)) - c
+
+
+_OPERATOR = numpy_operator(matrix_fisher_density, _composed, (2, 2, 0))
 
 
 class MatrixFisher(ReprMixin, TorchDistribution):
@@ -125,12 +139,12 @@ class MatrixFisher(ReprMixin, TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        r = value.double()
-        r = 1.5 * r - 0.5 * r @ (r.mT @ r)  # a Newton step to the nearest rotation: float32 is off by 1e-7
-        f = self._matrix.double()
+        r, f = value.double(), self._matrix.double()
         if is_moderate(f):
-            out = (f * r).sum((-1, -2)) - matrix_normalizer(quadratic_form(f))[0] - _LOG_4
+            c = matrix_normalizer(quadratic_form(f))[0] + _LOG_4
+            out = _OPERATOR(r, f, c) if by_numpy(r, f, c) else _composed(r, f, c)
         else:
+            r = _nearer(r)
             axes, form = in_own_axes(quadratic_form(f))
             y = apply_matrix(axes.mT, quaternion(r))
             out = -(y * apply_matrix(form, y)).sum(-1) - matrix_normalizer(-form)[0] - _LOG_4

@@ -11,17 +11,20 @@ from torch import Tensor
 from pyro_manifold.distributions import (
     Bingham,
     Kent,
+    MatrixFisher,
     PowerSpherical,
     ProjectedNormal,
     VonMisesFisher,
     Watson,
     bingham,
     kent,
+    matrix_fisher,
     power_spherical,
     projected_normal,
     von_mises_fisher,
     watson,
 )
+from pyro_manifold.geometry import SpecialOrthogonal, geometry
 from pyro_manifold.ops import numpy_operator
 
 FAMILIES: dict[str, tuple[Any, Callable[[Tensor, Tensor], Any]]] = {
@@ -120,9 +123,13 @@ def test_quadratic_families(batch: tuple[int, ...], block: int, monkeypatch: pyt
     frame = torch.linalg.qr(torch.randn(*batch, 4, 4, dtype=torch.float64))[0]
     form = torch.randn(*batch, 4, 4, dtype=torch.float64)
     k = 5 + torch.rand(batch, dtype=torch.float64)
-    for module, cls, parameters in ((bingham, Bingham, [form + form.mT]), (kent, Kent, [frame, k, k / 3])):
+    rotations = geometry(SpecialOrthogonal(3)).uniform_sample((7,), (3, 3), dtype=torch.float64)
+    for module, cls, points, parameters in (
+        (bingham, Bingham, unit(7, 4), [form + form.mT]),
+        (kent, Kent, unit(7, 4), [frame, k, k / 3]),
+        (matrix_fisher, MatrixFisher, rotations, [form[..., :3, :3]]),
+    ):
         found = []
-        points = unit(7, 4)
         for on in (True, False):
             leaves = [x.clone().requires_grad_() for x in (points, *parameters)]
             with monkeypatch.context() as patch:

@@ -46,7 +46,7 @@ COUNTED = {  # of all others: operators without and with the gradient, as counte
     "fisher-bingham-S2": (722, 833),
     "acg-S2": (48, 103),
     "isotropic-gaussian": (221, 617),
-    "matrix-fisher": (75, 130),
+    "matrix-fisher": (63, 92),
 }
 MAPS = (
     "pushforward-flow",
