@@ -57,6 +57,9 @@ class Recording:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         changed = Changes()
+        given: list[Tensor] = []
+        for x in inputs:  # one that is given twice is two arguments
+            given.append(x.detach() if any(x is y for y in given) else x)
 
         def watched(*inputs: Tensor) -> Any:
             with changed:
@@ -66,7 +69,7 @@ class Recording:
             # in a context with a mode for shapes of its own make_fx does not make one for each operator, which would
             # take three times as long
             with torch.no_grad(), tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-                self.graph = make_fx(watched)(*inputs)
+                self.graph = make_fx(watched)(*given)
         except Exception as error:  # whatever a model does while it is recorded, the caller has another way
             raise NotRecordableError(reason_of(error)) from error
         finally:
@@ -111,10 +114,7 @@ class Recording:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the compiler's own, about code of torch
                 if key not in _COMPILED:
-                    options = dict(_SAME_DRAWS) if BACKEND == "inductor" else None
-                    _COMPILED[key] = torch.compile(
-                        self.graph, backend=BACKEND, options=options, dynamic=False, fullgraph=True
-                    )
+                    _COMPILED[key] = _compiled(self.graph, [*inputs, *self.constants])
                     while len(_COMPILED) > _MOST:
                         _COMPILED.popitem(last=False)
                 self.run = _COMPILED[key]
@@ -130,9 +130,27 @@ class Recording:
         outside = self._signature[len(self._signature) - len(self.constants) :]
         return all(form_of(x) == form for x, form in zip(self.constants, outside, strict=True))
 
-    @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Any:
-        return self.run(*inputs, *(x.detach() for x in self.constants))
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self(*inputs)
+        given = [
+            x if x.stride() == form[1] else _with_strides(x, form[1])  # compiled code takes them as they were
+            for x, form in zip(inputs, self._signature, strict=False)
+        ]
+        return self.run(*given, *(x.detach() if x.requires_grad else x for x in self.constants))
+
+
+def _with_strides(x: Tensor, strides: tuple[int, ...]) -> Tensor:
+    return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
+
+
+def _compiled(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """What the compiler makes of a graph for inputs of these shapes. It has no guards, which cost 40 us a call: shapes
+    are what it is found by."""
+    if BACKEND != "inductor":
+        return torch.compile(graph, backend=BACKEND, dynamic=False, fullgraph=True)
+    return torch._inductor.compile(graph, [x.detach() for x in inputs], options=_SAME_DRAWS)
 
 
 def _has_fixed_shape(node: Any) -> bool:

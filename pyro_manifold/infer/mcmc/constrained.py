@@ -40,6 +40,7 @@ class ProjectedMotion(AmbientMomentum):
 
     geometry: SubmanifoldGeometry
     strict = False
+    may_refuse = True
 
     def __init__(self, geometry: SubmanifoldGeometry) -> None:
         super().__init__(geometry)

@@ -26,7 +26,7 @@ from .proposals import IndependenceProposal
 from .scales import set_inverse_mass
 from .start import find_start, prepare
 from .systems import State, System
-from .transitions import TransitionResult, hmc, isometry_jump
+from .transitions import TransitionResult, hmc, hmc_inputs, hmc_step, isometry_jump
 from .warmup import WarmUp
 
 __all__ = ["GeodesicHMC"]
@@ -195,8 +195,13 @@ class GeodesicHMC(GeodesicKernel):
             set_inverse_mass(self._system, mass)
         self._state = self._at(given)
         if self.compile and self._system.size:
-            rows = 1 if batch.how == "loop" else self.chains
-            self._system.compiled = CompiledStep(self._system, rows, self.compile is True)
+            loop = batch.how == "loop" and self.chains > 1
+            self._system.compiled = CompiledStep(
+                self._system,
+                1 if loop else self.chains,
+                self.compile is True,
+                *(() if loop else self._step()),
+            )
         self._warm = WarmUp(
             self._system,
             warmup_steps,
@@ -215,7 +220,11 @@ class GeodesicHMC(GeodesicKernel):
 
     def _at(self, params: Mapping[str, Tensor]) -> State:
         """The state at these values: the remembered one if it has them."""
-        z, state = self._rows(params), self._state
+        state = self._state
+        if state is not None and len(params) == len(self._returned):
+            if all(params.get(k) is v and v._version == n for k, (v, n) in self._returned.items()):
+                return state  # what the last transition returned
+        z = self._rows(params)
         if (
             state is not None
             and z.keys() == state.z.keys()
@@ -250,6 +259,10 @@ class GeodesicHMC(GeodesicKernel):
             self._system.compiled.forget()
 
     # --- sampling -------------------------------------------------------------------------------------------
+    def _step(self) -> tuple[Any, ...]:
+        """What is compiled: a step, its other arguments, the depth of trees."""
+        return hmc_step, hmc_inputs
+
     def _transition(self, state: State, step_size: float) -> TransitionResult:
         warm = self._t < (self._warmup_steps or 0)
         record = self._arc.recorder(self._system, step_size) if warm and self._arc.adapt else None
@@ -285,10 +298,11 @@ class GeodesicHMC(GeodesicKernel):
                 state = self._system.state(self._system.project(state.z))
                 self._gradients += 1
         self._state = state
-        self._gradients += out.steps.cpu()
+        prob, diverging, steps = (x.cpu().numpy() for x in (out.accept_prob, out.diverging, out.steps))
+        self._gradients += torch.from_numpy(steps)
         self._t += 1
-        self._watch(out)
-        accept = float(out.accept_prob.mean())
+        self._watch(bool((diverging | (prob == 0)).all()))
+        accept = float(prob.mean())
         if self._t <= self._warmup_steps:
             n = self._t
             with pyro.validation_enabled(False):
@@ -296,10 +310,12 @@ class GeodesicHMC(GeodesicKernel):
             self._warmup_gradients = self._gradients.clone()
         else:
             n = self._t - self._warmup_steps
-            self._divergences.extend((n - 1, int(c)) for c in out.diverging.nonzero())
-            self._accept_sum += out.accept_prob.cpu()
+            self._divergences.extend((n - 1, int(c)) for c in diverging.nonzero()[0])
+            self._accept_sum += torch.from_numpy(prob)
         self._mean_accept_prob += (accept - self._mean_accept_prob) / n
-        return {k: v.clone() if self.chains > 1 else v[0].clone() for k, v in state.z.items()}
+        z = {k: v.clone() if self.chains > 1 else v[0].clone() for k, v in state.z.items()}
+        self._returned = {k: (v, v._version) for k, v in z.items()}
+        return z
 
     def _propose(self, state: State) -> State:
         for move, accepted in zip(self._moves, self._accepted, strict=True):
@@ -330,14 +346,14 @@ class GeodesicHMC(GeodesicKernel):
                 if isinstance(s.momentum, ProjectedMotion):
                     s.momentum.forget_refused()
 
-    def _watch(self, out: TransitionResult) -> None:
+    def _watch(self, lost: bool) -> None:
         assert self._warm is not None and self._warmup_steps is not None
         if (
             self._t <= self._warmup_steps and self._warm.learns_scales
         ):  # new scales may yet make steps possible
             self._lost = 0
             return
-        self._lost = self._lost + 1 if bool((out.diverging | (out.accept_prob == 0)).all()) else 0
+        self._lost = self._lost + 1 if lost else 0
         if self._lost >= PATIENCE:
             raise StepSizeError(
                 f"every trajectory of the last {PATIENCE} transitions diverged or was refused at step size "

@@ -242,6 +242,7 @@ class GeodesicKernel(HMC):
         self._potential: Any = None
         self._system: Any = None
         self._state: State | None = None  # None: to be made from what sample() is given
+        self._returned: dict[str, tuple[Tensor, int]] = {}  # by the last transition, and their versions
         self._warm: WarmUp | None = None
         self._moves: list[IndependenceProposal] = []
         self._t = self._lost = 0

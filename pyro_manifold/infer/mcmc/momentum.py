@@ -49,6 +49,7 @@ class MomentumCoordinates:
     """
 
     chains: Tensor | None = None
+    may_refuse = False  # a step, with a momentum of NaN
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -130,7 +131,11 @@ class _Hyperbolic(MomentumCoordinates):
             x = x[:: -(-len(x) // 64)]
             d2 = self.geometry.dist(x.unsqueeze(0), x.unsqueeze(1)).square().sum(0)
             best = d2.argmin(0)  # one for each point of the site
-            self.base = x.gather(0, best[None, ..., None].expand((1,) + x.shape[1:]))[0]
+            found = x.gather(0, best[None, ..., None].expand((1,) + x.shape[1:]))[0]
+            if self.base is not None and self.base.shape == found.shape:
+                self.base.copy_(found)  # in place: recorded functions hold this tensor
+            else:
+                self.base = found
 
     def curved(self, x: Tensor) -> bool:
         return bool(self.geometry.curvature(x) < 0)  # type: ignore[attr-defined]

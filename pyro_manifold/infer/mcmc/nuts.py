@@ -10,6 +10,7 @@ from .hmc import GeodesicHMC
 from .options import Option, whole
 from .systems import State
 from .transitions import TransitionResult, nuts
+from .trees import advance, advance_inputs
 
 __all__ = ["GeodesicNUTS"]
 
@@ -75,6 +76,9 @@ class GeodesicNUTS(GeodesicHMC):
     @num_steps.setter
     def num_steps(self, value: int) -> None:
         raise AttributeError("num_steps: NUTS finds it; max_tree_depth bounds it.")
+
+    def _step(self) -> tuple[Any, ...]:
+        return advance, advance_inputs, self.max_tree_depth
 
     def _transition(self, state: State, step_size: float) -> TransitionResult:
         short = self._warm is not None and self._t < (self._warmup_steps or 0) and self._warm.arrived

@@ -144,6 +144,7 @@ class System:
             None  # None, a vector of standard deviations, or a Cholesky factor of a covariance
         )
         self._factors: Tensor | None = None
+        self.may_refuse = any(s.momentum is not None and s.momentum.may_refuse for s in self.sites)
         self.compiled: Any = None  # a CompiledStep that takes steps for this system
 
     # --- scales ---------------------------------------------------------------------------------------------
@@ -161,14 +162,18 @@ class System:
         flat = flat.diagonal() if flat.dim() == 2 else flat
         return torch.cat([*parts, flat.detach().cpu().log()])
 
-    def scaled(self, x: Tensor, transpose: bool = False) -> Tensor:
-        """``s x``: momentum to velocity; with ``transpose`` gradient to force."""
+    def factors(self, x: Tensor) -> Tensor:
+        """The scale of each momentum, for numbers like x; 1 in a dense block."""
         if self._factors is None or self._factors.dtype != x.dtype or self._factors.device != x.device:
             parts = [x.new_full((s.size,), self.scale[s.name]) for s in self.sites if s.geometry is not None]
             diagonal = self.flat_scale is not None and self.flat_scale.dim() == 1
             parts.append(self.flat_scale.to(x) if diagonal else x.new_ones(self.flat))  # type: ignore[union-attr]
             self._factors = torch.cat(parts)
-        x = x * self._factors
+        return self._factors
+
+    def scaled(self, x: Tensor, transpose: bool = False) -> Tensor:
+        """``s x``: momentum to velocity; with ``transpose`` gradient to force."""
+        x = x * self.factors(x)
         if self.flat_scale is not None and self.flat_scale.dim() == 2:
             cut, factor = self.size - self.flat, self.flat_scale
             x = torch.cat([x[:, :cut], x[:, cut:] @ (factor if transpose else factor.mT)], -1)

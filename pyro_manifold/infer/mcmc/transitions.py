@@ -2,26 +2,26 @@ r"""Moves that leave :math:`e^{-H}` invariant, for all chains in lockstep.
 
 :func:`nuts` is multinomial NUTS [1] with Stan's additional sub-tree checks: on a closed geodesic the two ends
 alone can point the same way after a full turn. Trees are built leaf by leaf (no recursion), so that every
-gradient evaluation serves all chains whose trees still grow; chains that have stopped are left out of the
-batch. Of a sub-tree only the ends of its open blocks are kept, so memory grows with its depth, not its leaves
-[2].
+gradient evaluation serves all chains whose trees still grow. Chains that have stopped are left out of the
+batch, or masked where a compiled function needs its shape; either way every chain has its own random numbers, so
+the draws are the same.
 
-[1] Betancourt, *A conceptual introduction to Hamiltonian Monte Carlo*, 2017, app. A. [2] Phan & Pradhan,
-*Iterative NUTS*, 2019.
+[1] Betancourt, *A conceptual introduction to Hamiltonian Monte Carlo*, 2017, app. A.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .integrators import geodesic_leapfrog
 from .systems import State, System
+from .trees import MAX_ENERGY_ERROR, Path, Tree, advance, begin, join, leaf, open_blocks, refused
 
-__all__ = ["TransitionResult", "hmc", "isometry_jump", "nuts"]
-
-MAX_ENERGY_ERROR = 1000.0
+__all__ = ["TransitionResult", "hmc", "hmc_inputs", "hmc_step", "isometry_jump", "nuts"]
 
 
 @dataclass
@@ -34,72 +34,12 @@ class TransitionResult:
     steps: Tensor
 
 
-def _refused(state: State) -> Tensor:
-    """Chains whose step a constrained motion refused: rejected, but no divergence."""
-    return state.w.isnan().any(-1) & state.grad.isfinite().all(-1)
+def _noise(system: System, like: Tensor) -> Tensor:
+    return torch.randn(len(like), system.size, dtype=like.dtype, device=like.device)
 
 
-def _turning(rho: Tensor, first: Tensor, last: Tensor, early: Tensor | float = 0.0) -> Tensor:
-    """Would going on at either end bring the ends together? (rho: sum of the directions between them, ends
-    included)
-
-    With ``early``: is the direction at either end, along the path, less than this multiple of the path's own vector?
-    """
-    mid = rho - 0.5 * (first + last)
-    ahead = torch.minimum((first * mid).sum(-1), (last * mid).sum(-1))
-    return ahead <= (early * mid.square().sum(-1) if isinstance(early, Tensor) else 0.0)
-
-
-def _joined_turning(
-    sum1: Tensor, a: Tensor, b: Tensor, sum2: Tensor, c: Tensor, d: Tensor, half: int, early: float
-) -> Tensor:
-    """Is a path made of two parts of ``half`` points each, with ends a, b and c, d, turning, as a whole or across its
-    joint?"""
-    rho = torch.stack([sum1 + sum2, sum1 + c, sum2 + b])
-    steps = early and early / rho.new_tensor([[2 * half - 1], [half], [half]])
-    return _turning(rho, torch.stack([a, a, b]), torch.stack([d, c, d]), steps).any(0)
-
-
-class _Blocks:
-    """The open aligned blocks of a sub-tree: direction and running sum at their starts, direction at the end
-    of first halves."""
-
-    def __init__(self, depth: int, early: float) -> None:
-        self.early = early
-        self.start: list[Tensor] = [torch.empty(0)] * (depth + 1)
-        self.before: list[Tensor] = [torch.empty(0)] * (depth + 1)
-        self.end: list[Tensor] = [torch.empty(0)] * (depth + 1)
-
-    def add(self, i: int, e: Tensor, total: Tensor) -> Tensor | None:
-        """Leaf ``i`` with direction ``e``, after which the directions sum to ``total``; which chains have
-        turned?"""
-        level, turned = 0, None
-        while level < len(self.start) and i % (1 << level) == 0:
-            self.start[level], self.before[level] = e, total - e
-            level += 1
-        level = 0
-        while level < len(self.start) and (i + 1) % (1 << level) == 0:
-            if level:
-                mid = self.before[level - 1]
-                turn = _joined_turning(
-                    mid - self.before[level],
-                    self.start[level],
-                    self.end[level - 1],
-                    total - mid,
-                    self.start[level - 1],
-                    e,
-                    1 << (level - 1),
-                    self.early,
-                )
-                turned = turn if turned is None else turned | turn
-            if ((i + 1) >> level) % 2:
-                self.end[level] = e
-            level += 1
-        return turned
-
-    def keep(self, rows: Tensor) -> None:
-        for part in (self.start, self.before, self.end):
-            part[:] = [x[rows] if x.numel() else x for x in part]
+def _log_uniform(count: int, like: Tensor) -> Tensor:
+    return torch.rand(count, len(like), dtype=like.dtype, device=like.device).log()
 
 
 def nuts(
@@ -110,79 +50,110 @@ def nuts(
     :param float early: c >= 0; paths end where the direction at either end has less than c times the path's mean
         direction along it. 0 is the U-turn criterion; any c leaves the density invariant.
     """
-    state = state.with_momentum(system.draw(state.z))
-    h = h0 = state.energy()  # h: of the chains still growing
-    n, device = len(h0), h0.device
-    out = state.table.clone()
-    left = right = state
-    e_left = e_right = rho = system.direction(state)
-    weight = torch.zeros_like(h0)  # log of the trajectory's total weight relative to the start
-    rows = torch.arange(n, device=device)  # chains whose trees grow
-    diverging = torch.zeros(n, dtype=torch.bool, device=device)
-    accept, steps = torch.zeros_like(h0), torch.zeros(n, dtype=torch.long, device=device)
+    table, compiled = state.table, system.compiled
+    inputs = table, _noise(system, table), _log_uniform(1, table)[0], table.new_tensor(step_size)
+    if compiled is not None and compiled.serves(advance, state, max_depth):
+        out, figures = _masked(compiled, compiled.run(begin, *inputs), max_depth, table.new_tensor(early))
+    else:
+        out, figures = _selected(system, begin(system, *inputs), max_depth, early or None)
+    accept, steps, diverging = figures.unbind(-1)
+    return TransitionResult(State(system, out), accept / steps.clamp(min=1), diverging > 0, steps.long())
+
+
+def _masked(compiled: Any, begun: tuple[Tensor, ...], max_depth: int, early: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen states, and summed acceptance, steps and divergence, by one compiled call a leaf and one look at its
+    results."""
+    edge, step, tree, path = begun
+    width = edge.shape[-1]
+    blocks = open_blocks(Tree.of(tree, width).total, compiled.depth)
+    at = torch.tensor([0, 1], device=edge.device)
+    for depth in range(max_depth):
+        log_u = _log_uniform(2**depth + 2, edge)
+        for i in range(2**depth):
+            edge, step, tree, blocks, path, at, growing = compiled.run(
+                advance, edge, step, tree, blocks, path, at, log_u[i : i + 3], early
+            )
+            if not bool(growing):
+                break
+        else:
+            continue
+        break
+    return path[:, 2 * width : 3 * width].contiguous(), tree[:, -3:]
+
+
+def _selected(
+    system: System, begun: tuple[Tensor, ...], max_depth: int, early: float | None
+) -> tuple[Tensor, Tensor]:
+    """The same with the rows alone whose trees still grow."""
+    edge, step, tree, path = begun
+    width, rows = edge.shape[-1], torch.arange(len(edge), device=edge.device)
+    t, p = Tree.of(tree, width), Path.of(path, width)
+    out, figures = p.chosen.clone(), tree[:, -3:].clone()
+    n = len(out)
+
+    def growing() -> Tensor:
+        return t.grows.squeeze(-1).nonzero().squeeze(-1)
 
     for depth in range(max_depth):
-        # a sub-tree of 2**depth leaves; ``live``: indices into ``rows`` of the chains that neither turned nor
-        # diverged in it
-        forward = torch.rand(len(rows), device=device) < 0.5
-        live, edge, sign = (
-            torch.arange(len(rows), device=device),
-            right.where(forward, left),
-            2.0 * forward.to(h0) - 1.0,
-        )
-        step = (step_size * sign).unsqueeze(-1)
-        blocks, sub_weight, chosen = _Blocks(depth, early), torch.full_like(h, -torch.inf), edge
-        total, first, e = torch.zeros_like(rho), rho, rho
-        ids, energy = rows, h
+        log_u, live = _log_uniform(2**depth + 2, out), None
+        blocks = open_blocks(t.total, depth + 1)
         for i in range(2**depth):
-            edge = geodesic_leapfrog(system, edge, step, ids)
-            error = edge.energy() - energy
-            bad = ~(error <= MAX_ENERGY_ERROR)
-            accept.index_add_(0, ids, (-error).exp().clamp(max=1.0).nan_to_num(0.0))
-            steps.index_add_(0, ids, torch.ones_like(ids))
-            # multinomial choice within the sub-tree
-            lighter = torch.where(bad, -torch.inf, -error)
-            sub_weight = torch.logaddexp(sub_weight, lighter)
-            chosen = edge.where(torch.rand_like(error).log() < lighter - sub_weight, chosen)
-            e = system.direction(edge)
-            total = total + e
-            first = e if i == 0 else first
-            turned = blocks.add(i, e, total)
-            stop = bad if turned is None else bad | turned
-            if bool(stop.any()):
-                diverging[ids[bad & ~_refused(edge)]] = True
-                keep = (~stop).nonzero().squeeze(-1)
+            u = log_u[i] if len(rows) == n else log_u[i, rows]
+            edge, t, blocks = leaf(system, edge, step, t, blocks, i, u, early, rows)
+            keep = growing()
+            if len(keep) < len(rows):
+                figures[rows] = torch.cat(t[-3:], -1)
                 if not len(keep):
-                    live = live[keep]
-                    break
-                blocks.keep(keep)
-                live, edge, chosen, step = live[keep], edge.take(keep), chosen.take(keep), step[keep]
-                total, first, e, sub_weight, ids, energy = (
-                    x[keep] for x in (total, first, e, sub_weight, ids, energy)
-                )
-        if not len(live):
-            break
-        # a whole sub-tree joins the trajectory; its choice replaces the old one with the ratio of the weights
-        if len(live) < len(rows):
-            left, right = left.take(live), right.take(live)
-            e_left, e_right, rho, weight, forward, rows, h = (
-                x[live] for x in (e_left, e_right, rho, weight, forward, rows, h)
-            )
-        swap = torch.rand_like(weight).log() < sub_weight - weight
-        out[rows] = torch.where(swap.unsqueeze(-1), chosen.table, out[rows])
-        weight = torch.logaddexp(weight, sub_weight)
-        ahead = forward.unsqueeze(-1)
-        far, near = torch.where(ahead, e_left, e_right), torch.where(ahead, e_right, e_left)
-        turn = _joined_turning(rho, far, near, total, first, e, 2**depth, early)
-        right, left = edge.where(forward, right), left.where(forward, edge)
-        e_right, e_left, rho = torch.where(ahead, e, e_right), torch.where(ahead, e_left, e), rho + total
-        if bool(turn.any()):
-            keep = (~turn).nonzero().squeeze(-1)
+                    return out, figures
+                live = keep if live is None else live[keep]
+                rows, edge, step, blocks = rows[keep], edge[keep], step[keep], blocks[:, :, keep]
+                t = Tree(*(x[keep] for x in t))
+        p = p if live is None else Path(*(x[live] for x in p))
+        u = log_u[-2:] if len(rows) == n else log_u[-2:, rows]
+        edge, step, t, p = join(edge, step, t, p, 2**depth, u[0], u[1], early)
+        out[rows], keep = p.chosen, growing()
+        if len(keep) < len(rows):
+            figures[rows] = torch.cat(t[-3:], -1)
             if not len(keep):
-                break
-            left, right = left.take(keep), right.take(keep)
-            e_left, e_right, rho, weight, rows, h = (x[keep] for x in (e_left, e_right, rho, weight, rows, h))
-    return TransitionResult(State(system, out), accept / steps.clamp(min=1), diverging, steps)
+                return out, figures
+            rows, edge, step = rows[keep], edge[keep], step[keep]
+            t, p = Tree(*(x[keep] for x in t)), Path(*(x[keep] for x in p))
+    figures[rows] = torch.cat(t[-3:], -1)
+    return out, figures
+
+
+# --- HMC ----------------------------------------------------------------------------------------------------
+def hmc_begin(system: System, table: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """States with new momenta; of each its energy, is it lost, has it diverged, its energy's error."""
+    state = State(system, table)
+    state = state.with_momentum(system.draw(state.z, noise))
+    energy = state.energy().unsqueeze(-1)
+    return state.table, torch.cat([energy, torch.zeros_like(energy).expand(-1, 3)], -1)
+
+
+def hmc_step(
+    system: System, table: Tensor, step: Tensor, start: Tensor, numbers: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of all; states, numbers as above and how many chains are not lost."""
+    energy, lost, diverging, _ = numbers.split(1, -1)
+    at = torch.where(lost > 0, start, table)  # those that are lost stand still, where the density is finite
+    new = geodesic_leapfrog(system, State(system, at), step * (1 - lost))
+    error = new.energy().unsqueeze(-1) - energy
+    bad = ~(error <= MAX_ENERGY_ERROR)
+    struck = bad & ~refused(new).unsqueeze(-1) if system.may_refuse else bad
+    diverging = torch.maximum(diverging, struck * (1 - lost))
+    lost = torch.maximum(lost, bad.to(lost))
+    error = torch.where(lost > 0, torch.inf, error)
+    return new.table, torch.cat([energy, lost, diverging, error], -1), (1 - lost).sum()
+
+
+def hmc_inputs(system: System, table: Tensor, depth: int) -> tuple[Tensor, ...]:
+    """Other arguments of :func:`hmc_step`, to take a step from anywhere."""
+    return table, table.new_zeros(len(table), 4)
+
+
+def _run(system: System, f: Callable[..., Any], *inputs: Any) -> Any:
+    return f(system, *inputs)
 
 
 def hmc(
@@ -194,27 +165,26 @@ def hmc(
 ) -> TransitionResult:
     """A trajectory of ``count`` steps, all chains alike, then Metropolis; ``record(i, state, error)`` sees
     every step."""
-    state = state.with_momentum(system.draw(state.z))
-    h0 = state.energy()
+    compiled = system.compiled
+    if compiled is not None and compiled.serves(hmc_step, state):
+        run = compiled.run
+    else:
+        run = partial(_run, system)
+    start, numbers = run(hmc_begin, state.table, _noise(system, state.table))
+    new, step = start, start.new_full((len(start), 1), step_size)
     if record is not None:
-        record(0, state, torch.zeros_like(h0))
-    step, new, lost = h0.new_full((len(h0), 1), step_size), state, torch.zeros_like(h0, dtype=torch.bool)
-    diverging = lost
+        record(0, State(system, start), numbers[:, 3])
     for i in range(count):
-        new = geodesic_leapfrog(system, new, step)
-        error = new.energy() - h0
-        bad = ~(error <= MAX_ENERGY_ERROR)
-        if bool(bad.any()):  # such a chain stays where it was, and what it computes from there is not used
-            lost, diverging = lost | bad, diverging | (bad & ~lost & ~_refused(new))
-            new = state.where(lost, new)
-        error = torch.where(lost, torch.inf, error)
+        new, numbers, going = run(hmc_step, new, step, start, numbers)
         if record is not None:
-            record(i + 1, new, error)
-        if bool(lost.all()):
+            seen = torch.where(numbers[:, 1:2] > 0, start, new)
+            record(i + 1, State(system, seen), numbers[:, 3])
+        if not bool(going):
             break
-    prob = (-error).exp().clamp(max=1.0)
-    state = new.where(torch.rand_like(prob) < prob, state)
-    return TransitionResult(state, prob, diverging, torch.full_like(h0, i + 1, dtype=torch.long))
+    prob = (-numbers[:, 3]).exp().clamp(max=1.0)
+    table = torch.where((torch.rand_like(prob) < prob).unsqueeze(-1), new, start)
+    steps = torch.full_like(prob, i + 1, dtype=torch.long)
+    return TransitionResult(State(system, table), prob, numbers[:, 2] > 0, steps)
 
 
 def isometry_jump(system: System, state: State, name: str, isometry: Callable[[Tensor], Tensor]) -> State:

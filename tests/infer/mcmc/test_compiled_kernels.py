@@ -5,6 +5,7 @@ import pickle
 import random
 import shutil
 import warnings
+from collections import Counter
 from functools import partial
 
 import geoopt
@@ -15,11 +16,13 @@ import sbc_models
 import torch
 from cases import DISTRIBUTIONS, DistributionCase, tensors
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyro_manifold.distributions as mdist
 from pyro_manifold.constraints import on
-from pyro_manifold.geometry import ImplicitManifold
+from pyro_manifold.geometry import ImplicitManifold, geometry
 from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS, recording
+from pyro_manifold.infer.mcmc.transitions import nuts
 from pyro_manifold.infer.recording import NotRecordableError, Recording
 
 EYE = torch.eye(3, dtype=torch.float64)
@@ -155,6 +158,131 @@ def test_copies_and_pickles_in_the_middle_of_a_run():
         pyro.set_rng_seed(1)
         found.append(other.sample(z)["z"])
         assert nodes(other) and torch.equal(found[-1], found[0])
+
+
+# --- trees and trajectories as fixed shapes
+def funnel(z):
+    """A narrow neck: some chains diverge, some have deep trees."""
+    return 0.5 * z["a"] ** 2 + 0.5 * z["x"].square().sum(-1) * (-2 * z["a"]).exp() + 3 * z["a"]
+
+
+def toward(x):
+    return lambda z: -3 * (z["x"] * x).sum(-1)
+
+
+def centred(z):
+    return z["x"][..., 0].acosh().square()
+
+
+TARGETS = {
+    "sphere": (toward(EYE[0]), {"x": geoopt.Sphere()}),
+    "hyperbolic": (centred, {"x": geoopt.Lorentz()}),
+    "funnel": (funnel, {}),
+}
+
+
+def start_of(name):
+    potential, manifolds = TARGETS[name]
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 4 if name == "funnel" else 3, generator=g, dtype=torch.float64)
+    if name == "funnel":
+        return potential, manifolds, {"a": torch.randn(5, generator=g, dtype=torch.float64), "x": x}
+    return potential, manifolds, {"x": geometry(manifolds["x"]).project(x)}
+
+
+def kernels_of(name, kind, **options):
+    """The same kernel without a graph and with one, set up."""
+    potential, manifolds, start = start_of(name)
+    kernels = []
+    for how in (False, "trace"):
+        kernel = kind(potential_fn=potential, manifolds=manifolds, chains=5, compile=how, **options)
+        kernel.initial_params = start
+        pyro.set_rng_seed(0)
+        kernel.setup(30)
+        kernels.append(kernel)
+    return kernels
+
+
+@pytest.mark.parametrize("kind", [GeodesicNUTS, GeodesicHMC], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("name", TARGETS)
+def test_draws_and_figures_of_every_chain_are_those_without_a_graph(name, kind):
+    """Through warm-up, with its windows, early ends and divergences, and after it."""
+    found = []
+    for kernel in kernels_of(name, kind):
+        pyro.set_rng_seed(1)
+        z, out = kernel.initial_params, []
+        for _ in range(34):
+            z = kernel.sample(z)
+            out.append(z)
+        found.append(({k: torch.stack([x[k] for x in out]) for k in z}, kernel.diagnostics()))
+    assert nodes(kernel)
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-6)
+    assert found[1][1]["gradients"] == found[0][1]["gradients"] > 5 * 34
+    assert found[1][1]["divergences"] == found[0][1]["divergences"]
+
+
+@pytest.mark.parametrize("early", [0.0, 0.9])
+def test_trees_in_fixed_shapes_are_those_of_the_rows_that_grow(early):
+    """One graph serves every leaf; with one call of it, and one look at a number, a leaf."""
+    plain, traced = kernels_of("funnel", GeodesicNUTS, max_tree_depth=6)
+    seen = []
+    for step in (0.02, 0.3, 30.0):  # trees that are full, of several depths, of divergences
+        for kernel in (plain, traced):
+            pyro.set_rng_seed(2)
+            counts = Counts()
+            with counts:
+                out = nuts(kernel._system, kernel._system.state(kernel._state.z), step, 6, early)
+            if kernel is traced:
+                assert counts["_local_scalar_dense"] == int(out.steps.max())
+            seen.append(out)
+        a, b = seen[-2:]
+        torch.testing.assert_close(a.state.table, b.state.table)
+        torch.testing.assert_close(a.accept_prob, b.accept_prob)
+        assert torch.equal(a.steps, b.steps) and torch.equal(a.diverging, b.diverging)
+    assert early or int(seen[0].steps.max()) == 63
+    assert len(seen[2].steps.unique()) > 1 and seen[4].diverging.any()
+
+
+class Counts(TorchDispatchMode):
+    """How often each operator is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __getitem__(self, name):
+        return self.calls[name]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_calls_of_graphs(monkeypatch):
+    """One a leaf of NUTS or a step of HMC, and one where a transition begins."""
+    calls = []
+    plain = Recording.__call__
+    monkeypatch.setattr(
+        Recording, "__call__", lambda self, *inputs: calls.append(self) or plain(self, *inputs)
+    )
+    for kind in (GeodesicNUTS, GeodesicHMC):
+        _, kernel = kernels_of("sphere", kind)
+        calls.clear()
+        with torch.no_grad():
+            out = kernel._transition(kernel._state, 0.3)
+        assert len(calls) == 1 + int(out.steps.max()) and len(set(map(id, calls))) == 2
+
+
+def test_deeper_trees_than_there_was_room_for():
+    plain, traced = kernels_of("sphere", GeodesicNUTS, max_tree_depth=1)
+    for kernel in (plain, traced):
+        kernel.max_tree_depth = 5
+    ends = []
+    for kernel in (plain, traced):
+        pyro.set_rng_seed(3)
+        ends.append(kernel._transition(kernel._state, 0.05))
+    torch.testing.assert_close(ends[0].state.table, ends[1].state.table)
+    assert int(ends[1].steps.max()) > 7 and traced._system.compiled.depth == 5
 
 
 def test_projected_steps_compile_the_potential_alone():
