@@ -113,23 +113,24 @@ def _with_leaf(
     the direction at the end of the last that is a first half. A number i changes slots in place, a tensor masks them.
     """
     levels = blocks.shape[1]
-    k = torch.arange(levels, device=e.device) if early is not None or isinstance(i, Tensor) else None
+    mask: Any = True
     if isinstance(i, int):
         opened, closed = _factors_of_two(i, levels - 1), _factors_of_two(i + 1, levels - 1)
         blocks[0, : opened + 1], blocks[1, : opened + 1], blocks[2, closed] = e, before, e
         if not closed:
             return blocks, None
-        (first, sums, end), mask = blocks[:, : closed + 1], None
+        first, sums, end = blocks[:, : closed + 1]
     else:
+        k = torch.arange(levels, device=e.device)
         opens, closes = (i >> k) << k == i, ((i + 1) >> k) << k == i + 1
         masks = torch.stack([opens, opens, closes & (((i + 1) >> k) % 2 == 1)]).reshape(3, levels, 1, 1)
         blocks = torch.where(masks, torch.stack([e, before, e]).unsqueeze(1), blocks)
         (first, sums, end), mask, closed = blocks, closes[1:, None], levels - 1
     # the blocks of 2, 4, ... leaves that end here
-    half = 0 if k is None else (1 << k[:closed]).unsqueeze(-1)
+    half = 0 if early is None else (1 << torch.arange(closed, device=e.device)).unsqueeze(-1)
     mid = sums[:-1]
     turned = _turning(mid - sums[1:], first[1:], end[:-1], before + e - mid, first[:-1], e, half, early)
-    return blocks, (turned if mask is None else turned & mask).any(0)
+    return blocks, (turned if mask is True else turned & mask).any(0)
 
 
 def _factors_of_two(i: int, most: int) -> int:
