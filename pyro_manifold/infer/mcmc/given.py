@@ -40,7 +40,12 @@ def check_observed(nodes: dict[str, Any]) -> None:
             continue
         try:
             good = fn.support.check(value)
-        except (NotImplementedError, RuntimeError):  # a support that depends on what is not known here
+        except NotImplementedError:  # a distribution of the user's may have none
+            continue
+        except (
+            RuntimeError,
+            ValueError,
+        ):  # one that depends on other values; shapes that log_prob will complain of
             continue
         for mask in (node["mask"], getattr(fn, "_mask", None)):
             good = good if mask is None else good | ~torch.as_tensor(mask, device=good.device)
