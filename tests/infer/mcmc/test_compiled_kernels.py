@@ -416,14 +416,16 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("name", sbc_models.MODELS)
-def test_inductor_on_models_of_the_registry(name):
+@pytest.mark.parametrize(
+    "kind, name", [(GeodesicHMC, "sphere"), *((GeodesicNUTS, n) for n in sbc_models.MODELS)]
+)
+def test_inductor_on_models_of_the_registry(kind, name):
     model = sbc_models.MODELS[name]
     y = pyro.poutine.trace(model).get_trace().nodes["y"]["value"]
     model = pyro.condition(model, {"y": y})
-    kernel = GeodesicNUTS(model, chains=3, compile=True)
+    kernel = kind(model, chains=3, compile=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "compile:")
         found = draws(kernel)
-    torch.testing.assert_close(found, draws(GeodesicNUTS(model, chains=3)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, draws(kind(model, chains=3)), rtol=1e-5, atol=1e-5)
     assert kernel._system.compiled._recording.run is not kernel._system.compiled._recording.graph
