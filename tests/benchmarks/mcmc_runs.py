@@ -67,9 +67,10 @@ HEADER = (
 def row(name: str, results: list[Result], again: float | None = None) -> str:
     """Medians over the seeds; the first seed pays for compiling. ``again``: what compiling costs with a cache on disk."""
     compiling = results[0].compile_seconds
+    ess = [effective(r.values) for r in results]
 
     def figure(f: Callable[[float, Result], float], how: str) -> str:
-        return format(median(f(effective(r.values), r) for r in results), how)
+        return format(median(f(e, r) for e, r in zip(ess, results, strict=True)), how)
 
     chains, draws = results[0].values.shape[:2]
     cells = [
