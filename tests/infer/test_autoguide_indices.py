@@ -62,6 +62,20 @@ def test_indices_after_a_call_with_all_rows(guide_class):
     assert guide(DATA, None)["z"].shape == (N, 3)
 
 
+@pytest.mark.parametrize(
+    "guide_class", [AutoManifoldDelta, AutoManifoldMultivariateNormal, AutoManifoldNormal]
+)
+def test_a_trained_guide_is_called_without_data(guide_class):
+    """As Pyro's guides are, where no plate is subsampled."""
+
+    def whole(rows):
+        model(rows, None)
+
+    guide = guide_class(whole)
+    guide(DATA)
+    assert guide()["z"].shape == guide.median()["z"].shape == (N, 3)
+
+
 @GUIDES
 def test_each_row_keeps_its_own_centre(guide_class):
     """Trained on random batches, the centre of each row is that row, within the noise of 100 steps; other

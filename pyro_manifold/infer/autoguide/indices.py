@@ -87,7 +87,12 @@ class ModelIndices(AutoGuide):
         return state
 
     def _find_subsampled(self, args: tuple, kwargs: dict) -> None:
-        given = given_indices(self.model, self._prototype_frames, args, kwargs)
+        try:
+            given = given_indices(self.model, self._prototype_frames, args, kwargs)
+        except Exception:
+            if not self._kinds:
+                raise
+            given = {}  # a guide that has been set up is called without what the model needs
         again = given_indices(self.model, given, args, kwargs)
         for name, indices in given.items():
             if name not in again or not torch.equal(indices, again[name]):
