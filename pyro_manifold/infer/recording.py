@@ -147,10 +147,16 @@ def _with_strides(x: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 def _compiled(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Any]:
     """What the compiler makes of a graph for inputs of these shapes. It has no guards, which cost 40 us a call: shapes
-    are what it is found by."""
+    are what it is found by. Of fixed shapes too the compiler's cache on disk wants an environment of shapes."""
     if BACKEND != "inductor":
         return torch.compile(graph, backend=BACKEND, dynamic=False, fullgraph=True)
-    return torch._inductor.compile(graph, [x.detach() for x in inputs], options=_SAME_DRAWS)
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    shapes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_fallback_kernels=True)
+    with tracing(TracingContext(shapes)):
+        return torch._inductor.compile(graph, [x.detach() for x in inputs], options=_SAME_DRAWS)
 
 
 def _has_fixed_shape(node: Any) -> bool:
