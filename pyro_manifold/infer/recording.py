@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..ops.tracing import operator
 
@@ -61,9 +62,10 @@ class Recording:
         for x in inputs:  # one that is given twice is two arguments
             given.append(x.detach() if any(x is y for y in given) else x)
 
-        def watched(*inputs: Tensor) -> Any:
+        def watched(*inputs: Tensor) -> tuple[Any, ...]:  # flat, as the compiler wants it
             with changed:
-                return f(*inputs)
+                found, self._form = tree_flatten(f(*inputs))
+            return tuple(found)
 
         try:
             # in a context with a mode for shapes of its own make_fx does not make one for each operator, which would
@@ -138,7 +140,8 @@ class Recording:
             x if x.stride() == form[1] else _with_strides(x, form[1])  # compiled code takes them as they were
             for x, form in zip(inputs, self._signature, strict=False)
         ]
-        return self.run(*given, *(x.detach() if x.requires_grad else x for x in self.constants))
+        out = self.run(*given, *(x.detach() if x.requires_grad else x for x in self.constants))
+        return tree_unflatten(list(out), self._form)
 
 
 def _with_strides(x: Tensor, strides: tuple[int, ...]) -> Tensor:

@@ -361,6 +361,20 @@ def test_a_compiler_that_fails_leaves_the_graph(monkeypatch):
 
 
 # --- recordings
+def test_outputs_are_flat_for_the_compiler():
+    """Inductor refuses graphs with lists within their outputs; callers get what the function returns."""
+    r = Recording(lambda x: (x.sum(), [2 * x, 3 * x], {"a": x + 1}), (num([1.0, 2.0]),))
+    (outputs,) = r.graph.graph.output_node().args
+    assert isinstance(outputs, tuple) and all(isinstance(x, torch.fx.Node) for x in outputs)
+    total, (double, triple), rest = r(num([1.0, 3.0]))
+    assert (float(total), double.tolist(), triple.tolist(), rest["a"].tolist()) == (
+        4.0,
+        [2, 6],
+        [3, 9],
+        [2, 4],
+    )
+
+
 def test_tensors_from_outside_are_arguments():
     """So that one compiled function serves other data, and what is changed in place is changed each time anew."""
     a = num([1.0, 2.0])
