@@ -87,6 +87,7 @@ class ModelIndices(AutoGuide):
         return state
 
     def _find_subsampled(self, args: tuple, kwargs: dict) -> None:
+        """Add the plates that a call of this kind subsamples."""
         try:
             given = given_indices(self.model, self._prototype_frames, args, kwargs)
         except Exception:
@@ -105,10 +106,11 @@ class ModelIndices(AutoGuide):
         self._subsampled = tuple(
             k for k, f in self._prototype_frames.items() if k in known or (f.full_size or f.size) != f.size
         )
-        self._kinds |= {_kind(args, kwargs)}
 
     def _given(self, args: tuple, kwargs: dict) -> dict[str, Tensor]:
         """The model's indices of this call."""
+        if not self._prototype_frames:
+            return {}
         if self._model is None:  # a guide that was saved and loaded
             if self._explicit and self.master is None and self.create_plates is None:
                 raise ValueError(
@@ -116,8 +118,10 @@ class ModelIndices(AutoGuide):
                     "which gave their subsample. Make the guide from the model, and load its state_dict."
                 )
             return {}
-        if _kind(args, kwargs) not in self._kinds:
+        kind = _kind(args, kwargs)
+        if kind not in self._kinds:
             self._find_subsampled(args, kwargs)
+            self._kinds |= {kind}
         given = given_indices(self.model, self._subsampled, args, kwargs)
         self._explicit = tuple(sorted({*self._explicit, *given}))
         return given

@@ -107,7 +107,8 @@ def _bijection(name: str, fn: Any) -> Transform:
 def prepare(
     model: Callable[..., Any], args: tuple, kwargs: dict, strategy: Callable[..., Any], nesting: int | None
 ) -> ModelSetup:
-    """Trace the model once; manifold sites keep their points, the others go through ``biject_to``."""
+    """Trace the model, and once more to check its data; manifold sites keep their points, the others go through
+    ``biject_to``."""
     started = InitMessenger(_Init(strategy))(model)
     if nesting is None:
         nesting = _guess_max_plate_nesting(started, args, kwargs)
