@@ -11,8 +11,11 @@ from torch import Tensor
 from ..constraints import check_point
 from ..geometry import SpecialOrthogonal, geometry
 from ..ops.arguments import checked
+from ..ops.batched import unexpand
 from ..ops.checks import as_tensors, broadcast_shapes, check_all, common_shape
 from ..ops.numerics import norm
+from ..ops.numpy_heat_kernel import heat_kernel
+from ..ops.numpy_operator import by_numpy, numpy_operator
 from ..ops.rotation_heat_kernel import (
     angle_cdf,
     angle_entropy,
@@ -30,6 +33,20 @@ from .estimation.sample import gathered
 __all__ = ["IsotropicGaussian"]
 
 _SO3 = SpecialOrthogonal(3)
+
+
+def _orthonormal(r: Tensor) -> Tensor:
+    """The rotation in float64, after a Newton step to the nearest one: float32 is off by 1e-7."""
+    r = r.double()
+    return 1.5 * r - 0.5 * r @ (r.mT @ r)
+
+
+def _composed(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    v = geometry(_SO3).log_frame(_orthonormal(loc), _orthonormal(value))
+    return log_heat_kernel(v, scale).to(value.dtype)
+
+
+_OPERATOR = numpy_operator(heat_kernel, _composed, (2, 2, 0))
 
 
 class _RotationVector(dist.TorchDistribution):
@@ -156,8 +173,8 @@ class IsotropicGaussian(ExpMapDistribution):
         # Override: in float64, where the volume change of exp, which would cancel, is left out.
         if self._validate_args:
             self._validate_sample(value)
-        v = self.geometry.log_frame(_orthonormal(self.transforms[0].loc), _orthonormal(value))
-        out = log_heat_kernel(v, self.scale).to(value.dtype)
+        xs = value, self.transforms[0].loc, unexpand(self.scale, 0)
+        out = _OPERATOR(*xs) if by_numpy(*xs) else _composed(*xs)
         return out.expand(common_shape(value.shape[:-2], self.batch_shape))
 
     def angle_cdf(self, angle: Tensor) -> Tensor:
@@ -195,9 +212,3 @@ class IsotropicGaussian(ExpMapDistribution):
     def frechet_mean(self) -> Tensor:
         """``loc`` (at ``scale=inf``, where every rotation is one, the limit)."""
         return self.loc
-
-
-def _orthonormal(r: Tensor) -> Tensor:
-    """The rotation in float64, after a Newton step to the nearest one: float32 is off by 1e-7."""
-    r = r.double()
-    return 1.5 * r - 0.5 * r @ (r.mT @ r)

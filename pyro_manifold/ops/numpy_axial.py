@@ -19,6 +19,7 @@ from .numpy_radial import radial_integral
 __all__ = [
     "kent",
     "matrix_fisher",
+    "matrix_product",
     "power_spherical",
     "projected_normal",
     "quadratic",
@@ -142,20 +143,24 @@ def kent(x: Array, axes: Array, rates: Array, c: Array) -> tuple[Array, Slopes]:
 
 def matrix_fisher(r: Array, f: Array, c: Array) -> tuple[Array, Slopes]:
     r""":math:`\mathrm{tr}(F^\top R) - c`, with R one Newton step nearer to a rotation, since float32 is off by 1e-7."""
-    near = 1.5 * r - 0.5 * _times(_times(r, r.swapaxes(0, 1)), r)
+    near = 1.5 * r - 0.5 * matrix_product(matrix_product(r, r.swapaxes(0, 1)), r)
 
     def slopes() -> tuple[Array | None, ...]:
-        in_r = 0.5 * (f - _times(_times(near, f.swapaxes(0, 1)), near))
+        in_r = 0.5 * (f - matrix_product(matrix_product(near, f.swapaxes(0, 1)), near))
         return in_r, near, np.full_like(c, -1)
 
     return (near * f).sum((0, 1)) - c, slopes
 
 
-def _times(a: Array, b: Array) -> Array:
+def matrix_product(a: Array, b: Array) -> Array:
     """Products of matrices with the batch axis last."""
+    if a.shape[-1] == 1:
+        return (a[:, :, 0] @ b.reshape(len(b), -1)).reshape(-1, *b.shape[1:])
+    if b.shape[-1] == 1:
+        return b[:, :, 0].T @ a
     out = a[:, 0, None] * b[0]
     for i in range(1, len(b)):
-        out = out + a[:, i, None] * b[i]
+        out += a[:, i, None] * b[i]
     return out
 
 

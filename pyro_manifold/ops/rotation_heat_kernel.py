@@ -35,13 +35,22 @@ from .rejection import redraw
 from .signed_trig import cos_sqrt, log_sinc_length
 from .tracing import maybe_any, not_compiled, operator
 
-__all__ = ["angle_cdf", "angle_entropy", "log_heat_kernel", "sample_angle", "uniform_divergence"]
+__all__ = [
+    "LOG_VOLUME",
+    "NARROWEST",
+    "WIDEST",
+    "angle_cdf",
+    "angle_entropy",
+    "log_heat_kernel",
+    "sample_angle",
+    "uniform_divergence",
+]
 
-_LOG_VOLUME = math.log(8 * math.pi**2)
+LOG_VOLUME = math.log(8 * math.pi**2)
 _ORDERS = 18  # terms of the first sum; what they leave out is below 1e-17 for sigma^2 above 0.3
 _WIDE, _NARROW = 2.0, 0.3  # of sigma^2: above the first sum only; below it no other winding counts near 0
 _NEAR = 1.0  # angles that are near 0 in this sense
-_WIDEST, _NARROWEST = 40.0, 1e-150  # from here on the limits are reached to rounding
+WIDEST, NARROWEST = 40.0, 1e-150  # from here on the limits are reached to rounding
 _HAAR = 3.0  # of sigma^2: above it proposals are uniform rotations
 _PEAK = 4 / math.pi * (1 + 1e-12)
 _MAX_ROUNDS = 200  # at an acceptance of 0.5 a draw is still missing after them with probability 1e-60
@@ -57,7 +66,7 @@ def _characters(cos: Tensor, tau: Tensor) -> Tensor:
         character = character + 2 * now
         before, now = now, 2 * cos * now - before
         total = total + (2 * m + 1) * torch.exp(-m * (m + 1) / 2 * tau) * character
-    return total.log() - _LOG_VOLUME
+    return total.log() - LOG_VOLUME
 
 
 def _other_windings(angle: Tensor, tau: Tensor) -> Tensor:
@@ -86,7 +95,7 @@ def log_heat_kernel(v: Tensor, scale: Tensor) -> Tensor:
     """
     v, scale = v.double(), scale.double()
     square = v.square().sum(-1)
-    tau = scale.clamp(_NARROWEST, _WIDEST).square()
+    tau = scale.clamp(NARROWEST, WIDEST).square()
     square, tau = torch.broadcast_tensors(square, tau)
     near = square < _NEAR**2
     wide = (tau > _WIDE) | (near & (tau > _NARROW))
@@ -160,7 +169,7 @@ def uniform_divergence(scale: Tensor) -> Tensor:
     x, weight = (t.reshape((-1,) + (1,) * scale.dim()) for t in legendre(_NODES, scale.device))
     angle = math.pi * x
     haar = 2 * weight * torch.sin(angle / 2).square()
-    cos, tau = torch.cos(angle), wide.clamp_max(_WIDEST).square()
+    cos, tau = torch.cos(angle), wide.clamp_max(WIDEST).square()
     excess = torch.zeros_like(angle * tau)  # the first sum less 1
     before, now, character = torch.ones_like(cos), cos, torch.ones_like(cos)
     for m in range(1, _ORDERS + 1):
@@ -175,13 +184,13 @@ def uniform_divergence(scale: Tensor) -> Tensor:
     big = torch.where(small, 1.0, excess)
     direct = (1 + big) * torch.log1p(big.clamp_min(-1 + 1e-300)) - big
     near = (haar * torch.where(small, e * e * series, direct)).sum(0)
-    return torch.where(broad, near, _LOG_VOLUME - angle_entropy(torch.where(broad, 0.5, scale)))
+    return torch.where(broad, near, LOG_VOLUME - angle_entropy(torch.where(broad, 0.5, scale)))
 
 
 @operator("heat_kernel_angle_draw(Tensor scale) -> Tensor", torch.empty_like, draws=True)
 def _draw(scale: Tensor) -> Tensor:
     """Draws of the angle for a flat float64 tensor of scales."""
-    tau = scale.clamp(_NARROWEST, _WIDEST).square()
+    tau = scale.clamp(NARROWEST, WIDEST).square()
     haar = tau > _HAAR
     log_top = log_heat_kernel(scale.new_zeros(scale.shape + (1,)), scale)
 
@@ -219,7 +228,7 @@ class _Angle(Function):
         with torch.enable_grad():
             w = angle.detach().requires_grad_()
             (slope,) = torch.autograd.grad(log_heat_kernel(w.unsqueeze(-1), scale.detach()).sum(), w)
-        g = torch.where(scale < _WIDEST, -grad * scale * slope, 0.0).sum_to_size(scale.shape)
+        g = torch.where(scale < WIDEST, -grad * scale * slope, 0.0).sum_to_size(scale.shape)
         return last_order_gradient(g, scale, grad), None
 
 

@@ -45,7 +45,7 @@ COUNTED = {  # of all others: operators without and with the gradient, as counte
     "fisher-bingham-S1": (688, 799),
     "fisher-bingham-S2": (722, 833),
     "acg-S2": (48, 103),
-    "isotropic-gaussian": (221, 617),
+    "isotropic-gaussian": (16, 24),
     "matrix-fisher": (63, 92),
 }
 MAPS = (
