@@ -1,6 +1,7 @@
 """Rows for validation: a share of the data, or rows of their own."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,16 +41,20 @@ def _joined(
     """Data with rows for validation at the end, and how many these are."""
     parts = [rows, *(t for t in data[1:] if t is None)] if isinstance(rows, Tensor) else list(rows)
     fit = len(parts) == len(data) and all(
-        (a is None and b is None) or (a is not None and b is not None and a.shape[1:] == b.shape[1:])
+        (a is None and b is None) or (a is not None and b is not None and _like(a) == _like(b))
         for a, b in zip(data, parts, strict=True)
     )
     sizes = {len(t) for t in parts if t is not None}
     if not fit or len(sizes) != 1 or sizes == {0}:
-        seen = [None if t is None else tuple(t.shape) for t in parts]
-        like = [None if t is None else tuple(t.shape) for t in data]
+        seen, like = ([None if t is None else tuple(t.shape) for t in ts] for ts in (parts, data))
+        kinds, own = ([None if t is None else str(t.dtype) for t in ts] for ts in (parts, data))
         raise ValueError(
-            f"validation: got tensors of shapes {seen} for data of shapes {like}; expected as many, with rows like "
-            "theirs, and as many rows in each."
+            f"validation: got tensors of shapes {seen} for data of shapes {like}, of dtypes {kinds} for {own}; "
+            "expected as many, with rows, dtypes and devices like theirs, and as many rows in each."
         )
     joined = [None if a is None else torch.cat([a, b]) for a, b in zip(data, parts, strict=True)]  # type: ignore[list-item]
     return joined, sizes.pop()
+
+
+def _like(rows: Tensor) -> tuple[Any, ...]:
+    return rows.shape[1:], rows.dtype, rows.device

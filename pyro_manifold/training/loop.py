@@ -36,7 +36,8 @@ def fit(
     :param phases: one after the other; phases that are listed together take turns pass by pass, for the
         passes and seconds of the first of them.
     :param data: a tensor or several, with as many rows each; None for one that is not there.
-    :param nn.Module model: what the phases change; its state is saved and restored.
+    :param nn.Module model: what the phases change; its state is saved and restored. It is trained in the mode that
+        it is in (``model.train()``, unless it was changed), and validated in evaluation mode, without dropout.
     :param int batch_size: rows of a batch.
     :param validation: share of the rows kept for validation; or rows of their own, one tensor or several
         like ``data``; 0 to validate on the rows for training; None for no validation: the last weights are
@@ -112,6 +113,7 @@ class Loop:
         self.batches = math.ceil(len(self.train_index) / batch_size)  # of a pass
         usual = max(PASSES, math.ceil(STEPS / self.batches))
         stages = [[p] if isinstance(p, Phase) else list(p) for p in phases]
+        _check_stages(stages)
         self.stages = [[RunningPhase(phase, self) for phase in stage] for stage in stages]
         self.passes = [usual if stage[0].epochs is None else stage[0].epochs for stage in stages]
         self.settings = dict(settings or {})
@@ -125,10 +127,11 @@ class Loop:
         return [None if t is None else t[index] for t in data]
 
     def fingerprint(self) -> dict[str, Any]:
-        phases = [(r.phase.name, r.phase.seconds, r.phase.clip) for stage in self.stages for r in stage]
+        phases = [tuple(r.phase.name for r in stage) for stage in self.stages]
+        each = {k: v for stage in self.stages for r in stage for k, v in r.settings.items()}
         own = {"batch_size": self.batch_size, "validation": self.validation, "seed": self.seed}
         contents = {"model": structure(self.model), "data": digest(*self.data)}
-        return {**contents, "phases": phases, "epochs": tuple(self.passes), **own, **self.settings}
+        return {**contents, "phases": phases, "epochs": tuple(self.passes), **each, **own, **self.settings}
 
     def run(self) -> History:
         """Train; see :func:`fit`."""
@@ -210,7 +213,7 @@ class Loop:
                 order = torch.randperm(len(self.train_index)).to(self.device)
                 if self.engine.rank > 0:  # their rows are others, and so shall their noise be
                     torch.manual_seed(torch.initial_seed() + 7_919 * self.engine.rank)
-                mean = 0.0
+                mean, made = 0.0, 0
                 for b, index in enumerate(self.train_index[order].split(self.batch_size)):
                     used = 0.0
                     if budget < math.inf:
@@ -218,10 +221,14 @@ class Loop:
                     if used >= 1:
                         break
                     loss = running.step(index, b, max(used, (turn + b / self.batches) / passes))
-                    mean += (loss - mean) / (b + 1)
+                    made = b + 1
+                    mean += (loss - mean) / made
                 with self._averaged(stage):
                     loss = mean if self.validation is None else running.evaluate()
-            run.history.losses.setdefault(running.phase.name, []).append(loss)
+            losses = run.history.losses.setdefault(running.phase.name, [])
+            if self.validation is None and not made:  # the budget is spent: there is no loss to tell
+                continue
+            losses.append(loss)
             bar.set_postfix({running.phase.name: f"{loss:.4g}"}, refresh=False)
             criterion += loss
         if self.validation is not None and criterion < run.best:
@@ -229,6 +236,17 @@ class Loop:
                 run.best, run.best_state = criterion, copy.deepcopy(self.model.state_dict())
         run.spent += self.clock() - began
         run.history.seconds += self.clock() - began
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model in evaluation mode inside of this, each of its parts in its own mode behind."""
+        training = [part for part in self.model.modules() if part.training]
+        self.model.eval()
+        try:
+            yield
+        finally:
+            for part in training:
+                part.training = True
 
     @contextlib.contextmanager
     def _averaged(self, stage: Sequence[RunningPhase]) -> Iterator[None]:
@@ -263,4 +281,14 @@ class Loop:
             if phase.review is None:
                 run.history.warnings += verdict(phase.name, start, losses)
             else:
-                run.history.warnings += phase.review(self, start, losses)
+                with self.evaluating():
+                    run.history.warnings += phase.review(self, start, losses)
+
+
+def _check_stages(stages: Sequence[Sequence[Phase]]) -> None:
+    """:raises ValueError: without phases, or for two of one name."""
+    names = [phase.name for stage in stages for phase in stage]
+    if not stages or not all(stages) or len(set(names)) < len(names):
+        raise ValueError(
+            f"phases: got {names}; expected at least one, and names that differ, by which their losses are kept."
+        )

@@ -8,6 +8,7 @@ p is the share of the phase that is over, in passes or in seconds, and w the sha
 """
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ class Phase:
 
     :param str name: of its losses in the history.
     :param loss: the mean loss over the rows of a batch, a function of as many tensors as the data have.
-    :param parameters: what the phase trains.
+    :param parameters: what the phase trains; parameters of the model that ``fit`` is given.
     :param optimizer: an optimiser of a list of parameters, such as ``partial(torch.optim.SGD, lr=0.1)``; None
         for AdamW of rate ``lr`` and weight decay 1e-5.
     :param schedule: a torch scheduler of an optimiser, which makes a step after each batch; None for a rate
@@ -47,6 +48,8 @@ class Phase:
         function returns True; the earlier weights remain a candidate for the best.
     :param review: sentences about the finished phase, a function of the loop, the loss before the first pass
         and the losses after each; None for :func:`~pyro_manifold.training.verdict`.
+    :raises ValueError: for numbers out of range; by ``fit``, for parameters that are not the model's or ask for no
+        gradient, and for a loss that is not one number or does not depend on them.
 
     >>> net = nn.Linear(2, 1)
     >>> phase = Phase("net", lambda x, y: (net(x) - y).square().mean(), list(net.parameters()), epochs=5)
@@ -67,6 +70,26 @@ class Phase:
     anneal: Callable[[float], dict[str, Any]] | None = None
     start: "Callable[[Loop], bool] | None" = None
     review: "Callable[[Loop, float, Sequence[float]], list[str]] | None" = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "parameters", list(self.parameters)
+        )  # a generator would be empty the second time
+        passes = isinstance(self.epochs, numbers.Integral) and not isinstance(self.epochs, bool)
+        for name, fits, expected in (
+            ("name", isinstance(self.name, str), "a string"),
+            ("loss", callable(self.loss), "a function of a batch"),
+            ("parameters", all(isinstance(p, Tensor) for p in self.parameters), "parameters of a module"),
+            ("epochs", self.epochs is None or (passes and self.epochs >= 0), "passes, at least 0, or None"),
+            ("lr", 0 <= self.lr < math.inf, "a finite rate, at least 0"),
+            ("warmup", 0 <= self.warmup <= 1, "a share of the phase, in [0, 1]"),
+            ("clip", self.clip > 0, "a positive norm; math.inf leaves gradients as they are"),
+            ("seconds", self.seconds >= 0, "seconds, at least 0"),
+        ):
+            if not fits:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)!r} for phase {self.name}; expected {expected}."
+                )
 
     def make_optimizer(self) -> Optimizer:
         parameters = list(self.parameters)

@@ -1,7 +1,9 @@
 """The training loop: optimisers, schedules, starts and reviews of phases, and runs that go on after an
 interruption."""
 
+import contextlib
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,9 +116,9 @@ def test_a_start_is_gone_on_from_if_it_is_better_or_says_so(go_on: bool) -> None
         net.bias.zero_()
         return False
 
-    assert quick(
-        [phase(net, start=solve, epochs=0), phase(net, start=solve, lr=1e-9)], (X, Y), model=net
-    ).start["net"] == pytest.approx(0, abs=1e-10)
+    other = replace(phase(net, start=solve, epochs=0), name="first")
+    history = quick([other, phase(net, start=solve, lr=1e-9)], (X, Y), model=net)
+    assert history.start["net"] == pytest.approx(0, abs=1e-10)
 
 
 def test_noise_of_a_resumed_run_is_that_of_one_in_one_piece(tmp_path: Path) -> None:
@@ -153,14 +155,85 @@ def test_noise_of_a_resumed_run_is_that_of_one_in_one_piece(tmp_path: Path) -> N
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     net, path = line(), tmp_path / "run.pt"
     history = quick([phase(net)], (X, Y), model=net, checkpoint=path, settings={"c": 1})
-    assert quick([phase(line())], (X, Y), model=line(), checkpoint=path, settings={"c": 1}) == history
+    again = line()
+    assert quick([phase(again)], (X, Y), model=again, checkpoint=path, settings={"c": 1}) == history
     for match, x, options in (
-        ("data differs", X + 1, {"settings": {"c": 1}}),
+        ("data differs", X + 1, {}),
         ("c was 1, is 2", X, {"settings": {"c": 2}}),
-        ("batch_size was 10, is 20", X, {"settings": {"c": 1}, "batch_size": 20}),
+        ("batch_size was 10, is 20", X, {"batch_size": 20}),
     ):
+        again = line()
         with pytest.raises(CheckpointError, match=match):
-            quick([phase(line())], (x, Y), model=line(), checkpoint=path, **options)
+            quick([phase(again)], (x, Y), model=again, checkpoint=path, **{"settings": {"c": 1}, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"lr": 0.2}, "lr of net was 0.1, is 0.2"),
+        ({"warmup": 0.5}, "warmup of net was 0.05, is 0.5"),
+        ({"clip": 1.0}, "clip of net was 5.0, is 1.0"),
+        ({"seconds": 9.0}, "seconds of net was inf, is 9.0"),
+        ({"average": 0.9}, "average of net was None, is 0.9"),
+        ({"optimizer": partial(torch.optim.SGD, lr=0.1)}, "optimizer of net differs"),
+        (
+            {"schedule": partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)},
+            "schedule of net was None, is",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_phase_is_refused(
+    tmp_path: Path, options: dict[str, Any], match: str
+) -> None:
+    """Else the rest of the run would be trained in another way than its beginning."""
+    for own, refused in (({}, False), ({}, False), (options, True)):
+        net = line()
+        with pytest.raises(CheckpointError, match=match) if refused else contextlib.nullcontext():
+            quick([phase(net, **own)], (X, Y), model=net, checkpoint=tmp_path / "run.pt")
+
+
+def test_validation_is_in_evaluation_mode() -> None:
+    """Without dropout, and without a look of a batch norm at the rows for validation; a part that is frozen in
+    evaluation mode stays there in training."""
+    net = nn.Sequential(
+        nn.Linear(2, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1)
+    )
+    net[2].eval()
+    seen: list[tuple[bool, ...]] = []
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        seen.append((torch.is_grad_enabled(), *(part.training for part in net)))
+        return (net(x) - y).square().mean()
+
+    def review(*_: Any) -> list[str]:
+        seen.append((False, *(part.training for part in net)))
+        return []
+
+    def prepare(*data: Tensor) -> tuple[Tensor, ...]:
+        return review() or data
+
+    only = Phase("net", loss, net.parameters(), epochs=2, prepare=prepare, review=review)
+    quick([only], (X, Y), model=net)
+    assert seen.count((True, True, True, False, True, True)) == 2 * 6
+    assert seen.count((False,) * 6) == len(seen) - 2 * 6 == 2 + 3
+    assert int(net[1].num_batches_tracked) in (
+        0,
+        6,
+        12,
+    )  # of batches of training only, up to the best weights
+
+
+def test_a_phase_without_time_left_tells_no_loss() -> None:
+    net = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+    ticks = iter(range(10**6))
+
+    def some(i: int) -> Phase:
+        loss = lambda x: (net[i](x) - 1).square().mean()  # noqa: E731
+        return Phase("ab"[i], loss, list(net[i].parameters()), epochs=5, seconds=6.0)
+
+    clock = lambda: float(next(ticks))  # noqa: E731
+    history = quick([[some(0), some(1)]], X, model=net, validation=None, clock=clock)
+    assert len(history.losses["a"]) == 1 and history.losses["b"] == []
 
 
 def test_writes_are_apart_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,12 +283,37 @@ def test_what_is_said_of_losses() -> None:
         ({"data": (X, Y[:3])}, r"data: got tensors of \[3, 60\] rows"),
         ({"data": (X[:0], Y[:0])}, "data: got tensors of .0. rows"),
         ({"data": (X * math.nan, Y)}, "data: the loss of phase net is nan in batch 0"),
+        ({"validation": (X.double(), Y.double())}, "dtypes .*float64.* for .*float32"),
+        ({"phases": []}, r"phases: got \[\]; expected at least one"),
+        ({"phases": [[]]}, r"phases: got \[\]; expected at least one"),
+        ({"phases": [phase(line())] * 2}, "phases: got .'net', 'net'.; expected .* names that differ"),
+        ({"phases": [phase(line())]}, "parameters: phase net has 2, .* and 2 that are not the model's"),
+        ({"phase": {"parameters": []}}, "parameters: phase net has 0, none"),
+        ({"phase": {"parameters": line().requires_grad_(False).parameters()}}, "2 that ask for no gradient"),
+        ({"phase": {"parameters": [1.0]}}, "parameters: got .1.0. for phase net; expected parameters"),
+        (
+            {"phase": {"loss": lambda x, y: (x - y).square()}},
+            r"loss is a tensor of shape \(10, 2\) without a grad",
+        ),
+        ({"phase": {"loss": lambda x, y: 1.0}}, "phase net stops in batch 0: the loss is float"),
+        ({"phase": {"loss": None}}, "loss: got None for phase net"),
+        ({"phase": {"name": 3}}, "name: got 3 for phase 3"),
+        ({"phase": {"epochs": -1}}, "epochs: got -1 for phase net; expected passes"),
+        ({"phase": {"epochs": 2.5}}, "epochs: got 2.5"),
+        ({"phase": {"epochs": True}}, "epochs: got True"),
+        ({"phase": {"lr": -1.0}}, "lr: got -1.0"),
+        ({"phase": {"lr": math.nan}}, "lr: got nan"),
+        ({"phase": {"warmup": 2.0}}, "warmup: got 2.0"),
+        ({"phase": {"clip": 0.0}}, "clip: got 0.0"),
+        ({"phase": {"clip": -1.0}}, "clip: got -1.0"),
+        ({"phase": {"seconds": math.nan}}, "seconds: got nan"),
+        ({"phase": {"average": 2.0}}, "average: got 2.0"),
     ],
 )
 def test_bad_input(options: dict[str, Any], match: str) -> None:
-    net = line()
-    data = options.pop("data", (X, Y))
+    net, options = line(), dict(options)
+    data, phases, own = options.pop("data", (X, Y)), options.pop("phases", None), options.pop("phase", {})
     with pytest.raises(ValueError, match=match):
-        quick([phase(net)], data, model=net, **options)
+        quick([replace(phase(net), **own)] if phases is None else phases, data, model=net, **options)
     with torch.no_grad(), pytest.raises(ValueError, match="fit: gradients are switched off"):
         quick([phase(net)], (X, Y), model=net)
