@@ -48,8 +48,8 @@ class Phase:
         function returns True; the earlier weights remain a candidate for the best.
     :param review: sentences about the finished phase, a function of the loop, the loss before the first pass
         and the losses after each; None for :func:`~pyro_manifold.training.verdict`.
-    :raises ValueError: for numbers out of range; by ``fit``, for parameters that are not the model's or ask for no
-        gradient, and for a loss that is not one number or does not depend on them.
+    :raises ValueError: for numbers out of range; by ``fit``, for parameters that are not the model's or all frozen,
+        and for a loss that is not one number or does not depend on them.
 
     >>> net = nn.Linear(2, 1)
     >>> phase = Phase("net", lambda x, y: (net(x) - y).square().mean(), list(net.parameters()), epochs=5)

@@ -34,20 +34,15 @@ class RunningPhase:
         self.data: Sequence[Tensor | None] = loop.data
 
     def _check_parameters(self) -> None:
-        """:raises ValueError: unless there are some, of the model, and all of them ask for a gradient."""
+        """:raises ValueError: unless they are the model's, and one at least asks for a gradient."""
         parameters, own = self.phase.parameters, {id(p) for p in self.loop.model.parameters()}
-        frozen = sum(not p.requires_grad for p in parameters)
+        trained = sum(p.requires_grad for p in parameters)
         foreign = sum(id(p) not in own for p in parameters)
-        if not parameters or frozen or foreign:
-            seen = (
-                f"{frozen} that ask for no gradient and {foreign} that are not the model's"
-                if parameters
-                else "none"
-            )
+        if not trained or foreign:
             raise ValueError(
-                f"parameters: phase {self.phase.name} has {len(parameters)}, {seen}; expected parameters of model, "
-                "which saves and restores them, that ask for a gradient. Leave the others out, or make one module of "
-                "all that is trained (nn.ModuleList)."
+                f"parameters: phase {self.phase.name} has {len(parameters)}, of which {trained} ask for a gradient and "
+                f"{foreign} are not the model's; expected parameters of model, which saves and restores them, and one "
+                "at least that asks for a gradient. Make one module of all that is trained, such as nn.ModuleList."
             )
 
     def _settings(self, optimizer: Optimizer) -> dict[str, Any]:
