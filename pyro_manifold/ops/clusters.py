@@ -8,13 +8,15 @@ Reference: Arthur and Vassilvitskii, *k-means++: the advantages of careful seedi
 import torch
 from torch import Tensor
 
+from .checks import check_all
+
 __all__ = ["k_means"]
 
 
 def k_means(x: Tensor, k: int, seed: int = 0, steps: int = 100) -> tuple[Tensor, Tensor]:
     """Centres ``(k, d)`` and the number of the nearest centre for each row of ``x``.
 
-    :raises ValueError: unless ``x`` has the shape ``(rows, d)`` with at least k rows.
+    :raises ValueError: unless ``x`` has the shape ``(rows, d)`` with at least k rows, all of them finite.
 
     >>> centres, which = k_means(torch.tensor([[0.0], [1.0], [9.0]]), 2)
     >>> centres[which].squeeze(-1)
@@ -25,6 +27,7 @@ def k_means(x: Tensor, k: int, seed: int = 0, steps: int = 100) -> tuple[Tensor,
             f"x, charts: got shape {tuple(x.shape)} and {k}; expected (rows, d) and 1 to as many charts as "
             f"rows."
         )
+    check_all(x.isfinite().all(-1), "x", x, "finite rows", "Remove or impute them.")
     draws = torch.Generator().manual_seed(seed)
     centres = x[torch.randint(len(x), (1,), generator=draws)]
     for _ in range(k - 1):

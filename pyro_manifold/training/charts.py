@@ -10,7 +10,7 @@ from torch import Tensor
 from ..models.manifold_mixture import ManifoldMixture
 from ..ops.arguments import checked
 from .manifold_density import fit_md
-from .md_checks import check_rows, pair
+from .md_checks import check_rows, pair, ratio_rows
 from .run import History
 from .verdict import TrainingWarning
 
@@ -21,9 +21,13 @@ __all__ = ["fit_charts"]
 def fit_charts(
     mixture: ManifoldMixture,
     x: Tensor,
+    context: Tensor | None = None,
     *,
     rounds: int = 2,
     epochs: int | tuple[int | None, int | None] | None = None,
+    score: Tensor | None = None,
+    ratio: tuple[Tensor, Tensor] | None = None,
+    validation: float | None = 0.1,
     **kwargs: Any,
 ) -> list[History]:
     r"""Train ``mixture`` in place by hard EM: rows go to their nearest chart, charts learn their rows; then
@@ -34,10 +38,13 @@ def fit_charts(
     own chart.
 
     :param Tensor x: rows, shape ``(rows, d)``.
+    :param Tensor context: a row for each, if the flows are conditional (weights are the same for all); ``score`` and
+        ``ratio`` as in :func:`~pyro_manifold.training.fit_md`.
     :param int rounds: assignments, each followed by ``epochs`` passes of the M phase.
     :param epochs: passes for either phase, or for each, with the default of
         :func:`~pyro_manifold.training.fit_md`, to which the other arguments go (``checkpoint`` gets a suffix
         for each round and chart).
+    :param float validation: share of each chart's rows.
     :return: a history for each chart: its last round and its density.
     :warns TrainingWarning: as :func:`~pyro_manifold.training.fit_md`, for each chart by its number: one badly
         fitted chart takes rows from its neighbours.
@@ -53,7 +60,13 @@ def fit_charts(
     if rounds < 1:
         raise ValueError(f"rounds: got {rounds}; expected at least 1.")
     manifold_epochs, density_epochs = pair(epochs)
-    check_rows(x, None, None, mixture)
+    check_rows(x, context, score, mixture)
+    if (context is None) != (mixture.context_dim == 0):
+        raise ValueError(
+            f"context: got {'none' if context is None else tuple(context.shape)}; expected "
+            f"{f'({len(x)}, {mixture.context_dim})' if mixture.context_dim else 'none, since the flows read none'}."
+        )
+    other, log_ratio = ratio_rows(ratio, context)
     which = torch.cdist(x, mixture.centres).argmin(-1)
     histories: list[History] = []
     path = kwargs.pop("checkpoint", None)
@@ -61,7 +74,8 @@ def fit_charts(
         last = turn == rounds - 1
         histories = []
         for k, flow in enumerate(mixture.flows):
-            rows = x[which == k]
+            own = which == k
+            rows = x[own]
             if len(rows) < flow.transform.dim + 2:  # type: ignore[union-attr, operator]
                 raise ValueError(
                     f"mixture: chart {k} is left with {len(rows)} rows in round {turn}; use fewer charts, "
@@ -74,6 +88,10 @@ def fit_charts(
                 history = fit_md(
                     flow,  # type: ignore[arg-type]
                     rows,
+                    None if context is None else context[own],
+                    score=None if score is None else score[own],
+                    ratio=None if other is None or log_ratio is None else (other[own], log_ratio[own]),
+                    validation=validation,
                     epochs=(manifold_epochs, density_epochs if last else 0),
                     **kwargs,
                 )

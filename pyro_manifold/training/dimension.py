@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ class DimensionScan:
 @checked(epochs=0)
 def scan_dimension(
     x: Tensor, dims: Sequence[int], *, make: Callable[[Tensor, int], ManifoldFlow] = ManifoldFlow.from_data,
-    held_out: float = 0.2, seed: int = 0, epochs: int | None = None, **kwargs: Any,
+    held_out: float = 0.2, seed: int = 0, epochs: int | None = None, checkpoint: str | Path | None = None,
+    **kwargs: Any,
 ) -> DimensionScan:  # fmt: skip
     r"""Train the manifold (not the density) of each dimension and measure its error on rows held out.
 
@@ -62,9 +64,10 @@ def scan_dimension(
     :param make: a flow from rows and a dimension.
     :param float held_out: share of the rows that only measure; another share of the rest is fit_md's
         ``validation``.
-    :param int seed: of the split.
+    :param int seed: of the split, and of the flows and their training; the caller's generator is left as it was.
     :param int epochs: passes of the M phase, with the default of :func:`~pyro_manifold.training.fit_md`, to
         which the other arguments go.
+    :param checkpoint: as there, with the dimension as suffix.
     :warns TrainingWarning: where a dimension is not trained well enough for the elbow to be believed: its fit
         is no better than the principal subspace, or has a larger error than that of fewer dimensions.
     :raises ValueError: for a dimension outside 1 to d - 1 or a share outside (0, 1).
@@ -89,10 +92,13 @@ def scan_dimension(
     test, train = x[order[:count]], x[order[count:]]
     errors = [_rms(test - train.mean(0))]
     for n in dims:
-        flow = make(train, n)
+        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+            torch.manual_seed(seed + n)
+            flow = make(train, n)
+        path = None if checkpoint is None else f"{checkpoint}.{n}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TrainingWarning)
-            history = fit_md(flow, train, epochs=(epochs, 0), seed=seed, **kwargs)
+            history = fit_md(flow, train, epochs=(epochs, 0), seed=seed, checkpoint=path, **kwargs)
         with torch.no_grad():
             error = _rms(test - flow.denoise(test))
         messages = list(history.warnings)

@@ -2,6 +2,7 @@
 manifolds."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pyro_manifold.flows import LatentFlow
-from pyro_manifold.models import ManifoldFlow, ManifoldMixture
-from pyro_manifold.training import fit_charts, scan_dimension
+from pyro_manifold.models import ManifoldFlow, ManifoldMixture, VQFlow
+from pyro_manifold.training import fit_charts, fit_vq, scan_dimension
 from pyro_manifold.training.dimension import DimensionScan
 from pyro_manifold.transforms import Pad
 
@@ -84,11 +85,56 @@ def test_one_chart_is_a_manifold_flow() -> None:
     torch.testing.assert_close(mixture.denoise(x), flow.denoise(x))
 
 
-def test_checkpoints_by_chart(tmp_path: Path) -> None:
+def test_functions_that_train_several_flows_go_on_from_their_checkpoints(tmp_path: Path) -> None:
+    """Each flow has a file; a second call with the same files, which trains nothing, ends where the first did."""
     x, _ = two_curves(200)
-    mixture = ManifoldMixture.from_data(x, 1, 2, hidden=(8,))
-    fit_charts(mixture, x, rounds=1, epochs=1, checkpoint=tmp_path / "run", disable_progbar=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.0.0", "run.0.1"]
+    calls: dict[str, Any] = {
+        "scan": lambda **k: scan_dimension(torch.cat([x, x.sin()], -1), [1, 2], epochs=1, **k).errors,
+        "charts": lambda **k: [h.losses for h in fit_charts(mixture(), x, rounds=1, epochs=1, **k)],
+        "codes": lambda **k: fit_vq(codes(), x, epochs=1, **k).losses,
+    }
+    quick: dict[str, Any] = {"depth": 1, "hidden": (8,), "latent_hidden": (8,)}
+
+    def mixture() -> ManifoldMixture:
+        torch.manual_seed(0)
+        return ManifoldMixture.from_data(x, 1, 2, **quick)
+
+    def codes() -> VQFlow:
+        torch.manual_seed(0)
+        return VQFlow.from_data(x, 1, 2, **quick)
+
+    files = {"scan": ["1", "2"], "charts": ["0.0", "0.1"], "codes": ["AE", "D", "M"]}
+    for name, call in calls.items():
+        first, state = call(checkpoint=tmp_path / name, disable_progbar=True), torch.get_rng_state()
+        assert sorted(p.name for p in tmp_path.glob(f"{name}*")) == [f"{name}.{f}" for f in files[name]]
+        seen: list[float] = []
+        again = call(checkpoint=tmp_path / name, disable_progbar=True, clock=lambda: seen.append(0.0) or 0.0)  # noqa: B023
+        assert again == first and len(seen) <= 4 * len(files[name])  # looks at the clock: of no pass
+        assert name != "scan" or torch.equal(state, torch.get_rng_state())
+
+
+def test_charts_of_conditional_flows() -> None:
+    """Each chart is trained on the contexts, joint scores and ratios of its own rows: a loss that sees those of others
+    would be NaN here."""
+    torch.manual_seed(0)
+    x, _ = two_curves(300)
+    context = torch.randn(300, 1)
+    score, other, log_ratio = -context, torch.randn(300, 2, 1), torch.randn(300, 2)
+    mixture = ManifoldMixture.from_data(x, 1, 2, context_dim=1, depth=1, hidden=(8,), latent_hidden=(8,))
+    rows = torch.cdist(x, mixture.centres).argmin(-1)
+    for flow, k in zip(mixture.flows, range(2), strict=True):
+        plain, own = flow.relative_log_prob, set(context[rows == k].flatten().tolist())
+
+        def watched(u: Tensor, theta: Tensor, plain: Any = plain, own: set[float] = own) -> Tensor:
+            first = theta[0] if theta.dim() == 3 else theta
+            assert set(first.flatten().tolist()) <= own
+            return plain(u, theta)
+
+        flow.relative_log_prob = watched  # type: ignore[assignment]
+    known: dict[str, Any] = {"score": score, "ratio": (other, log_ratio), "disable_progbar": True}
+    histories = fit_charts(mixture, x, context, rounds=1, epochs=1, **known)
+    assert all(math.isfinite(h.losses["D"][0]) for h in histories)
+    assert mixture.log_prob(x, context).shape == (300,)
 
 
 def test_elbow_of_a_known_surface() -> None:
@@ -110,6 +156,7 @@ def test_elbow_by_factor_per_dimension() -> None:
 
 
 X, _ = two_curves(40)
+conditional = partial(ManifoldMixture.from_data, X, 1, 1, context_dim=2)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +174,11 @@ X, _ = two_curves(40)
             lambda: fit_charts(ManifoldMixture.from_data(X, 1, 2), X[X[:, 1] > 5], epochs=1),
             "chart . is left with 0 rows",
         ),
+        (lambda: fit_charts(conditional(), X), r"context: got none; expected \(40, 2\)"),
+        (lambda: fit_charts(ManifoldMixture.from_data(X, 1, 1), X, X), r"context: got .*; expected none"),
+        (lambda: fit_charts(conditional(), X, X[:3]), r"context: got shape \(3, 2\); expected \(40, size\)"),
+        (lambda: fit_charts(ManifoldMixture.from_data(X, 1, 1), X, validation=X), "validation: got a tensor"),
+        (lambda: ManifoldMixture.from_data(X * math.nan, 1, 2), "x: got nan"),
         (lambda: scan_dimension(X, [1, 2]), r"dims: got \[1, 2\] for x of shape \(40, 2\)"),
         (lambda: scan_dimension(X, []), r"dims: got \[\]"),
         (lambda: scan_dimension(X, [1], held_out=1.0), "held_out: got 1.0 of 40 rows"),
