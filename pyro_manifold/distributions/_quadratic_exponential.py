@@ -21,7 +21,9 @@ __all__ = ["QuadraticExponential"]
 
 
 def direction(x: Tensor) -> Tensor:
-    """x as unit vectors: those in float32 have lengths off by 1e-7, which would matter at a concentration of 1e4."""
+    """x as unit vectors in float64: those in float32 have lengths off by 1e-7, which would matter at a concentration
+    of 1e4."""
+    x = x.double()
     return x / norm(x, keepdim=True)
 
 
@@ -115,11 +117,11 @@ class QuadraticExponential(ReprMixin, TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        out = self._log_density(value.double())
+        out = self._log_density(value)
         return out.to(value.dtype).expand(common_shape(value.shape[:-1], self.batch_shape))
 
     def _log_density(self, x: Tensor) -> Tensor:
-        """The log density at the directions of x, in float64."""
+        """The log density at the directions of x, computed in float64."""
         axes, form = self._form()
         y = self._coordinates(axes, direction(x))
         return -(y * apply_matrix(form, y)).sum(-1) - self._normalizer(form)

@@ -153,7 +153,7 @@ class Bingham(QuadraticExponential):
         a = self._symmetric()
         if is_moderate(a):
             c = matrix_normalizer(a)[0]
-            return _OPERATOR(x, a, c) if by_numpy(x, a, c) else _composed(x, a, c)
+            return _OPERATOR(x, a, c) if by_numpy(x) and by_numpy(a, c) else _composed(x, a, c)
         return super()._log_density(x)
 
     def _normalizer(self, form: Tensor) -> Tensor:

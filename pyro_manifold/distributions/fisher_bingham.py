@@ -12,9 +12,10 @@ from ..geometry import geometry
 from ..ops import fisher_bingham_sampler
 from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
-from ..ops.checks import as_tensors, broadcast_shapes, check_all
+from ..ops.checks import as_tensors, broadcast_shapes, check_all, common_shape
 from ..ops.fisher_bingham_general import general_divergence, general_moments, mode_of
-from ..ops.numerics import norm
+from ..ops.numpy_fisher_bingham import density, modes, normalizer
+from ..ops.numpy_operator import by_numpy, numpy_operator
 from ._quadratic_exponential import QuadraticExponential, direction
 from ._repr import validates
 from .bingham import check_symmetric
@@ -24,6 +25,58 @@ from .von_mises_fisher import VonMisesFisher
 __all__ = ["FisherBingham"]
 
 _SPHERE = geoopt.Sphere()
+_FEW = 64  # distributions up to which NumPy is faster
+
+
+def _frame(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`_frame_at`."""
+    own, rates, linear = _principal(b, a)
+    with torch.no_grad():
+        m, t = mode_of(rates, linear)
+        rates = rates + t.unsqueeze(-1)
+    return _frame_at(b, a, own, rates, m)
+
+
+def _frame_at(b: Tensor, a: Tensor, own: Tensor, rates: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The axes :math:`\Gamma` with the mode first, D, and the residual linear coefficient r, for
+    :math:`b = \kappa\mu` and A, from the eigenvectors of A, the eigenvalues of :math:`\lambda I - A` and the mode m
+    along them.
+
+    For any constants :math:`\lambda` and m with D = :math:`\Gamma^\top(\lambda I - A)\Gamma`, the exponent is
+    :math:`-y^\top Dy + r\cdot y` up to a constant, with :math:`r = \Gamma^\top b - 2De_1`. At the mode r is
+    0, but it has derivatives: those of the mode, which itself is not differentiated (it jumps from one mode to
+    the other)."""
+    mode = apply_matrix(own, m)
+    axes = _with_first_column(mode)
+    turn = axes.mT @ own
+    form = (turn * rates.unsqueeze(-2)) @ turn.mT - axes.mT @ (a - a.detach()) @ axes
+    r = apply_matrix(axes.mT, b + 2 * apply_matrix(a, mode))
+    return axes, form, r - r.detach()
+
+
+@torch.no_grad()
+def _principal(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The eigenvectors of A, that of the largest eigenvalue first, its differences to all eigenvalues, and the
+    linear coefficients along them."""
+    values, axes = torch.linalg.eigh(a)
+    values, axes = values.flip(-1), axes.flip(-1)
+    linear = apply_matrix(axes.mT, b)
+    return axes, (values[..., :1] - values).expand(linear.shape), linear
+
+
+def _composed_normalizer(b: Tensor, a: Tensor, own: Tensor, rates: Tensor, m: Tensor) -> Tensor:
+    return general_moments(*_frame_at(b, a, own, rates, m)[1:])[0]
+
+
+def _composed(x: Tensor, b: Tensor, a: Tensor, own: Tensor, rates: Tensor, mode: Tensor, s: Tensor) -> Tensor:
+    y = direction(x) - mode
+    r = b + 2 * apply_matrix(a, mode)
+    changes = r - r.detach() + apply_matrix(a - a.detach(), y)  # 0, with derivatives
+    return (y * changes).sum(-1) - (rates * apply_matrix(own.mT, y).square()).sum(-1) - s
+
+
+_NORMALIZER = numpy_operator(normalizer, _composed_normalizer, (1, 2, 2, 1, 1))
+_OPERATOR = numpy_operator(density, _composed, (1, 1, 2, 2, 1, 1, 0))
 
 
 class FisherBingham(QuadraticExponential):
@@ -149,62 +202,36 @@ class FisherBingham(QuadraticExponential):
 
     def _coefficients(self) -> tuple[Tensor, Tensor]:
         r""":math:`\kappa\mu` and A."""
-        mu, a = self._given["loc"].double(), self._given["matrix"].double()
-        k = self._given["concentration"].double().unsqueeze(-1)
-        return k * mu / norm(mu, keepdim=True), 0.5 * (a + a.mT)
-
-    @staticmethod
-    @torch.no_grad()
-    def _principal(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The eigenvectors of A, that of the largest eigenvalue first, its differences to all eigenvalues, and the
-        linear coefficients along them."""
-        values, axes = torch.linalg.eigh(a)
-        values, axes = values.flip(-1), axes.flip(-1)
-        linear = apply_matrix(axes.mT, b)
-        return axes, (values[..., :1] - values).expand(linear.shape), linear
-
-    def _frame(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""The axes :math:`\Gamma` with the mode m first, D, and the residual linear coefficient r.
-
-        For any constants t, :math:`\lambda` and m with D = :math:`\Gamma^\top((\lambda+t)I - A)\Gamma`, the exponent is
-        :math:`-y^\top Dy + r\cdot y` up to a constant, with :math:`r = \Gamma^\top\kappa\mu - 2De_1`. At the mode r is
-        0, but it has derivatives: those of the mode, which itself is not differentiated (it jumps from one mode to
-        the other)."""
-        b, a = self._coefficients()
-        own, rates, linear = self._principal(b, a)
-        with torch.no_grad():
-            m, t = mode_of(rates, linear)
-            mode = apply_matrix(own, m)
-            axes = _with_first_column(mode)
-            eye = torch.eye(mode.shape[-1], dtype=a.dtype, device=a.device)
-            top = (own[..., 0].unsqueeze(-2) @ a @ own[..., :1]).squeeze(-1).squeeze(-1)
-        form = (top + t)[..., None, None] * eye - axes.mT @ a @ axes
-        r = apply_matrix(axes.mT, b) - 2 * form[..., 0]
-        return axes, form, r - r.detach()
+        a = self._given["matrix"].double()
+        return self._given["concentration"].unsqueeze(-1) * direction(self._given["loc"]), 0.5 * (a + a.mT)
 
     def _form(self) -> tuple[Tensor, Tensor]:
-        return self._frame()[:2]
+        return _frame(*self._coefficients())[:2]
 
     def _tilt(self, mean: Tensor) -> Tensor:
-        return (self._frame()[2] * mean).sum(-1)
+        return (_frame(*self._coefficients())[2] * mean).sum(-1)
 
     def _log_density(self, x: Tensor) -> Tensor:
-        axes, form, r = self._frame()
+        b, a = self._coefficients()
+        if common_shape(b.shape[:-1], a.shape[:-2]).numel() <= _FEW and by_numpy(b, a) and by_numpy(x):
+            own, rates, m, mode = map(torch.from_numpy, modes(b.detach().numpy(), a.detach().numpy()))
+            return _OPERATOR(x, b, a, own, rates, mode, _NORMALIZER(b, a, own, rates, m))
+        axes, form, r = _frame(b, a)
         y = self._coordinates(axes, direction(x))
         return (y * (r - apply_matrix(form, y))).sum(-1) - general_moments(form, r)[0]
 
     def _normalizer(self, form: Tensor) -> Tensor:
-        return general_moments(form, self._frame()[2])[0]
+        return general_moments(form, _frame(*self._coefficients())[2])[0]
 
     def _moments(self, form: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return general_moments(form, self._frame()[2])
+        return general_moments(form, _frame(*self._coefficients())[2])
 
     def _uniform_divergence(self) -> Tensor:
-        _, form, r = self._frame()
+        _, form, r = _frame(*self._coefficients())
         return general_divergence(form, r)
 
     def _draw(self, batch: torch.Size, n: int) -> Tensor:
-        own, rates, linear = self._principal(*self._coefficients())
+        own, rates, linear = _principal(*self._coefficients())
         d = rates.shape[-1]
         if batch:
             own, rates, linear = (
@@ -220,7 +247,7 @@ class FisherBingham(QuadraticExponential):
     def mode(self) -> Tensor:
         """The point of largest density, or one of two."""
         b, a = self._coefficients()
-        own, rates, linear = self._principal(b, a)
+        own, rates, linear = _principal(b, a)
         return self._out(apply_matrix(own, mode_of(rates, linear)[0]), 1)
 
 

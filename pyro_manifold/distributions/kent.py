@@ -177,7 +177,7 @@ class Kent(QuadraticExponential):
         """As in the base class, for a diagonal D: no matrix is formed."""
         axes, rates = self._axes(), self._rates()
         c = relative_normalizer(rates)
-        if by_numpy(x, axes, rates, c):
+        if by_numpy(x) and by_numpy(axes, rates, c):
             return _OPERATOR(x, axes, rates, c, composed=self._composed)
         return self._composed(x, axes, rates, c)
 

@@ -167,9 +167,9 @@ class Watson(QuadraticExponential):
     def _log_density(self, x: Tensor) -> Tensor:
         r""":math:`-\kappa(1 - t^2) - S` or :math:`-|\kappa|t^2 - S` with :math:`t = \mu\cdot x`, and
         :math:`1 - t^2 = |x-\mu|^2|x+\mu|^2/4`."""
-        mu, k = (self._given[name].double() for name in ("loc", "concentration"))
+        mu, k = self._given["loc"], self._given["concentration"]
         c = relative_normalizer(self._rates())
-        return _OPERATOR(x, mu, k, c) if by_numpy(x, mu, k, c) else _composed(x, mu, k, c)
+        return _OPERATOR(x, mu, k, c) if by_numpy(x, mu, k) and by_numpy(c) else _composed(x, mu, k, c)
 
     def _normalizer(self, form: Tensor) -> Tensor:
         return relative_normalizer(self._rates())

@@ -165,6 +165,7 @@ def matrix_product(a: Array, b: Array) -> Array:
 
 
 def direction(x: Array) -> tuple[Array, Array]:
-    """Unit vectors, and the lengths."""
+    """Unit vectors in float64, and the lengths."""
+    x = x.astype(np.float64)
     length = np.sqrt(dot(x, x))
     return x / length, length

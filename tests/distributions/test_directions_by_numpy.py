@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_manifold.distributions import (
     Bingham,
+    FisherBingham,
     Kent,
     MatrixFisher,
     PowerSpherical,
@@ -17,6 +18,7 @@ from pyro_manifold.distributions import (
     VonMisesFisher,
     Watson,
     bingham,
+    fisher_bingham,
     kent,
     matrix_fisher,
     power_spherical,
@@ -127,6 +129,7 @@ def test_quadratic_families(batch: tuple[int, ...], block: int, monkeypatch: pyt
     for module, cls, points, parameters in (
         (bingham, Bingham, unit(7, 4), [form + form.mT]),
         (kent, Kent, unit(7, 4), [frame, k, k / 3]),
+        (fisher_bingham, FisherBingham, unit(7, 4), [unit(*batch, 4), k, form + form.mT]),
         (matrix_fisher, MatrixFisher, rotations, [form[..., :3, :3]]),
     ):
         found = []

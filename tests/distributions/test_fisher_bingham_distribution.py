@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 import pyro_manifold.distributions as mdist
+from pyro_manifold.distributions import fisher_bingham
 from pyro_manifold.ops import fisher_bingham_general as general
 
 F64 = torch.float64
@@ -54,6 +55,20 @@ def test_draws(d: int, kappa: float, scale: float) -> None:
     within_5_se((few.unsqueeze(-1) * few.unsqueeze(-2)).flatten(1), p.second_moment[:5, :5].flatten())
     within_5_se(-p.log_prob(x), p.entropy())
     assert bool((p.log_prob(p.mode) >= p.log_prob(x) - 1e-9).all())
+
+
+@pytest.mark.parametrize("by_numpy", [True, False])
+@pytest.mark.parametrize("d", [2, 3, 5])
+def test_both_modes_of_a_narrow_one(d: int, by_numpy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    r""":math:`\log p(x) - \log p(-x) = 2\kappa\,\mu\cdot x` where each mode has a width of 1e-3: the other one keeps
+    its digits too, which the quadratic form of -2x would lose."""
+    if not by_numpy:
+        monkeypatch.setattr(fisher_bingham, "by_numpy", lambda *_: False)
+    for _ in range(5):
+        mu, k = unit(d), tensor(1.5)
+        p = mdist.FisherBingham(mu, k, symmetric(d, 1e6))
+        x = p.sample((20,))
+        torch.testing.assert_close(p.log_prob(x) - p.log_prob(-x), 2 * k * (x @ mu), rtol=0, atol=4e-11)
 
 
 @pytest.mark.parametrize("kappa", [0.0, 1e-6, 3.0, 1e4, 1e13])
