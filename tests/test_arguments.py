@@ -12,7 +12,7 @@ from cases.arguments import GOOD, called, wrong
 from torch.distributions import kl_divergence
 
 import pyro_manifold.distributions as md
-from pyro_manifold import distributions, flows, infer, models, nn, transforms
+from pyro_manifold import datasets, distributions, evaluation, flows, infer, models, nn, transforms
 from pyro_manifold.constraints import on
 from pyro_manifold.ops.arguments import checked
 from pyro_manifold.training import fit_md
@@ -54,6 +54,24 @@ def test_every_class_is_in_the_table() -> None:
     ]
     lacking = [x.__name__ for x in exported if inspect.isclass(x) and x.__name__ not in met]
     assert not lacking, f"add a good call to tests/cases/arguments.py of {lacking}"
+
+
+def test_every_function_is_in_the_table() -> None:
+    """Of what is measured and of data; loaders that read a folder are tested where their files are."""
+    met = {called(f).split(".")[0] for f, _ in GOOD}
+    loaders = {
+        "diffusion_scan",
+        "earth",
+        "earth_split",
+        "fit_diffusion_scan",
+        "mnist",
+        "torsions",
+        "torsions_split",
+    }
+    none = {"exception_tree", "train_test_split"}
+    exported = {n for p in (datasets, evaluation) for n in p.__all__ if inspect.isfunction(getattr(p, n))}
+    lacking = exported - met - loaders - none
+    assert not lacking, f"add a good call to tests/cases/arguments.py of {sorted(lacking)}"
 
 
 def _free(f: object, name: str, what: str) -> bool:

@@ -84,7 +84,7 @@ def test_bad_samples() -> None:
     x = torch.zeros(20, 3)
     with pytest.raises(ValueError, match=r"x, y: got shapes \(20, 3\) and \(20, 2\)"):
         frechet_distance(x, torch.zeros(20, 2))
-    with pytest.raises(ValueError, match="n and m above 1"):
+    with pytest.raises(ValueError, match="n and m at least 2"):
         frechet_distance(x, x[:1])
     with pytest.raises(ValueError, match="y: 1 of 20 rows are not finite"):
         frechet_distance(x, torch.cat([x[1:], x[:1] * math.nan]))

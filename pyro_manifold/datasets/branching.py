@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
+
 __all__ = ["branching_diffusion"]
 
 
+@checked(dim=1, depth=0, children=1, copies=1, variance=0, noise_factor=0, seed=0)
 def branching_diffusion(
     *,
     dim: int = 50,
@@ -47,14 +50,6 @@ def branching_diffusion(
     >>> tuple(x.shape), int(node.max())
     ((635, 50), 126)
     """
-    for name, size, least in (
-        ("dim", dim, 1),
-        ("depth", depth, 0),
-        ("children", children, 1),
-        ("copies", copies, 1),
-    ):
-        if not isinstance(size, int) or size < least:
-            raise ValueError(f"{name}: got {size!r}; expected an integer of at least {least}.")
     for name, value in (("variance", variance), ("noise_factor", noise_factor)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name}: got {value!r}; expected a positive finite number.")

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
+
 __all__ = ["GaussianOnCircle"]
 
 
@@ -30,19 +32,26 @@ class GaussianOnCircle:
     ((1000, 2), True)
     """
 
+    @checked
     def __init__(self, noise: float = 0.01) -> None:
         if not 0 <= noise <= 0.2:
             raise ValueError(f"noise: got {noise!r}; expected a standard deviation from 0 to 0.2.")
         self.noise = noise
 
+    @checked(n=0, seed=0)
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         """n points, (n, 2), in torch's default dtype."""
         e = torch.randn(2, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         z, r = math.pi / 2 + math.pi / 4 * e[0], 1 + self.noise * e[1]
         return (r * torch.stack([z.cos(), z.sin()])).T.to(torch.get_default_dtype())
 
+    @checked
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of x, (..., 2); without noise x is taken to lie on the circle."""
+        if x.dim() < 1 or x.shape[-1] != 2:
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}; expected points of the plane, size 2 on the last axis."
+            )
         z, r = torch.atan2(x[..., 1], x[..., 0]), x.norm(dim=-1)
         turns = 2 * math.pi * torch.arange(-2, 3, dtype=x.dtype, device=x.device)
         scaled = (z.unsqueeze(-1) + turns - math.pi / 2) / (math.pi / 4)

@@ -51,7 +51,7 @@ class CrossingBundles(NamedTuple):
     axes: Tensor
 
 
-@checked(n=1, size=1, frequency=1, angle=0, noise=0, odf_noise=0, curvature=0)
+@checked(n=1, size=1, frequency=1, angle=0, noise=0, odf_noise=0, curvature=0, seed=0)
 def crossing_bundles(
     n: int,
     *,

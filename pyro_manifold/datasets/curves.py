@@ -6,6 +6,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
+from ..ops.pairwise import pairwise_distances
 from .known_manifold import CosineDensity, KnownManifold
 
 __all__ = ["Helix", "InterlockedCircles", "KnownCurve", "TrefoilKnot"]
@@ -34,6 +36,7 @@ class KnownCurve(KnownManifold):
     def curve(self, t: Tensor, i: int) -> tuple[Tensor, Tensor]:
         """The point of curve i at t, and its derivative, both of shape ``t.shape + (3,)``."""
 
+    @checked(n=0, seed=0)
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         share = torch.tensor(self.weights, dtype=torch.float64).cumsum(0)
@@ -49,7 +52,7 @@ class KnownCurve(KnownManifold):
         for i in range(len(self.angles)):
             grid = torch.linspace(0, self.length, _GRID, dtype=torch.float64, device=x.device)
             on_grid = self.curve(grid, i)[0]
-            best = [torch.cdist(part, on_grid).argmin(-1) for part in x.reshape(-1, 3).split(4096)]
+            best = [pairwise_distances(part, on_grid).argmin(-1) for part in x.reshape(-1, 3).split(4096)]
             t = grid[torch.cat(best)].reshape(x.shape[:-1])
             for _ in range(
                 _STEPS
@@ -63,14 +66,14 @@ class KnownCurve(KnownManifold):
         return torch.stack(ts), torch.stack(ps), torch.stack(ds)
 
     def component(self, x: Tensor) -> Tensor:
-        return self._nearest(x.double())[2].argmin(0)
+        return self._nearest(self.points(x))[2].argmin(0)
 
     def project(self, x: Tensor) -> Tensor:
-        _, p, d = self._nearest(x.double())
+        _, p, d = self._nearest(self.points(x))
         return p.gather(0, d.argmin(0)[None, ..., None].expand(1, *x.shape)).squeeze(0)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        t, _, d = self._nearest(x.double())
+        t, _, d = self._nearest(self.points(x))
         parts = [
             math.log(w) + a.log_prob(s) - torch.linalg.vector_norm(self.curve(s, i)[1], dim=-1).log()
             for i, (w, a, s) in enumerate(zip(self.weights, self.angles, t, strict=True))

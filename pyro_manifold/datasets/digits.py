@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
+
 __all__ = ["digits"]
 
 
+@checked(seed=0)
 def digits(*, binarize: bool = True, seed: int = 0) -> tuple[Tensor, Tensor]:
     r"""1797 handwritten digits of 8 x 8 pixels, binarised once.
 

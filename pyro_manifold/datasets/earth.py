@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
 from ..ops.lon_lat import from_lon_lat
 from .download import download
 from .split import split_in_three
@@ -58,6 +59,7 @@ def _distinct(degrees: Tensor) -> Tensor:
     return degrees[first.sort().values]
 
 
+@checked
 def earth(name: str = "volcano", *, folder: str | Path | None = None, distinct: bool = True) -> Tensor:
     r"""A public catalogue of places on Earth, as unit vectors.
 
@@ -125,6 +127,7 @@ def _catalogue(name: str, folder: str | Path | None) -> Tensor:
     return _read(path)
 
 
+@checked(seed=0)
 def earth_split(
     name: str = "volcano",
     *,

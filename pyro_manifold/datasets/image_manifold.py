@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
+
 __all__ = ["ImageManifold", "image_manifold"]
 
 _FACTORS = 4  # of each spot: two shifts, width, brightness
@@ -25,6 +27,7 @@ class ImageManifold(NamedTuple):
     render: Callable[[Tensor], Tensor]
 
 
+@checked(n=1, size=1, num=1, seed=0)
 def image_manifold(n: int, size: int = 64, num: int = 10_000, seed: int = 0) -> ImageManifold:
     r"""Smooth pictures of spots whose n factors of variation are known.
 
@@ -51,9 +54,6 @@ def image_manifold(n: int, size: int = 64, num: int = 10_000, seed: int = 0) -> 
     >>> tuple(images.shape), tuple(factors.shape), bool(torch.allclose(render(factors), images))
     ((10, 1, 32, 32), (10, 6), True)
     """
-    for name, value in (("n", n), ("size", size), ("num", num)):
-        if value < 1:
-            raise ValueError(f"{name}: got {value}; expected at least 1.")
     spots = -(-n // _FACTORS)
     side = math.ceil(spots**0.5)
     if size < 16 * side:

@@ -35,13 +35,25 @@ class KnownManifold(ABC):
         """The log density at the projection of ``x``, w.r.t. the Hausdorff measure of the manifold: length of
         curves, area of surfaces."""
 
+    @staticmethod
+    def points(x: Tensor) -> Tensor:
+        """``x`` in float64.
+
+        :raises ValueError: for another shape than ``(..., 3)``.
+        """
+        if x.dim() < 1 or x.shape[-1] != 3:
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}; expected points in space, size 3 on the last axis."
+            )
+        return x.double()
+
     def distance(self, x: Tensor) -> Tensor:
         """How far ``x`` is from the manifold, shape ``x.shape[:-1]``."""
-        return torch.linalg.vector_norm(x.double() - self.project(x), dim=-1)
+        return torch.linalg.vector_norm(self.points(x) - self.project(x), dim=-1)
 
     def component(self, x: Tensor) -> Tensor:
         """The number of the connected component that is nearest to ``x``."""
-        return torch.zeros(x.shape[:-1], dtype=torch.long, device=x.device)
+        return torch.zeros(self.points(x).shape[:-1], dtype=torch.long, device=x.device)
 
 
 class CosineDensity:

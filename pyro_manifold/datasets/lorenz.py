@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
+
 __all__ = ["lorenz"]
 
 _MEAN, _STD = (-0.682, -0.554, 23.719), (7.982, 9.088, 8.320)
@@ -21,6 +23,7 @@ def _step(x: Tensor, dt: float) -> Tensor:
     return x + dt / 6 * (k1 + 2 * k2 + 2 * k3 + _field(x + dt * k3))
 
 
+@checked(n=1, trajectories=1, dt=0, spacing=0, warm_up=0, seed=0)
 def lorenz(
     n: int, *, trajectories: int = 1000, dt: float = 0.01, spacing: float = 0.25, warm_up: float = 50.0,
     standardize: bool = True, seed: int = 0,
@@ -49,9 +52,6 @@ def lorenz(
     >>> tuple(lorenz(100, trajectories=50, warm_up=1.0).shape)
     (100, 3)
     """
-    for name, count in (("n", n), ("trajectories", trajectories)):
-        if count < 1:
-            raise ValueError(f"{name}: got {count}; expected at least 1.")
     if not 0 < dt <= 0.02 or not dt <= spacing or not warm_up >= 0:
         raise ValueError(
             f"dt, spacing, warm_up: got {dt}, {spacing}, {warm_up}; expected 0 < dt <= 0.02, spacing >= dt "

@@ -24,6 +24,7 @@ from ..ops.icosphere import icosphere
 
 __all__ = ["half_icosphere", "odf_peaks", "odf_to_sphere", "sphere_to_odf", "tensor_odf"]
 
+_RING = 6  # neighbours that a peak is higher than
 _NEIGHBOURS = 9  # axes to which a quadratic is fitted, besides the highest
 
 
@@ -132,6 +133,7 @@ def odf_peaks(
     :param float threshold: least height of a peak above the lowest value, relative to the highest.
     :param float separation: least angle between two peaks, in degrees.
     :return: unit vectors, shape ``batch + (number, 3)``, the highest first; 0 where there are fewer.
+    :raises ValueError: for shapes that do not fit, or values that are not finite.
 
     >>> axes = half_icosphere(4)
     >>> odf = tensor_odf(torch.diag(torch.tensor([1.7, 0.3, 0.3])), axes)
@@ -139,13 +141,20 @@ def odf_peaks(
     (tensor([ True, False, False]), tensor([0., 0., 0.]))
     """
     _check_axes(axes)
+    if odf.shape[-1:] != axes.shape[:1] or len(axes) <= _RING:
+        raise ValueError(
+            f"odf, axes: got shapes {tuple(odf.shape)} and {tuple(axes.shape)}; expected batch + (m,) and (m, 3), m at "
+            f"least {_RING + 1}."
+        )
+    check_all(odf.isfinite().all(-1), "odf", odf, "finite values", "Mask out voxels without signal.")
+    axes = axes.to(odf)
     cos = (axes @ axes.mT).abs()
     near = cos.topk(min(len(axes), 1 + _NEIGHBOURS)).indices  # (m, k), the axis itself first
     flat = odf.reshape(-1, odf.shape[-1])
-    ring = flat[:, near[:, 1:7]].amax(-1)
-    height = flat - flat.amin(-1, keepdim=True)
+    ring = flat[:, near[:, 1 : 1 + _RING]].amax(-1)
+    height, top = flat - flat.amin(-1, keepdim=True), flat.amax(-1, keepdim=True)
     candidate = torch.where(
-        (flat > ring) & (height >= threshold * height.amax(-1, keepdim=True)), flat, -math.inf
+        (top > 0) & (flat > ring) & (height >= threshold * height.amax(-1, keepdim=True)), flat, -math.inf
     )
     apart = math.cos(math.radians(separation))
     refined = _refined(flat, axes, near)
@@ -167,7 +176,7 @@ def _refined(flat: Tensor, axes: Tensor, near: Tensor) -> Tensor:
     second = torch.linalg.cross(axes, first)
     s, t = ((around * e[:, None]).sum(-1) for e in (first, second))  # (m, k)
     design = torch.stack([torch.ones_like(s), s, t, s * s, s * t, t * t], -1)
-    values = flat.clamp_min(1e-3 * float(flat.max())).log()[:, near]
+    values = torch.maximum(flat, 1e-3 * flat.amax(-1, keepdim=True)).log()[:, near]
     c = torch.einsum("mpk,nmk->nmp", torch.linalg.pinv(design), values)
     hessian = torch.stack([2 * c[..., 3], c[..., 4], c[..., 4], 2 * c[..., 5]], -1).unflatten(-1, (2, 2))
     det = torch.linalg.det(hessian)

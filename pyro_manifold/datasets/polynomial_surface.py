@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
+
 __all__ = ["PolynomialSurface"]
 
 _COEFFICIENTS = (
@@ -118,9 +120,14 @@ class PolynomialSurface:
 
     def chart(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z and the height of x along the rotated third axis, on the surface or not."""
+        if x.dim() < 1 or x.shape[-1] != 3:
+            raise ValueError(
+                f"x: got shape {tuple(x.shape)}; expected points in space, size 3 on the last axis."
+            )
         local = x.to(torch.float64) @ self.rotation.to(x.device)
         return local[..., :2], local[..., 2]
 
+    @checked(n=0, seed=0)
     def sample(self, n: int, theta: float | Tensor = 0.0, *, seed: int = 0) -> Tensor:
         """n points on the surface, (n, 3), float64.
 
@@ -133,10 +140,12 @@ class PolynomialSurface:
         centre = e.new_tensor([1.0, -1.0])
         return self.embed(torch.where(wide[:, None], centre + 2 * e, -centre + s.reshape(-1, 1) * e))
 
+    @checked(n=0, seed=0)
     def prior(self, n: int, *, seed: int = 0) -> Tensor:
         """n draws of theta from U(-1, 1)."""
         return 2 * torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 1
 
+    @checked(n=0, seed=0)
     def out_of_distribution(self, n: int, *, seed: int = 0) -> Tensor:
         """n points at theta = 0 with noise of standard deviation 0.1 in every direction."""
         noise = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
@@ -163,7 +172,7 @@ class PolynomialSurface:
         out = (
             self._log_planar(z, self._width(theta).to(x.device)) - 0.5 * jet.gradient.square().sum(-1).log1p()
         )
-        return torch.where((height - jet.value).abs() <= tolerance, out, -math.inf)
+        return torch.where((height - jet.value).abs() > tolerance, -math.inf, out)  # NaN stays NaN
 
     @staticmethod
     def _log_planar(z: Tensor, s: Tensor) -> Tensor:

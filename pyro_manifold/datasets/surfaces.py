@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..distributions import VonMisesFisher
+from ..ops.arguments import checked
 from .known_manifold import CosineDensity, KnownManifold
 
 __all__ = ["SphereMixture", "SwissRoll", "TorusOfRevolution"]
@@ -29,16 +30,17 @@ class SphereMixture(KnownManifold):
         eye = torch.eye(3, dtype=torch.float64)
         self.peaks = [VonMisesFisher(loc, eye.new_tensor(10.0)) for loc in (eye[0], -eye[2])]
 
+    @checked(n=0, noise=0, seed=0)
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             even = torch.nn.functional.normalize(torch.randn(n, 3, dtype=torch.float64), dim=-1)
             draws = torch.stack([even, *(p.sample((n,)) for p in self.peaks)])
-            which = torch.multinomial(torch.tensor([0.4, 0.3, 0.3]), n, replacement=True)
+            which = torch.multinomial(torch.tensor([0.4, 0.3, 0.3]), max(n, 1), replacement=True)[:n]
             return draws[which, torch.arange(n)]
 
     def project(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(x.double(), dim=-1)
+        return torch.nn.functional.normalize(self.points(x), dim=-1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         x = self.project(x)
@@ -71,10 +73,11 @@ class TorusOfRevolution(KnownManifold):
 
     def angles(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The angles of the nearest point."""
-        x = x.double()
+        x = self.points(x)
         a = torch.atan2(x[..., 1], x[..., 0])
         return a, torch.atan2(x[..., 2], torch.hypot(x[..., 0], x[..., 1]) - 2)
 
+    @checked(n=0, noise=0, seed=0)
     def sample(self, n: int, *, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         return self.point(self.around.sample(n, generator), self.tube.sample(n, generator))
@@ -109,6 +112,7 @@ class SwissRoll(KnownManifold):
     def _point(self, t: Tensor, h: Tensor) -> Tensor:
         return torch.stack([t * t.cos(), h, t * t.sin()], -1)
 
+    @checked(n=0, noise=0, seed=0)
     def sample(self, n: int, *, seed: int = 0, noise: float = 0.0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         t, h = torch.rand(2, n, generator=generator, dtype=torch.float64)
@@ -130,16 +134,16 @@ class SwissRoll(KnownManifold):
         return t.gather(-1, gap.argmin(-1, keepdim=True)).squeeze(-1)
 
     def project(self, x: Tensor) -> Tensor:
-        x = x.double()
+        x = self.points(x)
         return self._point(self._nearest(x, 0.0), x[..., 1].clamp(0, self.height))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        t = self._nearest(x.double(), 0.0)
+        t = self._nearest(self.points(x), 0.0)
         return -0.5 * t.square().log1p() - math.log((self.ends[1] - self.ends[0]) * self.height)
 
     def overshoot(self, x: Tensor) -> Tensor:
         """How far ``x`` is beyond the ends of the roll, along the spiral or along its axis: 0 inside."""
-        x = x.double()
+        x = self.points(x)
         t = self._nearest(x, 1.0)
         out = (self.ends[0] - t).clamp_min(0) * self.ends[0] + (t - self.ends[1]).clamp_min(0) * self.ends[1]
         return torch.maximum(out, (x[..., 1] - self.height).clamp_min(0)).maximum((-x[..., 1]).clamp_min(0))

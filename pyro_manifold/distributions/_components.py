@@ -26,6 +26,7 @@ from ..constraints import check_point, on
 from ..geometry import Torus, geometry
 from ..ops.fisher_bingham import relative_moments, relative_normalizer
 from ..ops.inverse_ratio import inverse_bessel_ratio
+from ..ops.pairwise import pairwise_distances
 from ..ops.special import log_bessel
 from ..ops.spherical import log_sphere_area
 from .kent import Kent
@@ -83,7 +84,7 @@ class Components(ABC):
         """Of points (n, d) from K centres, squared, as chords; shape (n, K)."""
         a, b = (geometry(self.manifold).ambient_coordinates(y) for y in (x, centre))
         assert a is not None and b is not None
-        return torch.cdist(a, b).square()
+        return pairwise_distances(a, b).square()
 
     @abstractmethod
     def free(self, coordinates: int) -> int:

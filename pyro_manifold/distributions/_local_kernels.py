@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..ops.chunks import slices
+from ..ops.pairwise import pairwise_distances
 from ._components import Parameters, frame_about
 
 __all__ = ["local_kernels"]
@@ -31,7 +32,7 @@ def local_kernels(x: Tensor, neighbours: Sequence[int], most: float) -> Iterator
     n = len(x)
     nearest = torch.cat(
         [
-            torch.cdist(x[part], x).topk(max(neighbours) + 1, largest=False).indices[:, 1:]
+            pairwise_distances(x[part], x).topk(max(neighbours) + 1, largest=False).indices[:, 1:]
             for part in slices(n, n, _ELEMENTS)
         ]
     )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..nn import MLP
 from ..ops.arguments import checked
 from ..training import Phase, fit
+from .samples import two_samples
 
 __all__ = ["TwoSampleAccuracy", "classifier_two_sample"]
 
@@ -24,7 +25,7 @@ class TwoSampleAccuracy(NamedTuple):
     error: float
 
 
-@checked(folds=2, epochs=1, seed=0, weight_decay=0)
+@checked(folds=2, epochs=1, seed=0, lr=0, weight_decay=0)
 def classifier_two_sample(
     x: Tensor,
     y: Tensor,
@@ -45,8 +46,8 @@ def classifier_two_sample(
     0.5 where nothing can be told, 1 where everything can. It is a lower estimate of :math:`a_{\text{best}}`: a network
     that is too small, or data that are too few, tell less.
 
-    :param Tensor x: sample, (n, d).
-    :param Tensor y: sample, (m, d); of the larger sample a random part is used, of the size of the smaller.
+    :param Tensor x: sample, (n, d) or (n,).
+    :param Tensor y: sample, (m, d) or (m,); of the larger sample a random part is used, of the size of the smaller.
     :param int folds: the rows are split into so many parts, of both samples equally many in each; the rows of a part
         are judged by a network trained on the others.
     :param hidden: units of the hidden layers.
@@ -64,25 +65,12 @@ def classifier_two_sample(
     >>> classifier_two_sample(x[:150], x[150:] + 4.0, epochs=5, folds=2).accuracy > 0.95
     True
     """
-    if (
-        x.dim() != 2
-        or y.dim() != 2
-        or x.shape[1] != y.shape[1]
-        or not x.shape[1]
-        or min(len(x), len(y)) < 5 * folds
-    ):
-        raise ValueError(
-            f"x, y: got shapes {tuple(x.shape)} and {tuple(y.shape)}; expected (n, d) and (m, d), n and m at least "
-            f"{5 * folds}, five rows for each of {folds} folds."
-        )
-    for name, sample in (("x", x), ("y", y)):
-        bad = int((~sample.isfinite().all(-1)).sum())
-        if bad:
-            raise ValueError(
-                f"{name}: {bad} of {len(sample)} rows are not finite; leave them out and say how many."
-            )
+    two_samples(x, y, 5 * folds, f", five rows for each of {folds} folds")
     random, n = torch.Generator().manual_seed(seed), min(len(x), len(y))
-    parts = [s.detach()[torch.randperm(len(s), generator=random)[:n].to(s.device)] for s in (x, y)]
+    parts = [
+        s.detach().reshape(len(s), -1)[torch.randperm(len(s), generator=random)[:n].to(s.device)]
+        for s in (x, y)
+    ]
     rows = torch.cat(parts).to(x)
     label = torch.cat([torch.zeros(n), torch.ones(n)]).to(rows)
     fold = (torch.arange(n) % folds).repeat(2).to(rows.device)

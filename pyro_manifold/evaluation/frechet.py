@@ -3,9 +3,13 @@
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
+from .samples import two_samples
+
 __all__ = ["frechet_distance"]
 
 
+@checked
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     r"""Squared Fréchet distance of the normal distributions that have the means and covariances of two samples, the
     squared 2-Wasserstein distance of these.
@@ -29,17 +33,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     >>> round(frechet_distance(x, x + 3), 9), round(frechet_distance(x, 2 * x - 1), 9)  # 3² + 3², and tr S = 8 / 3
     (18.0, 2.666666667)
     """
-    if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1] or not x.shape[1] or min(len(x), len(y)) < 2:
-        raise ValueError(
-            f"x, y: got shapes {tuple(x.shape)} and {tuple(y.shape)}; expected (n, d) and (m, d), n and m above 1."
-        )
-    for name, sample in (("x", x), ("y", y)):
-        bad = int((~sample.isfinite().all(-1)).sum())
-        if bad:
-            raise ValueError(
-                f"{name}: {bad} of {len(sample)} rows are not finite; leave them out and say how many."
-            )
-    x, y = x.detach().double(), y.detach().double()
+    x, y = two_samples(x, y)
     apart = (x.mean(0) - y.mean(0)).square().sum()
     sx, sy = x.T.cov(), y.T.cov()
     if x.shape[1] == 1:

@@ -8,8 +8,12 @@ r"""How well points of a manifold stand for the nodes of a graph.
 Reference: Sala, De Sa, Gu and Ré, *Representation tradeoffs for hyperbolic embeddings*, ICML 2018, section 2.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from ..ops.arguments import checked
 
 __all__ = ["distortion", "graph_map"]
 
@@ -21,8 +25,11 @@ def _check(distances: Tensor, other: Tensor, name: str) -> None:
             f"distances, {name}: got shapes {tuple(distances.shape)} and {tuple(other.shape)}; expected (..., n, n) "
             "and (n, n), n at least 2."
         )
+    if not torch.equal(other, other.mT):
+        raise ValueError(f"{name}: got a matrix that is not symmetric; expected {name} = {name}.mT.")
 
 
+@checked
 def distortion(distances: Tensor, graph: Tensor, *, scale: float | None = None) -> Tensor:
     """Mean relative error of the distances between points, of those between nodes.
 
@@ -39,6 +46,8 @@ def distortion(distances: Tensor, graph: Tensor, *, scale: float | None = None) 
     (tensor(0.), tensor(2.))
     """
     _check(distances, graph, "graph")
+    if scale is not None and not 0 < scale < torch.inf:
+        raise ValueError(f"scale: got {scale}; expected a positive finite number, or None for the best.")
     i, j = torch.triu_indices(len(graph), len(graph), 1)
     between = graph[i, j].to(distances)
     if not bool(((between > 0) & between.isfinite()).all()):
@@ -49,7 +58,8 @@ def distortion(distances: Tensor, graph: Tensor, *, scale: float | None = None) 
     return ((best if scale is None else scale) * ratio - 1).abs().mean(-1)
 
 
-def graph_map(distances: Tensor, adjacency: Tensor) -> Tensor:
+@checked
+def graph_map(distances: Tensor, adjacency: Any) -> Tensor:
     """Mean average precision of neighbours: 1 if those of each node are nearer to it than all others.
 
     :param distances: between points, ``batch + (n, n)``.
@@ -61,6 +71,10 @@ def graph_map(distances: Tensor, adjacency: Tensor) -> Tensor:
     >>> graph_map((line - line[:, None]).abs(), torch.tensor([[0, 1, 0], [1, 0, 1], [0, 1, 0]]) == 1)
     tensor(1.)
     """
+    if not isinstance(adjacency, Tensor) or adjacency.is_complex() or adjacency.is_meta:
+        raise ValueError(f"adjacency: got {type(adjacency).__name__}; expected a tensor of booleans.")
+    if not bool(((adjacency == 0) | (adjacency == 1)).all()):
+        raise ValueError("adjacency: got other numbers than 0 and 1; expected a tensor of booleans.")
     _check(distances, adjacency, "adjacency")
     near = adjacency.bool() & ~torch.eye(len(adjacency), dtype=torch.bool, device=adjacency.device)
     degree = near.sum(-1)

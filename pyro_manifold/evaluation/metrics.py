@@ -3,11 +3,15 @@
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
+from ..ops.checks import check_all
 from ..ops.mmd import gaussian_mmd2
+from .samples import two_samples
 
 __all__ = ["grid_mmd2", "mmd2", "ood_auc", "roc_auc"]
 
 
+@checked
 def roc_auc(negative: Tensor, positive: Tensor) -> float:
     r"""Area under the ROC curve, as Mann and Whitney's statistic; ties count half.
 
@@ -20,17 +24,23 @@ def roc_auc(negative: Tensor, positive: Tensor) -> float:
     >>> roc_auc(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]))
     0.875
     """
-    for name, s in (("negative", negative), ("positive", positive)):
+    return _auc(negative=negative, positive=positive)
+
+
+def _auc(**scores: Tensor) -> float:
+    """Of the first scores, by name, and those that should be higher."""
+    for name, s in scores.items():
         if s.dim() != 1 or not len(s) or bool(s.isnan().any()):
             raise ValueError(
                 f"{name}: got shape {tuple(s.shape)} or NaN; expected at least one score, (n,), and no NaN."
             )
-    order = negative.sort().values
-    below = torch.searchsorted(order, positive.contiguous(), right=False)
-    upto = torch.searchsorted(order, positive.contiguous(), right=True)
+    low, high = (s.double() for s in scores.values())
+    order = low.sort().values
+    below, upto = (torch.searchsorted(order, high.contiguous(), right=right) for right in (False, True))
     return float((below + upto).double().mean() / (2 * len(order)))
 
 
+@checked
 def ood_auc(inside: Tensor, outside: Tensor) -> float:
     """AUC for telling test points from out-of-distribution points by a score, in whichever direction is
     better.
@@ -40,14 +50,16 @@ def ood_auc(inside: Tensor, outside: Tensor) -> float:
 
     :param inside: scores of test points, (n,).
     :param outside: scores of out-of-distribution points, (m,).
+    :raises ValueError: for NaN, or no scores.
 
     >>> ood_auc(torch.tensor([3.0, 4.0]), torch.tensor([1.0, 2.0]))
     1.0
     """
-    auc = roc_auc(inside, outside)
+    auc = _auc(inside=inside, outside=outside)
     return max(auc, 1 - auc)
 
 
+@checked
 def mmd2(x: Tensor, y: Tensor, *, scale: float | None = None) -> float:
     r"""Unbiased squared maximum mean discrepancy with a Gaussian kernel.
 
@@ -60,26 +72,24 @@ def mmd2(x: Tensor, y: Tensor, *, scale: float | None = None) -> float:
     :param scale: :math:`\ell`; the median distance between points of ``y`` if left out, as in the paper.
     :return: may be slightly negative: it is unbiased. Two samples of the truth give the floor to read it
         against.
-    :raises ValueError: for samples of fewer than two points or of different dimension, or a truth that is one
-        point.
+    :raises ValueError: for samples of fewer than two points or of different dimension, values that are not finite, or a
+        truth that is one point.
 
     >>> a = torch.randn(500, generator=torch.Generator().manual_seed(0))
     >>> abs(mmd2(a[:250], a[250:])) < 0.02, mmd2(a, a + 2) > 0.3
     (True, True)
     """
-    x, y = (s.double().unsqueeze(-1) if s.dim() == 1 else s.double() for s in (x, y))
-    if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+    x, y = two_samples(x, y)
+    length = float(torch.pdist(y).median()) if scale is None else scale
+    if not 0 < length < torch.inf:
         raise ValueError(
-            f"x, y: got shapes {tuple(x.shape)} and {tuple(y.shape)}; expected (n, d) and (m, d), n and m "
-            f"above 1."
+            f"scale: got {length}; expected a positive finite length."
+            + (" Is the sample y mostly one point?" if scale is None else "")
         )
-    scale = float(torch.pdist(y).median()) if scale is None else scale
-    if not scale > 0:
-        raise ValueError(f"scale: got {scale}; expected a positive length. Is the sample y mostly one point?")
-
-    return float(gaussian_mmd2(x, y, [scale]))
+    return float(gaussian_mmd2(x, y, [length]))
 
 
+@checked
 def grid_mmd2(p: Tensor, truth: Tensor, grid: Tensor, *, scale: float | None = None) -> Tensor:
     r"""Squared maximum mean discrepancy of two distributions on a grid of numbers: the limit of :func:`mmd2`
     for ever more draws.
@@ -94,7 +104,8 @@ def grid_mmd2(p: Tensor, truth: Tensor, grid: Tensor, *, scale: float | None = N
     :param scale: :math:`\ell`; the median distance between two draws of the truth if left out, one for each
         of the batch.
     :return: shape ``batch``.
-    :raises ValueError: for shapes that do not fit, or a truth of which most is one point.
+    :raises ValueError: for shapes that do not fit, values that are no probabilities, or a truth of which most is one
+        point.
 
     >>> x = torch.linspace(-1, 1, 5)
     >>> grid_mmd2(torch.eye(5)[0], torch.full((5,), 0.2), x, scale=1.0)
@@ -105,6 +116,9 @@ def grid_mmd2(p: Tensor, truth: Tensor, grid: Tensor, *, scale: float | None = N
             f"p, truth, grid: got shapes {tuple(p.shape)}, {tuple(truth.shape)}, {tuple(grid.shape)}; "
             "expected one probability for each number of the grid, (m,), on the last axis."
         )
+    for name, q in (("p", p), ("truth", truth)):
+        good = (q >= 0).all(-1) & ((q.sum(-1) - 1).abs() <= 1e-3)
+        check_all(good, name, q, "probabilities, which add up to 1", "Divide them by their sum.")
     distance = (grid.unsqueeze(-1) - grid).abs()
     if scale is None:
         order = distance.flatten().argsort()
@@ -115,6 +129,8 @@ def grid_mmd2(p: Tensor, truth: Tensor, grid: Tensor, *, scale: float | None = N
                 "truth: its median distance is 0, most of it is one point of the grid; give scale, or a "
                 "finer grid."
             )
+    elif not 0 < scale < torch.inf:
+        raise ValueError(f"scale: got {scale}; expected a positive finite length.")
     else:
         length = distance.new_full(truth.shape[:-1], scale)
     kernel = (-0.5 * (distance / length[..., None, None]).square()).exp()

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.pairwise import pairwise_distances
 from ..ops.tracing import is_concrete
 from ..transforms.module import ModuleTransform
 
@@ -31,7 +32,7 @@ class OfCodes(ModuleTransform):
         context = self.needed_context()
         assert context is not None
         return (
-            torch.cdist(context.detach().reshape(-1, self.context_dim), self.codes)
+            pairwise_distances(context.detach().reshape(-1, self.context_dim), self.codes)
             .argmin(-1)
             .reshape(context.shape[:-1])
         )

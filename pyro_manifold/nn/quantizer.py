@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..ops.arguments import checked
 from ..ops.clusters import k_means
+from ..ops.pairwise import pairwise_distances
 from .sizes import check_last
 
 __all__ = ["CodeUsage", "VectorQuantizer"]
@@ -107,7 +108,7 @@ class VectorQuantizer(nn.Module):
     def distances(self, z: Tensor) -> Tensor:
         """Distances :math:`|z - v_k|` from all codes, shape ``batch + (K,)``; infinite for retired codes."""
         check_last("z", z, self.dim)
-        d = torch.cdist(z.reshape(-1, self.dim), self.codes, compute_mode="donot_use_mm_for_euclid_dist")
+        d = pairwise_distances(z.reshape(-1, self.dim), self.codes)
         return torch.where(self.active, d, math.inf).reshape(z.shape[:-1] + (len(self.codes),))
 
     def assign(self, z: Tensor) -> Tensor:

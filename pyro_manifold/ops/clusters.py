@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_all
+from .pairwise import pairwise_distances
 
 __all__ = ["k_means"]
 
@@ -31,14 +32,14 @@ def k_means(x: Tensor, k: int, seed: int = 0, steps: int = 100) -> tuple[Tensor,
     draws = torch.Generator().manual_seed(seed)
     centres = x[torch.randint(len(x), (1,), generator=draws)]
     for _ in range(k - 1):
-        far = torch.cdist(x, centres).amin(-1).square().double().cpu()
+        far = pairwise_distances(x, centres).amin(-1).square().double().cpu()
         centres = torch.cat([centres, x[torch.multinomial(far + 1e-300, 1, generator=draws).to(x.device)]])
-    which = torch.cdist(x, centres).argmin(-1)
+    which = pairwise_distances(x, centres).argmin(-1)
     for _ in range(steps):
         one = torch.nn.functional.one_hot(which, k).to(x)
         count = one.sum(0).unsqueeze(-1)
         centres = torch.where(count > 0, one.mT @ x / count.clamp_min(1), centres)
-        new = torch.cdist(x, centres).argmin(-1)
+        new = pairwise_distances(x, centres).argmin(-1)
         if torch.equal(new, which):
             break
         which = new

@@ -3,6 +3,8 @@ r"""Triangulations of the sphere: an icosahedron whose edges are divided into f 
 import torch
 from torch import Tensor
 
+from .pairwise import pairwise_distances
+
 __all__ = ["icosphere"]
 
 
@@ -18,7 +20,7 @@ def icosphere(frequency: int) -> tuple[Tensor, Tensor]:
     corners = [(a, b * g, 0.0) for a, b in signs] + [(0.0, a, b * g) for a, b in signs]
     corners += [(b * g, 0.0, a) for a, b in signs]
     x = torch.tensor(corners, dtype=torch.float64)
-    near = (torch.cdist(x, x) - 2).abs() < 1e-6
+    near = (pairwise_distances(x, x) - 2).abs() < 1e-6
     triples = torch.combinations(torch.arange(12), 3)
     a, b, c = triples.unbind(-1)
     faces = triples[near[a, b] & near[b, c] & near[a, c]]

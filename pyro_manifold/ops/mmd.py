@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .pairwise import pairwise_distances
+
 __all__ = ["gaussian_mmd2"]
 
 
@@ -26,5 +28,5 @@ def gaussian_mmd2(x: Tensor, y: Tensor, scales: Sequence[float]) -> Tensor:
         return torch.stack([(-0.5 * (distance / scale).square()).exp().mean() for scale in scales]).mean()
 
     parts = x.split(1024)  # the table of all distances may not fit into memory
-    cross = torch.stack([kernel(torch.cdist(part, y)) * len(part) for part in parts]).sum() / len(x)
+    cross = torch.stack([kernel(pairwise_distances(part, y)) * len(part) for part in parts]).sum() / len(x)
     return kernel(torch.pdist(x)) + kernel(torch.pdist(y)) - 2 * cross

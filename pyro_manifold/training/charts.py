@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..models.manifold_mixture import ManifoldMixture
 from ..ops.arguments import checked
+from ..ops.pairwise import pairwise_distances
 from .manifold_density import fit_md
 from .md_checks import check_rows, pair, ratio_rows
 from .run import History
@@ -67,7 +68,7 @@ def fit_charts(
             f"{f'({len(x)}, {mixture.context_dim})' if mixture.context_dim else 'none, since the flows read none'}."
         )
     other, log_ratio = ratio_rows(ratio, context)
-    which = torch.cdist(x, mixture.centres).argmin(-1)
+    which = pairwise_distances(x, mixture.centres).argmin(-1)
     histories: list[History] = []
     path = kwargs.pop("checkpoint", None)
     for turn in range(rounds):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..models.manifold_flow import ManifoldFlow
+from ..ops.pairwise import pairwise_distances
 from ..transforms.injective import principal_axes
 from .loop import Loop
 from .md_losses import spread
@@ -41,7 +42,7 @@ def local_noise(x: Tensor, dim: int) -> float:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:ROWS].to(x.device)
     rows = x[order].double()
     rows = (rows - rows.mean(0)) / (rows - rows.mean(0)).abs().amax()
-    near = torch.cdist(rows[:CENTRES], rows).topk(min(MOST, len(rows)), largest=False).indices
+    near = pairwise_distances(rows[:CENTRES], rows).topk(min(MOST, len(rows)), largest=False).indices
     best, noise = 9.0, torch.nan
     k = 4 * (dim + 1)
     while k <= min(near.shape[1], len(rows) // 2):

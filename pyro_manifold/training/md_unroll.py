@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..models.manifold_flow import ManifoldFlow
+from ..ops.pairwise import pairwise_distances
 from .loop import Loop, fit
 from .md_floor import distances
 from .md_losses import spread
@@ -43,7 +44,7 @@ def geodesic_coordinates(x: Tensor, dim: int, neighbours: int = 10) -> tuple[Ten
     if rows < 10 * (dim + 1):
         return None
     x = ((x - x.mean(0)) / widest).double()
-    apart = torch.cdist(x, x)
+    apart = pairwise_distances(x, x)
     while True:
         near = min(neighbours, rows - 1)
         reach = apart.topk(near + 1, largest=False).values[:, -1:]

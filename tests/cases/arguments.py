@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import geoopt
@@ -14,7 +15,18 @@ import torch
 from torch import Tensor
 
 import pyro_manifold.distributions as md
-from pyro_manifold import constraints, flows, geometry, infer, models, nn, testing, training
+from pyro_manifold import (
+    constraints,
+    datasets,
+    evaluation,
+    flows,
+    geometry,
+    infer,
+    models,
+    nn,
+    testing,
+    training,
+)
 from pyro_manifold import transforms as mt
 from pyro_manifold.contrib import lhc
 
@@ -46,6 +58,7 @@ def vq_flow() -> models.VQFlow:
     )
 
 
+APART, AXES = 1 - E3, datasets.half_icosphere(2)
 DRAWS = torch.nn.functional.normalize(
     torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(0)), dim=-1
 )
@@ -423,6 +436,39 @@ GOOD: list[tuple[Callable[..., Any], dict[str, Any]]] = [
         dict(mixture=models.ManifoldMixture([flow()], torch.zeros(1, 2)), x=ROWS, rounds=1, epochs=1),
     ),
     (training.scan_dimension, dict(x=ROWS, dims=[1], held_out=0.2, epochs=1)),
+    (evaluation.classifier_two_sample, dict(x=DRAWS[0], y=DRAWS[1], folds=2, epochs=1, lr=1e-3, seed=0)),
+    (evaluation.connected_components, dict(x=ROWS, radius=1.0, least=0.1)),
+    (evaluation.distortion, dict(distances=APART, graph=APART, scale=1.0)),
+    (evaluation.embedding_report, dict(embedding=mt.CubeToSphere(1), draws=20, references=2, seed=0)),
+    (evaluation.energy_distance, dict(x=DRAWS[0], y=DRAWS[1])),
+    (evaluation.frechet_distance, dict(x=DRAWS[0], y=DRAWS[1])),
+    (partial(evaluation.graph_map, adjacency=torch.ones(3, 3)), dict(distances=APART)),
+    (
+        evaluation.grid_mmd2,
+        dict(p=torch.ones(2) / 2, truth=torch.ones(2) / 2, grid=torch.arange(2.0), scale=1.0),
+    ),
+    (evaluation.mmd2, dict(x=DRAWS[0], y=DRAWS[1], scale=1.0)),
+    (evaluation.ood_auc, dict(inside=ROWS[:, 0], outside=ROWS[:, 1])),
+    (evaluation.roc_auc, dict(negative=ROWS[:, 0], positive=ROWS[:, 1])),
+    (
+        datasets.branching_diffusion,
+        dict(dim=2, depth=1, children=2, variance=1.0, copies=2, noise_factor=5.0, seed=0),
+    ),
+    (datasets.crossing_bundles, dict(n=1, size=1, frequency=1, angle=60.0, noise=0.1, odf_noise=0.1, seed=0)),
+    (datasets.digits, dict(binarize=True, seed=0)),
+    (datasets.half_icosphere, dict(frequency=1)),
+    (datasets.image_manifold, dict(n=1, size=16, num=2, seed=0)),
+    (
+        datasets.lorenz,
+        dict(n=2, trajectories=1, dt=0.01, spacing=0.25, warm_up=0.1, standardize=True, seed=0),
+    ),
+    (datasets.odf_peaks, dict(odf=torch.ones(21), axes=AXES, number=2, threshold=0.4, separation=25.0)),
+    (datasets.odf_to_sphere, dict(odf=torch.ones(2) / 2, normalise=False, atol=1e-4)),
+    (datasets.sarkar_embedding, dict(manifold=LORENTZ, parents=[0, 0, 1], edge=1.0)),
+    (datasets.sphere_to_odf, dict(x=E3[0])),
+    (datasets.tensor_odf, dict(tensors=E3, axes=AXES)),
+    (datasets.tree_distances, dict(parents=[0, 0, 1])),
+    (datasets.tree_layout, dict(parents=[0, 0, 1], edge=1.0)),
     (testing.two_sample_test, dict(manifold=SPHERE, x=DRAWS[0], y=DRAWS[1], permutations=9)),
     (testing.manifold_rule, dict(manifold=SPHERE, center=E3[0], radius=1.0, n_radial=4, n_angular=4)),
     (testing.pairwise_dist, dict(manifold=SPHERE, x=DRAWS[0], y=DRAWS[1])),
@@ -473,4 +519,4 @@ def wrong(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def called(f: Callable[..., Any]) -> str:
-    return getattr(f, "__qualname__", repr(f))
+    return getattr(getattr(f, "func", f), "__qualname__", repr(f))

@@ -98,6 +98,31 @@ def test_errors(make: Any, match: str) -> None:
         make()
 
 
+@pytest.mark.parametrize("name", ["tensor_odf", "odf_to_sphere", "sphere_to_odf", "odf_peaks"])
+def test_voxels_do_not_depend_on_each_other(name: str) -> None:
+    """Whatever the units of the others are, and on none."""
+    axes, turn = half_icosphere(3, dtype=F64), torch.linalg.qr(torch.randn(3, 3, dtype=F64))[0]
+    spd = turn @ torch.diag(torch.tensor([1.7, 0.3, 0.2], dtype=F64)) @ turn.mT
+    odf = tensor_odf(spd, axes)
+    f, one = {
+        "tensor_odf": (lambda x: tensor_odf(x, axes), spd),
+        "odf_to_sphere": (lambda x: odf_to_sphere(x, normalise=True), odf),
+        "sphere_to_odf": (sphere_to_odf, odf.sqrt()),
+        "odf_peaks": (lambda x: odf_peaks(x, axes), odf),
+    }[name]
+    many = f(torch.stack([one, 1e6 * one, 1e-6 * one]))
+    torch.testing.assert_close(many, f(one).expand_as(many), rtol=1e-6, atol=1e-9)
+    assert f(one.unsqueeze(0)[:0]).shape == (0, *f(one).shape)
+
+
+def test_peaks_of_nothing() -> None:
+    axes = half_icosphere(2)
+    for value in (0.0, -1.0):
+        assert torch.equal(odf_peaks(torch.full((21,), value), axes), torch.zeros(2, 3))
+    assert torch.equal(odf_peaks(-torch.rand(21), axes), torch.zeros(2, 3))
+    assert odf_peaks(torch.rand(21), half_icosphere(2, dtype=F64)).dtype == torch.float32
+
+
 def test_peaks() -> None:
     """Of rotated pairs of fibres at 75 degrees, within 3.5 degrees on 181 axes; a sphere has none, one fibre one."""
     axes = half_icosphere(6, dtype=F64)

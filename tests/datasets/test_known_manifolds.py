@@ -2,6 +2,8 @@
 search."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +11,10 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from pyro_manifold.datasets import (
+    GaussianOnCircle,
     Helix,
     InterlockedCircles,
+    PolynomialSurface,
     SphereMixture,
     SwissRoll,
     TorusOfRevolution,
@@ -30,6 +34,33 @@ def chords(curve: KnownCurve, i: int, n: int = 4001) -> tuple[Tensor, Tensor]:
     x = curve.curve(t, i)[0]
     middle = curve.curve((t[1:] + t[:-1]) / 2, i)[0]
     return middle, curve.log_prob(middle).exp() * (x[1:] - x[:-1]).norm(dim=-1)
+
+
+ALL: list[Any] = [*CURVES, *SURFACES, GaussianOnCircle, PolynomialSurface]
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_numbers_and_shapes_that_do_not_fit(make: Any) -> None:
+    known = make()
+    log_prob = partial(known.log_prob, theta=0.0) if make is PolynomialSurface else known.log_prob
+    for n in (0, 1):
+        assert log_prob(known.sample(n)).shape == (n,)
+    for n in (-1, 2.5, "a", True, None):
+        with pytest.raises(ValueError, match="n: got .*expected an integer"):
+            known.sample(n)
+    with pytest.raises(ValueError, match="seed: got -1"):
+        known.sample(2, seed=-1)
+    d = known.sample(1).shape[-1]
+    functions = [
+        log_prob,
+        *(getattr(known, f) for f in ("distance", "project", "component") if hasattr(known, f)),
+    ]
+    for f in functions:
+        for bad in (torch.zeros(4, d + 1), torch.zeros(d - 1), torch.tensor(0.0)):
+            with pytest.raises(ValueError, match="x: got shape .*expected points"):
+                f(bad)
+    if make is not SphereMixture:  # whose distributions say that it is no point
+        assert log_prob(torch.full((2, d), math.nan)).isnan().all()
 
 
 @pytest.mark.parametrize("make", CURVES)
