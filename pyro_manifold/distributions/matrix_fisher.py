@@ -29,7 +29,8 @@ _LOG_4 = 1.3862943611198906
 
 
 def _nearer(r: Tensor) -> Tensor:
-    """A Newton step to the nearest rotation: float32 is off by 1e-7."""
+    """In float64, a Newton step nearer to a rotation: float32 is off by 1e-7."""
+    r = r.double()
     return 1.5 * r - 0.5 * r @ (r.mT @ r)
 
 
@@ -139,14 +140,13 @@ class MatrixFisher(ReprMixin, TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        r, f = value.double(), self._matrix.double()
+        f = self._matrix.double()
         if is_moderate(f):
             c = matrix_normalizer(quadratic_form(f))[0] + _LOG_4
-            out = _OPERATOR(r, f, c) if by_numpy(r, f, c) else _composed(r, f, c)
+            out = _OPERATOR(value, f, c) if by_numpy(value) and by_numpy(f, c) else _composed(value, f, c)
         else:
-            r = _nearer(r)
             axes, form = in_own_axes(quadratic_form(f))
-            y = apply_matrix(axes.mT, quaternion(r))
+            y = apply_matrix(axes.mT, quaternion(_nearer(value)))
             out = -(y * apply_matrix(form, y)).sum(-1) - matrix_normalizer(-form)[0] - _LOG_4
         return out.to(value.dtype).expand(common_shape(value.shape[:-2], self.batch_shape))
 

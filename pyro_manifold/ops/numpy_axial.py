@@ -17,6 +17,7 @@ from .numpy_operator import Array, Slopes, dot
 from .numpy_radial import radial_integral
 
 __all__ = [
+    "across",
     "kent",
     "matrix_fisher",
     "matrix_product",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _LONG = 1e100
+_CYCLES = (0, 1, 2), (1, 2, 0), (2, 0, 1)
 
 
 def von_mises_fisher(x: Array, mu: Array, k: Array, c: Array) -> tuple[Array, Slopes]:
@@ -142,14 +144,43 @@ def kent(x: Array, axes: Array, rates: Array, c: Array) -> tuple[Array, Slopes]:
 
 
 def matrix_fisher(r: Array, f: Array, c: Array) -> tuple[Array, Slopes]:
-    r""":math:`\mathrm{tr}(F^\top R) - c`, with R one Newton step nearer to a rotation, since float32 is off by 1e-7."""
-    near = 1.5 * r - 0.5 * matrix_product(matrix_product(r, r.swapaxes(0, 1)), r)
+    r""":math:`\mathrm{tr}(F^\top R) - c`, with R one step nearer to a rotation, since float32 is off by 1e-7."""
+    near = _nearer(r)
+    single = f.shape[-1] == 1
+    trace = f.reshape(9) @ near.reshape(9, -1) if single else (near * f).sum((0, 1))
 
     def slopes() -> tuple[Array | None, ...]:
-        in_r = 0.5 * (f - matrix_product(matrix_product(near, f.swapaxes(0, 1)), near))
-        return in_r, near, np.full_like(c, -1)
+        (_, n01, n02), (n10, _, n12), (n20, n21, _) = matrix_product(f.swapaxes(0, 1), near)
+        k = 0.5 * np.stack([n12 - n21, n20 - n02, n01 - n10])
+        return across(near, k), near, np.full_like(c, -1)
 
-    return (near * f).sum((0, 1)) - c, slopes
+    return trace - c, slopes
+
+
+def _nearer(r: Array) -> Array:
+    r""":math:`(R + \mathrm{cof} R)/(1 + \det R)` in float64: for a rotation times 1 + E with a small symmetric E, whose
+    matrix of cofactors is that rotation times 1 + tr E - E, the rotation but for squares of E."""
+    rows = np.empty((5, *r.shape[1:]))  # and the first two again
+    rows[:3] = r
+    rows[3:] = rows[:2]
+    r, one, other = rows[:3], rows[1:4], rows[2:]
+    out = np.empty_like(r)
+    for i, j, n in _CYCLES:
+        np.multiply(one[:, j], other[:, n], out=out[:, i])
+        out[:, i] -= one[:, n] * other[:, j]
+    scale = 1 / (1 + dot(r[0], out[0]))
+    out += r
+    out *= scale
+    return out
+
+
+def across(r: Array, k: Array) -> Array:
+    """The vector products of the rows of matrices with k."""
+    out = np.empty((3, 3, k.shape[-1]))
+    for i, j, n in _CYCLES:
+        np.multiply(r[:, j], k[n], out=out[:, i])
+        out[:, i] -= r[:, n] * k[j]
+    return out
 
 
 def matrix_product(a: Array, b: Array) -> Array:

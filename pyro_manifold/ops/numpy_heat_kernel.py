@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .numerics import horner
-from .numpy_axial import matrix_product
+from .numpy_axial import across, matrix_product
 from .numpy_operator import Array, Slopes, dot, near_zero
 from .rotation_heat_kernel import LOG_VOLUME, NARROWEST, WIDEST
 from .signed_trig import SERIES_BELOW
@@ -149,14 +149,6 @@ def heat_kernel(r: Array, p: Array, scale: Array) -> tuple[Array, Slopes]:
     def slopes() -> tuple[Array | None, ...]:
         slope, in_scale = derivatives()
         k = (2 * slope / lam4) * e
-        return _across(r, k), -_across(p, k), in_scale
+        return across(r, k), -across(p, k), in_scale
 
     return out, slopes
-
-
-def _across(r: Array, k: Array) -> Array:
-    """The vector products of the rows of matrices with k."""
-    out = np.empty((3, 3, k.shape[-1]))
-    for i, j, n in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-        np.subtract(r[:, j] * k[n], r[:, n] * k[j], out=out[:, i])
-    return out

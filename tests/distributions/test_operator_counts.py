@@ -46,7 +46,7 @@ COUNTED = {  # of all others: operators without and with the gradient, as counte
     "fisher-bingham-S2": (57, 93),
     "acg-S2": (48, 103),
     "isotropic-gaussian": (16, 24),
-    "matrix-fisher": (63, 92),
+    "matrix-fisher": (61, 88),
 }
 MAPS = (
     "pushforward-flow",
