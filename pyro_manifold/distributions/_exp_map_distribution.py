@@ -16,12 +16,26 @@ from ..ops.numerics import norm
 from ..ops.tracing import is_concrete
 from ._repr import ReprMixin
 
-__all__ = ["ExpMapDistribution"]
+__all__ = ["ExpMapDistribution", "build"]
 
 
 def with_gradient_of(out: Tensor, other: Tensor) -> Tensor:
     """The values of ``out`` with the gradient of ``other``; both hold the same numbers up to rounding."""
     return out.detach() + torch.where(out.isfinite(), other - other.detach(), 0.0)
+
+
+def build(
+    new: dist.TransformedDistribution,
+    base: Any,
+    transform: Any,
+    event_shape: torch.Size,
+    validate_args: bool | None,
+) -> None:
+    """A faster ``TransformedDistribution.__init__`` for a base with the batch shape of the result: torch's own infers
+    the shapes from the transform, which takes longer than the rest of the constructor."""
+    new.base_dist = base
+    new.transforms = [transform]
+    torch.distributions.Distribution.__init__(new, base.batch_shape, event_shape, validate_args=validate_args)
 
 
 class ExpMapDistribution(ReprMixin, dist.TransformedDistribution):
@@ -34,15 +48,6 @@ class ExpMapDistribution(ReprMixin, dist.TransformedDistribution):
     """
 
     _expand_attributes: tuple[str, ...]
-
-    def _build(self, base: Any, transform: Any, event_shape: torch.Size, validate_args: bool | None) -> None:
-        """A faster ``TransformedDistribution.__init__`` for a base with the batch shape of the result: torch's
-        own infers the shapes from the transform, which takes longer than the rest of the constructor."""
-        self.base_dist = base
-        self.transforms = [transform]
-        torch.distributions.Distribution.__init__(
-            self, base.batch_shape, event_shape, validate_args=validate_args
-        )
 
     @property
     def support(self) -> on:  # type: ignore[override]

@@ -25,7 +25,7 @@ from ..ops.rotation_heat_kernel import (
 )
 from ..ops.signed_trig import log_sinc_length
 from ..transforms import ExpMap
-from ._exp_map_distribution import ExpMapDistribution
+from ._exp_map_distribution import ExpMapDistribution, build
 from ._repr import validates
 from .estimation.normals import isotropic_gaussian
 from .estimation.sample import gathered
@@ -137,7 +137,7 @@ class IsotropicGaussian(ExpMapDistribution):
             )
         batch = broadcast_shapes(loc=loc.shape[:-2], scale=scale.shape)
         transform = ExpMap(_SO3, loc, cache_size=1, validate_args=False)
-        self._build(_RotationVector(scale.expand(batch)), transform, torch.Size([3, 3]), validate_args)
+        build(self, _RotationVector(scale.expand(batch)), transform, torch.Size([3, 3]), validate_args)
 
     @staticmethod
     def infer_shapes(loc: Any, scale: Any = ()) -> tuple[torch.Size, torch.Size]:

@@ -9,9 +9,10 @@ from torch import Tensor
 from ..ops import kent_sampler
 from ..ops.arguments import checked
 from ..ops.batched import apply_matrix
-from ..ops.checks import as_tensors, broadcast_shapes, check_all
-from ..ops.fisher_bingham import relative_moments, relative_normalizer, uniform_divergence
+from ..ops.checks import as_tensors, broadcast_shapes, check_all, common_shape
+from ..ops.fisher_bingham import FEW, relative_moments, relative_normalizer, uniform_divergence
 from ..ops.numpy_axial import kent as kent_density
+from ..ops.numpy_contour import kent_normalizer
 from ..ops.numpy_operator import by_numpy, numpy_operator
 from ._quadratic_exponential import QuadraticExponential, direction
 from ._repr import validates
@@ -21,7 +22,26 @@ from .estimation.kent import kent, orthonormal
 __all__ = ["Kent"]
 
 
-_OPERATOR = numpy_operator(kent_density, None, (1, 2, 1, 0))
+def _rates(k: Tensor, betas: Tensor) -> Tensor:
+    r""":math:`c = (\kappa/2, \kappa/2 - \beta_2, \dots)`: the log density is
+    :math:`-c_1(1-x_1)^2 - \sum_jc_jx_j^2 - S`."""
+    return (k.double() / 2).unsqueeze(-1) - torch.nn.functional.pad(betas.double(), (1, 0))
+
+
+def _composed_normalizer(k: Tensor, betas: Tensor) -> Tensor:
+    return relative_normalizer(_rates(k, betas))
+
+
+def _composed(x: Tensor, axes: Tensor, k: Tensor, betas: Tensor, c: Tensor) -> Tensor:
+    chord = direction(x) - axes[..., 0]
+    y = apply_matrix(axes[..., 1:].mT, chord)
+    rates = _rates(k, betas)
+    first = 0.25 * rates[..., 0] * chord.square().sum(-1).square()
+    return -first - (rates[..., 1:] * y.square()).sum(-1) - c
+
+
+_NORMALIZER = numpy_operator(kent_normalizer, _composed_normalizer, (0, 1))
+_OPERATOR = numpy_operator(kent_density, _composed, (1, 2, 0, 1, 0))
 
 
 class Kent(QuadraticExponential):
@@ -165,24 +185,19 @@ class Kent(QuadraticExponential):
         return 1.5 * f - 0.5 * f @ (f.mT @ f)
 
     def _rates(self) -> Tensor:
-        r""":math:`c = (\kappa/2, \kappa/2 - \beta_2, \dots)`: the log density is
-        :math:`-c_1(1-x_1)^2 - \sum_jc_jx_j^2 - S`."""
-        k, betas = self._given["concentration"].double(), self._given["axis_ovalness"].double()
-        return (k / 2).unsqueeze(-1) - torch.nn.functional.pad(betas, (1, 0))
+        return _rates(self._given["concentration"], self._given["axis_ovalness"])
 
     def _form(self) -> tuple[Tensor, Tensor]:
         return self._axes(), torch.diag_embed(self._rates())
 
     def _log_density(self, x: Tensor) -> Tensor:
         """As in the base class, for a diagonal D: no matrix is formed."""
-        axes, rates = self._axes(), self._rates()
-        c = relative_normalizer(rates)
-        if by_numpy(x) and by_numpy(axes, rates, c):
-            return _OPERATOR(x, axes, rates, c, composed=self._composed)
-        return self._composed(x, axes, rates, c)
-
-    def _composed(self, x: Tensor, axes: Tensor, rates: Tensor, c: Tensor) -> Tensor:
-        return -(rates * self._coordinates(axes, direction(x)).square()).sum(-1) - c
+        axes, k, betas = self._axes(), self._given["concentration"], self._given["axis_ovalness"]
+        wide = k.double(), betas.double()
+        numeric = by_numpy(x) and by_numpy(axes, *wide)
+        few = numeric and common_shape(k.shape, betas.shape[:-1]).numel() <= FEW
+        c = _NORMALIZER(*wide) if few else _composed_normalizer(*wide)
+        return (_OPERATOR if numeric else _composed)(x, axes, *wide, c)
 
     def _normalizer(self, form: Tensor) -> Tensor:
         return relative_normalizer(form.diagonal(dim1=-2, dim2=-1))

@@ -24,6 +24,7 @@ from ..ops.numerics import norm
 from ..ops.signed_trig import log_sinc_length
 from ..transforms import ExpMap
 from ._circle import check_probability, vector_cdf, vector_icdf
+from ._exp_map_distribution import build
 from ._repr import ReprMixin, validates
 
 __all__ = ["RotationallySymmetric"]
@@ -106,7 +107,7 @@ class RotationallySymmetric(ReprMixin, dist.TransformedDistribution):
                 )
         batch = broadcast_shapes(loc=loc.shape[:-1], concentration=k.shape)
         base = _Tangent(type(self), k.expand(batch), loc.shape[-1] - 1)
-        super().__init__(base, [ExpMap(_SPHERE, loc, validate_args=False)], validate_args=validate_args)
+        build(self, base, ExpMap(_SPHERE, loc, validate_args=False), loc.shape[-1:], validate_args)
 
     @staticmethod
     @abstractmethod

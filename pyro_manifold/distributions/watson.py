@@ -1,5 +1,7 @@
 """The Watson distribution of axes."""
 
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import geoopt
@@ -14,9 +16,10 @@ from ..ops.arguments import checked
 from ..ops.axis import squared_chord, tangent_normal_point
 from ..ops.bingham import matrix_normalizer
 from ..ops.checks import as_tensors, broadcast_shapes, check_all
-from ..ops.fisher_bingham import relative_moments, relative_normalizer, uniform_divergence
+from ..ops.fisher_bingham import FEW, relative_moments, relative_normalizer, uniform_divergence
 from ..ops.numerics import norm
 from ..ops.numpy_axial import watson as watson_density
+from ..ops.numpy_contour import watson_normalizer
 from ..ops.numpy_operator import by_numpy, numpy_operator
 from ._quadratic_exponential import QuadraticExponential, direction
 from ._repr import validates
@@ -37,6 +40,25 @@ def _composed(x: Tensor, mu: Tensor, k: Tensor, c: Tensor) -> Tensor:
 
 
 _OPERATOR = numpy_operator(watson_density, _composed, (1, 1, 0, 0))
+
+
+def _parts(k: Tensor) -> tuple[Tensor, Tensor]:
+    r""":math:`\max(\kappa, 0)` and :math:`\max(-\kappa, 0)`."""
+    bipolar = k >= 0
+    return torch.where(bipolar, k, 0.0), torch.where(bipolar, 0.0, -k)
+
+
+def _rates(k: Tensor, d: int) -> Tensor:
+    r"""The differences of the largest eigenvalue of :math:`\kappa\mu\mu^\top` and all of them, for
+    :math:`\kappa\ge0` with :math:`\mu` first, otherwise with :math:`\mu` last."""
+    up, down = (t.unsqueeze(-1) for t in _parts(k))
+    middle = up.expand(up.shape[:-1] + (d - 2,))
+    return torch.cat([torch.zeros_like(up), middle, up + down], -1)
+
+
+@lru_cache
+def _normalizer(d: int) -> Callable[..., Tensor]:
+    return numpy_operator(partial(watson_normalizer, d=d), lambda k: relative_normalizer(_rates(k, d)), (0,))
 
 
 class Watson(QuadraticExponential):
@@ -146,18 +168,8 @@ class Watson(QuadraticExponential):
         mu = self._given["loc"].double()
         return mu / norm(mu, keepdim=True)
 
-    def _parts(self) -> tuple[Tensor, Tensor]:
-        r""":math:`\max(\kappa, 0)` and :math:`\max(-\kappa, 0)`."""
-        k = self._given["concentration"].double()
-        bipolar = k >= 0
-        return torch.where(bipolar, k, 0.0), torch.where(bipolar, 0.0, -k)
-
     def _rates(self) -> Tensor:
-        r"""The differences of the largest eigenvalue of :math:`\kappa\mu\mu^\top` and all of them, for
-        :math:`\kappa\ge0` with :math:`\mu` first, otherwise with :math:`\mu` last."""
-        up, down = (t.unsqueeze(-1) for t in self._parts())
-        middle = up.expand(up.shape[:-1] + (self.event_shape[0] - 2,))
-        return torch.cat([torch.zeros_like(up), middle, up + down], -1)
+        return _rates(self._given["concentration"].double(), self.event_shape[0])
 
     def _form(self) -> tuple[Tensor, Tensor]:
         mu = self._axis()
@@ -168,8 +180,11 @@ class Watson(QuadraticExponential):
         r""":math:`-\kappa(1 - t^2) - S` or :math:`-|\kappa|t^2 - S` with :math:`t = \mu\cdot x`, and
         :math:`1 - t^2 = |x-\mu|^2|x+\mu|^2/4`."""
         mu, k = self._given["loc"], self._given["concentration"]
-        c = relative_normalizer(self._rates())
-        return _OPERATOR(x, mu, k, c) if by_numpy(x, mu, k) and by_numpy(c) else _composed(x, mu, k, c)
+        if not by_numpy(x, mu, k):
+            return _composed(x, mu, k, relative_normalizer(self._rates()))
+        few = k.numel() <= FEW
+        c = _normalizer(self.event_shape[0])(k.double()) if few else relative_normalizer(self._rates())
+        return _OPERATOR(x, mu, k, c)
 
     def _normalizer(self, form: Tensor) -> Tensor:
         return relative_normalizer(self._rates())

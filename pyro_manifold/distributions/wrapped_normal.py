@@ -20,7 +20,7 @@ from ..ops.signed_trig import cos_sqrt, log_sinc_sqrt
 from ..ops.tracing import is_concrete
 from ..transforms import ExpMap
 from ._circle import angle_cdf, angle_icdf, check_probability, vector_cdf, vector_icdf
-from ._exp_map_distribution import ExpMapDistribution, with_gradient_of
+from ._exp_map_distribution import ExpMapDistribution, build, with_gradient_of
 from ._repr import validates
 from ._tangent_gaussian import tangent_normal, widened
 from .estimation.normals import COVARIANCES, wrapped_normal
@@ -124,7 +124,7 @@ class WrappedNormal(ExpMapDistribution):
         if not truncated:
             _check_width(geo, base, geo.wrapped_limit(loc.shape[cut:]))
         self._isotropic = base.event_shape[0] == 1 or (scale is not None and scale.shape[-1:] in ((), (1,)))
-        self._build(base, transform, loc.shape[cut:], validate_args)
+        build(self, base, transform, loc.shape[cut:], validate_args)
 
     @classmethod
     @checked

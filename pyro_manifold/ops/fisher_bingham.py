@@ -28,13 +28,14 @@ from torch import Tensor
 from .autograd import BatchFunction, OnceDifferentiable, Undifferentiable, differentiated, save_tensors
 from .chunks import by_chunks
 from .fisher_bingham_contour import NODES, contour
-from .numpy_contour import contour_moments
+from .numpy_contour import NARROW, contour_moments
 from .numpy_operator import by_numpy
 from .quadrature import legendre
 from .spherical import log_sphere_area
 from .tracing import maybe_any
 
 __all__ = [
+    "FEW",
     "log_normalizer",
     "relative_moments",
     "relative_normalizer",
@@ -43,9 +44,7 @@ __all__ = [
 ]
 
 _CHUNK = 2**17  # rows * nodes * d at a time: smaller chunks pay for the calls, larger ones for page faults
-_FEW = 64  # rows up to which NumPy is faster (measured)
-# below this E|x - mode|^2, and without mass at the antipode, E(1 - x_1)^2 is computed from the other moments
-_NARROW = 6e-6
+FEW = 64  # rows up to which NumPy is faster (measured)
 
 
 def _mean(weights: Tensor, f: Tensor) -> Tensor:
@@ -64,29 +63,31 @@ def _by_rows(f: Callable[..., tuple[Tensor, ...]], c: Tensor, *others: Tensor) -
     return tuple(y.reshape(batch + y.shape[1:]) for y in _chunked(f, c.reshape(-1, d), *rows))
 
 
-def _by_numpy(c: Tensor, narrow: float | None) -> tuple[Tensor, ...]:
-    log, moments = contour_moments(c.detach().numpy(), NODES, narrow)
-    return tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in (log, moments) if x is not None)
+def _by_numpy(c: Tensor, also_moments: bool) -> tuple[Tensor, ...]:
+    with np.errstate(all="ignore"):
+        log, moments = contour_moments(np.ascontiguousarray(c.detach().numpy().T))
+        found = (log, moments().T) if also_moments else (log,)
+    return tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in found)
 
 
 def _is_few(c: Tensor) -> bool:
-    return len(c) <= _FEW and by_numpy(c)
+    return len(c) <= FEW and by_numpy(c)
 
 
 def _values(c: Tensor) -> tuple[Tensor, ...]:
     if _is_few(c):
-        return _by_numpy(c, None)
+        return _by_numpy(c, False)
     return (contour(c).log,)
 
 
 def _values_and_moments(c: Tensor) -> tuple[Tensor, ...]:
     if _is_few(c):
-        return _by_numpy(c, _NARROW)
+        return _by_numpy(c, True)
     k = contour(c)
     half = 0.5 * k.u
     moments = _mean(k.weights, half)
     first = moments[:, 0] + _mean(k.weights, k.w.square().unsqueeze(0))[:, 0]
-    narrow = (moments[:, 1:].sum(-1) < _NARROW) & (c[:, 0] > 25)
+    narrow = (moments[:, 1:].sum(-1) < NARROW) & (c[:, 0] > 25)
     if not maybe_any(narrow):
         return k.log, torch.cat([first.unsqueeze(-1), moments[:, 1:]], -1)
     # where all mass is near the mode, ``first`` loses digits by cancellation; there use

@@ -124,8 +124,11 @@ def quadratic(x: Array, matrix: Array, c: Array) -> tuple[Array, Slopes]:
     return form - c, slopes
 
 
-def kent(x: Array, axes: Array, rates: Array, c: Array) -> tuple[Array, Slopes]:
-    r""":math:`-\sum_jc_jy_j^2 - c` in the axes, with half the square of the chord to the first as :math:`y_1`."""
+def kent(x: Array, axes: Array, k: Array, betas: Array, c: Array) -> tuple[Array, Slopes]:
+    r""":math:`-\frac\kappa2|y|^2 + \sum_{j\ge2}\beta_jy_j^2 - c` in the axes, with half the square of the chord to the
+    first as :math:`y_1`."""
+    half = 0.5 * k.astype(np.float64)
+    fall = half - betas
     x, length = direction(x)
     chord = x - axes[:, 0]
     y = axes[:, :, 0].T @ chord if axes.shape[-1] == 1 else (axes * chord[:, None]).sum(0)
@@ -133,14 +136,17 @@ def kent(x: Array, axes: Array, rates: Array, c: Array) -> tuple[Array, Slopes]:
     square = y * y
 
     def slopes() -> tuple[Array | None, ...]:
-        in_y = -2 * rates * y
+        in_y = -2 * y
+        in_y[0] *= half
+        in_y[1:] *= fall
         beside = axes[:, 1:]
         turned = beside[:, :, 0] @ in_y[1:] if axes.shape[-1] == 1 else (beside * in_y[1:]).sum(1)
         in_chord = turned + in_y[0] * chord
         in_axes = np.concatenate([-in_chord[:, None], chord[:, None] * in_y[1:]], 1)
-        return (in_chord - dot(in_chord, x) * x) / length, in_axes, -square, np.full_like(c, -1)
+        in_x = (in_chord - dot(in_chord, x) * x) / length
+        return in_x, in_axes, -0.5 * square.sum(0), square[1:], np.full_like(c, -1)
 
-    return -(rates * square).sum(0) - c, slopes
+    return -half * square[0] - (fall * square[1:]).sum(0) - c, slopes
 
 
 def matrix_fisher(r: Array, f: Array, c: Array) -> tuple[Array, Slopes]:

@@ -2,16 +2,21 @@
 than torch's; with the components of rows on the first axis."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from .numpy_operator import Array
+from .fisher_bingham_contour import NODES
+from .numpy_operator import Array, Slopes
 
-__all__ = ["contour_moments"]
+__all__ = ["NARROW", "contour_moments", "kent_normalizer", "watson_normalizer"]
 
-_SETTLED = 1e-9  # as there
-_DROP = 38.0
-_STEPS = np.arange(1, 8, dtype=np.float64)
+_SETTLED = 1e-4  # any path near the saddle gives the same integral
+_DROP = 38.0  # as there
+_ENDS = 1 + 0.125 * np.arange(1, 64)
+_HALF = 0.5 * np.arange(NODES + 1)
+# below this E|x - mode|^2, and without mass at the antipode, E(1 - x_1)^2 is computed from the other moments
+NARROW = 6e-6
 
 
 def _saddle(c: Array) -> Array:
@@ -36,30 +41,19 @@ def _saddle(c: Array) -> Array:
 
 
 def _end(a: Array, sigma: Array, v: Array, r: Array, linear: Array) -> Array:
-    low = np.ones_like(a)
-    for step in (1.0, 0.125):
-        w = low + step * _STEPS
-        drop = a * (np.cosh(w) - 1)
-        x, y = drop * v, sigma * np.sinh(w) * v
-        x1 = 1 - x
-        m = y * y + x1 * x1
-        rx, ry, z = r * x[0], r * y[0], x1[0]
-        bent = ((rx * rx - ry * ry) * z - 2 * rx * ry * y[0]) / m[0]
-        fall = drop * linear - w + 0.25 * np.log(m).sum(0) - bent
-        low = low + step * (fall < _DROP).sum(-1, keepdims=True)
-    return low + 0.125
+    drop = a * (np.cosh(_ENDS) - 1)
+    x, y = drop * v, sigma * np.sinh(_ENDS) * v
+    x1 = 1 - x
+    m = y * y + x1 * x1
+    rx, ry, z = r * x[0], r * y[0], x1[0]
+    bent = ((rx * rx - ry * ry) * z - 2 * rx * ry * y[0]) / m[0]
+    fall = drop * linear - _ENDS + 0.25 * np.log(m).sum(0) - bent
+    return 1.125 + 0.125 * (fall < _DROP).sum(-1, keepdims=True)
 
 
-def contour_moments(rows: Array, nodes: int, narrow: float | None) -> tuple[Array, Array | None]:
-    """S and the means of :math:`(1-x_1)^2, x_2^2, \\dots`, ``(rows, d)``, for float64 rates of that shape.
-
-    :param narrow: the spread below which the first mean is computed from the others; ``None`` for S alone.
-    """
-    with np.errstate(all="ignore"):
-        return _contour_moments(np.ascontiguousarray(rows.T), nodes, narrow)
-
-
-def _contour_moments(c: Array, nodes: int, narrow: float | None) -> tuple[Array, Array | None]:
+def contour_moments(c: Array) -> tuple[Array, Callable[[], Array]]:
+    """S, and a function that returns the means of :math:`(1-x_1)^2, x_2^2, \\dots`, ``(d, rows)``, for float64 rates
+    of that shape."""
     d, first = len(c), c[0]
     t = _saddle(c)
     v = 1 / (c + t)
@@ -72,8 +66,8 @@ def _contour_moments(c: Array, nodes: int, narrow: float | None) -> tuple[Array,
     bent = sigma * ((sv * sv * sv).sum(0) + 6 * sigma * (share * sv[0]) ** 2) * (5 / 12)
     a, sigma = np.minimum(sigma, bent)[:, None], sigma[:, None]
     vs, column, column1 = v[:, :, None], t[:, None], v1[:, None]
-    h = _end(a, sigma, vs, r, linear) / nodes
-    e = np.exp(0.5 * h * np.arange(nodes + 1, dtype=np.float64))
+    h = _end(a, sigma, vs, r, linear) / NODES
+    e = np.exp(h * _HALF)
     half_sinh, half_cosh = 0.5 * (e - 1 / e), 0.5 * (e + 1 / e)
     drop, sinh = 2 * half_sinh * half_sinh, 2 * half_sinh * half_cosh
     x, y = -a * drop, sigma * sinh
@@ -88,18 +82,47 @@ def _contour_moments(c: Array, nodes: int, narrow: float | None) -> tuple[Array,
     total = f.real.sum(-1, keepdims=True)
     log = t * (t * v1) + 0.5 * np.log(v).sum(0) + np.log((h * total)[:, 0])
     log = log + (math.log(2) + (d / 2 - 1) * math.log(math.pi))
-    if narrow is None:
-        return log, None
-    weights = f / total
-    half = 0.5 * ((re - 1j * im) / m * vs)
-    w = ((column + x) * column1 + 1j * (y * column1)) * inverse
-    moments = (weights * half).sum(-1).real
-    moments[0] += (weights * (w * w)).sum(-1).real
-    near = (moments[1:].sum(0) < narrow) & (first > 25)
-    if near.any():
-        others = half[1:]
-        square, cube, mean = (2 * others * others).sum(0), (8 * others**3).sum(0), others.sum(0)
-        q2 = (weights * (mean * mean + square)).sum(-1).real
-        q3 = (weights * (mean**3 + 3 * mean * square + cube)).sum(-1).real
-        moments[0] = np.where(near, q2 / 4 + q3 / 8, moments[0])
-    return log, moments.T
+
+    def moments() -> Array:
+        weights = f / total
+        half = 0.5 * ((re - 1j * im) / m * vs)
+        w = ((column + x) * column1 + 1j * (y * column1)) * inverse
+        out = (weights * half).sum(-1).real
+        out[0] += (weights * (w * w)).sum(-1).real
+        near = (out[1:].sum(0) < NARROW) & (first > 25)
+        if near.any():
+            others = half[1:]
+            square, cube, mean = (2 * others * others).sum(0), (8 * others**3).sum(0), others.sum(0)
+            q2 = (weights * (mean * mean + square)).sum(-1).real
+            q3 = (weights * (mean**3 + 3 * mean * square + cube)).sum(-1).real
+            out[0] = np.where(near, q2 / 4 + q3 / 8, out[0])
+        return out
+
+    return log, moments
+
+
+def watson_normalizer(k: Array, d: int) -> tuple[Array, Slopes]:
+    r"""S of the rates :math:`(0, k, \dots, k)`, or, where k is negative, of :math:`(0, \dots, 0, -k)`."""
+    c = np.zeros((d, len(k)))
+    c[1:-1] = np.maximum(k, 0)
+    c[-1] = np.abs(k)
+    log, moments = contour_moments(c)
+
+    def slopes() -> tuple[Array | None, ...]:
+        m = moments()
+        return (np.where(k < 0, m[-1], -m[1:].sum(0)),)
+
+    return log, slopes
+
+
+def kent_normalizer(k: Array, betas: Array) -> tuple[Array, Slopes]:
+    r"""S of the rates :math:`(\kappa/2, \kappa/2 - \beta_2, \dots)`."""
+    half = np.broadcast_to(0.5 * k, betas.shape[1:] if len(k) == 1 else k.shape)
+    c = np.concatenate([half[None], half - betas])
+    log, moments = contour_moments(c)
+
+    def slopes() -> tuple[Array | None, ...]:
+        m = moments()
+        return -0.5 * m.sum(0), m[1:]
+
+    return log, slopes

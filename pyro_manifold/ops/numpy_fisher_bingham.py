@@ -70,7 +70,7 @@ def normalizer(b: Array, a: Array, axes: Array, rates: Array, own: Array) -> tup
     share = m * m
     least = c.min(0)
     t = 0.25 * (1 + 1 / (np.hypot(1, 4 * least) + 4 * least))
-    for _ in range(_STEPS):  # the saddle
+    for _ in range(_STEPS):  # to the saddle
         v = 1 / (c + t)
         part = c * v
         excess = (v * (0.5 - share * (t * (1 + part)))).sum(0)
@@ -78,7 +78,7 @@ def normalizer(b: Array, a: Array, axes: Array, rates: Array, own: Array) -> tup
         h = 1 + excess
         step = np.maximum(2 * h * excess / ((1 + np.sqrt(h)) * slope), 0)
         t = t + step
-        if (step <= 1e-9 * t).all():
+        if (step <= 1e-4 * t).all():  # any path near it gives the same integral
             break
     v = 1 / (c + t)
     part = c * v
