@@ -119,6 +119,10 @@ class StiefelGeometry(Geometry):
     def project(self, x: Tensor) -> Tensor:
         return polar(x)
 
+    def in_double(self, x: Tensor) -> Tensor:
+        """On the manifold to the last digit, since geodesics reach no other points and shooting would go on."""
+        return x if x.dtype == torch.float64 else polar(x.double())
+
     def project_tangent(self, p: Tensor, u: Tensor) -> Tensor:
         a = p.mT @ u
         return u - p @ (a + a.mT) / 2

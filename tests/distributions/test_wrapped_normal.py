@@ -10,6 +10,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases.base import GeometryCase
+from cases.geometries import GEOMETRIES
 from pyro.infer import (
     SVI,
     JitTrace_ELBO,
@@ -33,6 +35,31 @@ MU = {
     "sphere": torch.tensor([0.6, 0.0, 0.8], dtype=F64),
     "ball": torch.tensor([0.3, -0.4], dtype=F64),
 }
+
+
+@pytest.mark.parametrize("case", GEOMETRIES, ids=lambda c: c.name)
+def test_single_precision_is_double_precision_rounded(case: GeometryCase) -> None:
+    """On every manifold with a logarithm: densities of points that float32 holds are those that float64 gives at these
+    points, and their gradients in the location too."""
+    geo, shape = geometry(case.manifold()), case.event_shape()
+    if not geo.has_log:
+        pytest.skip("no logarithm, no density")
+    torch.manual_seed(0)
+    d = geo.dim(shape)
+    p = geo.exp_frame(geo.base_point(shape, dtype=F64).expand(4, *shape), 0.3 * torch.randn(4, d, dtype=F64))
+    q = geo.exp_frame(p, 0.1 * torch.randn(4, d, dtype=F64))
+    p, q = (geo.project(x.float()) for x in (p, q))
+    found = []
+    for scale in (0.1, 0.1 + 0.02 * torch.arange(d) / d):
+        for dtype in (torch.float32, F64):
+            loc = geo.project(p.to(dtype)).requires_grad_()
+            s = scale.to(dtype) if isinstance(scale, torch.Tensor) else scale
+            density = WrappedNormal(geo.manifold, loc, s).log_prob(geo.project(q.to(dtype)))
+            (slope,) = torch.autograd.grad(density.sum(), loc)
+            found.append((density.detach().double(), geo.project_tangent(loc.detach(), slope).double()))
+    for single, double in (found[:2], found[2:]):
+        torch.testing.assert_close(single[0], double[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(single[1], double[1], rtol=1e-4, atol=1e-4 * float(double[1].abs().max()))
 
 
 def sphere_mass(d, n=400, m=256):
