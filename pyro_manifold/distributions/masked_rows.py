@@ -11,17 +11,20 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
 from ..ops.components import extremes
+from ..ops.numpy_operator import by_numpy
 from ..ops.tracing import first_row, is_concrete, on_host
 
 __all__ = ["MaskedRows", "fills_dropped_rows"]
 
 _SCORED = {f.__code__ for f in (Trace.compute_log_prob, Trace.log_prob_sum, Trace.compute_score_parts)}
+_FEW = 2048  # numbers up to which NumPy is faster
 
 
 class MaskedRows:
@@ -100,8 +103,12 @@ def _ordinary(value: Tensor) -> bool:
     rows are replaced there without a test whether any must be, which would wait for the device."""
     if not on_host(value) or not value.numel():
         return False
-    low, high = extremes(value.detach().abs())
-    return low > 0 and high < math.inf
+    if value.numel() <= _FEW and by_numpy(value):
+        size = np.abs(value.detach().numpy())
+        low, high = size.min(), size.max()
+    else:
+        low, high = extremes(value.detach().abs())
+    return bool(low > 0 and high < math.inf)
 
 
 @torch.no_grad()

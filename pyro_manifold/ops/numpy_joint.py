@@ -66,12 +66,11 @@ def joint_density(
     factor = factor.astype(np.float64)
     parts = [log.t * log.e if isinstance(log, Polar) else log.v for log in logs]
     n = max(factor.shape[-1], *(x.shape[-1] for x in parts))
-    v = np.concatenate([x if x.shape[-1] == n else np.broadcast_to(x, (len(x), n)) for x in parts])
-    d, starts = len(v), np.cumsum([0, *map(len, parts)]).tolist()
-    es, polars = _axes(logs, starts, d, n)
-    solved = solve(factor[:, :, None], np.stack([v, *es], 1), upper=False)
-    y, axes = solved[:, 0], [solved[:, i] for i in range(1, len(es) + 1)]
-    m = len(axes)
+    d, starts = len(factor), [0, *itertools.accumulate(map(len, parts))]
+    columns, polars = _columns(logs, parts, starts, d, n)
+    solved = solve(factor[:, :, None], columns, upper=False)
+    m = columns.shape[1] - 1
+    y, axes = solved[:, 0], [solved[:, i] for i in range(1, m + 1)]
     turns = np.zeros((0, 1, n))
     if m:
         power = sum(log.power for log in logs if isinstance(log, Polar))
@@ -133,22 +132,26 @@ def joint_density(
     return out, slopes
 
 
-def _axes(
-    logs: Sequence[Tangent | Polar], starts: Sequence[int], d: int, n: int
-) -> tuple[list[Array], dict[int, Polar]]:
-    """The unit vectors :math:`e_j`, ``(d, n)``, and which of them belong to polar logarithms."""
-    axes: list[Array] = []
+def _columns(
+    logs: Sequence[Tangent | Polar], parts: Sequence[Array], starts: Sequence[int], d: int, n: int
+) -> tuple[Array, dict[int, Polar]]:
+    """v and the unit vectors :math:`e_j`, ``(d, 1 + m, n)``, and which of these belong to polar logarithms."""
+    m = sum(1 if isinstance(log, Polar) else len(log.v) * log.periodic for log in logs)
+    out = np.zeros((d, 1 + m, n))
     polars: dict[int, Polar] = {}
-    for log, start in zip(logs, starts, strict=False):
+    j = 1
+    for log, part, start in zip(logs, parts, starts, strict=False):
+        end = start + len(part)
+        out[start:end, 0] = part
         if isinstance(log, Polar):
-            polars[len(axes)] = log
-            axes.append(np.zeros((d, n)))
-            axes[-1][start : start + len(log.e)] = log.e
+            polars[j - 1] = log
+            out[start:end, j] = log.e
+            j += 1
         elif log.periodic:
-            for i in range(start, start + len(log.v)):
-                axes.append(np.zeros((d, n)))
-                axes[-1][i] = 1
-    return axes, polars
+            for i in range(start, end):
+                out[i, j] = 1
+                j += 1
+    return out, polars
 
 
 def _nearest(y: Array, axes: Sequence[Array], polars: dict[int, Polar]) -> Array:
