@@ -12,6 +12,7 @@ from .numpy_operator import Array, Slopes
 __all__ = ["NARROW", "contour_moments", "kent_normalizer", "watson_normalizer"]
 
 _SETTLED = 1e-4  # any path near the saddle gives the same integral
+_LARGE = 1e100
 _DROP = 38.0  # as there
 _ENDS = 1 + 0.125 * np.arange(1, 64)
 _HALF = 0.5 * np.arange(NODES + 1)
@@ -19,7 +20,28 @@ _HALF = 0.5 * np.arange(NODES + 1)
 NARROW = 6e-6
 
 
+def _saddle_of_one(c: list[float]) -> float:
+    """:func:`_saddle` of one row in Python's numbers, which take a fourth of the time of NumPy's calls."""
+    first, others = c[0], min(c[1:])
+    slack = 4 * others - 1
+    root = math.hypot(slack, 4 * math.sqrt(first))
+    ridge = 2 * first / (slack + root) if slack > 0 else (root - slack) / 8
+    t = max(0.25 * (1 + 1 / (math.hypot(1, 4 * first) + 4 * first)), ridge, 0.5 - others)
+    for i in range(12):
+        v = [1 / (x + t) for x in c]
+        v1 = v[0]
+        excess = 0.5 * sum(v) - (t * v1) * ((2 * first + t) * v1)
+        slope = 0.5 * sum(x * x for x in v) + 2 * (first * v1) ** 2 * v1
+        step = 2 * (1 + excess) * excess / ((1 + math.sqrt(1 + excess)) * slope)
+        t += step
+        if i > 2 and step <= _SETTLED * t:
+            break
+    return t
+
+
 def _saddle(c: Array) -> Array:
+    if c.shape[1] == 1 and c.max() < _LARGE and c[0, 0] >= 0:  # neither infinite nor NaN
+        return np.array([_saddle_of_one(c[:, 0].tolist())])
     first, others = c[0], c[1:].min(0)
     alone = 0.25 * (1 + 1 / (np.hypot(1, 4 * first) + 4 * first))
     slack = 4 * others - 1

@@ -270,3 +270,13 @@ def test_few_rows_are_those_of_many(d: int) -> None:
     torch.testing.assert_close(
         relative_normalizer(rates), relative_normalizer(many)[: len(rates)], rtol=0, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("d", [2, 3, 7])
+def test_one_row_as_among_many(d: int) -> None:
+    """Whose saddle is found in Python's numbers."""
+    rows = 10 ** torch.empty(40, d, dtype=torch.float64).uniform_(-9, 9)
+    rows[torch.rand(40, d) < 0.2] = 0
+    together = relative_moments(rows)
+    alone = [torch.stack(x) for x in zip(*map(relative_moments, rows), strict=True)]
+    torch.testing.assert_close(together, tuple(alone), rtol=1e-13, atol=1e-13)
