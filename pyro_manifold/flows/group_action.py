@@ -19,6 +19,7 @@ from ..constraints import check_point
 from ..geometry import geometry
 from ..ops.arguments import checked
 from ..ops.checks import as_tensors
+from ..ops.matrix_exp import matrix_exp
 from ..transforms.module import ModuleTransform
 from .fields import CoordinateLayer, field_constraint
 
@@ -94,7 +95,7 @@ class GroupAction(ModuleTransform):
         """The matrix of each channel, or its inverse, shape ``(C, n, n)``."""
         sign = -1 if inverse else 1
         if self.linear:
-            return torch.linalg.matrix_exp(sign * self.generator)
+            return matrix_exp(sign * self.generator)
         return cayley(sign * self.generator)
 
     def _act(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from ..ops.gram_schmidt import orthonormal_columns
+from ..ops.matrix_exp import matrix_exp
 from ..ops.numerics import norm
 from ..ops.orthogonal import haar, hat, polar, vee
 from ..ops.spherical import log_sphere_area
@@ -64,8 +65,8 @@ def _blocks(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 def _expm_and_derivative(w: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
     """e^W, and its derivatives along the matrices ``dw``, stacked in front."""
     n, wide = w.shape[-1], w.expand_as(dw)
-    out = torch.linalg.matrix_exp(_blocks(wide, dw, torch.zeros_like(dw), wide))
-    return torch.linalg.matrix_exp(w), out[..., :n, n:]
+    out = matrix_exp(_blocks(wide, dw, torch.zeros_like(dw), wide))
+    return matrix_exp(w), out[..., :n, n:]
 
 
 @register_geometry(geoopt.Stiefel)
@@ -174,12 +175,12 @@ class StiefelGeometry(Geometry):
         eye = torch.eye(k, dtype=p.dtype, device=p.device).expand_as(a)
         corner = (s + a @ a) / c if self.canonical else s / c
         top = torch.cat([torch.zeros_like(a) if self.canonical else a, -corner], -1)
-        flow = torch.cat([p.expand_as(u), u / c], -1) @ torch.linalg.matrix_exp(
+        flow = torch.cat([p.expand_as(u), u / c], -1) @ matrix_exp(
             torch.cat([top, torch.cat([c * eye, a], -1)], -2)
         )
         q, w = flow[..., :k], flow[..., k:] * c
         if not self.canonical:
-            turn = torch.linalg.matrix_exp(-a)
+            turn = matrix_exp(-a)
             q, w = q @ turn, w @ turn
         return q, w / torch.where(t == 0, 1.0, t)
 

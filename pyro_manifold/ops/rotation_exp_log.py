@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .autograd import BatchFunction, differentiated, save_tensors
+from .matrix_exp import matrix_exp
 from .orthogonal import hat, vee
 from .signed_trig import log_sinc_length, sinc_sqrt
 from .tracing import is_concrete
@@ -71,7 +72,7 @@ def _dexp(v: Tensor) -> Tensor:
     x, basis = hat(v).unsqueeze(-3), hat(eye)
     minus_ad = vee(basis @ x - x @ basis).mT
     top = torch.cat([minus_ad, eye.expand_as(minus_ad)], -1)
-    return torch.linalg.matrix_exp(torch.cat([top, torch.zeros_like(top)], -2))[..., :m, m:]
+    return matrix_exp(torch.cat([top, torch.zeros_like(top)], -2))[..., :m, m:]
 
 
 def _apply_dexp(x: Tensor, w: Tensor, adjoint: bool = False) -> Tensor:
@@ -130,7 +131,7 @@ def rotation_exp(v: Tensor) -> Tensor:
     """
     x = hat(v)
     if is_concrete(v) and (v.numel() == 0 or bool(v.detach().abs().amax() <= _LONG)):
-        return torch.linalg.matrix_exp(x)
+        return matrix_exp(x)
     return _Exp.apply(x)
 
 
@@ -155,7 +156,7 @@ class _RotationLog(BatchFunction):
         a = torch.diag_embed(block[..., : n - 1], -1)
         out = w @ (a - a.mT) @ w.mT
         for _ in range(2):  # Newton steps restore the digits that nearly equal angles have cost
-            rest = torch.linalg.matrix_exp(-out) @ r
+            rest = matrix_exp(-out) @ r
             step = _inverse_dexp(out, (rest - rest.mT) / 2)
             size = torch.linalg.matrix_norm(step)[..., None, None]
             out = out + torch.where(size < 1e-2, step, 0.0)

@@ -55,7 +55,8 @@ def probe(geo: Geometry, x: Tensor, noise: Tensor) -> Tensor:
         if g.constant_inner and not g.is_flat:  # |t|^2 is a multiple of the ambient one
             t = g.project_tangent(own, n)
             square = t.flatten(-g.event_dim).square().sum(-1)
-            ratio = square / g.inner(own, t, t).clamp_min(torch.finfo(t.dtype).tiny)
+            none = square == 0  # noise along the normal: the root has no gradient at 0
+            ratio = torch.where(none, 1.0, square) / torch.where(none, 1.0, g.inner(own, t, t))
             out.append(t * ratio.sqrt().reshape(ratio.shape + (1,) * g.event_dim))
         else:  # the frame is smooth where there is a global chart
             dim = g.dim(g.event_shape(p))

@@ -75,6 +75,38 @@ def test_probes_have_the_identity_as_second_moment(case: GeometryCase) -> None:
 
 
 @pytest.mark.parametrize("case", GEOMETRIES, ids=lambda c: c.name)
+def test_probes_of_no_length_have_a_gradient(case: GeometryCase) -> None:
+    """Noise of signs is along the normal now and then: at each second point of SO(2), whatever the point."""
+    geo = geometry(case.manifold())
+    x = points(geo, case, 3)
+    for noise in (torch.zeros_like(x), x, torch.ones_like(x)):
+        leaf = x.clone().requires_grad_()
+        t = probe(geo, leaf, noise.detach().unsqueeze(1))
+        assert t.isfinite().all()
+        if t.requires_grad:
+            assert torch.autograd.grad(t.square().sum() + t.sum(), leaf)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("case", GEOMETRIES, ids=lambda c: c.name)
+def test_one_point_is_as_exact_as_many(case: GeometryCase) -> None:
+    """Exponential map, its volume and its logarithm of one point, along vectors of any length up to 1, against those of
+    a batch: torch's exponential of a single matrix has an error of 1e-10 in float64, see ops/matrix_exp.py."""
+    geo = geometry(case.manifold())
+    x = points(geo, case)
+    v = torch.randn(len(x), geo.dim(case.event_shape()), dtype=D)
+    for length in (0.01, 0.03, 0.05, 0.1, 0.3, 1.0):
+        w = length * v / v.norm(dim=-1, keepdim=True)
+        y = geo.exp_frame(x, w)
+        one = torch.stack([geo.exp_frame(a, b) for a, b in zip(x, w, strict=True)])
+        torch.testing.assert_close(one, y, rtol=1e-12, atol=1e-12)
+        if geo.has_log:
+            ours = torch.stack([geo.log_det_exp(a, b) for a, b in zip(x, w, strict=True)])
+            torch.testing.assert_close(ours, geo.log_det_exp(x, w), rtol=1e-12, atol=1e-12)
+            back = torch.stack([geo.log_frame(a, b) for a, b in zip(x, y, strict=True)])
+            torch.testing.assert_close(back, geo.log_frame(x, y), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", GEOMETRIES, ids=lambda c: c.name)
 def test_killing_fields_are_isometric_and_span_the_tangent_space(case: GeometryCase) -> None:
     """Their flow stretches no vector, so that they have no divergence."""
     geo = geometry(case.manifold())

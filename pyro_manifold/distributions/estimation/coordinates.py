@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...geometry import Geometry
 from ...geometry.registry import ClassRegistry
+from ...ops.matrix_exp import matrix_exp
 from ...ops.orthogonal import hat
 
 __all__ = [
@@ -133,7 +134,7 @@ class Frame(Coordinates):
     def moved(self, value: Tensor, theta: Tensor) -> Tensor:
         f = value.double()
         f = 1.5 * f - 0.5 * f @ (f.mT @ f)
-        return f @ torch.linalg.matrix_exp(hat(theta))
+        return f @ matrix_exp(hat(theta))
 
     def errors(self, value: Tensor, covariance: Tensor) -> Tensor:
         return _diagonal(covariance)
@@ -174,7 +175,7 @@ class Shape(Coordinates):
     def moved(self, value: Tensor, theta: Tensor) -> Tensor:
         basis = _symmetric_basis(value.shape[-1], value)
         s = (theta @ basis.flatten(1)).unflatten(-1, basis.shape[1:])
-        return value.double() @ torch.linalg.cholesky(torch.linalg.matrix_exp(s))
+        return value.double() @ torch.linalg.cholesky(matrix_exp(s))
 
     def errors(self, value: Tensor, covariance: Tensor) -> Tensor:
         basis = _symmetric_basis(value.shape[-1], value)
