@@ -1,7 +1,9 @@
 import math
 import sys
+from typing import Any
 
 import geoopt
+import numpy as np
 import pytest
 import torch
 
@@ -204,3 +206,26 @@ def test_draws_of_an_atlas(d: int) -> None:
     with pytest.raises(ValueError, match="atlas: got points in 4 dimensions"):
         line = LinearEmbedding(torch.eye(4)[:, :1])
         plotting.atlas_draws(mdist.Atlas(torch.ones(1), [mdist.Pushforward(normal, line)]))
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: plotting.sphere_density(lambda x: x), r"log_prob: got shape \(.*, 3\) for points"),
+        (lambda: plotting.sphere_density(lambda x: 1.0), "log_prob: got float for points"),
+        (lambda: plotting.sphere_regions(lambda x: x), r"log_prob: got shape \(.*, 3\) for points"),
+        (lambda: plotting.torus_density(lambda x: x), r"log_prob: got shape \(.*, 2\) for points"),
+        (lambda: plotting.torus_regions(lambda x: x), r"log_prob: got shape \(.*, 2\) for points"),
+        (lambda: plotting.sphere_density(3), "log_prob: got 3, expected a function"),
+        (lambda: plotting.sphere_points(np.eye(3)), "x: got a numpy array .*torch.as_tensor"),
+        (lambda: plotting.torus_points(np.eye(2)), "x: got a numpy array .*torch.as_tensor"),
+        (
+            lambda: plotting.to_plane(geoopt.PoincareBall(), 2 * torch.ones(3, 2)),
+            "z: got 2, 2 .*points of Poinc",
+        ),
+        (lambda: plotting.tensor_glyphs(-torch.eye(3).expand(2, 2, 3, 3)), "tensors: got .*Positive"),
+    ],
+)
+def test_what_cannot_be_drawn(call: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        call()

@@ -1,9 +1,11 @@
 """Axes and styles for all plotting functions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ..ops.highest_density import highest_density_levels
 
@@ -44,6 +46,22 @@ def styled(kind: str, style: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     out = {**matplotlib.cbook.normalize_kwargs(defaults, artist), **given}
     if {"c", "facecolor"} & set(given) and "color" not in given:
         out.pop("color", None)  # scatter accepts only one of them
+    return out
+
+
+def log_density_at(log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The log density at points ``x``, shape ``(height, width) + event``, without a gradient.
+
+    :raises ValueError: unless ``log_prob`` gives one number for each point.
+    """
+    with torch.no_grad():
+        out = log_prob.log_prob(x) if isinstance(log_prob, Distribution) else log_prob(x)
+    if not isinstance(out, Tensor) or out.shape != x.shape[:2]:
+        seen = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(
+            f"log_prob: got {seen} for points of shape {tuple(x.shape)}; expected {tuple(x.shape[:2])}, a log density "
+            "for each point, such as the method log_prob of a distribution."
+        )
     return out
 
 

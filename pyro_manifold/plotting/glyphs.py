@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import geoopt
 import torch
 from torch import Tensor
 
+from ..constraints import check_point
 from ..ops.icosphere import icosphere
 from ._axes import axes_or_new
 
@@ -30,6 +32,7 @@ def tensor_glyphs(
     """
     if tensors.dim() != 4 or tensors.shape[-2:] != (3, 3):
         raise ValueError(f"tensors: got shape {tuple(tensors.shape)}; expected (height, width, 3, 3).")
+    check_point(geoopt.SymmetricPositiveDefinite(), "tensors", tensors if mask is None else tensors[mask])
     vertices, triangles = icosphere(8)
     d = tensors.detach().cpu().double()
     surface = vertices @ d  # symmetric: the image of the sphere

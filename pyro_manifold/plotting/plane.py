@@ -7,7 +7,9 @@ import geoopt
 import torch
 from torch import Tensor
 
+from ..constraints import check_point
 from ..geometry import Geometry, geometry
+from ..ops.arguments import checked
 from ._axes import COLORS, axes_or_new, styled
 
 __all__ = ["geodesic", "latent_axes", "latent_scatter", "to_plane"]
@@ -27,6 +29,7 @@ def _curvature(geo: Geometry, z: Tensor) -> float:
     return curvature
 
 
+@checked
 def to_plane(manifold: geoopt.Manifold, z: Tensor) -> Tensor:
     r"""Map points of a 2-dimensional flat manifold to the plane, or points of any model of the hyperbolic
     plane to the *unit* Poincaré disk.
@@ -35,7 +38,7 @@ def to_plane(manifold: geoopt.Manifold, z: Tensor) -> Tensor:
 
     :param manifold: Euclidean, PoincareBall, Lorentz or Stereographic with negative curvature :math:`-c`.
     :param z: points, shape ``(..., event)``.
-    :raises ValueError: for another manifold or dimension.
+    :raises ValueError: for another manifold or dimension, or points that are not on the manifold.
 
     >>> to_plane(geoopt.Lorentz(), torch.tensor([1.0, 0.0, 0.0]))
     tensor([0., 0.])
@@ -46,6 +49,11 @@ def to_plane(manifold: geoopt.Manifold, z: Tensor) -> Tensor:
         raise ValueError(
             f"z: got shape {tuple(z.shape)}; expected points of a 2-dimensional {manifold.name}."
         )
+    check_point(manifold, "z", z)
+    return _in_plane(geo, curvature, z)
+
+
+def _in_plane(geo: Geometry, curvature: float, z: Tensor) -> Tensor:
     v = geo.chart_inv(z).detach()
     if curvature == 0:
         return v
@@ -81,7 +89,7 @@ def latent_axes(manifold: geoopt.Manifold, ax: Any = None, *, spacing: float = 0
         feet = geo.chart(at.unsqueeze(-1) * first)
         across = (along.unsqueeze(-1) * second).expand(len(at), -1, -1)
         curves = geo.exp_frame(feet.unsqueeze(1).expand(-1, len(along), -1), across)
-        for curve in to_plane(manifold, curves):
+        for curve in _in_plane(geo, curvature, curves):
             ax.plot(*curve.T.numpy(), color="0.85", linewidth=0.7, zorder=0)
     if curvature < 0:
         import matplotlib.patches
@@ -93,6 +101,7 @@ def latent_axes(manifold: geoopt.Manifold, ax: Any = None, *, spacing: float = 0
     return ax
 
 
+@checked
 def geodesic(manifold: geoopt.Manifold, p: Tensor, q: Tensor, ax: Any = None, **style: Any) -> Any:
     """Draw the geodesic segment from ``p`` to ``q``; ``style`` is passed to matplotlib's ``plot``."""
     ax = latent_axes(manifold) if ax is None else ax

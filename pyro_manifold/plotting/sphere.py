@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.arguments import checked
 from ..ops.lon_lat import from_lon_lat, lon_lat
-from ._axes import COLORS, axes_or_new, colour_scale, outlined, styled
+from ._axes import COLORS, axes_or_new, colour_scale, log_density_at, outlined, styled
 
 __all__ = ["sphere_density", "sphere_field", "sphere_points", "sphere_regions", "world_axes"]
 
@@ -56,6 +57,7 @@ def world_axes(
     return ax
 
 
+@checked
 def sphere_points(x: Tensor, ax: Any = None, **style: Any) -> Any:
     """Draw points of :math:`S^2` on a map; ``style`` is passed to matplotlib's ``scatter``.
 
@@ -68,6 +70,7 @@ def sphere_points(x: Tensor, ax: Any = None, **style: Any) -> Any:
     return ax
 
 
+@checked
 def sphere_density(
     log_prob: Callable[[Tensor], Tensor],
     ax: Any = None,
@@ -93,9 +96,7 @@ def sphere_density(
     """
     ax = world_axes(ax, projection=projection, labels=False)
     edge_lon, edge_lat, lon, lat = _middles(resolution)
-    with torch.no_grad():
-        density = log_prob(from_lon_lat(lon, lat)).exp()
-    density, scale = colour_scale(density, decades)
+    density, scale = colour_scale(log_density_at(log_prob, from_lon_lat(lon, lat)).exp(), decades)
     mesh = ax.pcolormesh(
         edge_lon.numpy(), edge_lat.numpy(), density.numpy(), cmap="magma", rasterized=True, **scale
     )
@@ -106,6 +107,7 @@ def sphere_density(
     return ax
 
 
+@checked
 def sphere_regions(
     log_prob: Callable[[Tensor], Tensor],
     ax: Any = None,
@@ -127,12 +129,12 @@ def sphere_regions(
     """
     ax = world_axes(ax, labels=False)
     _, _, lon, lat = _middles(resolution)
-    with torch.no_grad():
-        log = log_prob(from_lon_lat(lon, lat))
+    log = log_density_at(log_prob, from_lon_lat(lon, lat))
     outlined(ax, lon, lat, log, lat.cos(), probs, style)
     return ax
 
 
+@checked
 def sphere_field(
     field: Callable[[Tensor], Tensor], ax: Any = None, *, spacing: float = 15.0, **style: Any
 ) -> Any:

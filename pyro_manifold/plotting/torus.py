@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..geometry import Torus
-from ._axes import COLORS, axes_or_new, colour_scale, outlined, styled
+from ..ops.arguments import checked
+from ._axes import COLORS, axes_or_new, colour_scale, log_density_at, outlined, styled
 
 __all__ = ["torus_axes", "torus_density", "torus_field", "torus_points", "torus_regions"]
 
@@ -38,6 +39,7 @@ def _middles(resolution: int) -> tuple[Tensor, Tensor, Tensor]:
     return edges, phi, psi
 
 
+@checked
 def torus_points(x: Tensor, ax: Any = None, **style: Any) -> Any:
     """Draw points of the 2-torus; ``style`` is passed to matplotlib's ``scatter``.
 
@@ -53,6 +55,7 @@ def torus_points(x: Tensor, ax: Any = None, **style: Any) -> Any:
     return ax
 
 
+@checked
 def torus_density(
     log_prob: Callable[[Tensor], Tensor],
     ax: Any = None,
@@ -73,8 +76,7 @@ def torus_density(
     """
     ax = torus_axes() if ax is None else ax
     edges, phi, psi = _middles(resolution)
-    with torch.no_grad():
-        density, scale = colour_scale(log_prob(torch.stack([phi, psi], -1)).exp(), decades)
+    density, scale = colour_scale(log_density_at(log_prob, torch.stack([phi, psi], -1)).exp(), decades)
     mesh = ax.pcolormesh(
         edges.numpy(), edges.numpy(), density.numpy(), cmap="magma", rasterized=True, **scale
     )
@@ -84,6 +86,7 @@ def torus_density(
     return ax
 
 
+@checked
 def torus_regions(
     log_prob: Callable[[Tensor], Tensor],
     ax: Any = None,
@@ -105,12 +108,12 @@ def torus_regions(
     """
     ax = torus_axes() if ax is None else ax
     _, phi, psi = _middles(resolution)
-    with torch.no_grad():
-        log = log_prob(torch.stack([phi, psi], -1))
+    log = log_density_at(log_prob, torch.stack([phi, psi], -1))
     outlined(ax, phi.rad2deg(), psi.rad2deg(), log, torch.ones_like(log), probs, style)
     return ax
 
 
+@checked
 def torus_field(
     field: Callable[[Tensor], Tensor], ax: Any = None, *, spacing: float = 20.0, **style: Any
 ) -> Any:
