@@ -12,6 +12,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from .fisher_bingham_contour import NODES
 from .numpy_axial import direction
@@ -33,9 +34,13 @@ class Modes(NamedTuple):
     mode: Array
 
 
+@np.errstate(all="ignore")
 def modes(b: Array, a: Array) -> Modes:
     """The modes, as :func:`~.fisher_bingham_general.mode_of`, from b, ``batch + (d,)``, and A, ``batch + (d, d)``."""
-    values, axes = np.linalg.eigh(a)
+    try:
+        values, axes = np.linalg.eigh(a)
+    except np.linalg.LinAlgError as e:
+        raise torch.linalg.LinAlgError(str(e)) from None
     values = values[..., ::-1]
     axes = np.ascontiguousarray(axes[..., ::-1])
     linear = (b[..., None] * axes).sum(-2)

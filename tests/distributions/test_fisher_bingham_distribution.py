@@ -201,3 +201,16 @@ def test_two_far_modes_terminate() -> None:
 def test_errors(arguments: tuple, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         mdist.FisherBingham(*arguments, validate_args=True)
+
+
+@pytest.mark.parametrize("by_numpy", [True, False])
+def test_a_matrix_of_nan(by_numpy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without validation: torch's error, whoever computes; NaN elsewhere gives no warning."""
+    if not by_numpy:
+        monkeypatch.setattr(fisher_bingham, "by_numpy", lambda *_: False)
+    mu, nan = unit(3), torch.full((3, 3), math.nan, dtype=F64)
+    with pytest.raises(torch.linalg.LinAlgError):
+        mdist.FisherBingham(mu, tensor(1.0), nan, validate_args=False).log_prob(mu)
+    if by_numpy:
+        p = mdist.FisherBingham(mu, tensor(math.nan), symmetric(3, 1.0), validate_args=False)
+        assert bool(p.log_prob(mu).isnan())
