@@ -38,6 +38,7 @@ def fit_reverse_kl(
     clip: float = 5.0,
     optimizer: Callable[..., Any] | None = None,
     schedule: Callable[..., Any] | None = None,
+    validation: float | None = 0.1,
     seed: int = 0,
     **loop: Any,
 ) -> History:
@@ -52,8 +53,9 @@ def fit_reverse_kl(
     :param log_density: :math:`\log q` up to a constant, a function of x, shape ``(n,) + event``, with one
         value for each point, w.r.t. the measure of the flow's codomain.
     :param int steps: at least so many (passes are of equal length).
+    :param float validation: share of the draws for validation; 0 or None as in :func:`~pyro_manifold.training.fit`.
     :param loop: what else :func:`~pyro_manifold.training.fit` takes: ``clock``, ``checkpoint``, ``fabric``,
-        ``validation``, ``disable_progbar``; and for the other arguments see
+        ``disable_progbar``; and for the other arguments see
         :func:`~pyro_manifold.training.fit_likelihood`.
     :return: losses of the phase ``"reverse_kl"``: with a normalised q, the divergence of q from the model, in
         nats.
@@ -70,6 +72,8 @@ def fit_reverse_kl(
     >>> history.losses["reverse_kl"][-1] < history.start["reverse_kl"]
     True
     """
+    if validation is not None and not 0 <= validation < 1:
+        raise ValueError(f"validation: got {validation}; expected a share in [0, 1), or None.")
     bijection = bijection_of(flow, base)
     model = module_of(flow)
     like = trainable(model)[0]
@@ -79,7 +83,6 @@ def fit_reverse_kl(
             return _divergence(bijection, base, log_density, torch.Size([len(index)]))
 
     passes = max(1, round(steps / REVIEWED))
-    validation = loop.pop("validation", 0.1)
     rows = batch_size * math.ceil(steps / passes)
     count = math.floor(rows / (1 - (validation or 0.0)))
     index = torch.arange(count, dtype=torch.float64, device=like.device)

@@ -1,5 +1,6 @@
 """Maximum likelihood and reverse divergence: against closed forms, of every kind of flow that they take."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,11 @@ def test_settings_below_0_are_refused(name: str) -> None:
     if name in ("lr", "seconds"):
         with pytest.raises(ValueError, match=f"{name}: got -0.5"):
             fit_md(ManifoldFlow.from_data(torch.randn(20, 2), 1), torch.randn(20, 2), **{name: -0.5})
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, math.nan, "a", torch.ones(3)])
+def test_the_share_of_draws_for_validation(share: Any) -> None:
+    with pytest.raises(
+        ValueError, match="validation: got .*; expected a share|validation: got .*, expected a number"
+    ):
+        fit_reverse_kl(flows.Spline(1), BASE, BASE.log_prob, 20, validation=share, disable_progbar=True)
