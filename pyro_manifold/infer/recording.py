@@ -5,6 +5,7 @@ and autograd's bookkeeping are left out of what runs later. Tensors that the fun
 parameters) become arguments of the graph, so that recordings with other data share one compiled function.
 """
 
+import math
 import traceback
 import warnings
 from collections import OrderedDict
@@ -23,6 +24,10 @@ __all__ = ["Changes", "NotRecordableError", "Recording", "form_of", "reason_of"]
 
 BACKEND: Any = "inductor"  # of torch.compile
 _SAME_DRAWS: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory": False}  # in the same order
+# Loops over one number at a time, and intermediate results kept: half the compiler's work, and faster code for small
+# arrays and for rows of three or four numbers, which fill no vector
+_ONE_BY_ONE: dict[str, Any] = {"cpp.simdlen": 1, "realize_opcount_threshold": 10}
+_SMALL, _SHORT = 4096, 16  # fewer numbers; shorter rows
 _COMPILED: OrderedDict[Any, Callable[..., Any]] = (
     OrderedDict()
 )  # what torch.compile made, by graph and shapes
@@ -41,7 +46,8 @@ class Recording:
     :param bool draws: may ``f`` draw random numbers? They are drawn anew at each call, from torch's generator.
     :param state: tensors outside ``f`` that each call is to change in place, such as running means. Of others that
         are changed a copy is, as those are made within ``f``.
-    :raises NotRecordableError: naming what stands in the way, and where.
+    :raises NotRecordableError: naming what stands in the way, and where. A call raises ``RuntimeError``, as ``f`` does, if
+        a matrix cannot be factorised.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class Recording:
         finally:
             changed.undo(state)
         self._check(draws)  # of dead code too: of a loop that ended after one round here its condition is
+        self._factorises = _return_failures(self.graph)
         self.graph.graph.eliminate_dead_code()
         kept = {id(x) for x in state}
         copied = {k: v for k, v in changed.before.items() if k not in kept}
@@ -141,7 +148,10 @@ class Recording:
             for x, form in zip(inputs, self._signature, strict=False)
         ]
         out = self.run(*given, *(x.detach() if x.requires_grad else x for x in self.constants))
-        return tree_unflatten(list(out), self._form)
+        found = list(out)
+        if self._factorises and bool(found.pop()):
+            raise RuntimeError("a matrix could not be factorised: it is singular or not positive definite")
+        return tree_unflatten(found, self._form)
 
 
 def _with_strides(x: Tensor, strides: tuple[int, ...]) -> Tensor:
@@ -157,9 +167,17 @@ def _compiled(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+    options = _SAME_DRAWS | (_ONE_BY_ONE if _is_small(graph) else {})
     shapes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_fallback_kernels=True)
     with tracing(TracingContext(shapes)):
-        return torch._inductor.compile(graph, [x.detach() for x in inputs], options=_SAME_DRAWS)
+        return torch._inductor.compile(graph, [x.detach() for x in inputs], options=options)
+
+
+def _is_small(graph: Any) -> bool:
+    """Whether the largest array is small, or has short rows."""
+    values = [node.meta.get("val") for node in graph.graph.nodes]
+    largest = max((tuple(x.shape) for x in values if isinstance(x, Tensor)), key=math.prod)
+    return math.prod(largest) < _SMALL or largest[-1] < _SHORT
 
 
 def _has_fixed_shape(node: Any) -> bool:
@@ -226,6 +244,28 @@ def _opaque_draws(module: Any) -> None:
                 )
             node.target, node.args, node.kwargs = aten.copy_.default, (node.args[0], drawn), {}
     module.recompile()
+
+
+def _return_failures(module: Any) -> bool:
+    """Make whether a matrix could not be factorised the last output, in place of operators that raise then: code with
+    those is not kept on disk. Are there any?"""
+    graph, aten = module.graph, torch.ops.aten
+    checks = [node for node in graph.nodes if node.target is aten._linalg_check_errors.default]
+    if not checks:
+        return False
+    end = next(node for node in graph.nodes if node.op == "output")
+    with graph.inserting_before(end):
+        failed = [
+            graph.call_function(aten.any.default, (graph.call_function(aten.ne.Scalar, (node.args[0], 0)),))
+            for node in checks
+        ]
+        whole = failed[0]
+        for one in failed[1:]:
+            whole = graph.call_function(aten.logical_or.default, (whole, one))
+    end.args = ((*end.args[0], whole),)
+    for node in checks:
+        graph.erase_node(node)
+    return True
 
 
 def _lift(module: Any, before: dict[int, tuple[Tensor, Tensor]]) -> list[Tensor]:

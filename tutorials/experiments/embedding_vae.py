@@ -300,6 +300,26 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def differences(records: list[dict[str, Any]]) -> str:
+    """Markdown: how much each bound exceeds those of the two flat models of the same seeds."""
+    flat = [r for r in records if r["row"].startswith("VAE, ")]
+    scores = [
+        (f"{label} − {r['row']}", key, r) for r in flat for key, label in (("elbo", "ELBO"), ("iwae", "IWAE"))
+    ]
+    lines = [
+        "| model | " + " | ".join(head for head, _, _ in scores) + " |",
+        "|---" * (len(scores) + 1) + "|",
+    ]
+    for r in records:
+        cells = []
+        for _, key, other in scores:
+            known = r is not other and r[key] is not None
+            gain = [a - b for a, b in zip(r[key], other[key], strict=True)] if known else []
+            cells.append(mean_and_error(gain) if known else "–")
+        lines.append(f"| {r['row']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def draw(models: dict[str, Any], world: World, path: Path) -> None:
     """Latent against true angle of the first seed, and the error of the reconstruction along the circle."""
     from matplotlib.figure import Figure
@@ -343,6 +363,7 @@ def main() -> None:
         "--out", type=Path, help="file of rows, one JSON line each; what it holds is not run again"
     )
     parser.add_argument("--figure", type=Path, help="picture of the rows that are run (circle)")
+    parser.add_argument("--report", action="store_true", help="run nothing: print the tables of --out")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--smoke", action="store_true", help="2 seeds, 3 steps, few rows")
     args = parser.parse_args()
@@ -370,6 +391,8 @@ def main() -> None:
     lines = args.out.read_text().splitlines() if args.out is not None and args.out.exists() else []
     known = [r for r in map(json.loads, lines) if all(r[k] == getattr(args, k) for k in same)]
     records, models = {r["row"]: r for r in known}, {}
+    if args.report:
+        makes = {k: v for k, v in makes.items() if k in records}
     for name, make in makes.items():
         if name in records and args.figure is None:
             continue
@@ -381,7 +404,10 @@ def main() -> None:
             with args.out.open("a") as f:
                 f.write(json.dumps(record) + "\n")
         print(f"{name}: {record['cpu_seconds']} CPU seconds", flush=True)
-    print(table([records[k] for k in makes]))
+    if not makes:
+        parser.error(f"--report: {args.out} has no rows of these settings")
+    print(table([records[k] for k in makes]) + "\n\nPaired by seed:\n")
+    print(differences([records[k] for k in makes]) + "\n")
     if "oracle" in records[next(iter(makes))]:
         print(f"oracle log p(x): {mean_and_error(records[next(iter(makes))]['oracle'])}")
     if args.figure is not None:

@@ -312,6 +312,21 @@ def test_matrices_that_do_not_factorise():
     assert u.isfinite().tolist() == [True, False, True] and grad.isfinite().all() and nodes(kernel)
 
 
+def test_failed_factorisations_of_a_recording():
+    """They raise, without an operator that has effects, whose code torch's compiler does not keep on disk."""
+
+    def log_det_and_solution(x, y):
+        low, matrix = torch.linalg.cholesky(EYE * x), EYE * y
+        return 2 * low.diagonal().log().sum(), torch.linalg.solve(matrix, EYE[0]), torch.linalg.inv(matrix)
+
+    r = Recording(log_det_and_solution, (num(2.0), num(1.0)))
+    assert not [n for n in r.graph.graph.nodes if "check_errors" in str(n.target)]
+    torch.testing.assert_close(r(num(3.0), num(2.0)), log_det_and_solution(num(3.0), num(2.0)))
+    for bad in ((num(-1.0), num(1.0)), (num(1.0), num(0.0))):
+        with pytest.raises(RuntimeError, match="a matrix could not be factorised"):
+            r(*bad)
+
+
 # --- what cannot be had
 def branching():
     z = pyro.sample("z", mdist.VonMisesFisher(EYE[0], num(2.0)))
