@@ -27,7 +27,7 @@ _SAME_DRAWS: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory
 # Loops over one number at a time, and intermediate results kept: half the compiler's work, and faster code for small
 # arrays and for rows of three or four numbers, which fill no vector
 _ONE_BY_ONE: dict[str, Any] = {"cpp.simdlen": 1, "realize_opcount_threshold": 10}
-_SMALL, _SHORT = 4096, 16  # fewer numbers; shorter rows
+_SMALL, _SHORT = 2**14, 16  # fewer numbers; shorter rows
 _COMPILED: OrderedDict[Any, Callable[..., Any]] = (
     OrderedDict()
 )  # what torch.compile made, by graph and shapes
@@ -174,10 +174,10 @@ def _compiled(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Any]:
 
 
 def _is_small(graph: Any) -> bool:
-    """Whether the largest array is small, or has short rows."""
-    values = [node.meta.get("val") for node in graph.graph.nodes]
-    largest = max((tuple(x.shape) for x in values if isinstance(x, Tensor)), key=math.prod)
-    return math.prod(largest) < _SMALL or largest[-1] < _SHORT
+    """Whether all arrays are small, or most numbers in rows that fill no vector."""
+    values = [x for node in graph.graph.nodes for x in [node.meta.get("val")] if isinstance(x, Tensor)]
+    short = sum(x.numel() for x in values if not x.dim() or x.shape[-1] < _SHORT)
+    return max(x.numel() for x in values) < _SMALL or 2 * short > sum(x.numel() for x in values)
 
 
 def _has_fixed_shape(node: Any) -> bool:

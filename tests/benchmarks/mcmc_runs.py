@@ -138,19 +138,17 @@ def empty_cache() -> Iterator[None]:
 def with_kernels(
     run: Callable[[type, int], Result], seeds: int, again: Callable[[type], Result] | None = None
 ) -> dict[str, tuple[list[Result], float | None]]:
-    """``run(kernel, seed)`` for HMC and then for NUTS, which finds the step of HMC compiled, so what that took is added.
-    ``again``: a short run, for what compiling costs with torch's cache on disk."""
-    results: dict[str, list[Result]] = {}
-    short: dict[str, float | None] = {"HMC": None, "NUTS": None}
-    forget_compiled()
+    """``run(kernel, seed)`` for HMC and for NUTS, whose compiled code is not the same. ``again``: a short run, for what
+    compiling costs with torch's cache on disk."""
+    found: dict[str, tuple[list[Result], float | None]] = {}
     for cls in (GeodesicHMC, GeodesicNUTS):
-        results[cls.__name__[8:]] = [run(cls, seed) for seed in range(seeds)]
-    results["NUTS"][0].compile_seconds += results["HMC"][0].compile_seconds
-    if again is not None:
         forget_compiled()
-        short["HMC"] = again(GeodesicHMC).compile_seconds
-        short["NUTS"] = short["HMC"] + again(GeodesicNUTS).compile_seconds
-    return {name: (found, short[name]) for name, found in results.items()}
+        results, short = [run(cls, seed) for seed in range(seeds)], None
+        if again is not None:
+            forget_compiled()
+            short = again(cls).compile_seconds
+        found[cls.__name__[8:]] = results, short
+    return found
 
 
 def lockstep(
