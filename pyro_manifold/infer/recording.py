@@ -5,7 +5,6 @@ and autograd's bookkeeping are left out of what runs later. Tensors that the fun
 parameters) become arguments of the graph, so that recordings with other data share one compiled function.
 """
 
-import math
 import traceback
 import warnings
 from collections import OrderedDict
@@ -46,8 +45,8 @@ class Recording:
     :param bool draws: may ``f`` draw random numbers? They are drawn anew at each call, from torch's generator.
     :param state: tensors outside ``f`` that each call is to change in place, such as running means. Of others that
         are changed a copy is, as those are made within ``f``.
-    :raises NotRecordableError: naming what stands in the way, and where. A call raises ``RuntimeError``, as ``f`` does, if
-        a matrix cannot be factorised.
+    :raises NotRecordableError: naming what stands in the way, and where. A call raises ``RuntimeError``, as ``f`` does,
+        if a matrix cannot be factorised.
     """
 
     def __init__(

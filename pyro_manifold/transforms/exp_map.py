@@ -221,3 +221,7 @@ _register(on, _biject)
 _register(circular, _biject_circular)
 transform_to.register(on, _transform)
 transform_to.register(circular, lambda constraint: _Wrap())
+# torch leaves mixtures out, whose support is that of their components
+_mixture = constraints.MixtureSameFamilyConstraint
+_register(_mixture, lambda constraint: biject_to(constraint.base_constraint))
+transform_to.register(_mixture, lambda constraint: transform_to(constraint.base_constraint))

@@ -73,7 +73,8 @@ def torus() -> Target:
     target = mdist.WrappedNormal(
         Torus(), 2 * math.pi * torch.rand(8, 7) - math.pi, 0.3 + 0.5 * torch.rand(8, 7)
     )
-    return _mixture(target), lambda: TorusFlow(7, 8), mdist.ManifoldUniform(Torus(), 7)
+    flow = lambda: TorusFlow(7, 2, kind="autoregressive", bins=24, hidden=(192, 192))  # noqa: E731
+    return _mixture(target), flow, mdist.ManifoldUniform(Torus(), 7)
 
 
 def _normal(manifold: Any, loc: Tensor) -> Any:

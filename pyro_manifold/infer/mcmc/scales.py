@@ -4,7 +4,7 @@ The variance per degree of freedom of a site's points x is
 
 .. math:: v = \tfrac{1}{2d}\,\mathrm E\,|x - x'|^2
 
-over independent pairs: chordal where the manifold lies isometrically in a Euclidean space, else geodesic; per
+over pairs of draws: chordal where the manifold lies isometrically in a Euclidean space, else geodesic; per
 coordinate (or a covariance) for the ordinary sites. Early draws, made before the chains have arrived, are
 spread by their starts. With g the gradient of the potential, the mean square per degree of freedom of which
 grows as much, the product :math:`r = v\,\mathrm E|g|^2 / d` says by how much: it is 1 for a normal density,
@@ -14,7 +14,8 @@ whatever the chains have seen of it. So the early estimate is
 
 and before the first draw, v = 1. (1 is a lower bound of r at stationarity on flat space, by Cramer and Rao;
 less means that the density is flat.) The last estimate, from the last three quarters of the
-draws of its window, is :math:`s^2 = v`.
+draws of its window, is :math:`s^2 = v` over pairs of the same chain (of all, if each has fewer than 10): chains may
+have settled in modes far apart, such as loadings of either sign, and the dynamics must fit one.
 
 References: Seyboldt, nutpie, 2024 (the early estimate, for diagonal masses); Carpenter et al., Stan, 2017
 (shrinkage).
@@ -67,11 +68,14 @@ class ScaleEstimate:
             return False
         states = states if early else states[len(states) // 4 :]
         system, state = self.system, State(self.system, torch.cat(states))
-        n, z = len(state.table), state.z
+        n, chains, z = len(state.table), len(states[0]), state.z
         if n < 5:
             return False
         shrink, floor = n / (n + 5.0), 1e-3 * 5.0 / (n + 5.0)
         order = torch.randperm(n, device=state.table.device)
+        own = not early and len(states) >= 10  # fewer draws of a chain are too much alike
+        if own:  # the other of a pair is a third of the draws later
+            order = torch.arange(n, device=state.table.device).roll(chains * (len(states) // 3))
         scale: dict[str, float] = {}
         for s in system.sites:
             if s.geometry is None or not s.dim:
@@ -89,18 +93,24 @@ class ScaleEstimate:
             v = float(square.mean()) / (2 * s.dim)
             v = self._early(v, self._force(s, state.grad)) if early else v
             scale[s.name] = (shrink * v + floor) ** 0.5
-        system.rescale(scale, self._flat_scale(state, shrink, floor, early) if system.flat else None)
+        together = chains if own else 1
+        flat = self._flat_scale(state, together, shrink, floor, early) if system.flat else None
+        system.rescale(scale, flat)
         return True
 
-    def _flat_scale(self, state: State, shrink: float, floor: float, early: bool) -> Tensor:
+    def _flat_scale(self, state: State, chains: int, shrink: float, floor: float, early: bool) -> Tensor:
+        """From the deviations of each of ``chains`` chains from its own mean."""
         system = self.system
         at = sum(s.shape.numel() for s in system.sites if s.geometry is not None)
         x, grad = state.table[:, at : system.width], state.grad[:, system.size - system.flat :]
-        var = x.var(0)
+        x = x.reshape(-1, chains, system.flat)
+        x = (x - x.mean(0)).reshape(-1, system.flat)
+        free = len(x) - chains
+        var = x.square().sum(0) / free
         factor = (var * grad.square().mean(0)).clamp(min=1).pow(-0.25) if early else torch.ones_like(var)
         if not self.dense:
             return (shrink * var * factor.square() + floor).sqrt()
-        cov = torch.cov(x.T).reshape(system.flat, system.flat) * factor * factor.unsqueeze(-1)
+        cov = x.T @ x / free * factor * factor.unsqueeze(-1)
         return torch.linalg.cholesky(shrink * cov + floor * torch.eye(system.flat).to(cov))
 
     @staticmethod

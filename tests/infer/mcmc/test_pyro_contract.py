@@ -17,7 +17,7 @@ from pyro import poutine
 from pyro.infer import MCMC
 from pyro.infer.autoguide.initialization import init_to_median, init_to_sample, init_to_value
 
-from pyro_manifold.distributions import ManifoldUniform, VonMisesFisher
+from pyro_manifold.distributions import Bingham, ManifoldUniform, VonMisesFisher
 from pyro_manifold.infer import GeodesicHMC, GeodesicNUTS, VectorizedMCMC
 
 F64 = torch.float64
@@ -271,3 +271,27 @@ def test_ctrl_c_ends_a_script_and_its_processes(tmp_path):
     finally:
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
+
+
+def two_modes():
+    """A direction about either pole, a number about -8 or 8; the standard deviations are 0.1 and 0.5."""
+    precision = torch.diag(torch.tensor([0.0, 0.0, 50.0], dtype=F64))
+    pyro.sample("x", Bingham(precision))
+    components = dist.Normal(torch.tensor([-8.0, 8.0], dtype=F64), 0.5)
+    pyro.sample("a", dist.MixtureSameFamily(dist.Categorical(torch.ones(2, dtype=F64)), components))
+
+
+@pytest.mark.parametrize("kind", [GeodesicHMC, GeodesicNUTS])
+@pytest.mark.parametrize("dense", [False, True])
+def test_scales_are_those_of_one_mode(kind, dense):
+    """Chains that stay in different modes: the dynamics are scaled to what each of them sees."""
+    pyro.set_rng_seed(0)
+    side = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=F64)
+    kernel = kind(two_modes, chains=4, full_mass=dense)
+    kernel.initial_params = {"x": torch.stack([0 * side, 0 * side, side], -1), "a": 8 * side}
+    draws = quick(kernel, driver=VectorizedMCMC, warmup=150).get_samples(group_by_chain=True)
+    assert ((draws["a"] * side.unsqueeze(-1)) > 0).all() and (
+        draws["x"][..., 2] * side.unsqueeze(-1) > 0
+    ).all()
+    scale = {k: float(v.squeeze() ** 0.5) for k, v in kernel.inverse_mass_matrix.items()}
+    assert 0.06 < scale["x",] < 0.16 and 0.3 < scale["a",] < 0.8  # of all modes together: 0.7 and 8
