@@ -12,6 +12,7 @@ tangent space (spheres, rotations, subspaces), or are coordinates in an orthonor
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import geoopt
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from ..geometry import Geometry, geometry
 from ..ops.arguments import checked
 from ..ops.precision import FullPrecision
+from ..transforms.jvp import forward_mode_jvp
 from .mlp import MLP
 
 __all__ = ["KillingField", "TangentField"]
@@ -42,7 +44,8 @@ class TangentField(FullPrecision, nn.Module):
 
     ``field(t, x, context)`` takes times t, a number or one for each point, points x, shape ``batch + event``, and
     contexts, shape ``batch + (context_dim,)``; its values are ambient vectors, as long in the Riemannian metric as the
-    points move in unit time. References: [1] Mathieu and Nickel, *Riemannian continuous normalizing flows*, NeurIPS
+    points move in unit time. A subclass may give ``forward`` values of its own; its derivatives are then those of
+    autograd, unless it has its own ``jvp`` too. References: [1] Mathieu and Nickel, *Riemannian continuous normalizing flows*, NeurIPS
     2020, sec. 4. [2] Chen and Lipman, *Flow matching on general geometries*, ICLR 2024, app. F.
 
     >>> field = TangentField(geoopt.Sphere(), 3)
@@ -52,6 +55,11 @@ class TangentField(FullPrecision, nn.Module):
 
     accepts_context = True
     _exact = ("jvp",)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "forward" in vars(cls) and "jvp" not in vars(cls):
+            cls.jvp = _jvp_of_forward  # type: ignore[method-assign]
+        super().__init_subclass__(**kwargs)
 
     @checked(context_dim=0)
     def __init__(
@@ -190,6 +198,14 @@ class KillingField(TangentField):
         assert fields is not None
         weights = raw.reshape(raw.shape + (1,) * len(self.event_shape))
         return (weights * fields).sum(-1 - len(self.event_shape))
+
+
+def _jvp_of_forward(
+    field: TangentField, t: Tensor | float, x: Tensor, tangents: Tensor, context: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Of a subclass with values of its own."""
+    rank = len(field.event_shape)
+    return forward_mode_jvp(lambda p: field(t, p, context), x, tangents, rank, rank)
 
 
 def _has_smooth_frame(geo: Geometry) -> bool:

@@ -26,7 +26,16 @@ def made(kind: type[TangentField], case: GeometryCase, context_dim: int = 0) -> 
     return field, geo.scatter((4,), shape, dtype=D)
 
 
-@pytest.mark.parametrize("kind", [TangentField, KillingField])
+class Damped(TangentField):
+    """Values of its own: shorter far from the time 0 and where they are long."""
+
+    def forward(self, t: Tensor | float, x: Tensor, context: Tensor | None = None) -> Tensor:
+        v = super().forward(t, x, context)
+        rank = tuple(range(-len(self.event_shape), 0))
+        return v / (1 + abs(float(t)) + v.square().sum(rank, keepdim=True))
+
+
+@pytest.mark.parametrize("kind", [TangentField, KillingField, Damped])
 @pytest.mark.parametrize("case", GEOMETRIES, ids=lambda c: c.name)
 def test_fields_are_tangent_and_their_derivative_is_that_of_autograd(
     case: GeometryCase, kind: type[TangentField]
