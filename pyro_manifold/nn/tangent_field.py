@@ -45,8 +45,8 @@ class TangentField(FullPrecision, nn.Module):
     ``field(t, x, context)`` takes times t, a number or one for each point, points x, shape ``batch + event``, and
     contexts, shape ``batch + (context_dim,)``; its values are ambient vectors, as long in the Riemannian metric as the
     points move in unit time. A subclass may give ``forward`` values of its own; its derivatives are then those of
-    autograd, unless it has its own ``jvp`` too. References: [1] Mathieu and Nickel, *Riemannian continuous normalizing flows*, NeurIPS
-    2020, sec. 4. [2] Chen and Lipman, *Flow matching on general geometries*, ICLR 2024, app. F.
+    autograd, unless it has its own ``jvp`` too. References: [1] Mathieu and Nickel, *Riemannian continuous normalizing
+    flows*, NeurIPS 2020, sec. 4. [2] Chen and Lipman, *Flow matching on general geometries*, ICLR 2024, app. F.
 
     >>> field = TangentField(geoopt.Sphere(), 3)
     >>> field(0.5, torch.tensor([1.0, 0.0, 0.0]))
@@ -58,7 +58,7 @@ class TangentField(FullPrecision, nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "forward" in vars(cls) and "jvp" not in vars(cls):
-            cls.jvp = _jvp_of_forward  # type: ignore[method-assign]
+            cls.jvp = _jvp_of_forward  # type: ignore[assignment]
         super().__init_subclass__(**kwargs)
 
     @checked(context_dim=0)
@@ -201,11 +201,11 @@ class KillingField(TangentField):
 
 
 def _jvp_of_forward(
-    field: TangentField, t: Tensor | float, x: Tensor, tangents: Tensor, context: Tensor | None = None
+    self: TangentField, t: Tensor | float, x: Tensor, tangents: Tensor, context: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Of a subclass with values of its own."""
-    rank = len(field.event_shape)
-    return forward_mode_jvp(lambda p: field(t, p, context), x, tangents, rank, rank)
+    rank = len(self.event_shape)
+    return forward_mode_jvp(lambda p: self(t, p, context), x, tangents, rank, rank)
 
 
 def _has_smooth_frame(geo: Geometry) -> bool:
