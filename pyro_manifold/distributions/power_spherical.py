@@ -28,7 +28,7 @@ def _composed(x: Tensor, mu: Tensor, k: Tensor, c: Tensor) -> Tensor:
     return torch.where(opposite & (k > 0), -math.inf, k * log - c)  # the antipode itself has no gradient
 
 
-_OPERATOR = numpy_operator(power_spherical_density, _composed, (1, 1, 0, 0), again=True)
+_OPERATOR = numpy_operator(power_spherical_density, _composed, (1, 1, 0, 0), again=True, widest=16)
 
 
 class PowerSpherical(RotationallySymmetric):

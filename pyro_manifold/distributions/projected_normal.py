@@ -43,7 +43,7 @@ def _composed(x: Tensor, mu: Tensor) -> Tensor:
     return out.to(dtype)
 
 
-_OPERATOR = numpy_operator(projected_normal_density, _composed, (1, 1))
+_OPERATOR = numpy_operator(projected_normal_density, _composed, (1, 1), widest=256)
 
 
 class ProjectedNormal(ReprMixin, dist.ProjectedNormal):

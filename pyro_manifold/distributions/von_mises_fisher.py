@@ -21,7 +21,7 @@ def _composed(x: Tensor, mu: Tensor, k: Tensor, c: Tensor) -> Tensor:
     return -(k / 2) * squared_chord(x, mu) - c
 
 
-_OPERATOR = numpy_operator(von_mises_fisher_density, _composed, (1, 1, 0, 0), again=True)
+_OPERATOR = numpy_operator(von_mises_fisher_density, _composed, (1, 1, 0, 0), again=True, widest=8)
 
 
 class VonMisesFisher(RotationallySymmetric):

@@ -26,6 +26,7 @@ from .windings import normal_reach
 __all__ = ["log_dual_sum", "log_lattice_sum", "log_torus_normal"]
 
 _TURN = 2 * math.pi
+_EACH = 100  # terms for which there is room at every one of many points
 
 
 def _nearest(v: Tensor, tril: Tensor) -> Tensor:
@@ -41,8 +42,9 @@ def _nearest(v: Tensor, tril: Tensor) -> Tensor:
 def _search(v: Tensor, tril: Tensor, radius: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """All k with ``|y|**2 <= radius``, shape ``(terms, d)``, and the row of v that each belongs to.
 
-    :raises ValueError: for more than ``most`` terms.
+    :raises ValueError: for more than ``most`` terms, or 100 a point if that is more.
     """
+    most = max(most, _EACH * len(v))
     row = torch.arange(len(v), device=v.device)
     ys = ks = v.new_zeros(len(v), 0)
     left = radius
@@ -77,7 +79,7 @@ def log_lattice_sum(v: Tensor, tril: Tensor, most: int = 1_000_000) -> Tensor:
 
     :param Tensor v: angles, ``batch + (d,)``; the result has shape ``batch``.
     :param Tensor tril: L, ``(d, d)`` or a batch of matrices that expands to ``batch + (d, d)``.
-    :param int most: the largest number of terms, for all points together.
+    :param int most: the largest number of terms, for all points together; 100 for each point if that is more.
     :raises ValueError: if more terms are needed.
 
     >>> log_lattice_sum(torch.zeros(1000), 0.1 * torch.eye(1000)) / 1000  # one term

@@ -116,6 +116,7 @@ def numpy_operator(
     composed: Callable[..., Tensor] | None,
     ranks: tuple[int, ...],
     again: bool = False,
+    widest: int = _WIDEST,
 ) -> Callable[..., Tensor]:
     """An operator with a value for each element of its arguments, tensors for which :func:`by_numpy` must hold.
 
@@ -127,6 +128,7 @@ def numpy_operator(
     :param ranks: how many trailing axes of each argument belong to one element.
     :param again: whether the backward pass over more than one block computes the values again, which for a short
         formula is faster than to write and read all derivatives.
+    :param widest: numbers in the largest element up to which more than one block is faster than ``composed``.
     """
 
     def rows_of(xs: Sequence[Tensor], batch: torch.Size) -> list[Array]:
@@ -201,7 +203,7 @@ def numpy_operator(
         events = [x.shape[x.dim() - rank :] for x, rank in zip(xs, ranks, strict=True)]
         batch = common_shape(*(x.shape[: x.dim() - rank] for x, rank in zip(xs, ranks, strict=True)))
         width = max(map(math.prod, events))
-        if width > _WIDEST and math.prod(batch) * width > BLOCK:
+        if width > widest and math.prod(batch) * width > BLOCK:
             return composed(*xs)
         size = max(1, BLOCK // width)
         if torch.is_grad_enabled() and any(x.requires_grad for x in xs):

@@ -96,3 +96,14 @@ def test_each_point_by_the_sum_that_suits_it():
         torch.zeros(9, dtype=F64), 10 * (torch.eye(9) + torch.ones(9, 9).tril(-1)).double()
     )
     assert abs(float(many) + 9 * math.log(2 * math.pi)) < 1e-5
+
+
+def test_many_points_with_many_terms():
+    """What a point needs does not depend on how many there are."""
+    torch.manual_seed(0)
+    v = math.pi * (2 * torch.rand(60_000, 2, dtype=torch.float64) - 1)
+    tril = torch.tensor([[2.0, 0.0], [0.8, 2.0]], dtype=torch.float64)
+    found = log_lattice_sum(v, tril)  # of more than a million terms
+    torch.testing.assert_close(found[::600], log_lattice_sum(v[::600], tril), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"covariance: .* expected at most 1000000; give a diagonal scale"):
+        log_lattice_sum(v[:2], 1e4 * tril)
