@@ -30,10 +30,9 @@ _FEW = 64  # distributions up to which NumPy is faster
 
 def _frame(b: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`_frame_at`."""
-    own, rates, linear = _principal(b, a)
-    with torch.no_grad():
-        m, t = mode_of(rates, linear)
-        rates = rates + t.unsqueeze(-1)
+    own, rates, linear = _principal(b.detach(), a.detach())  # forward mode does not heed no_grad
+    m, t = mode_of(rates, linear)
+    rates = rates + t.unsqueeze(-1)
     return _frame_at(b, a, own, rates, m)
 
 

@@ -248,7 +248,8 @@ def fit_flow_on_kernels(
         epochs=passes,
     )
     one = rows[:1]  # the validation loss is one number
-    fit([phase], rows, model=flow, validation=one, batch_size=batch, seed=seed, disable_progbar=True)
+    trained = torch.nn.ModuleList([flow, torch.nn.ParameterList([log_k, logits])])
+    fit([phase], rows, model=trained, validation=one, batch_size=batch, seed=seed, disable_progbar=True)
     base = density()[0]
     return dist.TransformedDistribution(base, [flow.double()])
 
