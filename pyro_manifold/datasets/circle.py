@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ops.arguments import checked
+from .known_manifold import check_points
 
 __all__ = ["GaussianOnCircle"]
 
@@ -48,10 +49,7 @@ class GaussianOnCircle:
     @checked
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of x, (..., 2); without noise x is taken to lie on the circle."""
-        if x.dim() < 1 or x.shape[-1] != 2:
-            raise ValueError(
-                f"x: got shape {tuple(x.shape)}; expected points of the plane, size 2 on the last axis."
-            )
+        check_points(x, 2)
         z, r = torch.atan2(x[..., 1], x[..., 0]), x.norm(dim=-1)
         turns = 2 * math.pi * torch.arange(-2, 3, dtype=x.dtype, device=x.device)
         scaled = (z.unsqueeze(-1) + turns - math.pi / 2) / (math.pi / 4)

@@ -9,7 +9,17 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-__all__ = ["KnownManifold"]
+__all__ = ["KnownManifold", "check_points"]
+
+
+def check_points(x: Tensor, size: int) -> None:
+    """
+    :raises ValueError: unless ``x`` are points of ``size`` coordinates, on the last axis.
+    """
+    if x.dim() < 1 or x.shape[-1] != size:
+        raise ValueError(
+            f"x: got shape {tuple(x.shape)}; expected points, {size} coordinates on the last axis."
+        )
 
 
 class KnownManifold(ABC):
@@ -41,10 +51,7 @@ class KnownManifold(ABC):
 
         :raises ValueError: for another shape than ``(..., 3)``.
         """
-        if x.dim() < 1 or x.shape[-1] != 3:
-            raise ValueError(
-                f"x: got shape {tuple(x.shape)}; expected points in space, size 3 on the last axis."
-            )
+        check_points(x, 3)
         return x.double()
 
     def distance(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops.arguments import checked
+from .known_manifold import check_points
 
 __all__ = ["PolynomialSurface"]
 
@@ -120,10 +121,7 @@ class PolynomialSurface:
 
     def chart(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """z and the height of x along the rotated third axis, on the surface or not."""
-        if x.dim() < 1 or x.shape[-1] != 3:
-            raise ValueError(
-                f"x: got shape {tuple(x.shape)}; expected points in space, size 3 on the last axis."
-            )
+        check_points(x, 3)
         local = x.to(torch.float64) @ self.rotation.to(x.device)
         return local[..., :2], local[..., 2]
 

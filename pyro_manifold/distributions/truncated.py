@@ -86,7 +86,7 @@ class TruncatedTangentNormal(TorchDistribution):
     .. math:: p(v) = \frac{\exp(-|v|^2/2\sigma^2)}{(2\pi\sigma^2)^{d/2}\,P(d/2, R^2/2\sigma^2)}, \quad |v| < R
 
     Base measure: Lebesgue. Draws are exact: the radius is drawn by rejection, from a chi distribution or (if R
-    is smaller than about :math:`\sigma\sqrt d`) from a power law :math:`r^k` tangent at R to the density. They
+    is smaller than about :math:`\sigma\sqrt d`) from a density :math:`\propto r^k`, tangent to its own at R. They
     are reparametrised in ``scale`` and ``radius`` by implicit differentiation of the cdf.
     """
 
